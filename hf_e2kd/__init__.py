@@ -1,0 +1,28 @@
+"""Explanation-enhanced knowledge distillation (e²KD) for the Hugging Face ecosystem."""
+
+from .architectures import available_architectures, register_architecture, wrap_timm
+from .arguments import ExplanationDistillArguments
+from .explainers import Explainer, Explanation, available_explainers, explain, register_explainer
+from .losses import available_explanation_losses, register_explanation_loss
+from .references import Reference, ReferenceOutput, TeacherReference
+from .trainer import ExplanationDistillTrainer
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Explainer",
+    "Explanation",
+    "ExplanationDistillArguments",
+    "ExplanationDistillTrainer",
+    "Reference",
+    "ReferenceOutput",
+    "TeacherReference",
+    "available_architectures",
+    "available_explainers",
+    "available_explanation_losses",
+    "explain",
+    "register_architecture",
+    "register_explainer",
+    "register_explanation_loss",
+    "wrap_timm",
+]

@@ -1,0 +1,154 @@
+"""One image, as two different processors would show it to student and teacher."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as TF
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+# Columns that describe a sample to the trainer and that no model's forward takes.
+ANNOTATION_COLUMNS = ("labels", "mask", "boxes")
+
+
+@dataclass(frozen=True)
+class ImageView:
+    """What a model sees of an image: its size, its field of view and its normalisation.
+
+    Args:
+        size: (H, W) in pixels.
+        mean, std: Per channel, of intensities in [0, 1].
+        keeps_ratio: Whether the image's shorter side is fitted (and the longer one cropped), or both are squashed.
+        fraction: Share of the resized image's side that the centre crop keeps.
+        interpolation: How it is resized.
+    """
+
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    keeps_ratio: bool
+    fraction: float
+    interpolation: InterpolationMode = InterpolationMode.BICUBIC
+
+    def same_field(self, other: "ImageView") -> bool:
+        return self.keeps_ratio == other.keeps_ratio and abs(self.fraction - other.fraction) < 0.02
+
+    def crop_box(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """The field of view (top, left, height, width) in an image of `height` × `width` pixels."""
+        if not self.keeps_ratio:
+            rows, columns = height * self.fraction, width * self.fraction
+        else:
+            side = min(height / self.size[0], width / self.size[1]) * self.fraction
+            rows, columns = self.size[0] * side, self.size[1] * side
+        rows, columns = max(1, round(rows)), max(1, round(columns))
+        return (height - rows) // 2, (width - columns) // 2, rows, columns
+
+    def normalise(self, intensities: torch.Tensor) -> torch.Tensor:
+        """(..., channels, H, W) in [0, 1] → what the model takes."""
+        return TF.normalize(intensities, list(self.mean), list(self.std))
+
+    def intensities(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """The inverse of `normalise`."""
+        shape = (-1, 1, 1)
+        mean, std = (torch.tensor(x, device=pixel_values.device).view(shape) for x in (self.mean, self.std))
+        return pixel_values.float() * std + mean
+
+
+def image_view(processor: Any) -> ImageView:
+    """Reads an image processor's settings, those of timm's wrapper included.
+
+    Raises:
+        ValueError: the processor doesn't say what it does to an image.
+    """
+    timm = getattr(processor, "data_config", None)
+    if timm:
+        fraction = 1.0 if timm.get("crop_mode") == "squash" else float(timm.get("crop_pct") or 1.0)
+        return ImageView(
+            tuple(timm["input_size"][1:]),
+            tuple(timm["mean"]),
+            tuple(timm["std"]),
+            keeps_ratio=timm.get("crop_mode") != "squash",
+            fraction=fraction,
+            interpolation=InterpolationMode(timm.get("interpolation", "bicubic")),
+        )
+    size = dict(getattr(processor, "size", None) or {})
+    crop = dict(getattr(processor, "crop_size", None) or {}) if getattr(processor, "do_center_crop", False) else {}
+    mean, std = _normalisation(processor)
+    interpolation = InterpolationMode(_PIL_FILTERS[int(getattr(processor, "resample", None) or 2)])
+    if "shortest_edge" in size:
+        edge = size["shortest_edge"]
+        crop_pct = getattr(processor, "crop_pct", None)
+        if crop_pct is not None:  # ConvNeXt: a centre crop below 384 pixels, squashed above
+            return ImageView((edge, edge), mean, std, edge < 384, crop_pct if edge < 384 else 1.0, interpolation)
+        cropped = (crop.get("height", edge), crop.get("width", edge))
+        return ImageView(cropped, mean, std, True, cropped[0] / edge, interpolation)
+    if "height" in size and "width" in size:
+        cropped = (crop.get("height", size["height"]), crop.get("width", size["width"]))
+        return ImageView(cropped, mean, std, False, cropped[0] / size["height"], interpolation)
+    raise ValueError(
+        f"{type(processor).__name__} states no size with 'height' and 'width' or 'shortest_edge' (it has {size}), so "
+        "teacher and student can't be shown the same view. Put the teacher's images into a column `teacher_pixel_values`."
+    )
+
+
+_PIL_FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
+
+
+def _normalisation(processor: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    if not getattr(processor, "do_normalize", False):
+        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    return tuple(processor.image_mean), tuple(processor.image_std)
+
+
+class InputAdapter:
+    """Gives the teacher a batch that was made for the student.
+
+    Args:
+        teacher: The teacher.
+        teacher_processor, student_processor: Image processors; with the teacher's given, the student's images are
+            resized and normalised for the teacher, so that both see the same augmented view.
+
+    Raises:
+        ValueError: only the teacher's processor is known.
+    """
+
+    def __init__(self, teacher: nn.Module, teacher_processor: Any = None, student_processor: Any = None):
+        self.teacher = teacher
+        self.views: tuple[ImageView, ImageView] | None = None
+        if teacher_processor is None:
+            return
+        if student_processor is None:
+            raise ValueError(
+                "teacher_processing_class was given without the student's processing_class. Give both, so that the "
+                "student's images can be turned into the teacher's."
+            )
+        self.views = image_view(student_processor), image_view(teacher_processor)
+        if not self.views[0].same_field(self.views[1]):
+            logger.info("The teacher is shown the student's field of view, at the teacher's own size.")
+
+    def __call__(self, own_inputs: Mapping[str, Any], student_inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """The teacher's inputs: its own columns where the batch has them, else the student's, adapted.
+
+        Args:
+            own_inputs: The batch's `teacher_…` columns, without that prefix.
+            student_inputs: The whole batch.
+        """
+        if own_inputs:
+            return dict(own_inputs)
+        inputs = {
+            key: value
+            for key, value in student_inputs.items()
+            if key not in ANNOTATION_COLUMNS and not key.startswith("teacher_")
+        }
+        if self.views is not None:
+            student, teacher = self.views
+            pixel_values = teacher.normalise(student.intensities(inputs["pixel_values"]))
+            if tuple(pixel_values.shape[-2:]) != teacher.size:
+                pixel_values = TF.resize(pixel_values, list(teacher.size), antialias=True)
+            inputs["pixel_values"] = pixel_values
+        return inputs

@@ -1,0 +1,156 @@
+"""Classes of two models, matched by name."""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True)
+class LabelAlignment:
+    """Which class of the teacher is which class of the student.
+
+    Args:
+        teacher: (shared,) indices of the shared classes in the teacher's logits.
+        student: (shared,) indices of the same classes in the student's logits.
+        teacher_classes, student_classes: How many classes each model has.
+    """
+
+    teacher: torch.Tensor
+    student: torch.Tensor
+    teacher_classes: int
+    student_classes: int
+
+    @property
+    def is_identity(self) -> bool:
+        everything = torch.arange(self.student_classes)
+        return (
+            self.teacher_classes == self.student_classes
+            and len(self.student) == self.student_classes
+            and torch.equal(self.teacher, everything)
+            and torch.equal(self.student, everything)
+        )
+
+    def teacher_logits(self, logits: torch.Tensor) -> torch.Tensor:
+        """The shared classes' logits (B, shared) of the teacher's (B, teacher_classes)."""
+        return logits if self.is_identity else logits.index_select(1, self.teacher.to(logits.device))
+
+    def student_logits(self, logits: torch.Tensor) -> torch.Tensor:
+        """The shared classes' logits (B, shared) of the student's (B, student_classes)."""
+        return logits if self.is_identity else logits.index_select(1, self.student.to(logits.device))
+
+    def to_teacher(self, shared: torch.Tensor) -> torch.Tensor:
+        """Positions among the shared classes, as classes of the teacher."""
+        return self.teacher.to(shared.device)[shared]
+
+    def to_student(self, shared: torch.Tensor) -> torch.Tensor:
+        """Positions among the shared classes, as classes of the student."""
+        return self.student.to(shared.device)[shared]
+
+    def student_to_shared(self, labels: torch.Tensor) -> torch.Tensor:
+        """Classes of the student as positions among the shared classes; −1 where a class isn't shared."""
+        lookup = torch.full((self.student_classes,), -1, device=labels.device)
+        lookup[self.student.to(labels.device)] = torch.arange(len(self.student), device=labels.device)
+        return torch.where(labels >= 0, lookup[labels.clamp(min=0)], labels.new_full((), -1))
+
+
+def class_names(model: nn.Module) -> list[str] | None:
+    """A model's class names in the order of its logits; None where its configuration has only `LABEL_0` and the like."""
+    id2label = getattr(getattr(model, "config", None), "id2label", None)
+    if not id2label:
+        return None
+    names = [str(id2label[index]) for index in sorted(id2label, key=int)]
+    return None if all(name == f"LABEL_{index}" for index, name in enumerate(names)) else names
+
+
+def class_count(model: nn.Module) -> int | None:
+    """How many logits a model gives, as far as its configuration or timm says so."""
+    config = getattr(model, "config", None)
+    return getattr(config, "num_labels", None) or getattr(model, "num_classes", None)
+
+
+def align_labels(teacher: nn.Module, student: nn.Module) -> LabelAlignment:
+    """Matches the classes of two models.
+
+    By name where both have names (letter case and surrounding blanks don't matter). Where a side has none, by index if
+    both have equally many classes, with a warning.
+
+    Raises:
+        ValueError: the match is ambiguous, empty, or there is nothing to match by.
+    """
+    return align_names(class_names(teacher), class_names(student), class_count(teacher), class_count(student))
+
+
+def align_names(
+    teacher_names: list[str] | None,
+    student_names: list[str] | None,
+    teacher_classes: int | None = None,
+    student_classes: int | None = None,
+) -> LabelAlignment:
+    """`align_labels` from names (None where there are none) and counts (None where unknown)."""
+    if teacher_names is not None and student_names is not None:
+        teacher_ids, student_ids = _by_name(teacher_names, "teacher"), _by_name(student_names, "student")
+        shared = [name for name in student_ids if name in teacher_ids]
+        if not shared:
+            raise ValueError(
+                "Teacher and student share no label. The teacher's begin with "
+                f"{teacher_names[:5]}, the student's with {student_names[:5]}. Give both the same names in `id2label`, "
+                "or remove one side's names to match by index."
+            )
+        return LabelAlignment(
+            torch.tensor([teacher_ids[name] for name in shared]),
+            torch.tensor([student_ids[name] for name in shared]),
+            len(teacher_names),
+            len(student_names),
+        )
+    if teacher_classes is None or teacher_classes != student_classes:
+        raise ValueError(
+            f"The teacher has {teacher_classes} classes and the student {student_classes}, and at least one of them has "
+            "no label names to match by. Set `id2label` on both."
+        )
+    warnings.warn(
+        f"No label names on {'both sides' if teacher_names is student_names else 'one side'}: the {teacher_classes} "
+        "classes of teacher and student are matched by index. Set `id2label` on both to match them by name.",
+        stacklevel=3,
+    )
+    everything = torch.arange(teacher_classes)
+    return LabelAlignment(everything, everything, teacher_classes, teacher_classes)
+
+
+def _by_name(names: list[str], side: str) -> dict[str, int]:
+    ids: dict[str, int] = {}
+    for index, name in enumerate(names):
+        key = name.strip().casefold()
+        if key in ids:
+            raise ValueError(
+                f"The {side}'s classes {ids[key]} and {index} are both named '{name.strip()}', so labels can't be "
+                "matched by name. Make the names in `id2label` unique."
+            )
+        ids[key] = index
+    return ids
+
+
+def dataset_label_names(dataset: Any) -> list[str] | None:
+    """The class names that a `datasets.Dataset` states for its column `label` or `labels`; None where it states none."""
+    features: Mapping[str, Any] | None = getattr(dataset, "features", None)
+    for column in ("labels", "label"):
+        names = getattr(features[column], "names", None) if features and column in features else None
+        if names:
+            return list(names)
+    return None
+
+
+def labels_belong_to(dataset: Any, model: nn.Module) -> bool:
+    """Whether a data set's labels are classes of the model, as far as both state names.
+
+    Labels of another label space (distilling a model of birds on photographs of furniture) must never be scored.
+    """
+    stated, known = dataset_label_names(dataset), class_names(model)
+    if stated is None:
+        return True
+    if known is None:
+        return len(stated) == class_count(model)
+    return [name.strip().casefold() for name in stated] == [name.strip().casefold() for name in known]

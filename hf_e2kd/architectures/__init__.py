@@ -1,0 +1,28 @@
+"""Target layer, layout and head of the models that explainers look into."""
+
+from torch import nn
+
+from . import vision  # noqa: F401  (registers the families)
+from .base import Architecture, Grid, Split, available_architectures, register_architecture, registered_architecture
+from .discovery import call_model, discover_target, grid_of
+from .timm import is_timm, timm_architecture, wrap_timm
+
+
+def find_architecture(model: nn.Module) -> Architecture | None:
+    """What is known of a model: what was registered for its class, or timm's own interface; else None."""
+    return registered_architecture(model) or timm_architecture(model)
+
+
+__all__ = [
+    "Architecture",
+    "Grid",
+    "Split",
+    "available_architectures",
+    "call_model",
+    "discover_target",
+    "find_architecture",
+    "grid_of",
+    "is_timm",
+    "register_architecture",
+    "wrap_timm",
+]

@@ -1,0 +1,114 @@
+"""What an explainer must know of a model, and the registry of the model classes for which it is known."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Grid:
+    """How an activation is laid out in space.
+
+    Args:
+        height, width: Cells of the grid.
+        layout: `"nchw"` (B, C, h, w), `"nhwc"` (B, h, w, C) or `"tokens"` (B, prefix + h·w, C).
+        prefix_tokens: Tokens before the patches (class, distillation and register tokens).
+    """
+
+    height: int
+    width: int
+    layout: Literal["nchw", "nhwc", "tokens"] = "nchw"
+    prefix_tokens: int = 0
+
+    def cells(self, activation: torch.Tensor) -> torch.Tensor:
+        """Arranges an activation as (B, h, w, C), without its prefix tokens."""
+        if self.layout == "nchw":
+            return activation.movedim(1, -1)
+        if self.layout == "nhwc":
+            return activation
+        return activation[:, self.prefix_tokens :].unflatten(1, (self.height, self.width))
+
+
+@dataclass(frozen=True)
+class Split:
+    """One forward pass, cut at the target layer.
+
+    Args:
+        activation: Output of the target layer, laid out as `grid` says.
+        head: Maps the activation to the logits (B, classes). It must be a pure function of the activation up to
+            dropout, so that `torch.func` can differentiate it inside the forward pass.
+        grid: The activation's layout.
+    """
+
+    activation: torch.Tensor
+    head: Callable[[torch.Tensor], torch.Tensor]
+    grid: Grid
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What an explainer must know of a family of models.
+
+    Args:
+        target: Path of the target layer (as in `model.get_submodule`), or a function of the model that gives it.
+        split: `split(model, inputs) -> Split`. Without it, the target layer is read by a hook, which works in eager
+            mode only.
+    """
+
+    target: str | Callable[[nn.Module], str]
+    split: Callable[[nn.Module, Mapping[str, Any]], Split] | None = None
+
+    def target_path(self, model: nn.Module) -> str:
+        return self.target if isinstance(self.target, str) else self.target(model)
+
+
+# By the name of the model's class, so that a family costs no import until one of its models is there.
+_ARCHITECTURES: dict[str, Architecture] = {}
+
+
+def register_architecture(
+    model_class: str | type[nn.Module],
+    target: str | Callable[[nn.Module], str],
+    split: Callable[[nn.Module, Mapping[str, Any]], Split] | None = None,
+) -> None:
+    """Tells the explainers where to look in a class of models; its subclasses inherit the entry.
+
+    Args:
+        model_class: The class, or its name.
+        target: Path of the layer that is explained, for example `"features.7"`, or a function of the model.
+        split: `split(model, inputs) -> Split`, which cuts the forward pass at the target layer. Worth writing where
+            the model is trained with `torch.compile`; without it the layer is read by a hook.
+
+    Example:
+
+        >>> from hf_e2kd import register_architecture
+        >>> register_architecture("MyConvNet", target="stages.3")
+    """
+    name = model_class if isinstance(model_class, str) else model_class.__name__
+    _ARCHITECTURES[name] = Architecture(target, split)
+
+
+def registered_architecture(model: nn.Module) -> Architecture | None:
+    """The entry of the model's class or of the nearest class it inherits from; None where there is none."""
+    return next((_ARCHITECTURES[cls.__name__] for cls in type(model).__mro__ if cls.__name__ in _ARCHITECTURES), None)
+
+
+def available_architectures() -> list[str]:
+    """Names of the model classes whose target layer and head are known."""
+    return sorted(_ARCHITECTURES)
+
+
+def require_inputs(inputs: Mapping[str, Any], *optional: str) -> torch.Tensor:
+    """Checks that a split is given only inputs it passes on, and returns `pixel_values` (B, channels, H, W)."""
+    unknown = sorted(
+        key for key, value in inputs.items() if key not in ("pixel_values", *optional) and value is not None
+    )
+    if unknown:
+        raise TypeError(
+            f"Explaining this model takes the inputs {['pixel_values', *optional]}, not {unknown}. Remove them, or name "
+            "a layer by `target_layer`, which runs the model's own forward."
+        )
+    return inputs["pixel_values"]

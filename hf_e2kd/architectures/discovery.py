@@ -1,0 +1,120 @@
+"""Finds the target layer of a model whose architecture isn't registered, by tracing shapes and gradients."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers.utils import logging
+
+from .base import Grid
+from .timm import is_timm, token_grid
+
+logger = logging.get_logger(__name__)
+
+_MOST_PREFIX_TOKENS = 8
+
+
+def grid_of(activation: torch.Tensor, height: int, width: int) -> Grid | None:
+    """The layout of an activation of an image of `height` × `width` pixels; None where it has no spatial grid.
+
+    Tokens are taken to be (B, prefix + h·w, C) with the fewest prefix tokens for which h:w is the image's shape.
+    """
+    if activation.ndim == 4:
+        _, first, second, last = activation.shape
+        channels_last = abs(first * width - second * height) <= max(height, width) and second != last
+        grid = Grid(first, second, "nhwc") if channels_last else Grid(second, last)
+        return grid if min(grid.height, grid.width) > 1 else None
+    if activation.ndim == 3:
+        for prefix in range(_MOST_PREFIX_TOKENS):
+            patches = activation.shape[1] - prefix
+            if patches < 4:
+                return None
+            try:
+                rows, columns = token_grid(patches, height, width)
+            except ValueError:
+                continue
+            if min(rows, columns) > 1:
+                return Grid(rows, columns, "tokens", prefix)
+    return None
+
+
+def discover_target(model: nn.Module, inputs: Mapping[str, Any]) -> str:
+    """Path of the last layer that is laid out in space and whose every place can reach the logits.
+
+    One forward and backward pass in evaluation mode; each module's training mode is put back as it was.
+
+    Args:
+        inputs: What the model's forward takes; `pixel_values` (B, channels, H, W) among it.
+
+    Raises:
+        ValueError: the model has no such layer.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    outputs: dict[str, torch.Tensor] = {}
+    handles = [
+        module.register_forward_hook(lambda _module, _args, output, name=name: _keep(outputs, name, output))
+        for name, module in model.named_modules()
+        if name and _may_be_target(module)
+    ]
+    pixel_values = inputs["pixel_values"].detach().requires_grad_()
+    try:
+        model.eval()
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+            logits = call_model(model, {**inputs, "pixel_values": pixel_values})
+            grids = {name: grid_of(output, *pixel_values.shape[-2:]) for name, output in outputs.items()}
+            names = [name for name, grid in grids.items() if grid is not None and outputs[name].requires_grad]
+            if not names:
+                raise _nothing_spatial(model)
+            gradients = torch.autograd.grad(logits.amax(1).sum(), [outputs[name] for name in names], allow_unused=True)
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, mode in modes:
+            module.training = mode
+    for name, gradient in reversed(list(zip(names, gradients, strict=True))):
+        if gradient is not None and (grids[name].cells(gradient).abs().sum(-1) > 0).float().mean() > 0.5:
+            grid = grids[name]
+            logger.warning(
+                f"{type(model).__name__} is not registered: its layer '{name}' ({grid.height}×{grid.width} cells) is "
+                "explained. Choose another one by the option `target_layer`, or call `register_architecture`."
+            )
+            return name
+    raise _nothing_spatial(model)
+
+
+def call_model(model: nn.Module, inputs: Mapping[str, Any]) -> torch.Tensor:
+    """The logits (B, classes) of a model's own forward, be its output a tensor, a tuple or a `ModelOutput`.
+
+    A forward that doesn't know the name `pixel_values` (timm's, torchvision's) is given the images alone.
+    """
+    parameters = inspect.signature(model.forward).parameters
+    named = "pixel_values" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    outputs = model(**inputs) if named and not is_timm(model) else model(inputs["pixel_values"])
+    if isinstance(outputs, torch.Tensor):
+        return outputs
+    return outputs["logits"] if isinstance(outputs, Mapping) else outputs[0]
+
+
+def _may_be_target(module: nn.Module) -> bool:
+    """Leaves out what keeps a grid's shape without being a feature map: attention weights and their projections."""
+    return not isinstance(module, nn.Dropout | nn.Softmax | nn.Linear | nn.ModuleList)
+
+
+def _keep(outputs: dict[str, torch.Tensor], name: str, output: Any) -> None:
+    first = output[0] if isinstance(output, tuple) and output else output
+    if isinstance(first, Mapping):
+        first = next(iter(first.values()))
+    if isinstance(first, torch.Tensor) and first.is_floating_point():
+        outputs.pop(name, None)  # a module called twice counts where it was called last
+        outputs[name] = first
+
+
+def _nothing_spatial(model: nn.Module) -> ValueError:
+    return ValueError(
+        f"{type(model).__name__} has no layer with a spatial grid that reaches the logits, so there is no map to "
+        "explain it by. Use a model with feature maps or patch tokens, or name its layer: "
+        'explainer_options={"target_layer": "path.of.the.layer"}.'
+    )

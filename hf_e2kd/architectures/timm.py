@@ -1,0 +1,152 @@
+"""timm models, bare or in transformers' wrapper."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from timm.layers import Attention
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import TimmWrapperConfig, TimmWrapperForImageClassification
+
+from .attention import timm_attention, vit_block
+from .base import Architecture, Grid, Split, require_inputs
+
+
+def is_timm(model: nn.Module) -> bool:
+    """Whether the model is a bare timm classifier."""
+    return all(hasattr(model, name) for name in ("forward_features", "forward_head", "pretrained_cfg"))
+
+
+def timm_architecture(model: nn.Module) -> Architecture | None:
+    """The entry of a timm model, bare or wrapped; None where the classifier reads tokens of an unknown kind of block."""
+    wrapped = isinstance(model, TimmWrapperForImageClassification)
+    bare = model.timm_model if wrapped else model
+    if not is_timm(bare):
+        return None
+    if getattr(bare, "num_prefix_tokens", 0) == 0 or getattr(bare, "global_pool", None) not in ("", "token"):
+        # Every place of the last feature map reaches the logits.
+        return Architecture("forward_features", _of_the_bare_model(_features_split))
+    if _has_plain_blocks(bare):
+        prefix = "timm_model." if wrapped else ""
+        return Architecture(f"{prefix}blocks.{len(bare.blocks) - 1}.norm1", _of_the_bare_model(_tokens_split))
+    return None
+
+
+def _has_plain_blocks(bare: nn.Module) -> bool:
+    if not isinstance(bare, VisionTransformer) or getattr(bare, "attn_pool", None) is not None:
+        return False
+    last = bare.blocks[-1]
+    return type(last) is Block and type(last.attn) is Attention and getattr(last.attn, "gate", None) is None
+
+
+def _of_the_bare_model(
+    split: Callable[[nn.Module, torch.Tensor], Split],
+) -> Callable[[nn.Module, Mapping[str, Any]], Split]:
+    def split_bare(model: nn.Module, inputs: Mapping[str, Any]) -> Split:
+        bare = model.timm_model if isinstance(model, TimmWrapperForImageClassification) else model
+        weight = next(bare.parameters())
+        return split(bare, require_inputs(inputs).to(weight.device, weight.dtype))
+
+    return split_bare
+
+
+def _features_split(bare: nn.Module, pixel_values: torch.Tensor) -> Split:
+    features = bare.forward_features(pixel_values)
+    if not isinstance(features, torch.Tensor) or features.ndim not in (3, 4):
+        raise ValueError(
+            f"`forward_features` of {type(bare).__name__} gives no single feature map. Name the layer to explain by "
+            '`explainer_options={"target_layer": "path.of.the.layer"}`.'
+        )
+    if features.ndim == 4 and getattr(bare, "output_fmt", "NCHW") == "NHWC":
+        grid = Grid(*features.shape[1:3], layout="nhwc")
+    elif features.ndim == 4:
+        grid = Grid(*features.shape[2:])
+    else:
+        prefix = getattr(bare, "num_prefix_tokens", 0)
+        height, width = token_grid(features.shape[1] - prefix, *pixel_values.shape[-2:])
+        grid = Grid(height, width, "tokens", prefix)
+
+    def head(features: torch.Tensor) -> torch.Tensor:
+        # Attention pooling is the one head that calls a fused kernel, and fused kernels have no double backward.
+        with sdpa_kernel(SDPBackend.MATH):
+            return bare.forward_head(features)
+
+    return Split(features, head if getattr(bare, "attn_pool", None) is not None else bare.forward_head, grid)
+
+
+def _tokens_split(bare: VisionTransformer, pixel_values: torch.Tensor) -> Split:
+    """A ViT whose classifier reads prefix tokens: cut at the last block's input norm."""
+    prefix = bare.num_prefix_tokens
+    grid_size = bare.patch_embed.dynamic_feat_size(pixel_values.shape[-2:])
+    hidden = bare.norm_pre(bare.patch_drop(bare._pos_embed(bare.patch_embed(pixel_values))))
+    *blocks, last = bare.blocks
+    for block in blocks:
+        if bare.grad_checkpointing and not torch.jit.is_scripting():
+            hidden = torch.utils.checkpoint.checkpoint(block, hidden, use_reentrant=False)
+        else:
+            hidden = block(hidden)
+
+    def attention(tokens: torch.Tensor) -> torch.Tensor:
+        return last.drop_path1(last.ls1(timm_attention(last.attn, tokens, prefix)))
+
+    def feed_forward(tokens: torch.Tensor) -> torch.Tensor:
+        return last.drop_path2(last.ls2(last.mlp(last.norm2(tokens))))
+
+    block = vit_block(hidden, prefix, attention, feed_forward)
+    return Split(
+        last.norm1(hidden),
+        lambda tokens: bare.forward_head(bare.norm(block(tokens))),
+        Grid(*grid_size, "tokens", prefix),
+    )
+
+
+def token_grid(tokens: int, height: int, width: int) -> tuple[int, int]:
+    """The grid (h, w) of `tokens` patches of a `height` × `width` image whose patches are square.
+
+    Raises:
+        ValueError: no such grid exists.
+    """
+    rows = round((tokens * height / width) ** 0.5)
+    if rows == 0 or tokens % rows or abs(tokens // rows * height - rows * width) > max(height, width):
+        raise ValueError(f"{tokens} tokens can't be laid out as the grid of an image of {height}×{width} pixels.")
+    return rows, tokens // rows
+
+
+def wrap_timm(
+    model: nn.Module, id2label: Mapping[int, str] | None = None, model_args: Mapping[str, Any] | None = None
+) -> TimmWrapperForImageClassification:
+    """Puts a bare timm classifier into transformers' wrapper, so that what is saved loads with the Auto classes.
+
+    The model itself is shared, not copied.
+
+    Args:
+        model: From `timm.create_model`.
+        id2label: Names of the classes.
+        model_args: Arguments given to `timm.create_model` that change the weights' shapes (`{"embed_dim": 192}`, say).
+
+    Raises:
+        ValueError: rebuilt by its name, the model has other weights.
+    """
+    cfg = {key: value for key, value in model.pretrained_cfg.items() if value is not None and key != "num_classes"}
+    labels = {} if id2label is None else {"id2label": dict(id2label), "label2id": {v: k for k, v in id2label.items()}}
+    config = TimmWrapperConfig(
+        architecture=cfg["architecture"],
+        model_args=dict(model_args) if model_args else None,
+        pretrained_cfg=cfg,
+        **(labels or {"num_labels": model.num_classes}),
+    )
+    wrapper = TimmWrapperForImageClassification(config)
+    rebuilt = {name: tuple(tensor.shape) for name, tensor in wrapper.timm_model.state_dict().items()}
+    given = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    if rebuilt != given:
+        name = sorted(name for name in rebuilt.keys() | given.keys() if rebuilt.get(name) != given.get(name))[0]
+        raise ValueError(
+            f"timm builds '{cfg['architecture']}' with other weights than this model has ({name}: {rebuilt.get(name)} "
+            f"instead of {given.get(name)}), so a saved student could not be loaded again. Give the arguments it was "
+            'created with: wrap_timm(model, model_args={"embed_dim": 192}).'
+        )
+    wrapper.timm_model = model
+    wrapper.train(model.training)
+    return wrapper

@@ -1,0 +1,101 @@
+"""What every explainer takes and gives."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import nn
+
+Target = torch.Tensor | Callable[[torch.Tensor], torch.Tensor] | None
+"""Explained class: (B,) or (B, K) integers padded by −1, a function of the logits that gives them, or None (the top)."""
+
+
+@dataclass
+class Explanation:
+    """Why a model gave its logits.
+
+    Args:
+        logits: (B, classes).
+        maps: (B, *grid) in at least float32; (B, K, *grid) where `target` is (B, K).
+        target: (B,) or (B, K) explained classes; −1 where there is none (its map is zero).
+        mask: (B, *grid) bool, the cells that count; None where all do.
+        layout: `"image"`, `"tokens"` or `"words"`: what the grid's cells are.
+        vectors: (B, channels, *grid), for methods that explain by a vector at every place.
+    """
+
+    logits: torch.Tensor
+    maps: torch.Tensor
+    target: torch.Tensor
+    mask: torch.Tensor | None = None
+    layout: Literal["image", "tokens", "words"] = "image"
+    vectors: torch.Tensor | None = None
+
+    def detach(self) -> "Explanation":
+        """The same values without their graph."""
+        return Explanation(
+            **{key: value.detach() if isinstance(value, torch.Tensor) else value for key, value in vars(self).items()}
+        )
+
+
+class Explainer(ABC):
+    """One explanation method; its options are the constructor's keyword arguments.
+
+    Subclasses implement `forward`. They neither touch the model's training mode nor leave hooks behind, and they call
+    the model once.
+    """
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def forward(self, model: nn.Module, inputs: Mapping[str, Any], target: Target) -> Explanation:
+        """Explains one batch. Logits and maps carry the gradient of the model's parameters where gradients are on."""
+
+    def check(self, model: nn.Module, compiled: bool = False) -> None:
+        """Says before training what would fail during it.
+
+        Args:
+            compiled: Whether the model will run under `torch.compile`.
+
+        Raises:
+            ValueError: the method can't explain this model as it is, with the remedy.
+        """
+
+    def __call__(
+        self, model: nn.Module, inputs: Mapping[str, Any], target: Target = None, create_graph: bool = False
+    ) -> Explanation:
+        """Explains one batch.
+
+        Args:
+            model: A classifier that gives logits (B, classes).
+            inputs: The forward's keyword arguments, without labels.
+            target: The classes to explain; None for each sample's top class.
+            create_graph: Keep the graph, so that a loss of the maps can be differentiated.
+        """
+        with torch.set_grad_enabled(create_graph):
+            explanation = self.forward(model, inputs, target)
+        return explanation if create_graph else explanation.detach()
+
+
+def resolve_target(target: Target, logits: torch.Tensor) -> torch.Tensor:
+    """The explained classes as a tensor (B,) or (B, K).
+
+    Raises:
+        ValueError: the classes don't fit the logits' shape.
+    """
+    if target is None:
+        return logits.detach().argmax(dim=1)
+    if callable(target):
+        target = target(logits.detach())
+    if target.ndim not in (1, 2) or target.shape[0] != logits.shape[0] or target.is_floating_point():
+        raise ValueError(
+            f"The target must be integers of shape (batch,) or (batch, K) for a batch of {logits.shape[0]}, not "
+            f"{target.dtype} of shape {tuple(target.shape)}."
+        )
+    return target.to(logits.device)
+
+
+def at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
+    """Half precision becomes float32; float64 stays."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

@@ -1,0 +1,60 @@
+"""Lets a model's own `forward` return its explanation, so that every wrapper around it sees one forward pass.
+
+DDP, FSDP2, `torch.compile`, autocast and activation checkpointing all act on a module's call. An explanation computed
+outside that call would escape them: its gradients would not be reduced over ranks, its half precision not be applied.
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.utils import ModelOutput
+
+from .base import Explainer
+
+
+@dataclass
+class ExplainedOutput(ModelOutput):
+    """What an explained forward returns when it is given `explain_target`.
+
+    Args:
+        logits: (B, classes).
+        maps: (B, *grid), or (B, K, *grid) for targets (B, K).
+        mask: (B, *grid) bool, or None where every cell counts.
+    """
+
+    logits: torch.Tensor | None = None
+    maps: torch.Tensor | None = None
+    mask: torch.Tensor | None = None
+
+
+def install_explained_forward(model: nn.Module, explainer: Explainer) -> None:
+    """Adds the keyword `explain_target` to this instance's forward: `(B,)` or `(B, K)` classes to explain.
+
+    Without it, the forward is the model's own. The model's class, parameters, state dict and the signature that others
+    read from its forward don't change. A second installation replaces the first.
+    """
+    own_forward = getattr(model.forward, "own_forward", model.forward)
+    # The function without its instance, so that a deep copy of the model calls its own layers.
+    is_method = inspect.ismethod(own_forward)
+    own_function: Callable[..., Any] = own_forward.__func__ if is_method else own_forward
+
+    def explained_forward(
+        self: nn.Module, *args: Any, explain_target: torch.Tensor | None = None, **inputs: Any
+    ) -> Any:
+        if explain_target is None:
+            return own_function(self, *args, **inputs) if is_method else own_function(*args, **inputs)
+        explanation = explainer.forward(self, inputs, explain_target)
+        return ExplainedOutput(logits=explanation.logits, maps=explanation.maps, mask=explanation.mask)
+
+    signature = inspect.signature(own_function)
+    if not is_method:
+        self_parameter = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+        signature = signature.replace(parameters=[self_parameter, *signature.parameters.values()])
+    explained_forward.__signature__ = signature  # type: ignore[attr-defined]
+    explained_forward.own_forward = own_forward  # type: ignore[attr-defined]
+    model.forward = MethodType(explained_forward, model)

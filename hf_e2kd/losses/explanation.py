@@ -1,0 +1,106 @@
+"""Losses between a student's and a reference's maps, each (B, *grid) → (B,).
+
+A map's scale says nothing (logits of two models differ in scale), so every loss first normalises both maps. A pair with
+an all-zero map has no direction to learn from: it contributes 0, and no gradient, while the mean is still taken over the
+whole batch, so that accumulated and distributed steps stay exact.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch.nn import functional as F
+
+ExplanationLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""(student (N, cells), reference (N, cells)), neither of them all-zero → (N,)."""
+
+
+def cosine_loss(student: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """1 − cos (e²KD, Eq. 2)."""
+    return 1 - (F.normalize(student, dim=1) * F.normalize(reference, dim=1)).sum(dim=1)
+
+
+def mse_loss(student: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """Mean squared difference of the maps, each divided by its root mean square."""
+    cells = student.shape[1] ** 0.5
+    return (cells * (F.normalize(student, dim=1) - F.normalize(reference, dim=1))).square().mean(dim=1)
+
+
+def l1_loss(student: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """Mean absolute difference of the maps, each divided by its mean absolute value."""
+    cells = student.shape[1]
+    return (cells * (F.normalize(student, p=1, dim=1) - F.normalize(reference, p=1, dim=1))).abs().mean(dim=1)
+
+
+def pearson_loss(student: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """1 − Pearson's correlation; a constant map correlates with nothing."""
+    return cosine_loss(student - student.mean(1, keepdim=True), reference - reference.mean(1, keepdim=True))
+
+
+def kl_loss(student: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """KL(reference ‖ student) of the maps' positive parts as distributions over the cells."""
+    smallest = torch.finfo(student.dtype).eps
+    log_student = (F.normalize(student.clamp(min=0), p=1, dim=1) + smallest).log()
+    target = F.normalize(reference.clamp(min=0), p=1, dim=1)
+    return F.kl_div(log_student, target, reduction="none").sum(dim=1)
+
+
+_LOSSES: dict[str, ExplanationLoss] = {
+    "cosine": cosine_loss,
+    "kl": kl_loss,
+    "l1": l1_loss,
+    "mse": mse_loss,
+    "pearson": pearson_loss,
+}
+
+
+def register_explanation_loss(name: str, loss: ExplanationLoss) -> None:
+    """Makes a loss known by `name` to `explanation_loss`.
+
+    Args:
+        loss: (student (N, cells), reference (N, cells)) → (N,), for maps that aren't all-zero.
+    """
+    _LOSSES[name] = loss
+
+
+def available_explanation_losses() -> list[str]:
+    """Names of the explanation losses."""
+    return sorted(_LOSSES)
+
+
+def explanation_loss(
+    student: torch.Tensor, reference: torch.Tensor, loss: str = "cosine", mask: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Compares maps on one grid.
+
+    Args:
+        student, reference: (B, *grid); the reference is a constant.
+        loss: One of `available_explanation_losses()`.
+        mask: (B, *grid) bool; cells outside it count for neither side.
+
+    Returns:
+        The losses (B,), 0 where a map is all-zero, and where that was so, (B,) bool.
+
+    Raises:
+        ValueError: unknown loss, or maps of two shapes.
+    """
+    if loss not in _LOSSES:
+        raise ValueError(f"Unknown explanation loss '{loss}'. Available: {', '.join(available_explanation_losses())}.")
+    if student.shape != reference.shape:
+        raise ValueError(f"Maps of shapes {tuple(student.shape)} and {tuple(reference.shape)} can't be compared.")
+    reference = reference.detach().to(student.dtype)
+    if mask is not None:
+        student, reference = student * mask, reference * mask
+    student, reference = student.flatten(1), reference.flatten(1)
+    empty = ~((student != 0).any(dim=1) & (reference != 0).any(dim=1))
+    losses = _LOSSES[loss](_unit_scale(student, empty), _unit_scale(reference, empty))
+    return torch.where(empty, torch.zeros_like(losses), losses), empty
+
+
+def _unit_scale(maps: torch.Tensor, empty: torch.Tensor) -> torch.Tensor:
+    """Divides each map by its largest absolute value, so that no norm of a faint map underflows.
+
+    The losses don't depend on the scale, so it may be a constant to the gradient. An empty pair becomes ones, which keep
+    the formulas finite until `where` stops their gradient.
+    """
+    maps = torch.where(empty[:, None], torch.ones_like(maps), maps)
+    return maps / maps.detach().abs().amax(dim=1, keepdim=True)

@@ -1,0 +1,77 @@
+"""Where the map that a student must match comes from."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..explainers import Explainer
+
+
+@dataclass
+class ReferenceOutput:
+    """What a reference says of one batch. All of it is constant to the gradient.
+
+    Args:
+        target: (B,) the explained classes, as classes of the student.
+        maps: (B, *grid), or None where only logits are given.
+        logits: (B, shared) over the classes that reference and student share, or None where there are none.
+        mask: (B, *grid) bool, the cells that count; None where all do.
+        shared_labels: (B,) the labels as positions among the shared classes (−1 where not shared), or None.
+    """
+
+    target: torch.Tensor
+    maps: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    mask: torch.Tensor | None = None
+    shared_labels: torch.Tensor | None = None
+
+
+class Reference(ABC):
+    """A source of explanations to match, with the weight and the loss it is matched by.
+
+    Args:
+        explanation_weight: λ of this reference; None takes the arguments' `explanation_weight`.
+        explanation_loss: Name of the loss; None takes the arguments'.
+        logits_weight: Weight of this reference's logits; None takes the arguments'.
+    """
+
+    def __init__(
+        self,
+        explanation_weight: float | None = None,
+        explanation_loss: str | None = None,
+        logits_weight: float | None = None,
+    ):
+        self.explanation_weight = explanation_weight
+        self.explanation_loss = explanation_loss
+        self.logits_weight = logits_weight
+
+    # Columns of the data that the reference reads beside what the student's forward takes.
+    columns: tuple[str, ...] = ()
+
+    def bind(self, student: nn.Module, explainer: Explainer) -> None:
+        """Meets the student, before training: aligns labels, checks what can be checked.
+
+        Args:
+            explainer: The student's explainer, which a reference of its own may take over.
+        """
+
+    @abstractmethod
+    def __call__(self, inputs: Mapping[str, Any], with_maps: bool = True) -> ReferenceOutput:
+        """What to match on a batch.
+
+        Args:
+            inputs: The batch as collated, on the student's device.
+            with_maps: Whether maps are needed at this step.
+        """
+
+    def is_model(self, model: nn.Module) -> bool:
+        """Whether the reference is this very model."""
+        return False
+
+    def student_logits(self, logits: torch.Tensor) -> torch.Tensor:
+        """The student's logits over the classes that `ReferenceOutput.logits` is over."""
+        return logits

@@ -1,0 +1,131 @@
+"""The teacher, live: it explains every batch anew."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..alignment.inputs import InputAdapter
+from ..architectures import call_model
+from ..alignment.labels import LabelAlignment, align_labels
+from ..explainers import Explainer
+from .base import Reference, ReferenceOutput
+
+_PREFIX = "teacher_"
+
+
+def _teacher_top(alignment: LabelAlignment, logits: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+    """The teacher's top class among those it shares with the student (e²KD, Eq. 2)."""
+    return alignment.teacher_logits(logits).argmax(dim=1)
+
+
+def _label(alignment: LabelAlignment, logits: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+    """The sample's label; the teacher's top class where the label isn't shared or not known."""
+    top = _teacher_top(alignment, logits, labels)
+    if labels is None:
+        raise ValueError("explanation_target='label' needs labels in every batch; use 'teacher_top' without them.")
+    shared = alignment.student_to_shared(labels)
+    return torch.where(shared >= 0, shared, top)
+
+
+# (alignment, teacher's logits (B, teacher_classes), labels (B,) or None) → (B,) positions among the shared classes
+TARGET_RULES = {"teacher_top": _teacher_top, "label": _label}
+
+
+class TeacherReference(Reference):
+    """Logits and maps of a teacher that looks at the same batch.
+
+    The teacher runs in evaluation mode without gradients; only its head, between the target layer and the logits, is
+    differentiated. It is neither trained nor saved.
+
+    Args:
+        model: The teacher: a classifier of transformers, timm or your own.
+        explainer: How the teacher is explained; None takes the student's explainer.
+        target: Which class both sides explain: `"teacher_top"` or `"label"`.
+        processing_class: The teacher's image processor, where it differs from the student's.
+        student_processing_class: The student's, if `processing_class` is given.
+        reference_options: `explanation_weight`, `explanation_loss`, `logits_weight`, as in `Reference`.
+
+    Inputs:
+        `teacher_pixel_values` where the batch has them (any column that begins with `teacher_` goes to the teacher
+        alone); otherwise the student's `pixel_values`, resized and normalised as the teacher's processor says.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        explainer: Explainer | None = None,
+        target: str = "teacher_top",
+        processing_class: Any = None,
+        student_processing_class: Any = None,
+        **reference_options: Any,
+    ):
+        super().__init__(**reference_options)
+        if target not in TARGET_RULES:
+            raise ValueError(f"Unknown explanation target '{target}'. Available: {', '.join(sorted(TARGET_RULES))}.")
+        _refuse_quantised_arithmetic(model)
+        self.model = model.requires_grad_(False).eval()
+        self.explainer = explainer
+        self.target = target
+        self.adapter = InputAdapter(model, processing_class, student_processing_class)
+        self.alignment: LabelAlignment | None = None
+
+    def bind(self, student: nn.Module, explainer: Explainer) -> None:
+        self.explainer = self.explainer or explainer
+        self.alignment = align_labels(self.model, student)
+        self.explainer.check(self.model)
+
+    def is_model(self, model: nn.Module) -> bool:
+        return self.model is model
+
+    def student_logits(self, logits: torch.Tensor) -> torch.Tensor:
+        return self._bound().student_logits(logits)
+
+    @torch.no_grad()
+    def __call__(self, inputs: Mapping[str, Any], with_maps: bool = True) -> ReferenceOutput:
+        alignment, labels = self._bound(), inputs.get("labels")
+        own = {key.removeprefix(_PREFIX): value for key, value in inputs.items() if key.startswith(_PREFIX)}
+        batch = self.adapter(own, inputs)
+        device = next(value.device for value in batch.values() if isinstance(value, torch.Tensor))
+        if next(self.model.parameters()).device != device:
+            self.model.to(device)
+        if labels is not None and (labels.ndim != 1 or labels.is_floating_point()):
+            labels = None
+        chosen: list[torch.Tensor] = []
+
+        def explained_class(logits: torch.Tensor) -> torch.Tensor:
+            chosen.append(TARGET_RULES[self.target](alignment, logits, labels))
+            return alignment.to_teacher(chosen[-1])
+
+        maps = mask = None
+        if with_maps:
+            assert self.explainer is not None
+            explanation = self.explainer(self.model, batch, explained_class)
+            logits, maps, mask = explanation.logits, explanation.maps, explanation.mask
+        else:
+            logits = call_model(self.model, batch)
+            explained_class(logits)
+        return ReferenceOutput(
+            target=alignment.to_student(chosen[-1]),
+            maps=maps,
+            mask=mask,
+            logits=alignment.teacher_logits(logits),
+            shared_labels=None if labels is None else alignment.student_to_shared(labels),
+        )
+
+    def _bound(self) -> LabelAlignment:
+        if self.alignment is None:
+            raise RuntimeError("Give the reference to a trainer, or call `bind(student, explainer)`, before using it.")
+        return self.alignment
+
+
+def _refuse_quantised_arithmetic(model: nn.Module) -> None:
+    """Integer kernels have no derivative, and an explanation through them would be silently zero."""
+    for name, module in model.named_modules():
+        if ".quantized" in type(module).__module__:
+            raise ValueError(
+                f"The teacher's layer '{name}' computes in integers ({type(module).__name__}), so its decisions can't be "
+                "explained by gradients. Quantise weights only (bitsandbytes, GPTQ, torchao weight-only), or keep the "
+                "last block and the classifier unquantised."
+            )

@@ -1,0 +1,33 @@
+"""Set-ups in which an explanation's gradient would be wrong or missing, refused before training with the remedy."""
+
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+
+
+def refuse_unsupported(accelerator: Accelerator, args: Any) -> None:
+    """Checks how the student will be trained.
+
+    Raises:
+        ValueError: DataParallel, FSDP1, ZeRO-3, a static DDP graph or reentrant activation checkpointing.
+    """
+    if args.n_gpu > 1:
+        raise ValueError(
+            f"{args.n_gpu} GPUs in one process mean DataParallel, whose replicas' explanations lose their gradients. "
+            "Start one process a GPU with `accelerate launch`, or show one GPU by CUDA_VISIBLE_DEVICES."
+        )
+    if args.ddp_static_graph:
+        raise ValueError(
+            "ddp_static_graph=True silently skips the all-reduce of an explanation's gradients. Leave it unset."
+        )
+    if accelerator.distributed_type == DistributedType.FSDP and accelerator.state.fsdp_plugin.fsdp_version == 1:
+        raise ValueError("FSDP1 can't differentiate an explanation. Set fsdp_version: 2 in the accelerate config.")
+    plugin = accelerator.state.deepspeed_plugin if accelerator.distributed_type == DistributedType.DEEPSPEED else None
+    if plugin is not None and plugin.zero_stage == 3:
+        raise ValueError("ZeRO-3 shards the student's head between its two derivatives. Use ZeRO-2 or FSDP2.")
+    if args.activation_checkpointing and (args.activation_checkpointing_kwargs or {}).get("use_reentrant"):
+        raise ValueError(
+            "Reentrant activation checkpointing can't be differentiated twice. Set "
+            'activation_checkpointing_kwargs={"use_reentrant": False}.'
+        )

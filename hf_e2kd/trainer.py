@@ -1,0 +1,390 @@
+"""A `Trainer` whose student matches its references' explanations as well as their logits."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import Trainer
+from transformers.trainer_utils import has_length
+from transformers.utils import logging
+
+from .alignment.grids import to_common_grid
+from .alignment.inputs import ANNOTATION_COLUMNS
+from .alignment.labels import class_count, labels_belong_to
+from .architectures import is_timm, wrap_timm
+from .arguments import ExplanationDistillArguments
+from .data.collate import FiniteBatches
+from .explainers import Explainer, build_explainer, install_explained_forward
+from .losses import distillation_loss, explanation_loss
+from .metrics import agreement, boxes_to_masks, energy_pointing_game, explanation_similarity
+from .metrics.running import RunningMeans
+from .references import Reference, ReferenceOutput, TeacherReference
+from .refusals import refuse_unsupported
+
+logger = logging.get_logger(__name__)
+
+_DEFAULTS = {f.name: f.default for f in fields(ExplanationDistillArguments)}
+
+
+@dataclass
+class Objective:
+    """One batch's loss, and all that it was made of.
+
+    Args:
+        loss: What is minimised, a mean over the batch.
+        terms: The unweighted terms by their logged name.
+        logits: (B, classes) of the student.
+        maps: By reference, the student's maps (B, *grid); empty where no explanation was made.
+        references: What each reference said.
+    """
+
+    loss: torch.Tensor
+    terms: dict[str, torch.Tensor]
+    logits: torch.Tensor
+    maps: dict[str, torch.Tensor] = field(default_factory=dict)
+    references: dict[str, ReferenceOutput] = field(default_factory=dict)
+
+
+class ExplanationDistillTrainer(Trainer):
+    """Distils a student from references that say where to look (e²KD, Parchami-Araghi et al., ECCV 2024).
+
+    Everything that `transformers.Trainer` takes and does stays; with `task_weight=1` and the other weights at 0 it is
+    the stock `Trainer`, loss by loss, wherever micro-batches are equal in size.
+
+    Args:
+        model: The student. A bare timm model is put into transformers' wrapper, so that what is saved loads with the
+            Auto classes.
+        args: `ExplanationDistillArguments`; plain `TrainingArguments` take their defaults.
+        arguments, keywords: As for `Trainer`.
+        teacher_model: The teacher; short for `references={"teacher": TeacherReference(teacher_model)}`.
+        references: Sources of explanations by name, each matched with its own loss and weight in one forward pass of
+            the student.
+        explainer: How the student is explained: a name or an `Explainer`; overrides `args.explainer`.
+        teacher_explainer: The same for `teacher_model`, where it differs.
+        teacher_processing_class: The teacher's image processor, where it differs from `processing_class`.
+
+    Metrics:
+        `evaluate()` adds `eval_agreement`, `eval_explanation_similarity`, `eval_accuracy` and `eval_teacher_accuracy`
+        where the labels are the student's, `eval_energy_pointing_game` (and `eval_teacher_…`) where the data has a
+        column `mask` (H, W) or `boxes` (N, 4), and the shares of all-zero maps.
+
+    Raises:
+        ValueError: nothing to distil from, or a set-up in which gradients would be wrong; the remedy is named.
+
+    Example:
+
+        >>> trainer = ExplanationDistillTrainer(student, args, train_dataset=data, teacher_model=teacher)  # doctest: +SKIP
+    """
+
+    # The loss is a mean over the batch: `training_step` divides it by the number of accumulated batches.
+    loss_is_scaled_for_ga = False
+
+    def __init__(
+        self,
+        model: nn.Module | None = None,
+        args: Any = None,
+        *arguments: Any,
+        teacher_model: nn.Module | None = None,
+        references: Mapping[str, Reference] | None = None,
+        explainer: str | Explainer | None = None,
+        teacher_explainer: str | Explainer | None = None,
+        teacher_processing_class: Any = None,
+        **keywords: Any,
+    ):
+        settings = ExplanationDistillArguments() if args is None else args
+        # Set before the parent's constructor, which calls `model_init`, and so `_equip`.
+        self.args = settings
+        self.explainer = self._explainer(explainer)
+        self.references = dict(references or {})
+        if teacher_model is not None:
+            if "teacher" in self.references:
+                raise ValueError("Give the teacher as `teacher_model` or as references['teacher'], not both.")
+            self.references["teacher"] = TeacherReference(
+                teacher_model,
+                explainer=None if teacher_explainer is None else self._explainer(teacher_explainer),
+                target=self._setting("explanation_target"),
+                processing_class=teacher_processing_class,
+                student_processing_class=keywords.get("processing_class"),
+            )
+        elif teacher_explainer is not None or teacher_processing_class is not None:
+            raise ValueError(
+                "teacher_explainer and teacher_processing_class belong to a `teacher_model`; none was given."
+            )
+        if not self.references and (self._setting("logits_weight") > 0 or self._setting("explanation_weight") > 0):
+            raise ValueError(
+                "There is nothing to distil from: give a `teacher_model` or `references`, or set logits_weight and "
+                "explanation_weight to 0."
+            )
+        if model is not None and any(reference.is_model(model) for reference in self.references.values()):
+            raise ValueError("Teacher and student are the same object. Give the student its own copy of the weights.")
+        super().__init__(model if model is None else self._equip(model), settings, *arguments, **keywords)
+        refuse_unsupported(self.accelerator, self.args)
+        self.data_collator = FiniteBatches(self.data_collator)
+        self._term_sums: dict[str, torch.Tensor] = {}
+        self._term_counts: dict[str, int] = {}
+        self._fidelity: RunningMeans | None = None
+        self._labels_are_ours = True
+        if self._setting("task_weight") > 0 and not labels_belong_to(self.train_dataset, self.student):
+            raise ValueError(
+                "task_weight is above 0, but the training data's labels are not the student's classes. Set it to 0, or "
+                "rename the classes in `id2label`."
+            )
+
+    # ---- Set-up ------------------------------------------------------------------------------------------------
+
+    @property
+    def student(self) -> nn.Module:
+        """The student without what wraps it: DDP, a compiled module, an adapter of PEFT."""
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+    def call_model_init(self, trial: Any = None) -> nn.Module:
+        return self._equip(super().call_model_init(trial))
+
+    def _equip(self, model: nn.Module) -> nn.Module:
+        """Makes a student ready: saveable, explained by its own forward, known to the references."""
+        if is_timm(model):
+            model = wrap_timm(model)
+        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        if getattr(getattr(base, "config", None), "problem_type", None) == "multi_label_classification":
+            raise ValueError(
+                "Multi-label students are not supported: train with problem_type='single_label_classification'."
+            )
+        if self.references:
+            self.explainer.check(base, compiled=bool(self.args.torch_compile))
+            install_explained_forward(base, self.explainer)
+            for reference in self.references.values():
+                reference.bind(base, self.explainer)
+        return model
+
+    def _explainer(self, explainer: str | Explainer | None) -> Explainer:
+        if isinstance(explainer, Explainer):
+            return explainer
+        chosen = explainer or self._setting("explainer")
+        # Options belong to the method that they were written for.
+        options = self._setting("explainer_options") if chosen == self._setting("explainer") else None
+        return build_explainer(chosen, **(options or {}))
+
+    def _setting(self, name: str) -> Any:
+        """Read from the arguments at every use, because a hyperparameter search changes them."""
+        return getattr(self.args, name, _DEFAULTS[name])
+
+    def _set_signature_columns_if_needed(self) -> None:
+        if self._signature_columns is None:
+            super()._set_signature_columns_if_needed()
+            columns = {column for reference in self.references.values() for column in reference.columns}
+            self._signature_columns += sorted(columns | {*ANNOTATION_COLUMNS, "teacher_pixel_values"})
+
+    def _get_dataloader(self, dataset: Any, description: str, *arguments: Any, **keywords: Any) -> Any:
+        if has_length(dataset) and len(dataset) == 0:
+            raise ValueError(f"The data set for {description.lower()} is empty.")
+        return super()._get_dataloader(dataset, description, *arguments, **keywords)
+
+    # ---- The objective -----------------------------------------------------------------------------------------
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """The weighted sum of the terms, a mean over the batch; `num_items_in_batch` is therefore not needed."""
+        weights = {name: self._explanation_weight(reference) for name, reference in self.references.items()}
+        every = self._setting("explanation_every")
+        matches_maps = any(weights.values()) and self.state.global_step % every == 0
+        objective = self._objective(model, inputs, weights, with_maps=matches_maps)
+        if not objective.terms:
+            raise ValueError(
+                "No term of the loss applies to this batch: it has no labels, or all weights are 0. Columns: "
+                f"{sorted(inputs)}."
+            )
+        self._record(objective.terms)
+        return (objective.loss, {"logits": objective.logits}) if return_outputs else objective.loss
+
+    def _explanation_weight(self, reference: Reference) -> float:
+        """λ now: the reference's own or the arguments', risen as far as the warm-up has come."""
+        own = reference.explanation_weight
+        weight = self._setting("explanation_weight") if own is None else own
+        warmup = self._setting("explanation_warmup_ratio") * self.state.max_steps
+        return weight * min(1.0, self.state.global_step / warmup) if warmup > 0 and self.is_in_train else weight
+
+    def _logits_weight(self, reference: Reference) -> float:
+        return self._setting("logits_weight") if reference.logits_weight is None else reference.logits_weight
+
+    def _objective(
+        self,
+        model: nn.Module,
+        inputs: Mapping[str, Any],
+        weights: Mapping[str, float],
+        with_maps: bool,
+        all_references: bool = False,
+    ) -> Objective:
+        """One forward pass of the student for all references.
+
+        Args:
+            weights: λ by reference.
+            with_maps: Whether to explain.
+            all_references: Whether to ask the references whose weights are all 0 too, as an evaluation does.
+        """
+        labels = inputs.get("labels")
+        with self.accelerator.autocast():
+            said = {
+                name: reference(inputs, with_maps)
+                for name, reference in self.references.items()
+                if all_references or (with_maps and weights[name] > 0) or self._logits_weight(reference) > 0
+            }
+        explained = [name for name, output in said.items() if output.maps is not None]
+        student_inputs = {
+            key: value
+            for key, value in inputs.items()
+            if key not in ANNOTATION_COLUMNS and not key.startswith("teacher_")
+        }
+        if explained:
+            targets = [said[name].target for name in explained]
+            # One target a sample as (B,), several references' targets side by side as (B, K): still one forward.
+            target = targets[0] if len(targets) == 1 else torch.stack(targets, dim=1)
+            outputs = model(**student_inputs, explain_target=target)
+            maps = [outputs.maps] if len(targets) == 1 else list(outputs.maps.unbind(1))
+        else:
+            outputs, maps = model(**student_inputs), []
+        objective = Objective(
+            outputs["logits"].new_zeros(()), {}, outputs["logits"], dict(zip(explained, maps, strict=True)), said
+        )
+        if labels is not None and self._setting("task_weight") > 0:
+            self._add(objective, "loss_task", self._setting("task_weight"), self._task_loss(outputs, labels))
+        for name, output in said.items():
+            self._add_reference(objective, name, output, weights[name])
+        return objective
+
+    def _task_loss(self, outputs: Any, labels: torch.Tensor) -> torch.Tensor:
+        """The student's own loss on the labels, as the stock `Trainer` chooses it, a mean over this batch."""
+        logits = outputs["logits"]
+        if self.compute_loss_func is not None:
+            return self.compute_loss_func(outputs, labels, num_items_in_batch=labels.numel())
+        if self.label_smoother is not None:
+            return self.label_smoother({"logits": logits}, labels)
+        student = self.student
+        if hasattr(student, "loss_function"):
+            return student.loss_function(labels, logits, student.config)
+        return F.cross_entropy(logits, labels)
+
+    def _add_reference(self, objective: Objective, name: str, output: ReferenceOutput, weight: float) -> None:
+        reference = self.references[name]
+        # With several references, each term bears its reference's name.
+        suffix = "" if len(self.references) == 1 else f"_{name}"
+        logits_weight = self._logits_weight(reference)
+        if output.logits is not None and logits_weight > 0:
+            losses = distillation_loss(
+                reference.student_logits(objective.logits), output.logits, self._setting("temperature")
+            )
+            self._add(objective, f"loss_logits{suffix}", logits_weight, losses.mean())
+        if output.maps is not None and weight > 0:
+            student_maps, reference_maps = to_common_grid(objective.maps[name], output.maps)
+            losses, empty = explanation_loss(
+                student_maps,
+                reference_maps,
+                reference.explanation_loss or self._setting("explanation_loss"),
+                output.mask,
+            )
+            self._add(objective, f"loss_explanation{suffix}", weight, losses.mean())
+            objective.terms[f"zero_map_share{suffix}"] = empty.float().mean()
+
+    @staticmethod
+    def _add(objective: Objective, name: str, weight: float, value: torch.Tensor) -> None:
+        objective.terms[name] = value
+        objective.loss = objective.loss + weight * value
+
+    # ---- Logging -----------------------------------------------------------------------------------------------
+
+    def _record(self, terms: Mapping[str, torch.Tensor]) -> None:
+        for name, value in terms.items():
+            self._term_sums[name] = self._term_sums.get(name, 0.0) + value.detach().float()
+            self._term_counts[name] = self._term_counts.get(name, 0) + 1
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds each term's mean over the micro-batches and processes since the last log."""
+        if "loss" in logs and self._term_sums:
+            means = torch.stack([self._term_sums[name] / self._term_counts[name] for name in self._term_sums])
+            means = self.accelerator.reduce(means, reduction="mean")
+            logs.update(zip(self._term_sums, means.tolist(), strict=True))
+            self._term_sums, self._term_counts = {}, {}
+        super().log(logs, start_time)
+
+    # ---- Evaluation --------------------------------------------------------------------------------------------
+
+    def evaluation_loop(
+        self, dataloader: Any, *arguments: Any, metric_key_prefix: str = "eval", **keywords: Any
+    ) -> Any:
+        """The parent's, with the fidelity metrics added before anyone reads them."""
+        self._fidelity = RunningMeans(self.accelerator.gather_for_metrics)
+        self._labels_are_ours = labels_belong_to(getattr(dataloader, "dataset", None), self.student)
+        if not self._labels_are_ours:
+            logger.warning("The data's labels are not the student's classes: accuracy is not measured.")
+        output = super().evaluation_loop(dataloader, *arguments, metric_key_prefix=metric_key_prefix, **keywords)
+        for name, value in self._fidelity.means().items():
+            # What the user's own `compute_metrics` measures stays.
+            output.metrics.setdefault(f"{metric_key_prefix}_{name}", value)
+        return output
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+        """One forward pass of student and references for the loss, the logits and the fidelity metrics together."""
+        inputs = self._prepare_inputs(inputs)
+        weights = {name: self._explanation_weight(reference) for name, reference in self.references.items()}
+        with torch.no_grad():
+            objective = self._objective(model, inputs, weights, with_maps=True, all_references=True)
+            if self._fidelity is not None:
+                self._fidelity.update(self._sample_metrics(objective, inputs))
+        loss = objective.loss.detach() if objective.terms else None
+        return (loss, None, None) if prediction_loss_only else (loss, objective.logits, inputs.get("labels"))
+
+    def _sample_metrics(self, objective: Objective, inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        """Per-sample values (B,) by metric, NaN where a sample doesn't count."""
+        values: dict[str, torch.Tensor] = {}
+        labels = inputs.get("labels") if self._labels_are_ours else None
+        if labels is not None:
+            scored = (labels >= 0) & (labels < objective.logits.shape[1])
+            values["accuracy"] = _where(scored, objective.logits.argmax(1) == labels)
+        for name, output in objective.references.items():
+            suffix = "" if len(self.references) == 1 else f"_{name}"
+            if output.logits is not None:
+                own = self.references[name].student_logits(objective.logits)
+                values[f"agreement{suffix}"] = agreement(own, output.logits)
+                if labels is not None and output.shared_labels is not None:
+                    right = output.logits.argmax(1) == output.shared_labels
+                    values[f"teacher_accuracy{suffix}"] = _where(output.shared_labels >= 0, right)
+            if output.maps is not None:
+                values |= _map_metrics(objective.maps[name], output.maps, inputs, suffix)
+        return values
+
+
+def _map_metrics(
+    student: torch.Tensor, reference: torch.Tensor, inputs: Mapping[str, Any], suffix: str
+) -> dict[str, torch.Tensor]:
+    similarity, valid = explanation_similarity(student, reference)
+    values = {
+        f"explanation_similarity{suffix}": _where(valid, similarity),
+        f"zero_student_maps{suffix}": (student == 0).flatten(1).all(1),
+        f"zero_teacher_maps{suffix}": (reference == 0).flatten(1).all(1),
+    }
+    masks = inputs.get("mask")
+    if masks is None and "boxes" in inputs:
+        masks = boxes_to_masks(inputs["boxes"], tuple(inputs["pixel_values"].shape[-2:]))
+    if masks is not None:
+        annotated = masks.flatten(1).any(1)
+        values[f"energy_pointing_game{suffix}"] = _where(annotated, energy_pointing_game(student, masks > 0))
+        values[f"teacher_energy_pointing_game{suffix}"] = _where(annotated, energy_pointing_game(reference, masks > 0))
+    return values
+
+
+def _where(counts: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    return torch.where(counts, values.float(), torch.nan)
