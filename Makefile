@@ -1,0 +1,71 @@
+# Needs Python 3.10 or newer and make. Everything is installed into $(VENV), nothing outside this folder.
+PYTHON ?= python3
+VENV ?= .venv
+VENV_LOWEST ?= .venv-lowest
+ARGS ?=
+
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/uv pip install --python $(BIN)/python
+# `accelerate launch` runs one thread a process unless told otherwise.
+THREADS = $(or $(OMP_NUM_THREADS),$(shell $(PYTHON) -c 'import os; print(os.cpu_count())' 2>/dev/null),1)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-lowest lint format install clean
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.installed ## distil a ViT on the embedded data and compare it with plain distillation (ARGS="--seeds 3" for more)
+	$(BIN)/accelerate launch --config_file recipes/accelerate_configs/single_process.yaml \
+		--num_cpu_threads_per_process $(THREADS) recipes/distill_vit.py $(ARGS)
+
+test: $(VENV)/.installed-test ## run all tests (ARGS="tests/losses -x" for some)
+	$(BIN)/python -m pytest $(ARGS)
+
+test-lowest: $(VENV_LOWEST)/.installed ## run the tests with the lowest versions that pyproject.toml allows
+	$(VENV_LOWEST)/bin/python -m pytest $(ARGS)
+
+lint: $(VENV)/.installed-lint ## check style, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-lint ## mend what lint can mend by itself
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+install: $(VENV)/.installed ## install the package into .venv
+
+clean: ## remove the environments and caches
+	rm -rf $(VENV) $(VENV_LOWEST) .mypy_cache .pytest_cache .ruff_cache build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.created:
+	@command -v $(PYTHON) >/dev/null || { \
+		echo "There is no $(PYTHON). Install Python 3.10 or newer, or name one: make PYTHON=/path/to/python3"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+		echo "hf_e2kd needs Python 3.10 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1)." \
+			"Name another one: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "$(PYTHON) can't make virtual environments: its venv module is missing." \
+			"On Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet uv
+	@touch $@
+
+$(VENV)/.installed: pyproject.toml | $(VENV)/.created
+	$(INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.installed-test: pyproject.toml | $(VENV)/.created
+	$(INSTALL) --editable '.[test]'
+	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-lint: pyproject.toml | $(VENV)/.created
+	$(INSTALL) --editable '.[lint]'
+	@touch $@ $(VENV)/.installed
+
+$(VENV_LOWEST)/.installed: pyproject.toml | $(VENV)/.created
+	$(BIN)/uv venv --clear --python $(BIN)/python $(VENV_LOWEST)
+	$(BIN)/uv pip install --python $(VENV_LOWEST)/bin/python --resolution lowest-direct --editable '.[test]'
+	@touch $@

@@ -1,0 +1,37 @@
+"""Fidelity metrics: plain functions of tensors, and an `evaluate` module over each in the folder of its name.
+
+`agreement`, `explanation_similarity` and `energy_pointing_game` below are the **functions**. Each shares its name with
+the folder it comes from, because `evaluate` requires a module's folder and script to bear the metric's name; the
+functions are bound here, after their folders are imported, so the name always means the function. Modules inside a
+folder are imported by their whole path, as `hf_e2kd.metrics.agreement.function`, which Python takes from
+`sys.modules` and not from the attribute.
+"""
+
+from pathlib import Path
+
+from .agreement.function import agreement
+from .energy_pointing_game.function import boxes_to_masks, energy_pointing_game
+from .explanation_similarity.function import explanation_similarity
+
+__all__ = ["agreement", "boxes_to_masks", "energy_pointing_game", "explanation_similarity", "metric_folder"]
+
+
+def metric_folder(name: str) -> str:
+    """The absolute folder of a metric, to be handed to `evaluate.load`.
+
+    Args:
+        name: "agreement", "explanation_similarity" or "energy_pointing_game".
+
+    Raises:
+        ValueError: no metric has this name; the message lists those that exist.
+
+    Example:
+        >>> import evaluate
+        >>> evaluate.load(metric_folder("agreement")).name
+        'agreement'
+    """
+    scripts = Path(__file__).parent.glob("*/*.py")
+    folders = {script.stem: script.parent for script in scripts if script.stem == script.parent.name}
+    if name not in folders:
+        raise ValueError(f"There is no metric {name!r}. Choose from: {', '.join(sorted(folders))}.")
+    return str(folders[name])

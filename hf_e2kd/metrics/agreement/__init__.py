@@ -1,0 +1,1 @@
+"""Agreement: how often the student chooses the teacher's class."""

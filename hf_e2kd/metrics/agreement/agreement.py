@@ -1,0 +1,44 @@
+"""Agreement as an `evaluate` module."""
+
+# `evaluate` reads these lines as text, so each imports one thing.
+import datasets
+import evaluate
+
+from hf_e2kd.metrics.agreement.function import agreement
+from hf_e2kd.metrics.citations import GOOD_TEACHERS_EXPLAIN
+from hf_e2kd.metrics.inputs import column_to_tensor
+
+_DESCRIPTION = "The share of samples on which student and teacher choose the same class."
+
+_INPUTS = """
+Args:
+    predictions: the student's logits, a list of C numbers a sample.
+    references: the teacher's logits, over the same classes in the same order.
+
+Returns:
+    agreement: the share of samples with equal argmax, between 0 and 1.
+
+Example:
+    >>> import evaluate
+    >>> from hf_e2kd.metrics import metric_folder
+    >>> metric = evaluate.load(metric_folder("agreement"))
+    >>> metric.compute(predictions=[[2.0, 1.0], [0.0, 3.0]], references=[[9.0, 0.0], [5.0, 4.0]])
+    {'agreement': 0.5}
+"""
+
+
+class Agreement(evaluate.Metric):
+    __doc__ = _DESCRIPTION + "\n" + _INPUTS
+
+    def _info(self):
+        logits = datasets.Sequence(datasets.Value("float64"))
+        return evaluate.MetricInfo(
+            description=_DESCRIPTION,
+            citation=GOOD_TEACHERS_EXPLAIN,
+            inputs_description=_INPUTS,
+            features=datasets.Features({"predictions": logits, "references": logits}),
+        )
+
+    def _compute(self, predictions, references):
+        agrees = agreement(column_to_tensor("predictions", predictions), column_to_tensor("references", references))
+        return {"agreement": agrees.double().mean().item()}

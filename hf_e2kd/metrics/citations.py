@@ -1,0 +1,23 @@
+"""BibTeX of the papers that the metrics come from."""
+
+GOOD_TEACHERS_EXPLAIN = r"""@inproceedings{parchamiaraghi2024good,
+    title = {Good Teachers Explain: Explanation-Enhanced Knowledge Distillation},
+    author = {Parchami-Araghi, Amin and B{\"o}hle, Moritz and Rao, Sukrut and Schiele, Bernt},
+    booktitle = {European Conference on Computer Vision},
+    year = {2024}
+}"""
+
+SCORE_CAM = r"""@inproceedings{wang2020score,
+    title = {Score-CAM: Score-Weighted Visual Explanations for Convolutional Neural Networks},
+    author = {Wang, Haofan and Wang, Zifan and Du, Mengnan and Yang, Fan and Zhang, Zijian and Ding, Sirui and
+              Mardziel, Piotr and Hu, Xia},
+    booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition Workshops},
+    year = {2020}
+}"""
+
+MODEL_GUIDANCE = r"""@inproceedings{rao2023studying,
+    title = {Studying How to Efficiently and Effectively Guide Models with Explanations},
+    author = {Rao, Sukrut and B{\"o}hle, Moritz and Parchami-Araghi, Amin and Schiele, Bernt},
+    booktitle = {IEEE/CVF International Conference on Computer Vision},
+    year = {2023}
+}"""

@@ -1,0 +1,1 @@
+"""Energy pointing game: how much of an explanation lies on the object."""

@@ -1,0 +1,1 @@
+"""Explanation similarity: how much the student looks where the teacher looks."""

@@ -1,0 +1,54 @@
+"""Explanation similarity as an `evaluate` module."""
+
+# `evaluate` reads these lines as text, so each imports one thing.
+import datasets
+import evaluate
+
+from hf_e2kd.metrics.citations import GOOD_TEACHERS_EXPLAIN
+from hf_e2kd.metrics.explanation_similarity.function import explanation_similarity
+from hf_e2kd.metrics.inputs import column_to_tensor
+
+_DESCRIPTION = "The mean cosine similarity of the student's and the teacher's explanation maps."
+
+_INPUTS = """
+Args:
+    predictions: the student's maps, h rows of w numbers a sample, signed or not.
+    references: the teacher's maps, h' rows of w' numbers a sample, for the same class of the same image.
+
+Returns:
+    explanation_similarity: the mean cosine over the samples whose teacher's map is not all zero, between −1 and 1;
+        nan if there is no such sample.
+    zero_teacher_share: the share of samples left out because the teacher's map is all zero.
+    zero_student_share: the share of samples whose student's map is all zero; they score 0.
+
+Example:
+    >>> import evaluate
+    >>> from hf_e2kd.metrics import metric_folder
+    >>> metric = evaluate.load(metric_folder("explanation_similarity"))
+    >>> student = [[[3.0, 0.0], [0.0, 4.0]], [[0.0, 0.0], [0.0, 0.0]]]
+    >>> teacher = [[[1.0, 0.0], [0.0, 0.0]], [[1.0, 0.0], [0.0, 0.0]]]
+    >>> metric.compute(predictions=student, references=teacher)
+    {'explanation_similarity': 0.3, 'zero_teacher_share': 0.0, 'zero_student_share': 0.5}
+"""
+
+
+class ExplanationSimilarity(evaluate.Metric):
+    __doc__ = _DESCRIPTION + "\n" + _INPUTS
+
+    def _info(self):
+        maps = datasets.Sequence(datasets.Sequence(datasets.Value("float64")))
+        return evaluate.MetricInfo(
+            description=_DESCRIPTION,
+            citation=GOOD_TEACHERS_EXPLAIN,
+            inputs_description=_INPUTS,
+            features=datasets.Features({"predictions": maps, "references": maps}),
+        )
+
+    def _compute(self, predictions, references):
+        student = column_to_tensor("predictions", predictions)
+        values, valid = explanation_similarity(student, column_to_tensor("references", references))
+        return {
+            "explanation_similarity": values[valid].mean().item(),
+            "zero_teacher_share": (~valid).double().mean().item(),
+            "zero_student_share": (~student.flatten(1).any(dim=1)).double().mean().item(),
+        }
