@@ -56,6 +56,10 @@ class ExplanationDistillArguments(TrainingArguments):
         for name in ("task_weight", "logits_weight", "explanation_weight"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be at least 0, not {getattr(self, name)}.")
+            # A hyperparameter search casts each value to the type that it finds: 1 would truncate 0.5 to 0.
+            setattr(self, name, float(getattr(self, name)))
+        for name in ("temperature", "explanation_warmup_ratio"):
+            setattr(self, name, float(getattr(self, name)))
         if not self.temperature > 0:
             raise ValueError(f"temperature must be above 0, not {self.temperature}.")
         if self.explanation_every < 1:

@@ -26,8 +26,12 @@ def refuse_unsupported(accelerator: Accelerator, args: Any) -> None:
     plugin = accelerator.state.deepspeed_plugin if accelerator.distributed_type == DistributedType.DEEPSPEED else None
     if plugin is not None and plugin.zero_stage == 3:
         raise ValueError("ZeRO-3 shards the student's head between its two derivatives. Use ZeRO-2 or FSDP2.")
-    if args.activation_checkpointing and (args.activation_checkpointing_kwargs or {}).get("use_reentrant"):
+    # transformers 5.23 renamed it.
+    checkpointing = (
+        "activation_checkpointing" if hasattr(args, "activation_checkpointing") else "gradient_checkpointing"
+    )
+    if getattr(args, checkpointing) and (getattr(args, f"{checkpointing}_kwargs") or {}).get("use_reentrant"):
         raise ValueError(
             "Reentrant activation checkpointing can't be differentiated twice. Set "
-            'activation_checkpointing_kwargs={"use_reentrant": False}.'
+            f'{checkpointing}_kwargs={{"use_reentrant": False}}.'
         )

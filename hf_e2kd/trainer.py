@@ -1,19 +1,21 @@
 """A `Trainer` whose student matches its references' explanations as well as their logits."""
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import has_length
-from transformers.utils import logging
+from transformers.utils import CONFIG_NAME, logging
 
-from .alignment.grids import to_common_grid
+from .alignment.grids import resize_maps, to_common_grid
 from .alignment.inputs import ANNOTATION_COLUMNS
-from .alignment.labels import class_count, labels_belong_to
+from .alignment.labels import labels_belong_to
 from .architectures import is_timm, wrap_timm
 from .arguments import ExplanationDistillArguments
 from .data.collate import FiniteBatches
@@ -76,11 +78,16 @@ class ExplanationDistillTrainer(Trainer):
 
     Example:
 
-        >>> trainer = ExplanationDistillTrainer(student, args, train_dataset=data, teacher_model=teacher)  # doctest: +SKIP
+        trainer = ExplanationDistillTrainer(student, args, train_dataset=train, teacher_model=teacher)
+        trainer.train()
     """
 
     # The loss is a mean over the batch: `training_step` divides it by the number of accumulated batches.
     loss_is_scaled_for_ga = False
+    model_wrapped: nn.Module
+
+    data_collator: Any
+    _signature_columns: Any
 
     def __init__(
         self,
@@ -107,7 +114,7 @@ class ExplanationDistillTrainer(Trainer):
                 explainer=None if teacher_explainer is None else self._explainer(teacher_explainer),
                 target=self._setting("explanation_target"),
                 processing_class=teacher_processing_class,
-                student_processing_class=keywords.get("processing_class"),
+                student_processing_class=keywords.get("processing_class", arguments[3] if len(arguments) > 3 else None),
             )
         elif teacher_explainer is not None or teacher_processing_class is not None:
             raise ValueError(
@@ -118,8 +125,6 @@ class ExplanationDistillTrainer(Trainer):
                 "There is nothing to distil from: give a `teacher_model` or `references`, or set logits_weight and "
                 "explanation_weight to 0."
             )
-        if model is not None and any(reference.is_model(model) for reference in self.references.values()):
-            raise ValueError("Teacher and student are the same object. Give the student its own copy of the weights.")
         super().__init__(model if model is None else self._equip(model), settings, *arguments, **keywords)
         refuse_unsupported(self.accelerator, self.args)
         self.data_collator = FiniteBatches(self.data_collator)
@@ -127,10 +132,13 @@ class ExplanationDistillTrainer(Trainer):
         self._term_counts: dict[str, int] = {}
         self._fidelity: RunningMeans | None = None
         self._labels_are_ours = True
-        if self._setting("task_weight") > 0 and not labels_belong_to(self.train_dataset, self.student):
+        reads_labels = any(reference.explains_labels for reference in self.references.values())
+        if (self._setting("task_weight") > 0 or reads_labels) and not labels_belong_to(
+            self.train_dataset, self.student
+        ):
             raise ValueError(
-                "task_weight is above 0, but the training data's labels are not the student's classes. Set it to 0, or "
-                "rename the classes in `id2label`."
+                "The training data's labels are not the student's classes. Set task_weight to 0 and explanation_target "
+                "to 'teacher_top', or rename the classes in `id2label`."
             )
 
     # ---- Set-up ------------------------------------------------------------------------------------------------
@@ -146,8 +154,11 @@ class ExplanationDistillTrainer(Trainer):
 
     def _equip(self, model: nn.Module) -> nn.Module:
         """Makes a student ready: saveable, explained by its own forward, known to the references."""
+        if any(reference.is_model(model) for reference in self.references.values()):
+            raise ValueError("Teacher and student are the same object. Give the student its own copy of the weights.")
         if is_timm(model):
             model = wrap_timm(model)
+        _forget_preparation(model)
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         if getattr(getattr(base, "config", None), "problem_type", None) == "multi_label_classification":
             raise ValueError(
@@ -176,12 +187,52 @@ class ExplanationDistillTrainer(Trainer):
         if self._signature_columns is None:
             super()._set_signature_columns_if_needed()
             columns = {column for reference in self.references.values() for column in reference.columns}
-            self._signature_columns += sorted(columns | {*ANNOTATION_COLUMNS, "teacher_pixel_values"})
+            extra = columns | {*ANNOTATION_COLUMNS, "teacher_pixel_values"}
+            self._signature_columns = [*self._signature_columns, *sorted(extra)]
 
     def _get_dataloader(self, dataset: Any, description: str, *arguments: Any, **keywords: Any) -> Any:
         if has_length(dataset) and len(dataset) == 0:
             raise ValueError(f"The data set for {description.lower()} is empty.")
         return super()._get_dataloader(dataset, description, *arguments, **keywords)
+
+    # ---- Checkpoints and repeated calls ------------------------------------------------------------------------
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if not self._load_weights(resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        if not self._load_weights(self.state.best_model_checkpoint):
+            super()._load_best_model()
+
+    def _load_weights(self, folder: str) -> bool:
+        """Loads a saved model's weights into the student; whether this was its kind of checkpoint.
+
+        `save_pretrained` writes some families' weights (ViT's among them) under the names of the first release, and
+        the parent's loading, which knows only today's names, leaves those layers as they are with no more than a
+        warning. `from_pretrained` reads both.
+        """
+        model = self.model
+        sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
+        if sharded or not isinstance(model, PreTrainedModel) or not (Path(folder) / CONFIG_NAME).is_file():
+            return False
+        saved, report = type(model).from_pretrained(
+            folder, config=deepcopy(model.config), dtype=model.dtype, output_loading_info=True
+        )
+        if report["missing_keys"]:
+            raise ValueError(f"The checkpoint {folder} lacks the weights {sorted(report['missing_keys'])}.")
+        model.load_state_dict(saved.state_dict())
+        return True
+
+    def train(self, *arguments: Any, **keywords: Any) -> Any:
+        # An evaluation before the first training marks the model as prepared, with which Accelerate would not wrap it
+        # for several processes any more, and each would train a student of its own.
+        wrapped = getattr(self.model_wrapped, "_orig_mod", self.model_wrapped)
+        replicated = self.accelerator.num_processes > 1 and not (self.is_deepspeed_enabled or self.is_fsdp_enabled)
+        if replicated and self.model is not None and wrapped is self.model:
+            _forget_preparation(self.model)
+            self.model_wrapped = self.model
+        return super().train(*arguments, **keywords)
 
     # ---- The objective -----------------------------------------------------------------------------------------
 
@@ -193,7 +244,8 @@ class ExplanationDistillTrainer(Trainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         """The weighted sum of the terms, a mean over the batch; `num_items_in_batch` is therefore not needed."""
-        weights = {name: self._explanation_weight(reference) for name, reference in self.references.items()}
+        rise = self._explanation_rise()
+        weights = {name: rise * self._explanation_weight(reference) for name, reference in self.references.items()}
         every = self._setting("explanation_every")
         matches_maps = any(weights.values()) and self.state.global_step % every == 0
         objective = self._objective(model, inputs, weights, with_maps=matches_maps)
@@ -206,11 +258,13 @@ class ExplanationDistillTrainer(Trainer):
         return (objective.loss, {"logits": objective.logits}) if return_outputs else objective.loss
 
     def _explanation_weight(self, reference: Reference) -> float:
-        """λ now: the reference's own or the arguments', risen as far as the warm-up has come."""
         own = reference.explanation_weight
-        weight = self._setting("explanation_weight") if own is None else own
+        return self._setting("explanation_weight") if own is None else own
+
+    def _explanation_rise(self) -> float:
+        """How far the warm-up of λ has come, from 0 to 1. An evaluation takes λ as it will be."""
         warmup = self._setting("explanation_warmup_ratio") * self.state.max_steps
-        return weight * min(1.0, self.state.global_step / warmup) if warmup > 0 and self.is_in_train else weight
+        return min(1.0, self.state.global_step / warmup) if warmup > 0 else 1.0
 
     def _logits_weight(self, reference: Reference) -> float:
         return self._setting("logits_weight") if reference.logits_weight is None else reference.logits_weight
@@ -231,16 +285,19 @@ class ExplanationDistillTrainer(Trainer):
             all_references: Whether to ask the references whose weights are all 0 too, as an evaluation does.
         """
         labels = inputs.get("labels")
+        # A column that one reference reads is neither the student's nor another reference's.
+        private = {column for reference in self.references.values() for column in reference.columns}
+        shared = {key: value for key, value in inputs.items() if key in ANNOTATION_COLUMNS or key not in private}
         with self.accelerator.autocast():
             said = {
-                name: reference(inputs, with_maps)
+                name: reference(shared | {key: inputs[key] for key in reference.columns if key in inputs}, with_maps)
                 for name, reference in self.references.items()
                 if all_references or (with_maps and weights[name] > 0) or self._logits_weight(reference) > 0
             }
         explained = [name for name, output in said.items() if output.maps is not None]
         student_inputs = {
             key: value
-            for key, value in inputs.items()
+            for key, value in shared.items()
             if key not in ANNOTATION_COLUMNS and not key.startswith("teacher_")
         }
         if explained:
@@ -267,6 +324,11 @@ class ExplanationDistillTrainer(Trainer):
             return self.compute_loss_func(outputs, labels, num_items_in_batch=labels.numel())
         if self.label_smoother is not None:
             return self.label_smoother({"logits": logits}, labels)
+        if labels.ndim != 1 or labels.is_floating_point():
+            raise ValueError(
+                f"The loss on labels takes one class a sample, not {labels.dtype} of shape {tuple(labels.shape)}. "
+                "For several or soft labels give a `compute_loss_func`, or set task_weight to 0."
+            )
         student = self.student
         if hasattr(student, "loss_function"):
             return student.loss_function(labels, logits, student.config)
@@ -283,12 +345,9 @@ class ExplanationDistillTrainer(Trainer):
             )
             self._add(objective, f"loss_logits{suffix}", logits_weight, losses.mean())
         if output.maps is not None and weight > 0:
-            student_maps, reference_maps = to_common_grid(objective.maps[name], output.maps)
             losses, empty = explanation_loss(
-                student_maps,
-                reference_maps,
+                *_compared_maps(objective.maps[name], output),
                 reference.explanation_loss or self._setting("explanation_loss"),
-                output.mask,
             )
             self._add(objective, f"loss_explanation{suffix}", weight, losses.mean())
             objective.terms[f"zero_map_share{suffix}"] = empty.float().mean()
@@ -311,6 +370,8 @@ class ExplanationDistillTrainer(Trainer):
             means = torch.stack([self._term_sums[name] / self._term_counts[name] for name in self._term_sums])
             means = self.accelerator.reduce(means, reduction="mean")
             logs.update(zip(self._term_sums, means.tolist(), strict=True))
+        if "loss" in logs or "train_loss" in logs:
+            # With the end of a training, what its last steps left unlogged ends too.
             self._term_sums, self._term_counts = {}, {}
         super().log(logs, start_time)
 
@@ -341,16 +402,20 @@ class ExplanationDistillTrainer(Trainer):
         inputs = self._prepare_inputs(inputs)
         weights = {name: self._explanation_weight(reference) for name, reference in self.references.items()}
         with torch.no_grad():
-            objective = self._objective(model, inputs, weights, with_maps=True, all_references=True)
+            # Labels of another label space enter neither the loss nor the metrics.
+            scored = {key: value for key, value in inputs.items() if key != "labels" or self._labels_are_ours}
+            objective = self._objective(model, scored, weights, with_maps=True, all_references=True)
             if self._fidelity is not None:
-                self._fidelity.update(self._sample_metrics(objective, inputs))
+                self._fidelity.update(self._sample_metrics(objective, scored))
         loss = objective.loss.detach() if objective.terms else None
-        return (loss, None, None) if prediction_loss_only else (loss, objective.logits, inputs.get("labels"))
+        return (loss, None, None) if prediction_loss_only else (loss, objective.logits.detach(), inputs.get("labels"))
 
     def _sample_metrics(self, objective: Objective, inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         """Per-sample values (B,) by metric, NaN where a sample doesn't count."""
         values: dict[str, torch.Tensor] = {}
-        labels = inputs.get("labels") if self._labels_are_ours else None
+        labels = inputs.get("labels")
+        if labels is not None and (labels.ndim != 1 or labels.is_floating_point()):
+            labels = None
         if labels is not None:
             scored = (labels >= 0) & (labels < objective.logits.shape[1])
             values["accuracy"] = _where(scored, objective.logits.argmax(1) == labels)
@@ -363,8 +428,26 @@ class ExplanationDistillTrainer(Trainer):
                     right = output.logits.argmax(1) == output.shared_labels
                     values[f"teacher_accuracy{suffix}"] = _where(output.shared_labels >= 0, right)
             if output.maps is not None:
-                values |= _map_metrics(objective.maps[name], output.maps, inputs, suffix)
+                values |= _map_metrics(*_compared_maps(objective.maps[name], output), inputs, suffix)
         return values
+
+
+def _forget_preparation(model: nn.Module) -> None:
+    """Takes away an earlier trainer's autocast and mark, with which Accelerate would leave the model as it is."""
+    forward = vars(model).pop("_original_forward", None)
+    if forward is not None:
+        model.forward = forward
+    vars(model).pop("_is_accelerate_prepared", None)
+
+
+def _compared_maps(student: torch.Tensor, output: ReferenceOutput) -> tuple[torch.Tensor, torch.Tensor]:
+    """The student's and the reference's maps on one grid, zero in cells that don't count."""
+    assert output.maps is not None
+    student, reference = to_common_grid(student, output.maps)
+    if output.mask is None:
+        return student, reference
+    counts = resize_maps(output.mask.float(), (student.shape[-2], student.shape[-1])) > 0.5
+    return student * counts, reference * counts
 
 
 def _map_metrics(
@@ -380,9 +463,10 @@ def _map_metrics(
     if masks is None and "boxes" in inputs:
         masks = boxes_to_masks(inputs["boxes"], tuple(inputs["pixel_values"].shape[-2:]))
     if masks is not None:
+        masks = masks > 0
         annotated = masks.flatten(1).any(1)
-        values[f"energy_pointing_game{suffix}"] = _where(annotated, energy_pointing_game(student, masks > 0))
-        values[f"teacher_energy_pointing_game{suffix}"] = _where(annotated, energy_pointing_game(reference, masks > 0))
+        values[f"energy_pointing_game{suffix}"] = _where(annotated, energy_pointing_game(student, masks))
+        values[f"teacher_energy_pointing_game{suffix}"] = _where(annotated, energy_pointing_game(reference, masks))
     return values
 
 

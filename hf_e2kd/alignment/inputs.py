@@ -76,10 +76,14 @@ def image_view(processor: Any) -> ImageView:
             fraction=fraction,
             interpolation=InterpolationMode(timm.get("interpolation", "bicubic")),
         )
-    size = dict(getattr(processor, "size", None) or {})
-    crop = dict(getattr(processor, "crop_size", None) or {}) if getattr(processor, "do_center_crop", False) else {}
+    size: dict[str, int] = dict(getattr(processor, "size", None) or {})
+    crop: dict[str, int] = (
+        dict(getattr(processor, "crop_size", None) or {}) if getattr(processor, "do_center_crop", False) else {}
+    )
     mean, std = _normalisation(processor)
-    interpolation = InterpolationMode(_PIL_FILTERS[int(getattr(processor, "resample", None) or 2)])
+    resample = getattr(processor, "resample", None)
+    filters = {number: name for name, number in PIL_FILTERS.items()}
+    interpolation = InterpolationMode(filters[2 if resample is None else int(resample)])
     if "shortest_edge" in size:
         edge = size["shortest_edge"]
         crop_pct = getattr(processor, "crop_pct", None)
@@ -91,12 +95,13 @@ def image_view(processor: Any) -> ImageView:
         cropped = (crop.get("height", size["height"]), crop.get("width", size["width"]))
         return ImageView(cropped, mean, std, False, cropped[0] / size["height"], interpolation)
     raise ValueError(
-        f"{type(processor).__name__} states no size with 'height' and 'width' or 'shortest_edge' (it has {size}), so "
-        "teacher and student can't be shown the same view. Put the teacher's images into a column `teacher_pixel_values`."
+        f"{type(processor).__name__} states no size with 'height' and 'width' or 'shortest_edge' (it has {size}), "
+        "so student and teacher can't be shown one view. Give the teacher's images in a column `teacher_pixel_values`."
     )
 
 
-_PIL_FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
+# Pillow's numbers, which processors state, by torchvision's names.
+PIL_FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
 
 
 def _normalisation(processor: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:

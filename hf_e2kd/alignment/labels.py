@@ -54,11 +54,12 @@ class LabelAlignment:
         """Classes of the student as positions among the shared classes; −1 where a class isn't shared."""
         lookup = torch.full((self.student_classes,), -1, device=labels.device)
         lookup[self.student.to(labels.device)] = torch.arange(len(self.student), device=labels.device)
-        return torch.where(labels >= 0, lookup[labels.clamp(min=0)], labels.new_full((), -1))
+        known = (labels >= 0) & (labels < self.student_classes)
+        return torch.where(known, lookup[labels.where(known, 0)], -1)
 
 
 def class_names(model: nn.Module) -> list[str] | None:
-    """A model's class names in the order of its logits; None where its configuration has only `LABEL_0` and the like."""
+    """A model's class names in the order of its logits; None where its configuration has only `LABEL_0`, …."""
     id2label = getattr(getattr(model, "config", None), "id2label", None)
     if not id2label:
         return None
@@ -92,6 +93,10 @@ def align_names(
 ) -> LabelAlignment:
     """`align_labels` from names (None where there are none) and counts (None where unknown)."""
     if teacher_names is not None and student_names is not None:
+        if [_key(name) for name in teacher_names] == [_key(name) for name in student_names]:
+            # The same list is no puzzle, even with a name twice in it (ImageNet's two cranes).
+            everything = torch.arange(len(student_names))
+            return LabelAlignment(everything, everything, len(teacher_names), len(student_names))
         teacher_ids, student_ids = _by_name(teacher_names, "teacher"), _by_name(student_names, "student")
         shared = [name for name in student_ids if name in teacher_ids]
         if not shared:
@@ -108,8 +113,8 @@ def align_names(
         )
     if teacher_classes is None or teacher_classes != student_classes:
         raise ValueError(
-            f"The teacher has {teacher_classes} classes and the student {student_classes}, and at least one of them has "
-            "no label names to match by. Set `id2label` on both."
+            f"The teacher has {teacher_classes} classes and the student {student_classes}, and at least one of them "
+            "has no label names to match by. Set `id2label` on both."
         )
     warnings.warn(
         f"No label names on {'both sides' if teacher_names is student_names else 'one side'}: the {teacher_classes} "
@@ -120,10 +125,14 @@ def align_names(
     return LabelAlignment(everything, everything, teacher_classes, teacher_classes)
 
 
+def _key(name: str) -> str:
+    return name.strip().casefold()
+
+
 def _by_name(names: list[str], side: str) -> dict[str, int]:
     ids: dict[str, int] = {}
     for index, name in enumerate(names):
-        key = name.strip().casefold()
+        key = _key(name)
         if key in ids:
             raise ValueError(
                 f"The {side}'s classes {ids[key]} and {index} are both named '{name.strip()}', so labels can't be "
@@ -134,7 +143,7 @@ def _by_name(names: list[str], side: str) -> dict[str, int]:
 
 
 def dataset_label_names(dataset: Any) -> list[str] | None:
-    """The class names that a `datasets.Dataset` states for its column `label` or `labels`; None where it states none."""
+    """The class names that a `datasets.Dataset` states for its column `label` or `labels`, or None."""
     features: Mapping[str, Any] | None = getattr(dataset, "features", None)
     for column in ("labels", "label"):
         names = getattr(features[column], "names", None) if features and column in features else None
@@ -153,4 +162,4 @@ def labels_belong_to(dataset: Any, model: nn.Module) -> bool:
         return True
     if known is None:
         return len(stated) == class_count(model)
-    return [name.strip().casefold() for name in stated] == [name.strip().casefold() for name in known]
+    return [_key(name) for name in stated] == [_key(name) for name in known]

@@ -108,7 +108,7 @@ def require_inputs(inputs: Mapping[str, Any], *optional: str) -> torch.Tensor:
     )
     if unknown:
         raise TypeError(
-            f"Explaining this model takes the inputs {['pixel_values', *optional]}, not {unknown}. Remove them, or name "
-            "a layer by `target_layer`, which runs the model's own forward."
+            f"Explaining this model takes the inputs {['pixel_values', *optional]}, not {unknown}. Remove them, or "
+            "name a layer by `target_layer`, which runs the model's own forward."
         )
     return inputs["pixel_values"]

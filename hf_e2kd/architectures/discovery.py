@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.dropout import _DropoutNd
 from transformers.utils import logging
 
 from .base import Grid
@@ -14,31 +15,30 @@ from .timm import is_timm, token_grid
 
 logger = logging.get_logger(__name__)
 
-_MOST_PREFIX_TOKENS = 8
+_MOST_PREFIX_TOKENS = 7
 
 
 def grid_of(activation: torch.Tensor, height: int, width: int) -> Grid | None:
     """The layout of an activation of an image of `height` × `width` pixels; None where it has no spatial grid.
 
-    Tokens are taken to be (B, prefix + h·w, C) with the fewest prefix tokens for which h:w is the image's shape.
+    Tokens are taken to be (B, prefix + h·w, C) where h:w is nearest to the image's shape, with the fewest prefix tokens.
     """
     if activation.ndim == 4:
         _, first, second, last = activation.shape
         channels_last = abs(first * width - second * height) <= max(height, width) and second != last
         grid = Grid(first, second, "nhwc") if channels_last else Grid(second, last)
         return grid if min(grid.height, grid.width) > 1 else None
-    if activation.ndim == 3:
-        for prefix in range(_MOST_PREFIX_TOKENS):
-            patches = activation.shape[1] - prefix
-            if patches < 4:
-                return None
-            try:
-                rows, columns = token_grid(patches, height, width)
-            except ValueError:
-                continue
-            if min(rows, columns) > 1:
-                return Grid(rows, columns, "tokens", prefix)
-    return None
+    if activation.ndim != 3:
+        return None
+    grids = []
+    for prefix in range(min(_MOST_PREFIX_TOKENS, activation.shape[1] - 4) + 1):
+        try:
+            rows, columns = token_grid(activation.shape[1] - prefix, height, width)
+        except ValueError:
+            continue
+        if min(rows, columns) > 1:
+            grids.append(Grid(rows, columns, "tokens", prefix))
+    return min(grids, key=lambda grid: abs(grid.height * width - grid.width * height), default=None)
 
 
 def discover_target(model: nn.Module, inputs: Mapping[str, Any]) -> str:
@@ -64,19 +64,24 @@ def discover_target(model: nn.Module, inputs: Mapping[str, Any]) -> str:
         model.eval()
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             logits = call_model(model, {**inputs, "pixel_values": pixel_values})
-            grids = {name: grid_of(output, *pixel_values.shape[-2:]) for name, output in outputs.items()}
-            names = [name for name, grid in grids.items() if grid is not None and outputs[name].requires_grad]
-            if not names:
+            height, width = pixel_values.shape[-2:]
+            grids = {
+                name: grid
+                for name, output in outputs.items()
+                if output.requires_grad
+                and len(output) == len(logits)  # windows and the like stand in the batch's place
+                and (grid := _grid_of_output(model.get_submodule(name), output, height, width)) is not None
+            }
+            if not grids:
                 raise _nothing_spatial(model)
-            gradients = torch.autograd.grad(logits.amax(1).sum(), [outputs[name] for name in names], allow_unused=True)
+            gradients = torch.autograd.grad(logits.amax(1).sum(), [outputs[name] for name in grids], allow_unused=True)
     finally:
         for handle in handles:
             handle.remove()
         for module, mode in modes:
             module.training = mode
-    for name, gradient in reversed(list(zip(names, gradients, strict=True))):
-        if gradient is not None and (grids[name].cells(gradient).abs().sum(-1) > 0).float().mean() > 0.5:
-            grid = grids[name]
+    for (name, grid), gradient in reversed(list(zip(grids.items(), gradients, strict=True))):
+        if gradient is not None and (grid.cells(gradient).abs().sum(-1) > 0).float().mean() > 0.5:
             logger.warning(
                 f"{type(model).__name__} is not registered: its layer '{name}' ({grid.height}×{grid.width} cells) is "
                 "explained. Choose another one by the option `target_layer`, or call `register_architecture`."
@@ -100,13 +105,18 @@ def call_model(model: nn.Module, inputs: Mapping[str, Any]) -> torch.Tensor:
 
 def _may_be_target(module: nn.Module) -> bool:
     """Leaves out what keeps a grid's shape without being a feature map: attention weights and their projections."""
-    return not isinstance(module, nn.Dropout | nn.Softmax | nn.Linear | nn.ModuleList)
+    return not isinstance(module, _DropoutNd | nn.Softmax | nn.Linear | nn.Identity | nn.ModuleList)
+
+
+def _grid_of_output(module: nn.Module, output: torch.Tensor, height: int, width: int) -> Grid | None:
+    grid = grid_of(output, height, width)
+    # A norm over the last axis has its channels there: these are an attention's queries or keys (B, heads, tokens, d).
+    over_last_axis = type(module) in (nn.LayerNorm, nn.RMSNorm)
+    return None if grid is not None and grid.layout == "nchw" and over_last_axis else grid
 
 
 def _keep(outputs: dict[str, torch.Tensor], name: str, output: Any) -> None:
     first = output[0] if isinstance(output, tuple) and output else output
-    if isinstance(first, Mapping):
-        first = next(iter(first.values()))
     if isinstance(first, torch.Tensor) and first.is_floating_point():
         outputs.pop(name, None)  # a module called twice counts where it was called last
         outputs[name] = first

@@ -20,12 +20,13 @@ def is_timm(model: nn.Module) -> bool:
 
 
 def timm_architecture(model: nn.Module) -> Architecture | None:
-    """The entry of a timm model, bare or wrapped; None where the classifier reads tokens of an unknown kind of block."""
+    """The entry of a timm model, bare or wrapped; None where its classifier reads tokens of an unknown block."""
     wrapped = isinstance(model, TimmWrapperForImageClassification)
     bare = model.timm_model if wrapped else model
     if not is_timm(bare):
         return None
-    if getattr(bare, "num_prefix_tokens", 0) == 0 or getattr(bare, "global_pool", None) not in ("", "token"):
+    pool = getattr(bare, "global_pool", None)
+    if pool != "token" and (pool != "" or getattr(bare, "num_prefix_tokens", 0) == 0):
         # Every place of the last feature map reaches the logits.
         return Architecture("forward_features", _of_the_bare_model(_features_split))
     if _has_plain_blocks(bare):
@@ -60,9 +61,9 @@ def _features_split(bare: nn.Module, pixel_values: torch.Tensor) -> Split:
             '`explainer_options={"target_layer": "path.of.the.layer"}`.'
         )
     if features.ndim == 4 and getattr(bare, "output_fmt", "NCHW") == "NHWC":
-        grid = Grid(*features.shape[1:3], layout="nhwc")
+        grid = Grid(features.shape[1], features.shape[2], "nhwc")
     elif features.ndim == 4:
-        grid = Grid(*features.shape[2:])
+        grid = Grid(features.shape[2], features.shape[3])
     else:
         prefix = getattr(bare, "num_prefix_tokens", 0)
         height, width = token_grid(features.shape[1] - prefix, *pixel_values.shape[-2:])
@@ -79,7 +80,7 @@ def _features_split(bare: nn.Module, pixel_values: torch.Tensor) -> Split:
 def _tokens_split(bare: VisionTransformer, pixel_values: torch.Tensor) -> Split:
     """A ViT whose classifier reads prefix tokens: cut at the last block's input norm."""
     prefix = bare.num_prefix_tokens
-    grid_size = bare.patch_embed.dynamic_feat_size(pixel_values.shape[-2:])
+    rows, columns = bare.patch_embed.dynamic_feat_size(pixel_values.shape[-2:])
     hidden = bare.norm_pre(bare.patch_drop(bare._pos_embed(bare.patch_embed(pixel_values))))
     *blocks, last = bare.blocks
     for block in blocks:
@@ -98,7 +99,7 @@ def _tokens_split(bare: VisionTransformer, pixel_values: torch.Tensor) -> Split:
     return Split(
         last.norm1(hidden),
         lambda tokens: bare.forward_head(bare.norm(block(tokens))),
-        Grid(*grid_size, "tokens", prefix),
+        Grid(rows, columns, "tokens", prefix),
     )
 
 

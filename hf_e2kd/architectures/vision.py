@@ -62,7 +62,7 @@ def _last_stage(model: nn.Module) -> str:
     return f"{model.base_model_prefix}.encoder.stages.{len(model.base_model.encoder.stages) - 1}"
 
 
-for _name, _target, _head in [
+_POOLED: list[tuple[str, str | Callable[[nn.Module], str], Callable[[nn.Module, torch.Tensor], torch.Tensor]]] = [
     ("ConvNextForImageClassification", _last_stage, _convnext_head),
     ("ConvNextV2ForImageClassification", _last_stage, _convnext_head),
     ("ResNetForImageClassification", _last_stage, _resnet_head),
@@ -70,7 +70,8 @@ for _name, _target, _head in [
     ("MobileNetV2ForImageClassification", "mobilenet_v2.conv_1x1", _mobilenet_head),
     ("EfficientNetForImageClassification", "efficientnet.encoder.top_activation", _efficientnet_head),
     ("SwinForImageClassification", "swin.layernorm", _swin_head),
-]:
+]
+for _name, _target, _head in _POOLED:
     register_architecture(_name, _target, partial(_pooled_split, head=_head))
 
 # --- Families of plain vision transformers --------------------------------------------------------------------------

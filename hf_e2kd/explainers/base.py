@@ -2,14 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
 
 Target = torch.Tensor | Callable[[torch.Tensor], torch.Tensor] | None
-"""Explained class: (B,) or (B, K) integers padded by −1, a function of the logits that gives them, or None (the top)."""
+"""Explained class: (B,) or (B, K) integers padded by −1, a function of the logits, or None (the top)."""
 
 
 @dataclass
@@ -34,9 +34,10 @@ class Explanation:
 
     def detach(self) -> "Explanation":
         """The same values without their graph."""
-        return Explanation(
-            **{key: value.detach() if isinstance(value, torch.Tensor) else value for key, value in vars(self).items()}
-        )
+        tensors: dict[str, Any] = {
+            key: value.detach() for key, value in vars(self).items() if isinstance(value, torch.Tensor)
+        }
+        return replace(self, **tensors)
 
 
 class Explainer(ABC):

@@ -33,7 +33,7 @@ class GradCAM(Explainer):
         self._discovered: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 
     def check(self, model: nn.Module, compiled: bool = False) -> None:
-        attention = getattr(getattr(model, "config", None), "_attn_implementation", None) or ""
+        attention = _attention_kernel(model)
         if "flash" in attention or "flex" in attention:
             raise ValueError(
                 f"The attention kernel '{attention}' has no double backward, which GradCAM training needs. Load the "
@@ -83,31 +83,44 @@ def _by_head(model: nn.Module, split: Split, inputs: Mapping[str, Any], target: 
     if torch.is_autocast_enabled(device):
         activation = activation.to(_head_dtype(model))
     with torch.autocast(device, enabled=False):
-        logits, pullback = torch.func.vjp(split.head, activation)
+        logits, pullback, *_ = torch.func.vjp(split.head, activation)
         target = resolve_target(target, logits)
-        gradients = [pullback(chosen)[0] for chosen in _one_hots(target, logits)]
+        gradients = [gradient for chosen in _one_hots(target, logits) for gradient in pullback(chosen)]
     return logits, activation, gradients, target, split.grid
 
 
+# Within a compiled region a hook registered now captures nothing, so this forward is run as it is.
+@torch.compiler.disable
 def _by_hook(model: nn.Module, path: str, inputs: Mapping[str, Any], target: Target) -> _Differentiated:
     """Runs the model's own forward with a kernel whose attention can be differentiated twice."""
     create_graph = torch.is_grad_enabled()
+    if create_graph and _attention_kernel(model) == "sdpa" and _is_checkpointed(model):
+        raise ValueError(
+            f"Activation checkpointing would recompute {type(model).__name__} with a fused attention kernel, which has "
+            "no double backward. Call model.set_attn_implementation('eager'), or train without checkpointing."
+        )
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), captured_output(model, path) as captured:
         logits = call_model(model, inputs)
         if not captured:
             raise ValueError(f"The layer '{path}' of {type(model).__name__} was not called by its forward pass.")
         activation = captured[-1]
-        grid = grid_of(activation, *inputs["pixel_values"].shape[-2:])
-        if grid is None:
+        height, width = inputs["pixel_values"].shape[-2:]
+        grid = grid_of(activation, height, width)
+        if grid is None or len(activation) != len(logits):
             raise ValueError(
                 f"The layer '{path}' of {type(model).__name__} has no spatial grid: its output's shape is "
-                f"{tuple(activation.shape)} for images of {tuple(inputs['pixel_values'].shape[-2:])}."
+                f"{tuple(activation.shape)} for {len(logits)} images of {height}×{width} pixels."
             )
         target = resolve_target(target, logits)
         gradients = [
-            torch.autograd.grad((logits * chosen).sum(), activation, create_graph=create_graph, retain_graph=True)[0]
+            torch.autograd.grad(
+                (logits * chosen).sum(), activation, create_graph=create_graph, retain_graph=True, allow_unused=True
+            )[0]
             for chosen in _one_hots(target, logits)
+            if logits.requires_grad
         ]
+        if not gradients or gradients[0] is None:
+            raise ValueError(f"The layer '{path}' of {type(model).__name__} doesn't reach the logits.")
     return logits, activation, gradients, target, grid
 
 
@@ -116,6 +129,15 @@ def _one_hots(target: torch.Tensor, logits: torch.Tensor) -> list[torch.Tensor]:
     columns = target.unsqueeze(1) if target.ndim == 1 else target
     chosen = F.one_hot(columns.clamp(min=0), logits.shape[1]).to(logits.dtype) * (columns >= 0).unsqueeze(-1)
     return list(chosen.unbind(1))
+
+
+def _attention_kernel(model: nn.Module) -> str:
+    """The attention implementation of a model of transformers; empty for others."""
+    return getattr(getattr(model, "config", None), "_attn_implementation", None) or ""
+
+
+def _is_checkpointed(model: nn.Module) -> bool:
+    return any(module.training and getattr(module, "gradient_checkpointing", False) for module in model.modules())
 
 
 def _head_dtype(model: nn.Module) -> torch.dtype:

@@ -13,17 +13,12 @@ def captured_output(model: nn.Module, path: str) -> Iterator[list[torch.Tensor]]
     """Collects what the layer at `path` gives while the context lasts; the hook is gone after it, errors included.
 
     The model goes on with a copy, so that a following in-place operation can't change what was captured. A tensor
-    without gradient (a frozen model's) is captured as a leaf that requires one.
+    without gradient (a frozen model's) is captured as a leaf that requires one. Not for use within `torch.compile`, where
+    a hook registered now captures nothing: there, decorate the caller with `torch.compiler.disable`.
 
     Raises:
         ValueError: the model has no such layer.
-        RuntimeError: within `torch.compile`, where a hook registered now captures nothing.
     """
-    if torch.compiler.is_compiling():
-        raise RuntimeError(
-            f"The layer '{path}' is read by a hook, which torch.compile doesn't see. Train without torch_compile, or "
-            "register the architecture with a `split` function."
-        )
     modules = dict(model.named_modules())
     if path not in modules or not path:
         raise ValueError(f"{type(model).__name__} has no layer '{path}'. Its layers: {sorted(filter(None, modules))}.")

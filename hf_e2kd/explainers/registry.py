@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .base import Explainer, Explanation, Target
+from .base import Explainer, Explanation, Target, resolve_target
 from .gradcam import GradCAM
 
 _EXPLAINERS: dict[str, type[Explainer]] = {GradCAM.name: GradCAM}
@@ -59,6 +59,9 @@ def explain(
     Returns:
         An `Explanation` without graph: `logits`, `maps`, `mask`, `target`, `layout`.
 
+    Raises:
+        ValueError: unknown method, option, layer or class, or a model without a layer that is laid out in space.
+
     Example:
 
         >>> from transformers import ResNetConfig, ResNetForImageClassification
@@ -77,4 +80,11 @@ def explain(
     batch.pop("labels", None)
     if isinstance(target, int):
         target = torch.full((len(next(iter(batch.values()))),), target)
-    return explainer(model, batch, target)
+
+    def classes(logits: torch.Tensor) -> torch.Tensor:
+        chosen = resolve_target(target, logits)
+        if chosen.max() >= logits.shape[1]:
+            raise ValueError(f"There is no class {int(chosen.max())}: the model has {logits.shape[1]} classes.")
+        return chosen
+
+    return explainer(model, batch, classes)

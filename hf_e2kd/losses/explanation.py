@@ -1,8 +1,8 @@
 """Losses between a student's and a reference's maps, each (B, *grid) → (B,).
 
 A map's scale says nothing (logits of two models differ in scale), so every loss first normalises both maps. A pair with
-an all-zero map has no direction to learn from: it contributes 0, and no gradient, while the mean is still taken over the
-whole batch, so that accumulated and distributed steps stay exact.
+an all-zero map has no direction to learn from: it contributes 0, and no gradient, while the mean is still taken over
+the whole batch, so that accumulated and distributed steps stay exact.
 """
 
 from collections.abc import Callable
@@ -33,7 +33,18 @@ def l1_loss(student: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
 
 def pearson_loss(student: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
     """1 − Pearson's correlation; a constant map correlates with nothing."""
-    return cosine_loss(student - student.mean(1, keepdim=True), reference - reference.mean(1, keepdim=True))
+    return cosine_loss(_centred(student), _centred(reference))
+
+
+def _centred(maps: torch.Tensor) -> torch.Tensor:
+    """Without its mean. Where only rounding errors are left, zero: their direction means nothing, their gradient much.
+
+    Args:
+        maps: (N, cells) with a largest absolute value of 1.
+    """
+    centred = maps - maps.mean(dim=1, keepdim=True)
+    varied = centred.abs().amax(dim=1, keepdim=True) > 10 * torch.finfo(maps.dtype).eps
+    return torch.where(varied, centred, torch.zeros_like(centred))
 
 
 def kl_loss(student: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
@@ -99,8 +110,8 @@ def explanation_loss(
 def _unit_scale(maps: torch.Tensor, empty: torch.Tensor) -> torch.Tensor:
     """Divides each map by its largest absolute value, so that no norm of a faint map underflows.
 
-    The losses don't depend on the scale, so it may be a constant to the gradient. An empty pair becomes ones, which keep
-    the formulas finite until `where` stops their gradient.
+    The losses don't depend on the scale, so it may be a constant to the gradient. An empty pair becomes ones, which
+    keep the formulas finite until `where` stops their gradient.
     """
     maps = torch.where(empty[:, None], torch.ones_like(maps), maps)
     return maps / maps.detach().abs().amax(dim=1, keepdim=True)

@@ -51,6 +51,8 @@ class Reference(ABC):
 
     # Columns of the data that the reference reads beside what the student's forward takes.
     columns: tuple[str, ...] = ()
+    # Whether the classes it explains are the labels, which must then be classes of the student.
+    explains_labels: bool = False
 
     def bind(self, student: nn.Module, explainer: Explainer) -> None:
         """Meets the student, before training: aligns labels, checks what can be checked.

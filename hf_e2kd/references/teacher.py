@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from ..alignment.inputs import InputAdapter
-from ..architectures import call_model
 from ..alignment.labels import LabelAlignment, align_labels
+from ..architectures import call_model
 from ..explainers import Explainer
 from .base import Reference, ReferenceOutput
 
@@ -65,9 +65,10 @@ class TeacherReference(Reference):
         if target not in TARGET_RULES:
             raise ValueError(f"Unknown explanation target '{target}'. Available: {', '.join(sorted(TARGET_RULES))}.")
         _refuse_quantised_arithmetic(model)
-        self.model = model.requires_grad_(False).eval()
+        self.model = model
         self.explainer = explainer
         self.target = target
+        self.explains_labels = target == "label"
         self.adapter = InputAdapter(model, processing_class, student_processing_class)
         self.alignment: LabelAlignment | None = None
 
@@ -75,6 +76,7 @@ class TeacherReference(Reference):
         self.explainer = self.explainer or explainer
         self.alignment = align_labels(self.model, student)
         self.explainer.check(self.model)
+        self.model.requires_grad_(False).eval()
 
     def is_model(self, model: nn.Module) -> bool:
         return self.model is model
@@ -90,6 +92,12 @@ class TeacherReference(Reference):
         device = next(value.device for value in batch.values() if isinstance(value, torch.Tensor))
         if next(self.model.parameters()).device != device:
             self.model.to(device)
+        # A teacher loaded in half precision takes its images so.
+        dtype = next(parameter.dtype for parameter in self.model.parameters() if parameter.is_floating_point())
+        batch = {
+            key: value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+            for key, value in batch.items()
+        }
         if labels is not None and (labels.ndim != 1 or labels.is_floating_point()):
             labels = None
         chosen: list[torch.Tensor] = []
@@ -125,7 +133,7 @@ def _refuse_quantised_arithmetic(model: nn.Module) -> None:
     for name, module in model.named_modules():
         if ".quantized" in type(module).__module__:
             raise ValueError(
-                f"The teacher's layer '{name}' computes in integers ({type(module).__name__}), so its decisions can't be "
-                "explained by gradients. Quantise weights only (bitsandbytes, GPTQ, torchao weight-only), or keep the "
-                "last block and the classifier unquantised."
+                f"The teacher's layer '{name}' computes in integers ({type(module).__name__}), so its decisions "
+                "can't be explained by gradients. Quantise weights only (bitsandbytes, GPTQ, torchao weight-only), or "
+                "keep the last block and the classifier unquantised."
             )

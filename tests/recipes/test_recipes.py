@@ -1,0 +1,134 @@
+"""The recipes, as their users run them: without a download, on their own data, with wrong arguments."""
+
+import json
+import subprocess
+import sys
+from importlib import util
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    ResNetConfig,
+    ResNetForImageClassification,
+    ViTImageProcessor,
+)
+
+from hf_e2kd.studies import side_by_side
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+EMBEDDED = ["distill_convnext", "distill_resnet", "distill_vit"]
+TINY = {"teacher_train": 64, "student_train": 64, "validation": 0, "test_id": 16, "test_ood": 16}
+
+
+def run(name: str, monkeypatch: pytest.MonkeyPatch, *options: str) -> dict:
+    """A recipe in this process, on a handful of images."""
+    spec = util.spec_from_file_location(name, RECIPES / f"{name}.py")
+    recipe = util.module_from_spec(spec)
+    spec.loader.exec_module(recipe)
+    recipe.SETTING.data["sizes"] = TINY
+    monkeypatch.setattr(sys, "argv", [name, *options, "--max_steps", "2", "--use_cpu", "true"])
+    return side_by_side.run_side_by_side(recipe.SETTING, name, recipe.__doc__)
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_a_recipe_without_sources_trains_measures_and_writes(name, monkeypatch, tmp_path):
+    """A recipe's default that needs a download, or leaves out a file that the README promises."""
+    results = run(name, monkeypatch, "--output_dir", str(tmp_path))
+    assert {"student", "student-kd", "teacher", "fidelity.json", "explanations.png"} <= {
+        p.name for p in tmp_path.iterdir()
+    }
+    written = json.loads((tmp_path / "fidelity.json").read_text(encoding="utf-8"))
+    assert written["summary"] == results["summary"]
+    assert set(written["summary"]["out_of_distribution"]) == {"teacher", "KD", "e²KD"}
+    figures = written["summary"]["out_of_distribution"]["e²KD"]
+    assert set(figures) == set(side_by_side.METRICS)
+    assert all(0 <= figure["mean"] <= 1 for figure in figures.values())
+    student = AutoModelForImageClassification.from_pretrained(tmp_path / "student")
+    assert student.config.id2label[3] == "digit 3"
+    assert AutoImageProcessor.from_pretrained(tmp_path / "student").size
+
+
+def test_both_students_start_from_the_same_weights_and_see_the_same_batches(monkeypatch, tmp_path):
+    """A comparison whose sides differ in more than the explanation term."""
+    results = run("distill_vit", monkeypatch, "--output_dir", str(tmp_path), "--explanation_weight", "0")
+    (sides,) = results["runs"]
+    assert sides["KD"] == sides["e²KD"]
+
+
+def test_seeds_are_summed_up_with_their_spread(monkeypatch, tmp_path):
+    """A mean of several seeds that hides how far they lie apart."""
+    results = run("distill_resnet", monkeypatch, "--output_dir", str(tmp_path), "--seeds", "2", "--no_compare")
+    assert [one["seed"] for one in results["runs"]] == [42, 43]
+    values = [one["e²KD"]["in_distribution"]["explanation_similarity"] for one in results["runs"]]
+    figure = results["summary"]["in_distribution"]["e²KD"]["explanation_similarity"]
+    assert figure["mean"] == pytest.approx(np.mean(values))
+    assert figure["std"] == pytest.approx(np.std(values, ddof=1))
+    assert "±" in side_by_side.markdown_table(results["summary"])
+
+
+@pytest.fixture
+def own_sources(tmp_path):
+    """A teacher's folder, a student's configuration file, and a folder of unlabelled images."""
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", num_labels=3)
+    config.id2label = {0: "cat", 1: "dog", 2: "owl"}
+    ResNetForImageClassification(config).save_pretrained(tmp_path / "teacher")
+    ViTImageProcessor(size={"height": 48, "width": 48}).save_pretrained(tmp_path / "teacher")
+    student = {"model_type": "convnext", "num_stages": 2, "hidden_sizes": [8, 16], "depths": [1, 1]}
+    (tmp_path / "student.json").write_text(json.dumps(student))
+    for split, count in [("train", 8), ("validation", 4)]:
+        (tmp_path / "images" / split).mkdir(parents=True)
+        for index in range(count):
+            pixels = np.random.default_rng(index).integers(0, 255, (40, 60, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "images" / split / f"{index}.png")
+    return [
+        *("--teacher", str(tmp_path / "teacher")),
+        *("--student", str(tmp_path / "student.json"), "--student_init", "random"),
+        *("--dataset", str(tmp_path / "images"), "--per_device_train_batch_size", "4"),
+    ]
+
+
+def test_a_recipe_runs_on_the_users_own_models_and_unlabelled_images(own_sources, monkeypatch, tmp_path):
+    """Labels invented from the splits' folder names, or a student saved without the processor that it needs."""
+    results = run("distill_convnext", monkeypatch, *own_sources, "--augment", "--output_dir", str(tmp_path / "out"))
+    assert set(results["summary"]["evaluation"]["e²KD"]) == {"agreement", "explanation_similarity"}
+    student = AutoModelForImageClassification.from_pretrained(tmp_path / "out" / "student")
+    assert list(student.config.id2label.values()) == ["cat", "dog", "owl"]
+    processor = AutoImageProcessor.from_pretrained(tmp_path / "out" / "student")
+    pixels = processor(Image.new("RGB", (60, 40)), return_tensors="pt")["pixel_values"]
+    assert student(pixels).logits.shape == (1, 3)
+    assert pixels.shape == torch.Size([1, 3, 48, 48])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--teacher", "somewhere"], "--teacher, --student and --dataset belong together"),
+        (["--seeds", "0"], "--seeds must be at least 1"),
+    ],
+)
+def test_wrong_arguments_say_what_to_do(options, message, monkeypatch, capsys):
+    """A traceback, or a long training, where a sentence would do."""
+    with pytest.raises(SystemExit):
+        run("distill_vit", monkeypatch, *options)
+    assert message in capsys.readouterr().err
+
+
+def test_a_missing_split_lists_those_that_exist(own_sources, monkeypatch, tmp_path):
+    """A KeyError in place of the splits' names."""
+    with pytest.raises(ValueError, match="no split 'training'. Its splits: train, validation"):
+        run("distill_vit", monkeypatch, *own_sources, "--train_split", "training", "--output_dir", str(tmp_path / "o"))
+
+
+def test_the_readmes_command_runs(tmp_path):
+    """`accelerate launch recipes/distill_vit.py` fails to start outside of this process."""
+    launcher = [sys.executable, "-m", "accelerate.commands.launch"]
+    config = ["--config_file", str(RECIPES / "accelerate_configs" / "single_process.yaml")]
+    recipe = [str(RECIPES / "distill_vit.py"), "--help"]
+    finished = subprocess.run([*launcher, *config, *recipe], capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    assert finished.returncode == 0, finished.stderr
+    assert "--explanation_weight" in finished.stdout
