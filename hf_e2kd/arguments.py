@@ -40,6 +40,10 @@ class ExplanationDistillArguments(TrainingArguments):
     explanation_every: int = field(
         default=1, metadata={"help": "Match explanations at every n-th optimizer step only, to save time."}
     )
+    evaluate_explanations: bool = field(
+        default=True,
+        metadata={"help": "Measure explanations in evaluations; False for plain distillation of what has no map."},
+    )
     explanation_warmup_ratio: float = field(
         default=0.0, metadata={"help": "Share of training over which λ rises linearly from 0."}
     )

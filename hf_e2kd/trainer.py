@@ -1,53 +1,32 @@
 """A `Trainer` whose student matches its references' explanations as well as their logits."""
 
 from collections.abc import Mapping
-from copy import deepcopy
-from dataclasses import dataclass, field, fields
-from pathlib import Path
+from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel, Trainer
+from transformers import Trainer
 from transformers.trainer_utils import has_length
-from transformers.utils import CONFIG_NAME, logging
+from transformers.utils import logging
 
-from .alignment.grids import resize_maps, to_common_grid
 from .alignment.inputs import ANNOTATION_COLUMNS
 from .alignment.labels import labels_belong_to
 from .architectures import is_timm, wrap_timm
 from .arguments import ExplanationDistillArguments
+from .checkpoints import forget_preparation, load_weights
 from .data.collate import FiniteBatches
 from .explainers import Explainer, build_explainer, install_explained_forward
-from .losses import distillation_loss, explanation_loss
-from .metrics import agreement, boxes_to_masks, energy_pointing_game, explanation_similarity
+from .fidelity import sample_metrics
 from .metrics.running import RunningMeans
-from .references import Reference, ReferenceOutput, TeacherReference
+from .objective import Objective
+from .references import Reference, TeacherReference
 from .refusals import refuse_unsupported
 
 logger = logging.get_logger(__name__)
 
 _DEFAULTS = {f.name: f.default for f in fields(ExplanationDistillArguments)}
-
-
-@dataclass
-class Objective:
-    """One batch's loss, and all that it was made of.
-
-    Args:
-        loss: What is minimised, a mean over the batch.
-        terms: The unweighted terms by their logged name.
-        logits: (B, classes) of the student.
-        maps: By reference, the student's maps (B, *grid); empty where no explanation was made.
-        references: What each reference said.
-    """
-
-    loss: torch.Tensor
-    terms: dict[str, torch.Tensor]
-    logits: torch.Tensor
-    maps: dict[str, torch.Tensor] = field(default_factory=dict)
-    references: dict[str, ReferenceOutput] = field(default_factory=dict)
 
 
 class ExplanationDistillTrainer(Trainer):
@@ -84,9 +63,9 @@ class ExplanationDistillTrainer(Trainer):
 
     # The loss is a mean over the batch: `training_step` divides it by the number of accumulated batches.
     loss_is_scaled_for_ga = False
-    model_wrapped: nn.Module
 
     data_collator: Any
+    model_wrapped: nn.Module
     _signature_columns: Any
 
     def __init__(
@@ -104,6 +83,7 @@ class ExplanationDistillTrainer(Trainer):
         settings = ExplanationDistillArguments() if args is None else args
         # Set before the parent's constructor, which calls `model_init`, and so `_equip`.
         self.args = settings
+        self._explainer_given = explainer
         self.explainer = self._explainer(explainer)
         self.references = dict(references or {})
         if teacher_model is not None:
@@ -158,17 +138,19 @@ class ExplanationDistillTrainer(Trainer):
             raise ValueError("Teacher and student are the same object. Give the student its own copy of the weights.")
         if is_timm(model):
             model = wrap_timm(model)
-        _forget_preparation(model)
+        forget_preparation(model)
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         if getattr(getattr(base, "config", None), "problem_type", None) == "multi_label_classification":
             raise ValueError(
                 "Multi-label students are not supported: train with problem_type='single_label_classification'."
             )
-        if self.references:
+        # Anew for each trial of a hyperparameter search, which may have changed the arguments.
+        self.explainer = self._explainer(self._explainer_given)
+        if self.references and self._explains_at_all():
             self.explainer.check(base, compiled=bool(self.args.torch_compile))
             install_explained_forward(base, self.explainer)
-            for reference in self.references.values():
-                reference.bind(base, self.explainer)
+        for reference in self.references.values():
+            reference.bind(base, self.explainer if self._explains_at_all() else None)
         return model
 
     def _explainer(self, explainer: str | Explainer | None) -> Explainer:
@@ -179,6 +161,11 @@ class ExplanationDistillTrainer(Trainer):
         options = self._setting("explainer_options") if chosen == self._setting("explainer") else None
         return build_explainer(chosen, **(options or {}))
 
+    def _explains_at_all(self) -> bool:
+        """Whether any explanation is ever made: plain distillation may be measured without one."""
+        matched = any(self._explanation_weight(reference) > 0 for reference in self.references.values())
+        return matched or self._setting("evaluate_explanations")
+
     def _setting(self, name: str) -> Any:
         """Read from the arguments at every use, because a hyperparameter search changes them."""
         return getattr(self.args, name, _DEFAULTS[name])
@@ -188,7 +175,7 @@ class ExplanationDistillTrainer(Trainer):
             super()._set_signature_columns_if_needed()
             columns = {column for reference in self.references.values() for column in reference.columns}
             extra = columns | {*ANNOTATION_COLUMNS, "teacher_pixel_values"}
-            self._signature_columns = [*self._signature_columns, *sorted(extra)]
+            self._signature_columns = [*(self._signature_columns or []), *sorted(extra)]
 
     def _get_dataloader(self, dataset: Any, description: str, *arguments: Any, **keywords: Any) -> Any:
         if has_length(dataset) and len(dataset) == 0:
@@ -198,39 +185,23 @@ class ExplanationDistillTrainer(Trainer):
     # ---- Checkpoints and repeated calls ------------------------------------------------------------------------
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if not self._load_weights(resume_from_checkpoint):
+        if self._is_sharded() or not load_weights(self.model, resume_from_checkpoint):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_best_model(self) -> None:
-        if not self._load_weights(self.state.best_model_checkpoint):
+        if self._is_sharded() or not load_weights(self.model, self.state.best_model_checkpoint):
             super()._load_best_model()
 
-    def _load_weights(self, folder: str) -> bool:
-        """Loads a saved model's weights into the student; whether this was its kind of checkpoint.
-
-        `save_pretrained` writes some families' weights (ViT's among them) under the names of the first release, and
-        the parent's loading, which knows only today's names, leaves those layers as they are with no more than a
-        warning. `from_pretrained` reads both.
-        """
-        model = self.model
-        sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
-        if sharded or not isinstance(model, PreTrainedModel) or not (Path(folder) / CONFIG_NAME).is_file():
-            return False
-        saved, report = type(model).from_pretrained(
-            folder, config=deepcopy(model.config), dtype=model.dtype, output_loading_info=True
-        )
-        if report["missing_keys"]:
-            raise ValueError(f"The checkpoint {folder} lacks the weights {sorted(report['missing_keys'])}.")
-        model.load_state_dict(saved.state_dict())
-        return True
+    def _is_sharded(self) -> bool:
+        return self.is_deepspeed_enabled or self.is_fsdp_enabled
 
     def train(self, *arguments: Any, **keywords: Any) -> Any:
         # An evaluation before the first training marks the model as prepared, with which Accelerate would not wrap it
         # for several processes any more, and each would train a student of its own.
         wrapped = getattr(self.model_wrapped, "_orig_mod", self.model_wrapped)
-        replicated = self.accelerator.num_processes > 1 and not (self.is_deepspeed_enabled or self.is_fsdp_enabled)
+        replicated = self.accelerator.num_processes > 1 and not self._is_sharded()
         if replicated and self.model is not None and wrapped is self.model:
-            _forget_preparation(self.model)
+            forget_preparation(self.model)
             self.model_wrapped = self.model
         return super().train(*arguments, **keywords)
 
@@ -312,9 +283,22 @@ class ExplanationDistillTrainer(Trainer):
             outputs["logits"].new_zeros(()), {}, outputs["logits"], dict(zip(explained, maps, strict=True)), said
         )
         if labels is not None and self._setting("task_weight") > 0:
-            self._add(objective, "loss_task", self._setting("task_weight"), self._task_loss(outputs, labels))
+            objective.add("loss_task", self._setting("task_weight"), self._task_loss(outputs, labels))
         for name, output in said.items():
-            self._add_reference(objective, name, output, weights[name])
+            reference = self.references[name]
+            # With several references, each term bears its reference's name.
+            suffix = "" if len(self.references) == 1 else f"_{name}"
+            objective.add_logits(
+                f"loss_logits{suffix}", self._logits_weight(reference), reference, output, self._setting("temperature")
+            )
+            if name in objective.maps and weights[name] > 0:
+                objective.terms[f"zero_map_share{suffix}"] = objective.add_explanation(
+                    f"loss_explanation{suffix}",
+                    weights[name],
+                    objective.maps[name],
+                    output,
+                    reference.explanation_loss or self._setting("explanation_loss"),
+                )
         return objective
 
     def _task_loss(self, outputs: Any, labels: torch.Tensor) -> torch.Tensor:
@@ -333,29 +317,6 @@ class ExplanationDistillTrainer(Trainer):
         if hasattr(student, "loss_function"):
             return student.loss_function(labels, logits, student.config)
         return F.cross_entropy(logits, labels)
-
-    def _add_reference(self, objective: Objective, name: str, output: ReferenceOutput, weight: float) -> None:
-        reference = self.references[name]
-        # With several references, each term bears its reference's name.
-        suffix = "" if len(self.references) == 1 else f"_{name}"
-        logits_weight = self._logits_weight(reference)
-        if output.logits is not None and logits_weight > 0:
-            losses = distillation_loss(
-                reference.student_logits(objective.logits), output.logits, self._setting("temperature")
-            )
-            self._add(objective, f"loss_logits{suffix}", logits_weight, losses.mean())
-        if output.maps is not None and weight > 0:
-            losses, empty = explanation_loss(
-                *_compared_maps(objective.maps[name], output),
-                reference.explanation_loss or self._setting("explanation_loss"),
-            )
-            self._add(objective, f"loss_explanation{suffix}", weight, losses.mean())
-            objective.terms[f"zero_map_share{suffix}"] = empty.float().mean()
-
-    @staticmethod
-    def _add(objective: Objective, name: str, weight: float, value: torch.Tensor) -> None:
-        objective.terms[name] = value
-        objective.loss = objective.loss + weight * value
 
     # ---- Logging -----------------------------------------------------------------------------------------------
 
@@ -404,71 +365,9 @@ class ExplanationDistillTrainer(Trainer):
         with torch.no_grad():
             # Labels of another label space enter neither the loss nor the metrics.
             scored = {key: value for key, value in inputs.items() if key != "labels" or self._labels_are_ours}
-            objective = self._objective(model, scored, weights, with_maps=True, all_references=True)
+            measured = bool(self._setting("evaluate_explanations"))
+            objective = self._objective(model, scored, weights, with_maps=measured, all_references=True)
             if self._fidelity is not None:
-                self._fidelity.update(self._sample_metrics(objective, scored))
+                self._fidelity.update(sample_metrics(objective, self.references, scored))
         loss = objective.loss.detach() if objective.terms else None
         return (loss, None, None) if prediction_loss_only else (loss, objective.logits.detach(), inputs.get("labels"))
-
-    def _sample_metrics(self, objective: Objective, inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-        """Per-sample values (B,) by metric, NaN where a sample doesn't count."""
-        values: dict[str, torch.Tensor] = {}
-        labels = inputs.get("labels")
-        if labels is not None and (labels.ndim != 1 or labels.is_floating_point()):
-            labels = None
-        if labels is not None:
-            scored = (labels >= 0) & (labels < objective.logits.shape[1])
-            values["accuracy"] = _where(scored, objective.logits.argmax(1) == labels)
-        for name, output in objective.references.items():
-            suffix = "" if len(self.references) == 1 else f"_{name}"
-            if output.logits is not None:
-                own = self.references[name].student_logits(objective.logits)
-                values[f"agreement{suffix}"] = agreement(own, output.logits)
-                if labels is not None and output.shared_labels is not None:
-                    right = output.logits.argmax(1) == output.shared_labels
-                    values[f"teacher_accuracy{suffix}"] = _where(output.shared_labels >= 0, right)
-            if output.maps is not None:
-                values |= _map_metrics(*_compared_maps(objective.maps[name], output), inputs, suffix)
-        return values
-
-
-def _forget_preparation(model: nn.Module) -> None:
-    """Takes away an earlier trainer's autocast and mark, with which Accelerate would leave the model as it is."""
-    forward = vars(model).pop("_original_forward", None)
-    if forward is not None:
-        model.forward = forward
-    vars(model).pop("_is_accelerate_prepared", None)
-
-
-def _compared_maps(student: torch.Tensor, output: ReferenceOutput) -> tuple[torch.Tensor, torch.Tensor]:
-    """The student's and the reference's maps on one grid, zero in cells that don't count."""
-    assert output.maps is not None
-    student, reference = to_common_grid(student, output.maps)
-    if output.mask is None:
-        return student, reference
-    counts = resize_maps(output.mask.float(), (student.shape[-2], student.shape[-1])) > 0.5
-    return student * counts, reference * counts
-
-
-def _map_metrics(
-    student: torch.Tensor, reference: torch.Tensor, inputs: Mapping[str, Any], suffix: str
-) -> dict[str, torch.Tensor]:
-    similarity, valid = explanation_similarity(student, reference)
-    values = {
-        f"explanation_similarity{suffix}": _where(valid, similarity),
-        f"zero_student_maps{suffix}": (student == 0).flatten(1).all(1),
-        f"zero_teacher_maps{suffix}": (reference == 0).flatten(1).all(1),
-    }
-    masks = inputs.get("mask")
-    if masks is None and "boxes" in inputs:
-        masks = boxes_to_masks(inputs["boxes"], tuple(inputs["pixel_values"].shape[-2:]))
-    if masks is not None:
-        masks = masks > 0
-        annotated = masks.flatten(1).any(1)
-        values[f"energy_pointing_game{suffix}"] = _where(annotated, energy_pointing_game(student, masks))
-        values[f"teacher_energy_pointing_game{suffix}"] = _where(annotated, energy_pointing_game(reference, masks))
-    return values
-
-
-def _where(counts: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    return torch.where(counts, values.float(), torch.nan)

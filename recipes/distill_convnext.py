@@ -15,17 +15,19 @@ from hf_e2kd.studies import EmbeddedSetting, run_side_by_side
 
 SETTING = EmbeddedSetting(
     teacher=ConvNextConfig(num_stages=2, patch_size=2, hidden_sizes=[32, 64], depths=[2, 2]),
-    student=ConvNextConfig(num_stages=2, patch_size=2, hidden_sizes=[16, 32], depths=[1, 2]),
+    student=ConvNextConfig(num_stages=2, patch_size=2, hidden_sizes=[16, 32], depths=[2, 2]),
     data={
-        "image_size": 32,
-        "digit_size": 20,
+        "image_size": 36,
+        "digit_size": 32,
+        "wavelength": (3.0, 5.0),
+        "contrast": 0.5,
         "correlation": 0.9,
-        "sizes": {"teacher_train": 8000, "student_train": 4000, "validation": 0},
+        "sizes": {"teacher_train": 8000, "student_train": 2000, "validation": 0},
     },
-    teacher_training={"num_train_epochs": 6},
+    teacher_training={"num_train_epochs": 3},
     student_training={
-        "num_train_epochs": 10,
-        "per_device_train_batch_size": 64,
+        "num_train_epochs": 15,
+        "per_device_train_batch_size": 32,
         "learning_rate": 4e-3,
         "warmup_steps": 0.1,
         "weight_decay": 0.05,

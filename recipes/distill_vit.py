@@ -24,7 +24,7 @@ SETTING = EmbeddedSetting(
         "image_size": 36,
         "digit_size": 32,
         "wavelength": (3.0, 5.0),
-        "contrast": 0.4,
+        "contrast": 0.5,
         "correlation": 0.98,
         "sizes": {"teacher_train": 8000, "student_train": 2000, "validation": 0},
     },
@@ -35,6 +35,7 @@ SETTING = EmbeddedSetting(
         "learning_rate": 3e-3,
         "warmup_steps": 0.1,
         "weight_decay": 0.05,
+        "explanation_weight": 5.0,
     },
 )
 

@@ -1,6 +1,7 @@
 """What an explainer must know of a model, and the registry of the model classes for which it is known."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -112,3 +113,15 @@ def require_inputs(inputs: Mapping[str, Any], *optional: str) -> torch.Tensor:
             "name a layer by `target_layer`, which runs the model's own forward."
         )
     return inputs["pixel_values"]
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while; each module's own mode is put back after it, errors included."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode

@@ -10,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.dropout import _DropoutNd
 from transformers.utils import logging
 
-from .base import Grid
+from .base import Grid, evaluating
 from .timm import is_timm, token_grid
 
 logger = logging.get_logger(__name__)
@@ -21,7 +21,7 @@ _MOST_PREFIX_TOKENS = 7
 def grid_of(activation: torch.Tensor, height: int, width: int) -> Grid | None:
     """The layout of an activation of an image of `height` × `width` pixels; None where it has no spatial grid.
 
-    Tokens are taken to be (B, prefix + h·w, C) where h:w is nearest to the image's shape, with the fewest prefix tokens.
+    Tokens are taken to be (B, prefix + h·w, C) with the h:w nearest to the image's shape, and the fewest prefix tokens.
     """
     if activation.ndim == 4:
         _, first, second, last = activation.shape
@@ -52,7 +52,6 @@ def discover_target(model: nn.Module, inputs: Mapping[str, Any]) -> str:
     Raises:
         ValueError: the model has no such layer.
     """
-    modes = [(module, module.training) for module in model.modules()]
     outputs: dict[str, torch.Tensor] = {}
     handles = [
         module.register_forward_hook(lambda _module, _args, output, name=name: _keep(outputs, name, output))
@@ -61,8 +60,7 @@ def discover_target(model: nn.Module, inputs: Mapping[str, Any]) -> str:
     ]
     pixel_values = inputs["pixel_values"].detach().requires_grad_()
     try:
-        model.eval()
-        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        with evaluating(model), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             logits = call_model(model, {**inputs, "pixel_values": pixel_values})
             height, width = pixel_values.shape[-2:]
             grids = {
@@ -78,8 +76,6 @@ def discover_target(model: nn.Module, inputs: Mapping[str, Any]) -> str:
     finally:
         for handle in handles:
             handle.remove()
-        for module, mode in modes:
-            module.training = mode
     for (name, grid), gradient in reversed(list(zip(grids.items(), gradients, strict=True))):
         if gradient is not None and (grid.cells(gradient).abs().sum(-1) > 0).float().mean() > 0.5:
             logger.warning(

@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import TimmWrapperConfig, TimmWrapperForImageClassification
 
 from .attention import timm_attention, vit_block
-from .base import Architecture, Grid, Split, require_inputs
+from .base import Architecture, Grid, Split, evaluating, require_inputs
 
 
 def is_timm(model: nn.Module) -> bool:
@@ -125,10 +125,10 @@ def wrap_timm(
     Args:
         model: From `timm.create_model`.
         id2label: Names of the classes.
-        model_args: Arguments given to `timm.create_model` that change the weights' shapes (`{"embed_dim": 192}`, say).
+        model_args: Arguments given to `timm.create_model` that change the network (`{"embed_dim": 192}`, say).
 
     Raises:
-        ValueError: rebuilt by its name, the model has other weights.
+        ValueError: rebuilt by its name, the model has other weights or computes something else.
     """
     cfg = {key: value for key, value in model.pretrained_cfg.items() if value is not None and key != "num_classes"}
     labels = {} if id2label is None else {"id2label": dict(id2label), "label2id": {v: k for k, v in id2label.items()}}
@@ -145,9 +145,27 @@ def wrap_timm(
         name = sorted(name for name in rebuilt.keys() | given.keys() if rebuilt.get(name) != given.get(name))[0]
         raise ValueError(
             f"timm builds '{cfg['architecture']}' with other weights than this model has ({name}: {rebuilt.get(name)} "
-            f"instead of {given.get(name)}), so a saved student could not be loaded again. Give the arguments it was "
-            'created with: wrap_timm(model, model_args={"embed_dim": 192}).'
+            f"instead of {given.get(name)}), so a saved student could not be loaded again. {_GIVE_ARGUMENTS}"
+        )
+    wrapper.timm_model.load_state_dict(model.state_dict())
+    if not _same_function(model, wrapper.timm_model, cfg):
+        raise ValueError(
+            f"With these very weights, timm's '{cfg['architecture']}' gives other logits than this model, so a saved "
+            f"student would silently change when it is loaded. {_GIVE_ARGUMENTS}"
         )
     wrapper.timm_model = model
     wrapper.train(model.training)
     return wrapper
+
+
+_GIVE_ARGUMENTS = 'Give the arguments it was created with: wrap_timm(model, model_args={"embed_dim": 192}).'
+
+
+def _same_function(model: nn.Module, rebuilt: nn.Module, cfg: Mapping[str, Any]) -> bool:
+    """Whether both give the same logits of one random image; arguments such as a stride change no weight's shape."""
+    size = getattr(getattr(model, "patch_embed", None), "img_size", None) or cfg["input_size"][1:]
+    weight = next(model.parameters())
+    image = torch.rand(1, cfg["input_size"][0], *size, generator=torch.Generator().manual_seed(0))
+    with evaluating(model), evaluating(rebuilt), torch.no_grad():
+        logits = model(image.to(weight.device, weight.dtype)).float().cpu()
+        return torch.allclose(rebuilt(image).float(), logits, rtol=1e-2, atol=1e-2 * logits.abs().max().item())

@@ -49,14 +49,14 @@ class GradCAM(Explainer):
     def forward(self, model: nn.Module, inputs: Mapping[str, Any], target: Target) -> Explanation:
         architecture = None if self.target_layer is not None else find_architecture(model)
         if architecture is not None and architecture.split is not None:
-            logits, activations, gradients, target, grid = _by_head(
+            logits, activations, gradients, classes, grid = _by_head(
                 model, architecture.split(model, inputs), inputs, target
             )
         else:
             path = architecture.target_path(model) if architecture is not None else self._target_path(model, inputs)
-            logits, activations, gradients, target, grid = _by_hook(model, path, inputs, target)
+            logits, activations, gradients, classes, grid = _by_hook(model, path, inputs, target)
         maps = torch.stack([gradcam_map(grid.cells(activations), grid.cells(gradient)) for gradient in gradients], 1)
-        return Explanation(logits, maps if target.ndim == 2 else maps[:, 0], target)
+        return Explanation(logits, maps if classes.ndim == 2 else maps[:, 0], classes)
 
     def _target_path(self, model: nn.Module, inputs: Mapping[str, Any]) -> str:
         if self.target_layer is not None:

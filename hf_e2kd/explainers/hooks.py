@@ -13,8 +13,8 @@ def captured_output(model: nn.Module, path: str) -> Iterator[list[torch.Tensor]]
     """Collects what the layer at `path` gives while the context lasts; the hook is gone after it, errors included.
 
     The model goes on with a copy, so that a following in-place operation can't change what was captured. A tensor
-    without gradient (a frozen model's) is captured as a leaf that requires one. Not for use within `torch.compile`, where
-    a hook registered now captures nothing: there, decorate the caller with `torch.compiler.disable`.
+    without gradient (a frozen model's) is captured as a leaf that requires one. Within `torch.compile` a hook that is
+    registered now captures nothing: decorate the caller with `torch.compiler.disable`.
 
     Raises:
         ValueError: the model has no such layer.

@@ -10,44 +10,42 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional as F
 
-ExplanationLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""(student (N, cells), reference (N, cells)), neither of them all-zero → (N,)."""
+ExplanationLoss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""(student (N, cells), reference (N, cells), counted (N, cells) bool) → (N,).
+
+Neither map is all-zero, the largest absolute value of each is 1, and both are 0 in the cells that don't count.
+"""
 
 
-def cosine_loss(student: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+def cosine_loss(student: torch.Tensor, reference: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
     """1 − cos (e²KD, Eq. 2)."""
     return 1 - (F.normalize(student, dim=1) * F.normalize(reference, dim=1)).sum(dim=1)
 
 
-def mse_loss(student: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+def mse_loss(student: torch.Tensor, reference: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
     """Mean squared difference of the maps, each divided by its root mean square."""
-    cells = student.shape[1] ** 0.5
-    return (cells * (F.normalize(student, dim=1) - F.normalize(reference, dim=1))).square().mean(dim=1)
+    return (F.normalize(student, dim=1) - F.normalize(reference, dim=1)).square().sum(dim=1)
 
 
-def l1_loss(student: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+def l1_loss(student: torch.Tensor, reference: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
     """Mean absolute difference of the maps, each divided by its mean absolute value."""
-    cells = student.shape[1]
-    return (cells * (F.normalize(student, p=1, dim=1) - F.normalize(reference, p=1, dim=1))).abs().mean(dim=1)
+    return (F.normalize(student, p=1, dim=1) - F.normalize(reference, p=1, dim=1)).abs().sum(dim=1)
 
 
-def pearson_loss(student: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+def pearson_loss(student: torch.Tensor, reference: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
     """1 − Pearson's correlation; a constant map correlates with nothing."""
-    return cosine_loss(_centred(student), _centred(reference))
+    return cosine_loss(_centred(student, counted), _centred(reference, counted), counted)
 
 
-def _centred(maps: torch.Tensor) -> torch.Tensor:
-    """Without its mean. Where only rounding errors are left, zero: their direction means nothing, their gradient much.
-
-    Args:
-        maps: (N, cells) with a largest absolute value of 1.
-    """
-    centred = maps - maps.mean(dim=1, keepdim=True)
+def _centred(maps: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
+    """Maps less their mean; zero where only rounding errors are left, whose direction means nothing."""
+    mean = maps.sum(dim=1, keepdim=True) / counted.sum(dim=1, keepdim=True).clamp(min=1)
+    centred = torch.where(counted, maps - mean, torch.zeros_like(maps))
     varied = centred.abs().amax(dim=1, keepdim=True) > 10 * torch.finfo(maps.dtype).eps
     return torch.where(varied, centred, torch.zeros_like(centred))
 
 
-def kl_loss(student: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+def kl_loss(student: torch.Tensor, reference: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
     """KL(reference ‖ student) of the maps' positive parts as distributions over the cells."""
     smallest = torch.finfo(student.dtype).eps
     log_student = (F.normalize(student.clamp(min=0), p=1, dim=1) + smallest).log()
@@ -68,7 +66,8 @@ def register_explanation_loss(name: str, loss: ExplanationLoss) -> None:
     """Makes a loss known by `name` to `explanation_loss`.
 
     Args:
-        loss: (student (N, cells), reference (N, cells)) → (N,), for maps that aren't all-zero.
+        loss: (student (N, cells), reference (N, cells), counted (N, cells) bool) → (N,). Neither map is all-zero, the
+            largest absolute value of each is 1, and both are 0 in the cells that don't count.
     """
     _LOSSES[name] = loss
 
@@ -99,11 +98,10 @@ def explanation_loss(
     if student.shape != reference.shape:
         raise ValueError(f"Maps of shapes {tuple(student.shape)} and {tuple(reference.shape)} can't be compared.")
     reference = reference.detach().to(student.dtype)
-    if mask is not None:
-        student, reference = student * mask, reference * mask
-    student, reference = student.flatten(1), reference.flatten(1)
+    counted = torch.ones_like(student, dtype=torch.bool) if mask is None else mask
+    student, reference = student.masked_fill(~counted, 0).flatten(1), reference.masked_fill(~counted, 0).flatten(1)
     empty = ~((student != 0).any(dim=1) & (reference != 0).any(dim=1))
-    losses = _LOSSES[loss](_unit_scale(student, empty), _unit_scale(reference, empty))
+    losses = _LOSSES[loss](_unit_scale(student, empty), _unit_scale(reference, empty), counted.flatten(1))
     return torch.where(empty, torch.zeros_like(losses), losses), empty
 
 

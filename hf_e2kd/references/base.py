@@ -54,11 +54,11 @@ class Reference(ABC):
     # Whether the classes it explains are the labels, which must then be classes of the student.
     explains_labels: bool = False
 
-    def bind(self, student: nn.Module, explainer: Explainer) -> None:
+    def bind(self, student: nn.Module, explainer: Explainer | None) -> None:
         """Meets the student, before training: aligns labels, checks what can be checked.
 
         Args:
-            explainer: The student's explainer, which a reference of its own may take over.
+            explainer: The student's explainer, which the reference may take over; None where nothing is explained.
         """
 
     @abstractmethod

@@ -66,16 +66,17 @@ class TeacherReference(Reference):
             raise ValueError(f"Unknown explanation target '{target}'. Available: {', '.join(sorted(TARGET_RULES))}.")
         _refuse_quantised_arithmetic(model)
         self.model = model
-        self.explainer = explainer
+        self.own_explainer = self.explainer = explainer
         self.target = target
         self.explains_labels = target == "label"
         self.adapter = InputAdapter(model, processing_class, student_processing_class)
         self.alignment: LabelAlignment | None = None
 
-    def bind(self, student: nn.Module, explainer: Explainer) -> None:
-        self.explainer = self.explainer or explainer
+    def bind(self, student: nn.Module, explainer: Explainer | None) -> None:
         self.alignment = align_labels(self.model, student)
-        self.explainer.check(self.model)
+        if explainer is not None:
+            self.explainer = self.own_explainer or explainer
+            self.explainer.check(self.model)
         self.model.requires_grad_(False).eval()
 
     def is_model(self, model: nn.Module) -> bool:

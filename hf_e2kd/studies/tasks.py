@@ -51,6 +51,7 @@ class EmbeddedSetting:
         teacher, student: Configurations; the classes' names are filled in.
         data: Arguments of `digits_on_textures`.
         teacher_training, student_training: Training arguments of either.
+        input_size: Side in pixels to which the models are shown the images; None leaves them as they are.
     """
 
     teacher: PreTrainedConfig
@@ -58,6 +59,7 @@ class EmbeddedSetting:
     data: Mapping[str, Any]
     teacher_training: Mapping[str, Any]
     student_training: Mapping[str, Any]
+    input_size: int | None = None
 
 
 @dataclass
@@ -129,9 +131,9 @@ def embedded_task(setting: EmbeddedSetting, args: ExplanationDistillArguments, s
     The teacher is saved in `args.output_dir/teacher`.
     """
     splits = digits_on_textures(**{"seed": seed, **setting.data})
-    width, height = splits["student_train"][0]["image"].size
+    side = setting.input_size or splits["student_train"][0]["image"].width
     processor = ViTImageProcessor(
-        size={"height": height, "width": width}, image_mean=[0.5, 0.5, 0.5], image_std=[0.5, 0.5, 0.5]
+        size={"height": side, "width": side}, image_mean=[0.5, 0.5, 0.5], image_std=[0.5, 0.5, 0.5]
     )
     transform = DistillationTransform(processor)
     names = label_names(splits["student_train"])

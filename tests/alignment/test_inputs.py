@@ -1,0 +1,186 @@
+"""One image shown to two models with different processors."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms.v2 import InterpolationMode
+from transformers import (
+    AutoImageProcessor,
+    BitImageProcessor,
+    ConvNextImageProcessor,
+    DeiTImageProcessor,
+    ViTImageProcessor,
+)
+
+from hf_e2kd import wrap_timm
+from hf_e2kd.alignment.inputs import ImageView, InputAdapter, image_view
+from hf_e2kd.data.transforms import DistillationTransform
+from tests.models import TIMM_SETTINGS, build, images
+
+HALVES = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
+IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+
+
+def photograph(height, width):
+    """A smooth picture, in which a shift of some pixels shows and resampling hardly does."""
+    rows, columns = np.mgrid[:height, :width]
+    channels = [128 + 100 * np.sin(rows / 9), 255 * columns / width, 255 * rows / height]
+    return Image.fromarray(np.stack(channels, -1).astype(np.uint8))
+
+
+def vit(size=32, **settings):
+    return ViTImageProcessor(size={"height": size, "width": size}, **{**HALVES, **settings})
+
+
+@pytest.mark.parametrize(
+    ("processor", "size", "keeps_ratio", "fraction"),
+    [
+        (vit(), (32, 32), False, 1.0),
+        (
+            DeiTImageProcessor(size={"height": 40, "width": 40}, crop_size={"height": 32, "width": 32}),
+            (32, 32),
+            False,
+            0.8,
+        ),
+        (BitImageProcessor(size={"shortest_edge": 40}, crop_size={"height": 32, "width": 32}), (32, 32), True, 0.8),
+        (ConvNextImageProcessor(size={"shortest_edge": 64}, crop_pct=0.875), (64, 64), True, 0.875),
+        (ConvNextImageProcessor(size={"shortest_edge": 384}, crop_pct=0.875), (384, 384), False, 1.0),
+    ],
+)
+def test_views_of_processors(processor, size, keeps_ratio, fraction):
+    """Prevents: a size, a crop or a normalisation read wrongly from a processor."""
+    view = image_view(processor)
+
+    assert view.size == size
+    assert view.keeps_ratio is keeps_ratio
+    assert view.fraction == pytest.approx(fraction)
+    assert view.mean == tuple(processor.image_mean)
+    assert view.std == tuple(processor.image_std)
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (60, 96), (96, 60)])
+@pytest.mark.parametrize(
+    "processor",
+    [
+        vit(resample=2),
+        vit(resample=3),
+        vit(do_normalize=False),
+        DeiTImageProcessor(size={"height": 40, "width": 40}, crop_size={"height": 32, "width": 32}),
+        BitImageProcessor(size={"shortest_edge": 40}, crop_size={"height": 32, "width": 32}, **IMAGENET),
+        ConvNextImageProcessor(size={"shortest_edge": 32}, crop_pct=0.8, **IMAGENET),
+    ],
+    ids=["squash", "bicubic", "unnormalised", "squash and crop", "crop", "crop_pct"],
+)
+def test_view_shows_what_the_processor_shows(processor, shape):
+    """Prevents: student and teacher shown different parts of the image than their own processors would show."""
+    image = photograph(*shape)
+
+    expected = processor(image, return_tensors="pt")["pixel_values"][0]
+    shown = DistillationTransform(processor)({"image": [image]})["pixel_values"][0]
+
+    assert shown.shape == expected.shape
+    # Resizing before or after the crop differs by less than half a pixel.
+    assert (shown - expected).abs().mean() < 0.05 * expected.std()
+
+
+def test_view_of_timms_processor(tmp_path):
+    """Prevents: a timm model's own settings overlooked."""
+    wrap_timm(build("timm_vit"), model_args=TIMM_SETTINGS["vit"][1]).save_pretrained(tmp_path)
+    processor = AutoImageProcessor.from_pretrained(tmp_path)
+
+    view = image_view(processor)
+
+    assert view.size == tuple(processor.data_config["input_size"][1:])
+    assert view.mean == tuple(processor.data_config["mean"])
+    assert view.keeps_ratio
+    assert view.fraction == pytest.approx(processor.data_config["crop_pct"])
+    assert view.interpolation == InterpolationMode(processor.data_config["interpolation"])
+
+
+def test_processor_that_states_no_size_is_refused():
+    """Prevents: a guess at 224 pixels."""
+    with pytest.raises(ValueError, match="states no size.*teacher_pixel_values"):
+        image_view(object())
+
+
+def test_grey_images():
+    """Prevents: three channels' statistics assumed where a processor has one."""
+    view = ImageView((4, 4), (0.5,), (0.25,), False, 1.0)
+    intensities = torch.rand(2, 1, 4, 4)
+
+    torch.testing.assert_close(view.intensities(view.normalise(intensities)), intensities)
+
+
+@pytest.mark.parametrize(
+    ("size", "keeps_ratio", "fraction", "image", "box"),
+    [
+        ((32, 32), False, 1.0, (60, 90), (0, 0, 60, 90)),
+        ((32, 32), True, 1.0, (60, 90), (0, 15, 60, 60)),
+        ((32, 32), True, 0.5, (60, 90), (15, 30, 30, 30)),
+        ((32, 32), False, 0.5, (60, 90), (15, 22, 30, 45)),
+        ((32, 64), True, 1.0, (60, 90), (7, 0, 45, 90)),
+    ],
+)
+def test_crop_box(size, keeps_ratio, fraction, image, box):
+    """Prevents: a squash shown as a crop, or height and width swapped."""
+    assert ImageView(size, (0.5,), (0.5,), keeps_ratio, fraction).crop_box(*image) == box
+
+
+class TestInputAdapter:
+    def test_same_processor(self):
+        """Prevents: images resampled or normalised twice, where both sides see them alike."""
+        adapter = InputAdapter(build("vit"), vit(), vit())
+        batch = {"pixel_values": images(), "labels": torch.tensor([0, 1])}
+
+        adapted = adapter({}, batch)
+
+        assert adapted.keys() == {"pixel_values"}
+        torch.testing.assert_close(adapted["pixel_values"], batch["pixel_values"])
+
+    def test_without_processors_the_batch_passes(self):
+        """Prevents: annotations given to the teacher's forward."""
+        batch = {"pixel_values": images(), "labels": 0, "mask": 0, "boxes": 0, "teacher_pixel_values": 1, "extra": 2}
+
+        assert InputAdapter(build("vit"))({}, batch).keys() == {"pixel_values", "extra"}
+
+    def test_own_columns_come_first(self):
+        """Prevents: a teacher's own images thrown away for the student's."""
+        own = {"pixel_values": images(seed=9)}
+
+        assert InputAdapter(build("vit"), vit(64), vit())(own, {"pixel_values": images()}) == own
+
+    def test_normalisation_is_the_teachers(self):
+        """Prevents: a teacher that sees the student's mean and deviation."""
+        adapter = InputAdapter(build("vit"), vit(**IMAGENET), vit())
+        image = photograph(50, 70)
+
+        shown = adapter({}, {"pixel_values": vit()(image, return_tensors="pt")["pixel_values"]})["pixel_values"]
+
+        expected = vit(**IMAGENET)(image, return_tensors="pt")["pixel_values"]
+        torch.testing.assert_close(shown, expected, atol=1e-4, rtol=0)
+
+    def test_size_is_the_teachers(self):
+        """Prevents: a teacher run at the student's resolution, or shown a cropped or shifted image."""
+        adapter = InputAdapter(build("vit"), vit(48, **IMAGENET), vit(64))
+        image = photograph(120, 90)
+
+        shown = adapter({}, {"pixel_values": vit(64)(image, return_tensors="pt")["pixel_values"]})["pixel_values"]
+
+        expected = vit(48, **IMAGENET)(image, return_tensors="pt")["pixel_values"]
+        assert shown.shape == expected.shape
+        assert (shown - expected).abs().mean() < 0.05 * expected.std()
+
+    def test_teachers_processor_alone_is_refused(self):
+        """Prevents: images renormalised from an unknown state."""
+        with pytest.raises(ValueError, match="without the student's processing_class"):
+            InputAdapter(build("vit"), vit())
+
+    def test_batch_is_left_as_it_was(self):
+        """Prevents: a teacher whose adapted images replace the student's."""
+        batch = {"pixel_values": images()}
+        before = batch["pixel_values"].clone()
+
+        InputAdapter(build("vit"), vit(48, **IMAGENET), vit())({}, batch)
+
+        assert torch.equal(batch["pixel_values"], before)

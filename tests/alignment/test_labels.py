@@ -1,0 +1,154 @@
+"""Classes of two models: matched by name, by index with a warning, or refused."""
+
+import warnings
+
+import datasets
+import pytest
+import timm
+import torch
+from transformers import ResNetConfig, ResNetForImageClassification
+
+from hf_e2kd.alignment import align_labels, labels_belong_to
+from hf_e2kd.alignment.labels import align_names, dataset_label_names
+
+
+def model(names=None, count=3):
+    sizes = {"embedding_size": 4, "hidden_sizes": [4], "depths": [1], "layer_type": "basic"}
+    labels = {"num_labels": count} if names is None else {"id2label": dict(enumerate(names))}
+    return ResNetForImageClassification(ResNetConfig(**sizes, **labels))
+
+
+@pytest.fixture
+def _no_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+@pytest.mark.usefixtures("_no_warning")
+class TestByName:
+    def test_same_order(self):
+        """Prevents: a copy of the logits where nothing has to be moved."""
+        alignment = align_labels(model(["cat", "dog", "owl"]), model(["cat", "dog", "owl"]))
+        logits = torch.randn(2, 3)
+
+        assert alignment.is_identity
+        assert alignment.teacher_logits(logits) is logits
+        assert alignment.student_logits(logits) is logits
+
+    def test_case_and_blanks_do_not_matter(self):
+        """Prevents: 'Dog' and 'dog ' counted as two classes."""
+        assert align_labels(model(["Cat", " dog", "OWL"]), model(["cat", "dog ", "owl"])).is_identity
+
+    def test_permuted(self):
+        """Prevents: a student that is taught to call a cat a dog."""
+        alignment = align_labels(model(["cat", "dog", "owl"]), model(["owl", "cat", "dog"]))
+        teacher = torch.tensor([[10.0, 20.0, 30.0]])  # cat, dog, owl
+
+        assert not alignment.is_identity
+        assert alignment.teacher_logits(teacher).tolist() == [[30.0, 10.0, 20.0]]
+        assert alignment.student_logits(torch.tensor([[3.0, 1.0, 2.0]])).tolist() == [[3.0, 1.0, 2.0]]
+        top = alignment.teacher_logits(teacher).argmax(1)
+        assert alignment.to_teacher(top).tolist() == [2]
+        assert alignment.to_student(top).tolist() == [0]
+
+    def test_partial_overlap(self):
+        """Prevents: a softmax over classes that one side doesn't have, or a top class that the student lacks."""
+        alignment = align_labels(model(["cat", "dog", "owl", "fox"]), model(["fox", "bee", "dog"]))
+        teacher = torch.tensor([[9.0, 1.0, 8.0, 2.0]])
+
+        assert alignment.teacher_logits(teacher).tolist() == [[2.0, 1.0]]
+        assert alignment.student_logits(torch.tensor([[5.0, 6.0, 7.0]])).tolist() == [[5.0, 7.0]]
+        top = alignment.teacher_logits(teacher).argmax(1)
+        assert alignment.to_teacher(top).tolist() == [3]
+        assert alignment.to_student(top).tolist() == [0]
+        labels = torch.tensor([0, 1, 2, -100, 7])
+        assert alignment.student_to_shared(labels).tolist() == [0, -1, 1, -1, -1]
+
+    def test_ambiguous_is_refused(self):
+        """Prevents: one of two equally named classes taken by chance (ImageNet has two 'crane's)."""
+        with pytest.raises(ValueError, match="teacher's classes 0 and 2 are both named 'Crane'"):
+            align_labels(model(["crane", "dog", "Crane "]), model(["crane", "dog", "owl"]))
+        with pytest.raises(ValueError, match="student's classes 0 and 1 are both named 'dog'"):
+            align_labels(model(["crane", "dog", "owl"]), model(["dog", "dog", "owl"]))
+
+    def test_no_overlap_is_refused(self):
+        """Prevents: two label spaces distilled into each other by index."""
+        with pytest.raises(ValueError, match=r"share no label.*'cat', 'dog'.*'bee', 'fox'.*id2label"):
+            align_labels(model(["cat", "dog"]), model(["bee", "fox"]))
+
+
+class TestByIndex:
+    def test_names_on_one_side(self):
+        """Prevents: a silent guess where one side has only LABEL_0, LABEL_1, …"""
+        with pytest.warns(UserWarning, match="No label names on one side: the 3 classes.*matched by index") as caught:
+            alignment = align_labels(model(["cat", "dog", "owl"]), model(count=3))
+
+        assert alignment.is_identity
+        assert len(caught) == 1
+
+    def test_names_on_no_side(self):
+        """Prevents: the same, where neither side has names."""
+        with pytest.warns(UserWarning, match="No label names on both sides"):
+            assert align_labels(model(count=4), model(count=4)).is_identity
+
+    def test_bare_timm(self):
+        """Prevents: a timm model, which has no names, refused although the counts are equal."""
+        teacher = timm.create_model("test_vit", num_classes=3)
+
+        with pytest.warns(UserWarning, match="matched by index"):
+            assert align_labels(teacher, model(["cat", "dog", "owl"])).is_identity
+
+    def test_unequal_counts_are_refused(self):
+        """Prevents: the first classes of a longer list taken for the whole of a shorter one."""
+        with pytest.raises(ValueError, match="teacher has 4 classes and the student 3.*Set `id2label` on both"):
+            align_labels(model(count=4), model(["cat", "dog", "owl"]))
+
+    def test_unknown_counts_are_refused(self):
+        """Prevents: a model of one's own that says nothing of its classes matched blindly."""
+        with pytest.raises(ValueError, match="None classes"):
+            align_labels(torch.nn.Linear(3, 2), torch.nn.Linear(3, 2))
+
+    def test_count_of_names_stands_for_the_logits(self):
+        """Prevents: counts read from elsewhere than from the side that has names."""
+        with pytest.raises(ValueError, match="student 2"):
+            align_names(None, ["cat", "dog"], 3, 2)
+
+
+def data(names=None, column="label"):
+    features = {column: datasets.ClassLabel(names=names) if names else datasets.Value("int64")}
+    return datasets.Dataset.from_dict({column: [0, 1]}, features=datasets.Features(features))
+
+
+@pytest.mark.parametrize("column", ["label", "labels"])
+def test_names_of_a_data_set(column):
+    """Prevents: a data set's label names overlooked, or made up where it has none."""
+    assert dataset_label_names(data(["cat", "dog"], column)) == ["cat", "dog"]
+    assert dataset_label_names(data(None, column)) is None
+    assert dataset_label_names([{"labels": 0}]) is None
+    assert dataset_label_names(None) is None
+
+
+@pytest.mark.parametrize(
+    ("names", "labels", "belong"),
+    [
+        (["cat", "dog"], ["cat", "dog"], True),
+        (["Cat ", "dog"], ["cat", "DOG"], True),
+        (["cat", "dog"], ["dog", "cat"], False),
+        (["cat", "dog"], ["bee", "fox"], False),
+        (["cat", "dog"], ["cat", "dog", "owl"], False),
+        (["cat", "dog"], None, True),
+        (None, ["cat", "dog"], True),
+        (None, ["cat", "dog", "owl"], False),
+    ],
+)
+def test_labels_belong_to(names, labels, belong):
+    """Prevents: furniture scored as birds, because both count from 0."""
+    assert labels_belong_to(data(labels), model(names, count=2)) is belong
+
+
+def test_alignment_moves_with_its_tensors():
+    """Prevents: an index tensor that stays on the CPU; its place is taken from what it is used with."""
+    alignment = align_labels(model(["cat", "dog"]), model(["dog", "cat"]))
+
+    assert alignment.teacher_logits(torch.zeros(1, 2, device="meta")).device.type == "meta"

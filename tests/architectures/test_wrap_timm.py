@@ -1,0 +1,80 @@
+"""Bare timm models in transformers' wrapper: what is saved is what was trained."""
+
+import pytest
+import timm
+import torch
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+from hf_e2kd import wrap_timm
+from hf_e2kd.architectures import is_timm
+from tests.models import CLASS_NAMES, TIMM_SETTINGS, images
+
+
+@pytest.mark.parametrize("name", TIMM_SETTINGS)
+def test_saved_student_loads_with_the_auto_classes(tiny, tmp_path, name):
+    """Prevents: a trained timm student that can't be loaded, or gives other logits once it is."""
+    _, settings = TIMM_SETTINGS[name]
+    bare = tiny(f"timm_{name}")
+
+    wrapped = wrap_timm(bare, dict(enumerate(CLASS_NAMES)), model_args=settings)
+    wrapped.save_pretrained(tmp_path)
+    loaded = AutoModelForImageClassification.from_pretrained(tmp_path).eval()
+
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(images()).logits, bare(images()), rtol=1e-5, atol=1e-5)
+    assert [loaded.config.id2label[index] for index in range(5)] == CLASS_NAMES
+    assert loaded.config.label2id == {name: index for index, name in enumerate(CLASS_NAMES)}
+
+
+def test_model_is_shared_and_its_mode_kept(tiny):
+    """Prevents: a wrapper that trains a copy, or that switches dropout off."""
+    bare = tiny("timm_resnet").train()
+
+    wrapped = wrap_timm(bare, model_args=TIMM_SETTINGS["resnet"][1])
+
+    assert wrapped.timm_model is bare
+    assert wrapped.training
+    assert bare.training
+    assert is_timm(bare)
+    assert not is_timm(wrapped)
+    assert wrapped.config.num_labels == 5
+
+
+def test_other_shapes_are_refused_with_the_remedy(tiny):
+    """Prevents: a checkpoint that nobody can load, found out after the training."""
+    with pytest.raises(ValueError, match=r"builds 'vit_tiny_patch16_224' with other weights.*model_args="):
+        wrap_timm(tiny("timm_vit"))
+
+
+def test_standard_model_needs_no_arguments(tmp_path):
+    """Prevents: arguments asked for where timm's name says it all."""
+    bare = timm.create_model("test_vit", num_classes=3).eval()
+
+    wrap_timm(bare).save_pretrained(tmp_path)
+    loaded = AutoModelForImageClassification.from_pretrained(tmp_path).eval()
+
+    pixel_values = images(height=bare.pretrained_cfg["input_size"][1])
+    torch.testing.assert_close(loaded(pixel_values).logits, bare(pixel_values), rtol=0, atol=0)
+    processor = AutoImageProcessor.from_pretrained(tmp_path)
+    assert tuple(processor.data_config["input_size"]) == tuple(bare.pretrained_cfg["input_size"])
+
+
+def test_arguments_that_keep_the_shapes(tiny, tmp_path):
+    """Prevents: a setting without weights of its own (a pooling) that is lost on the way to the file."""
+    bare = timm.create_model("test_vit", num_classes=3, global_pool="avg", fc_norm=False).eval()
+
+    wrapped = wrap_timm(bare, model_args={"global_pool": "avg", "fc_norm": False})
+    wrapped.save_pretrained(tmp_path)
+
+    loaded = AutoModelForImageClassification.from_pretrained(tmp_path).eval()
+    pixel_values = images(height=bare.pretrained_cfg["input_size"][1])
+    torch.testing.assert_close(loaded(pixel_values).logits, bare(pixel_values), rtol=0, atol=0)
+
+
+def test_arguments_that_change_no_weight_must_be_given_too():
+    """Prevents: a student saved without an error that computes something else once it is loaded."""
+    dilated = timm.create_model("test_efficientnet", num_classes=3, output_stride=8)
+    with pytest.raises(ValueError, match="With these very weights, timm's 'test_efficientnet' gives other logits"):
+        wrap_timm(dilated)
+    assert all(module.training for module in dilated.modules())
+    assert wrap_timm(dilated, model_args={"output_stride": 8}).timm_model is dilated

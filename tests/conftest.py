@@ -1,0 +1,44 @@
+"""What all tests share: no network, one thread, tiny models built once."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ["HF_EVALUATE_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_VERBOSITY"] = "warning"
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+os.environ["MPLBACKEND"] = "Agg"
+
+from collections.abc import Callable  # noqa: E402
+from copy import deepcopy  # noqa: E402
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from torch import nn  # noqa: E402
+
+from tests.models import build  # noqa: E402
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """A test's random numbers don't depend on the tests before it."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def _built() -> dict[str, nn.Module]:
+    return {}
+
+
+@pytest.fixture
+def tiny(_built: dict[str, nn.Module]) -> Callable[[str], nn.Module]:
+    """`tiny("vit")`: this test's own copy of a tiny model, one of `tests.models.BUILDERS`."""
+
+    def copy_of(name: str) -> nn.Module:
+        if name not in _built:
+            _built[name] = build(name)
+        return deepcopy(_built[name])
+
+    return copy_of
