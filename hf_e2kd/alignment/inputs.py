@@ -63,7 +63,7 @@ def image_view(processor: Any) -> ImageView:
     """Reads an image processor's settings, those of timm's wrapper included.
 
     Raises:
-        ValueError: the processor doesn't say what it does to an image.
+        ValueError: the processor doesn't say what it does to an image, or does what an `ImageView` can't express.
     """
     timm = getattr(processor, "data_config", None)
     if timm:
@@ -76,6 +76,7 @@ def image_view(processor: Any) -> ImageView:
             fraction=fraction,
             interpolation=InterpolationMode(timm.get("interpolation", "bicubic")),
         )
+    _refuse_inexpressible(processor)
     size: dict[str, int] = dict(getattr(processor, "size", None) or {})
     crop: dict[str, int] = (
         dict(getattr(processor, "crop_size", None) or {}) if getattr(processor, "do_center_crop", False) else {}
@@ -90,7 +91,9 @@ def image_view(processor: Any) -> ImageView:
         if crop_pct is not None:  # ConvNeXt: a centre crop below 384 pixels, squashed above
             return ImageView((edge, edge), mean, std, edge < 384, crop_pct if edge < 384 else 1.0, interpolation)
         cropped = (crop.get("height", edge), crop.get("width", edge))
-        return ImageView(cropped, mean, std, True, cropped[0] / edge, interpolation)
+        # LeViT's processor enlarges the shortest edge that it states.
+        resized = edge * 256 / 224 if type(processor).__name__.startswith("Levit") else edge
+        return ImageView(cropped, mean, std, True, cropped[0] / resized, interpolation)
     if "height" in size and "width" in size:
         cropped = (crop.get("height", size["height"]), crop.get("width", size["width"]))
         return ImageView(cropped, mean, std, False, cropped[0] / size["height"], interpolation)
@@ -104,10 +107,35 @@ def image_view(processor: Any) -> ImageView:
 PIL_FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
 
 
+def _refuse_inexpressible(processor: Any) -> None:
+    """Refuses settings that would silently show a model other intensities, or another size, than its processor does."""
+    factor = getattr(processor, "rescale_factor", None)
+    found = None
+    if getattr(processor, "do_flip_channel_order", False):
+        found = "do_flip_channel_order=True: it gives BGR images"
+    elif not getattr(processor, "do_rescale", True):
+        found = "do_rescale=False: its intensities are not in [0, 1]"
+    elif factor is not None and abs(255 * factor - 1) > 1e-3:
+        found = f"rescale_factor={factor} instead of 1/255: its intensities are not in [0, 1]"
+    elif getattr(processor, "rescale_offset", False):
+        found = "rescale_offset=True: its intensities begin at −1"
+    elif not getattr(processor, "do_resize", True):
+        found = "do_resize=False: its images have no fixed size"
+    if found is not None:
+        raise ValueError(
+            f"{type(processor).__name__} has {found}, so student and teacher can't be shown one view through it. Make "
+            "the images yourself, the student's in a column `pixel_values` and the teacher's in "
+            "`teacher_pixel_values`, and give the trainer no `teacher_processing_class`."
+        )
+
+
 def _normalisation(processor: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    if not getattr(processor, "do_normalize", False):
-        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    return tuple(processor.image_mean), tuple(processor.image_std)
+    mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    if getattr(processor, "do_normalize", False):
+        mean, std = tuple(processor.image_mean), tuple(processor.image_std)
+    if getattr(processor, "include_top", False):  # EfficientNet divides by the deviation once more
+        std = tuple(once * again for once, again in zip(std, processor.image_std, strict=True))
+    return mean, std
 
 
 class InputAdapter:

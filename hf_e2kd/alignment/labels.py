@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import Subset
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,12 @@ def _by_name(names: list[str], side: str) -> dict[str, int]:
 
 
 def dataset_label_names(dataset: Any) -> list[str] | None:
-    """The class names that a `datasets.Dataset` states for its column `label` or `labels`, or None."""
+    """The class names that a `datasets.Dataset` states for its column `label` or `labels`, or None.
+
+    A `torch.utils.data.Subset` states those of the data set that it is a part of.
+    """
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
     features: Mapping[str, Any] | None = getattr(dataset, "features", None)
     for column in ("labels", "label"):
         names = getattr(features[column], "names", None) if features and column in features else None

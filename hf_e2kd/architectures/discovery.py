@@ -96,6 +96,11 @@ def call_model(model: nn.Module, inputs: Mapping[str, Any]) -> torch.Tensor:
     outputs = model(**inputs) if named and not is_timm(model) else model(inputs["pixel_values"])
     if isinstance(outputs, torch.Tensor):
         return outputs
+    if isinstance(outputs, Mapping) and "logits" not in outputs:
+        raise ValueError(
+            f"{type(model).__name__} gives {', '.join(outputs)} and no logits, so no class of it can be explained. "
+            "Load the model with its classifier, by AutoModelForImageClassification."
+        )
     return outputs["logits"] if isinstance(outputs, Mapping) else outputs[0]
 
 

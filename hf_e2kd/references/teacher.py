@@ -62,6 +62,11 @@ class TeacherReference(Reference):
         **reference_options: Any,
     ):
         super().__init__(**reference_options)
+        if not isinstance(model, nn.Module):
+            raise ValueError(
+                f"The teacher must be a model, not {type(model).__name__}. Load it first, by "
+                "AutoModelForImageClassification.from_pretrained."
+            )
         if target not in TARGET_RULES:
             raise ValueError(f"Unknown explanation target '{target}'. Available: {', '.join(sorted(TARGET_RULES))}.")
         _refuse_quantised_arithmetic(model)

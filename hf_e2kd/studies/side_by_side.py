@@ -4,6 +4,7 @@ import argparse
 import copy
 import json
 import statistics
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ from ..cards.figures import explanation_panel
 from ..explainers import Explainer
 from ..metrics import explanation_similarity
 from ..trainer import ExplanationDistillTrainer
-from .tasks import EmbeddedSetting, Sources, Task, embedded_task, load_task, training_arguments
+from .tasks import EmbeddedSetting, Sources, Task, announce, embedded_task, load_task, training_arguments
 
 # What a table of results shows, in this order, as far as it was measured.
 METRICS = {
@@ -55,7 +56,8 @@ def run_side_by_side(setting: EmbeddedSetting, name: str, description: str) -> d
     """A whole recipe: reads the command line, trains, measures, writes.
 
     Into `--output_dir` go the first seed's students (`student`, and `student-kd` for plain distillation), the embedded
-    default's `teacher`, `fidelity.json` with every seed's figures, and `explanations.png`.
+    default's `teacher`, `fidelity.json` with every seed's figures so far, and `explanations.png`. An earlier run's
+    files stay until the first seed has been measured.
 
     Args:
         setting: What runs without `--teacher`, `--student` and `--dataset`.
@@ -70,35 +72,37 @@ def run_side_by_side(setting: EmbeddedSetting, name: str, description: str) -> d
     weights = {"KD": 0.0} if comparison.compare else {}
     weights["e²KD"] = args.explanation_weight
     runs = []
+    start = time.monotonic()
     for seed in range(args.seed, args.seed + comparison.seeds):
         set_seed(seed)
         task = load_task(sources, seed) if sources.dataset else embedded_task(setting, args, seed)
         run: dict[str, Any] = {"seed": seed}
-        students = {}
+        trainers = {}
         for arm, weight in weights.items():
+            announce(args, f"Seed {seed}: distilling the {arm} student")
             trainer = distil(task, training_arguments(args, seed=seed, explanation_weight=weight))
             measured = {
                 split: trainer.evaluate(data, metric_key_prefix=split) for split, data in task.evaluations.items()
             }
             run["teacher"] = {split: _chosen(metrics, f"{split}_teacher_") for split, metrics in measured.items()}
             run[arm] = {split: _chosen(metrics, f"{split}_") for split, metrics in measured.items()}
-            students[arm] = trainer.student
-            if seed == args.seed:
-                trainer.save_model(str(output / ("student" if arm == "e²KD" else "student-kd")))
+            trainers[arm] = trainer
         runs.append(run)
-        if seed == args.seed and args.process_index == 0 and comparison.pictures:
-            draw(task, students, trainer.explainer, comparison.pictures, args.device, output / "explanations.png")
-    results: dict[str, Any] = {
-        "recipe": name,
-        "sources": vars(sources) if sources.dataset else "embedded default",
-        "arguments": {key: getattr(args, key) for key in _RECORDED},
-        "device": torch.cuda.get_device_name() if args.device.type == "cuda" else args.device.type,
-        "torch": torch.__version__,
-        "summary": summarise(runs),
-        "runs": runs,
-    }
+        if seed == args.seed:
+            save(task, trainers, comparison.pictures, output)
+        results: dict[str, Any] = {
+            "recipe": name,
+            "sources": vars(sources) if sources.dataset else "embedded default",
+            "arguments": {key: getattr(args, key) for key in _RECORDED},
+            "device": torch.cuda.get_device_name() if args.device.type == "cuda" else args.device.type,
+            "torch": torch.__version__,
+            "seconds": round(time.monotonic() - start),
+            "summary": summarise(runs),
+            "runs": runs,
+        }
+        if args.process_index == 0:
+            (output / "fidelity.json").write_text(json.dumps(results, indent=2, ensure_ascii=False), encoding="utf-8")
     if args.process_index == 0:
-        (output / "fidelity.json").write_text(json.dumps(results, indent=2, ensure_ascii=False), encoding="utf-8")
         print(f"\n{markdown_table(results['summary'])}\n")
         print(f"In {output}: {', '.join(sorted(path.name for path in output.iterdir()))}")
     return results
@@ -125,7 +129,10 @@ def parse(
         parser.error(f"--teacher, --student and --dataset belong together; given: --{', --'.join(given)}.")
     training = PRETRAINED_TRAINING if given else setting.student_training
     parser.set_defaults(output_dir=f"outputs/{name}", **{**COMMON_TRAINING, **training})
-    sources, comparison, args = parser.parse_args_into_dataclasses()
+    try:
+        sources, comparison, args = parser.parse_args_into_dataclasses()
+    except ValueError as error:
+        parser.error(str(error))
     if comparison.seeds < 1:
         parser.error(f"--seeds must be at least 1, not {comparison.seeds}.")
     return sources, comparison, args
@@ -143,6 +150,22 @@ def distil(task: Task, args: ExplanationDistillArguments) -> ExplanationDistillT
     )
     trainer.train()
     return trainer
+
+
+def save(task: Task, trainers: Mapping[str, ExplanationDistillTrainer], pictures: int, output: Path) -> None:
+    """Writes the models and the picture; what an earlier run claimed of others goes first."""
+    (first, *_) = trainers.values()
+    if first.is_world_process_zero():
+        for claim in ("fidelity.json", "explanations.png"):
+            (output / claim).unlink(missing_ok=True)
+        if task.teacher_is_new:
+            task.teacher.save_pretrained(output / "teacher")
+            task.processor.save_pretrained(output / "teacher")
+    for arm, trainer in trainers.items():
+        trainer.save_model(str(output / ("student" if arm == "e²KD" else "student-kd")))
+    if first.is_world_process_zero() and pictures:
+        students = {arm: trainer.student for arm, trainer in trainers.items()}
+        draw(task, students, first.explainer, pictures, first.args.device, output / "explanations.png")
 
 
 def draw(

@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
@@ -32,7 +31,10 @@ class Sources:
     dataset: str | None = field(
         default=None, metadata={"help": "Hub id, folder saved by `datasets`, or folder of images."}
     )
-    student_init: str = field(default="pretrained", metadata={"help": "pretrained or random."})
+    student_init: str = field(
+        default="pretrained",
+        metadata={"help": "Keep the student's weights, or start anew.", "choices": ["pretrained", "random"]},
+    )
     train_split: str = field(default="train", metadata={"help": "Split to distil on."})
     eval_split: str = field(
         default="validation",
@@ -72,6 +74,7 @@ class Task:
         processor: The student's image processor, saved beside it.
         transform: Makes the batches of `evaluations`, on which it is set.
         evaluations: Data to measure on, by name.
+        teacher_is_new: Whether the teacher was trained for this task, so that it is worth saving.
     """
 
     teacher: nn.Module
@@ -80,6 +83,7 @@ class Task:
     transform: DistillationTransform
     train: Dataset
     evaluations: dict[str, Dataset]
+    teacher_is_new: bool = False
 
 
 def training_arguments(args: ExplanationDistillArguments, **changes: Any) -> ExplanationDistillArguments:
@@ -88,6 +92,12 @@ def training_arguments(args: ExplanationDistillArguments, **changes: Any) -> Exp
     for name, value in changes.items():
         setattr(changed, name, value)
     return changed
+
+
+def announce(args: ExplanationDistillArguments, what: str) -> None:
+    """Says what the next progress bar is for, once for all processes."""
+    if args.process_index == 0:
+        print(f"\n{what}", flush=True)
 
 
 def load_task(sources: Sources, seed: int) -> Task:
@@ -126,10 +136,7 @@ def crop_and_flip(*processors: Any) -> v2.Transform:
 
 
 def embedded_task(setting: EmbeddedSetting, args: ExplanationDistillArguments, seed: int) -> Task:
-    """Composes a seed's data and trains its teacher, on backgrounds that say nothing of the class.
-
-    The teacher is saved in `args.output_dir/teacher`.
-    """
+    """Composes a seed's data and trains its teacher, on backgrounds that say nothing of the class."""
     splits = digits_on_textures(**{"seed": seed, **setting.data})
     side = setting.input_size or splits["student_train"][0]["image"].width
     processor = ViTImageProcessor(
@@ -141,6 +148,7 @@ def embedded_task(setting: EmbeddedSetting, args: ExplanationDistillArguments, s
     for split in splits.values():
         split.set_transform(transform)
     teacher, student = _from_config(setting.teacher, names), _from_config(setting.student, names)
+    announce(args, f"Seed {seed}: training the teacher")
     labels_alone = {"task_weight": 1.0, "logits_weight": 0.0, "explanation_weight": 0.0}
     trainer = ExplanationDistillTrainer(
         teacher,
@@ -149,9 +157,9 @@ def embedded_task(setting: EmbeddedSetting, args: ExplanationDistillArguments, s
         processing_class=processor,
     )
     trainer.train()
-    trainer.save_model(str(Path(args.output_dir) / "teacher"))
     evaluations = {"in_distribution": splits["test_id"], "out_of_distribution": splits["test_ood"]}
-    return Task(trainer.student, student, processor, transform, splits["student_train"], evaluations)
+    train = splits["student_train"]
+    return Task(trainer.student, student, processor, transform, train, evaluations, teacher_is_new=True)
 
 
 def _from_config(config: PreTrainedConfig, names: list[str]) -> nn.Module:

@@ -10,6 +10,9 @@ from transformers import (
     BitImageProcessor,
     ConvNextImageProcessor,
     DeiTImageProcessor,
+    EfficientNetImageProcessor,
+    LevitImageProcessor,
+    MobileViTImageProcessor,
     ViTImageProcessor,
 )
 
@@ -69,8 +72,23 @@ def test_views_of_processors(processor, size, keeps_ratio, fraction):
         DeiTImageProcessor(size={"height": 40, "width": 40}, crop_size={"height": 32, "width": 32}),
         BitImageProcessor(size={"shortest_edge": 40}, crop_size={"height": 32, "width": 32}, **IMAGENET),
         ConvNextImageProcessor(size={"shortest_edge": 32}, crop_pct=0.8, **IMAGENET),
+        LevitImageProcessor(size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56}, **IMAGENET),
+        EfficientNetImageProcessor(size={"height": 32, "width": 32}),
+        EfficientNetImageProcessor(size={"height": 32, "width": 32}, do_normalize=False),
+        EfficientNetImageProcessor(size={"height": 32, "width": 32}, include_top=False),
     ],
-    ids=["squash", "bicubic", "unnormalised", "squash and crop", "crop", "crop_pct"],
+    ids=[
+        "squash",
+        "bicubic",
+        "unnormalised",
+        "squash and crop",
+        "crop",
+        "crop_pct",
+        "levit",
+        "normalised twice",
+        "divided once",
+        "normalised once",
+    ],
 )
 def test_view_shows_what_the_processor_shows(processor, shape):
     """Prevents: student and teacher shown different parts of the image than their own processors would show."""
@@ -102,6 +120,32 @@ def test_processor_that_states_no_size_is_refused():
     """Prevents: a guess at 224 pixels."""
     with pytest.raises(ValueError, match="states no size.*teacher_pixel_values"):
         image_view(object())
+
+
+@pytest.mark.parametrize(
+    ("processor", "setting"),
+    [
+        (
+            MobileViTImageProcessor(size={"shortest_edge": 36}, crop_size={"height": 32, "width": 32}),
+            "do_flip_channel_order=True",
+        ),
+        (vit(do_rescale=False), "do_rescale=False"),
+        (vit(rescale_factor=1 / 127.5), "rescale_factor=0.0078"),
+        (EfficientNetImageProcessor(rescale_factor=1 / 255, rescale_offset=True), "rescale_offset=True"),
+        (vit(do_resize=False), "do_resize=False"),
+    ],
+    ids=["channel order", "no rescaling", "factor", "offset", "no resizing"],
+)
+def test_processor_beyond_a_view_is_refused(processor, setting):
+    """Prevents: a teacher silently shown other colours, intensities or sizes than its processor would show."""
+    with pytest.raises(ValueError, match=f"{type(processor).__name__} has {setting}.*`teacher_pixel_values`"):
+        image_view(processor)
+
+
+def test_rescale_factor_rounded_in_a_file():
+    """Prevents: 1/255 refused because a configuration file rounds it."""
+    assert image_view(vit(rescale_factor=0.00392156862745098)).size == (32, 32)
+    assert image_view(vit(rescale_factor=0.003921)).size == (32, 32)
 
 
 def test_grey_images():

@@ -127,6 +127,8 @@ def test_names_of_a_data_set(column):
     assert dataset_label_names(data(None, column)) is None
     assert dataset_label_names([{"labels": 0}]) is None
     assert dataset_label_names(None) is None
+    # A part of a data set has the whole's classes.
+    assert dataset_label_names(torch.utils.data.Subset(data(["cat", "dog"], column), [0])) == ["cat", "dog"]
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,14 @@
 """Explainers by name."""
 
+import numpy as np
 import pytest
 import torch
+from transformers import BatchFeature, ViTModel
 
 import hf_e2kd
 from hf_e2kd.explainers import Explainer, Explanation, GradCAM, build_explainer, registry
 from tests.models import images
+from tests.training import Unregistered
 
 
 class Uniform(Explainer):
@@ -35,7 +38,7 @@ def test_unknown_name_lists_the_valid_ones(tiny, uniform):
 
 def test_unknown_option_is_named():
     """Prevents: an option with a typing error that is silently ignored."""
-    with pytest.raises(ValueError, match=r"don't fit the explainer 'gradcam'.*'layer'"):
+    with pytest.raises(ValueError, match=r"don't fit the explainer 'gradcam'.*'layer'.*Its options: target_layer"):
         build_explainer("gradcam", layer="stages.3")
 
 
@@ -68,3 +71,92 @@ def test_contract_of_an_explanation(tiny):
     assert explanation.vectors is None
     assert explanation.layout == "image"
     assert not explanation.maps.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ("image.png", "not str.*return_tensors"),
+        (images()[0], r"\(B, channels, H, W\).*not \(3, 32, 32\).*image\[None\]"),
+        (images()[:0], "B at least 1"),
+        ({"pixel_values": [np.zeros((3, 32, 32))]}, 'return_tensors="pt"'),
+        (torch.cat([images(), torch.full((1, 3, 32, 32), torch.nan)]), r"NaN or infinite values in the samples \[2\]"),
+    ],
+    ids=["path", "one image", "no image", "not tensors", "NaN"],
+)
+def test_inputs_that_are_no_batch(tiny, inputs, message):
+    """Prevents: a message from deep inside torch, or a map of NaN."""
+    with pytest.raises(ValueError, match=message):
+        hf_e2kd.explain(tiny("vit"), inputs)
+
+
+def test_forms_of_inputs(tiny):
+    """Prevents: what a processor gives refused, or its labels given to the forward."""
+    model, batch = tiny("vit"), images()
+    expected = hf_e2kd.explain(model, batch).maps
+
+    for inputs in ({"pixel_values": batch}, BatchFeature({"pixel_values": batch, "labels": torch.tensor([0, 1])})):
+        assert torch.equal(hf_e2kd.explain(model, inputs).maps, expected)
+
+
+@pytest.mark.parametrize(
+    "target", [[1, 1], np.array([1, 1]), np.int64(1), torch.tensor(1), lambda _: torch.tensor([1, 1])]
+)
+def test_forms_of_targets(tiny, target):
+    """Prevents: an AttributeError for a list of classes."""
+    expected = hf_e2kd.explain(tiny("vit"), images(), target=1)
+
+    explanation = hf_e2kd.explain(tiny("vit"), images(), target=target)
+
+    assert explanation.target.tolist() == [1, 1]
+    assert torch.equal(explanation.maps, expected.maps)
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (5, "no class 5: the model has 5 classes"),
+        (-1, "no class -1"),
+        ([0, -2], "no class -2"),
+        ("cat", "not 'cat'.*label2id"),
+        ([0.5, 1.0], "must be integers"),
+        ([0, 1, 2], "for a batch of 2"),
+    ],
+)
+def test_targets_that_are_no_classes(tiny, target, message):
+    """Prevents: a map of zeros for a class that doesn't exist."""
+    with pytest.raises(ValueError, match=message):
+        hf_e2kd.explain(tiny("vit"), images(), target=target)
+
+
+def test_model_without_a_classifier(tiny):
+    """Prevents: a KeyError for a backbone."""
+    with pytest.raises(ValueError, match="no logits.*AutoModelForImageClassification"):
+        hf_e2kd.explain(ViTModel(tiny("vit").config).eval(), images())
+    with pytest.raises(ValueError, match="not NoneType"):
+        hf_e2kd.explain(None, images())
+
+
+def test_training_mode_is_warned_of(tiny):
+    """Prevents: explanations with dropout, and statistics of a batch norm that drift, unnoticed."""
+    model = tiny("resnet").train()
+
+    with pytest.warns(UserWarning, match="ResNetForImageClassification is in training mode.*eval"):
+        hf_e2kd.explain(model, images())
+
+    assert model.training
+
+
+def test_inference_mode(tiny):
+    """Prevents: a model of one's own called not spatial because the caller disabled gradients."""
+    model = Unregistered(tiny("resnet")).eval()
+    expected = hf_e2kd.explain(model, images()).maps
+
+    with torch.inference_mode():
+        assert torch.equal(hf_e2kd.explain(model, images()).maps, expected)
+
+
+def test_only_explainers_are_registered(uniform):
+    """Prevents: an instance registered, which fails at its first use."""
+    with pytest.raises(ValueError, match="a subclass of `Explainer`"):
+        hf_e2kd.register_explainer("wrong", Uniform())

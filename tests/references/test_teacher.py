@@ -114,6 +114,12 @@ def test_unbound_and_unknown(tiny):
         TeacherReference(build("vit"), target="top")
 
 
+def test_name_instead_of_a_model():
+    """Prevents: an AttributeError for a Hub id."""
+    with pytest.raises(ValueError, match="must be a model, not str.*from_pretrained"):
+        TeacherReference("google/vit-base-patch16-224")
+
+
 def test_without_names_classes_match_by_index(tiny, tmp_path):
     """`LABEL_0` names nothing: with equal counts the match by index must be said aloud, with unequal ones refused."""
     teacher = name_classes(build("vit", seed=1), [f"LABEL_{index}" for index in range(CLASSES)])
