@@ -4,12 +4,12 @@
 
 Both arms are whole `training_step`s of the trainer (teacher, student, loss, backward) and take turns, so that a
 machine whose speed drifts slows both. Time is the process's CPU time over all threads (the device's time on a GPU); the
-ratio is taken pair by pair and its median is printed. Peak memory is measured in a process of its own for each arm.
+ratio is taken pair by pair and its median is printed. Peak memory is the most that one step allocates.
 """
 
 import argparse
+import itertools
 import json
-import multiprocessing
 import statistics
 import sys
 import tempfile
@@ -18,6 +18,7 @@ from pathlib import Path
 
 import timm
 import torch
+from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 from transformers.utils import logging
 
@@ -72,22 +73,20 @@ def make_batch(options: argparse.Namespace) -> dict[str, torch.Tensor]:
     return {"pixel_values": torch.randn(options.batch_size, 3, 224, 224)}
 
 
-def peak_memory(pair: str, explanation_weight: float, options: argparse.Namespace) -> float:
-    """Peak memory of three steps in MB: allocated on a GPU; on a CPU resident, above what the imports take (Linux)."""
-    quieten(options)
-    imports = resident("VmRSS")
-    trainer, batch = build_trainer(pair, explanation_weight, options), make_batch(options)
-    for _ in range(3):
-        run_step(trainer, batch)
+def peak_memory(trainer: ExplanationDistillTrainer, batch: dict[str, torch.Tensor]) -> float:
+    """The most that a step allocates beside what it finds (weights, optimizer), in MB."""
     if trainer.args.device.type == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**20
-    return resident("VmHWM") - imports
-
-
-def resident(field: str) -> float:
-    """Resident memory of this process in MB: `VmRSS` now, `VmHWM` at its peak. `ru_maxrss` would count the parent's."""
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(status[field].split()[0]) / 2**10
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        run_step(trainer, batch)
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    # The resident set of a process varies by a tenth from run to run; the allocator's own records don't.
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        run_step(trainer, batch)
+    # Only the raw events have every allocation and release; `profiler.events()` sums them up by operation.
+    changes = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    changes.sort(key=lambda event: event.start_ns())
+    return max(itertools.accumulate(event.nbytes() for event in changes)) / 2**20
 
 
 def measure(pair: str, options: argparse.Namespace) -> dict[str, float]:
@@ -104,8 +103,7 @@ def measure(pair: str, options: argparse.Namespace) -> dict[str, float]:
         seconds = {trainer: run_step(trainer, batch) for trainer in order}
         pairs.append((seconds[plain], seconds[explained]))
     ratios = sorted(explained / plain for plain, explained in pairs)
-    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        memory = [pool.apply(peak_memory, (pair, weight, options)) for weight in (0.0, 1.0)]
+    memory = [peak_memory(trainer, batch) for trainer in (plain, explained)]
     return {
         "kd_ms": 1000 * statistics.median(plain for plain, _ in pairs),
         "e2kd_ms": 1000 * statistics.median(explained for _, explained in pairs),

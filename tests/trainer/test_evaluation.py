@@ -45,7 +45,7 @@ def expected_metrics(student, teacher, data):
         ("vit", "vit", {"mask": True}),
         ("convnext", "vit", {"boxes": True}),
         ("resnet", "convnext", {"labels": False}),
-        ("timm_efficientnet", "resnet", {}),
+        ("wrapped_efficientnet", "resnet", {}),
     ],
 )
 @pytest.mark.parametrize("with_compute_metrics", [False, True])
