@@ -27,6 +27,7 @@ class LabelAlignment:
 
     @property
     def is_identity(self) -> bool:
+        """Whether both models have the same classes in the same order, so that nothing must be selected."""
         everything = torch.arange(self.student_classes)
         return (
             self.teacher_classes == self.student_classes

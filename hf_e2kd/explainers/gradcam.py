@@ -49,9 +49,7 @@ class GradCAM(Explainer):
     def forward(self, model: nn.Module, inputs: Mapping[str, Any], target: Target) -> Explanation:
         architecture = None if self.target_layer is not None else find_architecture(model)
         if architecture is not None and architecture.split is not None:
-            logits, activations, gradients, classes, grid = _by_head(
-                model, architecture.split(model, inputs), inputs, target
-            )
+            logits, activations, gradients, classes, grid = _by_head(model, architecture.split(model, inputs), target)
         else:
             path = architecture.target_path(model) if architecture is not None else self._target_path(model, inputs)
             logits, activations, gradients, classes, grid = _by_hook(model, path, inputs, target)
@@ -76,7 +74,7 @@ def gradcam_map(activations: torch.Tensor, gradients: torch.Tensor) -> torch.Ten
 _Differentiated = tuple[torch.Tensor, torch.Tensor, list[torch.Tensor], torch.Tensor, Grid]
 
 
-def _by_head(model: nn.Module, split: Split, inputs: Mapping[str, Any], target: Target) -> _Differentiated:
+def _by_head(model: nn.Module, split: Split, target: Target) -> _Differentiated:
     """Differentiates the head alone. In full precision even under autocast, where the gradient would lose digits."""
     device = split.activation.device.type
     activation = split.activation
