@@ -2,6 +2,7 @@
 
 from .architectures import available_architectures, register_architecture, wrap_timm
 from .arguments import ExplanationDistillArguments
+from .data.text import TextCollator
 from .explainers import Explainer, Explanation, available_explainers, explain, register_explainer
 from .losses import available_explanation_losses, register_explanation_loss
 from .references import Reference, ReferenceOutput, TeacherReference
@@ -17,6 +18,7 @@ __all__ = [
     "Reference",
     "ReferenceOutput",
     "TeacherReference",
+    "TextCollator",
     "available_architectures",
     "available_explainers",
     "available_explanation_losses",

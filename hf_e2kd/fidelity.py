@@ -5,9 +5,11 @@ from typing import Any
 
 import torch
 
+from .alignment.grids import to_common_grid
+from .explainers import ExplainedOutput
 from .metrics import agreement, boxes_to_masks, energy_pointing_game, explanation_similarity
 from .objective import Objective, compared_maps
-from .references import Reference
+from .references import Reference, ReferenceOutput
 
 
 def sample_metrics(
@@ -36,21 +38,26 @@ def sample_metrics(
             if labels is not None and output.shared_labels is not None:
                 right = output.logits.argmax(1) == output.shared_labels
                 values[f"teacher_accuracy{suffix}"] = _where(output.shared_labels >= 0, right)
-        if name in objective.maps:
-            student_maps, reference_maps, _ = compared_maps(objective.maps[name], output)
-            values |= _map_metrics(student_maps, reference_maps, inputs, suffix)
+        if name in objective.explained:
+            values |= _map_metrics(objective.explained[name], output, inputs, suffix)
     return values
 
 
 def _map_metrics(
-    student: torch.Tensor, reference: torch.Tensor, inputs: Mapping[str, Any], suffix: str
+    explained: ExplainedOutput, said: ReferenceOutput, inputs: Mapping[str, Any], suffix: str
 ) -> dict[str, torch.Tensor]:
-    similarity, valid = explanation_similarity(student, reference)
+    student, reference, _ = compared_maps(explained, said)
+    similarity, valid = explanation_similarity(_as_map(student), _as_map(reference))
     values = {
         f"explanation_similarity{suffix}": _where(valid, similarity),
         f"zero_student_maps{suffix}": (student == 0).flatten(1).all(1),
         f"zero_teacher_maps{suffix}": (reference == 0).flatten(1).all(1),
     }
+    if student.ndim == 2:
+        return values
+    if student.ndim == 4:  # energy is a matter of the scalar maps
+        assert explained.maps is not None and said.maps is not None
+        student, reference = to_common_grid(explained.maps, said.maps)
     masks = inputs.get("mask")
     if masks is None and "boxes" in inputs:
         masks = boxes_to_masks(inputs["boxes"], tuple(inputs["pixel_values"].shape[-2:]))
@@ -64,3 +71,8 @@ def _map_metrics(
 
 def _where(counts: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     return torch.where(counts, values.float(), torch.nan)
+
+
+def _as_map(values: torch.Tensor) -> torch.Tensor:
+    """A text's map (B, W) as one row, and vectors (B, C, h, w) as one tall map, for metrics of (B, h, w)."""
+    return values[:, None] if values.ndim == 2 else values.flatten(1, -2)

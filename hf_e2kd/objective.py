@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import torch
 
 from .alignment.grids import resize_maps, to_common_grid
+from .explainers import ExplainedOutput
 from .losses import distillation_loss, explanation_loss
 from .references import Reference, ReferenceOutput
 
@@ -17,14 +18,14 @@ class Objective:
         loss: What is minimised, a mean over the batch.
         terms: The unweighted terms by their logged name.
         logits: (B, classes) of the student.
-        maps: By reference, the student's maps (B, *grid); empty where no explanation was made.
+        explained: By reference, the student's explanation of its target; empty where none was made.
         references: What each reference said.
     """
 
     loss: torch.Tensor
     terms: dict[str, torch.Tensor]
     logits: torch.Tensor
-    maps: dict[str, torch.Tensor] = field(default_factory=dict)
+    explained: dict[str, ExplainedOutput] = field(default_factory=dict)
     references: dict[str, ReferenceOutput] = field(default_factory=dict)
 
     def add(self, name: str, weight: float, value: torch.Tensor) -> None:
@@ -41,26 +42,55 @@ class Objective:
             self.add(name, weight, losses.mean())
 
     def add_explanation(
-        self, name: str, weight: float, maps: torch.Tensor, said: ReferenceOutput, loss: str
+        self, name: str, weight: float, explained: ExplainedOutput, said: ReferenceOutput, loss: str
     ) -> torch.Tensor:
-        """Adds the explanation loss of the student's maps (B, *grid).
+        """Adds the explanation loss of the student's maps, or of its vectors.
 
         Returns:
             The share of pairs that had an all-zero map and counted 0.
         """
-        student, reference, counted = compared_maps(maps, said)
+        student, reference, counted = compared_maps(explained, said)
         losses, empty = explanation_loss(student, reference, loss, mask=counted)
         self.add(name, weight, losses.mean())
         return empty.float().mean()
 
 
 def compared_maps(
-    student: torch.Tensor, said: ReferenceOutput
+    student: ExplainedOutput, said: ReferenceOutput
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """The student's and the reference's maps on one grid, 0 in cells that don't count, and which count (None: all)."""
-    assert said.maps is not None
-    student, reference = to_common_grid(student, said.maps)
+    """What is compared, on one grid: the student's and the reference's maps (B, *grid), or vectors (B, C, *grid).
+
+    Returns:
+        Both, 0 in the cells that don't count, and which count (the same shape, or None for all).
+
+    Raises:
+        ValueError: two texts' maps have different numbers of cells.
+    """
+    assert student.maps is not None and said.maps is not None
+    if student.maps.ndim == 2:
+        return _compared_texts(student, said)
+    if student.vectors is not None and said.vectors is not None:
+        own, reference = to_common_grid(student.vectors, said.vectors)
+    else:
+        own, reference = to_common_grid(student.maps, said.maps)
     if said.mask is None:
-        return student, reference, None
-    counted = resize_maps(said.mask.float(), (student.shape[-2], student.shape[-1])) > 0.5
-    return student * counted, reference * counted, counted
+        return own, reference, None
+    counted = resize_maps(said.mask.float(), (own.shape[-2], own.shape[-1])) > 0.5
+    counted = counted if own.ndim == 3 else counted[:, None].expand_as(own)
+    return own * counted, reference * counted, counted
+
+
+def _compared_texts(
+    student: ExplainedOutput, said: ReferenceOutput
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Words that both have seen; without words, the tokens, which must then be the same."""
+    assert student.maps is not None and said.maps is not None
+    if student.maps.shape != said.maps.shape:
+        raise ValueError(
+            f"The student's explanation has {student.maps.shape[-1]} cells and the reference's {said.maps.shape[-1]}: "
+            "they are of different texts, or of different tokenizers. Make the batches by "
+            "hf_e2kd.TextCollator(tokenizer, teacher_tokenizer), which matches words."
+        )
+    masks = [mask for mask in (student.mask, said.mask) if mask is not None]
+    counted = masks[0] & masks[-1] if masks else torch.ones_like(student.maps, dtype=torch.bool)
+    return student.maps * counted, said.maps * counted, counted

@@ -13,11 +13,12 @@ from transformers.utils import logging
 
 from .alignment.inputs import ANNOTATION_COLUMNS
 from .alignment.labels import labels_belong_to
-from .architectures import is_timm, wrap_timm
+from .alignment.words import mark_special_tokens
+from .architectures import accepted_inputs, is_timm, wrap_timm
 from .arguments import ExplanationDistillArguments
 from .checkpoints import forget_preparation, load_weights
 from .data.collate import FiniteBatches
-from .explainers import Explainer, build_explainer, install_explained_forward
+from .explainers import Explainer, build_explainer, drawn, install_explained_forward
 from .fidelity import sample_metrics
 from .metrics.running import RunningMeans
 from .objective import Objective
@@ -174,7 +175,7 @@ class ExplanationDistillTrainer(Trainer):
         if self._signature_columns is None:
             super()._set_signature_columns_if_needed()
             columns = {column for reference in self.references.values() for column in reference.columns}
-            extra = columns | {*ANNOTATION_COLUMNS, "teacher_pixel_values"}
+            extra = columns | {*ANNOTATION_COLUMNS, "teacher_pixel_values", *getattr(self.data_collator, "columns", ())}
             self._signature_columns = [*(self._signature_columns or []), *sorted(extra)]
 
     def _get_dataloader(self, dataset: Any, description: str, *arguments: Any, **keywords: Any) -> Any:
@@ -219,7 +220,8 @@ class ExplanationDistillTrainer(Trainer):
         weights = {name: rise * self._explanation_weight(reference) for name, reference in self.references.items()}
         every = self._setting("explanation_every")
         matches_maps = any(weights.values()) and self.state.global_step % every == 0
-        objective = self._objective(model, inputs, weights, with_maps=matches_maps)
+        with drawn(self._explainers(), self._step_seed() if matches_maps else None):
+            objective = self._objective(model, inputs, weights, with_maps=matches_maps)
         if not objective.terms:
             raise ValueError(
                 "No term of the loss applies to this batch: it has no labels, or all weights are 0. Columns: "
@@ -227,6 +229,15 @@ class ExplanationDistillTrainer(Trainer):
             )
         self._record(objective.terms)
         return (objective.loss, {"logits": objective.logits}) if return_outputs else objective.loss
+
+    def _explainers(self) -> list[Explainer]:
+        return [self.explainer, *(own for reference in self.references.values() for own in reference.explainers())]
+
+    def _step_seed(self) -> int | None:
+        """What this process's explainers draw from at this step; None where none of them draws."""
+        if not any(explainer.draws for explainer in self._explainers()):
+            return None
+        return int(torch.randint(2**31, ()))
 
     def _explanation_weight(self, reference: Reference) -> float:
         own = reference.explanation_weight
@@ -259,6 +270,7 @@ class ExplanationDistillTrainer(Trainer):
         # A column that one reference reads is neither the student's nor another reference's.
         private = {column for reference in self.references.values() for column in reference.columns}
         shared = {key: value for key, value in inputs.items() if key in ANNOTATION_COLUMNS or key not in private}
+        shared = mark_special_tokens(shared, self.processing_class)
         with self.accelerator.autocast():
             said = {
                 name: reference(shared | {key: inputs[key] for key in reference.columns if key in inputs}, with_maps)
@@ -276,11 +288,11 @@ class ExplanationDistillTrainer(Trainer):
             # One target a sample as (B,), several references' targets side by side as (B, K): still one forward.
             target = targets[0] if len(targets) == 1 else torch.stack(targets, dim=1)
             outputs = model(**student_inputs, explain_target=target)
-            maps = [outputs.maps] if len(targets) == 1 else list(outputs.maps.unbind(1))
+            each = [outputs] if len(targets) == 1 else [outputs.of_target(number) for number in range(len(targets))]
         else:
-            outputs, maps = model(**student_inputs), []
+            outputs, each = model(**accepted_inputs(self.student, student_inputs)), []
         objective = Objective(
-            outputs["logits"].new_zeros(()), {}, outputs["logits"], dict(zip(explained, maps, strict=True)), said
+            outputs["logits"].new_zeros(()), {}, outputs["logits"], dict(zip(explained, each, strict=True)), said
         )
         if labels is not None and self._setting("task_weight") > 0:
             objective.add("loss_task", self._setting("task_weight"), self._task_loss(outputs, labels))
@@ -291,11 +303,11 @@ class ExplanationDistillTrainer(Trainer):
             objective.add_logits(
                 f"loss_logits{suffix}", self._logits_weight(reference), reference, output, self._setting("temperature")
             )
-            if name in objective.maps and weights[name] > 0:
+            if name in objective.explained and weights[name] > 0:
                 objective.terms[f"zero_map_share{suffix}"] = objective.add_explanation(
                     f"loss_explanation{suffix}",
                     weights[name],
-                    objective.maps[name],
+                    objective.explained[name],
                     output,
                     reference.explanation_loss or self._setting("explanation_loss"),
                 )

@@ -1,4 +1,4 @@
-"""One image, as two different processors would show it to student and teacher."""
+"""One image or text, as two different processors would show it to student and teacher."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,12 +8,15 @@ import torch
 from torch import nn
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
+from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
-logger = logging.get_logger(__name__)
+from .texts import same_tokenizer
 
 # Columns that describe a sample to the trainer and that no model's forward takes.
 ANNOTATION_COLUMNS = ("labels", "mask", "boxes")
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -144,7 +147,8 @@ class InputAdapter:
     Args:
         teacher: The teacher.
         teacher_processor, student_processor: Image processors; with the teacher's given, the student's images are
-            resized and normalised for the teacher, so that both see the same augmented view.
+            resized and normalised for the teacher, so that both see the same augmented view. Or tokenizers, which must
+            be the same where the batch has no columns of the teacher's own.
 
     Raises:
         ValueError: only the teacher's processor is known.
@@ -153,16 +157,27 @@ class InputAdapter:
     def __init__(self, teacher: nn.Module, teacher_processor: Any = None, student_processor: Any = None):
         self.teacher = teacher
         self.views: tuple[ImageView, ImageView] | None = None
+        # None: nothing is known of the tokenizers.
+        self.same_tokens: bool | None = None
         if teacher_processor is None:
             return
         if student_processor is None:
             raise ValueError(
                 "teacher_processing_class was given without the student's processing_class. Give both, so that the "
-                "student's images can be turned into the teacher's."
+                "student's inputs can be turned into the teacher's."
             )
+        if isinstance(teacher_processor, PreTrainedTokenizerBase):
+            self.same_tokens = same_tokenizer(student_processor, teacher_processor)
+            return
         self.views = image_view(student_processor), image_view(teacher_processor)
         if not self.views[0].same_field(self.views[1]):
             logger.info("The teacher is shown the student's field of view, at the teacher's own size.")
+
+    def meet(self, student: nn.Module) -> None:
+        """Compares the sizes of the vocabularies, where the tokenizers aren't known."""
+        sizes = [vocabulary_size(model) for model in (self.teacher, student)]
+        if self.same_tokens is None and None not in sizes and sizes[0] != sizes[1]:
+            self.same_tokens = False
 
     def __call__(self, own_inputs: Mapping[str, Any], student_inputs: Mapping[str, Any]) -> dict[str, Any]:
         """The teacher's inputs: its own columns where the batch has them, else the student's, adapted.
@@ -170,6 +185,9 @@ class InputAdapter:
         Args:
             own_inputs: The batch's `teacher_…` columns, without that prefix.
             student_inputs: The whole batch.
+
+        Raises:
+            ValueError: token ids of another vocabulary than the teacher's.
         """
         if own_inputs:
             return dict(own_inputs)
@@ -178,6 +196,12 @@ class InputAdapter:
             for key, value in student_inputs.items()
             if key not in ANNOTATION_COLUMNS and not key.startswith("teacher_")
         }
+        if "input_ids" in inputs and self.same_tokens is False:
+            raise ValueError(
+                f"The batch's token ids are the student's, and {type(self.teacher).__name__} has another vocabulary. "
+                "Make the batches by hf_e2kd.TextCollator(tokenizer, teacher_tokenizer); where both tokenizers are the "
+                "same in spite of the models' sizes, give them as processing_class and teacher_processing_class."
+            )
         if self.views is not None:
             student, teacher = self.views
             pixel_values = teacher.normalise(student.intensities(inputs["pixel_values"]))
@@ -185,3 +209,8 @@ class InputAdapter:
                 pixel_values = TF.resize(pixel_values, list(teacher.size), antialias=True)
             inputs["pixel_values"] = pixel_values
         return inputs
+
+
+def vocabulary_size(model: nn.Module) -> int | None:
+    """How many tokens a model of text embeds, as far as its configuration says so."""
+    return getattr(getattr(model, "config", None), "vocab_size", None)

@@ -4,7 +4,7 @@ from torch import nn
 
 from . import vision  # noqa: F401  (registers the families)
 from .base import Architecture, Grid, Split, available_architectures, register_architecture, registered_architecture
-from .discovery import call_model, discover_target, grid_of
+from .discovery import accepted_inputs, call_model, discover_target, grid_of
 from .timm import is_timm, timm_architecture, wrap_timm
 
 
@@ -17,6 +17,7 @@ __all__ = [
     "Architecture",
     "Grid",
     "Split",
+    "accepted_inputs",
     "available_architectures",
     "call_model",
     "discover_target",

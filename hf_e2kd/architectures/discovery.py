@@ -10,6 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.dropout import _DropoutNd
 from transformers.utils import logging
 
+from ..alignment.words import LAYOUT_COLUMNS
 from .base import Grid, evaluating
 from .timm import is_timm, token_grid
 
@@ -93,15 +94,28 @@ def call_model(model: nn.Module, inputs: Mapping[str, Any]) -> torch.Tensor:
     """
     parameters = inspect.signature(model.forward).parameters
     named = "pixel_values" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    outputs = model(**inputs) if named and not is_timm(model) else model(inputs["pixel_values"])
+    if "pixel_values" in inputs and (not named or is_timm(model)):
+        outputs = model(inputs["pixel_values"])
+    else:
+        outputs = model(**accepted_inputs(model, inputs))
     if isinstance(outputs, torch.Tensor):
         return outputs
     if isinstance(outputs, Mapping) and "logits" not in outputs:
         raise ValueError(
             f"{type(model).__name__} gives {', '.join(outputs)} and no logits, so no class of it can be explained. "
-            "Load the model with its classifier, by AutoModelForImageClassification."
+            "Load the model with its classifier, by AutoModelForImageClassification or "
+            "AutoModelForSequenceClassification."
         )
     return outputs["logits"] if isinstance(outputs, Mapping) else outputs[0]
+
+
+def accepted_inputs(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Leaves out the columns that describe tokens to explainers, and token types where the model knows none.
+
+    DistilBERT and BERT share a tokenizer, which gives token types, and DistilBERT's forward refuses or ignores them.
+    """
+    unknown = set() if "token_type_ids" in inspect.signature(model.forward).parameters else {"token_type_ids"}
+    return {key: value for key, value in inputs.items() if key not in unknown.union(LAYOUT_COLUMNS)}
 
 
 def _may_be_target(module: nn.Module) -> bool:

@@ -20,6 +20,8 @@ class FiniteBatches:
         self.collator = collator
         # `Trainer` saves the tokenizer that it finds on its collator.
         self.tokenizer = getattr(collator, "tokenizer", None)
+        # Columns of the data set that the collator reads, which the trainer must keep.
+        self.columns: tuple[str, ...] = tuple(getattr(collator, "columns", ()))
 
     def __call__(self, samples: Sequence[Any]) -> Mapping[str, Any]:
         batch = self.collator(samples)

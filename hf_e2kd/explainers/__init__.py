@@ -1,18 +1,25 @@
 """Explanation methods that can be trained through."""
 
-from .base import Explainer, Explanation, Target
+from .base import Explainer, Explanation, Target, drawn
 from .explained_forward import ExplainedOutput, install_explained_forward
 from .gradcam import GradCAM
+from .input_x_gradient import InputXGradient
+from .integrated_gradients import IntegratedGradients
 from .registry import available_explainers, build_explainer, explain, register_explainer
+from .saliency import Saliency
 
 __all__ = [
     "ExplainedOutput",
     "Explainer",
     "Explanation",
     "GradCAM",
+    "InputXGradient",
+    "IntegratedGradients",
+    "Saliency",
     "Target",
     "available_explainers",
     "build_explainer",
+    "drawn",
     "explain",
     "install_explained_forward",
     "register_explainer",

@@ -1,12 +1,14 @@
 """What every explainer takes and gives."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 Target = torch.Tensor | Callable[[torch.Tensor], torch.Tensor] | None
 """Explained class: (B,) or (B, K) integers padded by −1, a function of the logits, or None (the top)."""
@@ -22,7 +24,10 @@ class Explanation:
         target: (B,) or (B, K) explained classes; −1 where there is none (its map is zero).
         mask: (B, *grid) bool, the cells that count; None where all do.
         layout: `"image"`, `"tokens"` or `"words"`: what the grid's cells are.
-        vectors: (B, channels, *grid), for methods that explain by a vector at every place.
+        vectors: (B, [K,] channels, *grid), for methods that explain by a vector at every place; these are matched.
+        completeness_error: (B,) or (B, K): how much of the logit's rise from the baseline the map leaves out, where a
+            method gives it on request.
+        words: What stands in each cell of a text's map, where the text is known; (B) lists.
     """
 
     logits: torch.Tensor
@@ -31,6 +36,8 @@ class Explanation:
     mask: torch.Tensor | None = None
     layout: Literal["image", "tokens", "words"] = "image"
     vectors: torch.Tensor | None = None
+    completeness_error: torch.Tensor | None = None
+    words: list[list[str]] | None = None
 
     def detach(self) -> "Explanation":
         """The same values without their graph."""
@@ -48,6 +55,10 @@ class Explainer(ABC):
     """
 
     name: ClassVar[str]
+    # Whether a training step's explanation has something random in it.
+    draws: ClassVar[bool] = False
+    # What the random choices follow from, set by `drawn` for a training step; None: the exact explanation.
+    seed: int | None = None
 
     @abstractmethod
     def forward(self, model: nn.Module, inputs: Mapping[str, Any], target: Target) -> Explanation:
@@ -95,6 +106,31 @@ def resolve_target(target: Target, logits: torch.Tensor) -> torch.Tensor:
             f"{target.dtype} of shape {tuple(target.shape)}."
         )
     return target.to(logits.device)
+
+
+@contextmanager
+def drawn(explainers: Iterable[Explainer], seed: int | None) -> Iterator[None]:
+    """Lets explainers make the same random choices while the context lasts, as both sides of a training step must.
+
+    Args:
+        seed: Of the choices; None for the exact explanation.
+    """
+    explainers = list(explainers)
+    before = [explainer.seed for explainer in explainers]
+    try:
+        for explainer in explainers:
+            explainer.seed = seed
+        yield
+    finally:
+        for explainer, own in zip(explainers, before, strict=True):
+            explainer.seed = own
+
+
+def one_hots(target: torch.Tensor, logits: torch.Tensor) -> list[torch.Tensor]:
+    """For each of the K targets the cotangent (B, classes) that picks its logit; zero where the target is −1."""
+    columns = target.unsqueeze(1) if target.ndim == 1 else target
+    chosen = F.one_hot(columns.clamp(min=0), logits.shape[1]).to(logits.dtype) * (columns >= 0).unsqueeze(-1)
+    return list(chosen.unbind(1))
 
 
 def at_least_float32(tensor: torch.Tensor) -> torch.Tensor:

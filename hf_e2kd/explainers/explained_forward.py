@@ -6,7 +6,7 @@ outside that call would escape them: its gradients would not be reduced over ran
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MethodType
 from typing import Any
 
@@ -25,11 +25,21 @@ class ExplainedOutput(ModelOutput):
         logits: (B, classes).
         maps: (B, *grid), or (B, K, *grid) for targets (B, K).
         mask: (B, *grid) bool, or None where every cell counts.
+        vectors: (B, channels, *grid), or (B, K, channels, *grid), for methods that explain by a vector at every place.
     """
 
     logits: torch.Tensor | None = None
     maps: torch.Tensor | None = None
     mask: torch.Tensor | None = None
+    vectors: torch.Tensor | None = None
+
+    def of_target(self, number: int) -> "ExplainedOutput":
+        """The output for one of the K targets."""
+        return replace(
+            self,
+            maps=None if self.maps is None else self.maps[:, number],
+            vectors=None if self.vectors is None else self.vectors[:, number],
+        )
 
 
 def install_explained_forward(model: nn.Module, explainer: Explainer) -> None:
@@ -49,7 +59,9 @@ def install_explained_forward(model: nn.Module, explainer: Explainer) -> None:
         if explain_target is None:
             return own_function(self, *args, **inputs) if is_method else own_function(*args, **inputs)
         explanation = explainer.forward(self, inputs, explain_target)
-        return ExplainedOutput(logits=explanation.logits, maps=explanation.maps, mask=explanation.mask)
+        return ExplainedOutput(
+            logits=explanation.logits, maps=explanation.maps, mask=explanation.mask, vectors=explanation.vectors
+        )
 
     signature = inspect.signature(own_function)
     if not is_method:

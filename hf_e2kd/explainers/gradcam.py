@@ -6,12 +6,12 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..architectures import call_model, discover_target, find_architecture, grid_of
 from ..architectures.base import Grid, Split
-from .base import Explainer, Explanation, Target, at_least_float32, resolve_target
+from .attention_kernels import attention_kernel, is_checkpointed, refuse_fused_attention
+from .base import Explainer, Explanation, Target, at_least_float32, one_hots, resolve_target
 from .hooks import captured_output
 
 
@@ -33,12 +33,7 @@ class GradCAM(Explainer):
         self._discovered: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 
     def check(self, model: nn.Module, compiled: bool = False) -> None:
-        attention = _attention_kernel(model)
-        if "flash" in attention or "flex" in attention:
-            raise ValueError(
-                f"The attention kernel '{attention}' has no double backward, which GradCAM training needs. Load the "
-                "model with attn_implementation='sdpa' or 'eager', or call model.set_attn_implementation('sdpa')."
-            )
+        refuse_fused_attention(model)
         architecture = find_architecture(model)
         if compiled and (self.target_layer is not None or architecture is None or architecture.split is None):
             raise ValueError(
@@ -83,7 +78,7 @@ def _by_head(model: nn.Module, split: Split, target: Target) -> _Differentiated:
     with torch.autocast(device, enabled=False):
         logits, pullback, *_ = torch.func.vjp(split.head, activation)
         target = resolve_target(target, logits)
-        gradients = [gradient for chosen in _one_hots(target, logits) for gradient in pullback(chosen)]
+        gradients = [gradient for chosen in one_hots(target, logits) for gradient in pullback(chosen)]
     return logits, activation, gradients, target, split.grid
 
 
@@ -92,7 +87,7 @@ def _by_head(model: nn.Module, split: Split, target: Target) -> _Differentiated:
 def _by_hook(model: nn.Module, path: str, inputs: Mapping[str, Any], target: Target) -> _Differentiated:
     """Runs the model's own forward with a kernel whose attention can be differentiated twice."""
     create_graph = torch.is_grad_enabled()
-    if create_graph and _attention_kernel(model) == "sdpa" and _is_checkpointed(model):
+    if create_graph and attention_kernel(model) == "sdpa" and is_checkpointed(model):
         raise ValueError(
             f"Activation checkpointing would recompute {type(model).__name__} with a fused attention kernel, which has "
             "no double backward. Call model.set_attn_implementation('eager'), or train without checkpointing."
@@ -114,28 +109,12 @@ def _by_hook(model: nn.Module, path: str, inputs: Mapping[str, Any], target: Tar
             torch.autograd.grad(
                 (logits * chosen).sum(), activation, create_graph=create_graph, retain_graph=True, allow_unused=True
             )[0]
-            for chosen in _one_hots(target, logits)
+            for chosen in one_hots(target, logits)
             if logits.requires_grad
         ]
         if not gradients or gradients[0] is None:
             raise ValueError(f"The layer '{path}' of {type(model).__name__} doesn't reach the logits.")
     return logits, activation, gradients, target, grid
-
-
-def _one_hots(target: torch.Tensor, logits: torch.Tensor) -> list[torch.Tensor]:
-    """For each of the K targets the cotangent (B, classes) that picks its logit; zero where the target is −1."""
-    columns = target.unsqueeze(1) if target.ndim == 1 else target
-    chosen = F.one_hot(columns.clamp(min=0), logits.shape[1]).to(logits.dtype) * (columns >= 0).unsqueeze(-1)
-    return list(chosen.unbind(1))
-
-
-def _attention_kernel(model: nn.Module) -> str:
-    """The attention implementation of a model of transformers; empty for others."""
-    return getattr(getattr(model, "config", None), "_attn_implementation", None) or ""
-
-
-def _is_checkpointed(model: nn.Module) -> bool:
-    return any(module.training and getattr(module, "gradient_checkpointing", False) for module in model.modules())
 
 
 def _head_dtype(model: nn.Module) -> torch.dtype:

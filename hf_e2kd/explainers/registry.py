@@ -8,10 +8,23 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..alignment.texts import length_limit, require_offsets_and_padding, tokenize_texts
+from ..alignment.words import mark_special_tokens
 from .base import Explainer, Explanation, Target, resolve_target
 from .gradcam import GradCAM
+from .input_x_gradient import InputXGradient
+from .integrated_gradients import IntegratedGradients
+from .saliency import Saliency
 
-_EXPLAINERS: dict[str, type[Explainer]] = {GradCAM.name: GradCAM}
+_EXPLAINERS: dict[str, type[Explainer]] = {
+    explainer.name: explainer
+    for explainer in (
+        GradCAM,
+        InputXGradient,
+        IntegratedGradients,
+        Saliency,
+    )
+}
 
 
 def register_explainer(name: str, explainer: type[Explainer]) -> None:
@@ -52,9 +65,10 @@ def build_explainer(name: str, **options: Any) -> Explainer:
 
 def explain(
     model: nn.Module,
-    inputs: Mapping[str, Any] | torch.Tensor,
-    method: str | Explainer = "gradcam",
+    inputs: Mapping[str, Any] | torch.Tensor | str | Sequence[str],
+    method: str | Explainer | None = None,
     target: Target | Sequence[int] | int = None,
+    processing_class: Any = None,
     **options: Any,
 ) -> Explanation:
     """Explains a batch of a model's decisions.
@@ -64,19 +78,23 @@ def explain(
 
     Args:
         model: A classifier, of transformers, timm or your own.
-        inputs: What its forward takes, as a processor gives it with `return_tensors="pt"`, or `pixel_values`
-            (B, channels, H, W) alone.
-        method: One of `available_explainers()`, or an explainer.
+        inputs: What its forward takes, as a processor or tokenizer gives it with `return_tensors="pt"`; or
+            `pixel_values` (B, channels, H, W) alone; or, with `processing_class`, texts.
+        method: One of `available_explainers()`, or an explainer. By default images are explained by `"gradcam"`, texts
+            by `"integrated_gradients"`.
         target: Class to explain: one for all samples, (B,) or (B, K) of them, or a function of the logits that gives
             these; the top class by default. −1 explains none: its map is zero.
+        processing_class: The model's tokenizer. It turns texts into tokens, whose scores are summed to words; of given
+            tokens, it tells the special ones.
         options: The method's own options.
 
     Returns:
-        An `Explanation` without graph: `logits`, `maps`, `mask`, `target`, `layout`.
+        An `Explanation` without graph: `logits`, `maps`, `mask`, `target`, `layout`; of texts also `words`, what stands
+        in each cell of a map.
 
     Raises:
-        ValueError: unknown method, option, layer or class; inputs that are no batch of finite images; or a model
-            without a layer that is laid out in space.
+        ValueError: unknown method, option, layer or class; inputs that are no batch of finite images or of texts; or a
+            model that the method can't explain.
 
     Example:
 
@@ -86,6 +104,11 @@ def explain(
         >>> model = ResNetForImageClassification(config).eval()
         >>> hf_e2kd.explain(model, torch.rand(2, 3, 32, 32)).maps.shape
         torch.Size([2, 4, 4])
+
+    Of a text, with the model's tokenizer:
+
+        explanation = hf_e2kd.explain(model, ["a wonderful film"], processing_class=tokenizer)
+        list(zip(explanation.words[0], explanation.maps[0].tolist()))
     """
     if not isinstance(model, nn.Module):
         raise ValueError(
@@ -95,6 +118,11 @@ def explain(
         raise ValueError(
             f"Give the options {sorted(options)} to the explainer's constructor, not beside the explainer."
         )
+    # Inference mode would leave nothing to differentiate.
+    with torch.inference_mode(False):
+        batch, words = _batch(inputs, processing_class)
+    if method is None:
+        method = "integrated_gradients" if "input_ids" in batch else "gradcam"
     explainer = method if isinstance(method, Explainer) else build_explainer(method, **options)
     if model.training:
         warnings.warn(
@@ -102,9 +130,10 @@ def explain(
             "model.eval() first.",
             stacklevel=2,
         )
-    # Inference mode would leave nothing to differentiate.
+    device = next(model.parameters(), torch.empty(0)).device
+    if words is not None:
+        batch = {key: value.to(device) for key, value in batch.items()}
     with torch.inference_mode(False):
-        batch = _batch(inputs)
 
         def classes(logits: torch.Tensor) -> torch.Tensor:
             chosen = resolve_target(_target(target, len(logits)), logits)
@@ -113,37 +142,64 @@ def explain(
                     raise ValueError(f"There is no class {int(extreme)}: the model has {logits.shape[1]} classes.")
             return chosen
 
-        return explainer(model, batch, classes)
+        explanation = explainer(model, batch, classes)
+    explanation.words = words
+    return explanation
 
 
-def _batch(inputs: Any) -> dict[str, Any]:
-    """The forward's inputs without labels; refused where they are no batch of finite images."""
+def _batch(inputs: Any, processing_class: Any) -> tuple[dict[str, Any], list[list[str]] | None]:
+    """The forward's inputs without labels, and the words of texts; refused where they are no batch to explain."""
+    texts = [inputs] if isinstance(inputs, str) else inputs
+    if isinstance(texts, list | tuple) and texts and all(isinstance(text, str) for text in texts):
+        if processing_class is None:
+            raise ValueError(
+                "To explain texts, give the model's tokenizer: explain(model, texts, processing_class=tokenizer). An "
+                "image is not given by its path: open it, and give what the image processor makes of it."
+            )
+        require_offsets_and_padding(processing_class)
+        (batch,), words = tokenize_texts(
+            [(text,) for text in texts], (processing_class, length_limit(processing_class))
+        )
+        return batch, words
     if not isinstance(inputs, Mapping | torch.Tensor):
         raise ValueError(
-            f"inputs must be a tensor (B, channels, H, W), or what an image processor gives, not "
+            f"inputs must be a tensor (B, channels, H, W), texts, or what an image processor or a tokenizer gives, not "
             f'{type(inputs).__name__}: processor(images, return_tensors="pt").'
         )
     batch = {"pixel_values": inputs} if isinstance(inputs, torch.Tensor) else dict(inputs)
     batch.pop("labels", None)
-    pixel_values = batch.get("pixel_values")
-    if pixel_values is not None:
-        if not isinstance(pixel_values, torch.Tensor):
-            raise ValueError(
-                f"pixel_values must be a tensor, not {type(pixel_values).__name__}: give the processor "
-                'return_tensors="pt".'
-            )
-        if pixel_values.ndim != 4 or len(pixel_values) == 0:
-            raise ValueError(
-                f"pixel_values must have the shape (B, channels, H, W) with B at least 1, not "
-                f"{tuple(pixel_values.shape)}; a single image is `image[None]`."
-            )
-        if not pixel_values.isfinite().all():
-            rows = (~pixel_values.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
-            raise ValueError(f"pixel_values holds NaN or infinite values in the samples {rows[:8]}. Leave them out.")
-    return {
+    for name, check in (("pixel_values", _check_images), ("input_ids", _check_tokens)):
+        if batch.get(name) is not None:
+            if not isinstance(batch[name], torch.Tensor):
+                raise ValueError(
+                    f"{name} must be a tensor, not {type(batch[name]).__name__}: give the processor "
+                    'return_tensors="pt".'
+                )
+            check(batch[name])
+    batch = {
         key: value.clone() if isinstance(value, torch.Tensor) and value.is_inference() else value
         for key, value in batch.items()
     }
+    return (batch if processing_class is None else mark_special_tokens(batch, processing_class)), None
+
+
+def _check_images(pixel_values: torch.Tensor) -> None:
+    if pixel_values.ndim != 4 or len(pixel_values) == 0:
+        raise ValueError(
+            f"pixel_values must have the shape (B, channels, H, W) with B at least 1, not "
+            f"{tuple(pixel_values.shape)}; a single image is `image[None]`."
+        )
+    if not pixel_values.isfinite().all():
+        rows = (~pixel_values.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
+        raise ValueError(f"pixel_values holds NaN or infinite values in the samples {rows[:8]}. Leave them out.")
+
+
+def _check_tokens(input_ids: torch.Tensor) -> None:
+    if input_ids.ndim != 2 or input_ids.numel() == 0 or input_ids.is_floating_point():
+        raise ValueError(
+            f"input_ids must be integers of shape (B, T) with at least one token, not {input_ids.dtype} of shape "
+            f"{tuple(input_ids.shape)}; a single text is `input_ids[None]`."
+        )
 
 
 def _target(target: Any, samples: int) -> Target:

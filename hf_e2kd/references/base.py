@@ -18,6 +18,7 @@ class ReferenceOutput:
     Args:
         target: (B,) the explained classes, as classes of the student.
         maps: (B, *grid), or None where only logits are given.
+        vectors: (B, channels, *grid), matched instead of the maps where the student's explanation has them too.
         logits: (B, shared) over the classes that reference and student share, or None where there are none.
         mask: (B, *grid) bool, the cells that count; None where all do.
         shared_labels: (B,) the labels as positions among the shared classes (−1 where not shared), or None.
@@ -28,6 +29,7 @@ class ReferenceOutput:
     logits: torch.Tensor | None = None
     mask: torch.Tensor | None = None
     shared_labels: torch.Tensor | None = None
+    vectors: torch.Tensor | None = None
 
 
 class Reference(ABC):
@@ -69,6 +71,10 @@ class Reference(ABC):
             inputs: The batch as collated, on the student's device.
             with_maps: Whether maps are needed at this step.
         """
+
+    def explainers(self) -> list[Explainer]:
+        """The explainers that it calls, which make the student's random choices at each training step."""
+        return []
 
     def is_model(self, model: nn.Module) -> bool:
         """Whether the reference is this very model."""

@@ -43,13 +43,15 @@ class TeacherReference(Reference):
         model: The teacher: a classifier of transformers, timm or your own.
         explainer: How the teacher is explained; None takes the student's explainer.
         target: Which class both sides explain: `"teacher_top"` or `"label"`.
-        processing_class: The teacher's image processor, where it differs from the student's.
+        processing_class: The teacher's image processor or tokenizer, where it differs from the student's.
         student_processing_class: The student's, if `processing_class` is given.
         reference_options: `explanation_weight`, `explanation_loss`, `logits_weight`, as in `Reference`.
 
     Inputs:
         `teacher_pixel_values` where the batch has them (any column that begins with `teacher_` goes to the teacher
-        alone); otherwise the student's `pixel_values`, resized and normalised as the teacher's processor says.
+        alone); otherwise the student's `pixel_values`, resized and normalised as the teacher's processor says. Of a
+        text, `teacher_input_ids` and the like with `teacher_word_ids`, as `TextCollator` gives them; otherwise the
+        student's tokens, if both tokenizers are the same.
     """
 
     def __init__(
@@ -79,10 +81,14 @@ class TeacherReference(Reference):
 
     def bind(self, student: nn.Module, explainer: Explainer | None) -> None:
         self.alignment = align_labels(self.model, student)
+        self.adapter.meet(student)
         if explainer is not None:
             self.explainer = self.own_explainer or explainer
             self.explainer.check(self.model)
         self.model.requires_grad_(False).eval()
+
+    def explainers(self) -> list[Explainer]:
+        return [] if self.explainer is None else [self.explainer]
 
     def is_model(self, model: nn.Module) -> bool:
         return self.model is model
@@ -95,6 +101,11 @@ class TeacherReference(Reference):
         alignment, labels = self._bound(), inputs.get("labels")
         own = {key.removeprefix(_PREFIX): value for key, value in inputs.items() if key.startswith(_PREFIX)}
         batch = self.adapter(own, inputs)
+        if with_maps and "input_ids" in own and "word_ids" not in own:
+            raise ValueError(
+                "The batch has token ids of the teacher's own and doesn't say which words they belong to "
+                "(`word_ids`, `teacher_word_ids`). Make it by hf_e2kd.TextCollator(tokenizer, teacher_tokenizer)."
+            )
         device = next(value.device for value in batch.values() if isinstance(value, torch.Tensor))
         if next(self.model.parameters()).device != device:
             self.model.to(device)
@@ -112,11 +123,12 @@ class TeacherReference(Reference):
             chosen.append(TARGET_RULES[self.target](alignment, logits, labels))
             return alignment.to_teacher(chosen[-1])
 
-        maps = mask = None
+        maps = mask = vectors = None
         if with_maps:
             assert self.explainer is not None
             explanation = self.explainer(self.model, batch, explained_class)
             logits, maps, mask = explanation.logits, explanation.maps, explanation.mask
+            vectors = explanation.vectors
         else:
             logits = call_model(self.model, batch)
             explained_class(logits)
@@ -124,6 +136,7 @@ class TeacherReference(Reference):
             target=alignment.to_student(chosen[-1]),
             maps=maps,
             mask=mask,
+            vectors=vectors,
             logits=alignment.teacher_logits(logits),
             shared_labels=None if labels is None else alignment.student_to_shared(labels),
         )

@@ -32,8 +32,8 @@ def uniform(monkeypatch):
 
 def test_unknown_name_lists_the_valid_ones(tiny, uniform):
     """Prevents: a KeyError that leaves the reader guessing."""
-    with pytest.raises(ValueError, match=r"Unknown explainer 'saliency'. Available: .*gradcam.*, uniform"):
-        hf_e2kd.explain(tiny("vit"), images(), method="saliency")
+    with pytest.raises(ValueError, match=r"Unknown explainer 'salience'. Available: .*gradcam.*, uniform"):
+        hf_e2kd.explain(tiny("vit"), images(), method="salience")
 
 
 def test_unknown_option_is_named():
@@ -76,7 +76,7 @@ def test_contract_of_an_explanation(tiny):
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        ("image.png", "not str.*return_tensors"),
+        ("image.png", "not given by its path"),
         (images()[0], r"\(B, channels, H, W\).*not \(3, 32, 32\).*image\[None\]"),
         (images()[:0], "B at least 1"),
         ({"pixel_values": [np.zeros((3, 32, 32))]}, 'return_tensors="pt"'),

@@ -1,0 +1,112 @@
+"""Texts as token ids of one or two tokenizers, with the words that all of them see."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from .words import align_words
+
+# transformers states no limit of a tokenizer as a very large number.
+_NO_LIMIT = 10**6
+_NOT_FOR_THE_MODEL = ("offset_mapping", "special_tokens_mask", "overflow_to_sample_mapping")
+
+
+def tokenize_texts(
+    texts: Sequence[tuple[str, ...]], *sides: tuple[Any, int | None]
+) -> tuple[list[dict[str, torch.Tensor]], list[list[str]]]:
+    """Tokenizes a batch for each side.
+
+    Args:
+        texts: (B) texts, each a tuple of one or, for a pair, two.
+        sides: A fast tokenizer and its longest input in tokens, None for no limit.
+
+    Returns:
+        For each side what the model takes (`input_ids`, `attention_mask`, …) and `word_ids`, all (B, T); and the words
+        themselves, (B) lists. A pair's second text goes on counting.
+    """
+    encodings = [_encode(tokenizer, texts, limit) for tokenizer, limit in sides]
+    numbers: list[list[list[int]]] = []
+    words: list[list[str]] = []
+    for row, parts in enumerate(texts):
+        ids, found = _number_words(parts, [encoding.encodings[row] for encoding in encodings])
+        numbers.append(ids)
+        words.append(found)
+    batches = []
+    for side, encoding in enumerate(encodings):
+        columns = {name: torch.tensor(encoding[name]) for name in encoding if name not in _NOT_FOR_THE_MODEL}
+        batches.append({**columns, "word_ids": torch.tensor([ids[side] for ids in numbers])})
+    return batches, words
+
+
+def length_limit(tokenizer: Any, given: int | None = None) -> int | None:
+    """The longest input in tokens: the smaller of what is given and what the tokenizer states; None for neither."""
+    if given is not None and given < 1:
+        raise ValueError(f"max_length must be at least 1, not {given}.")
+    own = tokenizer.model_max_length if tokenizer.model_max_length < _NO_LIMIT else None
+    return own if given is None else given if own is None else min(given, own)
+
+
+def same_tokenizer(first: Any, second: Any) -> bool:
+    """Whether two tokenizers cut every text alike into the same ids."""
+    if first is second:
+        return True
+    if not (first.is_fast and second.is_fast):
+        return first.get_vocab() == second.get_vocab() and type(first) is type(second)
+    return _without_call_settings(first) == _without_call_settings(second)
+
+
+def require_offsets_and_padding(tokenizer: Any) -> None:
+    """Refuses tokenizers whose tokens can't be matched to words, or whose texts can't be batched.
+
+    Raises:
+        ValueError: a slow tokenizer, or one without a padding token, with the remedy.
+    """
+    if not tokenizer.is_fast:
+        raise ValueError(
+            f"{type(tokenizer).__name__} is a slow tokenizer and gives no character offsets, so its tokens can't be "
+            "matched to words. Load its fast version (AutoTokenizer.from_pretrained), or, where teacher and student "
+            "share it, tokenize beforehand and use transformers' DataCollatorWithPadding, which compares by token."
+        )
+    if tokenizer.pad_token is None:
+        raise ValueError(
+            f"{type(tokenizer).__name__} has no padding token, so texts can't be batched. Set one: "
+            "tokenizer.pad_token = tokenizer.eos_token, and model.config.pad_token_id = tokenizer.pad_token_id."
+        )
+
+
+def _encode(tokenizer: Any, texts: Sequence[tuple[str, ...]], limit: int | None) -> Any:
+    columns = list(zip(*texts, strict=True))
+    return tokenizer(
+        *(list(column) for column in columns),
+        truncation=limit is not None,
+        max_length=limit,
+        padding=True,
+        return_offsets_mapping=True,
+    )
+
+
+def _number_words(parts: tuple[str, ...], encodings: Sequence[Any]) -> tuple[list[list[int]], list[str]]:
+    """For each side's encoding of one sample the word of each token; and the words."""
+    numbers = [[-1] * len(encoding.ids) for encoding in encodings]
+    found: list[str] = []
+    for part, text in enumerate(parts):
+        # Special tokens and padding belong to no part.
+        places = [
+            [place for place, sequence in enumerate(encoding.sequence_ids) if sequence == part]
+            for encoding in encodings
+        ]
+        offsets = [[encoding.offsets[p] for p in own] for encoding, own in zip(encodings, places, strict=True)]
+        words = align_words(text, *offsets)
+        for side, own in enumerate(places):
+            for place, word in zip(own, words.ids[side], strict=True):
+                numbers[side][place] = word + len(found) if word >= 0 else -1
+        found += [text[start:end] for start, end in words.spans]
+    return numbers, found
+
+
+def _without_call_settings(tokenizer: Any) -> str:
+    """A fast tokenizer's definition, without the truncation and padding that its last call left in it."""
+    definition = json.loads(tokenizer.backend_tokenizer.to_str())
+    return json.dumps({key: value for key, value in definition.items() if key not in ("truncation", "padding")})

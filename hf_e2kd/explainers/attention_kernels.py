@@ -1,0 +1,27 @@
+"""Which kernels compute a model's attention, and whether they can be differentiated twice."""
+
+from torch import nn
+
+
+def attention_kernel(model: nn.Module) -> str:
+    """The attention implementation of a model of transformers; empty for others."""
+    return getattr(getattr(model, "config", None), "_attn_implementation", None) or ""
+
+
+def refuse_fused_attention(model: nn.Module) -> None:
+    """Refuses kernels in which an explanation's gradient can't be taken.
+
+    Raises:
+        ValueError: flash or flex attention, with the remedy.
+    """
+    kernel = attention_kernel(model)
+    if "flash" in kernel or "flex" in kernel:
+        raise ValueError(
+            f"The attention kernel '{kernel}' has no double backward, which training on explanations needs. Load the "
+            "model with attn_implementation='sdpa' or 'eager', or call model.set_attn_implementation('sdpa')."
+        )
+
+
+def is_checkpointed(model: nn.Module) -> bool:
+    """Whether activations are recomputed in the backward pass."""
+    return any(module.training and getattr(module, "gradient_checkpointing", False) for module in model.modules())

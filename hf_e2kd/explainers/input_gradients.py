@@ -1,0 +1,179 @@
+"""Derivatives of a logit with respect to what a model reads: an image's pixels, or a text's word embeddings."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from ..alignment.words import lay_out_tokens
+from ..architectures import call_model
+from .attention_kernels import attention_kernel, is_checkpointed, refuse_fused_attention
+from .base import Explainer, Explanation, one_hots
+
+Move = Callable[[torch.Tensor], torch.Tensor]
+
+# Gradients of a half-precision pass fall below float16's smallest number; a power of two scales them exactly.
+_FLOAT16_SCALE = 2.0**10
+
+
+class InputExplainer(Explainer):
+    """A method that differentiates the whole model, at its input."""
+
+    def check(self, model: nn.Module, compiled: bool = False) -> None:
+        refuse_fused_attention(model)
+        if compiled:
+            raise ValueError(
+                f"torch_compile has no double backward, which the explainer '{self.name}' needs through the whole of "
+                f"{type(model).__name__}. Train without torch_compile, or explain by 'gradcam'."
+            )
+
+
+def unmoved(value: torch.Tensor) -> torch.Tensor:
+    return value
+
+
+def run_at(model: nn.Module, inputs: Mapping[str, Any], move: Move = unmoved) -> tuple[torch.Tensor, torch.Tensor]:
+    """Runs the model's own forward at another input, in a way that can be differentiated.
+
+    Args:
+        inputs: Has `pixel_values` (B, channels, H, W), or `input_ids` (B, T) and what belongs to them.
+        move: Where to go from the pixels, or from the word embeddings (B, T, C) before positions are added.
+
+    Returns:
+        The logits (B, classes), and the moved input, with respect to which they can be differentiated.
+
+    Raises:
+        ValueError: the model can't be explained at its input, with the reason.
+    """
+    grad_is_on = torch.is_grad_enabled()
+    if grad_is_on and attention_kernel(model) == "sdpa" and is_checkpointed(model):
+        raise ValueError(
+            f"Activation checkpointing would recompute {type(model).__name__} with a fused attention kernel, which has "
+            "no double backward. Call model.set_attn_implementation('eager'), or train without checkpointing."
+        )
+    # The fused kernels have no double backward; where no graph is kept they are welcome.
+    kernel = sdpa_kernel(SDPBackend.MATH) if grad_is_on else nullcontext()
+    with torch.enable_grad(), kernel:
+        if inputs.get("pixel_values") is not None:
+            pixels = _leaf_unless_connected(move(inputs["pixel_values"]))
+            return call_model(model, {**inputs, "pixel_values": pixels}), pixels
+        if inputs.get("input_ids") is None:
+            raise ValueError(
+                f"{type(model).__name__} is explained at `pixel_values` or `input_ids`; given are {sorted(inputs)}."
+            )
+        with _moved_embeddings(model, inputs["input_ids"].shape, move) as moved:
+            logits = call_model(model, inputs)
+        if not moved:
+            raise ValueError(
+                f"{type(model).__name__} doesn't embed its `input_ids` by the table that its get_input_embeddings() "
+                "names, so a text can't be explained at its word embeddings."
+            )
+        return logits, moved[0]
+
+
+def target_gradients(logits: torch.Tensor, value: torch.Tensor, target: torch.Tensor) -> list[torch.Tensor]:
+    """For each of the K targets the gradient of its logit, shaped like `value`, in at least float32.
+
+    Args:
+        target: (B,) or (B, K); the gradient is zero where it is −1.
+    """
+    create_graph = torch.is_grad_enabled()
+    scale = _FLOAT16_SCALE if torch.float16 in (logits.dtype, value.dtype) else 1.0
+    chosen = one_hots(target, logits)
+    gradients = []
+    for number, one_hot in enumerate(chosen):
+        (gradient,) = torch.autograd.grad(
+            logits,
+            value,
+            grad_outputs=one_hot * scale,
+            create_graph=create_graph,
+            retain_graph=create_graph or number + 1 < len(chosen),
+            allow_unused=True,
+        )
+        if gradient is None:
+            raise ValueError("The logits don't depend on the input, so there is nothing to explain.")
+        gradients.append((gradient if gradient.dtype == torch.float64 else gradient.float()) / scale)
+    return gradients
+
+
+def input_explanation(
+    logits: torch.Tensor, scores: list[torch.Tensor], target: torch.Tensor, inputs: Mapping[str, Any]
+) -> Explanation:
+    """Lays out the scores of each target: (B, H, W) of an image's pixels, or (B, T) of a text's tokens."""
+    stacked = torch.stack(scores, 1) if target.ndim == 2 else scores[0]
+    if inputs.get("pixel_values") is not None:
+        return Explanation(logits, stacked, target)
+    maps, mask, layout = lay_out_tokens(stacked, inputs)
+    return Explanation(logits, maps, target, mask=mask, layout=layout)
+
+
+def over_channels(values: torch.Tensor, inputs: Mapping[str, Any]) -> torch.Tensor:
+    """The sum over an image's colours (B, C, H, W) → (B, H, W), or over a text's embedding (B, T, C) → (B, T)."""
+    return values.sum(1 if inputs.get("pixel_values") is not None else -1)
+
+
+def word_embeddings(model: nn.Module) -> nn.Module:
+    """The table that embeds a text's tokens.
+
+    Raises:
+        ValueError: the model names none.
+    """
+    try:
+        table = model.get_input_embeddings()  # type: ignore[operator]
+    except (AttributeError, NotImplementedError):
+        table = None
+    if not isinstance(table, nn.Module) or not isinstance(getattr(table, "weight", None), torch.Tensor):
+        raise ValueError(
+            f"{type(model).__name__} names no table of word embeddings by get_input_embeddings(), so a text can't be "
+            "explained at them."
+        )
+    return table
+
+
+@contextmanager
+def frozen_statistics(model: nn.Module) -> Iterator[None]:
+    """Batch norms in training mode use their batch's statistics without recording them."""
+    norms = [
+        module
+        for module in model.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training and module.track_running_stats
+    ]
+    try:
+        for norm in norms:
+            norm.track_running_stats = False
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
+
+
+@contextmanager
+def _moved_embeddings(model: nn.Module, shape: torch.Size, move: Move) -> Iterator[list[torch.Tensor]]:
+    """Moves the word embeddings that the model makes of ids of this shape; the hooks are gone after it.
+
+    An encoder-decoder embeds twice, by tables that share their weight: the first call, the encoder's, is moved.
+    """
+    weight = word_embeddings(model).weight
+    moved: list[torch.Tensor] = []
+
+    def replace(_module: nn.Module, _args: Any, output: torch.Tensor) -> torch.Tensor | None:
+        if moved or output.shape[:2] != shape:
+            return None
+        moved.append(_leaf_unless_connected(move(output)))
+        return moved[0].clone()
+
+    tables = [module for module in model.modules() if getattr(module, "weight", None) is weight]
+    handles = [table.register_forward_hook(replace) for table in tables]
+    try:
+        yield moved
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _leaf_unless_connected(value: torch.Tensor) -> torch.Tensor:
+    """A trained table's embeddings stay connected to it; everything else becomes a leaf to differentiate at."""
+    return value if value.requires_grad else value.detach().requires_grad_()

@@ -1,0 +1,32 @@
+"""Saliency (Simonyan et al., 2014): the gradient at the input, differentiable."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from .base import Explanation, Target, resolve_target
+from .input_gradients import InputExplainer, input_explanation, over_channels, run_at, target_gradients
+
+
+class Saliency(InputExplainer):
+    """How strongly the logit reacts to each pixel or token: Σ_c |∂z/∂x_c|, or Σ_c ∂z/∂x_c where signed.
+
+    The sum is over an image's colours, or over the dimensions of a word embedding.
+
+    Args:
+        signed: Keep each channel's sign. Signed maps tell apart what speaks for the class and what against it; captum's
+            `Saliency` is the unsigned one, before the sum.
+    """
+
+    name = "saliency"
+
+    def __init__(self, signed: bool = False):
+        self.signed = signed
+
+    def forward(self, model: nn.Module, inputs: Mapping[str, Any], target: Target) -> Explanation:
+        logits, value = run_at(model, inputs)
+        target = resolve_target(target, logits)
+        gradients = target_gradients(logits, value, target)
+        scores = [over_channels(gradient if self.signed else gradient.abs(), inputs) for gradient in gradients]
+        return input_explanation(logits, scores, target, inputs)
