@@ -27,7 +27,10 @@ class ExplanationDistillArguments(TrainingArguments):
         default=1.0, metadata={"help": "Weight λ of the loss on the explanations; 0 computes none in training."}
     )
     temperature: float = field(default=1.0, metadata={"help": "Temperature τ of the loss on the logits."})
-    explainer: str = field(default="gradcam", metadata={"help": "How teacher and student are explained."})
+    explainer: str = field(
+        default="gradcam",
+        metadata={"help": "How teacher and student are explained, e.g. gradcam, integrated_gradients."},
+    )
     explainer_options: dict | str | None = field(
         default=None, metadata={"help": 'Options of the explainer as JSON, e.g. \'{"target_layer": "layer3"}\'.'}
     )
@@ -39,6 +42,10 @@ class ExplanationDistillArguments(TrainingArguments):
     )
     explanation_every: int = field(
         default=1, metadata={"help": "Match explanations at every n-th optimizer step only, to save time."}
+    )
+    explanation_share: float = field(
+        default=1.0,
+        metadata={"help": "Match explanations of this share of each batch, drawn anew at every step, to save time."},
     )
     evaluate_explanations: bool = field(
         default=True,
@@ -62,12 +69,14 @@ class ExplanationDistillArguments(TrainingArguments):
                 raise ValueError(f"{name} must be at least 0, not {getattr(self, name)}.")
             # A hyperparameter search casts each value to the type that it finds: 1 would truncate 0.5 to 0.
             setattr(self, name, float(getattr(self, name)))
-        for name in ("temperature", "explanation_warmup_ratio"):
+        for name in ("temperature", "explanation_warmup_ratio", "explanation_share"):
             setattr(self, name, float(getattr(self, name)))
         if not self.temperature > 0:
             raise ValueError(f"temperature must be above 0, not {self.temperature}.")
         if self.explanation_every < 1:
             raise ValueError(f"explanation_every must be at least 1, not {self.explanation_every}.")
+        if not 0 < self.explanation_share <= 1:
+            raise ValueError(f"explanation_share must lie in (0, 1], not {self.explanation_share}.")
         if not 0 <= self.explanation_warmup_ratio <= 1:
             raise ValueError(f"explanation_warmup_ratio must lie in [0, 1], not {self.explanation_warmup_ratio}.")
         _require_known("explanation_loss", self.explanation_loss, available_explanation_losses())

@@ -42,15 +42,26 @@ class Objective:
             self.add(name, weight, losses.mean())
 
     def add_explanation(
-        self, name: str, weight: float, explained: ExplainedOutput, said: ReferenceOutput, loss: str
+        self,
+        name: str,
+        weight: float,
+        explained: ExplainedOutput,
+        said: ReferenceOutput,
+        loss: str,
+        rows: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Adds the explanation loss of the student's maps, or of its vectors.
+        """Adds the explanation loss of the student's maps, or of its vectors: the mean over the explained samples.
+
+        Args:
+            rows: (B,) bool, the samples that were to be explained; None for all.
 
         Returns:
-            The share of pairs that had an all-zero map and counted 0.
+            The share of these that had an all-zero map and counted 0.
         """
         student, reference, counted = compared_maps(explained, said)
         losses, empty = explanation_loss(student, reference, loss, mask=counted)
+        if rows is not None:
+            losses, empty = losses[rows], empty[rows]
         self.add(name, weight, losses.mean())
         return empty.float().mean()
 

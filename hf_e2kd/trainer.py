@@ -220,6 +220,8 @@ class ExplanationDistillTrainer(Trainer):
         weights = {name: rise * self._explanation_weight(reference) for name, reference in self.references.items()}
         every = self._setting("explanation_every")
         matches_maps = any(weights.values()) and self.state.global_step % every == 0
+        if matches_maps and self._setting("explanation_share") < 1:
+            inputs = {**inputs, "explained": self._explained_samples(inputs)}
         with drawn(self._explainers(), self._step_seed() if matches_maps else None):
             objective = self._objective(model, inputs, weights, with_maps=matches_maps)
         if not objective.terms:
@@ -232,6 +234,12 @@ class ExplanationDistillTrainer(Trainer):
 
     def _explainers(self) -> list[Explainer]:
         return [self.explainer, *(own for reference in self.references.values() for own in reference.explainers())]
+
+    def _explained_samples(self, inputs: Mapping[str, Any]) -> torch.Tensor:
+        """A random share of the batch, (B,) bool; at least one sample."""
+        values = next(value for value in inputs.values() if isinstance(value, torch.Tensor) and value.ndim)
+        count = max(1, round(self._setting("explanation_share") * len(values)))
+        return (torch.randperm(len(values)) < count).to(values.device)
 
     def _step_seed(self) -> int | None:
         """What this process's explainers draw from at this step; None where none of them draws."""
@@ -266,7 +274,7 @@ class ExplanationDistillTrainer(Trainer):
             with_maps: Whether to explain.
             all_references: Whether to ask the references whose weights are all 0 too, as an evaluation does.
         """
-        labels = inputs.get("labels")
+        labels, rows = inputs.get("labels"), inputs.get("explained")
         # A column that one reference reads is neither the student's nor another reference's.
         private = {column for reference in self.references.values() for column in reference.columns}
         shared = {key: value for key, value in inputs.items() if key in ANNOTATION_COLUMNS or key not in private}
@@ -285,6 +293,8 @@ class ExplanationDistillTrainer(Trainer):
         }
         if explained:
             targets = [said[name].target for name in explained]
+            if rows is not None:
+                targets = [target.masked_fill(~rows, -1) for target in targets]
             # One target a sample as (B,), several references' targets side by side as (B, K): still one forward.
             target = targets[0] if len(targets) == 1 else torch.stack(targets, dim=1)
             outputs = model(**student_inputs, explain_target=target)
@@ -310,6 +320,7 @@ class ExplanationDistillTrainer(Trainer):
                     objective.explained[name],
                     output,
                     reference.explanation_loss or self._setting("explanation_loss"),
+                    rows,
                 )
         return objective
 

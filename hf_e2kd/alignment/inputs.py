@@ -13,8 +13,9 @@ from transformers.utils import logging
 
 from .texts import same_tokenizer
 
-# Columns that describe a sample to the trainer and that no model's forward takes.
-ANNOTATION_COLUMNS = ("labels", "mask", "boxes")
+# Columns that describe a sample to the trainer and that no model's forward takes. `explained` (B,) bool says which
+# samples are explained at this step; where it is missing, all are.
+ANNOTATION_COLUMNS = ("labels", "mask", "boxes", "explained")
 
 logger = logging.get_logger(__name__)
 

@@ -1,6 +1,7 @@
 """Explanation methods that can be trained through."""
 
 from .base import Explainer, Explanation, Target, drawn
+from .bcos import Bcos
 from .explained_forward import ExplainedOutput, install_explained_forward
 from .gradcam import GradCAM
 from .input_x_gradient import InputXGradient
@@ -9,6 +10,7 @@ from .registry import available_explainers, build_explainer, explain, register_e
 from .saliency import Saliency
 
 __all__ = [
+    "Bcos",
     "ExplainedOutput",
     "Explainer",
     "Explanation",

@@ -73,20 +73,25 @@ class IntegratedGradients(InputExplainer):
     def forward(self, model: nn.Module, inputs: Mapping[str, Any], target: Target) -> Explanation:
         logits = call_model(model, inputs)
         target = resolve_target(target, logits)
+        # Samples without a target cost nothing but their logits.
+        rows = (target if target.ndim == 1 else target.amax(1)).ge(0).nonzero().flatten()
+        if not len(rows):
+            raise ValueError("No sample of the batch has a class to explain: all targets are −1.")
+        some = _rows_of(inputs, rows, len(logits)) if len(rows) < len(logits) else inputs
         baseline = self._baseline(model, inputs)
-        places, weights = self._places(len(logits), logits.device)
-        attributions: list[torch.Tensor] = []
+        places, weights = self._places(len(rows), logits.device)
+        scores: list[torch.Tensor] = []
         # The steps on the path must leave no trace in the statistics of a model in training.
         with frozen_statistics(model):
             for start in range(0, len(places), self.chunk):
                 here = slice(start, start + self.chunk)
-                part = _along_path(model, inputs, target, baseline, places[here], weights[here])
-                attributions = [x + y for x, y in zip(attributions, part, strict=True)] if attributions else part
-            explanation = input_explanation(logits, attributions, target, inputs)
+                part = _along_path(model, some, target[rows], baseline, places[here], weights[here])
+                scores = [x + y for x, y in zip(scores, part, strict=True)] if scores else part
+            if len(rows) < len(logits):
+                scores = [score.new_zeros(len(logits), *score.shape[1:]).index_copy(0, rows, score) for score in scores]
+            explanation = input_explanation(logits, scores, target, inputs)
             if self.completeness:
-                explanation.completeness_error = _completeness_error(
-                    model, inputs, baseline, logits, target, attributions
-                )
+                explanation.completeness_error = _completeness_error(model, inputs, baseline, logits, target, scores)
         return explanation
 
     def _places(self, batch: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -155,7 +160,7 @@ def _completeness_error(
     baseline: torch.Tensor | None,
     logits: torch.Tensor,
     target: torch.Tensor,
-    attributions: list[torch.Tensor],
+    scores: list[torch.Tensor],
 ) -> torch.Tensor:
     def move(value: torch.Tensor) -> torch.Tensor:
         return torch.zeros_like(value) if baseline is None else baseline.to(value).expand_as(value)
@@ -163,17 +168,24 @@ def _completeness_error(
     rise = (logits - run_at(model, inputs, move)[0]).detach().float()
     columns = target.unsqueeze(1) if target.ndim == 1 else target
     rises = rise.gather(1, columns.clamp(min=0)) * (columns >= 0)
-    sums = torch.stack([attribution.detach().flatten(1).sum(1) for attribution in attributions], 1)
+    sums = torch.stack([score.detach().flatten(1).sum(1) for score in scores], 1)
     error = rises - sums
     return error if target.ndim == 2 else error[:, 0]
+
+
+def _rows_of(inputs: Mapping[str, Any], rows: torch.Tensor, batch: int) -> dict[str, Any]:
+    """Some samples of the batch."""
+    return {key: value[rows] if _is_batched(value, batch) else value for key, value in inputs.items()}
+
+
+def _is_batched(value: Any, batch: int) -> bool:
+    return isinstance(value, torch.Tensor) and value.ndim > 0 and len(value) == batch
 
 
 def _repeated(inputs: Mapping[str, Any], batch: int, count: int) -> dict[str, Any]:
     """Every tensor of the batch, `count` times over."""
     return {
-        key: value.repeat(count, *[1] * (value.ndim - 1))
-        if isinstance(value, torch.Tensor) and value.ndim and len(value) == batch
-        else value
+        key: value.repeat(count, *[1] * (value.ndim - 1)) if _is_batched(value, batch) else value
         for key, value in inputs.items()
     }
 

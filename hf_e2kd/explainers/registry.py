@@ -11,6 +11,7 @@ from torch import nn
 from ..alignment.texts import length_limit, require_offsets_and_padding, tokenize_texts
 from ..alignment.words import mark_special_tokens
 from .base import Explainer, Explanation, Target, resolve_target
+from .bcos import Bcos
 from .gradcam import GradCAM
 from .input_x_gradient import InputXGradient
 from .integrated_gradients import IntegratedGradients
@@ -19,6 +20,7 @@ from .saliency import Saliency
 _EXPLAINERS: dict[str, type[Explainer]] = {
     explainer.name: explainer
     for explainer in (
+        Bcos,
         GradCAM,
         InputXGradient,
         IntegratedGradients,

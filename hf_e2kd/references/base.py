@@ -16,7 +16,7 @@ class ReferenceOutput:
     """What a reference says of one batch. All of it is constant to the gradient.
 
     Args:
-        target: (B,) the explained classes, as classes of the student.
+        target: (B,) the explained classes, as classes of the student; −1 for samples that aren't explained.
         maps: (B, *grid), or None where only logits are given.
         vectors: (B, channels, *grid), matched instead of the maps where the student's explanation has them too.
         logits: (B, shared) over the classes that reference and student share, or None where there are none.
@@ -68,7 +68,8 @@ class Reference(ABC):
         """What to match on a batch.
 
         Args:
-            inputs: The batch as collated, on the student's device.
+            inputs: The batch as collated, on the student's device. With `explained` (B,) bool, only the maps of these
+                samples will be looked at.
             with_maps: Whether maps are needed at this step.
         """
 

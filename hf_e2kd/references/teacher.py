@@ -121,7 +121,7 @@ class TeacherReference(Reference):
 
         def explained_class(logits: torch.Tensor) -> torch.Tensor:
             chosen.append(TARGET_RULES[self.target](alignment, logits, labels))
-            return alignment.to_teacher(chosen[-1])
+            return _only(inputs.get("explained"), alignment.to_teacher(chosen[-1]))
 
         maps = mask = vectors = None
         if with_maps:
@@ -133,7 +133,7 @@ class TeacherReference(Reference):
             logits = call_model(self.model, batch)
             explained_class(logits)
         return ReferenceOutput(
-            target=alignment.to_student(chosen[-1]),
+            target=_only(inputs.get("explained"), alignment.to_student(chosen[-1])),
             maps=maps,
             mask=mask,
             vectors=vectors,
@@ -145,6 +145,11 @@ class TeacherReference(Reference):
         if self.alignment is None:
             raise RuntimeError("Give the reference to a trainer, or call `bind(student, explainer)`, before using it.")
         return self.alignment
+
+
+def _only(explained: torch.Tensor | None, target: torch.Tensor) -> torch.Tensor:
+    """The target (B,), −1 for samples that aren't explained."""
+    return target if explained is None else target.masked_fill(~explained, -1)
 
 
 def _refuse_quantised_arithmetic(model: nn.Module) -> None:

@@ -1,6 +1,7 @@
 """What an e²KD training step costs beside a plain KD step: same models, same batch, one run.
 
     python recipes/benchmarks/step_cost.py
+    python recipes/benchmarks/step_cost.py --only gradcam
 
 Both arms are whole `training_step`s of the trainer (teacher, student, loss, backward) and take turns, so that a
 machine whose speed drifts slows both. Time is the process's CPU time over all threads (the device's time on a GPU); the
@@ -14,41 +15,119 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
+from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
+from transformers import BertConfig, BertForSequenceClassification
 from transformers.utils import logging
 
-from hf_e2kd import ExplanationDistillArguments, ExplanationDistillTrainer
+from hf_e2kd import ExplanationDistillArguments, ExplanationDistillTrainer, Reference, ReferenceOutput, explain
+from hf_e2kd.models import BcosResNetConfig, BcosResNetForImageClassification
 
-# The pairs of the foundation's target: e²KD / KD ≤ 1.05 in time, ≤ 1.10 in memory.
-PAIRS = {
-    "ResNet-34 → ResNet-18": ("resnet34", "resnet18"),
-    "ViT-S/16 → ViT-Ti/16": ("vit_small_patch16_224", "vit_tiny_patch16_224"),
-    "ConvNeXt-nano → ConvNeXt-atto": ("convnext_nano", "convnext_atto"),
+IMAGE_SIZE = 224
+TEXT_BATCH, TOKENS = 16, 64
+
+
+@dataclass
+class Case:
+    """A teacher, a student and how they are explained.
+
+    Args:
+        models: What makes teacher and student; random weights, which don't change what a step costs.
+        explainer: Name of the explanation method.
+        text: Whether the models read texts.
+        given: Whether the teacher's logits and maps are given, instead of the teacher being there.
+        share: Of each batch, what is explained at a step.
+    """
+
+    models: Callable[[], tuple[nn.Module, nn.Module]]
+    explainer: str = "gradcam"
+    text: bool = False
+    given: bool = False
+    share: float = 1.0
+
+
+def from_timm(teacher: str, student: str) -> Callable[[], tuple[nn.Module, nn.Module]]:
+    return lambda: (timm.create_model(teacher), timm.create_model(student))
+
+
+def bert(layers: int) -> nn.Module:
+    """MiniLM's width, four classes."""
+    width = {"hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536}
+    return BertForSequenceClassification(BertConfig(num_hidden_layers=layers, num_labels=4, **width))
+
+
+def berts() -> tuple[nn.Module, nn.Module]:
+    return bert(6), bert(3)
+
+
+def bcos_resnet(*depths: int) -> nn.Module:
+    return BcosResNetForImageClassification(BcosResNetConfig(depths=depths, num_labels=1000))
+
+
+def bcos_resnets() -> tuple[nn.Module, nn.Module]:
+    return bcos_resnet(3, 4, 6, 3), bcos_resnet(2, 2, 2, 2)
+
+
+CASES = {
+    "gradcam: ResNet-34 → ResNet-18": Case(from_timm("resnet34", "resnet18")),
+    "gradcam: ViT-S/16 → ViT-Ti/16": Case(from_timm("vit_small_patch16_224", "vit_tiny_patch16_224")),
+    "gradcam: ConvNeXt-nano → ConvNeXt-atto": Case(from_timm("convnext_nano", "convnext_atto")),
+    "integrated_gradients: BERT 6 → 3 layers": Case(berts, "integrated_gradients", text=True),
+    "integrated_gradients, maps given: BERT 6 → 3 layers": Case(berts, "integrated_gradients", text=True, given=True),
+    "integrated_gradients of .4 of the batch: BERT 6 → 3 layers": Case(
+        berts, "integrated_gradients", text=True, share=0.4
+    ),
+    "integrated_gradients of .4 of the batch, maps given: BERT 6 → 3 layers": Case(
+        berts, "integrated_gradients", text=True, given=True, share=0.4
+    ),
+    "attention_rollout: BERT 6 → 3 layers": Case(berts, "attention_rollout", text=True),
+    "attention_gradient: BERT 6 → 3 layers": Case(berts, "attention_gradient", text=True),
+    "bcos: B-cos ResNet-34 → B-cos ResNet-18": Case(bcos_resnets, "bcos"),
 }
 
 
-def build_trainer(pair: str, explanation_weight: float, options: argparse.Namespace) -> ExplanationDistillTrainer:
-    """A trainer on randomly initialised timm models; weights don't change what a step costs."""
+class Given(Reference):
+    """Says what was computed of the batch before."""
+
+    def __init__(self, said: ReferenceOutput):
+        super().__init__()
+        self.said = said
+
+    def __call__(self, inputs: Mapping[str, Any], with_maps: bool = True) -> ReferenceOutput:
+        return self.said if with_maps else replace(self.said, maps=None, mask=None)
+
+
+def build_trainer(
+    case: Case, explanation_weight: float, batch: dict[str, torch.Tensor], options: argparse.Namespace
+) -> ExplanationDistillTrainer:
+    """A trainer that is ready for `run_step`."""
     torch.manual_seed(0)
-    teacher_name, student_name = PAIRS[pair]
+    teacher, student = case.models()
     args = ExplanationDistillArguments(
         output_dir=tempfile.mkdtemp(),
+        explainer=case.explainer,
         explanation_weight=explanation_weight,
+        explanation_share=case.share,
         use_cpu=options.device == "cpu",
         bf16=options.bf16,
         torch_compile=options.compile,
-        per_device_train_batch_size=options.batch_size,
+        per_device_train_batch_size=len(next(iter(batch.values()))),
         report_to="none",
         disable_tqdm=True,
     )
-    trainer = ExplanationDistillTrainer(
-        timm.create_model(student_name), args, teacher_model=timm.create_model(teacher_name)
-    )
+    sources: dict[str, Any] = {"teacher_model": teacher}
+    if case.given and explanation_weight:
+        said = explain(teacher.eval(), batch, case.explainer)
+        sources = {"references": {"given": Given(ReferenceOutput(said.target, said.maps, said.logits, said.mask))}}
+    trainer = ExplanationDistillTrainer(student, args, **sources)
     trainer.create_optimizer_and_scheduler(num_training_steps=1000)
     trainer.model_wrapped, trainer.optimizer = trainer.accelerator.prepare(trainer.model, trainer.optimizer)
     trainer.current_gradient_accumulation_steps = 1
@@ -69,8 +148,11 @@ def run_step(trainer: ExplanationDistillTrainer, batch: dict[str, torch.Tensor])
     return (time.perf_counter() if on_gpu else time.process_time()) - start
 
 
-def make_batch(options: argparse.Namespace) -> dict[str, torch.Tensor]:
-    return {"pixel_values": torch.randn(options.batch_size, 3, 224, 224)}
+def make_batch(case: Case, options: argparse.Namespace) -> dict[str, torch.Tensor]:
+    if not case.text:
+        return {"pixel_values": torch.rand(options.batch_size, 3, IMAGE_SIZE, IMAGE_SIZE)}
+    ids = torch.randint(1000, 30000, (TEXT_BATCH, TOKENS))
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
 def peak_memory(trainer: ExplanationDistillTrainer, batch: dict[str, torch.Tensor]) -> float:
@@ -89,15 +171,15 @@ def peak_memory(trainer: ExplanationDistillTrainer, batch: dict[str, torch.Tenso
     return max(itertools.accumulate(event.nbytes() for event in changes)) / 2**20
 
 
-def measure(pair: str, options: argparse.Namespace) -> dict[str, float]:
+def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """Medians of both arms and of their pairwise ratio."""
-    plain, explained = build_trainer(pair, 0.0, options), build_trainer(pair, 1.0, options)
-    batch = make_batch(options)
+    batch = make_batch(CASES[name], options)
+    plain, explained = (build_trainer(CASES[name], weight, batch, options) for weight in (0.0, 1.0))
     for trainer in (plain, explained):
         for _ in range(options.warmup):
             run_step(trainer, batch)
     pairs = []
-    for turn in tqdm(range(options.steps), desc=pair, leave=False):
+    for turn in tqdm(range(options.steps), desc=name, leave=False):
         # The order alternates, so that neither arm always runs on the other's warm caches.
         order = (plain, explained) if turn % 2 == 0 else (explained, plain)
         seconds = {trainer: run_step(trainer, batch) for trainer in order}
@@ -129,23 +211,27 @@ def main() -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--compile", action="store_true", help="train with torch_compile")
-    parser.add_argument("--only", choices=sorted(PAIRS), help="one pair of models instead of all")
+    parser.add_argument("--only", default="", metavar="METHOD", help=f"only cases that begin so: {', '.join(CASES)}")
     parser.add_argument("--json", type=Path, help="write the figures there too")
     options = parser.parse_args()
+    chosen = [name for name in CASES if name.startswith(options.only)]
+    if not chosen:
+        parser.error(f"--only {options.only} names no case. Cases: {'; '.join(CASES)}.")
     quieten(options)
 
     device = torch.cuda.get_device_name() if options.device == "cuda" else f"CPU, {options.threads} threads"
     print(
-        f"{device}; torch {torch.__version__}; batch {options.batch_size}×3×224×224; {options.steps} pairs of steps\n"
+        f"{device}; torch {torch.__version__}; batches of {options.batch_size}×3×{IMAGE_SIZE}×{IMAGE_SIZE} pixels or "
+        f"{TEXT_BATCH}×{TOKENS} tokens; {options.steps} pairs of steps\n"
     )
-    print("| models | KD step | e²KD step | time ratio (quartiles) | KD memory | e²KD memory | memory ratio |")
+    print("| what | KD step | e²KD step | time ratio (quartiles) | KD memory | e²KD memory | memory ratio |")
     print("|---|---|---|---|---|---|---|")
     results = {}
-    for pair in [options.only] if options.only else PAIRS:
-        results[pair] = r = measure(pair, options)
+    for name in chosen:
+        results[name] = r = measure(name, options)
         low, high = r["time_ratio_quartiles"]
         cells = [
-            pair,
+            name,
             f"{r['kd_ms']:.0f} ms",
             f"{r['e2kd_ms']:.0f} ms",
             f"**{r['time_ratio']:.3f}** ({low:.3f}–{high:.3f})",

@@ -1,0 +1,32 @@
+"""B-cos networks (`hf_e2kd.models`): the last feature map, and the model's own head.
+
+GradCAM of them is that of any network: it differentiates the head with its scalings. The explanation of their own is
+the explainer `bcos`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from .base import Grid, Split, register_architecture, require_inputs
+
+
+def _split(model: nn.Module, inputs: Mapping[str, Any]) -> Split:
+    features = model.forward_features(require_inputs(inputs))
+    if model.config.model_type == "bcos_vit":
+        return Split(features, model.forward_head, Grid(features.shape[1], features.shape[2], "nhwc"))
+    return Split(features, model.forward_head, Grid(features.shape[2], features.shape[3]))
+
+
+def _last_stage(model: nn.Module) -> str:
+    return f"layer{len(model.config.depths)}"
+
+
+def _last_encoder(model: nn.Module) -> str:
+    return f"transformer.encoder_{model.config.num_hidden_layers - 1}"
+
+
+register_architecture("BcosResNetForImageClassification", _last_stage, _split)
+register_architecture("BcosDenseNetForImageClassification", "features", _split)
+register_architecture("BcosViTForImageClassification", _last_encoder, _split)

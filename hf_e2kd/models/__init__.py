@@ -1,0 +1,24 @@
+"""Networks that the papers define, as models of transformers. Importing this makes the Auto classes know them."""
+
+from transformers import AutoConfig, AutoModelForImageClassification
+
+from ..architectures import bcos  # noqa: F401  (registers the networks for GradCAM)
+from .bcos_densenet import BcosDenseNetConfig, BcosDenseNetForImageClassification
+from .bcos_published import bcos_config, load_bcos_weights
+from .bcos_resnet import BcosResNetConfig, BcosResNetForImageClassification
+from .bcos_vit import BcosViTConfig, BcosViTForImageClassification
+
+for _model in (BcosResNetForImageClassification, BcosDenseNetForImageClassification, BcosViTForImageClassification):
+    AutoConfig.register(_model.config_class.model_type, _model.config_class)
+    AutoModelForImageClassification.register(_model.config_class, _model)
+
+__all__ = [
+    "BcosDenseNetConfig",
+    "BcosDenseNetForImageClassification",
+    "BcosResNetConfig",
+    "BcosResNetForImageClassification",
+    "BcosViTConfig",
+    "BcosViTForImageClassification",
+    "bcos_config",
+    "load_bcos_weights",
+]
