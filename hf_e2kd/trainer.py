@@ -175,7 +175,11 @@ class ExplanationDistillTrainer(Trainer):
         if self._signature_columns is None:
             super()._set_signature_columns_if_needed()
             columns = {column for reference in self.references.values() for column in reference.columns}
-            extra = columns | {*ANNOTATION_COLUMNS, "teacher_pixel_values", *getattr(self.data_collator, "columns", ())}
+            collated = getattr(self.data_collator, "columns", ())
+            extra = columns | {*ANNOTATION_COLUMNS, "teacher_pixel_values", *collated}
+            if collated:
+                # Sampling by length reads it; a collator that knows its own columns passes it over.
+                extra.add(self.args.length_column_name)
             self._signature_columns = [*(self._signature_columns or []), *sorted(extra)]
 
     def _get_dataloader(self, dataset: Any, description: str, *arguments: Any, **keywords: Any) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from .words import align_words
+from .words import Span, align_words, trim
 
 # transformers states no limit of a tokenizer as a very large number.
 _NO_LIMIT = 10**6
@@ -91,14 +91,16 @@ def _number_words(parts: tuple[str, ...], encodings: Sequence[Any]) -> tuple[lis
     """For each side's encoding of one sample the word of each token; and the words."""
     numbers = [[-1] * len(encoding.ids) for encoding in encodings]
     found: list[str] = []
+    # Asked once: each time, the encoding copies all of them.
+    offsets = [encoding.offsets for encoding in encodings]
     for part, text in enumerate(parts):
         # Special tokens and padding belong to no part.
         places = [
             [place for place, sequence in enumerate(encoding.sequence_ids) if sequence == part]
             for encoding in encodings
         ]
-        offsets = [[encoding.offsets[p] for p in own] for encoding, own in zip(encodings, places, strict=True)]
-        words = align_words(text, *offsets)
+        spans = [[all_spans[p] for p in own] for all_spans, own in zip(offsets, places, strict=True)]
+        words = align_words(text, *spans)
         for side, own in enumerate(places):
             for place, word in zip(own, words.ids[side], strict=True):
                 numbers[side][place] = word + len(found) if word >= 0 else -1
@@ -110,3 +112,27 @@ def _without_call_settings(tokenizer: Any) -> str:
     """A fast tokenizer's definition, without the truncation and padding that its last call left in it."""
     definition = json.loads(tokenizer.backend_tokenizer.to_str())
     return json.dumps({key: value for key, value in definition.items() if key not in ("truncation", "padding")})
+
+
+def number_spans(
+    tokenizer: Any, texts: Sequence[str], spans: Sequence[Sequence[Span]], limit: int | None
+) -> torch.Tensor:
+    """For each token the given span that its first character lies in, (B, T); −1 for none and for special tokens.
+
+    Args:
+        spans: Of each text, [start, end) of what scores shall be summed to, such as a treebank's words, in order.
+        limit: As given to `tokenize_texts`, so that the columns are the same.
+    """
+    encoding = _encode(tokenizer, [(text,) for text in texts], limit)
+    rows = []
+    for row, own in enumerate(spans):
+        tokens = encoding.encodings[row]
+        at = {place: number for number, (start, end) in enumerate(own) for place in range(start, end)}
+        trimmed = [trim(texts[row], offset) for offset in tokens.offsets]
+        rows.append(
+            [
+                -1 if sequence is None else at.get(start, -1)
+                for sequence, (start, _) in zip(tokens.sequence_ids, trimmed, strict=True)
+            ]
+        )
+    return torch.tensor(rows)

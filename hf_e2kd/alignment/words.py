@@ -33,7 +33,9 @@ _UNSPACED = (
     (0xFF66, 0xFF9F),  # halfwidth Katakana
     (0x20000, 0x3FFFF),
 )
+_ZERO_WIDTH_SPACE = "\u200b"
 _ZERO_WIDTH_JOINER = "\u200d"
+_UNDECODED = "\ufffd"
 _SKIN_TONES = range(0x1F3FB, 0x1F400)
 
 
@@ -56,9 +58,9 @@ def align_words(text: str, *tokens: Sequence[Span]) -> Words:
 
     Args:
         tokens: For each tokenizer, the character span of each token, as `return_offsets_mapping` gives it, without
-            special tokens and padding. A token that holds a space alone belongs to the word after it.
+            special tokens and padding. A token that holds spaces alone belongs to the word after it.
     """
-    trimmed = [[_trim(text, span) for span in side] for side in tokens]
+    trimmed = [[trim(text, span) for span in side] for side in tokens]
     spans = _join(_split(text), [span for side in trimmed for span in side])
     word_at = {place: number for number, (start, end) in enumerate(spans) for place in range(start, end)}
     whole = set(range(len(spans)))
@@ -133,14 +135,17 @@ def mark_special_tokens(inputs: Mapping[str, Any], tokenizer: Any) -> dict[str, 
 def _split(text: str) -> list[Span]:
     """The finest words that a text can have, before any tokenizer is asked."""
     spans: list[Span] = []
+    # The character before, and the last one that is no mark on another.
+    previous = base = " "
     for place, char in enumerate(text):
-        if char.isspace():
-            continue
-        previous = text[place - 1] if place else " "
-        if spans and not previous.isspace() and _belong_together(previous, char):
-            spans[-1] = (spans[-1][0], place + 1)
-        else:
-            spans.append((place, place + 1))
+        if not char.isspace():
+            if not previous.isspace() and _belong_together(base, previous, char):
+                spans[-1] = (spans[-1][0], place + 1)
+            else:
+                spans.append((place, place + 1))
+        previous = char
+        if not _attaches(char) or char == _ZERO_WIDTH_SPACE:
+            base = char
     return spans
 
 
@@ -157,23 +162,23 @@ def _join(words: list[Span], tokens: list[Span]) -> list[Span]:
     return joined
 
 
-def _trim(text: str, span: Span) -> Span:
+def trim(text: str, span: Span) -> Span:
     """A token's span without the spaces at its ends, which byte-level tokenizers count to the token.
 
-    Of spaces alone, an empty span is left, at the place after them.
+    Of spaces alone, an empty span is left, where the next word begins.
     """
     start, end = span
-    while start < end and text[start].isspace():
+    while start < len(text) and text[start].isspace():
         start += 1
     while end > start and text[end - 1].isspace():
         end -= 1
-    return start, end
+    return start, max(start, end)
 
 
 @lru_cache(maxsize=65536)
-def _belong_together(previous: str, char: str) -> bool:
-    """Whether no word may begin at `char` after `previous`."""
-    return _attaches(char) or previous == _ZERO_WIDTH_JOINER or (_is_letter(previous) and _is_letter(char))
+def _belong_together(base: str, previous: str, char: str) -> bool:
+    """Whether no word may begin at `char` after `previous`, which is `base` or a mark on it."""
+    return _attaches(char) or previous == _ZERO_WIDTH_JOINER or (_is_letter(base) and _is_letter(char))
 
 
 @lru_cache(maxsize=65536)
@@ -184,12 +189,15 @@ def _attaches(char: str) -> bool:
 
 @lru_cache(maxsize=65536)
 def _is_letter(char: str) -> bool:
-    """A letter or digit of a script that puts spaces between words, or a mark on one."""
-    if any(first <= ord(char) <= last for first, last in _UNSPACED):
-        return False
-    return char.isalnum() or unicodedata.category(char) in ("Mn", "Mc")
+    """A letter or digit of a script that puts spaces between words."""
+    return char.isalnum() and not any(first <= ord(char) <= last for first, last in _UNSPACED)
 
 
 def _is_needed(char: str) -> bool:
-    """Whether a tokenizer that has seen a word must have a token over this character; marks may be dropped."""
-    return not char.isspace() and not _attaches(char) and unicodedata.category(char) not in ("Cc", "Co", "Cn", "Cs")
+    """Whether a tokenizer that has seen a word must have a token over this character; marks may be dropped.
+
+    BERT's drop control characters, and the one that stands for what couldn't be decoded.
+    """
+    if char.isspace() or char == _UNDECODED or _attaches(char):
+        return False
+    return unicodedata.category(char) not in ("Cc", "Co", "Cn", "Cs")

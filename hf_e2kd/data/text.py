@@ -1,11 +1,14 @@
 """From texts to the batches of a student and a teacher, with the words that both see."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset, load_dataset, load_from_disk
 
 from ..alignment.texts import length_limit, require_offsets_and_padding, same_tokenizer, tokenize_texts
+from .sst import load_sst
 
 
 class TextCollator:
@@ -43,18 +46,25 @@ class TextCollator:
         teacher_max_length: int | None = None,
     ):
         self.tokenizer = tokenizer
-        same = teacher_tokenizer is None or same_tokenizer(tokenizer, teacher_tokenizer)
-        # A teacher with the same tokenizer and length reads the student's batch.
-        self.teacher_tokenizer = (
-            None if same and teacher_max_length in (None, max_length) else teacher_tokenizer or tokenizer
-        )
         self.text_columns = _names(text_columns)
         self.teacher_text_columns = self.text_columns if teacher_text_columns is None else _names(teacher_text_columns)
         self.label_column = label_column
         self.max_length = length_limit(tokenizer, max_length)
-        self.teacher_max_length = length_limit(teacher_tokenizer or tokenizer, teacher_max_length or max_length)
-        for side in filter(None, (tokenizer, self.teacher_tokenizer)):
+        teachers = tokenizer if teacher_tokenizer is None else teacher_tokenizer
+        given = max_length if teacher_max_length is None else teacher_max_length
+        self.teacher_max_length = length_limit(teachers, given)
+        # A teacher with the same tokenizer and length reads the student's batch.
+        same = same_tokenizer(tokenizer, teachers) and self.teacher_max_length == self.max_length
+        self.teacher_tokenizer = None if same else teachers
+        pair = len(self.text_columns) == 2
+        for side, limit in ((tokenizer, self.max_length), (teachers, self.teacher_max_length)):
             require_offsets_and_padding(side)
+            special = side.num_special_tokens_to_add(pair=pair)
+            if limit is not None and limit <= special:
+                raise ValueError(
+                    f"{limit} tokens leave no room for a text: {type(side).__name__} adds {special} special ones. "
+                    "Raise max_length or teacher_max_length."
+                )
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -73,8 +83,14 @@ class TextCollator:
         (batch, *teacher), _ = tokenize_texts(texts, *sides)
         batch |= {f"teacher_{name}": column for columns in teacher for name, column in columns.items()}
         label_column = self.label_column if self.label_column in samples[0] else "labels"
-        if label_column in samples[0]:
-            batch["labels"] = torch.tensor([sample[label_column] for sample in samples])
+        labels = [sample.get(label_column) for sample in samples]
+        if any(label is not None for label in labels):
+            if None in labels:
+                raise ValueError(
+                    f"Some samples of the batch have a label in the column '{label_column}' and some, such as number "
+                    f"{labels.index(None)}, have none. Mark these by -100."
+                )
+            batch["labels"] = torch.tensor(labels)
         return batch
 
     def _require_same_texts(self, samples: Sequence[Mapping[str, Any]], texts: Sequence[tuple[str, ...]]) -> None:
@@ -106,3 +122,43 @@ def _names(columns: str | Sequence[str]) -> tuple[str, ...]:
     if len(names) not in (1, 2):
         raise ValueError(f"text_columns names one column or two of pairs, not {len(names)}: {list(names)}.")
     return names
+
+
+def load_texts(
+    source: str, train_split: str, eval_split: str, text_column: str, label_column: str
+) -> tuple[Dataset, Dataset]:
+    """Loads labelled texts to distil on.
+
+    Args:
+        source: A Hub id, a folder saved by `save_to_disk`, a folder of CSV, JSON or Parquet files, or a folder of the
+            Stanford Sentiment Treebank's trees (train.txt, dev.txt, test.txt). No code of the data set is run.
+
+    Returns:
+        The training and the evaluation set, with a column `length` in characters, by which
+        `train_sampling_strategy="group_by_length"` saves padding.
+
+    Raises:
+        ValueError: a split or a column is missing; those that exist are listed.
+    """
+    folder = Path(source)
+    if (folder / "train.txt").is_file() and (folder / "dev.txt").is_file():
+        splits = load_sst(folder)
+    elif (folder / "dataset_dict.json").is_file():
+        splits = load_from_disk(source)
+    else:
+        splits = load_dataset(source)
+    for split in (train_split, eval_split):
+        if split not in splits:
+            raise ValueError(f"'{source}' has no split '{split}'. Its splits: {', '.join(splits)}.")
+        for column in (text_column, label_column):
+            if column not in splits[split].column_names:
+                raise ValueError(
+                    f"'{source}' has no column '{column}'. Its columns: {', '.join(splits[split].column_names)}."
+                )
+    return _with_length(splits[train_split], text_column), _with_length(splits[eval_split], text_column)
+
+
+def _with_length(data: Dataset, text_column: str) -> Dataset:
+    if "length" in data.column_names:
+        return data
+    return data.add_column("length", [len(text) for text in data[text_column]])

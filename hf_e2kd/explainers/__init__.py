@@ -1,5 +1,7 @@
 """Explanation methods that can be trained through."""
 
+from .attention_gradient import AttentionGradient
+from .attention_rollout import AttentionRollout
 from .base import Explainer, Explanation, Target, drawn
 from .bcos import Bcos
 from .explained_forward import ExplainedOutput, install_explained_forward
@@ -10,6 +12,8 @@ from .registry import available_explainers, build_explainer, explain, register_e
 from .saliency import Saliency
 
 __all__ = [
+    "AttentionGradient",
+    "AttentionRollout",
     "Bcos",
     "ExplainedOutput",
     "Explainer",

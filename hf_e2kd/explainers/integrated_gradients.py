@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ..architectures import call_model
-from .base import Explanation, Target, resolve_target
+from .base import Explanation, Target, at_least_float32, resolve_target
 from .input_gradients import (
     InputExplainer,
     frozen_statistics,
@@ -63,6 +63,8 @@ class IntegratedGradients(InputExplainer):
             raise ValueError(
                 f"Unknown baseline '{baseline}'. Available: {', '.join(_NAMED_BASELINES)}, a token's id, or a tensor."
             )
+        if isinstance(baseline, bool) or not isinstance(baseline, str | int | torch.Tensor):
+            raise ValueError(f"The baseline is a name, a token's id or a tensor, not {baseline!r}.")
         self.points = points
         self.rule = rule
         self.baseline = baseline
@@ -75,19 +77,18 @@ class IntegratedGradients(InputExplainer):
         target = resolve_target(target, logits)
         # Samples without a target cost nothing but their logits.
         rows = (target if target.ndim == 1 else target.amax(1)).ge(0).nonzero().flatten()
-        if not len(rows):
-            raise ValueError("No sample of the batch has a class to explain: all targets are −1.")
         some = _rows_of(inputs, rows, len(logits)) if len(rows) < len(logits) else inputs
         baseline = self._baseline(model, inputs)
+        own = baseline[rows] if baseline is not None and _is_per_sample(baseline, inputs, len(logits)) else baseline
         places, weights = self._places(len(rows), logits.device)
-        scores: list[torch.Tensor] = []
+        scores: list[torch.Tensor] = [] if len(rows) else _nothing(logits, target, inputs)
         # The steps on the path must leave no trace in the statistics of a model in training.
         with frozen_statistics(model):
-            for start in range(0, len(places), self.chunk):
+            for start in range(0, len(places) if len(rows) else 0, self.chunk):
                 here = slice(start, start + self.chunk)
-                part = _along_path(model, some, target[rows], baseline, places[here], weights[here])
+                part = _along_path(model, some, target[rows], own, places[here], weights[here])
                 scores = [x + y for x, y in zip(scores, part, strict=True)] if scores else part
-            if len(rows) < len(logits):
+            if 0 < len(rows) < len(logits):
                 scores = [score.new_zeros(len(logits), *score.shape[1:]).index_copy(0, rows, score) for score in scores]
             explanation = input_explanation(logits, scores, target, inputs)
             if self.completeness:
@@ -113,9 +114,11 @@ class IntegratedGradients(InputExplainer):
             return None
         if inputs.get("input_ids") is None:
             raise ValueError(f"The baseline {self.baseline!r} is a token; an image's is 'zero' or a tensor.")
-        token = self.baseline
-        if isinstance(token, str):
-            token = getattr(model.config, f"{token}_token_id", None)
+        token: int | None
+        if isinstance(self.baseline, int):
+            token = self.baseline
+        else:
+            token = getattr(model.config, f"{self.baseline}_token_id", None)
             if token is None:
                 raise ValueError(
                     f"{type(model).__name__}'s configuration states no {self.baseline}_token_id. Give the token's id "
@@ -142,6 +145,8 @@ def _along_path(
     def move(value: torch.Tensor) -> torch.Tensor:
         alphas = places.reshape(-1, *[1] * (value.ndim - 1)).to(value.dtype)
         start = torch.zeros_like(value[:1]) if baseline is None else baseline.to(value)
+        if start.ndim == value.ndim and len(start) > 1:  # each sample's own
+            start = start.repeat(count, *[1] * (start.ndim - 1))
         whole.append((value - start)[:batch])
         return start + alphas * (value - start)
 
@@ -171,6 +176,31 @@ def _completeness_error(
     sums = torch.stack([score.detach().flatten(1).sum(1) for score in scores], 1)
     error = rises - sums
     return error if target.ndim == 2 else error[:, 0]
+
+
+def _is_per_sample(baseline: torch.Tensor, inputs: Mapping[str, Any], batch: int) -> bool:
+    """Whether each sample has a baseline of its own.
+
+    Raises:
+        ValueError: there are more or fewer baselines than samples.
+    """
+    dimensions = 4 if inputs.get("pixel_values") is not None else 3
+    if baseline.ndim < dimensions or len(baseline) == 1:
+        return False
+    if len(baseline) != batch:
+        raise ValueError(
+            f"The baseline of shape {tuple(baseline.shape)} doesn't broadcast to a batch of {batch}. Give one for all "
+            "samples, without the first dimension."
+        )
+    return True
+
+
+def _nothing(logits: torch.Tensor, target: torch.Tensor, inputs: Mapping[str, Any]) -> list[torch.Tensor]:
+    """Zero maps (B, H, W) or (B, T) for each target."""
+    pixels = inputs.get("pixel_values")
+    grid = inputs["input_ids"].shape[1:] if pixels is None else pixels.shape[-2:]
+    zeros = at_least_float32(logits.new_zeros(len(logits), *grid))
+    return [zeros] * (1 if target.ndim == 1 else target.shape[1])
 
 
 def _rows_of(inputs: Mapping[str, Any], rows: torch.Tensor, batch: int) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from torch import nn
 
 from ..alignment.texts import length_limit, require_offsets_and_padding, tokenize_texts
 from ..alignment.words import mark_special_tokens
+from .attention_gradient import AttentionGradient
+from .attention_rollout import AttentionRollout
 from .base import Explainer, Explanation, Target, resolve_target
 from .bcos import Bcos
 from .gradcam import GradCAM
@@ -20,6 +22,8 @@ from .saliency import Saliency
 _EXPLAINERS: dict[str, type[Explainer]] = {
     explainer.name: explainer
     for explainer in (
+        AttentionGradient,
+        AttentionRollout,
         Bcos,
         GradCAM,
         InputXGradient,

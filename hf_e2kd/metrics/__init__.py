@@ -1,10 +1,10 @@
 """Fidelity metrics: plain functions of tensors, and an `evaluate` module over each in the folder of its name.
 
-`agreement`, `explanation_similarity` and `energy_pointing_game` below are the **functions**. Each shares its name with
-the folder it comes from, because `evaluate` requires a module's folder and script to bear the metric's name; the
-functions are bound here, after their folders are imported, so the name always means the function. Modules inside a
-folder are imported by their whole path, as `hf_e2kd.metrics.agreement.function`, which Python takes from
-`sys.modules` and not from the attribute.
+`agreement`, `explanation_similarity`, `energy_pointing_game` and `word_attribution` below are the **functions**. Each
+shares its name with the folder it comes from, because `evaluate` requires a module's folder and script to bear the
+metric's name; the functions are bound here, after their folders are imported, so the name always means the function.
+Modules inside a folder are imported by their whole path, as `hf_e2kd.metrics.agreement.function`, which Python takes
+from `sys.modules` and not from the attribute.
 """
 
 from pathlib import Path
@@ -12,15 +12,23 @@ from pathlib import Path
 from .agreement.function import agreement
 from .energy_pointing_game.function import boxes_to_masks, energy_pointing_game
 from .explanation_similarity.function import explanation_similarity
+from .word_attribution.function import word_attribution
 
-__all__ = ["agreement", "boxes_to_masks", "energy_pointing_game", "explanation_similarity", "metric_folder"]
+__all__ = [
+    "agreement",
+    "boxes_to_masks",
+    "energy_pointing_game",
+    "explanation_similarity",
+    "metric_folder",
+    "word_attribution",
+]
 
 
 def metric_folder(name: str) -> str:
     """The absolute folder of a metric, to be handed to `evaluate.load`.
 
     Args:
-        name: "agreement", "explanation_similarity" or "energy_pointing_game".
+        name: "agreement", "explanation_similarity", "energy_pointing_game" or "word_attribution".
 
     Raises:
         ValueError: no metric has this name; the message lists those that exist.

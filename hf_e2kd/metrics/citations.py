@@ -21,3 +21,10 @@ MODEL_GUIDANCE = r"""@inproceedings{rao2023studying,
     booktitle = {IEEE/CVF International Conference on Computer Vision},
     year = {2023}
 }"""
+
+KD_INTERPRETABILITY = r"""@inproceedings{han2023impact,
+    title = {On the Impact of Knowledge Distillation for Model Interpretability},
+    author = {Han, Hyeongrok and Kim, Siwon and Choi, Hyun-Soo and Yoon, Sungroh},
+    booktitle = {International Conference on Machine Learning},
+    year = {2023}
+}"""

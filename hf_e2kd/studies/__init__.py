@@ -1,6 +1,7 @@
 """Protocols that train and measure models."""
 
+from .images import EmbeddedSetting
 from .side_by_side import run_side_by_side
-from .tasks import EmbeddedSetting, Sources, Task
+from .texts import TextSetting
 
-__all__ = ["EmbeddedSetting", "Sources", "Task", "run_side_by_side"]
+__all__ = ["EmbeddedSetting", "TextSetting", "run_side_by_side"]

@@ -1,5 +1,6 @@
-"""Image classifiers by Hub id, local folder or configuration."""
+"""Classifiers of images and texts by Hub id, local folder or configuration."""
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from transformers import (
     AutoConfig,
     AutoImageProcessor,
     AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
     BitImageProcessor,
     PreTrainedConfig,
     TimmWrapperConfig,
@@ -39,12 +41,7 @@ def load_student(source: str, init: str, names: list[str] | None, teacher: nn.Mo
     """
     if init not in ("pretrained", "random"):
         raise ValueError(f"Unknown student_init '{init}'. Available: pretrained, random.")
-    names = names or class_names(teacher)
-    labels: dict[str, Any] = (
-        {"num_labels": teacher.config.num_labels}
-        if names is None
-        else {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
-    )
+    labels = _labels(names or class_names(teacher), teacher.config.num_labels)
     if init == "random":
         return AutoModelForImageClassification.from_config(_configuration(source, labels))
     return AutoModelForImageClassification.from_pretrained(source, **labels, ignore_mismatched_sizes=True)
@@ -75,6 +72,65 @@ def processor_like(view: ImageView, student: nn.Module) -> Any:
         crop_size={"height": height, "width": width},
         **settings,
     )
+
+
+def load_text_classifier(source: str, names: list[str] | None, num_labels: int) -> nn.Module:
+    """A pretrained model with a classifier for these classes, new where it has another."""
+    return AutoModelForSequenceClassification.from_pretrained(
+        source, **_labels(names, num_labels), ignore_mismatched_sizes=True
+    )
+
+
+def shallow_copy_of(teacher: nn.Module, layers: int, init: str) -> nn.Module:
+    """A student of the teacher's architecture with fewer layers.
+
+    Args:
+        layers: How many.
+        init: `"random"`, or `"teacher-layers"`: evenly spaced layers of the teacher, the first among them, and
+            everything else of it.
+
+    Raises:
+        ValueError: unknown `init`, more layers than the teacher has, or a teacher whose layers are not in one list.
+    """
+    depth = teacher.config.num_hidden_layers
+    if not 1 <= layers <= depth:
+        raise ValueError(f"student_layers must lie between 1 and the teacher's {depth}, not {layers}.")
+    config = copy.deepcopy(teacher.config)
+    config.num_hidden_layers = layers
+    student = AutoModelForSequenceClassification.from_config(config)
+    if init == "random":
+        return student
+    if init != "teacher-layers":
+        raise ValueError(
+            f"Unknown student_init '{init}'. Available: random, teacher-layers, or a model's id or folder."
+        )
+    stacks = [
+        name for name, module in teacher.named_modules() if isinstance(module, nn.ModuleList) and len(module) == depth
+    ]
+    if len(stacks) != 1:
+        raise ValueError(
+            f"{type(teacher).__name__} doesn't keep its {depth} layers in one list, so none can be taken over. Use "
+            "student_init='random', or a smaller model's id."
+        )
+    chosen = [number * depth // layers for number in range(layers)]
+    kept = {f"{stacks[0]}.{old}.": f"{stacks[0]}.{new}." for new, old in enumerate(chosen)}
+    state = {}
+    for name, tensor in teacher.state_dict().items():
+        if name.startswith(f"{stacks[0]}."):
+            prefix = next((prefix for prefix in kept if name.startswith(prefix)), None)
+            if prefix is None:
+                continue
+            name = kept[prefix] + name.removeprefix(prefix)
+        state[name] = tensor
+    student.load_state_dict(state)
+    return student
+
+
+def _labels(names: list[str] | None, num_labels: int) -> dict[str, Any]:
+    """What a configuration says of its classes."""
+    if names is None:
+        return {"num_labels": num_labels}
+    return {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
 
 
 def _configuration(source: str, labels: dict[str, Any]) -> PreTrainedConfig:

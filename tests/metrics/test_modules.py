@@ -14,7 +14,8 @@ import yaml
 from hf_e2kd import metrics
 from hf_e2kd.metrics import metric_folder
 
-NAMES = ["agreement", "energy_pointing_game", "explanation_similarity"]
+OF_PAIRS = ["agreement", "energy_pointing_game", "explanation_similarity"]
+NAMES = [*OF_PAIRS, "word_attribution"]
 
 
 def card(name: str) -> str:
@@ -30,7 +31,7 @@ def test_the_name_means_the_function_even_after_its_folder_is_imported(name):
     assert callable(getattr(metrics, name))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OF_PAIRS)
 def test_streamed_batches_give_the_result_of_one_computation(name):
     predictions = torch.rand(5, 3) if name == "agreement" else torch.rand(5, 2, 2)
     references = (torch.rand(predictions.shape) > 0.5).float()

@@ -1,0 +1,1 @@
+"""Word attribution: whether a word's score says if its polarity agrees with the sentence's."""
