@@ -115,7 +115,7 @@ class ExplanationDistillTrainer(Trainer):
         self._labels_are_ours = True
         reads_labels = any(reference.explains_labels for reference in self.references.values())
         if (self._setting("task_weight") > 0 or reads_labels) and not labels_belong_to(
-            self.train_dataset, self.student
+            self.train_dataset, self.student, self.data_collator.label_column
         ):
             raise ValueError(
                 "The training data's labels are not the student's classes. Set task_weight to 0 and explanation_target "
@@ -370,7 +370,9 @@ class ExplanationDistillTrainer(Trainer):
     ) -> Any:
         """The parent's, with the fidelity metrics added before anyone reads them."""
         self._fidelity = RunningMeans(self.accelerator.gather_for_metrics)
-        self._labels_are_ours = labels_belong_to(getattr(dataloader, "dataset", None), self.student)
+        self._labels_are_ours = labels_belong_to(
+            getattr(dataloader, "dataset", None), self.student, self.data_collator.label_column
+        )
         if not self._labels_are_ours:
             logger.warning("The data's labels are not the student's classes: accuracy is not measured.")
         output = super().evaluation_loop(dataloader, *arguments, metric_key_prefix=metric_key_prefix, **keywords)

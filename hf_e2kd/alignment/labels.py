@@ -144,27 +144,29 @@ def _by_name(names: list[str], side: str) -> dict[str, int]:
     return ids
 
 
-def dataset_label_names(dataset: Any) -> list[str] | None:
-    """The class names that a `datasets.Dataset` states for its column `label` or `labels`, or None.
+def dataset_label_names(dataset: Any, label_column: str | None = None) -> list[str] | None:
+    """The class names that a `datasets.Dataset` states for its column of labels, or None.
+
+    The column is `label_column` where that is given and there, else `labels` or `label`.
 
     A `torch.utils.data.Subset` states those of the data set that it is a part of.
     """
     while isinstance(dataset, Subset):
         dataset = dataset.dataset
     features: Mapping[str, Any] | None = getattr(dataset, "features", None)
-    for column in ("labels", "label"):
+    for column in filter(None, (label_column, "labels", "label")):
         names = getattr(features[column], "names", None) if features and column in features else None
         if names:
             return list(names)
     return None
 
 
-def labels_belong_to(dataset: Any, model: nn.Module) -> bool:
-    """Whether a data set's labels are classes of the model, as far as both state names.
+def labels_belong_to(dataset: Any, model: nn.Module, label_column: str | None = None) -> bool:
+    """Whether a data set's labels (see `dataset_label_names`) are classes of the model, as far as both state names.
 
     Labels of another label space (distilling a model of birds on photographs of furniture) must never be scored.
     """
-    stated, known = dataset_label_names(dataset), class_names(model)
+    stated, known = dataset_label_names(dataset, label_column), class_names(model)
     if stated is None:
         return True
     if known is None:

@@ -123,5 +123,17 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         model.eval()
         yield
     finally:
+        # By `train` too, which some modules override: LeViT drops there what it remembers for evaluation.
+        for module, mode in modes:
+            if module.training != mode:
+                module.train(mode)
         for module, mode in modes:
             module.training = mode
+
+
+def forget_biases(model: nn.Module) -> None:
+    """Empties what LeViT and its like remember of a pass in evaluation mode: biases, with a graph that is used up."""
+    for module in model.modules():
+        remembered = vars(module).get("attention_bias_cache")
+        if remembered:
+            remembered.clear()

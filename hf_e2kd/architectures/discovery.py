@@ -11,7 +11,8 @@ from torch.nn.modules.dropout import _DropoutNd
 from transformers.utils import logging
 
 from ..alignment.words import LAYOUT_COLUMNS
-from .base import Grid, evaluating
+from .base import Grid, evaluating, forget_biases
+from .text import explain_missing_padding, refuse_unfit_text
 from .timm import is_timm, token_grid
 
 logger = logging.get_logger(__name__)
@@ -29,7 +30,7 @@ def grid_of(activation: torch.Tensor, height: int, width: int) -> Grid | None:
         channels_last = abs(first * width - second * height) <= max(height, width) and second != last
         grid = Grid(first, second, "nhwc") if channels_last else Grid(second, last)
         return grid if min(grid.height, grid.width) > 1 else None
-    if activation.ndim != 3:
+    if activation.ndim != 3 or activation.shape[2] == 1:  # a pooled map (B, C, 1) is no row of tokens
         return None
     grids = []
     for prefix in range(min(_MOST_PREFIX_TOKENS, activation.shape[1] - 4) + 1):
@@ -37,7 +38,8 @@ def grid_of(activation: torch.Tensor, height: int, width: int) -> Grid | None:
             rows, columns = token_grid(activation.shape[1] - prefix, height, width)
         except ValueError:
             continue
-        if min(rows, columns) > 1:
+        # What keeps no place in the image, a Perceiver's latents, say, mostly has no count that makes a square.
+        if min(rows, columns) > 1 and (height != width or rows == columns):
             grids.append(Grid(rows, columns, "tokens", prefix))
     return min(grids, key=lambda grid: abs(grid.height * width - grid.width * height), default=None)
 
@@ -51,8 +53,9 @@ def discover_target(model: nn.Module, inputs: Mapping[str, Any]) -> str:
         inputs: What the model's forward takes; `pixel_values` (B, channels, H, W) among it.
 
     Raises:
-        ValueError: the model has no such layer.
+        ValueError: the model has no such layer, or the inputs are no images.
     """
+    height, width = image_size(model, inputs)
     outputs: dict[str, torch.Tensor] = {}
     handles = [
         module.register_forward_hook(lambda _module, _args, output, name=name: _keep(outputs, name, output))
@@ -63,12 +66,12 @@ def discover_target(model: nn.Module, inputs: Mapping[str, Any]) -> str:
     try:
         with evaluating(model), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             logits = call_model(model, {**inputs, "pixel_values": pixel_values})
-            height, width = pixel_values.shape[-2:]
             grids = {
                 name: grid
                 for name, output in outputs.items()
                 if output.requires_grad
                 and len(output) == len(logits)  # windows and the like stand in the batch's place
+                and not _is_text(output, inputs)
                 and (grid := _grid_of_output(model.get_submodule(name), output, height, width)) is not None
             }
             if not grids:
@@ -77,30 +80,69 @@ def discover_target(model: nn.Module, inputs: Mapping[str, Any]) -> str:
     finally:
         for handle in handles:
             handle.remove()
-    for (name, grid), gradient in reversed(list(zip(grids.items(), gradients, strict=True))):
-        if gradient is not None and (grid.cells(gradient).abs().sum(-1) > 0).float().mean() > 0.5:
-            logger.warning(
-                f"{type(model).__name__} is not registered: its layer '{name}' ({grid.height}×{grid.width} cells) is "
-                "explained. Choose another one by the option `target_layer`, or call `register_architecture`."
-            )
-            return name
-    raise _nothing_spatial(model)
+    reaching = [
+        name
+        for (name, grid), gradient in zip(grids.items(), gradients, strict=True)
+        if gradient is not None and (grid.cells(gradient).abs().sum(-1) > 0).float().mean() > 0.5
+    ]
+    if not reaching:
+        raise _nothing_spatial(model)
+    # Inside an attention a layer sees a part of what passes: its queries, keys or values.
+    name = ([name for name in reaching if not _is_in_attention(model, name)] or reaching)[-1]
+    logger.warning(
+        f"{type(model).__name__} is not registered: its layer '{name}' ({grids[name].height}×{grids[name].width} "
+        "cells) is explained. Choose another one by the option `target_layer`, or call `register_architecture`."
+    )
+    return name
+
+
+def image_size(model: nn.Module, inputs: Mapping[str, Any]) -> tuple[int, int]:
+    """Height and width of the images that a layer laid out in space is explained for.
+
+    Raises:
+        ValueError: the inputs are no images (B, channels, H, W).
+    """
+    pixel_values = inputs.get("pixel_values")
+    if pixel_values is None:
+        raise ValueError(
+            f"{type(model).__name__} is given {', '.join(inputs)} and no `pixel_values`, so no layer of it is laid out "
+            "in space. Explain it at its inputs: by 'integrated_gradients', 'saliency' or 'input_x_gradient'."
+        )
+    if pixel_values.ndim != 4:
+        raise ValueError(
+            f"{type(model).__name__} is given `pixel_values` of shape {tuple(pixel_values.shape)}, and a map is laid "
+            "out over images (batch, channels, height, width). Use a model whose processor gives whole images."
+        )
+    return pixel_values.shape[-2], pixel_values.shape[-1]
 
 
 def call_model(model: nn.Module, inputs: Mapping[str, Any]) -> torch.Tensor:
     """The logits (B, classes) of a model's own forward, be its output a tensor, a tuple or a `ModelOutput`.
 
     A forward that doesn't know the name `pixel_values` (timm's, torchvision's) is given the images alone.
+
+    Raises:
+        ValueError: a text doesn't fit the model, or the model gives no logits.
     """
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        forget_biases(model)
     parameters = inspect.signature(model.forward).parameters
     named = "pixel_values" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     if "pixel_values" in inputs and (not named or is_timm(model)):
         outputs = model(inputs["pixel_values"])
     else:
-        outputs = model(**accepted_inputs(model, inputs))
+        if not torch.compiler.is_compiling():
+            refuse_unfit_text(model, inputs)
+        try:
+            outputs = model(**accepted_inputs(model, inputs))
+        except ValueError as error:
+            raise explain_missing_padding(model, error) from error
     if isinstance(outputs, torch.Tensor):
         return outputs
     if isinstance(outputs, Mapping) and "logits" not in outputs:
+        last = outputs.get("last_hidden_state")
+        if last is not None and last.ndim == 2:  # a classifier's, under another name (PP-LCNet)
+            return last
         raise ValueError(
             f"{type(model).__name__} gives {', '.join(outputs)} and no logits, so no class of it can be explained. "
             "Load the model with its classifier, by AutoModelForImageClassification or "
@@ -121,6 +163,20 @@ def accepted_inputs(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, An
 def _may_be_target(module: nn.Module) -> bool:
     """Leaves out what keeps a grid's shape without being a feature map: attention weights and their projections."""
     return not isinstance(module, _DropoutNd | nn.Softmax | nn.Linear | nn.Identity | nn.ModuleList)
+
+
+def _is_text(output: torch.Tensor, inputs: Mapping[str, Any]) -> bool:
+    """Whether an activation has a row for each token of a prompt, which some counts would lay out as a grid."""
+    ids = inputs.get("input_ids")
+    return ids is not None and output.ndim == 3 and output.shape[1] == ids.shape[1]
+
+
+def _is_in_attention(model: nn.Module, path: str) -> bool:
+    """Whether one of the modules around a layer is an attention, by its class's name."""
+    parts = path.split(".")
+    around = [model.get_submodule(".".join(parts[:end])) for end in range(1, len(parts))]
+    names = [type(module).__name__.lower() for module in around]
+    return any("attention" in name or "attn" in name for name in names)
 
 
 def _grid_of_output(module: nn.Module, output: torch.Tensor, height: int, width: int) -> Grid | None:

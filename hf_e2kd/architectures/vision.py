@@ -218,3 +218,14 @@ def _beit_split(model: nn.Module, inputs: Mapping[str, Any]) -> Split:
 
 
 register_architecture("BeitForImageClassification", _beit_target, _beit_split)
+
+# --- Perceivers -----------------------------------------------------------------------------------------------------
+#
+# Their latents have no place in the image, so the target is the last layer before these.
+
+for _name, _target in (
+    ("Learned", "input_preprocessor.convnet_1x1"),
+    ("Fourier", "encoder.cross_attention.attention.self.layernorm2"),
+    ("ConvProcessing", "input_preprocessor.convnet"),
+):
+    register_architecture(f"PerceiverForImageClassification{_name}", f"perceiver.{_target}")

@@ -20,6 +20,7 @@ class FiniteBatches:
         self.collator = collator
         # `Trainer` saves the tokenizer that it finds on its collator.
         self.tokenizer = getattr(collator, "tokenizer", None)
+        self.label_column: str | None = getattr(collator, "label_column", None)
         # Columns of the data set that the collator reads, which the trainer must keep.
         self.columns: tuple[str, ...] = tuple(getattr(collator, "columns", ()))
 

@@ -169,6 +169,12 @@ def find_read_tokens(model: nn.Module, inputs: Mapping[str, Any]) -> ReadTokens:
                 f"{type(model).__name__} is causal: its attention never looks ahead, so the first tokens lie on the "
                 "most paths, whatever they say. Explain it by 'integrated_gradients' or 'input_x_gradient'."
             )
+        sums = torch.cat([weight.detach().float().sum(-1).flatten() for weight in weights])
+        if not torch.allclose(sums, torch.ones_like(sums), atol=0.02):
+            raise ValueError(
+                f"What {type(model).__name__} gives as its attention weights doesn't sum to 1 over the tokens, so it "
+                "isn't what the values are weighted by. Explain it by 'integrated_gradients'."
+            )
         (top,) = one_hots(logits.argmax(1), logits)
         scale = float16_scale(logits, weights)
         (gradient,) = torch.autograd.grad(logits, weights[-1], grad_outputs=top * scale, allow_unused=True)
@@ -235,6 +241,8 @@ def _recorded_by_transformers(model: nn.Module) -> Iterator[list[torch.Tensor]]:
                 f"{type(model).__name__} chooses its attention kernel when it is built. Load it with "
                 "attn_implementation='eager' to read its attention weights."
             )
+        if not all(isinstance(weight, torch.Tensor) for weight in recorded):
+            raise _no_global_attention(model, [])
         weights.extend(recorded)
 
     with _eager(model), _own_hooks_only(model):
@@ -408,6 +416,11 @@ def _patch_grid(model: nn.Module, tokens: int, height: int, width: int) -> Grid:
     Raises:
         ValueError: the tokens are no grid of patches.
     """
+    if getattr(getattr(model, "config", None), "num_latents", None) == tokens:
+        raise ValueError(
+            f"{type(model).__name__} attends among {tokens} latents, which have no place in the image. Explain it by "
+            "'gradcam' or 'integrated_gradients'."
+        )
     bare = next((module for module in model.modules() if is_timm(module)), None)
     prefix = getattr(bare, "num_prefix_tokens", None)
     if prefix is not None:

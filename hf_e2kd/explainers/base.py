@@ -55,6 +55,8 @@ class Explainer(ABC):
     """
 
     name: ClassVar[str]
+    # Options that change how fast a map is made, or how it is made in training, and not the map itself.
+    without_effect: ClassVar[tuple[str, ...]] = ()
     # Whether a training step's explanation has something random in it.
     draws: ClassVar[bool] = False
     # What the random choices follow from, set by `drawn` for a training step; None: the exact explanation.

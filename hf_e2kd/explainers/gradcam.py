@@ -9,10 +9,11 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..architectures import call_model, discover_target, find_architecture, grid_of
-from ..architectures.base import Grid, Split
+from ..architectures.base import Grid, Split, forget_biases
+from ..architectures.discovery import image_size
 from .attention_kernels import attention_kernel, is_checkpointed, refuse_fused_attention
 from .base import Explainer, Explanation, Target, at_least_float32, one_hots, resolve_target
-from .hooks import captured_output
+from .hooks import captured_output, refuse_single_derivatives
 
 
 class GradCAM(Explainer):
@@ -33,6 +34,11 @@ class GradCAM(Explainer):
         self._discovered: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 
     def check(self, model: nn.Module, compiled: bool = False) -> None:
+        if any(cls.__name__.endswith("ForSequenceClassification") for cls in type(model).__mro__):
+            raise ValueError(
+                f"GradCAM explains images, and {type(model).__name__} reads texts. Explain it by "
+                "explainer='integrated_gradients'; for plain distillation set evaluate_explanations=False."
+            )
         refuse_fused_attention(model)
         architecture = find_architecture(model)
         if compiled and (self.target_layer is not None or architecture is None or architecture.split is None):
@@ -44,6 +50,8 @@ class GradCAM(Explainer):
     def forward(self, model: nn.Module, inputs: Mapping[str, Any], target: Target) -> Explanation:
         architecture = None if self.target_layer is not None else find_architecture(model)
         if architecture is not None and architecture.split is not None:
+            if not torch.compiler.is_compiling():
+                forget_biases(model)
             logits, activations, gradients, classes, grid = _by_head(model, architecture.split(model, inputs), target)
         else:
             path = architecture.target_path(model) if architecture is not None else self._target_path(model, inputs)
@@ -87,6 +95,7 @@ def _by_head(model: nn.Module, split: Split, target: Target) -> _Differentiated:
 def _by_hook(model: nn.Module, path: str, inputs: Mapping[str, Any], target: Target) -> _Differentiated:
     """Runs the model's own forward with a kernel whose attention can be differentiated twice."""
     create_graph = torch.is_grad_enabled()
+    height, width = image_size(model, inputs)
     if create_graph and attention_kernel(model) == "sdpa" and is_checkpointed(model):
         raise ValueError(
             f"Activation checkpointing would recompute {type(model).__name__} with a fused attention kernel, which has "
@@ -97,13 +106,14 @@ def _by_hook(model: nn.Module, path: str, inputs: Mapping[str, Any], target: Tar
         if not captured:
             raise ValueError(f"The layer '{path}' of {type(model).__name__} was not called by its forward pass.")
         activation = captured[-1]
-        height, width = inputs["pixel_values"].shape[-2:]
         grid = grid_of(activation, height, width)
         if grid is None or len(activation) != len(logits):
             raise ValueError(
                 f"The layer '{path}' of {type(model).__name__} has no spatial grid: its output's shape is "
                 f"{tuple(activation.shape)} for {len(logits)} images of {height}×{width} pixels."
             )
+        if create_graph:
+            refuse_single_derivatives(model, path, logits, activation)
         target = resolve_target(target, logits)
         gradients = [
             torch.autograd.grad(

@@ -1,8 +1,10 @@
-"""Reads one layer's output during a model's own forward."""
+"""Reads one layer's output during a model's own forward, and the graph that the forward has left."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -40,3 +42,80 @@ def captured_output(model: nn.Module, path: str) -> Iterator[list[torch.Tensor]]
         yield captured
     finally:
         handle.remove()
+
+
+def refuse_single_derivatives(model: nn.Module, place: str, logits: torch.Tensor, value: torch.Tensor) -> None:
+    """Refuses a model whose logits can't be differentiated twice, or only wrongly. It is looked at once a place.
+
+    Some of torch's operations have no second derivative and say so late, in the loss's backward pass. A hand-written
+    `torch.autograd.Function` says nothing: what its forward computes and keeps for its backward is a constant to the
+    second derivative, which is then wrong.
+
+    Args:
+        place: Name of the value's place in the model.
+        logits: (B, classes), with their graph.
+        value: What they will be differentiated with respect to.
+
+    Raises:
+        ValueError: names the operation.
+    """
+    seen = _DIFFERENTIATED.setdefault(model, set())
+    if place in seen or not logits.requires_grad:
+        return
+    name = type(model).__name__
+    for node in _nodes(logits, value):
+        if _is_written_by_hand(node) and _keeps_constants(node):
+            raise ValueError(
+                f"{name} computes its logits by a hand-written torch.autograd.Function, {node.name()}, that keeps what "
+                "its forward has computed, so its second derivative would silently be wrong. Explain another model, "
+                "or, if it is right, set the attribute `twice_differentiable = True` on that class."
+            )
+    (gradient,) = torch.autograd.grad(logits.sum(), value, create_graph=True, allow_unused=True)
+    if gradient is not None and any("NotImplemented" in node.name() for node in _nodes(gradient, value)):
+        raise ValueError(
+            f"{name} computes its logits by an operation without a second derivative in torch"
+            f"{_named_by_torch(gradient, value)}, so this explanation can't be trained on. Replace the operation in "
+            "the model, or explain an image model by 'gradcam' at a layer behind it."
+        )
+    seen.add(place)
+
+
+# Places at which models were looked at and found differentiable.
+_DIFFERENTIATED: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()
+
+
+def _nodes(output: torch.Tensor, value: torch.Tensor) -> Iterator[Any]:
+    """Every node of an output's graph, as far back as the value."""
+    waiting: list[Any] = [output.grad_fn]
+    seen: set[Any] = {None, value.grad_fn}
+    while waiting:
+        node = waiting.pop()
+        if node not in seen:
+            seen.add(node)
+            yield node
+            waiting.extend(following for following, _ in node.next_functions)
+
+
+def _is_written_by_hand(node: Any) -> bool:
+    return isinstance(node, torch.autograd.function.BackwardCFunction)
+
+
+def _keeps_constants(node: Any) -> bool:
+    """Whether a hand-written function has kept numbers that are neither its inputs nor its outputs.
+
+    Those two come with their graph. A constant input has none either, and can't be told apart.
+    """
+    if getattr(getattr(node, "_forward_cls", None), "twice_differentiable", False):
+        return False
+    kept = [saved for saved in node.saved_tensors if saved is not None]
+    return any(saved.is_floating_point() and not saved.requires_grad for saved in kept)
+
+
+def _named_by_torch(gradient: torch.Tensor, value: torch.Tensor) -> str:
+    """The operation's name, which torch only gives in the error itself."""
+    try:
+        torch.autograd.grad(gradient.sum(), value, retain_graph=True, allow_unused=True)
+    except RuntimeError as error:
+        found = re.search(r"aten::(\w+?)(_backward)?\b", str(error))
+        return f" ({found[1]})" if found else ""
+    return ""

@@ -10,8 +10,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..alignment.words import lay_out_tokens
 from ..architectures import call_model
+from ..architectures.discovery import image_size
+from ..architectures.text import word_embeddings
 from .attention_kernels import attention_kernel, is_checkpointed, refuse_fused_attention
 from .base import Explainer, Explanation, one_hots
+from .hooks import refuse_single_derivatives
 
 Move = Callable[[torch.Tensor], torch.Tensor]
 
@@ -27,7 +30,7 @@ class InputExplainer(Explainer):
         if compiled:
             raise ValueError(
                 f"torch_compile has no double backward, which the explainer '{self.name}' needs through the whole of "
-                f"{type(model).__name__}. Train without torch_compile, or explain by 'gradcam'."
+                f"{type(model).__name__}. Train without torch_compile; images can also be explained by 'gradcam'."
             )
 
 
@@ -58,19 +61,25 @@ def run_at(model: nn.Module, inputs: Mapping[str, Any], move: Move = unmoved) ->
     kernel = sdpa_kernel(SDPBackend.MATH) if grad_is_on else nullcontext()
     with torch.enable_grad(), kernel:
         if inputs.get("pixel_values") is not None:
+            image_size(model, inputs)
             pixels = _leaf_unless_connected(move(inputs["pixel_values"]))
-            return call_model(model, {**inputs, "pixel_values": pixels}), pixels
+            logits = call_model(model, {**inputs, "pixel_values": pixels})
+            if grad_is_on:
+                refuse_single_derivatives(model, "pixels", logits, pixels)
+            return logits, pixels
         if inputs.get("input_ids") is None:
             raise ValueError(
                 f"{type(model).__name__} is explained at `pixel_values` or `input_ids`; given are {sorted(inputs)}."
             )
-        with _moved_embeddings(model, inputs["input_ids"].shape, move) as moved:
+        with _moved_embeddings(model, inputs["input_ids"], move) as moved:
             logits = call_model(model, inputs)
         if not moved:
             raise ValueError(
                 f"{type(model).__name__} doesn't embed its `input_ids` by the table that its get_input_embeddings() "
                 "names, so a text can't be explained at its word embeddings."
             )
+        if grad_is_on:
+            refuse_single_derivatives(model, "words", logits, moved[0])
         return logits, moved[0]
 
 
@@ -115,24 +124,6 @@ def over_channels(values: torch.Tensor, inputs: Mapping[str, Any]) -> torch.Tens
     return values.sum(1 if inputs.get("pixel_values") is not None else -1)
 
 
-def word_embeddings(model: nn.Module) -> nn.Module:
-    """The table that embeds a text's tokens.
-
-    Raises:
-        ValueError: the model names none.
-    """
-    try:
-        table = model.get_input_embeddings()  # type: ignore[operator]
-    except (AttributeError, NotImplementedError):
-        table = None
-    if not isinstance(table, nn.Module) or not isinstance(getattr(table, "weight", None), torch.Tensor):
-        raise ValueError(
-            f"{type(model).__name__} names no table of word embeddings by get_input_embeddings(), so a text can't be "
-            "explained at them."
-        )
-    return table
-
-
 @contextmanager
 def frozen_statistics(model: nn.Module) -> Iterator[None]:
     """Batch norms in training mode use their batch's statistics without recording them."""
@@ -151,19 +142,28 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _moved_embeddings(model: nn.Module, shape: torch.Size, move: Move) -> Iterator[list[torch.Tensor]]:
-    """Moves the word embeddings that the model makes of ids of this shape; the hooks are gone after it.
+def _moved_embeddings(model: nn.Module, ids: torch.Tensor, move: Move) -> Iterator[list[torch.Tensor]]:
+    """Moves the word embeddings that the model makes of these ids (B, T); the hooks are gone after it.
 
-    An encoder-decoder embeds twice, by tables that share their weight: the first call, the encoder's, is moved.
+    An encoder-decoder embeds twice, by tables that share their weight: the first call, the encoder's, is moved. Some
+    models lengthen the text first, to a multiple of their window, and some put tokens before samples.
     """
     weight = word_embeddings(model).weight
     moved: list[torch.Tensor] = []
 
-    def replace(_module: nn.Module, _args: Any, output: torch.Tensor) -> torch.Tensor | None:
-        if moved or output.shape[:2] != shape:
+    def replace(_module: nn.Module, args: Any, output: Any) -> Any:
+        embedded = output[0] if isinstance(output, tuple) else output
+        is_turned = _is_turned(args[0] if args else None, ids)
+        rows = embedded.transpose(0, 1) if is_turned else embedded
+        samples, tokens = ids.shape
+        if moved or len(rows) != samples or rows.shape[1] < tokens:
             return None
-        moved.append(_leaf_unless_connected(move(output)))
-        return moved[0].clone()
+        if rows.shape[1] > tokens and not (args and torch.equal(args[0][:, :tokens], ids)):
+            return None
+        moved.append(_leaf_unless_connected(move(rows[:, :tokens])))
+        rows = torch.cat([moved[0], rows[:, tokens:]], dim=1)  # a copy, even where nothing is added
+        embedded = rows.transpose(0, 1) if is_turned else rows
+        return (embedded, *output[1:]) if isinstance(output, tuple) else embedded
 
     tables = [module for module in model.modules() if getattr(module, "weight", None) is weight]
     handles = [table.register_forward_hook(replace) for table in tables]
@@ -172,6 +172,13 @@ def _moved_embeddings(model: nn.Module, shape: torch.Size, move: Move) -> Iterat
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _is_turned(embedded: torch.Tensor | None, ids: torch.Tensor) -> bool:
+    """Whether a table is given the ids (T, B)."""
+    if embedded is None or embedded.shape != ids.T.shape or torch.equal(embedded, ids):
+        return False
+    return torch.equal(embedded, ids.T)
 
 
 def _leaf_unless_connected(value: torch.Tensor) -> torch.Tensor:

@@ -44,6 +44,7 @@ class IntegratedGradients(InputExplainer):
 
     name = "integrated_gradients"
     draws = True
+    without_effect = ("chunk", "random_points", "completeness")
 
     def __init__(
         self,

@@ -15,8 +15,9 @@ class Saliency(InputExplainer):
     The sum is over an image's colours, or over the dimensions of a word embedding.
 
     Args:
-        signed: Keep each channel's sign. Signed maps tell apart what speaks for the class and what against it; captum's
-            `Saliency` is the unsigned one, before the sum.
+        signed: Keep each channel's sign, for images. Signed maps tell apart what speaks for the class and what against
+            it; captum's `Saliency` is the unsigned one, before the sum. Of a text the signed sum is refused: a layer
+            norm behind the embeddings doesn't see a shift of all dimensions, so it would be zero.
     """
 
     name = "saliency"
@@ -25,6 +26,11 @@ class Saliency(InputExplainer):
         self.signed = signed
 
     def forward(self, model: nn.Module, inputs: Mapping[str, Any], target: Target) -> Explanation:
+        if self.signed and inputs.get("pixel_values") is None:
+            raise ValueError(
+                "The signed sum of a text's gradient is zero behind a layer norm. Use signed=False, or the explainer "
+                "'input_x_gradient', whose sign has a meaning."
+            )
         logits, value = run_at(model, inputs)
         target = resolve_target(target, logits)
         gradients = target_gradients(logits, value, target)

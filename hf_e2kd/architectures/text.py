@@ -1,0 +1,111 @@
+"""What an explainer must know of a text classifier: its table of word embeddings, and which texts fit it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+# What transformers calls the tables that embed a text's positions.
+_POSITION_TABLES = (
+    "char_position_embeddings",
+    "embed_positions",
+    "position_embedding",
+    "position_embeddings",
+    "positions_embed",
+    "wpe",
+)
+_IMAGE_PARTS = ("vision", "visual", "image", "patch")
+
+
+def word_embeddings(model: nn.Module) -> nn.Module:
+    """The table that embeds a text's tokens: the one that the model names, else its only one of the vocabulary's size.
+
+    Raises:
+        ValueError: there is none.
+    """
+    try:
+        table = model.get_input_embeddings()
+    except (AttributeError, NotImplementedError):
+        table = None
+    if isinstance(table, nn.Module) and isinstance(getattr(table, "weight", None), torch.Tensor):
+        return table
+    words = getattr(getattr(model, "config", None), "vocab_size", None)
+    tables = [module for module in model.modules() if isinstance(module, nn.Embedding) and len(module.weight) == words]
+    if len(tables) != 1:
+        raise ValueError(
+            f"{type(model).__name__} names no table of word embeddings by get_input_embeddings(), so a text can't be "
+            "explained at them."
+        )
+    return tables[0]
+
+
+def refuse_unfit_text(model: nn.Module, inputs: Mapping[str, Any]) -> None:
+    """Refuses texts that would end in an error from deep inside the model, on a GPU one that spoils the process.
+
+    Args:
+        inputs: The batch; nothing is checked without `input_ids`.
+
+    Raises:
+        ValueError: the batch is empty, a text is longer than the table of positions, or a token is outside the
+            vocabulary; with the remedy.
+    """
+    ids = inputs.get("input_ids")
+    if not isinstance(ids, torch.Tensor):
+        return
+    name = type(model).__name__
+    if ids.ndim != 2 or ids.numel() == 0:
+        raise ValueError(
+            f"`input_ids` must have the shape (batch, tokens) with at least one text of one token, not "
+            f"{tuple(ids.shape)}. Leave out empty batches, and tokenize with the special tokens, which no text lacks."
+        )
+    longest = longest_text(model)
+    if longest is not None and ids.shape[1] > longest and inputs.get("position_ids") is None:
+        raise ValueError(
+            f"The texts have {ids.shape[1]} tokens and {name} has positions for {longest}. Cut them: "
+            f"tokenizer(texts, truncation=True, max_length={longest})."
+        )
+    try:
+        words = len(word_embeddings(model).weight)
+    except ValueError:  # no table, no limit
+        return
+    lowest, highest = int(ids.min()), int(ids.max())
+    if lowest < 0 or highest >= words:
+        raise ValueError(
+            f"`input_ids` holds the id {lowest if lowest < 0 else highest}, and {name} knows the ids 0 to {words - 1}. "
+            "Use the model's own tokenizer, or, where it was given more tokens, call "
+            "model.resize_token_embeddings(len(tokenizer))."
+        )
+
+
+def longest_text(model: nn.Module) -> int | None:
+    """How many tokens a text may have, by the model's shortest table of positions; None where it has none."""
+    if getattr(getattr(model, "config", None), "reset_position_index_per_cell", False):
+        return None  # TAPAS counts positions anew in each cell of a table, up to the last one
+    tables = [
+        module
+        for path, module in model.named_modules()
+        if path.split(".")[-1] in _POSITION_TABLES
+        and not any(part in path for part in _IMAGE_PARTS)
+        and isinstance(getattr(module, "weight", None), torch.Tensor)
+    ]
+    return min((len(module.weight) - _first_position(module) for module in tables), default=None)
+
+
+def _first_position(table: nn.Module) -> int:
+    """The row of a text's first token: RoBERTa's tables begin after the padding's row, BART's after an offset."""
+    if getattr(table, "padding_idx", None) is not None:
+        return table.padding_idx + 1
+    return getattr(table, "offset", 0)
+
+
+def explain_missing_padding(model: nn.Module, error: ValueError) -> ValueError:
+    """What to say for a model's own complaint that it has no padding token; other errors are given back."""
+    if "no padding token is defined" not in str(error):
+        return error
+    return ValueError(
+        f"{type(model).__name__} classifies by each text's last token before the padding, and its configuration names "
+        "no padding token, which it needs for several texts and for several points of one. Set "
+        "model.config.pad_token_id = tokenizer.pad_token_id (of a tokenizer without one, tokenizer.pad_token = "
+        "tokenizer.eos_token first)."
+    )

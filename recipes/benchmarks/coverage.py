@@ -1,0 +1,659 @@
+"""Which explainers can train which of transformers' classifiers: every class of the Auto mappings, tried.
+
+    python recipes/benchmarks/coverage.py --output recipes/benchmarks/COVERAGE.md
+
+Each class is built tiny and randomly initialised from its configuration, offline, and trained on for one backward pass
+with every explainer as the loss. An explainer *works* on a class if the loss and its gradients are finite, the maps
+vary from cell to cell, the gradient reaches the first layer and the last one, and the gradient agrees with finite
+differences, in float64 where the model can. Else the class is *refused*, by an error of ours that says why, or it
+*failed*.
+"""
+
+import argparse
+import copy
+import inspect
+import json
+import logging as python_logging
+import os
+import re
+import sys
+import traceback
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import torch
+import transformers
+from torch import nn
+from tqdm import tqdm
+from transformers import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES as IMAGE_CLASSES,
+)
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES as TEXT_CLASSES,
+)
+from transformers.utils import logging
+
+from hf_e2kd.explainers import Explanation
+from hf_e2kd.explainers.base import Explainer
+from hf_e2kd.explainers.registry import available_explainers, build_explainer
+from hf_e2kd.losses import explanation_loss
+
+TASKS = {"image": IMAGE_CLASSES, "text": TEXT_CLASSES}
+EXPLAINERS = {
+    "image": [
+        "gradcam",
+        "saliency",
+        "input_x_gradient",
+        "integrated_gradients",
+        "attention_rollout",
+        "attention_gradient",
+    ],
+    "text": ["saliency", "input_x_gradient", "integrated_gradients", "attention_rollout", "attention_gradient"],
+}
+CLASSES = 3
+IMAGE_SIZE = 128
+# Not a multiple of the windows and blocks below, so that models that pad their input do so.
+TOKENS = 13
+
+# --- Tiny configurations -------------------------------------------------------------------------------------------
+
+# What the fields of a configuration are set to, wherever a configuration has them.
+SIZES: dict[str, Any] = {
+    **dict.fromkeys(("hidden_size", "d_model", "n_embd", "dim", "emb_dim", "embedding_size", "d_latents"), 32),
+    **dict.fromkeys(("projection_dim", "projection_size", "output_embedding_size", "input_embedding_size"), 32),
+    **dict.fromkeys(("word_embed_proj_dim", "pooler_hidden_size", "prediction_head_size", "pooler_output_size"), 32),
+    **dict.fromkeys(("intermediate_size", "d_ff", "dff", "ffn_dim", "hidden_dim", "d_inner", "n_inner"), 48),
+    **dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim", "ffn_hidden_size", "feed_forward_size"), 48),
+    **dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size"), 24),
+    **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers"), 2),
+    **dict.fromkeys(("encoder_layers", "decoder_layers", "num_self_attends_per_block"), 2),
+    **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "num_heads"), 4),
+    **dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 4),
+    **dict.fromkeys(("num_self_attention_heads", "num_cross_attention_heads", "linear_num_value_heads"), 4),
+    **dict.fromkeys(("num_key_value_heads", "linear_num_key_heads", "num_kv_heads", "index_n_heads"), 2),
+    **dict.fromkeys(("head_dim", "d_kv", "d_head", "kv_channels", "v_head_dim", "attention_head_size"), 8),
+    **dict.fromkeys(("qk_nope_head_dim", "qk_rope_head_dim", "linear_key_head_dim", "linear_value_head_dim"), 8),
+    **dict.fromkeys(("rotary_dim", "index_head_dim", "query_pre_attn_scalar", "global_head_dim"), 8),
+    **dict.fromkeys(("kv_lora_rank", "q_lora_rank", "gated_norm_rank", "adapter_rank"), 8),
+    **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts"), 4),
+    **dict.fromkeys(("num_experts_per_tok", "moe_topk"), 2),
+    **dict.fromkeys(("n_group", "topk_group", "first_k_dense_replace", "num_mem_blocks"), 1),
+    **dict.fromkeys(("max_position_embeddings", "n_positions", "max_seq_len", "index_topk"), 64),
+    **dict.fromkeys(("vocab_size", "entity_vocab_size", "shape_vocab_size", "pronunciation_vocab_size"), 120),
+    **dict.fromkeys(("entity_emb_size", "shape_embed_dim", "pronunciation_embed_dim", "num_hash_buckets"), 16),
+    **dict.fromkeys(("mamba_d_state", "mamba_dt_rank", "num_latents", "num_landmarks"), 8),
+    **dict.fromkeys(("sliding_window", "local_attention", "chunk_size"), 8),
+    "image_size": IMAGE_SIZE,
+    "input_size": IMAGE_SIZE,
+    "patch_size": 16,
+}
+# The same for configurations of networks in stages, whose fields are lists of one entry a stage.
+STAGES: dict[str, list[int]] = {
+    **dict.fromkeys(("hidden_sizes", "embed_dims"), [8, 16, 24, 32]),
+    **dict.fromkeys(("depths", "stage_num_blocks"), [1, 1, 1, 1]),
+    "num_attention_heads": [1, 2, 2, 2],
+    "num_heads": [1, 2, 2, 2],
+    "embed_dim": [8, 16, 24, 32],
+}
+
+_SWIN = {"embed_dim": 8, "num_heads": [1, 2, 2, 2], "window_size": 2, "patch_size": 4}
+_LATENT = {"num_key_value_heads": 4}
+_LINEAR = {"layer_types": ["linear_attention", "full_attention"]}
+_HYBRID = {"num_hidden_layers": 4, "layers_block_type": ["linear_attention", "hybrid"] * 2}
+# What the rule can't guess, by model type.
+EXCEPTIONS: dict[str, dict[str, Any]] = {
+    "axk1": _LATENT,
+    "axk2": _LATENT,
+    "bit": {"num_groups": 4},
+    "cohere_compass_text": {
+        "layer_types": ["sliding_attention", "full_attention"],
+        "rope_parameters": dict.fromkeys(
+            ("sliding_attention", "full_attention"), {"rope_type": "default", "rope_theta": 10000.0}
+        ),
+    },
+    "convnext": {"patch_size": 4},
+    "convnextv2": {"patch_size": 4},
+    "deepseek_v2": _LATENT,
+    "deepseek_v3": _LATENT,
+    "donut-swin": _SWIN,
+    "efficientnet": {
+        "width_coefficient": 0.25,
+        "depth_coefficient": 0.1,
+        "hidden_dim": 320,
+        "in_channels": [32, 32],
+        "out_channels": [32, 32],
+        "kernel_sizes": [3, 3],
+        "strides": [1, 2],
+        "num_block_repeats": [1, 1],
+        "expand_ratios": [1, 2],
+    },
+    "esmc": {"num_key_value_heads": 4},
+    "focalnet": {"embed_dim": 8, "patch_size": 4},
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": 8},
+    "hgnet_v2": {
+        "stem_channels": [3, 8, 8],
+        "stage_in_channels": [8, 8, 16, 16],
+        "stage_mid_channels": [8, 8, 8, 8],
+        "stage_out_channels": [8, 16, 16, 32],
+        "stage_numb_of_layers": [2, 2, 2, 2],
+    },
+    "hiera": {"image_size": [IMAGE_SIZE, IMAGE_SIZE], "embed_dim": 8, "num_heads": [1, 2, 2, 2]},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
+    "layoutlmv2": {"coordinate_size": 6, "shape_size": 4},
+    "layoutlmv3": {"coordinate_size": 6, "shape_size": 4},
+    "levit": {
+        "hidden_sizes": [16, 24, 32],
+        "num_attention_heads": [2, 2, 2],
+        "depths": [1, 1, 1],
+        "key_dim": [8, 8, 8],
+        "down_ops": [["Subsample", 8, 2, 2, 2, 2], ["Subsample", 8, 2, 2, 2, 2]],
+        "patch_size": 16,
+    },
+    "lilt": {"hidden_size": 48},
+    "longformer": {"attention_window": 4},
+    "markuplm": {"max_depth": 4},
+    "minicpm3": _LATENT,
+    "mistral4": _LATENT | {"head_dim": 16},
+    # Without norms, random weights saturate the tanh behind its pooler.
+    "mobilebert": {"classifier_activation": False},
+    "mobilenet_v1": {"depth_multiplier": 0.25},
+    "mobilenet_v2": {"depth_multiplier": 0.1, "min_depth": 4, "output_stride": 16},
+    "mobilevit": {"hidden_sizes": [16, 24, 32], "neck_hidden_sizes": [8, 8, 8, 16, 16, 16, 32], "patch_size": 2},
+    "mobilevitv2": {"width_multiplier": 0.1, "base_attn_unit_dims": [32, 32, 32], "patch_size": 2},
+    "nystromformer": {"segment_means_seq_len": 16},
+    "perceiver": {"d_model": 32, "num_cross_attention_heads": 1, "image_size": 16},
+    "pp_lcnet": {"scale": 0.25, "class_expand": 32},
+    "qwen3_5": {
+        "vision_config": {"out_hidden_size": 32, "num_position_embeddings": 16, "depth": 2},
+        "text_config": _LINEAR,
+    },
+    "qwen3_5_text": _LINEAR,
+    "qwen3_next": _LINEAR,
+    "reformer": {
+        "axial_pos_shape": [4, 4],
+        "axial_pos_embds_dim": [8, 24],
+        "attn_layers": ["local", "lsh"],
+        "local_attn_chunk_length": 4,
+        "lsh_attn_chunk_length": 4,
+        "num_buckets": 4,
+    },
+    "shieldgemma2": {
+        "mm_tokens_per_image": 4,
+        "image_token_index": 100,
+        "yes_token_index": 20,
+        "no_token_index": 21,
+        "num_labels": 2,
+    },
+    "swin": _SWIN,
+    "swinv2": _SWIN,
+    "t5": {"decoder_start_token_id": 0},
+    "textnet": {"hidden_sizes": [8, 8, 16, 16, 32], "stem_out_channels": 8},
+    "timm_wrapper": {"architecture": "test_resnet", "num_labels": CLASSES},
+    "xmod": {"default_language": "en_XX"},
+    "zamba": _HYBRID,
+    "zamba2": _HYBRID,
+}
+
+
+def tiny_config(model_type: str) -> Any:
+    """A small configuration of a type of models."""
+    return CONFIG_MAPPING[model_type](**_settings(CONFIG_MAPPING[model_type], EXCEPTIONS.get(model_type, {})))
+
+
+def _settings(config_class: type, exceptions: Mapping[str, Any]) -> dict[str, Any]:
+    """What a configuration is made of: the rule's values for the fields that it has, and the exceptions."""
+    default = config_class()
+    settings: dict[str, Any] = {}
+    for name, value in default.to_dict().items():
+        small = _shrunk(name, value)
+        if small is not None:
+            settings[name] = small
+    settings["pad_token_id"] = settings.get("pad_token_id") or 0
+    settings["num_labels"] = CLASSES
+    subs = getattr(config_class, "sub_configs", {})
+    for name in subs:
+        own = getattr(default, name, None)
+        if own is not None:
+            settings[name] = _settings(type(own), exceptions.get(name, {})) | {"model_type": own.model_type}
+    return settings | {
+        name: value for name, value in exceptions.items() if name not in settings or not isinstance(value, dict)
+    }
+
+
+def _shrunk(name: str, value: Any) -> Any:
+    """The small value of a field; None where it stays."""
+    if isinstance(value, bool):
+        return None
+    if name.endswith("_token_id") and isinstance(value, int):
+        return value if value < 8 else {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}.get(name, 3)
+    if "drop" in name and isinstance(value, float | int):
+        return type(value)(0)
+    if "drop" in name and isinstance(value, list):
+        return [0.0] * len(value)
+    if isinstance(value, list) and name in STAGES:
+        return STAGES[name][: len(value)]
+    return SIZES[name] if name in SIZES and not isinstance(value, list) else None
+
+
+@torch.no_grad()
+def randomise(model: nn.Module) -> None:
+    """Draws all weights anew: fresh ones hide mistakes, their biases and position tables being zero."""
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            parameter.normal_(std=1.5 * max(1, parameter[0].numel()) ** -0.5)
+        elif parameter.mean() > 0:  # the factors of a norm
+            parameter.uniform_(0.5, 1.5)
+        else:
+            parameter.normal_(std=0.2)
+    for name, statistics in model.named_buffers():
+        if name.endswith("running_mean"):
+            statistics.normal_(std=0.2)
+        elif name.endswith("running_var"):
+            statistics.uniform_(0.5, 1.5)
+
+
+def build(class_name: str, model_type: str, seed: int = 0) -> nn.Module:
+    """A tiny model in training mode, without dropout."""
+    torch.manual_seed(seed)
+    model = getattr(transformers, class_name)(tiny_config(model_type))
+    randomise(model)
+    return model.train()
+
+
+# --- Inputs --------------------------------------------------------------------------------------------------------
+
+# Classes that take no other size, in pixels a side or in tokens.
+IMAGE_SIZES = {"PerceiverForImageClassificationFourier": 224, "PerceiverForImageClassificationConvProcessing": 224}
+
+TOKEN_COUNTS = {"NystromformerForSequenceClassification": 16, "ReformerForSequenceClassification": 16}
+# Its own forward fails on padding, in transformers 5.23.
+UNPADDED = ["NystromformerForSequenceClassification"]
+
+
+def make_inputs(task: str, model: nn.Module) -> dict[str, torch.Tensor]:
+    """A batch that the model takes."""
+    generator = torch.Generator().manual_seed(1)
+    parameters = inspect.signature(model.forward).parameters
+    if task == "image" and "pixel_values" in parameters:
+        inputs = _images(model, generator)
+        return {**_tokens_about_images(model, generator), **inputs} if "input_ids" in parameters else inputs
+    inputs = _tokens(model, generator)
+    if "bbox" in parameters:
+        corners = torch.randint(0, 500, (*inputs["input_ids"].shape, 2), generator=generator)
+        inputs["bbox"] = torch.cat([corners, corners + 100], dim=-1)
+    return inputs
+
+
+def _images(model: nn.Module, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    size = IMAGE_SIZES.get(type(model).__name__, getattr(model.config, "image_size", None) or IMAGE_SIZE)
+    size = size if isinstance(size, int) else IMAGE_SIZE
+    if "spatial_shapes" in inspect.signature(model.forward).parameters:  # patches cut by the processor
+        patch, side = model.config.vision_config.patch_size, 4
+        return {
+            "pixel_values": torch.randn(2, side * side, 3 * patch * patch, generator=generator),
+            "pixel_attention_mask": torch.ones(2, side * side, dtype=torch.long),
+            "spatial_shapes": torch.full((2, 2), side),
+        }
+    return {"pixel_values": torch.randn(1 if size > 128 else 4, 3, size, size, generator=generator)}
+
+
+def _tokens_about_images(model: nn.Module, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    """A prompt a picture, with the places at which a model of images and text puts the picture."""
+    config = model.config
+    inputs = {name: value[:1].repeat(4, 1) for name, value in _tokens(model, generator).items()}
+    inputs["input_ids"][:, 2 : 2 + config.mm_tokens_per_image] = config.image_token_index
+    return {**inputs, "token_type_ids": (inputs["input_ids"] == config.image_token_index).long()}
+
+
+def _tokens(model: nn.Module, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    config = model.config.get_text_config()
+    tokens = TOKEN_COUNTS.get(type(model).__name__, TOKENS)
+    ids = torch.randint(10, getattr(config, "vocab_size", 100) - 20, (2, tokens), generator=generator)
+    attention_mask = torch.ones_like(ids)
+    padding = 0 if type(model).__name__ in UNPADDED else 3
+    ids[1, tokens - padding :] = config.pad_token_id
+    attention_mask[1, tokens - padding :] = 0
+    eos = getattr(config, "eos_token_id", None)
+    if isinstance(eos, int):  # some read the sentence at its end
+        ids[0, -1] = ids[1, tokens - padding - 1] = eos
+    return {"input_ids": ids, "attention_mask": attention_mask}
+
+
+# --- One class with one explainer ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one class with one explainer.
+
+    Args:
+        verdict: "works", "refused", "not built" or "FAILED".
+        detail: Why.
+        error: Of the gradient's derivative along a random direction, relative.
+    """
+
+    verdict: str
+    detail: str = ""
+    error: float | None = None
+
+
+# Without its kernel transformers computes something else, and says nothing.
+NEEDS_KERNEL = {"MraForSequenceClassification": "attention is computed by a CUDA kernel alone; without it, it is zero"}
+
+
+def try_class(class_name: str, model_type: str, task: str, explainers: Iterable[str]) -> dict[str, Outcome]:
+    """All explainers on one class."""
+    if class_name in NEEDS_KERNEL:
+        return dict.fromkeys(explainers, Outcome("not built", NEEDS_KERNEL[class_name]))
+    try:
+        models = [build(class_name, model_type, seed) for seed in range(SEEDS)]
+        inputs = make_inputs(task, models[0])
+    except ImportError as error:
+        library = re.search(r"requires the (\S+) library", str(error))
+        reason = f"transformers' class needs {library[1]}, which isn't installed" if library else _first_line(error)
+        return dict.fromkeys(explainers, Outcome("not built", reason))
+    except Exception as error:  # whatever a constructor raises is recorded
+        return dict.fromkeys(explainers, Outcome("FAILED", f"building: {type(error).__name__}: {_first_line(error)}"))
+    outcomes = {}
+    for name in explainers:
+        for model in models:
+            outcomes[name] = try_explainer(copy.deepcopy(model), copy.deepcopy(model).double(), name, inputs)
+            if outcomes[name].detail != TOO_EMPTY:
+                break
+    return outcomes
+
+
+# GradCAM's ReLU may leave a map one positive cell, whose direction can't change, or none: other weights are tried.
+TOO_EMPTY = "fewer than two cells of every map are positive"
+SEEDS = 4
+
+
+def try_explainer(model: nn.Module, double: nn.Module, name: str, inputs: Mapping[str, torch.Tensor]) -> Outcome:
+    """One backward pass of an explanation loss, judged; `double` is the same model in float64."""
+    explainer = build_explainer(name, **OPTIONS.get(name, {}))
+    explainer.seed = 0
+    # Of several classes: where all samples' logits of one class are summed, a batch norm before a linear head leaves
+    # their sum, and so every gradient of it, constant.
+    target = torch.arange(len(next(iter(inputs.values())))) % model.config.num_labels
+    model.zero_grad()
+    try:
+        with recorded_layers(model) as layers:
+            explainer.check(model)
+            explanation = explain(model, explainer, inputs, target)
+            loss = loss_of(explanation)
+            loss.backward()
+    except ValueError as error:
+        return Outcome("refused" if _is_ours(error) else "FAILED", _reason(error, model))
+    except Exception as error:  # anything else is a failure of ours to refuse
+        return Outcome("FAILED", f"{type(error).__name__}: {_first_line(error)}")
+    problem = what_is_wrong(explanation, loss, model, layers, name)
+    if problem:
+        return Outcome("FAILED", problem)
+    try:
+        error = gradient_error((double, model), explainer, inputs, target)
+    except Exception as failure:  # in the second run as in the first
+        return Outcome("FAILED", f"checking the gradient: {type(failure).__name__}: {_first_line(failure)}")
+    if not error < TOLERANCE:
+        return Outcome("FAILED", f"the gradient is off from finite differences by {error:.1g}", error)
+    return Outcome("works", error=error)
+
+
+# Few points: the maps need not be exact here.
+OPTIONS: dict[str, dict[str, Any]] = {"integrated_gradients": {"points": 2}}
+TOLERANCE = 0.05
+
+
+def explain(
+    model: nn.Module, explainer: Explainer, inputs: Mapping[str, torch.Tensor], target: torch.Tensor
+) -> Explanation:
+    torch.manual_seed(0)  # of models that hash by random projections
+    return explainer(model, inputs, target, create_graph=True)
+
+
+def loss_of(explanation: Explanation) -> torch.Tensor:
+    """The mean explanation loss against a fixed random reference."""
+    reference = torch.rand(explanation.maps.shape, generator=torch.Generator().manual_seed(5))
+    return explanation_loss(explanation.maps, reference, mask=explanation.mask)[0].mean()
+
+
+@contextmanager
+def recorded_layers(model: nn.Module) -> Iterator[list[nn.Module]]:
+    """The layers with weights, in the order in which they are called."""
+    layers: list[nn.Module] = []
+    handles = [
+        module.register_forward_hook(lambda module, _args, _output: layers.append(module))
+        for module in model.modules()
+        if isinstance(getattr(module, "weight", None), nn.Parameter) and module.weight.ndim > 1
+    ]
+    try:
+        yield layers
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def what_is_wrong(
+    explanation: Explanation, loss: torch.Tensor, model: nn.Module, layers: list[nn.Module], name: str
+) -> str | None:
+    """What makes a loss useless for training; None where nothing does."""
+    maps = explanation.maps.detach().flatten(1)
+    if not (maps.isfinite().all() and loss.isfinite()):
+        return "the maps are not finite"
+    if name == "gradcam" and not ((maps > 0).sum(1) > 1).any():
+        return TOO_EMPTY
+    if maps.shape[1] < 2 or not (maps.amax(1) - maps.amin(1) > 1e-6 * maps.abs().amax()).any():
+        return "the maps are constant"
+    if loss == 0:
+        return "the loss is zero"
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    if not all(gradient.isfinite().all() for gradient in gradients):
+        return "the gradients are not finite"
+    # The rollout of the attention reads neither the classifier nor what comes after the last attention.
+    ends = layers[:1] if name == "attention_rollout" else [layers[0], layers[-1]]
+    for layer in ends:
+        if layer.weight.grad is None or not layer.weight.grad.abs().sum() > 0:
+            path = next(path for path, module in model.named_modules() if module is layer)
+            return f"no gradient reaches the layer '{path}'"
+    return None
+
+
+def gradient_error(
+    models: Iterable[nn.Module], explainer: Explainer, inputs: Mapping[str, torch.Tensor], target: torch.Tensor
+) -> float:
+    """How far the gradient's derivative along a random direction is from finite differences, relatively.
+
+    A custom backward function without a double backward gives gradients that are finite, reach everything, and are
+    wrong.
+
+    Args:
+        models: The same model in float64 and in float32, which stands in where an operation has no float64.
+    """
+    for model in models:
+        try:
+            return _gradient_error(model, explainer, inputs, target)
+        except RuntimeError as error:
+            if "Double" not in str(error):
+                raise
+    raise ValueError("no precision to compute in")
+
+
+def _gradient_error(
+    model: nn.Module, explainer: Explainer, inputs: Mapping[str, torch.Tensor], target: torch.Tensor
+) -> float:
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    precision = parameters[0].dtype
+    inputs = {name: value.to(precision) if value.is_floating_point() else value for name, value in inputs.items()}
+    loss = loss_of(explain(model, explainer, inputs, target))
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    direction = _direction(model, parameters)
+    changes = [(g * d).sum() for g, d in zip(gradients, direction, strict=True) if g is not None]
+    expected = torch.stack(changes).sum().item()
+    # What a derivative along such a direction is like, as a scale that can't be zero by chance.
+    scales = [g.square().sum() * d.square().mean() for g, d in zip(gradients, direction, strict=True) if g is not None]
+    scale = max(abs(expected), torch.stack(scales).sum().sqrt().item())
+    errors = []
+    for step in STEPS[precision]:
+        with _moved(parameters, direction, step):
+            ahead = loss_of(explain(model, explainer, inputs, target)).item()
+        with _moved(parameters, direction, -step):
+            behind = loss_of(explain(model, explainer, inputs, target)).item()
+        errors.append(abs((ahead - behind) / (2 * step) - expected) / scale)
+        if errors[-1] < TOLERANCE / 10:
+            break
+    return min(errors)
+
+
+# Models that compute a part in float32 need the long steps, those with kinks the short.
+STEPS = {torch.float64: (1e-7, 1e-9, 1e-5, 1e-4, 3e-5, 3e-4, 1e-3), torch.float32: (1e-3, 3e-3, 3e-4, 1e-2)}
+
+
+def _direction(model: nn.Module, parameters: list[nn.Parameter]) -> list[torch.Tensor]:
+    """A random change of each parameter, as large as the parameter."""
+    generator = torch.Generator().manual_seed(2)
+    direction = [
+        torch.randn(p.shape, generator=generator, dtype=p.dtype) * p.detach().square().mean().sqrt() for p in parameters
+    ]
+    padding = {module.weight: module.padding_idx for module in model.modules() if isinstance(module, nn.Embedding)}
+    for parameter, change in zip(parameters, direction, strict=True):
+        if padding.get(parameter) is not None:  # torch gives this row no gradient, on purpose
+            change[padding[parameter]] = 0
+    return direction
+
+
+@contextmanager
+def _moved(parameters: list[nn.Parameter], direction: list[torch.Tensor], step: float) -> Iterator[None]:
+    before = [parameter.detach().clone() for parameter in parameters]
+    with torch.no_grad():
+        for parameter, change in zip(parameters, direction, strict=True):
+            parameter.add_(change, alpha=step)
+    yield
+    with torch.no_grad():
+        for parameter, value in zip(parameters, before, strict=True):
+            parameter.copy_(value)
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether our code raised the error, and not the model or torch below it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return "hf_e2kd" in Path(frames[-1].filename).parts
+
+
+def _reason(error: BaseException, model: nn.Module) -> str:
+    """An error's first sentence, without the names that differ from class to class."""
+    sentence = re.split(r"(?<=[.:]) (?=[A-Z])", _first_line(error))[0]
+    sentence = re.sub(r"the shapes \(.*", "other shapes.", sentence)
+    name = type(model).__name__
+    return sentence.replace(name, "The model" if sentence.startswith(name) else "the model")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [""])[0]
+
+
+# --- The table -----------------------------------------------------------------------------------------------------
+
+Results = dict[str, dict[str, dict[str, Outcome]]]
+"""By task, then by `model_type ClassName`, then by explainer."""
+
+
+def run(only: list[str] | None, explainers: list[str] | None) -> Results:
+    """Tries every class, or those of some model types."""
+    chosen = [
+        (task, model_type, class_name)
+        for task, classes in TASKS.items()
+        for model_type, names in classes.items()
+        for class_name in ((names,) if isinstance(names, str) else names)
+        if only is None or model_type in only
+    ]
+    results: Results = {task: {} for task in TASKS}
+    for task, model_type, class_name in tqdm(chosen):
+        names = [name for name in EXPLAINERS[task] if name in available_explainers()]
+        names = [name for name in names if explainers is None or name in explainers]
+        results[task][f"{model_type} {class_name}"] = try_class(class_name, model_type, task, names)
+    return results
+
+
+def table(results: Results, command: str) -> str:
+    """The results in Markdown."""
+    reasons = sorted({o.detail for rows in results.values() for row in rows.values() for o in row.values() if o.detail})
+    lines = [
+        "# Which explainers can train which classifiers",
+        "",
+        " ".join(__doc__.split("\n\n")[2].split()),
+        "",
+        f"torch {torch.__version__.split('+')[0]}, transformers {transformers.__version__}. Written by `{command}`.",
+        "",
+        "| classes of | " + " | ".join(EXPLAINERS["image"]) + " |",
+        "|---|" + "---|" * len(EXPLAINERS["image"]),
+    ]
+    for task, rows in results.items():
+        lines.append(f"| {TITLES[task]} | " + " | ".join(total(rows, name) for name in EXPLAINERS["image"]) + " |")
+    for task, rows in results.items():
+        names = list(next(iter(rows.values()), {}))
+        lines += ["", f"## {TITLES[task]}", "", "| type | class | " + " | ".join(names) + " |"]
+        lines.append("|---|---|" + "---|" * len(names))
+        for row, outcomes in rows.items():
+            cells = [cell(outcomes[name], reasons) for name in names]
+            lines.append("| " + " | ".join([*row.split(" "), *cells]) + " |")
+    lines += ["", "## Reasons", ""]
+    lines += [f"{number}. {reason}" for number, reason in enumerate(reasons, 1)]
+    return "\n".join(lines) + "\n"
+
+
+TITLES = {"image": "Image classification", "text": "Sequence classification"}
+
+
+def total(rows: Mapping[str, Mapping[str, Outcome]], explainer: str) -> str:
+    """How many classes an explainer works on; a dash where it was not tried."""
+    outcomes = [row[explainer] for row in rows.values() if explainer in row]
+    return f"{sum(o.verdict == 'works' for o in outcomes)} of {len(outcomes)}" if outcomes else "–"
+
+
+def cell(outcome: Outcome, reasons: list[str]) -> str:
+    if outcome.verdict == "works":
+        return "✓"
+    number = reasons.index(outcome.detail) + 1
+    return f"FAILED {number}" if outcome.verdict == "FAILED" else str(number)
+
+
+def quieten() -> None:
+    warnings.filterwarnings("ignore")
+    logging.set_verbosity_error()
+    python_logging.getLogger("hf_e2kd").setLevel(python_logging.ERROR)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", type=lambda names: names.split(","), help="model types: vit,bert")
+    parser.add_argument("--explainers", type=lambda names: names.split(","), help="gradcam,integrated_gradients")
+    parser.add_argument("--output", type=Path, help="write the table there instead of printing it")
+    parser.add_argument("--json", type=Path, help="write the outcomes there too, with the gradients' errors")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    options = parser.parse_args()
+    quieten()
+    torch.set_num_threads(options.threads)
+    results = run(options.only, options.explainers)
+    markdown = table(results, " ".join(["python", "recipes/benchmarks/coverage.py", *sys.argv[1:]]))
+    if options.output:
+        options.output.write_text(markdown, encoding="utf-8")
+    else:
+        print(markdown)
+    if options.json:
+        plain = {
+            task: {row: {name: asdict(o) for name, o in outcomes.items()} for row, outcomes in rows.items()}
+            for task, rows in results.items()
+        }
+        options.json.write_text(json.dumps(plain, indent=1), encoding="utf-8")
+    failed = [o for rows in results.values() for row in rows.values() for o in row.values() if o.verdict == "FAILED"]
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

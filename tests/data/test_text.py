@@ -1,0 +1,146 @@
+"""Batches of texts for a student and a teacher."""
+
+import pytest
+import torch
+
+from hf_e2kd import TextCollator
+from tests.tokenizers import SlowTokenizer, tokenizer
+
+SAMPLES = [
+    {"text": "a wonderful film", "label": 1},
+    {"text": "The film wasn't good at all", "label": 0},
+    {"text": "", "label": 2},
+]
+STUDENT = {"input_ids", "attention_mask", "token_type_ids", "word_ids"}
+TEACHER = {"teacher_input_ids", "teacher_attention_mask", "teacher_word_ids"}
+
+
+def test_columns_for_two_tokenizers():
+    """Prevents: a column missing, or padded to the other side's length."""
+    batch = TextCollator(tokenizer("wordpiece"), tokenizer("byte_bpe"))(SAMPLES)
+    assert batch.keys() == STUDENT | TEACHER | {"labels"}
+    assert all(isinstance(column, torch.Tensor) and column.dtype == torch.long for column in batch.values())
+    assert len({batch[name].shape for name in STUDENT}) == len({batch[name].shape for name in TEACHER}) == 1
+    assert batch["input_ids"].shape != batch["teacher_input_ids"].shape
+    assert batch["labels"].tolist() == [1, 0, 2]
+    for ids, teachers in zip(batch["word_ids"].tolist(), batch["teacher_word_ids"].tolist(), strict=True):
+        assert set(ids) == set(teachers)
+    assert set(batch["word_ids"][2].tolist()) == {-1}
+
+
+@pytest.mark.parametrize("teacher", [None, "same", "itself"])
+def test_one_tokenizer_gives_no_columns_of_the_teachers(teacher):
+    """Prevents: texts tokenized twice for nothing."""
+    own = tokenizer("wordpiece")
+    collator = TextCollator(own, {None: None, "same": tokenizer("wordpiece"), "itself": own}[teacher])
+    assert collator.teacher_tokenizer is None
+    assert collator(SAMPLES).keys() == STUDENT | {"labels"}
+
+
+@pytest.mark.parametrize(
+    ("own_limit", "teachers_limit", "settings", "lengths"),
+    [
+        (512, 6, {}, (9, 6)),
+        (6, 512, {}, (6, 9)),
+        (512, 512, {"teacher_max_length": 6}, (9, 6)),
+        (512, 6, {"max_length": 8}, (8, 6)),
+        (512, 512, {"max_length": 8, "teacher_max_length": 5}, (8, 5)),
+    ],
+)
+def test_one_tokenizer_with_two_lengths(own_limit, teachers_limit, settings, lengths):
+    """Prevents: a teacher with the student's tokenizer that is shown more tokens than it has positions for."""
+    sides = [tokenizer("words", model_max_length=limit) for limit in (own_limit, teachers_limit)]
+    batch = TextCollator(*sides, **settings)([{"text": "a wonderful and warm film at all"}])
+    assert (batch["input_ids"].shape[1], batch["teacher_input_ids"].shape[1]) == lengths
+    assert set(batch["word_ids"][0].tolist()) == set(batch["teacher_word_ids"][0].tolist())
+
+
+def test_one_length_is_both_sides():
+    """Prevents: `max_length` that shortens the student's text alone."""
+    collator = TextCollator(tokenizer("wordpiece"), tokenizer("byte_bpe"), max_length=6)
+    batch = collator(SAMPLES)
+    assert batch["input_ids"].shape[1] == batch["teacher_input_ids"].shape[1] == 6
+    assert TextCollator(tokenizer("wordpiece"), tokenizer("wordpiece"), max_length=6).teacher_tokenizer is None
+
+
+def test_pairs():
+    """Prevents: a premise and a hypothesis made one text, or a column lost that the trainer drops."""
+    collator = TextCollator(
+        tokenizer("wordpiece"), tokenizer("byte_bpe"), text_columns=("premise", "hypothesis"), label_column="answer"
+    )
+    assert {"premise", "hypothesis", "answer"} <= set(collator.columns)
+    batch = collator([{"premise": "a film", "hypothesis": "warm film", "answer": 1}])
+    assert sorted(set(batch["word_ids"][0].tolist())) == [-1, 0, 1, 2, 3]
+    assert set(batch["token_type_ids"][0].tolist()) == {0, 1}
+    assert batch["labels"].tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("samples", "labels"),
+    [
+        ([{"text": "a", "labels": 3}, {"text": "b", "labels": 1}], [3, 1]),
+        ([{"text": "a", "label": 0.5}, {"text": "b", "label": 1.5}], [0.5, 1.5]),
+        ([{"text": "a", "label": None}, {"text": "b", "label": None}], None),
+        ([{"text": "a"}, {"text": "b"}], None),
+    ],
+)
+def test_labels(samples, labels):
+    """Prevents: labels lost under the other usual name, or asked for where distillation needs none."""
+    batch = TextCollator(tokenizer("wordpiece"))(samples)
+    assert (batch["labels"].tolist() if "labels" in batch else None) == labels
+
+
+@pytest.mark.parametrize("missing", [{"text": "b"}, {"text": "b", "label": None}])
+def test_labels_of_some_samples_only_are_refused(missing):
+    """Prevents: a KeyError, or torch's 'could not infer dtype of NoneType'."""
+    with pytest.raises(ValueError, match="number 1, have none. Mark these by -100"):
+        TextCollator(tokenizer("wordpiece"))([{"text": "a", "label": 1}, missing])
+
+
+@pytest.mark.parametrize("text", [None, 3, ["a", "b"], float("nan")])
+def test_what_is_no_text_is_refused(text):
+    """Prevents: an error of the tokenizer's types, which doesn't name the column."""
+    with pytest.raises(ValueError, match="column 'text' holds .* where a text is expected"):
+        TextCollator(tokenizer("wordpiece"))([SAMPLES[0], {"text": text}])
+
+
+def test_missing_columns_are_refused_with_those_there_are():
+    """Prevents: a KeyError."""
+    with pytest.raises(ValueError, match=r"no text column \['sentence'\]. Its columns: \['label', 'text'\]"):
+        TextCollator(tokenizer("wordpiece"), text_columns="sentence")(SAMPLES)
+    with pytest.raises(ValueError, match="one column or two of pairs, not 3"):
+        TextCollator(tokenizer("wordpiece"), text_columns=("a", "b", "c"))
+
+
+def test_the_teacher_must_be_shown_the_same_text():
+    """Prevents: words of two different texts compared."""
+    collator = TextCollator(tokenizer("wordpiece"), tokenizer("byte_bpe"), teacher_text_columns="original")
+    collator([{"text": "a film", "original": "a film"}])
+    with pytest.raises(ValueError, match="differs from the student's in sample 1 .*'A film'"):
+        collator([{"text": "a", "original": "a"}, {"text": "a film", "original": "A film"}])
+    assert "original" in collator.columns
+
+
+@pytest.mark.parametrize("side", ["student", "teacher"])
+def test_tokenizers_without_offsets_or_padding_are_refused_at_once(side):
+    """Prevents: an error after minutes of set-up, in a worker of the data loader."""
+    for wrong, message in ((SlowTokenizer(), "slow tokenizer"), (tokenizer("byte_bpe", pad_token=None), "padding")):
+        sides = (wrong, tokenizer("wordpiece")) if side == "student" else (tokenizer("wordpiece"), wrong)
+        with pytest.raises(ValueError, match=message):
+            TextCollator(*sides)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_length": 0}, "at least 1, not 0"),
+        ({"teacher_max_length": 0}, "at least 1, not 0"),
+        ({"max_length": 2}, "2 tokens leave no room for a text: .* adds 2 special"),
+        ({"teacher_max_length": 1}, "1 tokens leave no room"),
+        ({"max_length": 3, "text_columns": ("a", "b")}, "3 tokens leave no room .* adds 3 special"),
+    ],
+)
+def test_lengths_without_room_are_refused(settings, message):
+    """Prevents: lengths that the tokenizer silently ignores, because its special tokens alone are longer."""
+    with pytest.raises(ValueError, match=message):
+        TextCollator(tokenizer("wordpiece"), tokenizer("byte_bpe"), **settings)

@@ -1,0 +1,45 @@
+"""Input×Gradient against captum. What it shares with the other explainers at the input stands in test_saliency.py."""
+
+import pytest
+import torch
+from captum.attr import InputXGradient as CaptumInputXGradient
+
+from hf_e2kd.explainers import InputXGradient
+from tests.explainers.test_saliency import TARGET, embedding_gradients
+from tests.models import images
+from tests.text_models import build_text, token_batch
+
+
+@pytest.mark.parametrize("name", ["resnet", "convnext", "vit"])
+def test_equals_captums_on_images(tiny, name):
+    """Prevents: the gradient times an unnormalised image, or without its sign."""
+    model, pixels = tiny(name), images()
+    method = CaptumInputXGradient(lambda pixels: model(pixels).logits)
+    expected = method.attribute(pixels.clone().requires_grad_(), target=TARGET).detach().sum(1)
+    maps = InputXGradient()(model, {"pixel_values": pixels}, TARGET).maps
+    torch.testing.assert_close(maps, expected, rtol=1e-4, atol=1e-5)
+    assert (maps < 0).any() and (maps > 0).any()
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert"])
+def test_equals_captums_on_texts(name):
+    """Prevents: positions counted to the words, or padding that gets a score."""
+    model, inputs = build_text(name), token_batch()
+    expected = embedding_gradients(model, inputs, TARGET, multiply=True).sum(-1)
+    explanation = InputXGradient()(model, inputs, TARGET)
+    torch.testing.assert_close(explanation.maps, expected, rtol=1e-4, atol=1e-6)
+    assert torch.equal(explanation.mask, inputs["attention_mask"].bool())
+    assert explanation.layout == "tokens"
+
+
+def test_is_complete_for_a_linear_model():
+    """Prevents: a factor that a map's direction alone doesn't show."""
+    linear = torch.nn.Linear(3 * 4 * 4, 5).double()
+
+    class Linear(torch.nn.Module):
+        def forward(self, pixel_values):
+            return {"logits": linear(pixel_values.flatten(1))}
+
+    explanation = InputXGradient()(Linear(), {"pixel_values": torch.rand(2, 3, 4, 4).double()}, TARGET)
+    expected = explanation.logits.gather(1, TARGET[:, None])[:, 0] - linear.bias.detach()[TARGET]
+    torch.testing.assert_close(explanation.maps.sum((1, 2)), expected)

@@ -1,0 +1,189 @@
+"""The table of what can be trained on what: it names every class, adds up, and agrees with a sample tried again."""
+
+import re
+import sys
+from importlib import util
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from transformers import ViTConfig, ViTForImageClassification
+
+from hf_e2kd import explain
+from hf_e2kd.architectures import call_model, discover_target, grid_of
+from tests.models import CLASSES, images
+
+FOLDER = Path(__file__).parents[2] / "recipes" / "benchmarks"
+# Long-lived families: plain, hybrid and convolutional networks; encoders, decoders, both; padded, turned, refused ones.
+SAMPLE = {
+    "image": ["vit", "resnet", "swinv2", "levit", "pvt", "imagegpt"],
+    "text": ["bert", "roberta", "deberta-v2", "gpt2", "llama", "bart", "longformer", "xlnet", "yoso"],
+}
+
+
+@pytest.fixture(scope="module")
+def coverage():
+    spec = util.spec_from_file_location("coverage_recipe", FOLDER / "coverage.py")
+    module = util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # its data classes look themselves up there
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+@pytest.fixture(scope="module")
+def written() -> str:
+    return (FOLDER / "COVERAGE.md").read_text(encoding="utf-8")
+
+
+def rows(section: str) -> list[dict[str, str]]:
+    """A Markdown table's rows, by the names of its columns."""
+    header, _, *lines = [line for line in section.splitlines() if line.startswith("|")]
+    names, *cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in (header, *lines)]
+    return [dict(zip(names, row, strict=True)) for row in cells]
+
+
+@pytest.fixture(scope="module")
+def tables(written) -> dict[str, list[dict[str, str]]]:
+    """The rows of all tables: the totals, and those of images and of texts."""
+    totals, image, text, _ = written.split("\n## ")
+    return {"totals": rows(totals), "image": rows(image), "text": rows(text)}
+
+
+def test_totals_are_those_of_the_rows_and_reach_the_aims(tables):
+    """A figure on top that the table below doesn't bear out."""
+    for total, task in zip(tables["totals"], ("image", "text"), strict=True):
+        for name in [name for name in total if name != "classes of"]:
+            cells = [row[name] for row in tables[task] if name in row]
+            assert total[name] == (f"{cells.count('✓')} of {len(cells)}" if cells else "–"), (task, name)
+    assert int(tables["totals"][0]["gradcam"].split()[0]) >= 38
+    assert int(tables["totals"][1]["integrated_gradients"].split()[0]) >= 110
+
+
+def test_every_cell_works_or_has_its_reason_and_none_failed(written, tables):
+    """A class that ends in an error from inside torch, or in gradients that are wrong."""
+    failed = {
+        (row["type"], name)
+        for task in ("image", "text")
+        for row in tables[task]
+        for name in row
+        if "FAILED" in row[name]
+    }
+    assert not failed
+    reasons = re.findall(r"^(\d+)\. (.+)$", written.split("\n## ")[-1], flags=re.MULTILINE)
+    cells = {cell for task in ("image", "text") for row in tables[task] for cell in list(row.values())[2:]}
+    assert {cell.removeprefix("FAILED ") for cell in cells} - {"✓"} == {number for number, _ in reasons}
+
+
+def test_every_class_of_this_version_is_named(written, tables, coverage):
+    """A class that was left out because it didn't work."""
+    version = re.search(r"transformers ([\d.]+)\.", written)[1]
+    if version != transformers.__version__:
+        pytest.skip(f"the table is of transformers {version}")
+    for task, classes in coverage.TASKS.items():
+        named = {(row["type"], row["class"]) for row in tables[task]}
+        expected = {
+            (model_type, name)
+            for model_type, names in classes.items()
+            for name in ((names,) if isinstance(names, str) else names)
+        }
+        assert named == expected
+
+
+@pytest.mark.parametrize(
+    ("task", "model_type"), [(task, model_type) for task, types in SAMPLE.items() for model_type in types]
+)
+def test_a_sample_comes_out_as_the_table_says(task, model_type, tables, coverage):
+    """A table of another time: what works is one thing, what is refused another."""
+    tried = [row for row in tables[task] if row["type"] == model_type]
+    assert tried
+    for row in tried[:1]:
+        names = [name for name in coverage.EXPLAINERS[task] if name in row]
+        outcomes = coverage.try_class(row["class"], model_type, task, names)
+        for name in names:
+            assert (outcomes[name].verdict == "works") == (row[name] == "✓"), (name, outcomes[name])
+            assert outcomes[name].verdict != "FAILED", outcomes[name]
+
+
+def test_a_wrong_gradient_is_called_failed(coverage, monkeypatch):
+    """A judge that passes everything: a part of the loss that its gradient doesn't know."""
+    right = coverage.loss_of
+    monkeypatch.setattr(coverage, "loss_of", lambda explanation: right(explanation) + 0.3 * _unseen(explanation.logits))
+    outcome = coverage.try_class("BertForSequenceClassification", "bert", "text", ["saliency"])["saliency"]
+    assert outcome.verdict == "FAILED" and "finite differences" in outcome.detail
+
+
+def _unseen(logits: torch.Tensor) -> torch.Tensor:
+    """Changes with the weights, and hides it from autograd."""
+    return logits.detach().square().mean()
+
+
+def test_an_error_from_inside_is_no_refusal(coverage, monkeypatch):
+    """Torch's own ValueError, counted as a refusal of ours."""
+
+    def fail(*_args, **_kwargs):
+        torch.nn.functional.embedding_bag(torch.zeros(1, 1, 1), torch.zeros(2, 2))
+
+    monkeypatch.setattr(coverage, "explain", fail)
+    outcome = coverage.try_class("BertForSequenceClassification", "bert", "text", ["saliency"])["saliency"]
+    assert outcome.verdict == "FAILED"
+
+
+# --- What trying every class has found -------------------------------------------------------------------------------
+
+
+def test_a_pooled_map_is_no_grid_of_tokens():
+    """Swin v2's pooler gives (B, 1024, 1) in the base size: 32×32 cells of one number, which are its channels."""
+    assert grid_of(torch.empty(2, 1024, 1), 256, 256) is None
+
+
+def test_a_perceivers_latents_are_no_grid():
+    """512 latents were taken for 6 prefix tokens and 22×23 places of a square image."""
+    assert grid_of(torch.empty(2, 512, 64), 224, 224) is None
+
+
+def test_the_layer_found_lies_outside_of_attention(coverage):
+    """CvT's projection to values, on a grid half as fine, and without what passes by the attention."""
+    path = discover_target(coverage.build("CvtForImageClassification", "cvt"), {"pixel_values": images(2, 64)})
+    assert path.endswith("layernorm_before")
+
+
+def test_a_prompt_is_no_grid(coverage):
+    """13 tokens of a prompt were taken for 4 prefix tokens and 3×3 places of the image."""
+    model = coverage.build("ShieldGemma2ForImageClassification", "shieldgemma2")
+    assert "language_model" not in discover_target(model, coverage.make_inputs("image", model))
+
+
+def test_looking_for_the_layer_leaves_no_trace_in_the_model(coverage):
+    """LeViT remembers its biases in evaluation mode and forgets them in `train`: kept on, they would be outdated."""
+    model = coverage.build("LevitForImageClassification", "levit")
+    discover_target(model, {"pixel_values": images(2, 128)})
+    assert model.training
+    assert not any(getattr(module, "attention_bias_cache", None) for module in model.modules())
+
+
+@pytest.mark.parametrize("method", ["gradcam", "saliency"])
+def test_levit_is_explained_twice_in_evaluation_mode(method, coverage):
+    """The biases that it remembers come with a graph, which the first explanation has used up."""
+    model = coverage.build("LevitForImageClassification", "levit").eval()
+    first, second = (explain(model, images(2, 128), method) for _ in range(2))
+    assert torch.equal(first.maps, second.maps)
+    with torch.no_grad():
+        for name, biases in model.named_parameters():
+            biases.mul_(2.0 if "attention_biases" in name else 1.0)
+    assert not torch.equal(explain(model, images(2, 128), method).maps, first.maps)
+
+
+def test_logits_by_another_name_are_found(coverage):
+    """PP-LCNet calls them its last hidden state."""
+    pytest.importorskip("transformers.models.pp_lcnet")
+    model = coverage.build("PPLCNetForImageClassification", "pp_lcnet")
+    assert call_model(model, {"pixel_values": images(2, 128)}).shape == (2, coverage.CLASSES)
+
+
+def test_a_model_without_a_classifier_is_still_refused():
+    config = ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, image_size=32, num_labels=CLASSES)
+    backbone = ViTForImageClassification(config).base_model
+    with pytest.raises(ValueError, match="no logits"):
+        call_model(backbone, {"pixel_values": images(2, 32)})
