@@ -1,7 +1,23 @@
-"""Data to distil on: the embedded sets, and the Stanford Sentiment Treebank from disk."""
+"""Data to distil on: the embedded sets, and loaders of the papers' data from disk."""
 
+from hf_e2kd.data.annotated import undecodable_images
+from hf_e2kd.data.coco import load_coco
 from hf_e2kd.data.digits import digits_on_textures
 from hf_e2kd.data.reviews import reviews_with_hints, train_tokenizer
 from hf_e2kd.data.sst import load_sst
+from hf_e2kd.data.sun397 import load_imagenet, load_sun397
+from hf_e2kd.data.voc import load_voc
+from hf_e2kd.data.waterbirds import load_waterbirds
 
-__all__ = ["digits_on_textures", "load_sst", "reviews_with_hints", "train_tokenizer"]
+__all__ = [
+    "digits_on_textures",
+    "load_coco",
+    "load_imagenet",
+    "load_sst",
+    "load_sun397",
+    "load_voc",
+    "load_waterbirds",
+    "reviews_with_hints",
+    "train_tokenizer",
+    "undecodable_images",
+]

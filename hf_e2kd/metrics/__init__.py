@@ -1,8 +1,8 @@
 """Fidelity metrics: plain functions of tensors, and an `evaluate` module over each in the folder of its name.
 
-`agreement`, `explanation_similarity`, `energy_pointing_game` and `word_attribution` below are the **functions**. Each
-shares its name with the folder it comes from, because `evaluate` requires a module's folder and script to bear the
-metric's name; the functions are bound here, after their folders are imported, so the name always means the function.
+`agreement`, `explanation_similarity`, `energy_pointing_game` and so on below are the **functions**. Each shares its
+name with the folder it comes from, because `evaluate` requires a module's folder and script to bear the metric's name;
+the functions are bound here, after their folders are imported, so the name always means the function.
 Modules inside a folder are imported by their whole path, as `hf_e2kd.metrics.agreement.function`, which Python takes
 from `sys.modules` and not from the attribute.
 """
@@ -12,14 +12,22 @@ from pathlib import Path
 from .agreement.function import agreement
 from .energy_pointing_game.function import boxes_to_masks, energy_pointing_game
 from .explanation_similarity.function import explanation_similarity
+from .f1_map.function import f1_map
+from .localization import class_means
+from .localization_iou.function import localization_iou
+from .pointing_accuracy.function import pointing_accuracy
 from .word_attribution.function import word_attribution
 
 __all__ = [
     "agreement",
     "boxes_to_masks",
+    "class_means",
     "energy_pointing_game",
     "explanation_similarity",
+    "f1_map",
+    "localization_iou",
     "metric_folder",
+    "pointing_accuracy",
     "word_attribution",
 ]
 
@@ -28,7 +36,8 @@ def metric_folder(name: str) -> str:
     """The absolute folder of a metric, to be handed to `evaluate.load`.
 
     Args:
-        name: "agreement", "explanation_similarity", "energy_pointing_game" or "word_attribution".
+        name: "agreement", "energy_pointing_game", "explanation_similarity", "f1_map", "localization_iou",
+            "pointing_accuracy" or "word_attribution".
 
     Raises:
         ValueError: no metric has this name; the message lists those that exist.

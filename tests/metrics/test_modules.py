@@ -14,7 +14,8 @@ import yaml
 from hf_e2kd import metrics
 from hf_e2kd.metrics import metric_folder
 
-OF_PAIRS = ["agreement", "energy_pointing_game", "explanation_similarity"]
+OF_MAPS = ["energy_pointing_game", "explanation_similarity", "localization_iou", "pointing_accuracy"]
+OF_PAIRS = ["agreement", "f1_map", *OF_MAPS]
 NAMES = [*OF_PAIRS, "word_attribution"]
 
 
@@ -33,7 +34,7 @@ def test_the_name_means_the_function_even_after_its_folder_is_imported(name):
 
 @pytest.mark.parametrize("name", OF_PAIRS)
 def test_streamed_batches_give_the_result_of_one_computation(name):
-    predictions = torch.rand(5, 3) if name == "agreement" else torch.rand(5, 2, 2)
+    predictions = torch.rand(5, 2, 2) if name in OF_MAPS else torch.rand(5, 3)
     references = (torch.rand(predictions.shape) > 0.5).float()
     metric = evaluate.load(metric_folder(name))
     at_once = metric.compute(predictions=predictions.numpy(), references=references.numpy())

@@ -1,0 +1,323 @@
+"""One schema for annotated images, and the checks that every loader makes.
+
+A loader reads its layout into `AnnotatedImage`s, and `annotated_dataset` makes the data set of them:
+
+- `id`: what the source calls the image, a string, once each
+- `image`: the file, decoded when a row is read
+- `labels`: the image's classes, a list of `ClassLabel`, ascending; or `label`, where each image has one
+- `boxes`: a list of [x0, y0, x1, y1] in pixels of the image, x to the right, y down; the pixel in column 0 spans x from
+  0 to 1, so that [0, 0, width, height] is the whole image, as `hf_e2kd.metrics.boxes_to_masks` takes it
+- `box_labels`: the class of each box
+- `difficult` (where the source has it): whether a box is one that the source's own scoring leaves out
+- `mask` (where the source has it): a grey image of the image's size; above 127 is the object
+"""
+
+import os
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from datasets import ClassLabel, Dataset, Features, Image, List, Value
+from PIL import Image as PILImage
+
+from .boxes import clip_box, is_empty
+
+Outside = Literal["clip", "refuse"]
+"""What becomes of a box that leaves its image."""
+
+Faulty = Literal["refuse", "drop"]
+"""What becomes of a box without an area, or with NaN."""
+
+ROUNDING = 0.5
+"""A box that leaves its image by no more, in pixels, was rounded: it is cut without a word."""
+
+ORIENTATION = 0x0112
+"""The EXIF tag by which `datasets` turns an image as it decodes it."""
+
+SHOWN = 5
+"""How many of several files a message names."""
+
+Sizes = tuple[tuple[int, int], tuple[int, int] | None]
+"""(width, height) of an image and of its mask, in pixels."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """One annotated object.
+
+    Args:
+        corners: x0, y0, x1, y1 in pixels.
+        label: Its class.
+        name: What messages call it, as "object 2 (dog)".
+        difficult: Whether the source's own scoring leaves it out.
+    """
+
+    corners: tuple[float, float, float, float]
+    label: int
+    name: str
+    difficult: bool = False
+
+
+@dataclass
+class AnnotatedImage:
+    """One image with what is known of it.
+
+    Args:
+        id: Once in a data set.
+        path: Its file.
+        labels: Its classes; exactly one where the data set isn't multi-label.
+        boxes: Its objects; none where nothing is annotated.
+        mask: The file of its mask.
+        size: (width, height) that the annotation states, in pixels; None where it states none.
+        source: The file that annotates it, for messages.
+        extra: Further columns.
+    """
+
+    id: str
+    path: Path
+    labels: Sequence[int]
+    boxes: Sequence[Box] = ()
+    mask: Path | None = None
+    size: tuple[int, int] | None = None
+    source: str = ""
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def annotated_dataset(
+    images: Iterable[AnnotatedImage],
+    classes: Sequence[str],
+    *,
+    multi_label: bool = True,
+    difficult: bool = False,
+    masks: bool = False,
+    extra: Features | None = None,
+    outside: Outside = "clip",
+    faulty: Faulty = "refuse",
+    skip_undecodable: bool = False,
+    open_images: bool = True,
+) -> Dataset:
+    """Checks annotated images and makes the data set of them, in their order.
+
+    Args:
+        images: What a loader read.
+        classes: The names of the classes.
+        multi_label: Whether an image may have several or no classes (`labels`), or has one (`label`).
+        difficult, masks: Whether there are these columns.
+        extra: The further columns.
+        outside: "clip" cuts a box that leaves its image, and says how many; "refuse" names it.
+        faulty: "refuse" names a box without an area or with NaN; "drop" leaves it out, and says how many.
+        skip_undecodable: Whether images that can't be decoded are left out, with a warning that names them. Every image
+            is decoded once for that. Otherwise only each file's header is read now, and a file without one is an error;
+            `undecodable_images` finds those that are cut off further on.
+        open_images: Whether the files are looked at at all.
+
+    Raises:
+        FileNotFoundError: an image or a mask is missing.
+        ValueError: an id occurs twice, an image can't be decoded, it or its mask is of another size than stated, or a
+            box is faulty; the file is named.
+    """
+    _check_choice("outside", outside, ("clip", "refuse"))
+    _check_choice("faulty", faulty, ("refuse", "drop"))
+    found = list(images)
+    _check_ids(found)
+    if open_images or skip_undecodable:
+        _check_files(found)
+        found, sizes = _sizes(found, skip_undecodable)
+        _check_sizes(found, sizes)
+        found = _check_boxes(found, sizes, outside, faulty)
+
+    label = ClassLabel(names=list(classes))
+    features: dict[str, Any] = {"id": Value("string"), "image": Image()}
+    columns: dict[str, list] = {"id": [x.id for x in found], "image": [_file(x.path) for x in found]}
+    if multi_label:
+        features["labels"], columns["labels"] = List(label), [sorted(set(x.labels)) for x in found]
+    else:
+        features["label"], columns["label"] = label, [x.labels[0] for x in found]
+    features["boxes"] = List(List(Value("float32"), length=4))
+    columns["boxes"] = [[list(box.corners) for box in x.boxes] for x in found]
+    features["box_labels"], columns["box_labels"] = List(label), [[box.label for box in x.boxes] for x in found]
+    if difficult:
+        features["difficult"] = List(Value("bool"))
+        columns["difficult"] = [[box.difficult for box in x.boxes] for x in found]
+    if masks:
+        features["mask"], columns["mask"] = Image(mode="L"), [_file(x.mask) for x in found]
+    for name, feature in (extra or {}).items():
+        features[name], columns[name] = feature, [x.extra[name] for x in found]
+    return Dataset.from_dict(columns, features=Features(features))
+
+
+def undecodable_images(dataset: Dataset, column: str = "image") -> list[int]:
+    """The rows whose image can't be decoded, as of files that are cut off: decodes every image once, in threads.
+
+    Example:
+        >>> cells = [{"path": None, "bytes": b"no image"}]
+        >>> undecodable_images(Dataset.from_dict({"image": cells}, features=Features({"image": Image()})))
+        [0]
+    """
+    feature = dataset.features[column]
+
+    def fails(cell: Any) -> bool:
+        try:
+            feature.decode_example(cell)
+        # Pillow raises many types on malformed files, SyntaxError and struct.error among them.
+        except Exception:
+            return True
+        return False
+
+    with ThreadPoolExecutor(_workers()) as pool:
+        failed = pool.map(fails, dataset.cast_column(column, Image(decode=False))[column])
+        return [row for row, fault in enumerate(failed) if fault]
+
+
+def check_folder(folder: Path, needed: Sequence[str], layout: str) -> None:
+    """Refuses a folder that lacks some of the files and folders of its layout.
+
+    Args:
+        needed: Paths inside the folder.
+        layout: How the folder should look, for the message.
+
+    Raises:
+        FileNotFoundError: naming what is missing, what is there, and the layout.
+    """
+    missing = [name for name in needed if not (folder / name).exists()]
+    if not missing and folder.is_dir():
+        return
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no folder '{folder}'. Give {layout}.")
+    there = sorted(child.name for child in folder.iterdir()) or ["nothing"]
+    others = f", and {len(missing) - 1} more: {_some(missing[1:])}" if missing[1:] else ""
+    raise FileNotFoundError(
+        f"'{folder / missing[0]}' is missing{others}. In '{folder}' there is {_some(there)}. Give {layout}."
+    )
+
+
+def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}. Choose from: {', '.join(choices)}.")
+
+
+def _check_ids(images: Sequence[AnnotatedImage]) -> None:
+    twice = [name for name, count in Counter(image.id for image in images).items() if count > 1]
+    if twice:
+        where = sorted({image.source for image in images if image.id == twice[0] and image.source})
+        raise ValueError(
+            f"{len(twice)} ids occur more than once: {_some(twice)}"
+            + (f" (in {', '.join(where)})" if where else "")
+            + ". Leave the repeated images out; their annotations would count twice."
+        )
+
+
+def _check_files(images: Sequence[AnnotatedImage]) -> None:
+    for kind, paths in (("images", [x.path for x in images]), ("masks", [x.mask for x in images if x.mask])):
+        missing = [str(path) for path in paths if not os.path.isfile(path)]
+        if missing:
+            raise FileNotFoundError(
+                f"{len(missing)} of {len(paths)} {kind} are missing: {_some(missing)}. Complete the download."
+            )
+
+
+def _sizes(images: Sequence[AnnotatedImage], decode: bool) -> tuple[list[AnnotatedImage], list[Sizes]]:
+    """The images that can be opened, or decoded, and the size of each and of its mask."""
+
+    def look_at(image: AnnotatedImage) -> Sizes | str:
+        try:
+            return _size(image.path, decode), None if image.mask is None else _size(image.mask, decode)
+        except ValueError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(_workers()) as pool:
+        seen = list(pool.map(look_at, images))
+    faults = [size for size in seen if isinstance(size, str)]
+    if faults and not decode:
+        raise ValueError(
+            f"{len(faults)} of {len(images)} images can't be decoded: {_some(faults)}. Mend or remove them, or pass "
+            "skip_undecodable=True to leave them out."
+        )
+    if faults:
+        warnings.warn(
+            f"{len(faults)} of {len(images)} images can't be decoded and are left out: {_some(faults)}.", stacklevel=4
+        )
+    kept = [image for image, size in zip(images, seen, strict=True) if not isinstance(size, str)]
+    return kept, [size for size in seen if not isinstance(size, str)]
+
+
+def _size(path: Path, decode: bool) -> tuple[int, int]:
+    """(width, height) of an image as `datasets` decodes it, turned where its EXIF says so.
+
+    Raises:
+        ValueError: naming the file and what is wrong with it.
+    """
+    try:
+        with PILImage.open(path) as image:
+            if decode:
+                image.load()
+            turned = image.getexif().get(ORIENTATION, 1) >= 5
+            return (image.height, image.width) if turned else image.size
+    # Pillow raises many types on malformed files, SyntaxError and struct.error among them.
+    except Exception as error:
+        raise ValueError(f"'{path}' ({type(error).__name__}: {error})") from error
+
+
+def _check_sizes(images: Sequence[AnnotatedImage], sizes: Sequence[Sizes]) -> None:
+    for image, (size, mask) in zip(images, sizes, strict=True):
+        if image.size is not None and image.size != size:
+            raise ValueError(
+                f"{image.source or image.id} states {image.size[0]}×{image.size[1]} pixels, but '{image.path}' has "
+                f"{size[0]}×{size[1]}. Boxes are in pixels: use the images that were annotated, or scale the boxes."
+            )
+        if mask is not None and mask != size:
+            raise ValueError(
+                f"The mask '{image.mask}' has {mask[0]}×{mask[1]} pixels, but its image '{image.path}' has "
+                f"{size[0]}×{size[1]}. Use masks of the images' size."
+            )
+
+
+def _check_boxes(
+    images: Sequence[AnnotatedImage], sizes: Sequence[Sizes], outside: Outside, faulty: Faulty
+) -> list[AnnotatedImage]:
+    """The images with their boxes cut to them. A box without an area in its image is faulty."""
+    checked, clipped, dropped = [], [], []
+    for image, ((width, height), _) in zip(images, sizes, strict=True):
+        boxes = []
+        for box in image.boxes:
+            where = f"{image.source or image.path}, {box.name}: the box {[round(x, 2) for x in box.corners]}"
+            finite = not is_empty(box.corners)
+            corners = clip_box(box.corners, width, height) if finite else box.corners
+            leaves = max(abs(new - old) for new, old in zip(corners, box.corners, strict=True)) > ROUNDING
+            if finite and leaves and outside == "refuse":
+                raise ValueError(
+                    f"{where} (x0, y0, x1, y1) leaves the image of {width}×{height} pixels. Mend it, or pass "
+                    "outside='clip' to cut such boxes."
+                )
+            if is_empty(corners):
+                why = f"lies outside the image of {width}×{height} pixels" if finite else "has no area"
+                if faulty == "refuse":
+                    raise ValueError(
+                        f"{where} (x0, y0, x1, y1) {why}. Mend it, or pass faulty='drop' to leave such boxes out."
+                    )
+                dropped.append(where)
+                continue
+            if leaves:
+                clipped.append(where)
+            boxes.append(replace(box, corners=corners))
+        checked.append(replace(image, boxes=boxes))
+    for done, why, places in (("cut", "leave their image", clipped), ("left out", "have no area in it", dropped)):
+        if places:
+            warnings.warn(f"{len(places)} boxes that {why} are {done}: {_some(places)}.", stacklevel=4)
+    return checked
+
+
+def _file(path: Path | None) -> dict[str, Any] | None:
+    return None if path is None else {"path": str(path), "bytes": None}
+
+
+def _some(names: Sequence[str]) -> str:
+    return "; ".join(names[:SHOWN]) + ("; …" if len(names) > SHOWN else "")
+
+
+def _workers() -> int:
+    return min(8, os.cpu_count() or 1)

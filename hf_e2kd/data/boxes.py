@@ -1,0 +1,148 @@
+"""What is done with boxes and classes between a data set and a guidance loss, as pure functions.
+
+A box is [x0, y0, x1, y1] in pixels, x to the right and y down; the pixel in column 0 spans x from 0 to 1.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+Corners = tuple[float, float, float, float]
+
+
+def is_empty(box: Sequence[float]) -> bool:
+    """Whether a box has no area, or a corner that is no finite number.
+
+    Example:
+        >>> is_empty([2, 2, 2, 5]), is_empty([0, 0, float("nan"), 1]), is_empty([0, 0, 1, 1])
+        (True, True, False)
+    """
+    x0, y0, x1, y1 = box
+    return not (all(map(math.isfinite, box)) and x0 < x1 and y0 < y1)
+
+
+def clip_box(box: Sequence[float], width: float, height: float) -> Corners:
+    """The part of a box inside an image of `width` × `height` pixels; without area where there is none.
+
+    Example:
+        >>> clip_box([-2, 1, 5, 9], width=4, height=8)
+        (0.0, 1.0, 4.0, 8.0)
+    """
+    x0, y0, x1, y1 = (min(max(float(x), 0.0), float(end)) for x, end in zip(box, (width, height) * 2, strict=True))
+    return x0, y0, x1, y1
+
+
+def dilate_boxes(boxes: Sequence[Sequence[float]], fraction: float, width: float, height: float) -> list[Corners]:
+    """Boxes made larger on each side by a fraction of their own width or height, cut to the image.
+
+    References:
+        Rao et al., "Studying How to Efficiently and Effectively Guide Models with Explanations", ICCV 2023: .1, .25
+        and .5, to see how coarse annotations may be. The official code cuts the margins to whole pixels; here they
+        keep their fractions.
+
+    Args:
+        boxes: each x0, y0, x1, y1.
+        fraction: of the box's width to the left and to the right, of its height above and below; from 0.
+        width, height: of the image, in pixels.
+
+    Raises:
+        ValueError: the fraction is negative.
+
+    Example:
+        >>> dilate_boxes([[10, 10, 20, 30]], fraction=0.25, width=100, height=32)
+        [(7.5, 5.0, 22.5, 32.0)]
+    """
+    if not fraction >= 0:
+        raise ValueError(f"fraction is {fraction}. Give 0 or more, such as .1 for a tenth on each side.")
+    dilated = []
+    for x0, y0, x1, y1 in boxes:
+        dx, dy = fraction * (x1 - x0), fraction * (y1 - y0)
+        dilated.append(clip_box((x0 - dx, y0 - dy, x1 + dx, y1 + dy), width, height))
+    return dilated
+
+
+def class_boxes(boxes: Sequence[Sequence[float]], box_labels: Sequence[int], label: int) -> list[Sequence[float]]:
+    """The boxes of one class, which together are its mask.
+
+    Example:
+        >>> class_boxes([[0, 0, 1, 1], [2, 2, 3, 3]], [4, 7], label=7)
+        [[2, 2, 3, 3]]
+    """
+    return [box for box, own in zip(boxes, box_labels, strict=True) if own == label]
+
+
+def pad_boxes(boxes: Sequence[Sequence[Sequence[float]]]) -> torch.Tensor:
+    """The boxes of several images as one tensor (B, N, 4), padded by rows of −1, as `boxes_to_masks` takes it.
+
+    N is the largest number of boxes, at least 1.
+
+    Example:
+        >>> pad_boxes([[[0, 0, 1, 1], [2, 2, 3, 3]], []])[1]
+        tensor([[-1., -1., -1., -1.],
+                [-1., -1., -1., -1.]])
+    """
+    padded = torch.full((len(boxes), max([1, *map(len, boxes)]), 4), -1.0)
+    for row, own in enumerate(boxes):
+        if len(own):
+            padded[row, : len(own)] = torch.tensor(own, dtype=torch.float32)
+    return padded
+
+
+def choose_annotated(count: int, fraction: float, seed: int) -> np.ndarray:
+    """Which samples keep their annotations, where only a fraction of a data set is annotated.
+
+    The samples of a smaller fraction are among those of a larger one, by the same seed, so that what more annotations
+    bring isn't mixed with which they are.
+
+    Args:
+        count: the number of samples that have annotations.
+        fraction: from 0 (none) to 1 (all); above 0 at least one sample is chosen.
+        seed: the same seed chooses the same samples.
+
+    Returns:
+        (count,) bool.
+
+    Raises:
+        ValueError: the fraction is outside 0 to 1.
+
+    Example:
+        >>> int(choose_annotated(200, 0.01, seed=0).sum())
+        2
+    """
+    if not 0 <= fraction <= 1:
+        raise ValueError(f"fraction is {fraction}. Give a number from 0 to 1, such as .01 for 1 %.")
+    number = min(count, max(1, round(fraction * count))) if fraction > 0 else 0
+    chosen = np.zeros(count, dtype=bool)
+    chosen[np.random.default_rng(seed).permutation(count)[:number]] = True
+    return chosen
+
+
+def sample_positive(labels: torch.Tensor, seed: int, step: int) -> torch.Tensor:
+    """One of each sample's classes, drawn uniformly: the class that is explained and guided at this step.
+
+    The draw is made on the CPU, so that it doesn't depend on the device. On several processes, give each its own seed,
+    such as seed + rank.
+
+    References:
+        Rao et al., "Studying How to Efficiently and Effectively Guide Models with Explanations", ICCV 2023: one
+        ground-truth class an image and step.
+
+    Args:
+        labels: (B, C), not zero where the image shows the class (and it may be drawn).
+        seed, step: the same two draw the same classes; other steps draw anew. From 0.
+
+    Returns:
+        (B,) on the labels' device; −1 for a sample without a class.
+
+    Example:
+        >>> labels = torch.tensor([[0, 1, 1], [1, 0, 0], [0, 0, 0]])
+        >>> sample_positive(labels, seed=0, step=0)[1:]
+        tensor([ 0, -1])
+    """
+    shown = labels != 0
+    generator = torch.Generator().manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1)[0]))
+    # The largest of uniform numbers is each class's as often as any other's.
+    scores = torch.rand(shown.shape, generator=generator, dtype=torch.float64).to(labels.device)
+    return torch.where(shown.any(dim=1), torch.where(shown, scores, -1).argmax(dim=1), -1)

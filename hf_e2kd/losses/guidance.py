@@ -1,0 +1,151 @@
+"""Losses between a model's maps and annotations, as masks: maps (B, h, w) and masks (B, H, W) → (B,).
+
+They guide a model to look at the annotated object (Rao et al., "Studying How to Efficiently and Effectively Guide
+Models with Explanations", ICCV 2023). With A a map, A⁺ its positive part, ^ the division by max|A| and M the mask:
+
+| loss     | prepared as            | formula                                              |
+|----------|------------------------|------------------------------------------------------|
+| `energy` | raw                    | 1 − Σ_M A⁺ / Σ A⁺; 1 − Σ_M A⁺ where Σ A⁺ < 1e-7      |
+| `l1`     | positive, normalised   | mean over all pixels of abs(Â − M)                   |
+| `ppce`   | positive, normalised   | mean over M of −log Â, each at most 100              |
+| `rrr`    | signed, normalised     | Σ outside M of Â² (RRR*: the maps, not the gradients) |
+
+The order is the official code's: positive part, division by the maximum, bilinear enlargement to the mask. The raw
+maps of `energy` are enlarged first and their positive part is taken last.
+
+The weight. The paper adds λ times the **sum** of these losses over a batch to the mean classification loss. Here one
+value a sample is returned for the caller to average, so that λ doesn't depend on the batch size: the paper's λ times
+its batch size is ours (λ = 1e-3 with batches of 64 is .064 here). `rrr` is itself a sum over pixels, and grows with the
+mask's resolution.
+
+A sample without a mask (all False, as where nothing is annotated) says nothing of where to look: it costs 0 and gives
+no gradient, while the mean is still taken over the whole batch, as in the official code. A map without positive values
+costs what the formula gives, `energy` 1, `l1` the mask's share, `ppce` 100 and `rrr` 0 where it is all zero.
+"""
+
+from collections.abc import Callable
+
+import torch
+
+from ..alignment.grids import resize_maps
+
+GuidanceLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""(maps (B, h, w) in at least float32, masks (B, H, W) bool) → (B,), finite for empty maps and masks too."""
+
+NO_ENERGY = 1e-7
+"""Below this total, `energy` isn't divided by it [the official code]."""
+
+FAINT = 1e-20
+"""Maps whose largest magnitude is below this aren't divided by it: their gradient, 1/max|A|, would overflow."""
+
+LOG_FLOOR = 1e-12
+"""Where a normalised map is below this, the logarithm of `ppce` has no gradient, for the same reason."""
+
+LOG_LIMIT = 100.0
+"""The most that one pixel costs in `ppce`, as in torch's binary cross-entropy."""
+
+
+def energy_loss(maps: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """The share of the positive energy that lies outside the mask, 1 − EPG.
+
+    Where the total is below 1e-7 it is 1 − Σ_M A⁺ instead, which is 1 for a map without positive values.
+    """
+    positive = resize_maps(maps, (masks.shape[1], masks.shape[2])).clamp(min=0)
+    total = positive.sum(dim=(1, 2))
+    inside = (positive * masks).sum(dim=(1, 2))
+    return 1 - inside / torch.where(total < NO_ENERGY, torch.ones_like(total), total)
+
+
+def l1_loss(maps: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """Mean |Â − M| over all pixels (GRADIA's loss): the whole mask is to be as strong as the strongest pixel."""
+    return (_normalised(maps.clamp(min=0), masks) - masks.to(maps.dtype)).abs().mean(dim=(1, 2))
+
+
+def ppce_loss(maps: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """Mean −log Â over the mask, the per-pixel cross-entropy (HAICS' loss): the outside costs nothing.
+
+    A pixel costs at most 100; below Â = 1e-12 it has no gradient.
+    """
+    strength = _normalised(maps.clamp(min=0), masks)
+    strength = torch.where(strength < LOG_FLOOR, strength.detach(), strength)
+    # The logarithm of 1 stands in where that of 0 would make a NaN of the gradient.
+    seen = strength > torch.finfo(strength.dtype).tiny
+    cost = -torch.where(seen, strength, torch.ones_like(strength)).log()
+    cost = torch.where(seen, cost, torch.full_like(cost, LOG_LIMIT)).clamp(max=LOG_LIMIT)
+    return (cost * masks).sum(dim=(1, 2)) / masks.sum(dim=(1, 2)).clamp(min=1)
+
+
+def rrr_loss(maps: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """Σ Â² outside the mask (RRR*): evidence against the class counts there as well as evidence for it."""
+    return (_normalised(maps, masks).square() * ~masks).sum(dim=(1, 2))
+
+
+_LOSSES: dict[str, GuidanceLoss] = {
+    "energy": energy_loss,
+    "l1": l1_loss,
+    "ppce": ppce_loss,
+    "rrr": rrr_loss,
+}
+
+
+def register_guidance_loss(name: str, loss: GuidanceLoss) -> None:
+    """Makes a loss known by `name` to `guidance_loss`.
+
+    Args:
+        loss: (maps (B, h, w), masks (B, H, W) bool) → (B,). The maps are in at least float32 and not finer than the
+            masks. Its values and gradients must be finite for all-zero maps and for empty masks, whose value is not
+            used.
+    """
+    _LOSSES[name] = loss
+
+
+def available_guidance_losses() -> list[str]:
+    """Names of the guidance losses."""
+    return sorted(_LOSSES)
+
+
+def guidance_loss(maps: torch.Tensor, masks: torch.Tensor, loss: str = "energy") -> torch.Tensor:
+    """Compares maps with what is annotated.
+
+    Args:
+        maps: (B, h, w), signed or not, of the annotated class.
+        masks: (B, H, W) bool, True on the object; all False where a sample is not annotated.
+        loss: One of `available_guidance_losses()`.
+
+    Returns:
+        (B,) in at least float32, to be averaged over the whole batch; 0 where the mask is empty.
+
+    Raises:
+        ValueError: unknown loss, masks that aren't bool, maps and masks of different samples, or maps finer than the
+            masks, whose cells plain enlargement would skip.
+
+    Example:
+        >>> maps = torch.tensor([[[3.0, 1.0]], [[3.0, 1.0]]])
+        >>> masks = torch.tensor([[[True, False]], [[False, False]]])
+        >>> guidance_loss(maps, masks, "energy")
+        tensor([0.2500, 0.0000])
+    """
+    if loss not in _LOSSES:
+        raise ValueError(f"Unknown guidance loss '{loss}'. Available: {', '.join(available_guidance_losses())}.")
+    if masks.dtype != torch.bool:
+        raise ValueError(f"Masks must be bool, but are {masks.dtype}. Threshold them first, as by masks > 127.")
+    if maps.ndim != 3 or masks.ndim != 3 or len(maps) != len(masks):
+        raise ValueError(
+            f"Maps must be (B, h, w) and masks (B, H, W), of the same samples, but the shapes are {tuple(maps.shape)} "
+            f"and {tuple(masks.shape)}."
+        )
+    if maps.shape[1] > masks.shape[1] or maps.shape[2] > masks.shape[2]:
+        raise ValueError(
+            f"Masks of {tuple(masks.shape[1:])} are coarser than the maps of {tuple(maps.shape[1:])}. Make the masks "
+            "at the size of the model's input."
+        )
+    maps = maps if maps.dtype == torch.float64 else maps.float()
+    losses = _LOSSES[loss](maps, masks)
+    return torch.where(masks.flatten(1).any(dim=1), losses, torch.zeros_like(losses))
+
+
+def _normalised(maps: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """Maps over their largest magnitude, which is part of the gradient, then enlarged to the masks."""
+    peak = maps.abs().amax(dim=(1, 2), keepdim=True)
+    maps = maps / torch.where(peak < FAINT, torch.ones_like(peak), peak)
+    return resize_maps(maps, (masks.shape[1], masks.shape[2]))

@@ -1,0 +1,1 @@
+"""F1 and mAP: how well several classes an image are told apart."""

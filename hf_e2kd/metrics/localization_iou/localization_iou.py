@@ -1,0 +1,51 @@
+"""The localisation IoU as an `evaluate` module."""
+
+# `evaluate` reads these lines as text, so each imports one thing.
+import datasets
+import evaluate
+
+from hf_e2kd.metrics.citations import MODEL_GUIDANCE
+from hf_e2kd.metrics.inputs import column_to_tensor
+from hf_e2kd.metrics.localization import class_means
+from hf_e2kd.metrics.localization_iou.function import localization_iou
+
+_DESCRIPTION = "The mean intersection over union of an explanation's strong part with the object's mask."
+
+_INPUTS = """
+Args:
+    predictions: the maps, h rows of w numbers a sample, signed or not.
+    references: the object's masks, H rows of W zeros and ones a sample.
+    threshold: what a pixel of the map, stretched from 0 to 1, must exceed (.5 by default); or "mean", "median" or
+        "top5" for each map's own.
+    classes: the class that each map explains, in the samples' order; for the means by class.
+
+Returns:
+    localization_iou: the mean over the samples, between 0 and 1; a map without positive values counts 0.
+    localization_iou_per_class: with `classes`, the mean over each class's samples.
+
+Example:
+    >>> import evaluate
+    >>> from hf_e2kd.metrics import metric_folder
+    >>> metric = evaluate.load(metric_folder("localization_iou"))
+    >>> metric.compute(predictions=[[[3.0, 1.0], [-5.0, 0.0]]], references=[[[1, 0], [1, 0]]])
+    {'localization_iou': 0.5}
+"""
+
+
+class LocalizationIoU(evaluate.Metric):
+    __doc__ = _DESCRIPTION + "\n" + _INPUTS
+
+    def _info(self):
+        grid = datasets.Sequence(datasets.Sequence(datasets.Value("float64")))
+        return evaluate.MetricInfo(
+            description=_DESCRIPTION,
+            citation=MODEL_GUIDANCE,
+            inputs_description=_INPUTS,
+            features=datasets.Features({"predictions": grid, "references": grid}),
+        )
+
+    def _compute(self, predictions, references, threshold=0.5, classes=None):
+        maps = column_to_tensor("predictions", predictions)
+        values = localization_iou(maps, column_to_tensor("references", references), threshold)
+        per_class = {} if classes is None else {"localization_iou_per_class": class_means(values, classes)}
+        return {"localization_iou": values.mean().item(), **per_class}

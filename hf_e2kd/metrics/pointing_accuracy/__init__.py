@@ -1,0 +1,1 @@
+"""Pointing accuracy: whether an explanation is strongest on the object."""

@@ -1,0 +1,130 @@
+"""Boxes and classes between a data set and a guidance loss."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from hf_e2kd.data.boxes import (
+    choose_annotated,
+    class_boxes,
+    clip_box,
+    dilate_boxes,
+    is_empty,
+    pad_boxes,
+    sample_positive,
+)
+from hf_e2kd.metrics import boxes_to_masks
+
+
+@pytest.mark.parametrize(
+    ("box", "expected"),
+    [
+        ([1, 2, 3, 4], (1, 2, 3, 4)),
+        ([-5, -1, 3, 4], (0, 0, 3, 4)),
+        ([1, 2, 99, 8.5], (1, 2, 10, 8)),
+        ([-9, 2, -3, 4], (0, 2, 0, 4)),
+        ([12, 9, 15, 10], (10, 8, 10, 8)),
+    ],
+)
+def test_boxes_are_cut_to_the_image(box, expected):
+    assert clip_box(box, width=10, height=8) == expected
+
+
+@pytest.mark.parametrize("box", [[1, 1, 1, 5], [1, 5, 4, 5], [4, 1, 2, 3], [0, math.nan, 1, 1], [0, 0, math.inf, 1]])
+def test_empty_boxes(box):
+    assert is_empty(box)
+
+
+def test_dilation_is_per_side_of_the_boxs_own_size():
+    assert dilate_boxes([[40, 40, 60, 80]], 0.5, 200, 200) == [(30, 20, 70, 100)]
+    assert dilate_boxes([[40, 40, 60, 80], [0, 0, 10, 10]], 0, 200, 200) == [(40, 40, 60, 80), (0, 0, 10, 10)]
+
+
+def test_dilated_boxes_stay_in_the_image():
+    assert dilate_boxes([[5, 5, 95, 45]], 0.1, width=100, height=50) == [(0, 1, 100, 49)]
+
+
+@pytest.mark.parametrize("fraction", [-0.1, float("nan")])
+def test_a_negative_dilation_is_refused(fraction):
+    with pytest.raises(ValueError, match="fraction is .*Give 0 or more"):
+        dilate_boxes([[0, 0, 1, 1]], fraction, 10, 10)
+
+
+def test_boxes_of_a_class_become_its_mask():
+    boxes, labels = [[0, 0, 1, 1], [1, 1, 3, 2], [2, 0, 3, 1]], [4, 7, 7]
+
+    padded = pad_boxes([class_boxes(boxes, labels, label) for label in (4, 7, 9)])
+
+    assert padded.shape == (3, 2, 4)
+    assert boxes_to_masks(padded, size=(2, 3)).int().tolist() == [
+        [[1, 0, 0], [0, 0, 0]],
+        [[0, 0, 1], [0, 1, 1]],
+        [[0, 0, 0], [0, 0, 0]],
+    ]
+
+
+def test_padding_of_no_boxes_at_all():
+    assert pad_boxes([[], []]).tolist() == [[[-1] * 4], [[-1] * 4]]
+
+
+@pytest.mark.parametrize("count", [50, 1464])
+def test_fractions_are_nested(count):
+    """Prevents: a comparison of 1 % and 10 % that is one of other images, too."""
+    chosen = {fraction: choose_annotated(count, fraction, seed=3) for fraction in (0.01, 0.1, 1.0)}
+
+    assert [int(mask.sum()) for mask in chosen.values()] == [max(1, round(0.01 * count)), round(0.1 * count), count]
+    assert not (chosen[0.01] & ~chosen[0.1]).any()
+
+
+def test_the_seed_chooses():
+    assert np.array_equal(choose_annotated(100, 0.1, 1), choose_annotated(100, 0.1, 1))
+    assert not np.array_equal(choose_annotated(100, 0.1, 1), choose_annotated(100, 0.1, 2))
+
+
+def test_no_and_too_few_annotations():
+    assert not choose_annotated(10, 0, seed=0).any()
+    assert choose_annotated(10, 0.001, seed=0).sum() == 1
+    assert choose_annotated(0, 0.5, seed=0).shape == (0,)
+
+
+@pytest.mark.parametrize("fraction", [-0.1, 1.5, 10, float("nan")])
+def test_other_fractions_are_refused(fraction):
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        choose_annotated(10, fraction, seed=0)
+
+
+def test_each_positive_class_is_drawn_equally_often():
+    labels = torch.tensor([[0, 1, 0, 1, 1]]).repeat(1000, 1)
+
+    drawn = torch.cat([sample_positive(labels, seed=0, step=step) for step in range(3)])
+
+    shares = torch.bincount(drawn, minlength=5) / 3000
+    assert shares[[0, 2]].tolist() == [0, 0]
+    assert shares[[1, 3, 4]].tolist() == pytest.approx([1 / 3] * 3, abs=0.03)
+
+
+def test_draws_follow_seed_and_step():
+    labels = torch.ones(64, 20)
+
+    first = sample_positive(labels, seed=5, step=7)
+
+    assert torch.equal(first, sample_positive(labels.bool(), seed=5, step=7))
+    assert not torch.equal(first, sample_positive(labels, seed=5, step=8))
+    assert not torch.equal(first, sample_positive(labels, seed=6, step=7))
+    # A sum of seed and step would draw the same.
+    assert not torch.equal(first, sample_positive(labels, seed=7, step=5))
+
+
+def test_the_global_random_state_is_left_alone():
+    """Prevents: a run with guidance that shuffles and drops out otherwise than one without."""
+    before = torch.get_rng_state()
+
+    sample_positive(torch.ones(2, 3), seed=0, step=0)
+
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_sample_without_a_class_has_none():
+    assert sample_positive(torch.zeros(2, 3), seed=0, step=0).tolist() == [-1, -1]
