@@ -5,7 +5,7 @@ from .arguments import ExplanationDistillArguments
 from .data.text import TextCollator
 from .explainers import Explainer, Explanation, available_explainers, explain, register_explainer
 from .losses import available_explanation_losses, register_explanation_loss
-from .references import Reference, ReferenceOutput, TeacherReference
+from .references import Reference, ReferenceOutput, StoredReference, StoredTextCollator, TeacherReference
 from .trainer import ExplanationDistillTrainer
 
 __version__ = "0.1.0"
@@ -17,6 +17,8 @@ __all__ = [
     "ExplanationDistillTrainer",
     "Reference",
     "ReferenceOutput",
+    "StoredReference",
+    "StoredTextCollator",
     "TeacherReference",
     "TextCollator",
     "available_architectures",

@@ -71,7 +71,7 @@ class TeacherReference(Reference):
             )
         if target not in TARGET_RULES:
             raise ValueError(f"Unknown explanation target '{target}'. Available: {', '.join(sorted(TARGET_RULES))}.")
-        _refuse_quantised_arithmetic(model)
+        refuse_quantised_arithmetic(model)
         self.model = model
         self.own_explainer = self.explainer = explainer
         self.target = target
@@ -152,7 +152,7 @@ def _only(explained: torch.Tensor | None, target: torch.Tensor) -> torch.Tensor:
     return target if explained is None else target.masked_fill(~explained, -1)
 
 
-def _refuse_quantised_arithmetic(model: nn.Module) -> None:
+def refuse_quantised_arithmetic(model: nn.Module) -> None:
     """Integer kernels have no derivative, and an explanation through them would be silently zero."""
     for name, module in model.named_modules():
         if ".quantized" in type(module).__module__:

@@ -1,0 +1,233 @@
+"""Which row of a store belongs to which sample of a data set."""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+
+from .store_files import Shards, StoreError
+
+Id = int | str
+
+# Samples whose content is remembered, to find out later whether the data is still in the same order.
+_PROBES = 64
+# Of a data set that computes its samples, and so may be slow to ask.
+_SLOW_PROBES = 16
+# In bytes.
+_LONG = 2**16
+
+
+def check_id(value: Any, column: str, sample: Any) -> Id:
+    """An id as the store keeps it.
+
+    Raises:
+        StoreError: it is neither a whole number nor a text.
+    """
+    if isinstance(value, np.generic) or (isinstance(value, torch.Tensor) and value.numel() == 1):
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise StoreError(
+            f"The id in the column '{column}' of sample {sample} is {value!r}; ids are whole numbers or texts. Name "
+            "another column by `id_column`."
+        )
+    return value
+
+
+def stated_ids(dataset: Any, column: str) -> list[Id] | None:
+    """All ids of a data set that can state them without computing its samples; None for another kind.
+
+    Raises:
+        StoreError: there is no such column, or it holds something else than ids.
+    """
+    if isinstance(dataset, datasets.Dataset):
+        if column not in dataset.column_names:
+            raise no_column(column, dataset.column_names)
+        # Without its transform, which may drop the column.
+        values = dataset.select_columns([column]).with_format("arrow")[:].column(0).to_pylist()
+    elif isinstance(dataset, list | tuple):
+        values = [sample_id(sample, column, number) for number, sample in enumerate(dataset)]
+    else:
+        return None
+    return [check_id(value, column, number) for number, value in enumerate(values)]
+
+
+def sample_id(sample: Any, column: str, number: Any) -> Id:
+    """The id of a sample as the data set gives it."""
+    if not isinstance(sample, Mapping) or column not in sample:
+        raise no_column(column, sample if isinstance(sample, Mapping) else [type(sample).__name__])
+    return check_id(sample[column], column, number)
+
+
+def no_column(column: str, columns: Iterable[str]) -> StoreError:
+    return StoreError(
+        f"The samples have no column '{column}' of ids. Their columns: {sorted(columns)}. Name it by `id_column`."
+    )
+
+
+def refuse_duplicates(ids: Iterable[Id]) -> None:
+    """Raises a StoreError that names ids which occur twice."""
+    seen: set[Id] = set()
+    twice: dict[Id, None] = {}
+    for value in ids:
+        if value in seen:
+            twice[value] = None
+        seen.add(value)
+    if twice:
+        raise StoreError(
+            f"{len(twice)} ids occur more than once, such as {list(twice)[:5]}: a stored row could not be told from "
+            "another. Give a column of unique ids, or leave the duplicates out."
+        )
+
+
+def fingerprint(ids: Iterable[Id]) -> str:
+    """A digest of ids in their order."""
+    digest = hashlib.sha256()
+    for value in ids:
+        data = str(value).encode()
+        digest.update(b"%d:%s," % (len(data), data))
+    return digest.hexdigest()
+
+
+class IdIndex:
+    """Finds rows by id: sorted 64-bit keys, 16 bytes a row, which forked workers share.
+
+    Args:
+        shards: The store's rows.
+    """
+
+    def __init__(self, shards: Shards):
+        self.shards = shards
+        first = next(iter(shards.ids()), 0)
+        self.holds_text = isinstance(first, str)
+        keys = _keys(shards.ids(), len(shards))
+        self.order = np.argsort(keys, kind="stable")
+        self.keys = keys[self.order]
+
+    def rows(self, ids: Sequence[Id]) -> np.ndarray:
+        """The rows of ids.
+
+        Raises:
+            StoreError: an id isn't in the store; it is named.
+        """
+        wanted = _keys(ids, len(ids))
+        places = np.searchsorted(self.keys, wanted).clip(max=max(0, len(self.keys) - 1))
+        rows = self.order[places] if len(self.order) else np.zeros(len(ids), np.int64)
+        found = self.shards.ids_of(rows) if len(self.order) else [None] * len(ids)
+        for number, (given, own) in enumerate(zip(ids, found, strict=True)):
+            if given != own:
+                rows[number] = self._search(given, wanted[number])
+        return rows
+
+    def _search(self, wanted: Id, key: np.uint64) -> int:
+        """The row among those of one key, which two ids may share by chance."""
+        first, last = np.searchsorted(self.keys, key, "left"), np.searchsorted(self.keys, key, "right")
+        for row in self.order[first:last]:
+            if self.shards.ids_of(np.array([row])) == [wanted]:
+                return int(row)
+        kind = "text" if self.holds_text else "numbers"
+        other = "" if isinstance(wanted, str) == self.holds_text else f" The store's ids are {kind}."
+        raise StoreError(
+            f"The sample with the id {wanted!r} is not in the store {self.shards.folder}, which holds "
+            f"{len(self.shards)} others.{other} Build a store of all the data that is trained on, or leave the sample "
+            "out."
+        )
+
+
+def _keys(ids: Iterable[Id], count: int) -> np.ndarray:
+    return np.fromiter((_key(value) for value in ids), np.uint64, count)
+
+
+def _key(value: Id) -> int:
+    if isinstance(value, int):
+        return value % 2**64
+    return int.from_bytes(hashlib.blake2b(value.encode(), digest_size=8).digest(), "little")
+
+
+# ---- The order, where there are no ids -------------------------------------------------------------------------------
+
+
+def order_probes(dataset: Any) -> dict[str, Any]:
+    """What some samples look like, spread over the data: `{"positions": [...], "columns": {name: [digests]}}`.
+
+    Of a `datasets.Dataset` the rows as they are stored, whatever transform they pass; of others the numbers and texts
+    of a sample, its label above all, which no augmentation changes.
+    """
+    return _probes(dataset, _positions(len(dataset), isinstance(dataset, datasets.Dataset)))
+
+
+def check_order(dataset: Any, expected: Mapping[str, Any], folder: Any) -> None:
+    """Refuses a data set without ids whose samples aren't in the order of the store any more.
+
+    One column that differs between samples and is the same at every place looked at is enough: another column may have
+    been changed on purpose.
+
+    Raises:
+        StoreError: a place with another sample is named.
+    """
+    positions = [position for position in expected.get("positions", ()) if position < len(dataset)]
+    if not positions:
+        return
+    found = _probes(dataset, positions)["columns"]
+    differing: dict[str, int] = {}
+    for name, digests in expected["columns"].items():
+        own = digests[: len(positions)]
+        if name not in found or len(set(own)) < 2:
+            continue
+        wrong = [position for position, one, other in zip(positions, own, found[name], strict=True) if one != other]
+        if not wrong:
+            return
+        differing[name] = wrong[0]
+    if differing:
+        name, position = next(iter(differing.items()))
+        raise StoreError(
+            f"The data is not in the order in which the store {folder} was built: sample {position} has another "
+            f"'{name}'. Without an `id_column`, stored rows belong to positions, so the data must not be shuffled, "
+            "sorted or filtered after the building. Attach the store first and shuffle afterwards, or build it with an "
+            "`id_column`."
+        )
+
+
+def _positions(count: int, fast: bool) -> list[int]:
+    probes = min(count, _PROBES if fast else _SLOW_PROBES)
+    return sorted({round(place) for place in np.linspace(0, count - 1, probes).tolist()}) if count else []
+
+
+def _probes(dataset: Any, positions: list[int]) -> dict[str, Any]:
+    if isinstance(dataset, datasets.Dataset):
+        raw = dataset.with_format("arrow")
+        described = [_digests(raw[position : position + 1]) for position in positions]
+    else:
+        described = [
+            {
+                name: _digest(value)
+                for name, value in (sample.items() if isinstance(sample, Mapping) else ())
+                if isinstance(value, int | str | np.integer) or (isinstance(value, torch.Tensor) and value.numel() == 1)
+            }
+            for sample in (dataset[position] for position in positions)
+        ]
+    names = set.intersection(*(set(one) for one in described)) if described else set()
+    return {"positions": positions, "columns": {name: [one[name] for one in described] for name in sorted(names)}}
+
+
+def _digests(row: Any) -> dict[str, str]:
+    """Of each column of a row in Arrow, but for long lists of numbers, which take long to look at."""
+    types = {name: str(row.column(name).type) for name in row.column_names}
+    short = [name for name in types if row.column(name).nbytes <= _LONG or "binary" in types[name]]
+    return {name: _digest(_stored(value)) for name, value in row.select(short).to_pylist()[0].items()}
+
+
+def _stored(value: Any) -> Any:
+    """An image by its bytes, or by its file's name: a folder may have been moved."""
+    if isinstance(value, Mapping) and set(value) == {"bytes", "path"}:
+        return value["bytes"] if value["bytes"] is not None else str(value["path"]).replace("\\", "/").split("/")[-1]
+    return value
+
+
+def _digest(value: Any) -> str:
+    if isinstance(value, torch.Tensor | np.generic):
+        value = value.item()
+    data = value if isinstance(value, bytes) else repr(value).encode()
+    return hashlib.blake2b(data, digest_size=8).hexdigest()

@@ -1,0 +1,459 @@
+"""Builds a store: the teacher's logits and maps, once per sample, shard by shard."""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset
+from transformers import PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from ..alignment.labels import class_count, dataset_label_names
+from ..alignment.words import LAYOUT_COLUMNS
+from ..architectures.base import evaluating
+from ..explainers import Explainer, Explanation, build_explainer
+from .store_files import (
+    ID,
+    Field,
+    ShardInfo,
+    Shards,
+    ShardWriter,
+    StoreError,
+    fields_to_json,
+    read_json,
+    write_json,
+)
+from .store_ids import check_order, fingerprint, order_probes, refuse_duplicates, stated_ids
+from .store_key import explainer_key, field_of_view, processor_key, require_same, teacher_key
+from .stored_samples import Collate, ModelInputs, Numbered, refuse_random_samples, with_images
+from .stored_targets import TARGETS, TargetRule
+from .stored_text import CHECKSUM, FIRST, SCORES, SPANS, SpanCollator, TextRows
+from .teacher import refuse_quantised_arithmetic
+
+FORMAT = 1
+STORE_FILE = "store.json"
+PLAN_FILE = "unfinished.json"
+DTYPES = ("float16", "float32")
+
+# Named beside the explainer's own message, which shows the values.
+_REBUILD = "Give the same, or build into another folder."
+
+
+class StoreBuilder:
+    """What a store is built of. `run` makes the shards of one process, `finish` writes the description.
+
+    Args: as for `StoredReference.build`.
+    """
+
+    def __init__(
+        self,
+        teacher: nn.Module,
+        dataset: Any,
+        output_dir: str | Path,
+        *,
+        explainer: str | Explainer | None = None,
+        processing_class: Any = None,
+        transform: Callable[..., Any] | None = None,
+        collator: Callable[..., Any] | None = None,
+        id_column: str | None = None,
+        target: str = "teacher_top",
+        classes: Sequence[str] | None = None,
+        top_k: int | None = None,
+        dtype: str = "float16",
+        batch_size: int = 32,
+        num_workers: int = 0,
+        image_column: str = "image",
+        text_columns: str | Sequence[str] = "text",
+        label_column: str = "label",
+        max_length: int | None = None,
+        teacher_name: str | None = None,
+        revision: str | None = None,
+        rows_per_shard: int = 4096,
+        progress: bool = True,
+    ):
+        if not isinstance(teacher, nn.Module):
+            raise StoreError(f"The teacher must be a model, not {type(teacher).__name__}.")
+        for name, value, valid in (("target", target, TARGETS), ("dtype", dtype, DTYPES)):
+            if value not in valid:
+                raise StoreError(f"Unknown {name} '{value}'. Available: {', '.join(valid)}.")
+        for name, count in (("batch_size", batch_size), ("rows_per_shard", rows_per_shard), ("top_k", top_k)):
+            if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
+                raise StoreError(f"{name} must be a whole number of at least 1, not {count!r}.")
+        known = class_count(teacher)
+        if top_k is not None and known is not None and top_k >= known:
+            raise StoreError(f"top_k={top_k} of {known} classes saves nothing. Leave it out to store all logits.")
+        refuse_quantised_arithmetic(teacher)
+        self.teacher, self.folder = teacher, Path(output_dir)
+        self.streams = isinstance(dataset, IterableDataset | datasets.IterableDataset)
+        if self.streams and id_column is None:
+            raise StoreError(
+                "A streaming data set's samples have no positions by which stored rows could be found again. Name a "
+                "column of ids by `id_column`."
+            )
+        if not self.streams and len(dataset) == 0:
+            raise StoreError("The data set is empty: there is nothing to store.")
+        self.id_column, self.top_k, self.dtype, self.target = id_column, top_k, dtype, target
+        self.batch_size, self.num_workers, self.progress = batch_size, num_workers, progress
+        self.rows_per_shard, self.count = rows_per_shard, None if self.streams else len(dataset)
+        # Told before the transform, which may drop the column.
+        self.ids = None if id_column is None or self.streams else stated_ids(dataset, id_column)
+        if self.ids is not None:
+            refuse_duplicates(self.ids)
+        self.probes = None if id_column is not None else order_probes(dataset)
+
+        is_text = isinstance(processing_class, PreTrainedTokenizerBase)
+        if explainer is None:
+            explainer = "integrated_gradients" if is_text else "gradcam"
+        self.explainer = explainer if isinstance(explainer, Explainer) else build_explainer(explainer)
+        self.explainer.check(teacher)
+        self.dataset = with_images(dataset, processing_class, transform, image_column, label_column, is_text)
+        if not self.streams:
+            refuse_random_samples(self.dataset)
+        self.collate: Callable[..., Any]
+        if collator is not None:
+            self.collate = collator
+        elif is_text:
+            self.collate = SpanCollator(processing_class, text_columns, label_column, max_length)
+        else:
+            self.collate = ModelInputs(teacher, label_column)
+        self.choose = TargetRule(target, teacher, dataset_label_names(dataset, label_column), classes)
+        self.field_of_view = field_of_view(processing_class)
+        self.key: dict[str, Any] = {
+            "teacher": teacher_key(teacher, teacher_name, revision),
+            "processor": processor_key(processing_class),
+            "explainer": explainer_key(self.explainer),
+            "target": {"rule": target, "classes": None if classes is None else list(classes)},
+            "precision": {"dtype": dtype, "top_k": top_k},
+            "text": {"columns": list(self.collate.text_columns), "max_length": self.collate.max_length}
+            if isinstance(self.collate, SpanCollator)
+            else None,
+        }
+
+    # ---- One process's shards ------------------------------------------------------------------------------------
+
+    def is_finished(self) -> bool:
+        """Whether the folder holds this very store already.
+
+        Raises:
+            StoreError: it holds another one, or another one's shards.
+        """
+        for name in (STORE_FILE, PLAN_FILE):
+            if (self.folder / name).is_file():
+                there = read_json(self.folder / name)
+                stored, given = there["key"], dict(self.key)
+                # Of a stream, neither number nor order of the samples is known beforehand.
+                own = {part: value for part, value in self._ids().items() if value is not None or part == "column"}
+                given["ids"] = {part: value for part, value in own.items() if there["ids"].get(part) is not None}
+                given["ids"]["column"] = own["column"]
+                if name == STORE_FILE:  # nothing is left to be divided
+                    given["ids"].pop("rows_per_shard")
+                require_same({**stored, "ids": there["ids"]}, given, self.folder, _REBUILD)
+                if self.probes is not None:
+                    check_order(self.dataset, there["ids"]["probes"], self.folder)
+                return name == STORE_FILE
+        return False
+
+    def run(self, process_index: int = 0, num_processes: int = 1) -> None:
+        """Makes the shards number `process_index`, `process_index + num_processes`, … that aren't there yet.
+
+        Raises:
+            StoreError: the folder holds another store, or the data can't be stored.
+            OSError: the disk is full; what is finished stays.
+        """
+        if self.is_finished():
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not (self.folder / PLAN_FILE).is_file():
+            self._write_plan(self.count)
+        writer: ShardWriter | None = None
+        number = -1
+        read = self._stream if self.streams else self._batches
+        batches = read(process_index, num_processes)
+        device = next(self.teacher.parameters(), torch.empty(0)).device
+        missing = [] if self.streams else self._missing(process_index, num_processes)
+        bar = logging.tqdm(
+            total=None if self.streams else sum(self._rows_of(shard) or 0 for shard in missing),
+            desc="Storing explanations",
+            unit=" samples",
+            disable=not self.progress or process_index > 0,
+        )
+        most_targets = 0
+        with evaluating(self.teacher), _without_parameter_gradients(self.teacher), bar:
+            try:
+                for shard, ids, batch, text in batches:
+                    if shard != number:
+                        if writer is not None:
+                            self._close(writer, number, most_targets)
+                        writer, number, most_targets = None, shard, 0
+                    rows, fields, targets = self._rows(ids, self._explain(batch, device), text)
+                    if writer is None:
+                        writer = ShardWriter(self._path(shard), fields, self._rows_of(shard), self._rows_after(shard))
+                    writer.add(rows)
+                    most_targets = max(most_targets, targets)
+                    bar.update(len(ids))
+                if writer is not None:
+                    self._close(writer, number, most_targets)
+            except BaseException:
+                if writer is not None:
+                    writer.abandon()
+                raise
+
+    def finish(self) -> bool:
+        """Writes the description of the whole store, once all processes have made their shards.
+
+        Returns:
+            Whether all shards are there.
+
+        Raises:
+            StoreError: ids that occur twice, or shards of other data or other grids than the rest.
+        """
+        if (self.folder / STORE_FILE).is_file():
+            return True
+        plan = read_json(self.folder / PLAN_FILE)
+        if plan["count"] is None:
+            return False
+        shards = -(-plan["count"] // self.rows_per_shard)
+        notes = [self._note(number) for number in range(shards)]
+        done = [note for note in notes if note is not None]
+        if len(done) < shards:
+            return False
+        for number, note in enumerate(done):
+            expected = min(self.rows_per_shard, plan["count"] - number * self.rows_per_shard)
+            if note["shard"]["rows"] != expected:
+                raise StoreError(
+                    f"The shard {note['shard']['name']} has {note['shard']['rows']} rows instead of {expected}: the "
+                    "data has changed since it was made. Build into an empty folder."
+                )
+            if note["fields"] != done[0]["fields"]:
+                raise StoreError(
+                    f"The shard {note['shard']['name']} has other columns than {done[0]['shard']['name']}: "
+                    f"{note['fields']} and {done[0]['fields']}. Show the teacher images of one size, and build into an "
+                    "empty folder."
+                )
+        infos = [ShardInfo(**note["shard"]) for note in done]
+        ids = list(Shards(self.folder, infos, {}).ids())
+        refuse_duplicates(ids)
+        write_json(
+            self.folder / STORE_FILE,
+            {
+                "format": FORMAT,
+                "key": plan["key"],
+                "field_of_view": plan["field_of_view"],
+                "count": plan["count"],
+                "targets": max(note["targets"] for note in done),
+                "layout": "image" if plan["key"]["text"] is None else "text",
+                "ids": {**plan["ids"], "fingerprint": fingerprint(ids)},
+                "fields": done[0]["fields"],
+                "shards": [asdict(info) for info in infos],
+                "versions": _versions(),
+            },
+        )
+        for leftover in (*self.folder.glob("shard-*.json"), *self.folder.glob("shard-*.tmp"), self.folder / PLAN_FILE):
+            leftover.unlink(missing_ok=True)
+        return True
+
+    # ---- Which shards --------------------------------------------------------------------------------------------
+
+    def _write_plan(self, count: int | None) -> None:
+        plan = {
+            "format": FORMAT,
+            "key": self.key,
+            "field_of_view": self.field_of_view,
+            "count": count,
+            "ids": {**self._ids(), "probes": self.probes},
+        }
+        write_json(self.folder / PLAN_FILE, plan)
+
+    def _ids(self) -> dict[str, Any]:
+        """What of the ids is known beforehand."""
+        return {
+            "column": self.id_column,
+            "rows_per_shard": self.rows_per_shard,
+            "count": self.count,
+            "fingerprint": None if self.ids is None else fingerprint(self.ids),
+        }
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"shard-{number:05d}.arrow"
+
+    def _note_path(self, number: int) -> Path:
+        return self._path(number).with_suffix(".json")
+
+    def _note(self, number: int) -> dict[str, Any] | None:
+        """What was written down of a finished shard; None for one that is not finished."""
+        if not self._note_path(number).is_file():
+            return None
+        note = read_json(self._note_path(number))
+        path = self._path(number)
+        return note if path.is_file() and path.stat().st_size == note["shard"]["bytes"] else None
+
+    def _close(self, writer: ShardWriter, number: int, targets: int) -> None:
+        info = writer.close()
+        note = {"shard": asdict(info), "fields": fields_to_json(writer.fields), "targets": targets}
+        write_json(self._note_path(number), note)
+
+    def _missing(self, process_index: int, num_processes: int) -> list[int]:
+        assert self.count is not None
+        shards = -(-self.count // self.rows_per_shard)
+        return [number for number in range(process_index, shards, num_processes) if self._note(number) is None]
+
+    def _rows_of(self, number: int) -> int | None:
+        if self.count is None:
+            return None
+        return min(self.rows_per_shard, self.count - number * self.rows_per_shard)
+
+    def _rows_after(self, number: int) -> int | None:
+        return None if self.count is None else max(0, self.count - (number + 1) * self.rows_per_shard)
+
+    # ---- Samples -------------------------------------------------------------------------------------------------
+
+    def _batches(self, process_index: int, num_processes: int) -> Iterator[tuple[int, list[Any], Any, TextRows | None]]:
+        """Batches of the missing shards, none of which reaches over a shard's end: (shard, ids, batch, text)."""
+        plan: list[tuple[int, list[int]]] = []
+        for shard in self._missing(process_index, num_processes):
+            first, rows = shard * self.rows_per_shard, self._rows_of(shard) or 0
+            for start in range(first, first + rows, self.batch_size):
+                plan.append((shard, list(range(start, min(start + self.batch_size, first + rows)))))
+        if not plan:
+            return
+        loader = DataLoader(
+            Numbered(self.dataset),
+            batch_sampler=[rows for _, rows in plan],
+            num_workers=self.num_workers,
+            collate_fn=Collate(self.collate, self.id_column if self.ids is None else None),
+        )
+        for (shard, numbers), (ids, batch, text) in zip(plan, loader, strict=True):
+            known = [self.ids[number] for number in numbers] if self.ids is not None else ids
+            yield shard, known, batch, text
+
+    def _stream(self, process_index: int, num_processes: int) -> Iterator[tuple[int, list[Any], Any, TextRows | None]]:
+        """The same of a data set that can only be read from its beginning."""
+        collate = Collate(self.collate, self.id_column)
+        samples = enumerate(iter(self.dataset))
+        read = 0
+        while True:
+            shard, within = divmod(read, self.rows_per_shard)
+            part = list(islice(samples, min(self.batch_size, self.rows_per_shard - within)))
+            if not part:
+                break
+            read += len(part)
+            if shard % num_processes == process_index and self._note(shard) is None:
+                yield (shard, *collate(part))
+        if read == 0:
+            raise StoreError("The data set is empty: there is nothing to store.")
+        self._write_plan(read)
+
+    # ---- Explanations --------------------------------------------------------------------------------------------
+
+    def _explain(self, batch: Mapping[str, Any], device: torch.device) -> Explanation:
+        own = {name.removeprefix("teacher_"): value for name, value in batch.items() if name.startswith("teacher_")}
+        dtype = next((p.dtype for p in self.teacher.parameters() if p.is_floating_point()), torch.float32)
+        accepted = {*inspect.signature(self.teacher.forward).parameters, "pixel_values", "input_ids", *LAYOUT_COLUMNS}
+        inputs = {
+            # A teacher loaded in half precision takes its images so.
+            name: value.to(device, dtype if value.is_floating_point() else None)
+            for name, value in (own or batch).items()
+            if isinstance(value, torch.Tensor) and name in accepted and name != "labels"
+        }
+        labels = batch.get("labels")
+        labels = labels.to(device) if isinstance(labels, torch.Tensor) else None
+        return self.explainer(self.teacher, inputs, lambda logits: self.choose(logits, labels))
+
+    def _rows(
+        self, ids: list[Any], explanation: Explanation, text: TextRows | None
+    ) -> tuple[dict[str, Any], dict[str, Field], int]:
+        """The rows to store, what their columns are, and the largest number of targets."""
+        logits, maps = explanation.logits.float().cpu(), explanation.maps.float().cpu()
+        target = explanation.target.cpu()
+        for name, values in (("logits", logits), ("map", maps)):
+            wrong = (~values.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
+            if wrong:
+                raise StoreError(
+                    f"The teacher's {name} of the sample {ids[wrong[0]]!r} holds NaN or infinite values. Leave the "
+                    "sample out, or load the teacher in a higher precision."
+                )
+        if text is None and maps.ndim - target.ndim != 2:
+            raise StoreError(
+                f"The teacher's maps have the shape {tuple(maps.shape)}. To store explanations of texts, give the "
+                "teacher's tokenizer as `processing_class`, and no collator: it keeps the characters of each token."
+            )
+        if self.dtype == "float16" and logits.abs().max() > torch.finfo(torch.float16).max:
+            raise StoreError("The teacher's logits are too large for float16. Build with dtype='float32'.")
+        rows: dict[str, Any] = {ID: ids}
+        fields: dict[str, Field] = {}
+        _add_logits(rows, fields, logits, self.dtype, self.top_k)
+        several = target.ndim == 2
+        targets = [row[row >= 0].numpy() if several else row.numpy() for row in target]
+        rows["target"], fields["target"] = targets, Field("int32", (-1,) if several else ())
+        kept = [maps[row][target[row] >= 0] if several else maps[row] for row in range(len(ids))]
+        if text is not None:
+            kept = [own[..., places] for own, places in zip(kept, text.places, strict=True)]
+            rows |= {SPANS: text.spans, FIRST: text.first, CHECKSUM: text.checksums}
+            fields |= {SPANS: Field("int32", (-1, 2)), FIRST: Field("int32", ()), CHECKSUM: Field("uint32", ())}
+        dimensions = 1 if text is not None else 2
+        scales = [_scale(own, dimensions, self.dtype) for own in kept]
+        rows["scale"], fields["scale"] = [scale.numpy() for scale in scales], Field("float32", (-1,) if several else ())
+        name = "map" if text is None else SCORES
+        scaled = [own / scale.reshape(*scale.shape, *[1] * dimensions) for own, scale in zip(kept, scales, strict=True)]
+        rows[name] = [own.flatten().numpy() if text is not None else own.numpy() for own in scaled]
+        grid = (-1,) if text is not None else (*((-1,) if several else ()), *maps.shape[-2:])
+        fields[name] = Field(self.dtype, grid)
+        return rows, fields, target.shape[1] if several else 1
+
+
+def _versions() -> dict[str, str]:
+    from .. import __version__  # which the package states after it has imported this module
+
+    return {
+        "hf_e2kd": __version__,
+        **{name: version(name) for name in ("torch", "transformers", "datasets", "pyarrow")},
+    }
+
+
+def _add_logits(
+    rows: dict[str, Any], fields: dict[str, Field], logits: torch.Tensor, dtype: str, top_k: int | None
+) -> None:
+    """All logits; or the largest, their classes, and the log of the sum of the others' exponentials."""
+    if top_k is None:
+        rows["logits"], fields["logits"] = logits.numpy(), Field(dtype, (logits.shape[1],))
+        return
+    if top_k >= logits.shape[1]:
+        raise StoreError(f"top_k={top_k} of {logits.shape[1]} classes saves nothing. Leave it out to store all logits.")
+    values, indices = logits.topk(top_k, dim=1)
+    rest = logits.scatter(1, indices, float("-inf")).logsumexp(1)
+    rows |= {"logits": values.numpy(), "indices": indices.numpy(), "rest": rest.numpy()}
+    fields |= {
+        "logits": Field(dtype, (top_k,)),
+        "indices": Field("uint16" if logits.shape[1] <= 2**16 else "int32", (top_k,)),
+        "rest": Field("float32", ()),
+    }
+
+
+def _scale(maps: torch.Tensor, dimensions: int, dtype: str) -> torch.Tensor:
+    """What a map is divided by so that half precision holds it: its peak. Faint maps would underflow otherwise."""
+    if dtype == "float32":
+        return torch.ones(maps.shape[: maps.ndim - dimensions])
+    flat = maps.flatten(maps.ndim - dimensions)
+    peaks = flat.abs().amax(-1) if flat.shape[-1] else torch.ones(flat.shape[:-1])
+    return torch.where(peaks > 0, peaks, torch.ones_like(peaks))
+
+
+@contextmanager
+def _without_parameter_gradients(model: nn.Module) -> Iterator[None]:
+    """No parameter asks for a gradient for a while, so that only the explanation's own is computed."""
+    asked = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        for parameter in asked:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in asked:
+            parameter.requires_grad_(True)
