@@ -99,6 +99,7 @@ def run_side_by_side(setting: EmbeddedSetting | TextSetting, name: str, descript
 
 _RECORDED = (
     *("explainer", "explainer_options", "explanation_weight", "explanation_loss", "explanation_target"),
+    *("explanation_share", "explanation_every"),
     *("task_weight", "logits_weight", "temperature", "num_train_epochs", "learning_rate", "weight_decay", "seed"),
     *("per_device_train_batch_size", "gradient_accumulation_steps", "max_grad_norm", "bf16", "fp16"),
 )
