@@ -1,16 +1,23 @@
 """Set-ups in which an explanation's gradient would be wrong or missing, refused before training with the remedy."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 
+from .explainers import Explainer
 
-def refuse_unsupported(accelerator: Accelerator, args: Any) -> None:
+
+def refuse_unsupported(accelerator: Accelerator, args: Any, explainers: Sequence[Explainer] = ()) -> None:
     """Checks how the student will be trained.
 
+    Args:
+        explainers: What its explanations are made by; none where nothing is explained in training.
+
     Raises:
-        ValueError: DataParallel, FSDP1, ZeRO-3, a static DDP graph or reentrant activation checkpointing.
+        ValueError: DataParallel, FSDP1, ZeRO-3, FSDP2 with an explainer that differentiates the whole model, a static
+            DDP graph or reentrant activation checkpointing.
     """
     if args.n_gpu > 1:
         raise ValueError(
@@ -23,6 +30,12 @@ def refuse_unsupported(accelerator: Accelerator, args: Any) -> None:
         )
     if accelerator.distributed_type == DistributedType.FSDP and accelerator.state.fsdp_plugin.fsdp_version == 1:
         raise ValueError("FSDP1 can't differentiate an explanation. Set fsdp_version: 2 in the accelerate config.")
+    whole = [explainer.name for explainer in explainers if not explainer.head_alone]
+    if accelerator.distributed_type == DistributedType.FSDP and whole:
+        raise ValueError(
+            f"The explainer '{whole[0]}' differentiates the whole student twice, across blocks that FSDP2 has sharded, "
+            "which torch can't do. Train with DDP or ZeRO-2, or explain images by 'gradcam'."
+        )
     plugin = accelerator.state.deepspeed_plugin if accelerator.distributed_type == DistributedType.DEEPSPEED else None
     if plugin is not None and plugin.zero_stage == 3:
         raise ValueError("ZeRO-3 shards the student's head between its two derivatives. Use ZeRO-2 or FSDP2.")

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -46,7 +47,7 @@ class ExplanationDistillTrainer(Trainer):
             the student.
         explainer: How the student is explained: a name or an `Explainer`; overrides `args.explainer`.
         teacher_explainer: The same for `teacher_model`, where it differs.
-        teacher_processing_class: The teacher's image processor, where it differs from `processing_class`.
+        teacher_processing_class: The teacher's image processor or tokenizer, where it differs from `processing_class`.
 
     Metrics:
         `evaluate()` adds `eval_agreement`, `eval_explanation_similarity`, `eval_accuracy` and `eval_teacher_accuracy`
@@ -107,11 +108,13 @@ class ExplanationDistillTrainer(Trainer):
                 "explanation_weight to 0."
             )
         super().__init__(model if model is None else self._equip(model), settings, *arguments, **keywords)
-        refuse_unsupported(self.accelerator, self.args)
+        matches_maps = any(self._explanation_weight(reference) > 0 for reference in self.references.values())
+        refuse_unsupported(self.accelerator, self.args, [self.explainer] if matches_maps else [])
         self.data_collator = FiniteBatches(self.data_collator)
         self._term_sums: dict[str, torch.Tensor] = {}
         self._term_counts: dict[str, int] = {}
         self._fidelity: RunningMeans | None = None
+        self._drawing: tuple[tuple[int, ...], torch.Generator] | None = None
         self._labels_are_ours = True
         reads_labels = any(reference.explains_labels for reference in self.references.values())
         if (self._setting("task_weight") > 0 or reads_labels) and not labels_belong_to(
@@ -243,13 +246,24 @@ class ExplanationDistillTrainer(Trainer):
         """A random share of the batch, (B,) bool; at least one sample."""
         values = next(value for value in inputs.values() if isinstance(value, torch.Tensor) and value.ndim)
         count = max(1, round(self._setting("explanation_share") * len(values)))
-        return (torch.randperm(len(values)) < count).to(values.device)
+        return (torch.randperm(len(values), generator=self._draws()) < count).to(values.device)
 
     def _step_seed(self) -> int | None:
         """What this process's explainers draw from at this step; None where none of them draws."""
         if not any(explainer.draws for explainer in self._explainers()):
             return None
-        return int(torch.randint(2**31, ()))
+        return int(torch.randint(2**31, (), generator=self._draws()))
+
+    def _draws(self) -> torch.Generator:
+        """A generator of its own, so that the data's order and the student's dropout are those of plain distillation.
+
+        It begins anew with each step's number, so that a resumed training draws what an uninterrupted one does.
+        """
+        moment = (self.args.seed, self.state.global_step, self.args.process_index)
+        if self._drawing is None or self._drawing[0] != moment:
+            seed = int(np.random.SeedSequence(moment).generate_state(1)[0])
+            self._drawing = (moment, torch.Generator().manual_seed(seed))
+        return self._drawing[1]
 
     def _explanation_weight(self, reference: Reference) -> float:
         own = reference.explanation_weight
@@ -282,7 +296,8 @@ class ExplanationDistillTrainer(Trainer):
         # A column that one reference reads is neither the student's nor another reference's.
         private = {column for reference in self.references.values() for column in reference.columns}
         shared = {key: value for key, value in inputs.items() if key in ANNOTATION_COLUMNS or key not in private}
-        shared = mark_special_tokens(shared, self.processing_class)
+        tokenizer = self.processing_class or self.data_collator.tokenizer
+        shared = mark_special_tokens(shared, getattr(tokenizer, "tokenizer", tokenizer))
         with self.accelerator.autocast():
             said = {
                 name: reference(shared | {key: inputs[key] for key in reference.columns if key in inputs}, with_maps)
@@ -340,6 +355,9 @@ class ExplanationDistillTrainer(Trainer):
                 f"The loss on labels takes one class a sample, not {labels.dtype} of shape {tuple(labels.shape)}. "
                 "For several or soft labels give a `compute_loss_func`, or set task_weight to 0."
             )
+        if (labels < 0).all():
+            # Labels that don't count are −100; the mean over none of them would be NaN.
+            return logits.sum() * 0.0
         student = self.student
         if hasattr(student, "loss_function"):
             return student.loss_function(labels, logits, student.config)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.dropout import _DropoutNd
+from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from ..alignment.words import LAYOUT_COLUMNS
@@ -156,7 +157,11 @@ def accepted_inputs(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, An
 
     DistilBERT and BERT share a tokenizer, which gives token types, and DistilBERT's forward refuses or ignores them.
     """
-    unknown = set() if "token_type_ids" in inspect.signature(model.forward).parameters else {"token_type_ids"}
+    # An adapter of PEFT, or a wrapper of the user's, passes on what it doesn't name.
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    parameters = inspect.signature(base.forward).parameters
+    passes_on = any(p.kind is p.VAR_KEYWORD for p in parameters.values()) and not isinstance(base, PreTrainedModel)
+    unknown = set() if "token_type_ids" in parameters or passes_on else {"token_type_ids"}
     return {key: value for key, value in inputs.items() if key not in unknown.union(LAYOUT_COLUMNS)}
 
 

@@ -88,6 +88,12 @@ class AttentionExplainer(Explainer):
 
     def forward(self, model: nn.Module, inputs: Mapping[str, Any], target: Target) -> Explanation:
         if model not in self._read:
+            ids = inputs.get("input_ids")
+            if ids is not None and ids.shape[1] < 2:
+                raise ValueError(
+                    "Texts of one token show nothing of what a classifier reads. Tokenize with the special tokens, or "
+                    "begin with a batch of longer texts."
+                )
             self._read[model] = find_read_tokens(model, inputs)
         if torch.is_grad_enabled():
             _refuse_checkpointing(model)

@@ -51,10 +51,12 @@ class Explainer(ABC):
     """One explanation method; its options are the constructor's keyword arguments.
 
     Subclasses implement `forward`. They neither touch the model's training mode nor leave hooks behind, and they call
-    the model once.
+    the model once where the method allows it.
     """
 
     name: ClassVar[str]
+    # Whether training differentiates the head alone, so that no gradient of the explanation crosses the other blocks.
+    head_alone: ClassVar[bool] = False
     # Options that change how fast a map is made, or how it is made in training, and not the map itself.
     without_effect: ClassVar[tuple[str, ...]] = ()
     # Whether a training step's explanation has something random in it.

@@ -28,6 +28,7 @@ class GradCAM(Explainer):
     """
 
     name = "gradcam"
+    head_alone = True
 
     def __init__(self, target_layer: str | None = None):
         self.target_layer = target_layer

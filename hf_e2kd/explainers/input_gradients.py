@@ -127,11 +127,8 @@ def over_channels(values: torch.Tensor, inputs: Mapping[str, Any]) -> torch.Tens
 @contextmanager
 def frozen_statistics(model: nn.Module) -> Iterator[None]:
     """Batch norms in training mode use their batch's statistics without recording them."""
-    norms = [
-        module
-        for module in model.modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training and module.track_running_stats
-    ]
+    # By their flag: torch's batch norms have it, and those of B-cos networks.
+    norms = [module for module in model.modules() if module.training and getattr(module, "track_running_stats", False)]
     try:
         for norm in norms:
             norm.track_running_stats = False

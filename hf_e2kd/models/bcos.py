@@ -147,6 +147,7 @@ class UncenteredBatchNorm2d(nn.Module):
     def __init__(self, channels: int, eps: float = 1e-5, momentum: float = 0.1):
         super().__init__()
         self.eps, self.momentum = eps, momentum
+        self.track_running_stats = True
         self.weight = nn.Parameter(torch.ones(channels))
         self.register_buffer("running_var", torch.ones(channels))
 
@@ -154,8 +155,9 @@ class UncenteredBatchNorm2d(nn.Module):
         variance = self.running_var
         if self.training:
             variance = _at_least_float32(features).var(dim=(0, 2, 3), unbiased=False)
-            with torch.no_grad():
-                self.running_var.lerp_(variance.to(self.running_var.dtype), self.momentum)
+            if self.track_running_stats:
+                with torch.no_grad():
+                    self.running_var.lerp_(variance.to(self.running_var.dtype), self.momentum)
         scaling = holdable((variance + self.eps).rsqrt()) * self.weight
         return features * scaling.to(features.dtype)[:, None, None]
 

@@ -36,8 +36,8 @@ TARGET_RULES = {"teacher_top": _teacher_top, "label": _label}
 class TeacherReference(Reference):
     """Logits and maps of a teacher that looks at the same batch.
 
-    The teacher runs in evaluation mode without gradients; only its head, between the target layer and the logits, is
-    differentiated. It is neither trained nor saved.
+    The teacher runs in evaluation mode without gradients of its parameters; only what the explainer needs is
+    differentiated (by GradCAM its head). It is neither trained nor saved.
 
     Args:
         model: The teacher: a classifier of transformers, timm or your own.
@@ -67,7 +67,7 @@ class TeacherReference(Reference):
         if not isinstance(model, nn.Module):
             raise ValueError(
                 f"The teacher must be a model, not {type(model).__name__}. Load it first, by "
-                "AutoModelForImageClassification.from_pretrained."
+                "AutoModelForImageClassification.from_pretrained or its like for texts."
             )
         if target not in TARGET_RULES:
             raise ValueError(f"Unknown explanation target '{target}'. Available: {', '.join(sorted(TARGET_RULES))}.")
@@ -101,6 +101,12 @@ class TeacherReference(Reference):
         alignment, labels = self._bound(), inputs.get("labels")
         own = {key.removeprefix(_PREFIX): value for key, value in inputs.items() if key.startswith(_PREFIX)}
         batch = self.adapter(own, inputs)
+        baseline = getattr(self.explainer, "baseline", None)
+        if with_maps and "input_ids" in own and self.own_explainer is None and isinstance(baseline, int):
+            raise ValueError(
+                f"The baseline {baseline} is a token of the student's and another one to the teacher's tokenizer. "
+                "Give a teacher_explainer with the teacher's own id: IntegratedGradients(baseline=…)."
+            )
         if with_maps and "input_ids" in own and "word_ids" not in own:
             raise ValueError(
                 "The batch has token ids of the teacher's own and doesn't say which words they belong to "

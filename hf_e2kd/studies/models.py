@@ -95,8 +95,11 @@ def shallow_copy_of(teacher: nn.Module, layers: int, init: str) -> nn.Module:
     depth = teacher.config.num_hidden_layers
     if not 1 <= layers <= depth:
         raise ValueError(f"student_layers must lie between 1 and the teacher's {depth}, not {layers}.")
+    chosen = [number * depth // layers for number in range(layers)]
     config = copy.deepcopy(teacher.config)
     config.num_hidden_layers = layers
+    if getattr(config, "layer_types", None):  # ModernBERT's local and global layers
+        config.layer_types = [config.layer_types[number] for number in chosen]
     student = AutoModelForSequenceClassification.from_config(config)
     if init == "random":
         return student
@@ -112,7 +115,6 @@ def shallow_copy_of(teacher: nn.Module, layers: int, init: str) -> nn.Module:
             f"{type(teacher).__name__} doesn't keep its {depth} layers in one list, so none can be taken over. Use "
             "student_init='random', or a smaller model's id."
         )
-    chosen = [number * depth // layers for number in range(layers)]
     kept = {f"{stacks[0]}.{old}.": f"{stacks[0]}.{new}." for new, old in enumerate(chosen)}
     state = {}
     for name, tensor in teacher.state_dict().items():

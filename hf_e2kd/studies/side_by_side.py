@@ -41,9 +41,9 @@ class Comparison:
 def run_side_by_side(setting: EmbeddedSetting | TextSetting, name: str, description: str) -> dict[str, Any]:
     """A whole recipe: reads the command line, trains, measures, writes.
 
-    Into `--output_dir` go the first seed's students (`student`, and `student-kd` for plain distillation), a teacher
-    that was trained for it, `fidelity.json` with every seed's figures so far, and pictures. An earlier run's files stay
-    until the first seed has been measured.
+    Into `--output_dir` go the first seed's students (`student`, and `student-kd` and the like for what it is compared
+    with), a teacher that was trained for it, `fidelity.json` with every seed's figures so far, and pictures. An earlier
+    run's files stay until the first seed has been measured.
 
     Args:
         setting: What runs without sources on the command line, and how sources are loaded.

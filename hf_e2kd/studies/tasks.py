@@ -8,6 +8,7 @@ from typing import Any
 
 from datasets import Dataset
 from torch import nn
+from transformers import IntervalStrategy
 
 from ..arguments import ExplanationDistillArguments
 from ..explainers import Explainer, build_explainer
@@ -69,7 +70,11 @@ def train_on_labels(
     collator: Callable[..., Any] | None = None,
 ) -> nn.Module:
     """Trains a model on the labels alone, as a teacher is."""
-    labels_alone = {"task_weight": 1.0, "logits_weight": 0.0, "explanation_weight": 0.0, "evaluate_explanations": False}
+    labels_alone = {
+        **{"task_weight": 1.0, "logits_weight": 0.0, "explanation_weight": 0.0, "evaluate_explanations": False},
+        # Evaluations and the best checkpoint are the students'.
+        **{"eval_strategy": IntervalStrategy.NO, "load_best_model_at_end": False},
+    }
     trainer = ExplanationDistillTrainer(
         model,
         training_arguments(args, **labels_alone),

@@ -105,7 +105,13 @@ def load_text_task(sources: TextSources, args: ExplanationDistillArguments, seed
         teacher = AutoModelForSequenceClassification.from_pretrained(sources.teacher)
         return _task(teacher, tokenizer, sources, args, train, {"evaluation": evaluation})
     names = label_names(train, sources.label_column)
-    classes = len(names) if names else max(train[sources.label_column]) + 1
+    labels = train[sources.label_column]
+    if not all(isinstance(label, int) for label in labels):
+        raise ValueError(
+            f"The column '{sources.label_column}' holds {labels[0]!r} where a class's number is expected. Encode it: "
+            f"dataset.class_encode_column('{sources.label_column}')."
+        )
+    classes = len(names) if names else max(labels) + 1
     announce(args, f"Seed {seed}: fine-tuning the teacher")
     training = {
         "seed": seed,

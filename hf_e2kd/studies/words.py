@@ -73,7 +73,9 @@ class WordStudy:
         if not is_teacher:
             pairs = zip(reading.words, teacher.words, strict=True)
             results = [explanation_similarity(_as_map(own), _as_map(taught)) for own, taught in pairs if taught]
-            metrics["explanation_similarity"] = torch.cat([value[valid] for value, valid in results]).mean().item()
+            values = torch.tensor([value.item() for value, valid in results if valid])
+            if len(values):
+                metrics["explanation_similarity"] = values.mean().item()
         if {"spans", "word_labels"} <= set(data.column_names):
             figures = word_attribution(
                 reading.spans,
