@@ -94,7 +94,9 @@ def test_own_models_and_data(init, own_sources, monkeypatch, tmp_path):
 
 def test_a_treebank_scores_the_words(own_sources, monkeypatch, tmp_path):
     """Word attribution that silently isn't measured on the very data that has word labels."""
-    trees = "(3 (2 a) (3 (4 wonderful) (2 film)))\n(1 (2 a) (1 (0 dreadful) (2 film)))\n"
+    # One sentence of each class, so that whatever an untrained model predicts is right somewhere.
+    words = {0: "dreadful", 1: "endless", 3: "wonderful", 4: "wonderful"}
+    trees = "".join(f"({label} (2 a) ({label} ({label} {word}) (2 film)))\n" for label, word in words.items())
     for name in ("train", "dev", "test"):
         (tmp_path / f"{name}.txt").write_text(trees * 4)
     options = ("--dataset", str(tmp_path), "--eval_split", "test", "--output_dir", str(tmp_path / "out"))
