@@ -12,7 +12,8 @@ from tests.distributed.worker import EVALUATION_SIZES, STUDENTS, collect
 from tests.training import relative_error
 
 ROOT = Path(__file__).parents[2]
-EXACT = [name for name in STUDENTS if name != "vit_bf16"]
+COMPARABLE = [name for name in STUDENTS if name != "bert_share"]
+EXACT = [name for name in COMPARABLE if name != "vit_bf16"]
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ def test_ranks_agree(ranks, name):
     assert torch.equal(first["weights"], second["weights"])
 
 
-@pytest.mark.parametrize("name", STUDENTS)
+@pytest.mark.parametrize("name", COMPARABLE)
 def test_terms_are_averaged_over_ranks(alone, ranks, name):
     """A term logged from rank 0 alone describes half of the batch."""
     tolerance = 0.05 if name == "vit_bf16" else 1e-5

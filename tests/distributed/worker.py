@@ -13,11 +13,18 @@ import torch.distributed as dist
 from torch import nn
 
 from hf_e2kd import ExplanationDistillTrainer
-from tests.models import build
+from tests.models import CLASSES, build
+from tests.text_models import build_text, token_batch
 from tests.training import CHECKPOINTING, Gradients, arguments, logged, samples, weights
 
 GLOBAL_BATCH = 8
 EVALUATION_SIZES = (13, 3, 1)
+
+
+def bert() -> nn.Module:
+    """Without dropout, which each process would draw for itself."""
+    return build_text("bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+
 
 STUDENTS: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
     "vit": (lambda: build("vit"), {"gradient_accumulation_steps": 2}),
@@ -25,7 +32,19 @@ STUDENTS: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
     "wrapped_vit": (lambda: build("wrapped_vit"), {"explanation_every": 2, "gradient_accumulation_steps": 2}),
     "vit_by_hook": (lambda: build("vit"), {"explainer_options": {"target_layer": "vit.layers.1"}}),
     "vit_bf16": (lambda: build("vit"), {"bf16": True, CHECKPOINTING: True}),
+    "vit_attention": (lambda: build("vit"), {"explainer": "attention_gradient"}),
+    "bert": (bert, {"explainer": "input_x_gradient", "gradient_accumulation_steps": 2}),
+    # Each rank draws its own samples and points, so one process alone does something else.
+    "bert_share": (bert, {"explainer": "integrated_gradients", "explanation_share": 0.5}),
 }
+
+
+def texts(count: int) -> list[dict[str, Any]]:
+    batch = token_batch(count)
+    return [
+        {"input_ids": ids, "attention_mask": mask, "labels": row % CLASSES}
+        for row, (ids, mask) in enumerate(zip(batch["input_ids"], batch["attention_mask"], strict=True))
+    ]
 
 
 def trainer_of(name: str, folder: Path, processes: int, **keywords: Any) -> ExplanationDistillTrainer:
@@ -39,8 +58,8 @@ def trainer_of(name: str, folder: Path, processes: int, **keywords: Any) -> Expl
     return ExplanationDistillTrainer(
         make(),
         arguments(folder, **settings),
-        train_dataset=samples(32),
-        teacher_model=build("vit", seed=1),
+        train_dataset=texts(32) if name.startswith("bert") else samples(32),
+        teacher_model=build_text("bert", seed=1) if name.startswith("bert") else build("vit", seed=1),
         **keywords,
     )
 
