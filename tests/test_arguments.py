@@ -65,7 +65,7 @@ def test_integer_weights_become_numbers_with_a_fraction(tmp_path):
         ({"explanation_warmup_ratio": 1.5}, r"explanation_warmup_ratio must lie in \[0, 1\]"),
         ({"explanation_loss": "cosin"}, "Unknown explanation_loss 'cosin'. Available: cosine, kl, l1, mse, pearson"),
         ({"explanation_target": "top"}, "Unknown explanation_target 'top'. Available: label, teacher_top"),
-        ({"explainer": "gradcan"}, "Unknown explainer 'gradcan'. Available: gradcam"),
+        ({"explainer": "gradcan"}, "Unknown explainer 'gradcan'. Available: .*gradcam"),
         ({"explainer_options": {"layer": "x"}}, "Options {'layer': 'x'} don't fit the explainer 'gradcam'"),
         ({"explainer_options": "{target_layer: x}"}, "explainer_options is not JSON: '{target_layer: x}'"),
         ({"explainer_options": "[1]"}, r"must be a JSON object, not \[1\]"),

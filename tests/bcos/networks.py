@@ -1,5 +1,6 @@
 """Tiny B-cos networks, and the same ones as the `bcos` package builds them."""
 
+import copy
 import math
 import warnings
 
@@ -34,7 +35,8 @@ def network(name: str, seed: int = 0) -> BcosPreTrainedModel:
     """One of `CONFIGS` in evaluation mode, with random weights, and variances that fit its features."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModelForImageClassification.from_config(CONFIGS[name])
+        # A copy: a model writes into its configuration what kind of labels it was given.
+        model = AutoModelForImageClassification.from_config(copy.deepcopy(CONFIGS[name]))
         randomise(model)
     norms = [module for module in model.modules() if isinstance(module, UncenteredBatchNorm2d)]
     for norm in norms:
