@@ -18,10 +18,8 @@ from ..architectures.base import Grid, evaluating
 from ..architectures.timm import token_grid
 from .attention_kernels import is_checkpointed
 from .base import Explainer, Explanation, Target, one_hots, resolve_target
-from .input_gradients import run_at
+from .input_gradients import FLOAT16_SCALE, run_at
 
-# Gradients of a half-precision pass fall below float16's smallest number; a power of two scales them exactly.
-FLOAT16_SCALE = 2.0**10
 # Class, distillation and register tokens stand before the patches or words, and are no more than these.
 _MOST_LEADING_TOKENS = 7
 # What transformers sets on a model whose recording hooks it has registered.

@@ -19,7 +19,7 @@ from .hooks import refuse_single_derivatives
 Move = Callable[[torch.Tensor], torch.Tensor]
 
 # Gradients of a half-precision pass fall below float16's smallest number; a power of two scales them exactly.
-_FLOAT16_SCALE = 2.0**10
+FLOAT16_SCALE = 2.0**10
 
 
 class InputExplainer(Explainer):
@@ -90,7 +90,7 @@ def target_gradients(logits: torch.Tensor, value: torch.Tensor, target: torch.Te
         target: (B,) or (B, K); the gradient is zero where it is −1.
     """
     create_graph = torch.is_grad_enabled()
-    scale = _FLOAT16_SCALE if torch.float16 in (logits.dtype, value.dtype) else 1.0
+    scale = FLOAT16_SCALE if torch.float16 in (logits.dtype, value.dtype) else 1.0
     chosen = one_hots(target, logits)
     gradients = []
     for number, one_hot in enumerate(chosen):

@@ -219,9 +219,11 @@ def test_a_function_that_keeps_its_input_is_trained_on():
 
 
 def test_a_function_may_be_vouched_for(monkeypatch):
+    """A right second derivative that is refused for good."""
     monkeypatch.setattr(Scaled, "twice_differentiable", True, raising=False)
-    images = {"pixel_values": torch.randn(2, 3, 8, 8)}
-    IntegratedGradients(points=2)(Net(Scaled.apply), images, torch.tensor([0, 1]), create_graph=True)
+    model, images = Net(Scaled.apply), {"pixel_values": torch.randn(2, 3, 8, 8)}
+    IntegratedGradients(points=2)(model, images, torch.tensor([0, 1]), create_graph=True).maps.square().sum().backward()
+    assert model.body.weight.grad.abs().sum() > 0
 
 
 def test_cut_patches_are_refused():
