@@ -1,9 +1,7 @@
 """Where the map to match comes from."""
 
 from .base import Reference, ReferenceOutput
-from .store_files import StoreError
-from .stored import StoredReference
-from .stored_text import StoredTextCollator
+from .stored import StoredReference, StoredTextCollator, StoreError
 from .teacher import TeacherReference
 
 __all__ = ["Reference", "ReferenceOutput", "StoreError", "StoredReference", "StoredTextCollator", "TeacherReference"]

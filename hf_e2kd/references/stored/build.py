@@ -16,11 +16,12 @@ from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from ..alignment.labels import class_count, dataset_label_names
-from ..alignment.words import LAYOUT_COLUMNS
-from ..architectures.base import evaluating
-from ..explainers import Explainer, Explanation, build_explainer
-from .store_files import (
+from ...alignment.labels import class_count, dataset_label_names
+from ...alignment.words import LAYOUT_COLUMNS
+from ...architectures.base import evaluating
+from ...explainers import Explainer, Explanation, build_explainer
+from ..teacher import refuse_quantised_arithmetic
+from .files import (
     ID,
     Field,
     ShardInfo,
@@ -31,12 +32,11 @@ from .store_files import (
     read_json,
     write_json,
 )
-from .store_ids import check_order, fingerprint, order_probes, refuse_duplicates, stated_ids
-from .store_key import explainer_key, field_of_view, processor_key, require_same, teacher_key
-from .stored_samples import Collate, ModelInputs, Numbered, refuse_random_samples, with_images
-from .stored_targets import TARGETS, TargetRule
-from .stored_text import CHECKSUM, FIRST, SCORES, SPANS, SpanCollator, TextRows
-from .teacher import refuse_quantised_arithmetic
+from .ids import check_order, fingerprint, order_probes, refuse_duplicates, stated_ids
+from .key import explainer_key, field_of_view, processor_key, require_same, teacher_key
+from .samples import Collate, ModelInputs, Numbered, refuse_random_samples, with_images
+from .targets import TARGETS, TargetRule
+from .text import CHECKSUM, FIRST, SCORES, SPANS, SpanCollator, TextRows
 
 FORMAT = 1
 STORE_FILE = "store.json"
@@ -410,7 +410,7 @@ class StoreBuilder:
 
 
 def _versions() -> dict[str, str]:
-    from .. import __version__  # which the package states after it has imported this module
+    from ... import __version__  # which the package states after it has imported this module
 
     return {
         "hf_e2kd": __version__,

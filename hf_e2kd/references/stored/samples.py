@@ -12,10 +12,10 @@ from torch import nn
 from torch.utils.data import Dataset
 from transformers import default_data_collator
 
-from ..data.transforms import DistillationTransform
-from .store_files import StoreError
-from .store_ids import sample_id
-from .stored_text import TextRows
+from ...data.transforms import DistillationTransform
+from .files import StoreError
+from .ids import sample_id
+from .text import TextRows
 
 
 class ModelInputs:

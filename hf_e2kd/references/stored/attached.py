@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, IterableDataset, Subset
 
-from .store_files import Shards, StoreError
-from .store_ids import IdIndex, sample_id
-from .stored_samples import samples_of
-from .stored_text import CHECKSUM, FIRST, SCORES, SPANS
+from .files import Shards, StoreError
+from .ids import IdIndex, sample_id
+from .samples import samples_of
+from .text import CHECKSUM, FIRST, SCORES, SPANS
 
 
 class StoredRows:

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from ..alignment.labels import align_names, class_count, class_names
-from .store_files import StoreError
+from ...alignment.labels import align_names, class_count, class_names
+from .files import StoreError
 
 TARGETS = ("teacher_top", "label", "positives")
 

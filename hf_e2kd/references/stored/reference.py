@@ -14,15 +14,15 @@ from huggingface_hub import HfApi, snapshot_download
 from torch import nn
 from torch.utils.data import IterableDataset
 
-from ..alignment.labels import LabelAlignment, align_names, class_count, class_names
-from ..explainers import Explainer, build_explainer
-from .base import Reference, ReferenceOutput
-from .store_card import store_card
-from .store_files import ShardInfo, Shards, StoreError, fields_from_json, read_json, write_text
-from .store_ids import IdIndex, check_order, fingerprint, stated_ids
-from .store_key import explainer_key, field_of_view, processor_key, require_same, teacher_key
-from .stored_build import FORMAT, PLAN_FILE, STORE_FILE, StoreBuilder
-from .stored_data import AttachedDataset, AttachedStream, StoredRows
+from ...alignment.labels import LabelAlignment, align_names, class_count, class_names
+from ...explainers import Explainer, build_explainer
+from ..base import Reference, ReferenceOutput
+from .attached import AttachedDataset, AttachedStream, StoredRows
+from .build import FORMAT, PLAN_FILE, STORE_FILE, StoreBuilder
+from .card import store_card
+from .files import ShardInfo, Shards, StoreError, fields_from_json, read_json, write_text
+from .ids import IdIndex, check_order, fingerprint, stated_ids
+from .key import explainer_key, field_of_view, processor_key, require_same, teacher_key
 
 _FILES = ["shard-*.arrow", STORE_FILE, "README.md"]
 

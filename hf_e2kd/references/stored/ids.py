@@ -8,7 +8,7 @@ import datasets
 import numpy as np
 import torch
 
-from .store_files import Shards, StoreError
+from .files import Shards, StoreError
 
 Id = int | str
 

@@ -20,9 +20,11 @@ from transformers import BitImageProcessor, DataCollatorWithPadding, ViTImagePro
 from hf_e2kd import TeacherReference, TextCollator, explain
 from hf_e2kd.explainers import GradCAM
 from hf_e2kd.losses import distillation_loss
-from hf_e2kd.references import StoredReference, StoredTextCollator, StoreError, store_files, stored
-from hf_e2kd.references.store_ids import IdIndex
-from hf_e2kd.references.stored_build import StoreBuilder
+from hf_e2kd.references import StoredReference, StoredTextCollator, StoreError
+from hf_e2kd.references.stored import files, ids
+from hf_e2kd.references.stored import reference as stored
+from hf_e2kd.references.stored.build import StoreBuilder
+from hf_e2kd.references.stored.ids import IdIndex
 from tests.models import CLASS_NAMES, CLASSES, build, images
 from tests.references.test_teacher import name_classes, reordered
 from tests.text_models import build_text
@@ -420,14 +422,14 @@ def test_goes_on_after_a_kill(tmp_path, teacher):
 
 def test_full_disk(tmp_path, teacher, monkeypatch):
     """Prevents: a partial shard that fills the disk for good, and a message without the size that is needed."""
-    write = store_files._Hashed.write
+    write = files._Hashed.write
 
     def full(self, data):
         if self.file.name.endswith("shard-00001.arrow.tmp"):
             raise OSError(errno.ENOSPC, "No space left on device")
         return write(self, data)
 
-    monkeypatch.setattr(store_files._Hashed, "write", full)
+    monkeypatch.setattr(files._Hashed, "write", full)
     with pytest.raises(
         OSError, match=r"shard-00001\.arrow: this shard needs about \d{3} bytes, and the shards after"
     ) as error:
@@ -446,7 +448,7 @@ def test_full_disk(tmp_path, teacher, monkeypatch):
 def test_many_record_batches(tmp_path, teacher, monkeypatch):
     """Prevents: rows of large maps, which make a shard of several batches, looked for in the first alone."""
     expected = store(teacher, samples(7), tmp_path / "one", batch_size=2)
-    monkeypatch.setattr(store_files, "_BATCH_BYTES", 1)
+    monkeypatch.setattr(files, "_BATCH_BYTES", 1)
     reference = store(teacher, samples(7), tmp_path / "many", batch_size=2)
     for row in (0, 3, 6, 1):
         one, other = expected.attach(samples(7))[row], reference.attach(samples(7))[row]
@@ -547,10 +549,9 @@ def test_ids(tmp_path, teacher):
 
 def test_keys_that_two_ids_share(tmp_path, teacher, monkeypatch):
     """Prevents: one in 2⁶⁴ turned into a wrong row."""
-    from hf_e2kd.references import store_ids
 
     reference = store(teacher, rows(8), tmp_path / "store", id_column="image_id")
-    monkeypatch.setattr(store_ids, "_key", lambda value: 7)
+    monkeypatch.setattr(ids, "_key", lambda value: 7)
     assert IdIndex(reference.shards).rows(["image-5", "image-0"]).tolist() == [5, 0]
 
 

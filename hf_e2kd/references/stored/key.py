@@ -10,10 +10,10 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from ..alignment.inputs import image_view
-from ..alignment.labels import class_count, class_names
-from ..explainers import Explainer
-from .store_files import StoreError
+from ...alignment.inputs import image_view
+from ...alignment.labels import class_count, class_names
+from ...explainers import Explainer
+from .files import StoreError
 
 _NAMES_OF_A_TEACHER = ("name", "revision")
 

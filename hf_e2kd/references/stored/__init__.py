@@ -1,0 +1,7 @@
+"""The teacher, stored: what it said of a data set, computed once and read from files."""
+
+from .files import StoreError
+from .reference import StoredReference
+from .text import StoredTextCollator
+
+__all__ = ["StoreError", "StoredReference", "StoredTextCollator"]
