@@ -14,8 +14,9 @@ from transformers.utils import logging
 from .texts import same_tokenizer
 
 # Columns that describe a sample to the trainer and that no model's forward takes. `explained` (B,) bool says which
-# samples are explained at this step; where it is missing, all are.
-ANNOTATION_COLUMNS = ("labels", "mask", "boxes", "explained")
+# samples are explained at this step; where it is missing, all are. `view_matrix` (B, R, 3) leads from the image as the
+# augmentation left it to the image without augmentation, which stored maps are of.
+ANNOTATION_COLUMNS = ("labels", "mask", "boxes", "box_labels", "explained", "view_matrix")
 
 logger = logging.get_logger(__name__)
 

@@ -45,12 +45,12 @@ class LabelAlignment:
         return logits if self.is_identity else logits.index_select(1, self.student.to(logits.device))
 
     def to_teacher(self, shared: torch.Tensor) -> torch.Tensor:
-        """Positions among the shared classes, as classes of the teacher."""
-        return self.teacher.to(shared.device)[shared]
+        """Positions among the shared classes, as classes of the teacher; −1 stays."""
+        return _looked_up(self.teacher, shared)
 
     def to_student(self, shared: torch.Tensor) -> torch.Tensor:
-        """Positions among the shared classes, as classes of the student."""
-        return self.student.to(shared.device)[shared]
+        """Positions among the shared classes, as classes of the student; −1 stays."""
+        return _looked_up(self.student, shared)
 
     def student_to_shared(self, labels: torch.Tensor) -> torch.Tensor:
         """Classes of the student as positions among the shared classes; −1 where a class isn't shared."""
@@ -58,6 +58,51 @@ class LabelAlignment:
         lookup[self.student.to(labels.device)] = torch.arange(len(self.student), device=labels.device)
         known = (labels >= 0) & (labels < self.student_classes)
         return torch.where(known, lookup[labels.where(known, 0)], -1)
+
+
+def _looked_up(classes: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    return classes.to(positions.device)[positions.clamp(min=0)].where(positions >= 0, -1)
+
+
+def choose_positive(labels: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
+    """One of each sample's classes, each as likely as the others: what is explained of it at a training step.
+
+    References:
+        Rao et al., "Studying How to Efficiently and Effectively Guide Models with Explanations", ICCV 2023: one
+        ground-truth class an image and step.
+
+    Args:
+        labels: (B, classes), not zero where a sample has the class (and it may be chosen).
+        uniform: (B,) random numbers in [0, 1).
+
+    Returns:
+        (B,); −1 for a sample without a class.
+
+    Example:
+        >>> labels = torch.tensor([[0, 1, 1], [1, 0, 0], [0, 0, 0]])
+        >>> choose_positive(labels, torch.tensor([0.7, 0.7, 0.7]))
+        tensor([ 2,  0, -1])
+    """
+    shown = labels != 0
+    count = shown.sum(1)
+    # The product may round up to the count.
+    rank = (uniform * count).long().minimum(count - 1)
+    chosen = shown & (shown.cumsum(1) == rank[:, None] + 1)
+    return torch.where(count > 0, chosen.long().argmax(1), -1)
+
+
+def list_positives(labels: torch.Tensor) -> torch.Tensor:
+    """All of each sample's classes, ascending: (B, classes) to (B, K), padded by −1; K is at least 1.
+
+    Example:
+        >>> list_positives(torch.tensor([[0, 1, 1], [1, 0, 0]]))
+        tensor([[ 1,  2],
+                [ 0, -1]])
+    """
+    shown = labels != 0
+    most = max(1, int(shown.sum(1).max())) if len(shown) else 1
+    order = (~shown).to(torch.uint8).argsort(dim=1, stable=True)[:, :most]
+    return order.where(shown.gather(1, order), -1)
 
 
 def class_names(model: nn.Module) -> list[str] | None:

@@ -117,32 +117,3 @@ def choose_annotated(count: int, fraction: float, seed: int) -> np.ndarray:
     chosen = np.zeros(count, dtype=bool)
     chosen[np.random.default_rng(seed).permutation(count)[:number]] = True
     return chosen
-
-
-def sample_positive(labels: torch.Tensor, seed: int, step: int) -> torch.Tensor:
-    """One of each sample's classes, drawn uniformly: the class that is explained and guided at this step.
-
-    The draw is made on the CPU, so that it doesn't depend on the device. On several processes, give each its own seed,
-    such as seed + rank.
-
-    References:
-        Rao et al., "Studying How to Efficiently and Effectively Guide Models with Explanations", ICCV 2023: one
-        ground-truth class an image and step.
-
-    Args:
-        labels: (B, C), not zero where the image shows the class (and it may be drawn).
-        seed, step: the same two draw the same classes; other steps draw anew. From 0.
-
-    Returns:
-        (B,) on the labels' device; −1 for a sample without a class.
-
-    Example:
-        >>> labels = torch.tensor([[0, 1, 1], [1, 0, 0], [0, 0, 0]])
-        >>> sample_positive(labels, seed=0, step=0)[1:]
-        tensor([ 0, -1])
-    """
-    shown = labels != 0
-    generator = torch.Generator().manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1)[0]))
-    # The largest of uniform numbers is each class's as often as any other's.
-    scores = torch.rand(shown.shape, generator=generator, dtype=torch.float64).to(labels.device)
-    return torch.where(shown.any(dim=1), torch.where(shown, scores, -1).argmax(dim=1), -1)

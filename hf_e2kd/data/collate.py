@@ -4,6 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+from transformers import default_data_collator
+
+from .boxes import pad_boxes
 
 
 class FiniteBatches:
@@ -24,6 +29,10 @@ class FiniteBatches:
         # Columns of the data set that the collator reads, which the trainer must keep.
         self.columns: tuple[str, ...] = tuple(getattr(collator, "columns", ()))
 
+    def for_evaluation(self) -> "FiniteBatches":
+        """The same without the mixing of images."""
+        return FiniteBatches(self.collator.collator) if isinstance(self.collator, MixingCollator) else self
+
     def __call__(self, samples: Sequence[Any]) -> Mapping[str, Any]:
         batch = self.collator(samples)
         for name, values in batch.items():
@@ -34,3 +43,61 @@ class FiniteBatches:
                     f"a batch of {len(values)}. Remove these samples, or mend the transform that made them."
                 )
         return batch
+
+
+class AnnotatedCollator:
+    """Collates samples with differing numbers of boxes; their other columns as transformers' default collator does.
+
+    `boxes` (n, 4) become (B, N, 4) and `box_labels` (n,) become (B, N), both padded by −1; N is at least 1.
+    """
+
+    def __call__(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        plain = [{k: v for k, v in sample.items() if k not in ("boxes", "box_labels")} for sample in samples]
+        batch = dict(default_data_collator(plain))
+        if "boxes" in samples[0]:
+            batch["boxes"] = pad_boxes([sample["boxes"].tolist() for sample in samples])
+        if "box_labels" in samples[0]:
+            most = max(1, *(len(sample["box_labels"]) for sample in samples))
+            batch["box_labels"] = torch.full((len(samples), most), -1)
+            for row, sample in enumerate(samples):
+                batch["box_labels"][row, : len(sample["box_labels"])] = torch.as_tensor(sample["box_labels"])
+        return batch
+
+
+class MixingCollator:
+    """Mixes the images of each batch, for a live teacher, which explains what the student sees.
+
+    The trainer's evaluations leave them unmixed.
+    Stored explanations are of single images and refuse mixed ones. The labels become shares of classes, (B, classes);
+    with `task_weight` above 0 the trainer needs a `compute_loss_func` for these, such as cross-entropy.
+
+    Args:
+        mixing: torchvision's `MixUp` or `CutMix`, of v2, or a `RandomChoice` of them.
+        collator: What makes a batch of samples.
+
+    Raises:
+        ValueError: on a call: no labels, or a column that belongs to the single images.
+
+    Example:
+
+        collator = MixingCollator(v2.MixUp(alpha=0.2, num_classes=10))
+        trainer = ExplanationDistillTrainer(student, args, data_collator=collator, teacher_model=teacher, ...)
+    """
+
+    def __init__(self, mixing: v2.Transform, collator: Callable[[Any], Mapping[str, Any]] = default_data_collator):
+        self.mixing = mixing
+        self.collator = collator
+
+    def __call__(self, samples: Sequence[Any]) -> dict[str, Any]:
+        batch = dict(self.collator(samples))
+        images = {name: tv_tensors.Image(value) for name, value in batch.items() if name.endswith("pixel_values")}
+        others = sorted(batch.keys() - images.keys() - {"labels"})
+        if others:
+            raise ValueError(
+                f"Images can't be mixed where the batch has {others}, which belong to the images by themselves. Leave "
+                "the columns out of the data; stored explanations are of unmixed images, so mix with a live teacher."
+            )
+        if "labels" not in batch:
+            raise ValueError("Images are mixed together with their labels, and the batch has no column 'labels'.")
+        mixed = self.mixing({**images, "labels": batch["labels"]})
+        return {name: value.as_subclass(torch.Tensor) for name, value in mixed.items()}

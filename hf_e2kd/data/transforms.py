@@ -7,10 +7,13 @@ import numpy as np
 import torch
 from PIL import Image
 from torchvision import tv_tensors
+from torchvision.transforms import v2
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 
 from ..alignment.inputs import ImageView, image_view
+from .explanation_map import ExplanationMap
+from .joint_augment import AUTO_AUGMENTS
 
 
 class DistillationTransform:
@@ -22,7 +25,18 @@ class DistillationTransform:
     Args:
         student_processor, teacher_processor: Image processors.
         augmentation: A transform of torchvision v2 on images (PIL), drawn once for both and for the mask.
-        image_column, label_column, mask_column: Columns of the data set; a missing label or mask is left out.
+        record_view: Whether to add a column `view_matrix` that says how the augmentation moved the image, with which a
+            `StoredReference` finds the places of its maps: `ExplanationMap.matrix`, from what is shown to the student's
+            field of view without augmentation. The augmentation may then be made of what `ExplanationMap` follows, of
+            `JointAugment` and of whatever changes colours alone.
+        classes: How many classes there are, where a row's label is a list of them; they become zeros and ones.
+        image_column, label_column, mask_column: Columns of the data set; a missing label or mask is left out. So are
+            missing `boxes` (N, 4), as x0, y0, x1, y1 in pixels of the image, which become pixels of `pixel_values`,
+            and their `box_labels`. Boxes that an augmentation has moved out of the view go; collate the others by
+            `AnnotatedCollator`.
+
+    Raises:
+        ValueError: with `record_view`, an augmentation of which it is known that an explanation map can't follow it.
     """
 
     def __init__(
@@ -33,12 +47,18 @@ class DistillationTransform:
         image_column: str = "image",
         label_column: str = "label",
         mask_column: str = "mask",
+        record_view: bool = False,
+        classes: int | None = None,
     ):
         self.student = image_view(student_processor)
         teacher = None if teacher_processor is None else image_view(teacher_processor)
         # A teacher with the same view needs no second tensor.
         self.teacher = None if teacher == self.student else teacher
         self.augmentation = augmentation
+        self.record_view = record_view
+        if record_view and augmentation is not None:
+            _refuse_unrecorded(augmentation)
+        self.classes = classes
         self.columns = (image_column, label_column, mask_column)
 
     def __call__(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
@@ -46,31 +66,89 @@ class DistillationTransform:
         if image_column not in batch:
             raise ValueError(f"The data set has no column '{image_column}'. Its columns: {sorted(batch)}.")
         images = [image.convert("RGB") for image in batch[image_column]]
-        masks = batch.get(mask_column) or [None] * len(images)
-        views: list[Any] = [self._view(image, mask) for image, mask in zip(images, masks, strict=True)]
-        out: dict[str, list[Any]] = {"pixel_values": [_show(image, self.student) for image, _ in views]}
+        masks, boxes = (batch.get(column) or [None] * len(images) for column in (mask_column, "boxes"))
+        views: list[Any] = [self._view(*each) for each in zip(images, masks, boxes, strict=True)]
+        out: dict[str, list[Any]] = {"pixel_values": [_show(view["image"], self.student) for view in views]}
         if self.teacher is not None:
-            out["teacher_pixel_values"] = [_show(image, self.teacher) for image, _ in views]
+            out["teacher_pixel_values"] = [_show(view["image"], self.teacher) for view in views]
+        if self.record_view:
+            out["view_matrix"] = [view["place"].matrix for view in views]
         if label_column in batch:
-            out["labels"] = list(batch[label_column])
+            out["labels"] = [self._label(label) for label in batch[label_column]]
         if mask_column in batch:
             size = list(self.student.size)
-            out["mask"] = [TF.resize(mask, size, InterpolationMode.NEAREST)[0] for _, mask in views]
+            out["mask"] = [TF.resize(view["mask"], size, InterpolationMode.NEAREST)[0] for view in views]
+        if "boxes" in batch:
+            shown = [_boxes_in(view["boxes"], self.student.size) for view in views]
+            out["boxes"] = [own for own, _ in shown]
+            if "box_labels" in batch:
+                numbers = [torch.as_tensor(own, dtype=torch.long) for own in batch["box_labels"]]
+                out["box_labels"] = [own[kept] for own, (_, kept) in zip(numbers, shown, strict=True)]
         return out
 
-    def _view(self, image: Image.Image, mask: Any) -> tuple[Image.Image, torch.Tensor | None]:
-        """The image that both models are shown, and its mask (1, H, W) beside it."""
+    def _label(self, label: Any) -> Any:
+        """One class as it is, several as zeros and ones (classes,)."""
+        if not isinstance(label, Sequence) or isinstance(label, str):
+            return label
+        if self.classes is None:
+            raise ValueError(
+                f"The labels of a row are several ({list(label)[:5]}). Give the number of `classes`, as in "
+                "DistillationTransform(processor, classes=20)."
+            )
+        several = torch.zeros(self.classes)
+        several[torch.as_tensor(label, dtype=torch.long)] = 1
+        return several
+
+    def _view(self, image: Image.Image, mask: Any, boxes: Any) -> dict[str, Any]:
+        """The image that both models are shown, its mask (1, H, W), its boxes and its place in the student's field."""
+        view: dict[str, Any] = {"image": image}
+        if boxes is not None:
+            corners = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+            view["boxes"] = tv_tensors.BoundingBoxes(corners, format="XYXY", canvas_size=(image.height, image.width))
         if mask is not None:
-            mask = tv_tensors.Mask(torch.from_numpy(np.array(mask))[None])
-            if tuple(mask.shape[1:]) != (image.height, image.width):
+            view["mask"] = tv_tensors.Mask(torch.from_numpy(np.array(mask))[None])
+            if tuple(view["mask"].shape[1:]) != (image.height, image.width):
                 raise ValueError(
-                    f"A mask of shape {tuple(mask.shape[1:])} doesn't fit its image of "
+                    f"A mask of shape {tuple(view['mask'].shape[1:])} doesn't fit its image of "
                     f"{image.height}×{image.width} pixels."
                 )
-        if self.augmentation is not None:
-            return (self.augmentation(image), None) if mask is None else self.augmentation(image, mask)
-        box = self.student.crop_box(image.height, image.width)
-        return TF.crop(image, *box), None if mask is None else TF.crop(mask, *box)
+        top, left, height, width = box = self.student.crop_box(image.height, image.width)
+        if self.record_view:
+            field = ExplanationMap(torch.zeros(0, 0), (height, width))
+            view["place"] = TF.crop(field, -top, -left, image.height, image.width)
+        if self.augmentation is None:
+            return {name: TF.crop(value, *box) for name, value in view.items()}
+        shown = self.augmentation(*view.values())
+        view = {"image": shown} if len(view) == 1 else dict(zip(view, shown, strict=True))
+        if self.record_view and view["place"].canvas_size != (view["image"].height, view["image"].width):
+            raise ValueError(
+                f"The augmentation made an image of {view['image'].height}×{view['image'].width} pixels, and told of "
+                f"{view['place'].canvas_size}. Leave out the transform that moves images without torchvision's "
+                "functionals, or set record_view to False, without stored explanations."
+            )
+        return view
+
+
+def _refuse_unrecorded(augmentation: Any) -> None:
+    """Looks for transforms that would leave an explanation map where it is, or stop at it with an unclear error."""
+    if not isinstance(augmentation, v2.Transform):
+        raise ValueError(
+            f"record_view=True needs an augmentation of torchvision.transforms.v2, and {type(augmentation).__name__} "
+            f"is of {type(augmentation).__module__}."
+        )
+    if isinstance(augmentation, (*AUTO_AUGMENTS, v2.AugMix)):
+        name = type(augmentation).__name__
+        remedy = "Leave it out." if isinstance(augmentation, v2.AugMix) else f"Use JointAugment({name}(...))."
+        raise ValueError(f"{name} transforms an image without telling how it was moved. {remedy}")
+    for inner in getattr(augmentation, "transforms", ()):
+        _refuse_unrecorded(inner)
+
+
+def _boxes_in(boxes: tv_tensors.BoundingBoxes, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """A view's boxes (N, 4) in pixels of the model's input, and which of all of them they are, (all,) bool."""
+    resized = TF.clamp_bounding_boxes(TF.resize(boxes, list(size))).as_subclass(torch.Tensor)
+    has_area = (resized[:, 2] > resized[:, 0]) & (resized[:, 3] > resized[:, 1])
+    return resized[has_area], has_area
 
 
 def _show(image: Image.Image, view: ImageView) -> torch.Tensor:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from hf_e2kd.alignment import resize_maps, to_common_grid
+from hf_e2kd.alignment import resize_maps, sample_maps, to_common_grid
 
 
 def test_equal_grids_stay():
@@ -51,3 +51,60 @@ def test_gradient_passes():
     maps = torch.rand(1, 3, 3, dtype=torch.float64, requires_grad=True)
 
     assert torch.autograd.gradcheck(lambda student: to_common_grid(student, torch.zeros(1, 5, 4).double())[0], (maps,))
+
+
+UNMOVED = torch.tensor([[1.0, 0, 0], [0, 1, 0]])
+
+
+@pytest.mark.parametrize("size", [(4, 4), (7, 9), (2, 3)])
+def test_an_unmoved_view_is_only_resized(size):
+    """Prevents: maps changed by an augmentation that moves nothing, if only in the last digit."""
+    maps = torch.rand(3, 2, 4, 4)
+    # As several crops and flips that undo each other leave it.
+    matrix = UNMOVED.expand(3, -1, -1) + 1e-7 * torch.randn(3, 2, 3)
+
+    sampled, inside = sample_maps(maps, matrix, size)
+
+    assert torch.equal(sampled, resize_maps(maps, size))
+    assert inside.shape == (3, *size)
+    assert inside.all()
+
+
+def test_each_sample_has_a_view_of_its_own():
+    """Prevents: one sample's matrix used for the batch, or x taken for y."""
+    maps = torch.arange(12.0).reshape(1, 3, 4).repeat(3, 1, 1)
+    matrix = torch.stack(
+        [UNMOVED, torch.tensor([[-1.0, 0, 0], [0, 1, 0]]), torch.tensor([[0.25, 0, 0.25], [0, 1 / 3, 0]])]
+    )
+
+    sampled, _ = sample_maps(maps, matrix, (3, 4))
+    cell, _ = sample_maps(maps, matrix, (1, 1))
+
+    torch.testing.assert_close(sampled[:2], torch.stack([maps[0], maps[0].flip(-1)]))
+    # The third looks at the cell in row 1 and column 2, 6 of 0 to 11, alone.
+    assert cell[2].item() == pytest.approx(6.0)
+    assert sampled[2].mean().item() == pytest.approx(6.0)
+
+
+def test_borders_and_the_outside():
+    """Prevents: cells counted that show what filled a turned image, or what lies beside the map."""
+    half = torch.tensor([[1.0, 0, 1.0], [0, 1, 0]])
+    border = torch.tensor([[0.0, 2, 0], [0, 0, 0]])
+
+    _, right = sample_maps(torch.rand(1, 4, 4), half[None], (4, 4))
+    _, middle = sample_maps(torch.rand(1, 4, 4), torch.cat([half, border])[None], (4, 4))
+
+    assert right[0].tolist() == [[True, True, False, False]] * 4
+    assert middle[0].tolist() == [[False] * 4, *[[True, True, False, False]] * 2, [False] * 4]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_places_keep_their_precision_in_mixed_precision(dtype):
+    """Prevents: places rounded to three digits, which moves every map."""
+    maps, matrix = torch.rand(2, 14, 14), torch.tensor([[[0.7123, 0.1, 0.1], [0.1, 0.5, 0.2]]]).expand(2, -1, -1)
+    expected, _ = sample_maps(maps, matrix, (14, 14))
+
+    with torch.autocast("cpu", dtype):
+        sampled, _ = sample_maps(maps, matrix, (14, 14))
+
+    assert torch.equal(sampled, expected)

@@ -9,7 +9,7 @@ import torch
 from transformers import ResNetConfig, ResNetForImageClassification
 
 from hf_e2kd.alignment import align_labels, labels_belong_to
-from hf_e2kd.alignment.labels import align_names, dataset_label_names
+from hf_e2kd.alignment.labels import align_names, choose_positive, dataset_label_names, list_positives
 
 
 def model(names=None, count=3):
@@ -154,3 +154,35 @@ def test_alignment_moves_with_its_tensors():
     alignment = align_labels(model(["cat", "dog"]), model(["dog", "cat"]))
 
     assert alignment.teacher_logits(torch.zeros(1, 2, device="meta")).device.type == "meta"
+
+
+# --- Several classes a sample ----------------------------------------------------------------------------------------
+
+
+def test_each_positive_class_is_drawn_equally_often():
+    """Prevents: a class that is guided more often because of its place in the list."""
+    labels = torch.tensor([[0, 1, 0, 1, 1]]).repeat(3000, 1)
+    uniform = torch.rand(3000, generator=torch.Generator().manual_seed(0))
+    shares = torch.bincount(choose_positive(labels, uniform), minlength=5) / 3000
+    assert shares[[0, 2]].tolist() == [0, 0]
+    assert shares[[1, 3, 4]].tolist() == pytest.approx([1 / 3] * 3, abs=0.03)
+
+
+def test_the_ends_of_the_draw():
+    """Prevents: a random number next to 1 that rounds to a class that isn't there."""
+    labels = torch.tensor([[0.0, 1.0, 1.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    assert choose_positive(labels, torch.zeros(3)).tolist() == [1, 0, -1]
+    assert choose_positive(labels, torch.ones(3)).tolist() == [2, 0, -1]
+
+
+def test_all_positives_are_listed():
+    labels = torch.tensor([[0, 1, 0, 1], [0, 0, 0, 0], [1, 1, 0, 1]])
+    assert list_positives(labels).tolist() == [[1, 3, -1], [-1, -1, -1], [0, 1, 3]]
+    assert list_positives(labels[1:2]).tolist() == [[-1]]
+
+
+def test_no_class_stays_none():
+    """Prevents: the padding of several targets that becomes the last shared class."""
+    alignment = align_names(["a", "b", "c"], ["c", "a"])
+    assert alignment.to_teacher(torch.tensor([[1, -1], [0, -1]])).tolist() == [[0, -1], [2, -1]]
+    assert alignment.to_student(torch.tensor([-1, 0])).tolist() == [-1, 0]

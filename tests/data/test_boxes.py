@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 import pytest
-import torch
 
 from hf_e2kd.data.boxes import (
     choose_annotated,
@@ -13,7 +12,6 @@ from hf_e2kd.data.boxes import (
     dilate_boxes,
     is_empty,
     pad_boxes,
-    sample_positive,
 )
 from hf_e2kd.metrics import boxes_to_masks
 
@@ -93,38 +91,3 @@ def test_no_and_too_few_annotations():
 def test_other_fractions_are_refused(fraction):
     with pytest.raises(ValueError, match="from 0 to 1"):
         choose_annotated(10, fraction, seed=0)
-
-
-def test_each_positive_class_is_drawn_equally_often():
-    labels = torch.tensor([[0, 1, 0, 1, 1]]).repeat(1000, 1)
-
-    drawn = torch.cat([sample_positive(labels, seed=0, step=step) for step in range(3)])
-
-    shares = torch.bincount(drawn, minlength=5) / 3000
-    assert shares[[0, 2]].tolist() == [0, 0]
-    assert shares[[1, 3, 4]].tolist() == pytest.approx([1 / 3] * 3, abs=0.03)
-
-
-def test_draws_follow_seed_and_step():
-    labels = torch.ones(64, 20)
-
-    first = sample_positive(labels, seed=5, step=7)
-
-    assert torch.equal(first, sample_positive(labels.bool(), seed=5, step=7))
-    assert not torch.equal(first, sample_positive(labels, seed=5, step=8))
-    assert not torch.equal(first, sample_positive(labels, seed=6, step=7))
-    # A sum of seed and step would draw the same.
-    assert not torch.equal(first, sample_positive(labels, seed=7, step=5))
-
-
-def test_the_global_random_state_is_left_alone():
-    """Prevents: a run with guidance that shuffles and drops out otherwise than one without."""
-    before = torch.get_rng_state()
-
-    sample_positive(torch.ones(2, 3), seed=0, step=0)
-
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_a_sample_without_a_class_has_none():
-    assert sample_positive(torch.zeros(2, 3), seed=0, step=0).tolist() == [-1, -1]

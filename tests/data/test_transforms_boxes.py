@@ -1,0 +1,119 @@
+"""Annotated images as a model is shown them: boxes where the objects are, several labels, a fraction with boxes."""
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import v2
+from transformers import ViTImageProcessor
+
+from hf_e2kd.data import AnnotatedCollator, DistillationTransform, JointAugment, keep_annotations
+
+PROCESSOR = ViTImageProcessor(size={"height": 64, "width": 64}, image_mean=[0.0] * 3, image_std=[1.0] * 3)
+CROPPING = ViTImageProcessor(
+    size={"height": 64, "width": 64}, do_center_crop=True, crop_size={"height": 32, "width": 32}
+)
+
+
+def picture(box, size=(96, 80)):
+    """A white object on black."""
+    x0, y0, x1, y1 = box
+    pixels = np.zeros((size[1], size[0], 3), dtype=np.uint8)
+    pixels[y0:y1, x0:x1] = 255
+    return Image.fromarray(pixels)
+
+
+def rows(*boxes):
+    return {
+        "image": [picture(box) for box in boxes],
+        "boxes": [[list(map(float, box))] for box in boxes],
+        "box_labels": [[3] for _ in boxes],
+        "labels": [[3] for _ in boxes],
+    }
+
+
+AUGMENTATIONS = {
+    "none": None,
+    "flip": v2.RandomHorizontalFlip(1.0),
+    "crop": v2.RandomResizedCrop(48, scale=(0.5, 1.0)),
+    "pad": v2.Pad([10, 0, 3, 20]),
+    "flip in RandAugment": JointAugment(v2.RandAugment(num_ops=1, magnitude=5)),
+}
+
+
+@pytest.mark.parametrize("record_view", [False, True])
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_boxes_stay_on_their_objects(name, record_view):
+    """Prevents: boxes in the pixels of the file, or left behind by a crop or a flip."""
+    torch.manual_seed(0)
+    transform = DistillationTransform(
+        PROCESSOR, augmentation=AUGMENTATIONS[name], label_column="labels", record_view=record_view, classes=5
+    )
+    batch = transform(rows((30, 20, 60, 50), (24, 30, 70, 64), (40, 10, 56, 60)))
+    for pixels, boxes in zip(batch["pixel_values"], batch["boxes"], strict=True):
+        (x0, y0, x1, y1) = boxes[0].tolist()
+        white = pixels[0] > 0.5 * pixels[0].max()
+        inside = torch.zeros_like(white)
+        inside[round(y0) : round(y1), round(x0) : round(x1)] = True
+        assert (white & inside).sum() / (white | inside).sum() > (0.85 if "Rand" in name else 0.9)
+
+
+def test_a_cropping_processor():
+    """Prevents: boxes of the whole image on a view of its centre, and boxes of nothing."""
+    batch = DistillationTransform(CROPPING, label_column="labels", classes=5)(
+        {
+            **rows((48, 40, 72, 60)),
+            "boxes": [[[48.0, 40.0, 72.0, 60.0], [0.0, 0.0, 20.0, 15.0]]],
+            "box_labels": [[3, 1]],
+        }
+    )
+    torch.testing.assert_close(batch["boxes"][0], torch.tensor([[16.0, 16.0, 32.0, 32.0]]))
+    assert batch["box_labels"][0].tolist() == [3]
+
+
+def test_several_labels():
+    transform = DistillationTransform(PROCESSOR, label_column="labels", classes=5)
+    data = rows((30, 20, 60, 50), (24, 30, 70, 64)) | {"labels": [[0, 3], []]}
+    assert torch.stack(transform(data)["labels"]).tolist() == [[1, 0, 0, 1, 0], [0] * 5]
+    with pytest.raises(ValueError, match=r"several \(\[0, 3\]\). Give the number of `classes`"):
+        DistillationTransform(PROCESSOR, label_column="labels")(data)
+
+
+def test_collator():
+    """Prevents: a box of one image that pads another one's."""
+    samples = [
+        {"pixel_values": torch.zeros(3, 2, 2), "labels": 1, "boxes": torch.ones(n, 4), "box_labels": torch.ones(n)}
+        for n in (2, 0)
+    ]
+    batch = AnnotatedCollator()(samples)
+    assert batch["boxes"].shape == (2, 2, 4) and batch["boxes"][1].eq(-1).all() and batch["boxes"][0].eq(1).all()
+    assert batch["box_labels"].tolist() == [[1, 1], [-1, -1]]
+    assert batch["labels"].tolist() == [1, 1] and batch["pixel_values"].shape == (2, 3, 2, 2)
+    assert AnnotatedCollator()(samples[1:])["boxes"].shape == (1, 1, 4)
+
+
+def test_a_fraction_keeps_its_boxes():
+    """Prevents: labels lost with the boxes, images that are decoded and stored anew, another fraction's images."""
+    data = datasets.Dataset.from_dict(
+        {
+            "image": [picture((1, 1, 5, 5 + n)) for n in range(40)],
+            "labels": [[n % 3] for n in range(40)],
+            "boxes": [[[1.0, 1.0, 5.0, 5.0 + n]] if n % 2 else [] for n in range(40)],
+            "box_labels": [[n % 3] if n % 2 else [] for n in range(40)],
+        },
+        features=datasets.Features(
+            {
+                "image": datasets.Image(),
+                "labels": datasets.List(datasets.Value("int64")),
+                "boxes": datasets.List(datasets.List(datasets.Value("float32"))),
+                "box_labels": datasets.List(datasets.Value("int64")),
+            }
+        ),
+    )
+    few, more = keep_annotations(data, 0.1), keep_annotations(data, 0.5)
+    having = [{row for row, boxes in enumerate(own["boxes"]) if boxes} for own in (few, more)]
+    assert [len(rows) for rows in having] == [2, 10] and having[0] < having[1]
+    assert few["labels"] == data["labels"] and few.features == data.features
+    assert all(few[row]["box_labels"] == data[row]["box_labels"] for row in having[0])
+    assert few[0]["image"].tobytes() == data[0]["image"].tobytes()
