@@ -6,6 +6,9 @@ ARGS ?=
 
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/uv pip install --python $(BIN)/python
+# A test process for each core, up to four, of one thread each. Without them: make test WORKERS=0
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(4, os.cpu_count() or 1))' 2>/dev/null)
+PYTEST = OMP_NUM_THREADS=1 $(1)/python -m pytest --numprocesses $(or $(WORKERS),0)
 # `accelerate launch` runs one thread a process unless told otherwise.
 THREADS = $(or $(OMP_NUM_THREADS),$(shell $(PYTHON) -c 'import os; print(os.cpu_count())' 2>/dev/null),1)
 
@@ -20,10 +23,10 @@ demo: $(VENV)/.installed ## distil a ViT on the embedded data and compare it wit
 		--num_cpu_threads_per_process $(THREADS) recipes/distill_vit.py $(ARGS)
 
 test: $(VENV)/.installed-test ## run all tests (ARGS="tests/losses -x" for some)
-	$(BIN)/python -m pytest $(ARGS)
+	$(call PYTEST,$(BIN)) $(ARGS)
 
 test-lowest: $(VENV_LOWEST)/.installed ## run the tests with the lowest versions that pyproject.toml allows
-	$(VENV_LOWEST)/bin/python -m pytest $(ARGS)
+	$(call PYTEST,$(VENV_LOWEST)/bin) $(ARGS)
 
 lint: $(VENV)/.installed-lint ## check style, format and types
 	$(BIN)/ruff check .

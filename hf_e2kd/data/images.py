@@ -30,7 +30,7 @@ def load_images(
     Raises:
         ValueError: a split or the column is missing; those that exist are listed.
     """
-    splits = _load(source)
+    splits = load_image_splits(source)
     if train_split not in splits:
         raise ValueError(f"'{source}' has no split '{train_split}'. Its splits: {', '.join(splits)}.")
     train = splits[train_split]
@@ -42,7 +42,8 @@ def load_images(
     return held_out["train"], held_out["test"]
 
 
-def _load(source: str) -> DatasetDict:
+def load_image_splits(source: str) -> DatasetDict:
+    """All splits of a Hub id, a folder saved by `save_to_disk`, or a folder of images; "train" where there is one."""
     folder = Path(source)
     if not folder.is_dir():
         return load_dataset(source)

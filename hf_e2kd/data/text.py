@@ -124,6 +124,17 @@ def _names(columns: str | Sequence[str]) -> tuple[str, ...]:
     return names
 
 
+def load_text_splits(source: str) -> Mapping[str, Dataset]:
+    """All splits of a source as for `load_texts`; "train" where there is one."""
+    folder = Path(source)
+    if (folder / "train.txt").is_file() and (folder / "dev.txt").is_file():
+        return load_sst(folder)
+    if (folder / "dataset_dict.json").is_file() or (folder / "dataset_info.json").is_file():
+        saved = load_from_disk(source)
+        return {"train": saved} if isinstance(saved, Dataset) else saved
+    return load_dataset(source)
+
+
 def load_texts(
     source: str, train_split: str, eval_split: str, text_column: str, label_column: str
 ) -> tuple[Dataset, Dataset]:
@@ -140,13 +151,7 @@ def load_texts(
     Raises:
         ValueError: a split or a column is missing; those that exist are listed.
     """
-    folder = Path(source)
-    if (folder / "train.txt").is_file() and (folder / "dev.txt").is_file():
-        splits = load_sst(folder)
-    elif (folder / "dataset_dict.json").is_file():
-        splits = load_from_disk(source)
-    else:
-        splits = load_dataset(source)
+    splits = load_text_splits(source)
     for split in (train_split, eval_split):
         if split not in splits:
             raise ValueError(f"'{source}' has no split '{split}'. Its splits: {', '.join(splits)}.")

@@ -4,84 +4,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch.utils.data import Dataset, IterableDataset, Subset
 
-from .files import Shards, StoreError
+from .files import StoreError
 from .ids import IdIndex, sample_id
-from .samples import samples_of
-from .text import CHECKSUM, FIRST, SCORES, SPANS
-
-
-class StoredRows:
-    """A store's rows as columns of samples.
-
-    Args:
-        shards: The rows as they are stored.
-        classes: How many logits a row has.
-        targets: The largest number of explained classes of a sample; None where each row has one.
-        prefix: Of the columns' names.
-    """
-
-    def __init__(self, shards: Shards, classes: int, targets: int | None, prefix: str):
-        self.shards = shards
-        self.classes = classes
-        self.targets = targets
-        self.is_text = SPANS in shards.fields
-        names = ("logits", "target", *((SPANS, SCORES, FIRST, CHECKSUM) if self.is_text else ("map",)))
-        self.columns = tuple(f"{prefix}_{name}" for name in names)
-
-    def __call__(self, rows: np.ndarray) -> list[dict[str, torch.Tensor]]:
-        """The columns of each row: `logits` (classes,); `target` () or (K,); of an image `map` ([K,] h, w) float32; of
-        a text its tokens' `spans` (n, 2), `scores` ([K,] n) and what else `StoredTextCollator` reads."""
-        read = self.shards.read(rows)
-        values: list[Any] = [self._logits(read), self._targets(read["target"])]
-        if self.is_text:
-            scores = [
-                self._padded(
-                    own.astype(np.float32).reshape(*np.shape(scale), len(spans)) * np.asarray(scale)[..., None]
-                )
-                for own, scale, spans in zip(read[SCORES], read["scale"], read[SPANS], strict=True)
-            ]
-            values += [[torch.from_numpy(own) for own in read[SPANS]], scores]
-            values += [torch.from_numpy(read[name].astype(np.int64)) for name in (FIRST, CHECKSUM)]
-        elif self.targets is None:
-            values.append(torch.from_numpy(read["map"].astype(np.float32) * read["scale"][:, None, None]))
-        else:
-            values.append(
-                [
-                    self._padded(own.astype(np.float32) * scale[:, None, None])
-                    for own, scale in zip(read["map"], read["scale"], strict=True)
-                ]
-            )
-        return [dict(zip(self.columns, row, strict=True)) for row in zip(*values, strict=True)]
-
-    def _logits(self, read: Mapping[str, Any]) -> torch.Tensor:
-        """All classes' logits (B, classes). Where only the largest are stored, the others share equally what is left of
-        the teacher's probability."""
-        logits = torch.from_numpy(read["logits"])
-        if "indices" not in read:
-            return logits
-        others = self.classes - logits.shape[1]
-        each = torch.from_numpy(read["rest"]) - float(np.log(others))
-        indices = torch.from_numpy(read["indices"].astype(np.int64))
-        return each[:, None].repeat(1, self.classes).scatter_(1, indices, logits.float())
-
-    def _targets(self, targets: Any) -> torch.Tensor:
-        if self.targets is None:
-            return torch.from_numpy(targets.astype(np.int64))
-        padded = torch.full((len(targets), self.targets), -1)
-        for row, own in enumerate(targets):
-            padded[row, : len(own)] = torch.from_numpy(own)
-        return padded
-
-    def _padded(self, maps: np.ndarray) -> torch.Tensor:
-        """The maps of all targets that a sample may have, zero where it has fewer."""
-        if self.targets is None:
-            return torch.from_numpy(maps)
-        padded = torch.zeros(self.targets, *maps.shape[1:])
-        padded[: len(maps)] = torch.from_numpy(maps)
-        return padded
+from .rows import StoredRows
+from .samples import distillation_transform, samples_of
 
 
 class AttachedDataset(Dataset):
@@ -127,12 +55,29 @@ class AttachedDataset(Dataset):
         return self.__getitems__([place])[0]
 
     def __getitems__(self, places: Sequence[int]) -> list[dict[str, Any]]:
+        transform = distillation_transform(self.dataset)
+        # At every reading, because a transform may be set later than the store is attached.
+        if transform is not None and transform.augmentation is not None and not transform.record_view:
+            raise StoreError(
+                "The images are augmented, and nothing says where in them the places of the stored maps are. Set the "
+                "data's transform to DistillationTransform(..., augmentation=..., record_view=True)."
+            )
         samples = samples_of(self.dataset, list(places))
         if self.rows is not None:
             rows = self.rows[np.asarray(places)]
         else:
             rows = _rows_by_id(samples, self.index, self.id_column, places)
         return _joined(samples, self.stored(rows))
+
+
+def unattached(dataset: Any) -> Any:
+    """The data set to which a store's columns were attached, or the data set itself.
+
+    Samples have the same order and number in it, and their lengths can be asked without reading the store.
+    """
+    while isinstance(dataset, AttachedDataset):
+        dataset = dataset.dataset
+    return dataset
 
 
 class AttachedStream(IterableDataset):
@@ -148,9 +93,11 @@ class AttachedStream(IterableDataset):
     def features(self) -> Any:
         return getattr(self.dataset, "features", None)
 
-    def set_epoch(self, epoch: int) -> None:
-        if hasattr(self.dataset, "set_epoch"):
-            self.dataset.set_epoch(epoch)
+    def __getattr__(self, name: str) -> Any:
+        # Its place and its order are the stream's own, where that can be set.
+        if name in ("set_epoch", "state_dict", "load_state_dict"):
+            return getattr(self.dataset, name)
+        raise AttributeError(f"{type(self).__name__} has no attribute '{name}'.")
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for number, sample in enumerate(self.dataset):

@@ -21,22 +21,21 @@ from ...alignment.words import LAYOUT_COLUMNS
 from ...architectures.base import evaluating
 from ...explainers import Explainer, Explanation, build_explainer
 from ..teacher import refuse_quantised_arithmetic
+from .division import Division
 from .files import (
-    ID,
-    Field,
     ShardInfo,
     Shards,
     ShardWriter,
     StoreError,
-    fields_to_json,
     read_json,
     write_json,
 )
 from .ids import check_order, fingerprint, order_probes, refuse_duplicates, stated_ids
 from .key import explainer_key, field_of_view, processor_key, require_same, teacher_key
+from .rows import RowWriter
 from .samples import Collate, ModelInputs, Numbered, refuse_random_samples, with_images
 from .targets import TARGETS, TargetRule
-from .text import CHECKSUM, FIRST, SCORES, SPANS, SpanCollator, TextRows
+from .text import SpanCollator, TextRows
 
 FORMAT = 1
 STORE_FILE = "store.json"
@@ -68,6 +67,7 @@ class StoreBuilder:
         classes: Sequence[str] | None = None,
         top_k: int | None = None,
         dtype: str = "float16",
+        vectors: bool = False,
         batch_size: int = 32,
         num_workers: int = 0,
         image_column: str = "image",
@@ -100,9 +100,10 @@ class StoreBuilder:
             )
         if not self.streams and len(dataset) == 0:
             raise StoreError("The data set is empty: there is nothing to store.")
-        self.id_column, self.top_k, self.dtype, self.target = id_column, top_k, dtype, target
+        self.id_column = id_column
         self.batch_size, self.num_workers, self.progress = batch_size, num_workers, progress
         self.rows_per_shard, self.count = rows_per_shard, None if self.streams else len(dataset)
+        self.division = Division(self.folder, rows_per_shard, self.count)
         # Told before the transform, which may drop the column.
         self.ids = None if id_column is None or self.streams else stated_ids(dataset, id_column)
         if self.ids is not None:
@@ -124,6 +125,7 @@ class StoreBuilder:
             self.collate = SpanCollator(processing_class, text_columns, label_column, max_length)
         else:
             self.collate = ModelInputs(teacher, label_column)
+        self.rows = RowWriter(dtype, top_k, vectors)
         self.choose = TargetRule(target, teacher, dataset_label_names(dataset, label_column), classes)
         self.field_of_view = field_of_view(processing_class)
         self.key: dict[str, Any] = {
@@ -131,7 +133,7 @@ class StoreBuilder:
             "processor": processor_key(processing_class),
             "explainer": explainer_key(self.explainer),
             "target": {"rule": target, "classes": None if classes is None else list(classes)},
-            "precision": {"dtype": dtype, "top_k": top_k},
+            "precision": {"dtype": dtype, "top_k": top_k, "vectors": vectors},
             "text": {"columns": list(self.collate.text_columns), "max_length": self.collate.max_length}
             if isinstance(self.collate, SpanCollator)
             else None,
@@ -178,9 +180,9 @@ class StoreBuilder:
         read = self._stream if self.streams else self._batches
         batches = read(process_index, num_processes)
         device = next(self.teacher.parameters(), torch.empty(0)).device
-        missing = [] if self.streams else self._missing(process_index, num_processes)
+        missing = [] if self.streams else self.division.missing(process_index, num_processes)
         bar = logging.tqdm(
-            total=None if self.streams else sum(self._rows_of(shard) or 0 for shard in missing),
+            total=None if self.streams else sum(self.division.rows_of(shard) for shard in missing),
             desc="Storing explanations",
             unit=" samples",
             disable=not self.progress or process_index > 0,
@@ -191,16 +193,16 @@ class StoreBuilder:
                 for shard, ids, batch, text in batches:
                     if shard != number:
                         if writer is not None:
-                            self._close(writer, number, most_targets)
+                            self.division.close(writer, number, most_targets)
                         writer, number, most_targets = None, shard, 0
-                    rows, fields, targets = self._rows(ids, self._explain(batch, device), text)
+                    rows, fields, targets = self.rows(ids, self._explain(batch, device), text)
                     if writer is None:
-                        writer = ShardWriter(self._path(shard), fields, self._rows_of(shard), self._rows_after(shard))
+                        writer = self.division.writer(shard, fields)
                     writer.add(rows)
                     most_targets = max(most_targets, targets)
                     bar.update(len(ids))
                 if writer is not None:
-                    self._close(writer, number, most_targets)
+                    self.division.close(writer, number, most_targets)
             except BaseException:
                 if writer is not None:
                     writer.abandon()
@@ -220,25 +222,10 @@ class StoreBuilder:
         plan = read_json(self.folder / PLAN_FILE)
         if plan["count"] is None:
             return False
-        shards = -(-plan["count"] // self.rows_per_shard)
-        notes = [self._note(number) for number in range(shards)]
-        done = [note for note in notes if note is not None]
-        if len(done) < shards:
+        notes = self.division.finished(plan["count"])
+        if notes is None:
             return False
-        for number, note in enumerate(done):
-            expected = min(self.rows_per_shard, plan["count"] - number * self.rows_per_shard)
-            if note["shard"]["rows"] != expected:
-                raise StoreError(
-                    f"The shard {note['shard']['name']} has {note['shard']['rows']} rows instead of {expected}: the "
-                    "data has changed since it was made. Build into an empty folder."
-                )
-            if note["fields"] != done[0]["fields"]:
-                raise StoreError(
-                    f"The shard {note['shard']['name']} has other columns than {done[0]['shard']['name']}: "
-                    f"{note['fields']} and {done[0]['fields']}. Show the teacher images of one size, and build into an "
-                    "empty folder."
-                )
-        infos = [ShardInfo(**note["shard"]) for note in done]
+        infos = [ShardInfo(**note["shard"]) for note in notes]
         ids = list(Shards(self.folder, infos, {}).ids())
         refuse_duplicates(ids)
         write_json(
@@ -248,10 +235,10 @@ class StoreBuilder:
                 "key": plan["key"],
                 "field_of_view": plan["field_of_view"],
                 "count": plan["count"],
-                "targets": max(note["targets"] for note in done),
+                "targets": max(note["targets"] for note in notes),
                 "layout": "image" if plan["key"]["text"] is None else "text",
                 "ids": {**plan["ids"], "fingerprint": fingerprint(ids)},
-                "fields": done[0]["fields"],
+                "fields": notes[0]["fields"],
                 "shards": [asdict(info) for info in infos],
                 "versions": _versions(),
             },
@@ -259,8 +246,6 @@ class StoreBuilder:
         for leftover in (*self.folder.glob("shard-*.json"), *self.folder.glob("shard-*.tmp"), self.folder / PLAN_FILE):
             leftover.unlink(missing_ok=True)
         return True
-
-    # ---- Which shards --------------------------------------------------------------------------------------------
 
     def _write_plan(self, count: int | None) -> None:
         plan = {
@@ -281,47 +266,15 @@ class StoreBuilder:
             "fingerprint": None if self.ids is None else fingerprint(self.ids),
         }
 
-    def _path(self, number: int) -> Path:
-        return self.folder / f"shard-{number:05d}.arrow"
-
-    def _note_path(self, number: int) -> Path:
-        return self._path(number).with_suffix(".json")
-
-    def _note(self, number: int) -> dict[str, Any] | None:
-        """What was written down of a finished shard; None for one that is not finished."""
-        if not self._note_path(number).is_file():
-            return None
-        note = read_json(self._note_path(number))
-        path = self._path(number)
-        return note if path.is_file() and path.stat().st_size == note["shard"]["bytes"] else None
-
-    def _close(self, writer: ShardWriter, number: int, targets: int) -> None:
-        info = writer.close()
-        note = {"shard": asdict(info), "fields": fields_to_json(writer.fields), "targets": targets}
-        write_json(self._note_path(number), note)
-
-    def _missing(self, process_index: int, num_processes: int) -> list[int]:
-        assert self.count is not None
-        shards = -(-self.count // self.rows_per_shard)
-        return [number for number in range(process_index, shards, num_processes) if self._note(number) is None]
-
-    def _rows_of(self, number: int) -> int | None:
-        if self.count is None:
-            return None
-        return min(self.rows_per_shard, self.count - number * self.rows_per_shard)
-
-    def _rows_after(self, number: int) -> int | None:
-        return None if self.count is None else max(0, self.count - (number + 1) * self.rows_per_shard)
-
     # ---- Samples -------------------------------------------------------------------------------------------------
 
     def _batches(self, process_index: int, num_processes: int) -> Iterator[tuple[int, list[Any], Any, TextRows | None]]:
         """Batches of the missing shards, none of which reaches over a shard's end: (shard, ids, batch, text)."""
-        plan: list[tuple[int, list[int]]] = []
-        for shard in self._missing(process_index, num_processes):
-            first, rows = shard * self.rows_per_shard, self._rows_of(shard) or 0
+        plan: list[tuple[int, Any]] = []  # ranges: lists would hold the number of every sample
+        for shard in self.division.missing(process_index, num_processes):
+            first, rows = shard * self.rows_per_shard, self.division.rows_of(shard)
             for start in range(first, first + rows, self.batch_size):
-                plan.append((shard, list(range(start, min(start + self.batch_size, first + rows)))))
+                plan.append((shard, range(start, min(start + self.batch_size, first + rows))))
         if not plan:
             return
         loader = DataLoader(
@@ -345,7 +298,7 @@ class StoreBuilder:
             if not part:
                 break
             read += len(part)
-            if shard % num_processes == process_index and self._note(shard) is None:
+            if shard % num_processes == process_index and self.division.note(shard) is None:
                 yield (shard, *collate(part))
         if read == 0:
             raise StoreError("The data set is empty: there is nothing to store.")
@@ -367,47 +320,6 @@ class StoreBuilder:
         labels = labels.to(device) if isinstance(labels, torch.Tensor) else None
         return self.explainer(self.teacher, inputs, lambda logits: self.choose(logits, labels))
 
-    def _rows(
-        self, ids: list[Any], explanation: Explanation, text: TextRows | None
-    ) -> tuple[dict[str, Any], dict[str, Field], int]:
-        """The rows to store, what their columns are, and the largest number of targets."""
-        logits, maps = explanation.logits.float().cpu(), explanation.maps.float().cpu()
-        target = explanation.target.cpu()
-        for name, values in (("logits", logits), ("map", maps)):
-            wrong = (~values.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
-            if wrong:
-                raise StoreError(
-                    f"The teacher's {name} of the sample {ids[wrong[0]]!r} holds NaN or infinite values. Leave the "
-                    "sample out, or load the teacher in a higher precision."
-                )
-        if text is None and maps.ndim - target.ndim != 2:
-            raise StoreError(
-                f"The teacher's maps have the shape {tuple(maps.shape)}. To store explanations of texts, give the "
-                "teacher's tokenizer as `processing_class`, and no collator: it keeps the characters of each token."
-            )
-        if self.dtype == "float16" and logits.abs().max() > torch.finfo(torch.float16).max:
-            raise StoreError("The teacher's logits are too large for float16. Build with dtype='float32'.")
-        rows: dict[str, Any] = {ID: ids}
-        fields: dict[str, Field] = {}
-        _add_logits(rows, fields, logits, self.dtype, self.top_k)
-        several = target.ndim == 2
-        targets = [row[row >= 0].numpy() if several else row.numpy() for row in target]
-        rows["target"], fields["target"] = targets, Field("int32", (-1,) if several else ())
-        kept = [maps[row][target[row] >= 0] if several else maps[row] for row in range(len(ids))]
-        if text is not None:
-            kept = [own[..., places] for own, places in zip(kept, text.places, strict=True)]
-            rows |= {SPANS: text.spans, FIRST: text.first, CHECKSUM: text.checksums}
-            fields |= {SPANS: Field("int32", (-1, 2)), FIRST: Field("int32", ()), CHECKSUM: Field("uint32", ())}
-        dimensions = 1 if text is not None else 2
-        scales = [_scale(own, dimensions, self.dtype) for own in kept]
-        rows["scale"], fields["scale"] = [scale.numpy() for scale in scales], Field("float32", (-1,) if several else ())
-        name = "map" if text is None else SCORES
-        scaled = [own / scale.reshape(*scale.shape, *[1] * dimensions) for own, scale in zip(kept, scales, strict=True)]
-        rows[name] = [own.flatten().numpy() if text is not None else own.numpy() for own in scaled]
-        grid = (-1,) if text is not None else (*((-1,) if several else ()), *maps.shape[-2:])
-        fields[name] = Field(self.dtype, grid)
-        return rows, fields, target.shape[1] if several else 1
-
 
 def _versions() -> dict[str, str]:
     from ... import __version__  # which the package states after it has imported this module
@@ -416,34 +328,6 @@ def _versions() -> dict[str, str]:
         "hf_e2kd": __version__,
         **{name: version(name) for name in ("torch", "transformers", "datasets", "pyarrow")},
     }
-
-
-def _add_logits(
-    rows: dict[str, Any], fields: dict[str, Field], logits: torch.Tensor, dtype: str, top_k: int | None
-) -> None:
-    """All logits; or the largest, their classes, and the log of the sum of the others' exponentials."""
-    if top_k is None:
-        rows["logits"], fields["logits"] = logits.numpy(), Field(dtype, (logits.shape[1],))
-        return
-    if top_k >= logits.shape[1]:
-        raise StoreError(f"top_k={top_k} of {logits.shape[1]} classes saves nothing. Leave it out to store all logits.")
-    values, indices = logits.topk(top_k, dim=1)
-    rest = logits.scatter(1, indices, float("-inf")).logsumexp(1)
-    rows |= {"logits": values.numpy(), "indices": indices.numpy(), "rest": rest.numpy()}
-    fields |= {
-        "logits": Field(dtype, (top_k,)),
-        "indices": Field("uint16" if logits.shape[1] <= 2**16 else "int32", (top_k,)),
-        "rest": Field("float32", ()),
-    }
-
-
-def _scale(maps: torch.Tensor, dimensions: int, dtype: str) -> torch.Tensor:
-    """What a map is divided by so that half precision holds it: its peak. Faint maps would underflow otherwise."""
-    if dtype == "float32":
-        return torch.ones(maps.shape[: maps.ndim - dimensions])
-    flat = maps.flatten(maps.ndim - dimensions)
-    peaks = flat.abs().amax(-1) if flat.shape[-1] else torch.ones(flat.shape[:-1])
-    return torch.where(peaks > 0, peaks, torch.ones_like(peaks))
 
 
 @contextmanager

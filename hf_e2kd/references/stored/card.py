@@ -90,12 +90,18 @@ def store_card(description: Mapping[str, Any], repo_id: str, license: str | None
             key["target"]["rule"]
         ],
         logits=f"{dtype}, {kept}",
-        maps=f"{dtype}, scores of tokens with their characters"
-        if is_text
-        else f"{dtype}, {'×'.join(str(side) for side in fields['map']['shape'][-2:])} cells",
+        maps=f"{dtype}, scores of tokens with their characters" if is_text else f"{dtype}, {_sizes(fields)}",
         ids=f"the column `{column}`" if column else "their position in the data set, whose order must not change",
         bytes=total,
         shards=len(description["shards"]),
         each=total / count,
         repo_id=repo_id,
     )
+
+
+def _sizes(fields: Mapping[str, Any]) -> str:
+    """Of an image's maps, and of its vectors where they are stored."""
+    cells = f"{'×'.join(str(side) for side in fields['map']['shape'][-2:])} cells"
+    if "vectors" not in fields:
+        return cells
+    return f"{cells}, and vectors of {fields['vectors']['shape'][-3]} channels"

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -83,6 +84,15 @@ def write_text(path: Path, content: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno in _NO_SPACE:
+            needed = len(content.encode())
+            raise OSError(
+                error.errno,
+                f"No space left on the disk for {path}: it needs {needed} bytes; {_free(path)} are free. Make room and "
+                "call it again: finished shards are kept.",
+            ) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -96,6 +106,11 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise StoreError(f"{path} is damaged: {error}. Get the file anew, or build the store anew.") from error
+
+
+def _free(path: Path) -> int:
+    """Bytes that are left on a file's disk."""
+    return shutil.disk_usage(path.parent).free
 
 
 # ---- Writing ---------------------------------------------------------------------------------------------------------
@@ -135,7 +150,8 @@ class ShardWriter:
         self.fields = dict(fields)
         self.expected, self.after = rows, rows_after
         self.rows = 0
-        self.temporary = path.with_name(f"{path.name}.tmp")
+        # Of this process alone: one that its launcher left behind when it was killed may be writing the same shard.
+        self.temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         self._columns: dict[str, list[Any]] = {name: [] for name in (ID, *fields)}
         self._waiting = 0
         self._schema: pa.Schema | None = None
@@ -174,7 +190,9 @@ class ShardWriter:
     def abandon(self) -> None:
         """Removes what was written."""
         if self._sink is not None:
-            self._sink.file.close()
+            # On a full disk, what is still in the file's buffer can't be written on closing either.
+            with suppress(OSError):
+                self._sink.file.close()
         self.temporary.unlink(missing_ok=True)
 
     def _flush(self) -> None:
@@ -219,7 +237,7 @@ class ShardWriter:
         after = "" if not self.after else f", and the shards after it about {round(each * self.after)} bytes more"
         return (
             f"No space left on the disk for {self.path}: this shard needs about {needed} bytes{after}; "
-            f"{shutil.disk_usage(self.path.parent).free} are free. The partial shard was removed. Make room and build "
+            f"{_free(self.path)} are free. The partial shard was removed. Make room and build "
             "again: finished shards are kept."
         )
 
@@ -311,7 +329,7 @@ class Shards:
         for info in self.infos:
             path = self.folder / info.name
             if not path.is_file():
-                half = path.with_name(f"{path.name}.tmp").exists()
+                half = any(self.folder.glob(f"{path.name}.*tmp"))
                 raise StoreError(
                     f"The shard {path} is missing{'; it was only half written' if half else ''}. Build again with the "
                     "same teacher and data, or get the file anew."

@@ -216,14 +216,16 @@ def _digests(row: Any) -> dict[str, str]:
     """Of each column of a row in Arrow, but for long lists of numbers, which take long to look at."""
     types = {name: str(row.column(name).type) for name in row.column_names}
     short = [name for name in types if row.column(name).nbytes <= _LONG or "binary" in types[name]]
-    return {name: _digest(_stored(value)) for name, value in row.select(short).to_pylist()[0].items()}
+    values = row.select(short).to_pylist()[0]
+    return {part: _digest(own) for name, value in values.items() for part, own in _parts(name, value).items()}
 
 
-def _stored(value: Any) -> Any:
-    """An image by its bytes, or by its file's name: a folder may have been moved."""
-    if isinstance(value, Mapping) and set(value) == {"bytes", "path"}:
-        return value["bytes"] if value["bytes"] is not None else str(value["path"]).replace("\\", "/").split("/")[-1]
-    return value
+def _parts(name: str, value: Any) -> dict[str, Any]:
+    """An image is its bytes, and its file's name: a folder may have been moved, or its files put into the data set."""
+    if not (isinstance(value, Mapping) and set(value) == {"bytes", "path"}):
+        return {name: value}
+    path = value["path"] and value["path"].replace("\\", "/").split("/")[-1]
+    return {part: own for part, own in ((name, value["bytes"]), (f"{name}.path", path)) if own is not None}
 
 
 def _digest(value: Any) -> str:

@@ -9,30 +9,36 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-from accelerate import PartialState
-from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import snapshot_download
 from torch import nn
 from torch.utils.data import IterableDataset
 
 from ...alignment.labels import LabelAlignment, align_names, class_count, class_names
+from ...data.explanation_map import ExplanationMap
 from ...explainers import Explainer, build_explainer
+from ...hub import check_repo_id, push_folder
 from ..base import Reference, ReferenceOutput
-from .attached import AttachedDataset, AttachedStream, StoredRows
+from .attached import AttachedDataset, AttachedStream
 from .build import FORMAT, PLAN_FILE, STORE_FILE, StoreBuilder
 from .card import store_card
 from .files import ShardInfo, Shards, StoreError, fields_from_json, read_json, write_text
 from .ids import IdIndex, check_order, fingerprint, stated_ids
 from .key import explainer_key, field_of_view, processor_key, require_same, teacher_key
+from .processes import launched_processes
+from .rows import MAP, VECTORS, StoredRows
 
 _FILES = ["shard-*.arrow", STORE_FILE, "README.md"]
+_OF_TEXTS = ("logits", "target", MAP, "mask")
 
 
 class StoredReference(Reference):
     """Logits and maps of a teacher that looked at the data once. Training needs the teacher no more.
 
     Build a store with `StoredReference.build`, give the trainer `reference.attach(dataset)` to train on, and the
-    reference itself. Maps belong to the samples without augmentation, at the explainer's own grid. Of methods that
-    explain by vectors (B-cos), the scalar maps are stored and matched.
+    reference itself. Maps belong to the samples without augmentation, at the explainer's own grid; where the data is
+    augmented, a column `view_matrix` says how the image was moved (`DistillationTransform(record_view=True)`), and the
+    map is read at the places that the student sees. Of methods that explain by vectors (B-cos), the scalar maps are
+    stored and matched, unless the store was built with `vectors`.
 
     Args:
         folder: Of the store.
@@ -44,9 +50,11 @@ class StoredReference(Reference):
 
     Inputs:
         `reference_logits` (B, teacher_classes), `reference_target` (B,) classes of the teacher and `reference_map`
-        (B, h, w) float32, as `attach` gives them; with several targets a sample `reference_target` (B, K) padded by −1
-        and `reference_map` (B, K, h, w). Of texts, `StoredTextCollator` makes `reference_map` (B, W) and
-        `reference_mask` (B, W) over the student's words.
+        (B, h, w) float32, as `attach` gives them, and `reference_vectors` (B, C, h, w) where they are stored; with
+        several targets a sample `reference_target` (B, K) padded by −1 and `reference_map` (B, K, h, w). Of texts,
+        `StoredTextCollator` makes `reference_map` (B, W) and `reference_mask` (B, W) over the student's words.
+        `view_matrix` (B, R, 3) of augmented images; or `reference_map` is a batch of `hf_e2kd.data.ExplanationMap`s,
+        which were augmented with the image.
 
     Raises:
         StoreError: (a ValueError) the store is unfinished or damaged, naming the file; or it was built with something
@@ -84,10 +92,11 @@ class StoredReference(Reference):
         self.prefix = prefix
         self.other_explainer = other_explainer
         self.is_text = self.description["layout"] == "text"
-        self.columns = tuple(f"{prefix}_{name}" for name in ("logits", "target", "map", *(["mask"] * self.is_text)))
         key = self.description["key"]
         several = key["target"]["rule"] == "positives"
         self.rows = StoredRows(self.shards, self.classes, self.description["targets"] if several else None, prefix)
+        # Of a text, the collator makes a map over words of the tokens' scores.
+        self.columns = tuple(f"{prefix}_{name}" for name in _OF_TEXTS) if self.is_text else self.rows.columns
         self.alignment: LabelAlignment | None = None
         self._index: IdIndex | None = None
 
@@ -125,6 +134,8 @@ class StoredReference(Reference):
             top_k: Store this many of the largest logits. The other classes share equally what is left of the
                 probability, so at temperature 1 the stored classes keep theirs exactly.
             dtype: `"float16"`, or `"float32"` to keep every digit.
+            vectors: Store the vectors too, by which a method such as `"bcos"` explains each place, so that these are
+                matched as with the teacher at hand: 6×H×W numbers a sample, 600 kB at 224 pixels in half precision.
             batch_size, num_workers: Of the data loader.
             image_column, text_columns, label_column: Columns of the data.
             max_length: Longest text in tokens.
@@ -137,7 +148,7 @@ class StoredReference(Reference):
                 each time they are read; maps of several grids.
             OSError: the disk is full, naming the file and the bytes needed. Finished shards stay.
         """
-        state = PartialState()
+        state = launched_processes()
         if isinstance(teacher, nn.Module):
             teacher.to(state.device)
         builder = StoreBuilder(teacher, dataset, Path(output_dir), **options)
@@ -167,18 +178,23 @@ class StoredReference(Reference):
         Args:
             repo_id: `"user/name"`.
             license: The Hub's name of the license, for the card.
+
+        Raises:
+            ValueError: `repo_id` can't be one.
+            UploadError: (an OSError) the upload failed; calling it again sends what is missing.
         """
+        check_repo_id(repo_id)
         write_text(self.folder / "README.md", store_card(self.description, repo_id, license))
-        api = HfApi(token=token)
-        url = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
-        api.upload_folder(
-            repo_id=repo_id,
+        commit = push_folder(
+            self.folder,
+            repo_id,
             repo_type="dataset",
-            folder_path=self.folder,
-            allow_patterns=_FILES,
+            private=private,
+            token=token,
             commit_message=commit_message,
+            allow_patterns=_FILES,
         )
-        return str(url)
+        return str(commit.repo_url)
 
     @classmethod
     def from_hub(
@@ -207,7 +223,7 @@ class StoredReference(Reference):
 
         Args:
             student_processing_class: An image processor; it must show the student the teacher's field of view, at
-                whatever size, because the cells of a stored map are places in it.
+                whatever size, because the cells of a stored map are places in it. The trainer asks this itself.
 
         Raises:
             StoreError: showing both values.
@@ -225,7 +241,7 @@ class StoredReference(Reference):
         seen = self.description["field_of_view"]
         if student_processing_class is not None and seen is not None:
             own = field_of_view(student_processing_class)
-            if own != seen:
+            if own is not None and own != seen:
                 raise StoreError(
                     f"The maps in the store {self.folder} belong to the field of view {seen}, and the student's "
                     f"processor shows {own}. Give the student a processor that crops as the teacher's does."
@@ -242,7 +258,8 @@ class StoredReference(Reference):
         attach the data in the order of the building, and shuffle or filter afterwards.
 
         Args:
-            dataset: Samples that are dictionaries; a stream's must bear ids.
+            dataset: Samples that are dictionaries; a stream's must bear ids. `Trainer` resumes a stream in the same
+                order within its first pass alone, because it doesn't know where a pass ends.
             id_column: Where the ids are, if not in the column of the building.
             folder: Another store of the same teacher, such as that of the evaluation set.
 
@@ -309,12 +326,16 @@ class StoredReference(Reference):
             )
         self._warn_of_unknown_targets(self.alignment)
 
+    def check_processor(self, processing_class: Any) -> None:
+        self.check(student_processing_class=processing_class)
+
     def student_logits(self, logits: torch.Tensor) -> torch.Tensor:
         return self._bound().student_logits(logits)
 
     @torch.no_grad()
     def __call__(self, inputs: Mapping[str, Any], with_maps: bool = True) -> ReferenceOutput:
         alignment = self._bound()
+        # The first two are logits and target.
         needed = self.columns if with_maps else self.columns[:2]
         missing = [column for column in needed if column not in inputs]
         if missing:
@@ -324,21 +345,38 @@ class StoredReference(Reference):
                 "another data set, such as one to evaluate on, build a store of its own: "
                 "`reference.attach(dataset, folder=...)`."
             )
-        logits, target = (inputs[column] for column in self.columns[:2])
-        target = _student_classes(alignment, target)
+        said = {column.removeprefix(f"{self.prefix}_"): inputs[column] for column in needed}
+        target = _student_classes(alignment, said["target"])
         explained = inputs.get("explained")
         if explained is not None:
             target = target.masked_fill(~(explained if target.ndim == 1 else explained[:, None]), -1)
         labels = inputs.get("labels")
         if labels is not None and (labels.ndim != 1 or labels.is_floating_point()):
+            self._refuse_mixed(labels)
             labels = None
+        view_matrix = inputs.get("view_matrix") if with_maps and not self.is_text else None
+        if with_maps and not self.is_text and said[MAP].ndim == target.ndim + 1:
+            # Collated `ExplanationMap`s.
+            packed = said[MAP].as_subclass(ExplanationMap)
+            said[MAP], view_matrix = packed.maps, packed.matrix if target.ndim == 1 else packed.matrix[:, 0]
         return ReferenceOutput(
             target=target,
-            maps=inputs[self.columns[2]].float() if with_maps else None,
-            mask=inputs[self.columns[3]] if with_maps and self.is_text else None,
-            logits=alignment.teacher_logits(logits.float()),
+            maps=said[MAP].float() if with_maps else None,
+            view_matrix=view_matrix,
+            vectors=said[VECTORS].float() if VECTORS in said else None,
+            mask=said.get("mask"),
+            logits=alignment.teacher_logits(said["logits"].float()),
             shared_labels=None if labels is None else alignment.student_to_shared(labels),
         )
+
+    def _refuse_mixed(self, labels: torch.Tensor) -> None:
+        """Mixed images have no stored explanation, and are known by labels that are shares of classes."""
+        if labels.is_floating_point() and ((labels > 0) & (labels < 1)).any():
+            raise StoreError(
+                "The labels are shares of classes, as of images that MixUp or CutMix mixed, and the store "
+                f"{self.folder} explains each image by itself. Leave the mixing (or the label smoothing) out, or give "
+                "the trainer a live `teacher_model`, which explains mixed images."
+            )
 
     def _bound(self) -> LabelAlignment:
         if self.alignment is None:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 from transformers import default_data_collator
 
 from ...data.transforms import DistillationTransform
@@ -60,8 +60,8 @@ class Numbered(Dataset):
     def __getitem__(self, row: int) -> tuple[int, Any]:
         return row, self.dataset[row]
 
-    def __getitems__(self, rows: list[int]) -> list[tuple[int, Any]]:
-        return list(zip(rows, samples_of(self.dataset, rows), strict=True))
+    def __getitems__(self, rows: Sequence[int]) -> list[tuple[int, Any]]:
+        return list(zip(rows, samples_of(self.dataset, list(rows)), strict=True))
 
 
 def samples_of(dataset: Any, rows: list[int]) -> list[Any]:
@@ -110,10 +110,28 @@ def with_images(
     return dataset
 
 
+def distillation_transform(dataset: Any) -> DistillationTransform | None:
+    """The transform of a `datasets.Dataset`, if it is one of this package."""
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+    if not isinstance(dataset, datasets.Dataset):
+        return None
+    transform = dataset.format["format_kwargs"].get("transform")
+    return transform if isinstance(transform, DistillationTransform) else None
+
+
 def refuse_random_samples(dataset: Any) -> None:
     """Refuses data that is augmented at random: the stored map would belong to a view that is never seen again."""
-    for row in sorted({0, len(dataset) // 2}):
-        if not _same(dataset[row], dataset[row]):
+    transform = distillation_transform(dataset)
+    if transform is not None and transform.augmentation is not None:
+        raise StoreError(
+            "The data's DistillationTransform has an augmentation. Stored maps belong to the image without one: build "
+            "the store with `DistillationTransform(processor)`, and augment in training with `record_view=True`."
+        )
+    for row in sorted({share * len(dataset) // 4 for share in range(4)}):
+        first = dataset[row]
+        # A flip at even odds is the same once more as often as not.
+        if not all(_same(first, dataset[row]) for _ in range(3)):
             raise StoreError(
                 f"Sample {row} is another one each time it is read. Stored maps belong to the image without "
                 "augmentation: build the store on the data without it, and augment in training."

@@ -1,0 +1,51 @@
+"""The command line `hf-e2kd`. A command is a function in a file of its own, and a line in `COMMANDS`."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import torch
+import typer
+from datasets.exceptions import DatasetsError
+
+from . import store
+
+COMMANDS: tuple[Callable[..., Any], ...] = (store.store,)
+
+# What users can mend: the message says how. Anything else is a mistake of ours, and shows its traceback.
+_EXPECTED = (ValueError, OSError, ImportError, DatasetsError, torch.OutOfMemoryError)
+_DEBUG = "HF_E2KD_DEBUG"
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+for command in COMMANDS:
+    app.command()(command)
+
+
+@app.callback()
+def settings(
+    debug: Annotated[bool, typer.Option("--debug", envvar=_DEBUG, help="Show errors with their traceback.")] = False,
+) -> None:
+    """Explanation-enhanced knowledge distillation (e²KD) for Hugging Face models."""
+    if debug:
+        os.environ[_DEBUG] = "1"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line.
+
+    Args:
+        arguments: Without the program's name; the process's own by default.
+
+    Raises:
+        SystemExit: 0 on success, 1 on an error, which stands in one line on stderr, 2 on a wrong usage, 130 after an
+            interruption.
+    """
+    try:
+        app(arguments, prog_name="hf-e2kd")
+    except _EXPECTED as error:
+        if os.environ.get(_DEBUG):
+            raise
+        message = " ".join(str(error).split()) or type(error).__name__
+        print(f"hf-e2kd: error: {message}", file=sys.stderr)
+        raise SystemExit(1) from None
