@@ -40,6 +40,29 @@ def word_embeddings(model: nn.Module) -> nn.Module:
     return tables[0]
 
 
+# Families whose logits follow from word embeddings as they do from the tokens themselves.
+_READ_EMBEDDINGS = (
+    *("Bert", "DistilBert", "Roberta", "XLMRoberta", "Electra", "Albert", "DebertaV2", "ModernBert", "MPNet"),
+)
+
+
+def reads_embeddings(model: nn.Module) -> bool:
+    """Whether a text classifier is known to be a function of its word embeddings (B, T, C), as `inputs_embeds`."""
+    names = {f"{family}ForSequenceClassification" for family in _READ_EMBEDDINGS}
+    return any(cls.__name__ in names for cls in type(model).__mro__)
+
+
+def text_at_embeddings(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """What such a model is given beside `inputs_embeds`, so that it does with them what it does with the tokens."""
+    others = {name: value for name, value in inputs.items() if name != "input_ids"}
+    embeddings: Any = getattr(getattr(model, "base_model", None), "embeddings", None)
+    if "position_ids" not in others and hasattr(embeddings, "create_position_ids_from_input_ids"):
+        # RoBERTa counts positions from the first token that is no padding, which embeddings don't show.
+        positions = embeddings.create_position_ids_from_input_ids(inputs["input_ids"], embeddings.padding_idx)
+        others["position_ids"] = positions
+    return others
+
+
 def refuse_unfit_text(model: nn.Module, inputs: Mapping[str, Any]) -> None:
     """Refuses texts that would end in an error from deep inside the model, on a GPU one that spoils the process.
 

@@ -2,7 +2,7 @@
 
 from .attention_gradient import AttentionGradient
 from .attention_rollout import AttentionRollout
-from .base import Explainer, Explanation, Target, drawn
+from .base import Draws, Explainer, Explanation, Target, drawn
 from .bcos import Bcos
 from .explained_forward import ExplainedOutput, install_explained_forward
 from .gradcam import GradCAM
@@ -15,6 +15,7 @@ __all__ = [
     "AttentionGradient",
     "AttentionRollout",
     "Bcos",
+    "Draws",
     "ExplainedOutput",
     "Explainer",
     "Explanation",

@@ -12,7 +12,6 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
-from ..alignment.words import lay_out_tokens
 from ..architectures import call_model, grid_of, is_timm
 from ..architectures.base import Grid, evaluating
 from ..architectures.timm import token_grid
@@ -405,10 +404,9 @@ def _counted(inputs: Mapping[str, Any], tokens: int, logits: torch.Tensor) -> to
 def _laid_out(
     model: nn.Module, inputs: Mapping[str, Any], logits: torch.Tensor, scores: torch.Tensor, target: torch.Tensor
 ) -> Explanation:
-    """The tokens' scores (B, [K,] N) as a map of patches without the tokens before them, of words, or of tokens."""
+    """The tokens' scores (B, [K,] N), of an image as a map of its patches, without the tokens before them."""
     if inputs.get("pixel_values") is None:
-        maps, mask, layout = lay_out_tokens(scores, inputs)
-        return Explanation(logits, maps, target, mask=mask, layout=layout)
+        return Explanation(logits, scores, target, layout="tokens")
     grid = _patch_grid(model, scores.shape[-1], *inputs["pixel_values"].shape[-2:])
     patches = scores[..., grid.prefix_tokens :].unflatten(-1, (grid.height, grid.width))
     return Explanation(logits, patches, target)

@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ..alignment.words import lay_out_tokens
+
 Target = torch.Tensor | Callable[[torch.Tensor], torch.Tensor] | None
 """Explained class: (B,) or (B, K) integers padded by −1, a function of the logits, or None (the top)."""
 
@@ -47,7 +49,16 @@ class Explanation:
         return replace(self, **tensors)
 
 
-class Explainer(ABC):
+class Draws:
+    """What leaves something to chance in a training step, and nothing in an evaluation."""
+
+    # How many random numbers it takes for each sample of a training step.
+    draws: int = 0
+    # These, (draws, B) uniform in [0, 1), set by `drawn` for a training step; None: nothing is left to chance.
+    uniform: torch.Tensor | None = None
+
+
+class Explainer(Draws, ABC):
     """One explanation method; its options are the constructor's keyword arguments.
 
     Subclasses implement `forward`. They neither touch the model's training mode nor leave hooks behind, and they call
@@ -55,18 +66,21 @@ class Explainer(ABC):
     """
 
     name: ClassVar[str]
-    # Whether training differentiates the head alone, so that no gradient of the explanation crosses the other blocks.
-    head_alone: ClassVar[bool] = False
     # Options that change how fast a map is made, or how it is made in training, and not the map itself.
     without_effect: ClassVar[tuple[str, ...]] = ()
-    # Whether a training step's explanation has something random in it.
-    draws: ClassVar[bool] = False
-    # What the random choices follow from, set by `drawn` for a training step; None: the exact explanation.
-    seed: int | None = None
+    # Forward passes of the model that an exact explanation takes for each sample, that of the logits included.
+    forward_passes: int = 1
 
     @abstractmethod
     def forward(self, model: nn.Module, inputs: Mapping[str, Any], target: Target) -> Explanation:
-        """Explains one batch. Logits and maps carry the gradient of the model's parameters where gradients are on."""
+        """Explains one batch. Logits and maps carry the gradient of the model's parameters where gradients are on.
+
+        The maps of a text are its tokens' scores (B, [K,] T) with the layout `"tokens"`; they become words' afterwards.
+        """
+
+    def starts_at(self, model: nn.Module) -> str | None:
+        """Path of the layer from which on training differentiates the model twice; None for its input."""
+        return None
 
     def check(self, model: nn.Module, compiled: bool = False) -> None:
         """Says before training what would fail during it.
@@ -91,6 +105,9 @@ class Explainer(ABC):
         """
         with torch.set_grad_enabled(create_graph):
             explanation = self.forward(model, inputs, target)
+            if explanation.layout == "tokens":
+                maps, mask, layout = lay_out_tokens(explanation.maps, inputs)
+                explanation = replace(explanation, maps=maps, mask=mask, layout=layout)
         return explanation if create_graph else explanation.detach()
 
 
@@ -113,21 +130,22 @@ def resolve_target(target: Target, logits: torch.Tensor) -> torch.Tensor:
 
 
 @contextmanager
-def drawn(explainers: Iterable[Explainer], seed: int | None) -> Iterator[None]:
+def drawn(drawing: Iterable[Draws], uniform: torch.Tensor | None) -> Iterator[None]:
     """Lets explainers make the same random choices while the context lasts, as both sides of a training step must.
 
     Args:
-        seed: Of the choices; None for the exact explanation.
+        uniform: (draws, B) in [0, 1), as many for each sample as the one that takes most; None where nothing is left to
+            chance. A tensor, because a compiled step would be compiled anew for each seed.
     """
-    explainers = list(explainers)
-    before = [explainer.seed for explainer in explainers]
+    drawing = list(drawing)
+    before = [each.uniform for each in drawing]
     try:
-        for explainer in explainers:
-            explainer.seed = seed
+        for each in drawing:
+            each.uniform = uniform
         yield
     finally:
-        for explainer, own in zip(explainers, before, strict=True):
-            explainer.seed = own
+        for each, own in zip(drawing, before, strict=True):
+            each.uniform = own
 
 
 def one_hots(target: torch.Tensor, logits: torch.Tensor) -> list[torch.Tensor]:

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..architectures import call_model
+from ..architectures import call_model, grid_of
+from ..architectures.discovery import image_size
 from ..models.bcos import AddInverse, dynamic_weights
 from .base import Explainer, Explanation, Target, at_least_float32, one_hots, resolve_target
 from .hooks import captured_output
@@ -22,9 +23,16 @@ class Bcos(Explainer):
     W(x) is the logit's gradient with the scalings held; a loss of it is differentiated through the scalings too, so
     that it trains all that W(x) is made of. The pass runs in full precision, under autocast as well, where the inner
     gradient would lose digits or underflow.
+
+    Args:
+        layer: Path of a layer whose activation is x instead; there are no `vectors` then, and the map is as fine as
+            that layer (the depths of model guidance, Rao et al., ICCV 2023).
     """
 
     name = "bcos"
+
+    def __init__(self, layer: str | None = None):
+        self.layer = layer
 
     def check(self, model: nn.Module, compiled: bool = False) -> None:
         _input_layer(model)
@@ -39,7 +47,8 @@ class Bcos(Explainer):
     def forward(self, model: nn.Module, inputs: Mapping[str, Any], target: Target) -> Explanation:
         create_graph = torch.is_grad_enabled()
         full_precision = torch.autocast(inputs["pixel_values"].device.type, enabled=False)
-        with torch.enable_grad(), full_precision, captured_output(model, _input_layer(model)) as captured:
+        path = self.layer or _input_layer(model)
+        with torch.enable_grad(), full_precision, captured_output(model, path) as captured:
             logits = call_model(model, inputs)
             channels = captured[-1]
             target = resolve_target(target, logits)
@@ -48,6 +57,16 @@ class Bcos(Explainer):
                     torch.autograd.grad((logits * chosen).sum(), channels, create_graph=create_graph, retain_graph=True)
                     for chosen in one_hots(target, logits)
                 ]
+        if self.layer is not None:
+            grid = grid_of(channels, *image_size(model, inputs))
+            if grid is None:
+                raise ValueError(
+                    f"The layer '{path}' of {type(model).__name__} has no spatial grid: its output's shape is "
+                    f"{tuple(channels.shape)}."
+                )
+            places = grid.cells(at_least_float32(channels))
+            each = [(places * grid.cells(at_least_float32(gradient))).sum(-1) for (gradient,) in gradients]
+            return Explanation(logits, torch.stack(each, 1) if target.ndim == 2 else each[0], target)
         vectors = torch.stack([at_least_float32(gradient) for (gradient,) in gradients], 1)
         maps = (vectors * at_least_float32(channels).unsqueeze(1)).sum(2)
         if target.ndim == 1:

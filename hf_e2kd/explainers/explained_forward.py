@@ -23,7 +23,7 @@ class ExplainedOutput(ModelOutput):
 
     Args:
         logits: (B, classes).
-        maps: (B, *grid), or (B, K, *grid) for targets (B, K).
+        maps: (B, *grid), or (B, K, *grid) for targets (B, K). Of a text, the scores of its tokens.
         mask: (B, *grid) bool, or None where every cell counts.
         vectors: (B, channels, *grid), or (B, K, channels, *grid), for methods that explain by a vector at every place.
     """
@@ -33,8 +33,8 @@ class ExplainedOutput(ModelOutput):
     mask: torch.Tensor | None = None
     vectors: torch.Tensor | None = None
 
-    def of_target(self, number: int) -> "ExplainedOutput":
-        """The output for one of the K targets."""
+    def of_target(self, number: int | slice) -> "ExplainedOutput":
+        """The output for one of the K targets, or for some of them."""
         return replace(
             self,
             maps=None if self.maps is None else self.maps[:, number],

@@ -6,14 +6,13 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..architectures import call_model, discover_target, find_architecture, grid_of
-from ..architectures.base import Grid, Split, forget_biases
-from ..architectures.discovery import image_size
-from .attention_kernels import attention_kernel, is_checkpointed, refuse_fused_attention
+from ..architectures import discover_target, find_architecture
+from ..architectures.base import Split, forget_biases
+from ..sharding import is_sharded
+from .attention_kernels import refuse_fused_attention
 from .base import Explainer, Explanation, Target, at_least_float32, one_hots, resolve_target
-from .hooks import captured_output, refuse_single_derivatives
+from .layer_gradients import AtLayer, differentiate_layer
 
 
 class GradCAM(Explainer):
@@ -28,11 +27,15 @@ class GradCAM(Explainer):
     """
 
     name = "gradcam"
-    head_alone = True
 
     def __init__(self, target_layer: str | None = None):
         self.target_layer = target_layer
         self._discovered: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
+
+    def starts_at(self, model: nn.Module) -> str | None:
+        architecture = find_architecture(model)
+        known = None if architecture is None else architecture.target_path(model)
+        return self.target_layer or known or self._discovered.get(model)
 
     def check(self, model: nn.Module, compiled: bool = False) -> None:
         if any(cls.__name__.endswith("ForSequenceClassification") for cls in type(model).__mro__):
@@ -50,13 +53,15 @@ class GradCAM(Explainer):
 
     def forward(self, model: nn.Module, inputs: Mapping[str, Any], target: Target) -> Explanation:
         architecture = None if self.target_layer is not None else find_architecture(model)
-        if architecture is not None and architecture.split is not None:
+        # What FSDP2 does before and after a block, `torch.func` can't differentiate.
+        by_hook = not torch.compiler.is_compiling() and is_sharded(model)
+        if architecture is not None and architecture.split is not None and not by_hook:
             if not torch.compiler.is_compiling():
                 forget_biases(model)
             logits, activations, gradients, classes, grid = _by_head(model, architecture.split(model, inputs), target)
         else:
             path = architecture.target_path(model) if architecture is not None else self._target_path(model, inputs)
-            logits, activations, gradients, classes, grid = _by_hook(model, path, inputs, target)
+            logits, activations, gradients, classes, grid = differentiate_layer(model, path, inputs, target)
         maps = torch.stack([gradcam_map(grid.cells(activations), grid.cells(gradient)) for gradient in gradients], 1)
         return Explanation(logits, maps if classes.ndim == 2 else maps[:, 0], classes)
 
@@ -75,10 +80,7 @@ def gradcam_map(activations: torch.Tensor, gradients: torch.Tensor) -> torch.Ten
     return (weights * activations).sum(dim=-1).relu()
 
 
-_Differentiated = tuple[torch.Tensor, torch.Tensor, list[torch.Tensor], torch.Tensor, Grid]
-
-
-def _by_head(model: nn.Module, split: Split, target: Target) -> _Differentiated:
+def _by_head(model: nn.Module, split: Split, target: Target) -> AtLayer:
     """Differentiates the head alone. In full precision even under autocast, where the gradient would lose digits."""
     device = split.activation.device.type
     activation = split.activation
@@ -89,43 +91,6 @@ def _by_head(model: nn.Module, split: Split, target: Target) -> _Differentiated:
         target = resolve_target(target, logits)
         gradients = [gradient for chosen in one_hots(target, logits) for gradient in pullback(chosen)]
     return logits, activation, gradients, target, split.grid
-
-
-# Within a compiled region a hook registered now captures nothing, so this forward is run as it is.
-@torch.compiler.disable
-def _by_hook(model: nn.Module, path: str, inputs: Mapping[str, Any], target: Target) -> _Differentiated:
-    """Runs the model's own forward with a kernel whose attention can be differentiated twice."""
-    create_graph = torch.is_grad_enabled()
-    height, width = image_size(model, inputs)
-    if create_graph and attention_kernel(model) == "sdpa" and is_checkpointed(model):
-        raise ValueError(
-            f"Activation checkpointing would recompute {type(model).__name__} with a fused attention kernel, which has "
-            "no double backward. Call model.set_attn_implementation('eager'), or train without checkpointing."
-        )
-    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), captured_output(model, path) as captured:
-        logits = call_model(model, inputs)
-        if not captured:
-            raise ValueError(f"The layer '{path}' of {type(model).__name__} was not called by its forward pass.")
-        activation = captured[-1]
-        grid = grid_of(activation, height, width)
-        if grid is None or len(activation) != len(logits):
-            raise ValueError(
-                f"The layer '{path}' of {type(model).__name__} has no spatial grid: its output's shape is "
-                f"{tuple(activation.shape)} for {len(logits)} images of {height}×{width} pixels."
-            )
-        if create_graph:
-            refuse_single_derivatives(model, path, logits, activation)
-        target = resolve_target(target, logits)
-        gradients = [
-            torch.autograd.grad(
-                (logits * chosen).sum(), activation, create_graph=create_graph, retain_graph=True, allow_unused=True
-            )[0]
-            for chosen in one_hots(target, logits)
-            if logits.requires_grad
-        ]
-        if not gradients or gradients[0] is None:
-            raise ValueError(f"The layer '{path}' of {type(model).__name__} doesn't reach the logits.")
-    return logits, activation, gradients, target, grid
 
 
 def _head_dtype(model: nn.Module) -> torch.dtype:

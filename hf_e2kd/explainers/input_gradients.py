@@ -2,18 +2,18 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..alignment.words import lay_out_tokens
-from ..architectures import call_model
+from ..architectures import call_model, find_architecture
 from ..architectures.discovery import image_size
-from ..architectures.text import word_embeddings
+from ..architectures.text import reads_embeddings, text_at_embeddings, word_embeddings
 from .attention_kernels import attention_kernel, is_checkpointed, refuse_fused_attention
-from .base import Explainer, Explanation, one_hots
+from .base import Explainer, Explanation, Target, at_least_float32, one_hots, resolve_target
 from .hooks import refuse_single_derivatives
 
 Move = Callable[[torch.Tensor], torch.Tensor]
@@ -28,14 +28,91 @@ class InputExplainer(Explainer):
     def check(self, model: nn.Module, compiled: bool = False) -> None:
         refuse_fused_attention(model)
         if compiled:
-            raise ValueError(
-                f"torch_compile has no double backward, which the explainer '{self.name}' needs through the whole of "
-                f"{type(model).__name__}. Train without torch_compile; images can also be explained by 'gradcam'."
-            )
+            refuse_uncompilable(model, self.name)
+
+
+@dataclass
+class AtInput:
+    """A forward pass and its derivatives at the (moved) input.
+
+    Args:
+        logits: (B, classes).
+        value: What the derivatives are with respect to: pixels (B, channels, H, W) or word embeddings (B, T, C).
+        gradients: For each of the K targets that of its logit, shaped like `value`, in at least float32; zero where
+            the target is −1.
+        target: (B,) or (B, K).
+    """
+
+    logits: torch.Tensor
+    value: torch.Tensor
+    gradients: list[torch.Tensor]
+    target: torch.Tensor
 
 
 def unmoved(value: torch.Tensor) -> torch.Tensor:
     return value
+
+
+def differentiate(model: nn.Module, inputs: Mapping[str, Any], target: Target, move: Move = unmoved) -> AtInput:
+    """Runs a model at its input, or at another one, and differentiates the targets' logits there.
+
+    Args:
+        inputs, move: As for `run_at`.
+    """
+    if torch.compiler.is_compiling():
+        return _differentiate_function(model, inputs, target, move)
+    logits, value = run_at(model, inputs, move)
+    target = resolve_target(target, logits)
+    return AtInput(logits, value, target_gradients(logits, value, target), target)
+
+
+def _differentiate_function(model: nn.Module, inputs: Mapping[str, Any], target: Target, move: Move) -> AtInput:
+    """The same inside a compiled region, whose backward can't be differentiated, and which sees no new hook.
+
+    The model as a function of its input is differentiated by `torch.func`, so that the derivative is forward code.
+    """
+    if inputs.get("pixel_values") is not None:
+        name, others, value = "pixel_values", inputs, move(inputs["pixel_values"])
+    else:
+        name, others = "inputs_embeds", text_at_embeddings(model, inputs)
+        value = move(word_embeddings(model)(inputs["input_ids"]))
+
+    def run(at: torch.Tensor) -> torch.Tensor:
+        with sdpa_kernel(SDPBackend.MATH):
+            return call_model(model, {**others, name: at})
+
+    logits, pullback, *_ = torch.func.vjp(run, value)
+    target = resolve_target(target, logits)
+    scale = gradient_scale(logits, value)
+    gradients = [in_full_precision(pullback(one_hot * scale)[0], scale) for one_hot in one_hots(target, logits)]
+    return AtInput(logits, value, gradients, target)
+
+
+def gradient_scale(*values: torch.Tensor) -> float:
+    """What keeps the gradients of a pass in float16 above the smallest number that it has."""
+    return FLOAT16_SCALE if torch.float16 in {value.dtype for value in values} else 1.0
+
+
+def in_full_precision(gradient: torch.Tensor, scale: float) -> torch.Tensor:
+    return at_least_float32(gradient) / scale
+
+
+def refuse_uncompilable(model: nn.Module, explainer: str) -> None:
+    """Refuses models that aren't known to be a function of their input, as a compiled explanation needs.
+
+    Raises:
+        ValueError: with the remedy.
+    """
+    reason = None
+    if any(getattr(module, "track_running_stats", False) for module in model.modules()):
+        reason = "has batch norms, which record statistics while it is differentiated"
+    elif not reads_embeddings(model) and getattr(find_architecture(model), "split", None) is None:
+        reason = "is of a family of which it isn't known that it is a function of its input alone"
+    if reason is not None:
+        raise ValueError(
+            f"torch_compile can't differentiate the whole of {type(model).__name__}, as '{explainer}' does: it "
+            f"{reason}. Train without torch_compile; images can also be explained by 'gradcam'."
+        )
 
 
 def run_at(model: nn.Module, inputs: Mapping[str, Any], move: Move = unmoved) -> tuple[torch.Tensor, torch.Tensor]:
@@ -90,7 +167,7 @@ def target_gradients(logits: torch.Tensor, value: torch.Tensor, target: torch.Te
         target: (B,) or (B, K); the gradient is zero where it is −1.
     """
     create_graph = torch.is_grad_enabled()
-    scale = FLOAT16_SCALE if torch.float16 in (logits.dtype, value.dtype) else 1.0
+    scale = gradient_scale(logits, value)
     chosen = one_hots(target, logits)
     gradients = []
     for number, one_hot in enumerate(chosen):
@@ -104,19 +181,17 @@ def target_gradients(logits: torch.Tensor, value: torch.Tensor, target: torch.Te
         )
         if gradient is None:
             raise ValueError("The logits don't depend on the input, so there is nothing to explain.")
-        gradients.append((gradient if gradient.dtype == torch.float64 else gradient.float()) / scale)
+        gradients.append(in_full_precision(gradient, scale))
     return gradients
 
 
 def input_explanation(
     logits: torch.Tensor, scores: list[torch.Tensor], target: torch.Tensor, inputs: Mapping[str, Any]
 ) -> Explanation:
-    """Lays out the scores of each target: (B, H, W) of an image's pixels, or (B, T) of a text's tokens."""
+    """The scores of each target: (B, H, W) of an image's pixels, or (B, T) of a text's tokens."""
     stacked = torch.stack(scores, 1) if target.ndim == 2 else scores[0]
-    if inputs.get("pixel_values") is not None:
-        return Explanation(logits, stacked, target)
-    maps, mask, layout = lay_out_tokens(stacked, inputs)
-    return Explanation(logits, maps, target, mask=mask, layout=layout)
+    is_image = inputs.get("pixel_values") is not None
+    return Explanation(logits, stacked, target, layout="image" if is_image else "tokens")
 
 
 def over_channels(values: torch.Tensor, inputs: Mapping[str, Any]) -> torch.Tensor:

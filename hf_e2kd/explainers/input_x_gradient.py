@@ -3,24 +3,41 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
-from .base import Explanation, Target, resolve_target
-from .input_gradients import InputExplainer, input_explanation, over_channels, run_at, target_gradients
+from .base import Explanation, Target, at_least_float32
+from .input_gradients import InputExplainer, differentiate, input_explanation, over_channels
+from .layer_gradients import differentiate_layer
 
 
 class InputXGradient(InputExplainer):
     """What each pixel or token contributes to the logit, to first order: Σ_c x_c · ∂z/∂x_c, signed.
 
     x are the pixel values as the model gets them (normalised), or the word embeddings; the sum is over an image's
-    colours, or over the dimensions of an embedding.
+    colours, or over the dimensions of an embedding. Of a network without biases it equals Integrated Gradients.
+
+    Args:
+        layer: Path of a layer of an image model whose activation is x instead, so that the map is as fine as that
+            layer (the depths of model guidance, Rao et al., ICCV 2023).
     """
 
     name = "input_x_gradient"
 
+    def __init__(self, layer: str | None = None):
+        self.layer = layer
+
+    def check(self, model: nn.Module, compiled: bool = False) -> None:
+        super().check(model, compiled)
+        if compiled and self.layer is not None:
+            raise ValueError("torch_compile can't read a layer through a hook. Train without torch_compile.")
+
     def forward(self, model: nn.Module, inputs: Mapping[str, Any], target: Target) -> Explanation:
-        logits, value = run_at(model, inputs)
-        target = resolve_target(target, logits)
-        gradients = target_gradients(logits, value, target)
-        scores = [over_channels(value * gradient, inputs) for gradient in gradients]
-        return input_explanation(logits, scores, target, inputs)
+        if self.layer is None:
+            at = differentiate(model, inputs, target)
+            scores = [over_channels(at.value * gradient, inputs) for gradient in at.gradients]
+            return input_explanation(at.logits, scores, at.target, inputs)
+        logits, activation, gradients, classes, grid = differentiate_layer(model, self.layer, inputs, target)
+        cells = grid.cells(at_least_float32(activation))
+        maps = torch.stack([(cells * grid.cells(at_least_float32(each))).sum(-1) for each in gradients], 1)
+        return Explanation(logits, maps if classes.ndim == 2 else maps[:, 0], classes)

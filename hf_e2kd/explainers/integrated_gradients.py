@@ -11,11 +11,11 @@ from ..architectures import call_model
 from .base import Explanation, Target, at_least_float32, resolve_target
 from .input_gradients import (
     InputExplainer,
+    differentiate,
     frozen_statistics,
     input_explanation,
     over_channels,
     run_at,
-    target_gradients,
     word_embeddings,
 )
 
@@ -43,7 +43,6 @@ class IntegratedGradients(InputExplainer):
     """
 
     name = "integrated_gradients"
-    draws = True
     without_effect = ("chunk", "random_points", "completeness")
 
     def __init__(
@@ -72,16 +71,26 @@ class IntegratedGradients(InputExplainer):
         self.chunk = chunk
         self.random_points = random_points
         self.completeness = completeness
+        nodes, weights = RULES[rule](points)
+        self._nodes = torch.as_tensor(nodes, dtype=torch.float32)
+        self._weights = torch.as_tensor(weights, dtype=torch.float32)
+
+    @property
+    def draws(self) -> int:  # type: ignore[override]
+        return self.random_points
+
+    @property
+    def forward_passes(self) -> int:  # type: ignore[override]
+        return 1 + self.points + self.completeness
 
     def forward(self, model: nn.Module, inputs: Mapping[str, Any], target: Target) -> Explanation:
         logits = call_model(model, inputs)
         target = resolve_target(target, logits)
-        # Samples without a target cost nothing but their logits.
-        rows = (target if target.ndim == 1 else target.amax(1)).ge(0).nonzero().flatten()
+        rows = _explained_rows(target)
         some = _rows_of(inputs, rows, len(logits)) if len(rows) < len(logits) else inputs
         baseline = self._baseline(model, inputs)
         own = baseline[rows] if baseline is not None and _is_per_sample(baseline, inputs, len(logits)) else baseline
-        places, weights = self._places(len(rows), logits.device)
+        places, weights = self._places(rows, logits.device)
         scores: list[torch.Tensor] = [] if len(rows) else _nothing(logits, target, inputs)
         # The steps on the path must leave no trace in the statistics of a model in training.
         with frozen_statistics(model):
@@ -96,16 +105,14 @@ class IntegratedGradients(InputExplainer):
                 explanation.completeness_error = _completeness_error(model, inputs, baseline, logits, target, scores)
         return explanation
 
-    def _places(self, batch: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """The points' α (n, B) and weights (n)."""
-        if self.seed is None:
-            nodes, weights = RULES[self.rule](self.points)
-            places = torch.as_tensor(nodes, dtype=torch.float32)[:, None].expand(-1, batch)
-            return places.to(device), torch.as_tensor(weights, dtype=torch.float32).to(device)
+    def _places(self, rows: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """The points' α (n, rows) and weights (n)."""
+        if self.uniform is None:
+            return self._nodes.to(device)[:, None].expand(-1, len(rows)), self._weights.to(device)
         count = self.random_points
-        within = torch.rand(count, batch, generator=torch.Generator().manual_seed(self.seed))
-        places = (torch.arange(count)[:, None] + within) / count
-        return places.to(device), torch.full((count,), 1 / count, device=device)
+        within = self.uniform[:count].to(device)[:, rows]
+        places = (torch.arange(count, device=device)[:, None] + within) / count
+        return places, torch.full((count,), 1 / count, device=device)
 
     def _baseline(self, model: nn.Module, inputs: Mapping[str, Any]) -> torch.Tensor | None:
         """What broadcasts to x; None for zero."""
@@ -151,13 +158,20 @@ def _along_path(
         whole.append((value - start)[:batch])
         return start + alphas * (value - start)
 
-    logits, moved = run_at(model, _repeated(inputs, batch, count), move)
     repeated = target.repeat(count, *[1] * (target.ndim - 1))
+    at = differentiate(model, _repeated(inputs, batch, count), repeated, move)
     path = whole[0] if whole[0].dtype == torch.float64 else whole[0].float()
     return [
         over_channels(path * torch.einsum("n,nb...->b...", weights.to(g.dtype), g.unflatten(0, (count, batch))), inputs)
-        for g in target_gradients(logits, moved, repeated)
+        for g in at.gradients
     ]
+
+
+def _explained_rows(target: torch.Tensor) -> torch.Tensor:
+    """Samples without a target cost nothing but their logits. A compiled step's shapes are fixed: it takes them all."""
+    if torch.compiler.is_compiling():
+        return torch.arange(len(target), device=target.device)
+    return (target if target.ndim == 1 else target.amax(1)).ge(0).nonzero().flatten()
 
 
 def _completeness_error(

@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import nn
 
-from .base import Explanation, Target, resolve_target
-from .input_gradients import InputExplainer, input_explanation, over_channels, run_at, target_gradients
+from .base import Explanation, Target
+from .input_gradients import InputExplainer, differentiate, input_explanation, over_channels
 
 
 class Saliency(InputExplainer):
@@ -31,8 +31,6 @@ class Saliency(InputExplainer):
                 "The signed sum of a text's gradient is zero behind a layer norm. Use signed=False, or the explainer "
                 "'input_x_gradient', whose sign has a meaning."
             )
-        logits, value = run_at(model, inputs)
-        target = resolve_target(target, logits)
-        gradients = target_gradients(logits, value, target)
-        scores = [over_channels(gradient if self.signed else gradient.abs(), inputs) for gradient in gradients]
-        return input_explanation(logits, scores, target, inputs)
+        at = differentiate(model, inputs, target)
+        scores = [over_channels(gradient if self.signed else gradient.abs(), inputs) for gradient in at.gradients]
+        return input_explanation(at.logits, scores, at.target, inputs)

@@ -2,10 +2,13 @@
 
     python recipes/benchmarks/step_cost.py
     python recipes/benchmarks/step_cost.py --only gradcam
+    python recipes/benchmarks/step_cost.py --only gradcam --compile
 
-Both arms are whole `training_step`s of the trainer (teacher, student, loss, backward) and take turns, so that a
+All arms are whole `training_step`s of the trainer (teacher, student, loss, backward) and take turns, so that a
 machine whose speed drifts slows both. Time is the process's CPU time over all threads (the device's time on a GPU); the
-ratio is taken pair by pair and its median is printed. Peak memory is the most that one step allocates.
+ratio is taken turn by turn and its median is printed. Peak memory is the most that one step allocates. With `--compile`
+both steps are made with `torch_compile=True` too, and compared with each other and with the eager ones; the teacher
+stays eager, and compiling isn't counted.
 """
 
 import argparse
@@ -106,19 +109,23 @@ class Given(Reference):
 
 
 def build_trainer(
-    case: Case, explanation_weight: float, batch: dict[str, torch.Tensor], options: argparse.Namespace
+    case: Case,
+    explanation_weight: float,
+    batch: dict[str, torch.Tensor],
+    options: argparse.Namespace,
+    compiled: bool = False,
 ) -> ExplanationDistillTrainer:
     """A trainer that is ready for `run_step`."""
     torch.manual_seed(0)
     teacher, student = case.models()
     args = ExplanationDistillArguments(
-        output_dir=tempfile.mkdtemp(),
+        output_dir=str(Path(tempfile.gettempdir(), "step_cost")),  # nothing is written
         explainer=case.explainer,
         explanation_weight=explanation_weight,
         explanation_share=case.share,
         use_cpu=options.device == "cpu",
         bf16=options.bf16,
-        torch_compile=options.compile,
+        torch_compile=compiled,
         per_device_train_batch_size=len(next(iter(batch.values()))),
         report_to="none",
         disable_tqdm=True,
@@ -171,30 +178,50 @@ def peak_memory(trainer: ExplanationDistillTrainer, batch: dict[str, torch.Tenso
     return max(itertools.accumulate(event.nbytes() for event in changes)) / 2**20
 
 
+@dataclass
+class Ratio:
+    """How many times as long one arm takes as another, turn by turn."""
+
+    median: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"**{self.median:.3f}** ({self.low:.3f}–{self.high:.3f})"
+
+
 def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Medians of both arms and of their pairwise ratio."""
-    batch = make_batch(CASES[name], options)
-    plain, explained = (build_trainer(CASES[name], weight, batch, options) for weight in (0.0, 1.0))
-    for trainer in (plain, explained):
+    """Each arm's median, and medians and quartiles of their ratios."""
+    case, batch = CASES[name], make_batch(CASES[name], options)
+    arms = {"KD": build_trainer(case, 0.0, batch, options), "e²KD": build_trainer(case, 1.0, batch, options)}
+    if options.compile:
+        torch.compiler.reset()
+        arms["compiled KD"] = build_trainer(case, 0.0, batch, options, compiled=True)
+        arms["compiled e²KD"] = build_trainer(case, 1.0, batch, options, compiled=True)
+    for trainer in arms.values():
         for _ in range(options.warmup):
             run_step(trainer, batch)
-    pairs = []
+    turns: dict[str, list[float]] = {arm: [] for arm in arms}
     for turn in tqdm(range(options.steps), desc=name, leave=False):
-        # The order alternates, so that neither arm always runs on the other's warm caches.
-        order = (plain, explained) if turn % 2 == 0 else (explained, plain)
-        seconds = {trainer: run_step(trainer, batch) for trainer in order}
-        pairs.append((seconds[plain], seconds[explained]))
-    ratios = sorted(explained / plain for plain, explained in pairs)
-    memory = [peak_memory(trainer, batch) for trainer in (plain, explained)]
+        # The order alternates, so that no arm always runs on another's warm caches.
+        for arm in list(arms) if turn % 2 == 0 else reversed(arms):
+            turns[arm].append(run_step(arms[arm], batch))
+    memory = {arm: peak_memory(arms[arm], batch) for arm in ("KD", "e²KD")}
+    ratios = {"time ratio": _ratio(turns["e²KD"], turns["KD"])}
+    if options.compile:
+        ratios["compiled: e²KD to KD"] = _ratio(turns["compiled e²KD"], turns["compiled KD"])
+        ratios["e²KD: compiled to eager"] = _ratio(turns["compiled e²KD"], turns["e²KD"])
     return {
-        "kd_ms": 1000 * statistics.median(plain for plain, _ in pairs),
-        "e2kd_ms": 1000 * statistics.median(explained for _, explained in pairs),
-        "time_ratio": statistics.median(ratios),
-        "time_ratio_quartiles": [ratios[len(ratios) // 4], ratios[-1 - len(ratios) // 4]],
-        "kd_mb": memory[0],
-        "e2kd_mb": memory[1],
-        "memory_ratio": memory[1] / memory[0],
+        "ms": {arm: 1000 * statistics.median(seconds) for arm, seconds in turns.items()},
+        "ratios": ratios,
+        "mb": memory,
+        "memory ratio": memory["e²KD"] / memory["KD"],
     }
+
+
+def _ratio(seconds: list[float], others: list[float]) -> Ratio:
+    ratios = sorted(own / other for own, other in zip(seconds, others, strict=True))
+    return Ratio(statistics.median(ratios), ratios[len(ratios) // 4], ratios[-1 - len(ratios) // 4])
 
 
 def quieten(options: argparse.Namespace) -> None:
@@ -204,13 +231,13 @@ def quieten(options: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=20, help="pairs of steps that count")
+    parser.add_argument("--steps", type=int, default=20, help="steps of each arm that count")
     parser.add_argument("--warmup", type=int, default=3, help="steps of each arm before")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--bf16", action="store_true")
-    parser.add_argument("--compile", action="store_true", help="train with torch_compile")
+    parser.add_argument("--compile", action="store_true", help="measure the steps with torch_compile too")
     parser.add_argument("--only", default="", metavar="METHOD", help=f"only cases that begin so: {', '.join(CASES)}")
     parser.add_argument("--json", type=Path, help="write the figures there too")
     options = parser.parse_args()
@@ -222,24 +249,22 @@ def main() -> None:
     device = torch.cuda.get_device_name() if options.device == "cuda" else f"CPU, {options.threads} threads"
     print(
         f"{device}; torch {torch.__version__}; batches of {options.batch_size}×3×{IMAGE_SIZE}×{IMAGE_SIZE} pixels or "
-        f"{TEXT_BATCH}×{TOKENS} tokens; {options.steps} pairs of steps\n"
+        f"{TEXT_BATCH}×{TOKENS} tokens; {options.steps} steps of each arm\n"
     )
-    print("| what | KD step | e²KD step | time ratio (quartiles) | KD memory | e²KD memory | memory ratio |")
-    print("|---|---|---|---|---|---|---|")
-    results = {}
+    results: dict[str, Any] = {}
     for name in chosen:
-        results[name] = r = measure(name, options)
-        low, high = r["time_ratio_quartiles"]
-        cells = [
-            name,
-            f"{r['kd_ms']:.0f} ms",
-            f"{r['e2kd_ms']:.0f} ms",
-            f"**{r['time_ratio']:.3f}** ({low:.3f}–{high:.3f})",
-            f"{r['kd_mb']:.0f} MB",
-            f"{r['e2kd_mb']:.0f} MB",
-            f"**{r['memory_ratio']:.3f}**",
-        ]
-        print(f"| {' | '.join(cells)} |", flush=True)
+        result = measure(name, options)
+        row = {
+            "what": name,
+            **{f"{arm} step": f"{value:.0f} ms" for arm, value in result["ms"].items()},
+            **{what: str(ratio) for what, ratio in result["ratios"].items()},
+            **{f"{arm} memory": f"{value:.0f} MB" for arm, value in result["mb"].items()},
+            "memory ratio": f"**{result['memory ratio']:.3f}**",
+        }
+        if not results:
+            print(f"| {' | '.join(row)} |\n|{'---|' * len(row)}")
+        print(f"| {' | '.join(row.values())} |", flush=True)
+        results[name] = {**result, "ratios": {what: vars(ratio) for what, ratio in result["ratios"].items()}}
     if options.json:
         options.json.write_text(
             json.dumps({"device": device, "torch": torch.__version__, "results": results}, indent=2)

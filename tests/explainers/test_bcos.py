@@ -52,6 +52,15 @@ def test_dynamic_weights_equal_the_packages(name, mode):
     torch.testing.assert_close(explanation.logits, logits.detach(), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(("name", "layer"), [("resnet_four_stages", "layer2"), ("densenet", "features.denseblock1")])
+def test_a_layers_contributions_sum_to_the_logit_too(name, layer):
+    """Prevents: scalings behind the layer that aren't held. A cut through the whole width changes no sum."""
+    model, inputs = network(name).double(), {"pixel_values": pixels().double()}
+    at_input, at_layer = Bcos()(model, inputs, TARGET), Bcos(layer=layer)(model, inputs, TARGET)
+    assert at_layer.maps.shape[1] < at_input.maps.shape[1] and at_layer.vectors is None
+    torch.testing.assert_close(at_layer.maps.sum((1, 2)), at_input.maps.sum((1, 2)))
+
+
 @pytest.mark.parametrize("mode", ["eval", "train"])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_contributions_sum_to_the_logit(name, mode):

@@ -6,7 +6,7 @@ from torch import nn
 from torch.func import functional_call
 from transformers import ConvNextConfig, ConvNextForImageClassification, ViTConfig, ViTForImageClassification
 
-from hf_e2kd.explainers import GradCAM, install_explained_forward
+from hf_e2kd.explainers import GradCAM
 from tests.gradients import directional_derivative, explained_gradients, loss_of, relative_error
 from tests.models import images, randomise
 
@@ -166,44 +166,3 @@ def test_recomputed_fused_attention_is_refused(tiny):
     with pytest.raises(ValueError, match="Activation checkpointing.*set_attn_implementation\\('eager'\\)"):
         explainer(model, {"pixel_values": images()}, TARGET, create_graph=True)
     assert explainer(model, {"pixel_values": images()}, TARGET).maps.any()
-
-
-# --- torch.compile ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["vit", "convnext", "resnet", "timm_vit", "timm_convnext", "timm_resnet"])
-def test_compiled_gradients_equal_eager_ones(tiny, name):
-    """Prevents: a compiled step whose explanation is constant to the gradient, or whose graph is cut in pieces."""
-    model = tiny(name)
-    install_explained_forward(model, GradCAM())
-
-    def gradients(call):
-        model.zero_grad()
-        output = call(pixel_values=images(), explain_target=TARGET)
-        loss = loss_of(output) + output.logits.square().mean()
-        loss.backward()
-        return loss.item(), {
-            key: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.clone()
-            for key, parameter in model.named_parameters()
-        }
-
-    eager_loss, eager = gradients(model)
-    torch.compiler.reset()
-    compiled_loss, compiled = gradients(torch.compile(model, backend="aot_eager", fullgraph=True))
-    torch.compiler.reset()
-
-    assert compiled_loss == pytest.approx(eager_loss, rel=1e-4)
-    assert relative_error(compiled, eager) < 1e-4
-
-
-def test_compiled_hook_runs_as_it_is(tiny):
-    """Prevents: a hook that captures nothing inside a forward that the caller compiled."""
-    model = tiny("vit")
-    install_explained_forward(model, GradCAM(target_layer=HOOKED["vit"]))
-    torch.compiler.reset()
-
-    maps = torch.compile(model, backend="aot_eager")(pixel_values=images(), explain_target=TARGET).maps
-    torch.compiler.reset()
-
-    assert maps.requires_grad
-    torch.testing.assert_close(maps, model(pixel_values=images(), explain_target=TARGET).maps)

@@ -3,9 +3,11 @@
 import pytest
 import torch
 from captum.attr import InputXGradient as CaptumInputXGradient
+from captum.attr import LayerGradientXActivation
 
 from hf_e2kd.explainers import InputXGradient
 from tests.explainers.test_saliency import TARGET, embedding_gradients
+from tests.gradients import explained_gradients
 from tests.models import images
 from tests.text_models import build_text, token_batch
 
@@ -43,3 +45,27 @@ def test_is_complete_for_a_linear_model():
     explanation = InputXGradient()(Linear(), {"pixel_values": torch.rand(2, 3, 4, 4).double()}, TARGET)
     expected = explanation.logits.gather(1, TARGET[:, None])[:, 0] - linear.bias.detach()[TARGET]
     torch.testing.assert_close(explanation.maps.sum((1, 2)), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"), [("resnet", "resnet.encoder.stages.0"), ("convnext", "convnext.encoder.stages.0")]
+)
+def test_at_a_layer_equals_captums(tiny, name, layer):
+    """Prevents: guidance of a middle layer that sees another activation, or its gradient alone."""
+    model, inputs = tiny(name), {"pixel_values": images()}
+    method = LayerGradientXActivation(lambda pixels: model(pixels).logits, model.get_submodule(layer))
+    expected = method.attribute(inputs["pixel_values"], target=TARGET).detach().sum(1)
+    explainer = InputXGradient(layer=layer)
+    torch.testing.assert_close(explainer(model, inputs, TARGET).maps, expected, rtol=1e-4, atol=1e-5)
+    several = explainer(model, inputs, torch.stack([TARGET, torch.tensor([0, -1])], 1)).maps
+    torch.testing.assert_close(several[:, 0], expected, rtol=1e-4, atol=1e-5)
+    assert several[0, 1].any() and not several[1, 1].any()
+
+
+def test_a_layers_map_trains_what_is_on_both_sides_of_it(tiny):
+    """Prevents: an explanation loss that reaches only one side of its layer."""
+    model = tiny("resnet")
+    explainer = InputXGradient(layer="resnet.encoder.stages.0")
+    _, gradients = explained_gradients(model, explainer, {"pixel_values": images()}, TARGET)
+    for part in ("embedder", "stages.0", "stages.1", "classifier.1.weight"):
+        assert any(gradient.any() for name, gradient in gradients.items() if part in name), part

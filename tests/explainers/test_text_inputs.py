@@ -144,7 +144,7 @@ def test_random_points_train_a_padded_model():
     """The path's points repeat the batch, and with it the ids that the embeddings are recognised by."""
     model, explainer = build("Longformer", **LONGFORMER), IntegratedGradients(random_points=3)
     inputs = {**tokens(2, 7), "attention_mask": torch.ones(2, 7, dtype=torch.long)}
-    with drawn([explainer], 0):
+    with drawn([explainer], torch.rand(1, 16, generator=torch.Generator().manual_seed(0))):
         explainer(model, inputs, torch.ones(2, dtype=torch.long), create_graph=True).maps.square().sum().backward()
     assert word_embeddings(model).weight.grad.abs().sum() > 0
 

@@ -1,0 +1,120 @@
+"""The explained forward under `torch.compile`: one graph, with the gradients of the eager one."""
+
+import pytest
+import torch
+
+from hf_e2kd.explainers import (
+    GradCAM,
+    InputXGradient,
+    IntegratedGradients,
+    Saliency,
+    drawn,
+    install_explained_forward,
+)
+from tests.gradients import loss_of, relative_error
+from tests.models import images
+from tests.text_models import TEXT, build_text, token_batch
+
+TARGET = torch.tensor([3, 1])
+# One for each way in which a head is written.
+GRADCAM = [
+    *("vit", "deit_teacher", "beit_shared", "dinov2", "swin", "convnext", "resnet", "mobilenet", "efficientnet"),
+    *("timm_vit", "timm_deit_distilled", "timm_siglip", "timm_swin", "timm_convnext", "timm_resnet", "wrapped_vit"),
+]
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+def gradients(model, call, inputs, target=TARGET):
+    model.zero_grad()
+    output = call(**inputs, explain_target=target)
+    loss = loss_of(output) + output.logits.square().mean()
+    loss.backward()
+    return loss.item(), {
+        key: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.clone()
+        for key, parameter in model.named_parameters()
+    }
+
+
+def assert_compiled_equals_eager(model, inputs, backend="aot_eager", target=TARGET):
+    eager_loss, eager = gradients(model, model, inputs, target)
+    loss, compiled = gradients(model, torch.compile(model, backend=backend, fullgraph=True), inputs, target)
+    assert loss == pytest.approx(eager_loss, rel=1e-4)
+    assert relative_error(compiled, eager) < 1e-4
+
+
+@pytest.mark.parametrize("name", GRADCAM)
+def test_gradcam(tiny, name):
+    """Prevents: a compiled step whose explanation is constant to the gradient, or whose graph is cut in pieces."""
+    model = tiny(name)
+    install_explained_forward(model, GradCAM())
+    assert_compiled_equals_eager(model, {"pixel_values": images()})
+
+
+@pytest.mark.parametrize("name", TEXT)
+def test_texts(name):
+    """Prevents: other positions or padding where a model is given its word embeddings instead of its tokens."""
+    # Behind a layer norm, DeBERTa's empty rows of padding lose most of their digits in float32.
+    model = build_text(name).double()
+    install_explained_forward(model, InputXGradient())
+    assert_compiled_equals_eager(model, token_batch())
+
+
+@pytest.mark.parametrize("name", ["vit", "convnext", "timm_vit", "wrapped_convnext"])
+def test_images_at_their_pixels(tiny, name):
+    model = tiny(name)
+    install_explained_forward(model, Saliency())
+    assert_compiled_equals_eager(model, {"pixel_values": images()})
+
+
+@pytest.mark.parametrize("baseline", ["zero", "pad"])
+def test_random_points_of_integrated_gradients(baseline):
+    """Prevents: a step compiled anew for each draw, and one whose points are frozen by the first."""
+    model = build_text("bert")
+    explainer = IntegratedGradients(baseline=baseline, random_points=2)
+    install_explained_forward(model, explainer)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    found = []
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for seed in (0, 1):
+            uniform = torch.rand(2, 2, generator=torch.Generator().manual_seed(seed))
+            with drawn([explainer], uniform):
+                inputs = token_batch()
+                eager_loss, eager = gradients(model, model, inputs)
+                loss, own = gradients(model, compiled, inputs)
+            assert loss == pytest.approx(eager_loss, rel=1e-4)
+            assert relative_error(own, eager) < 1e-4
+            found.append(loss)
+    assert found[0] != found[1]
+
+
+def test_samples_without_a_target():
+    """Prevents: a compiled share of a batch that explains samples that were not drawn."""
+    model = build_text("bert")
+    install_explained_forward(model, IntegratedGradients(points=3))
+    target = torch.tensor([3, -1])
+    assert_compiled_equals_eager(model, token_batch(), target=target)
+
+
+@pytest.mark.parametrize(("name", "explainer"), [("resnet", GradCAM()), ("bert", InputXGradient())])
+def test_with_inductor(tiny, name, explainer):
+    """Prevents: what is right as a graph and wrong as the code that is made of it."""
+    model, inputs = (build_text("bert"), token_batch()) if name == "bert" else (tiny(name), {"pixel_values": images()})
+    install_explained_forward(model, explainer)
+    assert_compiled_equals_eager(model, inputs, backend="inductor")
+
+
+def test_compiled_hook_runs_as_it_is(tiny):
+    """Prevents: a hook that captures nothing inside a forward that the caller compiled."""
+    model = tiny("vit")
+    install_explained_forward(model, GradCAM(target_layer="vit.layers.2.layernorm_before"))
+
+    maps = torch.compile(model, backend="aot_eager")(pixel_values=images(), explain_target=TARGET).maps
+
+    assert maps.requires_grad
+    torch.testing.assert_close(maps, model(pixel_values=images(), explain_target=TARGET).maps)
