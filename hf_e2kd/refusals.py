@@ -16,8 +16,8 @@ def refuse_unsupported(accelerator: Accelerator, args: Any, explainers: Sequence
         explainers: What its explanations are made by; none where nothing is explained in training.
 
     Raises:
-        ValueError: DataParallel, FSDP1, ZeRO-3, FSDP2 with an explainer that differentiates the whole model, a static
-            DDP graph or reentrant activation checkpointing.
+        ValueError: DataParallel, FSDP1, ZeRO-3, FSDP2 with what it can't be combined with, a static DDP graph or
+            reentrant activation checkpointing.
     """
     if args.n_gpu > 1:
         raise ValueError(
@@ -30,12 +30,23 @@ def refuse_unsupported(accelerator: Accelerator, args: Any, explainers: Sequence
         )
     if accelerator.distributed_type == DistributedType.FSDP and accelerator.state.fsdp_plugin.fsdp_version == 1:
         raise ValueError("FSDP1 can't differentiate an explanation. Set fsdp_version: 2 in the accelerate config.")
-    whole = [explainer.name for explainer in explainers if not explainer.head_alone]
-    if accelerator.distributed_type == DistributedType.FSDP and whole:
+    if accelerator.distributed_type == DistributedType.FSDP and accelerator.state.fsdp_plugin.cpu_ram_efficient_loading:
         raise ValueError(
-            f"The explainer '{whole[0]}' differentiates the whole student twice, across blocks that FSDP2 has sharded, "
-            "which torch can't do. Train with DDP or ZeRO-2, or explain images by 'gradcam'."
+            "fsdp_cpu_ram_efficient_loading leaves a teacher without weights on all ranks but the first. Set it to "
+            "false in the accelerate config."
         )
+    if accelerator.distributed_type == DistributedType.FSDP and explainers:
+        if args.torch_compile:
+            raise ValueError(
+                "torch_compile can't see an explanation that crosses FSDP2's blocks. Train without torch_compile, or "
+                "with DDP."
+            )
+        if accelerator.state.fsdp_plugin.activation_checkpointing:
+            raise ValueError(
+                "fsdp_activation_checkpointing wraps the layers in which the explanation is read. Leave it out of the "
+                "accelerate config and set the argument activation_checkpointing=True, with "
+                "attn_implementation='eager'."
+            )
     plugin = accelerator.state.deepspeed_plugin if accelerator.distributed_type == DistributedType.DEEPSPEED else None
     if plugin is not None and plugin.zero_stage == 3:
         raise ValueError("ZeRO-3 shards the student's head between its two derivatives. Use ZeRO-2 or FSDP2.")

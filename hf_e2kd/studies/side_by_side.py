@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import HfArgumentParser, set_seed
 
 from ..arguments import ExplanationDistillArguments
+from ..sharding import whole
 from ..trainer import ExplanationDistillTrainer
 from .images import EmbeddedSetting
+from .protocols import Protocol
 from .results import METRICS, markdown_table, summarise
 from .tasks import Task, announce, training_arguments
 from .texts import TextSetting
@@ -38,7 +41,7 @@ class Comparison:
     pictures: int = field(default=6, metadata={"help": "Samples in the pictures."})
 
 
-def run_side_by_side(setting: EmbeddedSetting | TextSetting, name: str, description: str) -> dict[str, Any]:
+def run_side_by_side(setting: EmbeddedSetting | TextSetting | Protocol, name: str, description: str) -> dict[str, Any]:
     """A whole recipe: reads the command line, trains, measures, writes.
 
     Into `--output_dir` go the first seed's students (`student`, and `student-kd` and the like for what it is compared
@@ -71,14 +74,18 @@ def run_side_by_side(setting: EmbeddedSetting | TextSetting, name: str, descript
             }
             run["teacher"] = {split: _chosen(metrics, f"{split}_teacher_") for split, metrics in measured.items()}
             run[arm] = {split: _chosen(metrics, f"{split}_") for split, metrics in measured.items()}
+        students = {arm: whole(trainer.student) for arm, trainer in trainers.items()}
         if task.measure is not None:
             announce(args, f"Seed {seed}: explaining")
-            for side, model in {"teacher": task.teacher, **{arm: t.student for arm, t in trainers.items()}}.items():
+            for side, model in {"teacher": task.teacher, **students}.items():
                 for split in task.evaluations:
                     run[side][split] |= task.measure(model, split)
+        if task.derive is not None:
+            for side in ("teacher", *students):
+                run[side] |= task.derive(run[side])
         runs.append(run)
         if seed == args.seed:
-            save(task, trainers, comparison.pictures, output)
+            save(task, trainers, students, comparison.pictures, output)
         results: dict[str, Any] = {
             "recipe": name,
             "sources": vars(sources) if sources.dataset else "embedded default",
@@ -106,10 +113,10 @@ _RECORDED = (
 
 
 def parse(
-    setting: EmbeddedSetting | TextSetting, name: str, description: str
-) -> tuple[Any, Comparison, ExplanationDistillArguments]:
+    setting: EmbeddedSetting | TextSetting | Protocol, name: str, description: str, options: type = Comparison
+) -> tuple[Any, Any, ExplanationDistillArguments]:
     """The command line. What it leaves open comes from the setting, or from defaults for pretrained models."""
-    parser = HfArgumentParser((setting.sources, Comparison, ExplanationDistillArguments), description=description)
+    parser = HfArgumentParser((setting.sources, options, ExplanationDistillArguments), description=description)
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for source in setting.required:
         first.add_argument(f"--{source}")
@@ -124,7 +131,7 @@ def parse(
         sources, comparison, args = parser.parse_args_into_dataclasses()
     except ValueError as error:
         parser.error(str(error))
-    if comparison.seeds < 1:
+    if isinstance(comparison, Comparison) and comparison.seeds < 1:
         parser.error(f"--seeds must be at least 1, not {comparison.seeds}.")
     return sources, comparison, args
 
@@ -137,14 +144,21 @@ def distil(task: Task, args: ExplanationDistillArguments) -> ExplanationDistillT
         train_dataset=task.train,
         eval_dataset=task.evaluations,
         processing_class=task.processor,
-        teacher_model=task.teacher,
         data_collator=task.collator,
+        callbacks=list(task.callbacks),
+        **({"teacher_model": task.teacher} if task.references is None else {"references": task.references}),
     )
     trainer.train()
     return trainer
 
 
-def save(task: Task, trainers: Mapping[str, ExplanationDistillTrainer], pictures: int, output: Path) -> None:
+def save(
+    task: Task,
+    trainers: Mapping[str, ExplanationDistillTrainer],
+    students: Mapping[str, nn.Module],
+    pictures: int,
+    output: Path,
+) -> None:
     """Writes the models and the picture; what an earlier run claimed of others goes first."""
     (first, *_) = trainers.values()
     if first.is_world_process_zero():
@@ -156,7 +170,7 @@ def save(task: Task, trainers: Mapping[str, ExplanationDistillTrainer], pictures
     for arm, trainer in trainers.items():
         trainer.save_model(str(output / ("student" if arm == "e²KD" else f"student-{arm.lower()}")))
     if first.is_world_process_zero() and pictures:
-        task.picture({arm: trainer.student for arm, trainer in trainers.items()}, pictures, output)
+        task.picture(students, pictures, output)
 
 
 def _chosen(metrics: Mapping[str, float], prefix: str) -> dict[str, float]:

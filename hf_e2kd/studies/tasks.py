@@ -1,17 +1,19 @@
 """What is distilled: a teacher, the students' common start, and the data."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 from torch import nn
-from transformers import IntervalStrategy
+from transformers import IntervalStrategy, TrainerCallback
 
 from ..arguments import ExplanationDistillArguments
 from ..explainers import Explainer, build_explainer
+from ..references import Reference
+from ..sharding import whole
 from ..trainer import ExplanationDistillTrainer
 
 
@@ -27,7 +29,10 @@ class Task:
         evaluations: Data to measure on, by name.
         picture: `picture(students, count, folder)` draws what teacher and students look at, on `count` samples.
         measure: `measure(model, split)` gives further metrics of a model on one of `evaluations`.
+        derive: Further splits' metrics from those measured, as the worst group's from the groups'; called for each model.
         collator: Makes batches; None for the trainer's own.
+        references: What to learn from in the place of the teacher at hand, as its stored explanations.
+        callbacks: Of the students' trainers.
         teacher_is_new: Whether the teacher was trained for this task, so that it is worth saving.
     """
 
@@ -38,7 +43,10 @@ class Task:
     evaluations: dict[str, Dataset]
     picture: Callable[[Mapping[str, nn.Module], int, Path], None]
     measure: Callable[[nn.Module, str], dict[str, float]] | None = None
+    derive: Callable[[dict[str, dict[str, float]]], dict[str, dict[str, float]]] | None = None
     collator: Callable[..., Any] | None = None
+    references: Mapping[str, Reference] | None = None
+    callbacks: Sequence[TrainerCallback] = ()
     teacher_is_new: bool = False
 
 
@@ -83,4 +91,4 @@ def train_on_labels(
         data_collator=collator,
     )
     trainer.train()
-    return trainer.student
+    return whole(trainer.student)

@@ -1,6 +1,7 @@
 """Trains small students in however many processes it is started in, and keeps what they did.
 
-Started by `accelerate launch` with the path of a folder; `collect` does the same work in the process that calls it.
+Started by `accelerate launch` with the path of a folder and `ddp` or `fsdp2`; `collect` does the same work in the
+process that calls it.
 """
 
 import sys
@@ -11,11 +12,16 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
+from transformers import AutoModelForImageClassification
 
 from hf_e2kd import ExplanationDistillTrainer
-from tests.models import CLASSES, build
+from tests.bcos.networks import network
+from tests.distributed.on_cpu import shard_on_cpu
+from tests.models import CLASSES, build, images
 from tests.text_models import build_text, token_batch
-from tests.training import CHECKPOINTING, Gradients, arguments, logged, samples, weights
+from tests.training import CHECKPOINTING, Gradients, arguments, flat, logged, samples
 
 GLOBAL_BATCH = 8
 EVALUATION_SIZES = (13, 3, 1)
@@ -34,9 +40,12 @@ STUDENTS: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
     "vit_bf16": (lambda: build("vit"), {"bf16": True, CHECKPOINTING: True}),
     "vit_attention": (lambda: build("vit"), {"explainer": "attention_gradient"}),
     "bert": (bert, {"explainer": "input_x_gradient", "gradient_accumulation_steps": 2}),
+    "bcos": (lambda: network("vit"), {"explainer": "bcos", "gradient_accumulation_steps": 2}),
     # Each rank draws its own samples and points, so one process alone does something else.
     "bert_share": (bert, {"explainer": "integrated_gradients", "explanation_share": 0.5}),
 }
+# Under FSDP2: blocks before the explanation's layer and behind it, and explanations of the whole student.
+SHARDED = ("vit", "convnext", "vit_by_hook", "vit_attention", "bert", "bcos")
 
 
 def texts(count: int) -> list[dict[str, Any]]:
@@ -45,6 +54,12 @@ def texts(count: int) -> list[dict[str, Any]]:
         {"input_ids": ids, "attention_mask": mask, "labels": row % CLASSES}
         for row, (ids, mask) in enumerate(zip(batch["input_ids"], batch["attention_mask"], strict=True))
     ]
+
+
+def teacher_of(name: str) -> nn.Module:
+    if name == "bcos":
+        return network("vit", seed=1)
+    return build_text("bert", seed=1) if name.startswith("bert") else build("vit", seed=1)
 
 
 def trainer_of(name: str, folder: Path, processes: int, **keywords: Any) -> ExplanationDistillTrainer:
@@ -59,23 +74,40 @@ def trainer_of(name: str, folder: Path, processes: int, **keywords: Any) -> Expl
         make(),
         arguments(folder, **settings),
         train_dataset=texts(32) if name.startswith("bert") else samples(32),
-        teacher_model=build_text("bert", seed=1) if name.startswith("bert") else build("vit", seed=1),
+        teacher_model=teacher_of(name),
         **keywords,
     )
 
 
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """A parameter or a gradient, gathered where it is sharded."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def weights(model: nn.Module) -> torch.Tensor:
+    return flat(map(whole, model.parameters()))
+
+
+class WholeGradients(Gradients):
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        self.steps.append(flat(whole(p.grad) for p in model.parameters() if p.grad is not None))
+
+
+def trained(name: str, folder: Path, processes: int) -> tuple[ExplanationDistillTrainer, dict[str, Any]]:
+    gradients = WholeGradients()
+    trainer = trainer_of(name, folder, processes, callbacks=[gradients])
+    trainer.train()
+    return trainer, {
+        "gradients": gradients.steps,
+        "weights": weights(trainer.student),
+        "terms": {term: logged(trainer, term) for term in ("loss", "loss_task", "loss_logits", "loss_explanation")},
+        "sharded": [name for name, module in trainer.model.named_modules() if isinstance(module, FSDPModule)],
+    }
+
+
 def collect(folder: Path, processes: int) -> dict[str, dict[str, Any]]:
     """By scenario: gradients, weights, logged terms and metrics."""
-    results: dict[str, dict[str, Any]] = {}
-    for name in STUDENTS:
-        gradients = Gradients()
-        trainer = trainer_of(name, folder, processes, callbacks=[gradients])
-        trainer.train()
-        results[name] = {
-            "gradients": gradients.steps,
-            "weights": weights(trainer.student),
-            "terms": {term: logged(trainer, term) for term in ("loss", "loss_task", "loss_logits", "loss_explanation")},
-        }
+    results: dict[str, dict[str, Any]] = {name: trained(name, folder, processes)[1] for name in STUDENTS}
     for size in EVALUATION_SIZES:
         trainer = trainer_of("vit", folder, processes)
         metrics = trainer.evaluate(samples(size, mask=True, seed=7))
@@ -86,14 +118,78 @@ def collect(folder: Path, processes: int) -> dict[str, dict[str, Any]]:
     trainer.evaluate(samples(5))
     trainer.train()
     results["evaluate first"] = {"weights": weights(trainer.student)}
+    if processes > 1:
+        results["labels on one rank"] = labels_on_one_rank(folder)
     return results
+
+
+def labels_on_one_rank(folder: Path) -> dict[str, Any]:
+    """The task term has samples on the first rank alone."""
+    trainer = trainer_of("vit", folder, 2, data_collator=without_labels if dist.get_rank() else None)
+    trainer.train()
+    return {"weights": weights(trainer.student), "task": logged(trainer, "loss_task"), "all": logged(trainer, "loss")}
+
+
+def without_labels(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    return {"pixel_values": torch.stack([row["pixel_values"] for row in rows])}
+
+
+def collect_sharded(folder: Path) -> dict[str, dict[str, Any]]:
+    """The same of sharded students, with what is saved of them."""
+    results: dict[str, dict[str, Any]] = {}
+    for name in SHARDED:
+        trainer, results[name] = trained(name, folder, 2)
+        if name in ("vit", "vit_attention"):
+            metrics = trainer.evaluate(samples(13, mask=True, seed=7))
+            results[name] |= {"metrics": metrics, "weights after": weights(trainer.student)}
+    try:
+        trainer_of("vit", folder, 2).evaluate(samples(5))
+    except ValueError as error:
+        results["evaluate first"] = {"message": str(error)}
+    results["saved"] = saved(folder)
+    return results
+
+
+def saved(folder: Path) -> dict[str, Any]:
+    """Trains with a checkpoint at every step, resumes from the second, loads the best, and saves."""
+    settings = {"optim": "adamw_torch", "learning_rate": 1e-3, "max_steps": 3, "save_strategy": "steps"}
+    settings |= {"save_steps": 1, "eval_strategy": "steps", "eval_steps": 1, "task_weight": 0.5}
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "explanation_similarity"}
+
+    def made(output: Path, **more: Any) -> ExplanationDistillTrainer:
+        data = {"train_dataset": samples(32), "eval_dataset": samples(8, seed=7)}
+        return ExplanationDistillTrainer(
+            build("vit"), arguments(output, **settings, **more), teacher_model=build("vit", seed=1), **data
+        )
+
+    trainer = made(folder / "whole")
+    trainer.train()
+    resumed = made(folder / "resumed")
+    resumed.train(resume_from_checkpoint=str(folder / "whole" / "checkpoint-2"))
+    trainer.save_model(str(folder / "student"))
+    dist.barrier()
+    loaded = AutoModelForImageClassification.from_pretrained(folder / "student")
+    chosen = made(folder / "best", **best, greater_is_better=False)
+    chosen.train()
+    (expected,) = {chosen.state.best_model_checkpoint}
+    return {
+        "weights": weights(trainer.student),
+        "resumed": weights(resumed.student),
+        "loaded": flat(loaded.parameters()),
+        "class": loaded.config.architectures,
+        "logits": loaded.eval()(images(4)).logits.detach(),
+        "best": weights(chosen.student),
+        "best checkpoint": flat(AutoModelForImageClassification.from_pretrained(expected).parameters()),
+        "best step": chosen.state.best_global_step,
+    }
 
 
 def main() -> None:
     torch.set_num_threads(1)
-    folder = Path(sys.argv[1])
+    folder, kind = Path(sys.argv[1]), sys.argv[2]
+    shard_on_cpu()
     trainer_of("vit", folder, 1)  # starts the process group
-    results = collect(folder, dist.get_world_size())
+    results = collect_sharded(folder) if kind == "fsdp2" else collect(folder, dist.get_world_size())
     torch.save(results, folder / f"rank{dist.get_rank()}.pt")
     dist.barrier()
     dist.destroy_process_group()
