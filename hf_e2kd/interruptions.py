@@ -1,0 +1,72 @@
+"""Trainings that are interrupted: a checkpoint when the process is told to stop, and the last that was finished."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import reduce
+from transformers import Trainer, TrainerCallback
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+
+class _StopAfterStep(TrainerCallback):
+    """Saves and stops at the end of the step in which a signal arrived, whichever process it reached."""
+
+    requested = False
+
+    def request(self, *_: Any) -> None:
+        # Nothing else: a signal arrives anywhere, and more than once where a launcher passes it on.
+        self.requested = True
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        # Processes that stopped at two steps would wait for each other for ever.
+        requested = reduce(torch.tensor(float(self.requested), device=args.device), reduction="sum")
+        if requested > 0:
+            logger.warning(f"Told to stop: a checkpoint is saved at step {state.global_step}.")
+            control.should_save = control.should_training_stop = True
+            # The time until the process is killed belongs to the checkpoint.
+            control.should_evaluate = False
+
+
+@contextmanager
+def checkpoint_on_sigterm(trainer: Trainer) -> Iterator[None]:
+    """While it lasts, SIGTERM makes the trainer save a checkpoint at the end of the step and stop.
+
+    transformers' `enable_jit_checkpoint` saves within a step, when the random state is already that of the next, and
+    each of several processes decides by a clock of its own.
+
+    Raises:
+        ValueError: not in the main thread, which alone receives signals.
+    """
+    callback = _StopAfterStep()
+    before = signal.signal(signal.SIGTERM, callback.request)
+    trainer.add_callback(callback)
+    try:
+        yield
+    finally:
+        trainer.remove_callback(callback)
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+def last_checkpoint(folder: str | Path) -> str | None:
+    """The last checkpoint in a trainer's output folder that was written to its end; None where there is none.
+
+    A process that is killed while it saves leaves a checkpoint without the trainer's state, which is written last.
+    """
+    steps = {}
+    for path in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+        step = path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")
+        if not step.isdecimal():
+            continue
+        if (path / TRAINER_STATE_NAME).is_file():
+            steps[int(step)] = path
+        else:
+            logger.warning(f"The checkpoint {path} was not finished and is passed over.")
+    return str(steps[max(steps)]) if steps else None
