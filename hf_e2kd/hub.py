@@ -1,0 +1,300 @@
+"""To the Hugging Face Hub and back: uploads that can be taken up again, and published students."""
+
+import json
+import os
+import shlex
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from huggingface_hub import CommitInfo, HfApi, is_offline_mode, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled
+from huggingface_hub.utils import parse_ratelimit_headers, validate_repo_id
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    Trainer,
+    TrainingArguments,
+)
+from transformers.utils import logging
+
+from . import models  # noqa: F401  (makes the Auto classes know the papers' networks)
+
+logger = logging.get_logger(__name__)
+
+T = TypeVar("T")
+
+FIDELITY_FILE = "fidelity.json"
+
+_WAITS = (2, 8, 32)
+_LONGEST_WAIT = 600
+_PASSING_STATUS = {408, 429, 500, 502, 503, 504}
+_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "tokenizer_config.json")
+
+
+class UploadError(OSError):
+    """An upload to the Hub failed; the message says where the files lie and how to go on. The cause is attached."""
+
+
+# ---- Uploading -------------------------------------------------------------------------------------------------------
+
+
+def check_repo_id(repo_id: str) -> None:
+    """Whether a repository on the Hub may be named so.
+
+    Raises:
+        ValueError: saying what is expected.
+    """
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ValueError(
+            f"{repo_id!r} is not the id of a repository on the Hub. Give 'name' or 'user/name', neither an address nor "
+            f"a path: letters, digits, '-', '_' and '.', at most 96 of them. ({error})"
+        ) from error
+
+
+def check_online() -> None:
+    """Whether the Hub may be reached.
+
+    Raises:
+        OfflineModeIsEnabled: (a ConnectionError) naming the variable that forbids it.
+    """
+    if is_offline_mode():
+        raise OfflineModeIsEnabled(
+            "Offline mode forbids reaching the Hub. Unset HF_HUB_OFFLINE and TRANSFORMERS_OFFLINE, or train with "
+            "push_to_hub=False and upload the output later."
+        )
+
+
+def push_folder(
+    folder: str | os.PathLike[str],
+    repo_id: str,
+    *,
+    repo_type: str = "model",
+    private: bool | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    commit_message: str,
+    allow_patterns: Sequence[str] | None = None,
+    ignore_patterns: Sequence[str] | None = None,
+) -> CommitInfo:
+    """Uploads a folder's files in one commit, to a repository that is made if it doesn't exist.
+
+    What the client of the Hub gives up on after a lost connection, status 429 or 5xx is tried again, after the time
+    that the server asks for. Files that have arrived are not sent again, and a folder that is there already makes no
+    commit.
+
+    Args:
+        repo_id: `"user/name"`, or `"name"` for the token's own user.
+        repo_type: `"model"` or `"dataset"`.
+        private: Whether a repository that is made is private.
+        revision: Branch; by default the main one.
+        allow_patterns, ignore_patterns: Of the files' names, as in `huggingface_hub.upload_folder`.
+
+    Raises:
+        ValueError: `repo_id` can't be one.
+        UploadError: (an OSError) the upload failed.
+    """
+    check_repo_id(repo_id)
+    api = HfApi(token=token, library_name="hf_e2kd")
+
+    def upload() -> CommitInfo:
+        repo = api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True)
+        return api.upload_folder(
+            repo_id=repo.repo_id,
+            repo_type=repo_type,
+            folder_path=Path(folder),
+            commit_message=commit_message,
+            revision=revision,
+            allow_patterns=None if allow_patterns is None else list(allow_patterns),
+            ignore_patterns=None if ignore_patterns is None else list(ignore_patterns),
+        )
+
+    command = ["hf", "upload", repo_id, str(Path(folder).absolute()), ".", "--repo-type", repo_type]
+    command += ["--private"] if private else []
+    command += ["--revision", revision] if revision is not None else []
+    command += [part for pattern in allow_patterns or () for part in ("--include", pattern)]
+    command += [part for pattern in ignore_patterns or () for part in ("--exclude", pattern)]
+    try:
+        check_online()
+        return retried(upload)
+    except Exception as error:
+        raise UploadError(
+            f"The upload to '{repo_id}' failed: {_reason(error)}\nNothing is lost: the files are in "
+            f"{Path(folder).absolute()}. To finish the upload, call push_to_hub() again or run "
+            f"`{shlex.join(command)}`; what has arrived is not sent again."
+        ) from error
+
+
+def repo_name(args: TrainingArguments) -> str:
+    """Where a training's output goes: what the arguments say, by default the output folder's name."""
+    return args.hub_model_id or Path(args.output_dir).absolute().name
+
+
+def warn_of_failed_uploads(trainer: Trainer, progress: Any) -> None:
+    """Tells of checkpoints that didn't arrive: they are uploaded in the background, where nobody sees the error.
+
+    Args:
+        progress: The trainer's `push_in_progress`, or None; what has ended is taken from it.
+    """
+    if progress is None:
+        return
+    ended = [job for job in progress.jobs if job.done()]
+    progress.jobs = [job for job in progress.jobs if job not in ended]
+    for job in ended:
+        if job.exception() is not None:
+            logger.warning(
+                f"A checkpoint was not uploaded to '{trainer.hub_model_id}': {job.exception()}\nIt lies in "
+                f"{Path(trainer.args.output_dir).absolute()}. The next upload sends what is missing; call "
+                "push_to_hub() if the training has ended."
+            )
+
+
+def retried(request: Callable[[], T]) -> T:
+    """Calls what speaks to the Hub until it succeeds, at most four times, if it fails by what may pass.
+
+    Lost connections and the status codes 408, 429 and 5xx may pass. Between the calls lie 2, 8 and 32 s, or what the
+    server asks for, if that is no more than ten minutes.
+    """
+    for wait in _WAITS:
+        try:
+            return request()
+        except Exception as error:
+            cause = _network_error(error)
+            seconds = _asked_wait(cause) or wait
+            if not _may_pass(cause) or seconds > _LONGEST_WAIT:
+                raise
+            logger.warning(f"The upload failed: {_reason(error)}\nTrying again in {seconds} s.")
+            time.sleep(seconds)
+    return request()
+
+
+def _network_error(error: BaseException | None) -> BaseException | None:
+    """What went wrong between here and the Hub, if that was it; the client wraps it in errors of other types."""
+    # A gateway's page of HTML, where the client expects JSON, is one too.
+    while error is not None and not isinstance(error, HTTPError | json.JSONDecodeError):
+        error = error.__cause__
+    return error
+
+
+def _may_pass(error: BaseException | None) -> bool:
+    if isinstance(error, HfHubHTTPError):
+        return error.response.status_code in _PASSING_STATUS
+    return error is not None
+
+
+def _asked_wait(error: BaseException | None) -> int | None:
+    """Seconds that the server asks to wait for."""
+    if not isinstance(error, HfHubHTTPError):
+        return None
+    limit = parse_ratelimit_headers(error.response.headers)
+    if limit is not None and limit.remaining == 0:
+        return limit.reset_in_seconds + 1
+    after = error.response.headers.get("Retry-After", "")
+    return int(after) + 1 if after.isdigit() else None
+
+
+def _reason(error: BaseException) -> str:
+    cause = _network_error(error)
+    texts = [str(error).strip() or type(error).__name__]
+    if cause is not None and cause is not error:
+        texts.append(str(cause).strip())
+    if isinstance(cause, json.JSONDecodeError):
+        texts = ["The answer is not the Hub's but that of a gateway before it."]
+    if isinstance(cause, HfHubHTTPError) and cause.response.status_code in (401, 403):
+        texts.append("Log in with `hf auth login`, or give a token that is valid and may write there.")
+    return "\n".join(texts)
+
+
+# ---- Loading ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Student:
+    """A student as it was published.
+
+    Attributes:
+        model: In evaluation mode.
+        processing_class: Its image processor or tokenizer; None where none was saved with it.
+        fidelity: What was measured of it (`fidelity.json`); None where there is no record.
+        teacher: What the record states of the teacher, its id and revision among it; None where nothing is stated.
+    """
+
+    model: nn.Module
+    processing_class: Any
+    fidelity: dict[str, Any] | None
+    teacher: Any
+
+
+def load_student(
+    source: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    trust_remote_code: bool = False,
+) -> Student:
+    """Loads a published student, of images or of texts, by the Auto classes, with its fidelity record.
+
+    Args:
+        source: Hub id, or the folder in which it was saved.
+        revision: Branch, tag or commit on the Hub.
+        trust_remote_code: Whether Python files of the repository may be run; otherwise they aren't even downloaded.
+
+    Raises:
+        ValueError: no safetensors weights (pickled ones can run code and are never loaded), a model with code of its
+            own that isn't trusted, a model that is no classifier, or a `source` that is neither folder nor id.
+
+    Example:
+
+        student = load_student("me/student")
+        student.model(**student.processing_class(image, return_tensors="pt")).logits
+    """
+    if Path(source).is_dir():
+        folder = Path(source)
+    else:
+        check_repo_id(str(source))
+        patterns = [*_FILES, "*.py"] if trust_remote_code else _FILES
+        # Files in folders are those of checkpoints.
+        folder = Path(
+            snapshot_download(
+                str(source), revision=revision, token=token, allow_patterns=patterns, ignore_patterns=["*/*"]
+            )
+        )
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{source} holds no model: it has no config.json. Adapters are merged before they are pushed.")
+    if not any(folder.glob("*.safetensors")):
+        raise ValueError(
+            f"{source} holds no weights in the safetensors format. Others are not loaded, because pickled files can "
+            "run code. Convert them where you trust them: load the model and call save_pretrained()."
+        )
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    model_class, processor_class = _auto_classes(config, source)
+    model = model_class.from_pretrained(
+        folder, config=config, trust_remote_code=trust_remote_code, use_safetensors=True
+    )
+    processor = None
+    if any((folder / name).is_file() for name in _PROCESSOR_FILES):
+        processor = processor_class.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    record = folder / FIDELITY_FILE
+    fidelity = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else None
+    return Student(model.eval(), processor, fidelity, None if fidelity is None else fidelity.get("teacher"))
+
+
+def _auto_classes(config: Any, source: Any) -> tuple[Any, Any]:
+    names = [*(config.architectures or []), *(getattr(config, "auto_map", None) or {})]
+    if any("ForImageClassification" in name for name in names):
+        return AutoModelForImageClassification, AutoImageProcessor
+    if any("ForSequenceClassification" in name for name in names):
+        return AutoModelForSequenceClassification, AutoTokenizer
+    raise ValueError(
+        f"{source} is not a classifier of images or texts: its config.json names the architectures "
+        f"{config.architectures}."
+    )
