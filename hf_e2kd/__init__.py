@@ -4,13 +4,27 @@ from .architectures import available_architectures, register_architecture, wrap_
 from .arguments import ExplanationDistillArguments
 from .data.text import TextCollator
 from .explainers import Explainer, Explanation, available_explainers, explain, register_explainer
-from .losses import available_explanation_losses, register_explanation_loss
-from .references import Reference, ReferenceOutput, StoredReference, StoredTextCollator, TeacherReference
+from .hub import Student, load_student
+from .losses import (
+    available_explanation_losses,
+    available_guidance_losses,
+    register_explanation_loss,
+    register_guidance_loss,
+)
+from .references import (
+    AnnotationReference,
+    Reference,
+    ReferenceOutput,
+    StoredReference,
+    StoredTextCollator,
+    TeacherReference,
+)
 from .trainer import ExplanationDistillTrainer
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AnnotationReference",
     "Explainer",
     "Explanation",
     "ExplanationDistillArguments",
@@ -19,14 +33,18 @@ __all__ = [
     "ReferenceOutput",
     "StoredReference",
     "StoredTextCollator",
+    "Student",
     "TeacherReference",
     "TextCollator",
     "available_architectures",
     "available_explainers",
     "available_explanation_losses",
+    "available_guidance_losses",
     "explain",
+    "load_student",
     "register_architecture",
     "register_explainer",
     "register_explanation_loss",
+    "register_guidance_loss",
     "wrap_timm",
 ]

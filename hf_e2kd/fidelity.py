@@ -1,27 +1,31 @@
 """How faithful a student is to its references, sample by sample."""
 
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
+from transformers import EvalPrediction
 
-from .alignment.grids import to_common_grid
 from .explainers import ExplainedOutput
-from .metrics import agreement, boxes_to_masks, energy_pointing_game, explanation_similarity
-from .objective import Objective, compared_maps
-from .references import Reference, ReferenceOutput
+from .metrics import agreement, energy_pointing_game, explanation_similarity, f1_map, localization_iou
+from .objective import Objective, compared_maps, fold_targets
+from .references import Reference, ReferenceOutput, annotated_masks
 
 
 def sample_metrics(
-    objective: Objective, references: Mapping[str, Reference], inputs: Mapping[str, Any]
+    objective: Objective, references: Mapping[str, Reference], inputs: Mapping[str, Any], multi_label: bool = False
 ) -> dict[str, torch.Tensor]:
-    """Per-sample values (B,) by metric, NaN where a sample doesn't count.
+    """Per-sample values by metric, (B,), or (B, K) where K classes are explained; NaN where one doesn't count.
 
     Args:
         objective: What student and references said of the batch.
         references: The references by name; with several, a metric bears its reference's name.
-        inputs: The batch. `labels` (B,) as classes of the student, `mask` (B, H, W) and `boxes` (B, N, 4) are used
-            where they are there.
+        inputs: The batch. `labels` (B,) as classes of the student, `mask` (B, H, W) or `boxes` (B, N, 4) with
+            `box_labels` (B, N) are used where they are there.
+        multi_label: Whether the student decides each class for itself. Its F1 and mean average precision are no means
+            over samples: see `multi_label_metrics`.
     """
     values: dict[str, torch.Tensor] = {}
     labels = inputs.get("labels")
@@ -34,38 +38,63 @@ def sample_metrics(
         suffix = "" if len(references) == 1 else f"_{name}"
         if output.logits is not None:
             own = references[name].student_logits(objective.logits)
-            values[f"agreement{suffix}"] = agreement(own, output.logits)
+            if multi_label:
+                # A class is predicted where its logit is at least 0; each decision counts for itself.
+                values[f"agreement{suffix}"] = ((own >= 0) == (output.logits >= 0)).float()
+            else:
+                values[f"agreement{suffix}"] = agreement(own, output.logits)
             if labels is not None and output.shared_labels is not None:
                 right = output.logits.argmax(1) == output.shared_labels
                 values[f"teacher_accuracy{suffix}"] = _where(output.shared_labels >= 0, right)
         if name in objective.explained:
-            values |= _map_metrics(objective.explained[name], output, inputs, suffix)
+            found = _map_metrics(*fold_targets(objective.explained[name], output), inputs, output.target)
+            exists = output.target >= 0
+            values |= {
+                f"{metric}{suffix}": value if output.target.ndim == 1 else _where(exists, value.view_as(exists))
+                for metric, value in found.items()
+            }
     return values
 
 
+def multi_label_metrics(evaluation: EvalPrediction) -> dict[str, float]:
+    """Micro-F1 and mean average precision of all samples' logits and labels (N, classes), as `compute_metrics`."""
+    logits, labels = (torch.as_tensor(values) for values in (evaluation.predictions, evaluation.label_ids))
+    found = f1_map(logits, labels)
+    return {name: value for name, value in found.items() if isinstance(value, float)}
+
+
 def _map_metrics(
-    explained: ExplainedOutput, said: ReferenceOutput, inputs: Mapping[str, Any], suffix: str
+    explained: ExplainedOutput, said: ReferenceOutput, inputs: Mapping[str, Any], target: torch.Tensor
 ) -> dict[str, torch.Tensor]:
-    student, reference, _ = compared_maps(explained, said)
-    similarity, valid = explanation_similarity(_as_map(student), _as_map(reference))
-    values = {
-        f"explanation_similarity{suffix}": _where(valid, similarity),
-        f"zero_student_maps{suffix}": (student == 0).flatten(1).all(1),
-        f"zero_teacher_maps{suffix}": (reference == 0).flatten(1).all(1),
-    }
-    if student.ndim == 2:
+    """Values (B·K,) of single targets.
+
+    Args:
+        target: (B,) or (B, K), before it was made single.
+    """
+    values: dict[str, torch.Tensor] = {}
+    assert explained.maps is not None
+    student: torch.Tensor = explained.maps
+    reference = None
+    if said.maps is not None:
+        student, reference, _ = compared_maps(explained, said)
+        similarity, valid = explanation_similarity(_as_map(student), _as_map(reference))
+        values = {
+            "explanation_similarity": _where(valid, similarity),
+            "zero_student_maps": (student == 0).flatten(1).all(1),
+            "zero_teacher_maps": (reference == 0).flatten(1).all(1),
+        }
+        if student.ndim == 4:  # where the energy lies is a matter of the scalar maps
+            student, reference, _ = compared_maps(explained, replace(said, vectors=None))
+    if inputs.get("mask") is None and inputs.get("boxes") is None or said.target.numel() == 0:
         return values
-    if student.ndim == 4:  # energy is a matter of the scalar maps
-        assert explained.maps is not None and said.maps is not None
-        student, reference = to_common_grid(explained.maps, said.maps)
-    masks = inputs.get("mask")
-    if masks is None and "boxes" in inputs:
-        masks = boxes_to_masks(inputs["boxes"], tuple(inputs["pixel_values"].shape[-2:]))
-    if masks is not None:
-        masks = masks > 0
-        annotated = masks.flatten(1).any(1)
-        values[f"energy_pointing_game{suffix}"] = _where(annotated, energy_pointing_game(student, masks))
-        values[f"teacher_energy_pointing_game{suffix}"] = _where(annotated, energy_pointing_game(reference, masks))
+    # The reference's own annotation may be dilated, which is for training.
+    masks = annotated_masks(inputs, target).flatten(0, -3)
+    measured = partial(_where, masks.flatten(1).any(1))
+    values["energy_pointing_game"] = measured(energy_pointing_game(student, masks))
+    values["localization_iou"] = measured(localization_iou(student, masks))
+    if reference is not None:
+        values["teacher_energy_pointing_game"] = measured(energy_pointing_game(reference, masks))
+        values["teacher_localization_iou"] = measured(localization_iou(reference, masks))
     return values
 
 

@@ -1,12 +1,13 @@
 """One batch's loss: the sum of a task term and of each reference's terms."""
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 
-from .alignment.grids import resize_maps, to_common_grid
+from .alignment.grids import common_size, resize_maps, sample_maps
 from .explainers import ExplainedOutput
-from .losses import distillation_loss, explanation_loss
+from .losses import distillation_loss, explanation_loss, guidance_loss, multi_label_distillation_loss
 from .references import Reference, ReferenceOutput
 
 
@@ -34,11 +35,22 @@ class Objective:
         self.loss = self.loss + weight * value
 
     def add_logits(
-        self, name: str, weight: float, reference: Reference, said: ReferenceOutput, temperature: float
+        self,
+        name: str,
+        weight: float,
+        reference: Reference,
+        said: ReferenceOutput,
+        temperature: float,
+        multi_label: bool = False,
     ) -> None:
-        """Adds the distillation of the reference's logits, where it has some and they count."""
+        """Adds the distillation of the reference's logits, where it has some and they count.
+
+        Args:
+            multi_label: Whether each class is decided for itself.
+        """
         if said.logits is not None and weight > 0:
-            losses = distillation_loss(reference.student_logits(self.logits), said.logits, temperature)
+            distance = multi_label_distillation_loss if multi_label else distillation_loss
+            losses = distance(reference.student_logits(self.logits), said.logits, temperature)
             self.add(name, weight, losses.mean())
 
     def add_explanation(
@@ -52,24 +64,93 @@ class Objective:
     ) -> torch.Tensor:
         """Adds the explanation loss of the student's maps, or of its vectors: the mean over the explained samples.
 
+        A sample with several targets counts by the mean over them.
+
         Args:
             rows: (B,) bool, the samples that were to be explained; None for all.
 
         Returns:
-            The share of these that had an all-zero map and counted 0.
+            The share of these that had an all-zero map, and counted 0 (but for an annotation).
         """
-        student, reference, counted = compared_maps(explained, said)
-        losses, empty = explanation_loss(student, reference, loss, mask=counted)
+        single, said_of_it = fold_targets(explained, said)
+        if said_of_it.annotation is not None:
+            assert single.maps is not None
+            losses = guidance_loss(single.maps, said_of_it.annotation, loss)
+            empty = (single.maps == 0).flatten(1).all(1) & (said_of_it.target >= 0)
+        else:
+            student, reference, counted = compared_maps(single, said_of_it)
+            losses, empty = explanation_loss(student, reference, loss, mask=counted)
+        losses, empty = (_mean_of_targets(values, said.target) for values in (losses, empty.float()))
         if rows is not None:
             losses, empty = losses[rows], empty[rows]
         self.add(name, weight, losses.mean())
-        return empty.float().mean()
+        return empty.mean()
+
+
+def join_targets(
+    targets: Sequence[torch.Tensor],
+) -> tuple[torch.Tensor, list[int | slice | None]]:
+    """The targets (B,) or (B, K) of several references as one target, and the place of each in it.
+
+    Returns:
+        (B,) with the place None where there is one reference of one target; else (B, ΣK), with each reference's column
+        or columns.
+    """
+    if len(targets) == 1:
+        return targets[0], [None]
+    columns = [target[:, None] if target.ndim == 1 else target for target in targets]
+    places: list[int | slice | None] = []
+    start = 0
+    for target, own in zip(targets, columns, strict=True):
+        places.append(start if target.ndim == 1 else slice(start, start + own.shape[1]))
+        start += own.shape[1]
+    return torch.cat(columns, dim=1), places
+
+
+def fold_targets(explained: ExplainedOutput, said: ReferenceOutput) -> tuple[ExplainedOutput, ReferenceOutput]:
+    """Turns the explanations of K targets a sample, (B, K, …), into those of B·K samples with one."""
+    if said.target.ndim == 1:
+        return explained, said
+    count = said.target.shape[1]
+
+    def of_targets(values: torch.Tensor | None) -> torch.Tensor | None:
+        return None if values is None else values.flatten(0, 1)
+
+    def of_samples(values: torch.Tensor | None) -> torch.Tensor | None:
+        return None if values is None else values.repeat_interleave(count, 0)
+
+    single = replace(
+        explained,
+        maps=of_targets(explained.maps),
+        vectors=of_targets(explained.vectors),
+        mask=of_samples(explained.mask),
+    )
+    return single, replace(
+        said,
+        target=said.target.flatten(),
+        maps=of_targets(said.maps),
+        vectors=of_targets(said.vectors),
+        annotation=of_targets(said.annotation),
+        mask=of_samples(said.mask),
+        view_matrix=of_samples(said.view_matrix),
+    )
+
+
+def _mean_of_targets(values: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """(B) or (B·K) values → (B), the mean over each sample's targets; 0 where it has none."""
+    if target.ndim == 1:
+        return values
+    exists = target >= 0
+    return (values.view_as(target) * exists).sum(1) / exists.sum(1).clamp(min=1)
 
 
 def compared_maps(
     student: ExplainedOutput, said: ReferenceOutput
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """What is compared, on one grid: the student's and the reference's maps (B, *grid), or vectors (B, C, *grid).
+
+    Args:
+        student, said: Of one target a sample.
 
     Returns:
         Both, 0 in the cells that don't count, and which count (the same shape, or None for all).
@@ -80,15 +161,25 @@ def compared_maps(
     assert student.maps is not None and said.maps is not None
     if student.maps.ndim == 2:
         return _compared_texts(student, said)
+    own, reference = student.maps, said.maps
     if student.vectors is not None and said.vectors is not None:
-        own, reference = to_common_grid(student.vectors, said.vectors)
-    else:
-        own, reference = to_common_grid(student.maps, said.maps)
-    if said.mask is None:
+        own, reference = student.vectors, said.vectors
+    size = common_size(own, reference)
+    own, reference, inside = resize_maps(own, size), *_seen(reference, said, size)
+    mask = None if said.mask is None else _seen(said.mask.float(), said, size)[0] > 0.5
+    masks = [each for each in (mask, inside) if each is not None]
+    if not masks:
         return own, reference, None
-    counted = resize_maps(said.mask.float(), (own.shape[-2], own.shape[-1])) > 0.5
+    counted = masks[0] & masks[-1]
     counted = counted if own.ndim == 3 else counted[:, None].expand_as(own)
     return own * counted, reference * counted, counted
+
+
+def _seen(maps: torch.Tensor, said: ReferenceOutput, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """A reference's maps in the student's view, and which cells of it they reach; None for all."""
+    if said.view_matrix is None:
+        return resize_maps(maps, size), None
+    return sample_maps(maps, said.view_matrix, size)
 
 
 def _compared_texts(

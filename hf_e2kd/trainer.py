@@ -1,37 +1,44 @@
 """A `Trainer` whose student matches its references' explanations as well as their logits."""
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 from torch import nn
 from torch.nn import functional as F
-from transformers import Trainer
+from transformers.trainer_jit_checkpoint import JITCheckpointCallback
 from transformers.trainer_utils import has_length
 from transformers.utils import logging
 
 from .alignment.inputs import ANNOTATION_COLUMNS
 from .alignment.labels import labels_belong_to
-from .alignment.words import mark_special_tokens
+from .alignment.words import lay_out_tokens, mark_special_tokens
 from .architectures import accepted_inputs, is_timm, wrap_timm
 from .arguments import ExplanationDistillArguments
 from .checkpoints import forget_preparation, load_weights
 from .data.collate import FiniteBatches
 from .explainers import Explainer, build_explainer, drawn, install_explained_forward
-from .fidelity import sample_metrics
+from .fidelity import multi_label_metrics, sample_metrics
+from .hub import check_repo_id
+from .interruptions import checkpoint_on_sigterm, last_checkpoint
 from .metrics.running import RunningMeans
-from .objective import Objective
+from .objective import Objective, join_targets
+from .publishing import PublishingTrainer
 from .references import Reference, TeacherReference
+from .references.stored.attached import unattached
 from .refusals import refuse_unsupported
+from .sharding import gathered, name_blocks
 
 logger = logging.get_logger(__name__)
 
 _DEFAULTS = {f.name: f.default for f in fields(ExplanationDistillArguments)}
 
 
-class ExplanationDistillTrainer(Trainer):
+class ExplanationDistillTrainer(PublishingTrainer):
     """Distils a student from references that say where to look (e²KD, Parchami-Araghi et al., ECCV 2024).
 
     Everything that `transformers.Trainer` takes and does stays; with `task_weight=1` and the other weights at 0 it is
@@ -51,8 +58,11 @@ class ExplanationDistillTrainer(Trainer):
 
     Metrics:
         `evaluate()` adds `eval_agreement`, `eval_explanation_similarity`, `eval_accuracy` and `eval_teacher_accuracy`
-        where the labels are the student's, `eval_energy_pointing_game` (and `eval_teacher_…`) where the data has a
-        column `mask` (H, W) or `boxes` (N, 4), and the shares of all-zero maps.
+        where the labels are the student's, `eval_energy_pointing_game` and `eval_localization_iou` (and
+        `eval_teacher_…`) where the data has a column `mask` (H, W) or `boxes` (N, 4), and the shares of all-zero maps.
+        A multi-label student has `eval_f1` and `eval_map` in place of the accuracy. They take one forward pass of each
+        model a sample, or as many as its explainer's `forward_passes`, and no memory that grows with the data set. A
+        `compute_metrics` of your own keeps all logits, unless `batch_eval_metrics=True`.
 
     Raises:
         ValueError: nothing to distil from, or a set-up in which gradients would be wrong; the remedy is named.
@@ -69,6 +79,7 @@ class ExplanationDistillTrainer(Trainer):
     data_collator: Any
     model_wrapped: nn.Module
     _signature_columns: Any
+    compute_metrics: Any
 
     def __init__(
         self,
@@ -83,6 +94,8 @@ class ExplanationDistillTrainer(Trainer):
         **keywords: Any,
     ):
         settings = ExplanationDistillArguments() if args is None else args
+        if settings.hub_model_id is not None:
+            check_repo_id(settings.hub_model_id)
         # Set before the parent's constructor, which calls `model_init`, and so `_equip`.
         self.args = settings
         self._explainer_given = explainer
@@ -108,8 +121,16 @@ class ExplanationDistillTrainer(Trainer):
                 "explanation_weight to 0."
             )
         super().__init__(model if model is None else self._equip(model), settings, *arguments, **keywords)
+        if self.args.enable_jit_checkpoint:
+            # Ours takes its place in `train`; with the end of its training it gives SIGTERM back.
+            self.pop_callback(JITCheckpointCallback).on_train_end(self.args, self.state, self.control)
         matches_maps = any(self._explanation_weight(reference) > 0 for reference in self.references.values())
         refuse_unsupported(self.accelerator, self.args, [self.explainer] if matches_maps else [])
+        if self._explains_at_all():
+            for reference in self.references.values():
+                reference.check_processor(self.processing_class)
+        if self._is_multi_label and self.compute_metrics is None:
+            self.compute_metrics = multi_label_metrics
         self.data_collator = FiniteBatches(self.data_collator)
         self._term_sums: dict[str, torch.Tensor] = {}
         self._term_counts: dict[str, int] = {}
@@ -133,6 +154,10 @@ class ExplanationDistillTrainer(Trainer):
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
         return model.get_base_model() if hasattr(model, "get_base_model") else model
 
+    @property
+    def _is_multi_label(self) -> bool:
+        return getattr(getattr(self.student, "config", None), "problem_type", None) == "multi_label_classification"
+
     def call_model_init(self, trial: Any = None) -> nn.Module:
         return self._equip(super().call_model_init(trial))
 
@@ -144,10 +169,6 @@ class ExplanationDistillTrainer(Trainer):
             model = wrap_timm(model)
         forget_preparation(model)
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
-        if getattr(getattr(base, "config", None), "problem_type", None) == "multi_label_classification":
-            raise ValueError(
-                "Multi-label students are not supported: train with problem_type='single_label_classification'."
-            )
         # Anew for each trial of a hyperparameter search, which may have changed the arguments.
         self.explainer = self._explainer(self._explainer_given)
         if self.references and self._explains_at_all():
@@ -188,7 +209,20 @@ class ExplanationDistillTrainer(Trainer):
     def _get_dataloader(self, dataset: Any, description: str, *arguments: Any, **keywords: Any) -> Any:
         if has_length(dataset) and len(dataset) == 0:
             raise ValueError(f"The data set for {description.lower()} is empty.")
-        return super()._get_dataloader(dataset, description, *arguments, **keywords)
+        if keywords.get("is_training"):
+            return super()._get_dataloader(dataset, description, *arguments, **keywords)
+        collator = self.data_collator
+        self.data_collator = collator.for_evaluation()
+        try:
+            return super()._get_dataloader(dataset, description, *arguments, **keywords)
+        finally:
+            self.data_collator = collator
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return super()._get_train_sampler(unattached(self.train_dataset if train_dataset is None else train_dataset))
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        return super()._get_eval_sampler(unattached(eval_dataset))
 
     # ---- Checkpoints and repeated calls ------------------------------------------------------------------------
 
@@ -203,7 +237,9 @@ class ExplanationDistillTrainer(Trainer):
     def _is_sharded(self) -> bool:
         return self.is_deepspeed_enabled or self.is_fsdp_enabled
 
-    def train(self, *arguments: Any, **keywords: Any) -> Any:
+    def train(self, resume_from_checkpoint: str | bool | None = None, *arguments: Any, **keywords: Any) -> Any:
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_checkpoint(self.args.output_dir) or True
         # An evaluation before the first training marks the model as prepared, with which Accelerate would not wrap it
         # for several processes any more, and each would train a student of its own.
         wrapped = getattr(self.model_wrapped, "_orig_mod", self.model_wrapped)
@@ -211,7 +247,24 @@ class ExplanationDistillTrainer(Trainer):
         if replicated and self.model is not None and wrapped is self.model:
             forget_preparation(self.model)
             self.model_wrapped = self.model
-        return super().train(*arguments, **keywords)
+        if self.is_fsdp_enabled and self.model is not None:
+            name_blocks(self.student, self.accelerator.state.fsdp_plugin)
+        with checkpoint_on_sigterm(self) if self.args.enable_jit_checkpoint else nullcontext():
+            return super().train(resume_from_checkpoint, *arguments, **keywords)
+
+    def _gathered(self, model: nn.Module) -> AbstractContextManager[None]:
+        """What a step needs where FSDP2 has sharded the student."""
+        if not (self.is_fsdp_enabled and self._explains_at_all()):
+            return nullcontext()
+        return gathered(model, self.student, self.explainer.starts_at(self.student))
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> None:
+        # Our loss is a mean and needs no count; the parent's waits for ever where one rank's batches have no labels.
+        return None
+
+    def training_step(self, model: nn.Module, *arguments: Any, **keywords: Any) -> torch.Tensor:
+        with self._gathered(model):
+            return super().training_step(model, *arguments, **keywords)
 
     # ---- The objective -----------------------------------------------------------------------------------------
 
@@ -229,7 +282,7 @@ class ExplanationDistillTrainer(Trainer):
         matches_maps = any(weights.values()) and self.state.global_step % every == 0
         if matches_maps and self._setting("explanation_share") < 1:
             inputs = {**inputs, "explained": self._explained_samples(inputs)}
-        with drawn(self._explainers(), self._step_seed() if matches_maps else None):
+        with drawn([*self._explainers(), *self.references.values()], self._uniform(inputs) if matches_maps else None):
             objective = self._objective(model, inputs, weights, with_maps=matches_maps)
         if not objective.terms:
             raise ValueError(
@@ -248,11 +301,13 @@ class ExplanationDistillTrainer(Trainer):
         count = max(1, round(self._setting("explanation_share") * len(values)))
         return (torch.randperm(len(values), generator=self._draws()) < count).to(values.device)
 
-    def _step_seed(self) -> int | None:
-        """What this process's explainers draw from at this step; None where none of them draws."""
-        if not any(explainer.draws for explainer in self._explainers()):
+    def _uniform(self, inputs: Mapping[str, Any]) -> torch.Tensor | None:
+        """This process's random numbers (draws, B) of a micro-batch; None where nothing is drawn."""
+        draws = max(each.draws for each in [*self._explainers(), *self.references.values()])
+        if not draws:
             return None
-        return int(torch.randint(2**31, (), generator=self._draws()))
+        values = next(value for value in inputs.values() if isinstance(value, torch.Tensor) and value.ndim)
+        return torch.rand(draws, len(values), generator=self._draws()).to(values.device)
 
     def _draws(self) -> torch.Generator:
         """A generator of its own, so that the data's order and the student's dropout are those of plain distillation.
@@ -304,7 +359,7 @@ class ExplanationDistillTrainer(Trainer):
                 for name, reference in self.references.items()
                 if all_references or (with_maps and weights[name] > 0) or self._logits_weight(reference) > 0
             }
-        explained = [name for name, output in said.items() if output.maps is not None]
+        explained = [name for name, output in said.items() if output.has_explanation]
         student_inputs = {
             key: value
             for key, value in shared.items()
@@ -313,11 +368,13 @@ class ExplanationDistillTrainer(Trainer):
         if explained:
             targets = [said[name].target for name in explained]
             if rows is not None:
-                targets = [target.masked_fill(~rows, -1) for target in targets]
-            # One target a sample as (B,), several references' targets side by side as (B, K): still one forward.
-            target = targets[0] if len(targets) == 1 else torch.stack(targets, dim=1)
+                targets = [each.masked_fill(~rows if each.ndim == 1 else ~rows[:, None], -1) for each in targets]
+            # Several references' targets side by side, as (B, K): still one forward.
+            target, places = join_targets(targets)
             outputs = model(**student_inputs, explain_target=target)
-            each = [outputs] if len(targets) == 1 else [outputs.of_target(number) for number in range(len(targets))]
+            if "pixel_values" not in student_inputs:
+                outputs.maps, outputs.mask, _ = lay_out_tokens(outputs.maps, student_inputs)
+            each = [outputs if place is None else outputs.of_target(place) for place in places]
         else:
             outputs, each = model(**accepted_inputs(self.student, student_inputs)), []
         objective = Objective(
@@ -330,7 +387,12 @@ class ExplanationDistillTrainer(Trainer):
             # With several references, each term bears its reference's name.
             suffix = "" if len(self.references) == 1 else f"_{name}"
             objective.add_logits(
-                f"loss_logits{suffix}", self._logits_weight(reference), reference, output, self._setting("temperature")
+                f"loss_logits{suffix}",
+                self._logits_weight(reference),
+                reference,
+                output,
+                self._setting("temperature"),
+                multi_label=self._is_multi_label,
             )
             if name in objective.explained and weights[name] > 0:
                 objective.terms[f"zero_map_share{suffix}"] = objective.add_explanation(
@@ -350,6 +412,13 @@ class ExplanationDistillTrainer(Trainer):
             return self.compute_loss_func(outputs, labels, num_items_in_batch=labels.numel())
         if self.label_smoother is not None:
             return self.label_smoother({"logits": logits}, labels)
+        if self._is_multi_label:
+            if labels.shape != logits.shape:
+                raise ValueError(
+                    f"A multi-label student's labels are zeros and ones of the logits' shape {tuple(logits.shape)}, "
+                    f"not {tuple(labels.shape)}. Give DistillationTransform the number of `classes`."
+                )
+            return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
         if labels.ndim != 1 or labels.is_floating_point():
             raise ValueError(
                 f"The loss on labels takes one class a sample, not {labels.dtype} of shape {tuple(labels.shape)}. "
@@ -373,9 +442,12 @@ class ExplanationDistillTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds each term's mean over the micro-batches and processes since the last log."""
         if "loss" in logs and self._term_sums:
-            means = torch.stack([self._term_sums[name] / self._term_counts[name] for name in self._term_sums])
-            means = self.accelerator.reduce(means, reduction="mean")
-            logs.update(zip(self._term_sums, means.tolist(), strict=True))
+            # A rank whose batches had no labels has no such term.
+            names = list(dict.fromkeys(gather_object(list(self._term_sums))))
+            sums = [torch.as_tensor(self._term_sums.get(name, 0.0), device=self.args.device) for name in names]
+            counts = [torch.tensor(float(self._term_counts.get(name, 0)), device=self.args.device) for name in names]
+            total, count = self.accelerator.reduce(torch.stack([torch.stack(sums), torch.stack(counts)]))
+            logs.update(zip(names, (total / count).tolist(), strict=True))
         if "loss" in logs or "train_loss" in logs:
             # With the end of a training, what its last steps left unlogged ends too.
             self._term_sums, self._term_counts = {}, {}
@@ -387,12 +459,20 @@ class ExplanationDistillTrainer(Trainer):
         self, dataloader: Any, *arguments: Any, metric_key_prefix: str = "eval", **keywords: Any
     ) -> Any:
         """The parent's, with the fidelity metrics added before anyone reads them."""
+        if self.is_fsdp_enabled and not self.accelerator._models:
+            raise ValueError(
+                "FSDP2 shards a student together with its optimizer. Call train() before evaluate() and predict(), or "
+                "evaluate in one process or with DDP."
+            )
         self._fidelity = RunningMeans(self.accelerator.gather_for_metrics)
         self._labels_are_ours = labels_belong_to(
             getattr(dataloader, "dataset", None), self.student, self.data_collator.label_column
         )
         if not self._labels_are_ours:
             logger.warning("The data's labels are not the student's classes: accuracy is not measured.")
+        if self.references and self._setting("evaluate_explanations"):
+            passes = max(explainer.forward_passes for explainer in self._explainers())
+            logger.info(f"Each sample takes {passes} forward passes of a model that is explained.")
         output = super().evaluation_loop(dataloader, *arguments, metric_key_prefix=metric_key_prefix, **keywords)
         for name, value in self._fidelity.means().items():
             # What the user's own `compute_metrics` measures stays.
@@ -409,12 +489,12 @@ class ExplanationDistillTrainer(Trainer):
         """One forward pass of student and references for the loss, the logits and the fidelity metrics together."""
         inputs = self._prepare_inputs(inputs)
         weights = {name: self._explanation_weight(reference) for name, reference in self.references.items()}
-        with torch.no_grad():
+        with torch.no_grad(), self._gathered(model):
             # Labels of another label space enter neither the loss nor the metrics.
             scored = {key: value for key, value in inputs.items() if key != "labels" or self._labels_are_ours}
             measured = bool(self._setting("evaluate_explanations"))
             objective = self._objective(model, scored, weights, with_maps=measured, all_references=True)
             if self._fidelity is not None:
-                self._fidelity.update(sample_metrics(objective, self.references, scored))
+                self._fidelity.update(sample_metrics(objective, self.references, scored, self._is_multi_label))
         loss = objective.loss.detach() if objective.terms else None
         return (loss, None, None) if prediction_loss_only else (loss, objective.logits.detach(), inputs.get("labels"))

@@ -2,7 +2,7 @@
 
 from .explanation import available_explanation_losses, explanation_loss, register_explanation_loss
 from .guidance import available_guidance_losses, guidance_loss, register_guidance_loss
-from .logits import distillation_loss
+from .logits import distillation_loss, multi_label_distillation_loss
 
 __all__ = [
     "available_explanation_losses",
@@ -10,6 +10,7 @@ __all__ = [
     "distillation_loss",
     "explanation_loss",
     "guidance_loss",
+    "multi_label_distillation_loss",
     "register_explanation_loss",
     "register_guidance_loss",
 ]

@@ -22,18 +22,21 @@ class RunningMeans:
         """Adds a batch.
 
         Args:
-            values: By name, (B,) on one device; NaN where a sample doesn't count. The same names on every process.
+            values: By name, (B,), or (B, K) of K values a sample, on one device; NaN where a value doesn't count. The
+                same names on every process.
         """
         if not values:
             return
         # One tensor, so that one collective serves all metrics.
-        gathered = self.gather(torch.stack([value.float() for value in values.values()], dim=1)).double()
-        counted = ~gathered.isnan()
-        sums = gathered.nan_to_num(0.0).sum(dim=0).tolist()
-        for name, total, count in zip(values, sums, counted.sum(dim=0).tolist(), strict=True):
+        each = [value.float().view(len(value), -1) for value in values.values()]
+        sums = [value.nansum(1) for value in each]
+        counts = [(~value.isnan()).float().sum(1) for value in each]
+        # Processes may have batches of another K, so each sample's values are added up before.
+        totals = self.gather(torch.stack([*sums, *counts], dim=1)).double().sum(dim=0).tolist()
+        for name, total, count in zip(values, totals, totals[len(each) :], strict=False):
             self.sums[name] = self.sums.get(name, 0.0) + total
-            self.counts[name] = self.counts.get(name, 0) + count
+            self.counts[name] = self.counts.get(name, 0) + round(count)
 
     def means(self) -> dict[str, float]:
-        """The averages, without names for which no sample counted."""
+        """The averages, without names for which no value counted."""
         return {name: self.sums[name] / count for name, count in self.counts.items() if count}

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..explainers import Explainer
+from ..explainers import Draws, Explainer
 
 
 @dataclass
@@ -16,12 +16,16 @@ class ReferenceOutput:
     """What a reference says of one batch. All of it is constant to the gradient.
 
     Args:
-        target: (B,) the explained classes, as classes of the student; −1 for samples that aren't explained.
-        maps: (B, *grid), or None where only logits are given.
+        target: (B,) the explained classes, as classes of the student; −1 for samples that aren't explained. (B, K),
+            padded by −1, where samples have several, and so with everything below that belongs to a target.
+        maps: (B, *grid), or None where only logits, or an annotation, are given.
         vectors: (B, channels, *grid), matched instead of the maps where the student's explanation has them too.
         logits: (B, shared) over the classes that reference and student share, or None where there are none.
         mask: (B, *grid) bool, the cells that count; None where all do.
         shared_labels: (B,) the labels as positions among the shared classes (−1 where not shared), or None.
+        annotation: (B, H, W) bool, where the explained object is, in place of a map; empty where that isn't known.
+        view_matrix: (B, R, 3), where maps, vectors and mask belong to another view of the image than the student's:
+            from the student's to theirs, as `hf_e2kd.alignment.sample_maps` takes it.
     """
 
     target: torch.Tensor
@@ -30,9 +34,16 @@ class ReferenceOutput:
     mask: torch.Tensor | None = None
     shared_labels: torch.Tensor | None = None
     vectors: torch.Tensor | None = None
+    annotation: torch.Tensor | None = None
+    view_matrix: torch.Tensor | None = None
+
+    @property
+    def has_explanation(self) -> bool:
+        """Whether it says where to look."""
+        return self.maps is not None or self.annotation is not None
 
 
-class Reference(ABC):
+class Reference(Draws, ABC):
     """A source of explanations to match, with the weight and the loss it is matched by.
 
     Args:
@@ -61,6 +72,13 @@ class Reference(ABC):
 
         Args:
             explainer: The student's explainer, which the reference may take over; None where nothing is explained.
+        """
+
+    def check_processor(self, processing_class: Any) -> None:
+        """Refuses, before training, a student whose processor shows it something else than the reference's maps are of.
+
+        Args:
+            processing_class: The student's image processor or tokenizer; None where the trainer has none.
         """
 
     @abstractmethod

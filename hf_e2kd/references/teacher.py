@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ..alignment.inputs import InputAdapter
-from ..alignment.labels import LabelAlignment, align_labels
+from ..alignment.labels import LabelAlignment, align_labels, choose_positive, list_positives
 from ..architectures import call_model
 from ..explainers import Explainer
 from .base import Reference, ReferenceOutput
@@ -15,21 +15,37 @@ from .base import Reference, ReferenceOutput
 _PREFIX = "teacher_"
 
 
-def _teacher_top(alignment: LabelAlignment, logits: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+def _teacher_top(
+    alignment: LabelAlignment, logits: torch.Tensor, labels: torch.Tensor | None, uniform: torch.Tensor | None = None
+) -> torch.Tensor:
     """The teacher's top class among those it shares with the student (e²KD, Eq. 2)."""
     return alignment.teacher_logits(logits).argmax(dim=1)
 
 
-def _label(alignment: LabelAlignment, logits: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
-    """The sample's label; the teacher's top class where the label isn't shared or not known."""
+def _label(
+    alignment: LabelAlignment, logits: torch.Tensor, labels: torch.Tensor | None, uniform: torch.Tensor | None = None
+) -> torch.Tensor:
+    """The sample's label; the teacher's top class where the label isn't shared or not known.
+
+    Of several labels one is drawn at each training step, and an evaluation takes each of them.
+    """
     top = _teacher_top(alignment, logits, labels)
     if labels is None:
         raise ValueError("explanation_target='label' needs labels in every batch; use 'teacher_top' without them.")
-    shared = alignment.student_to_shared(labels)
+    if labels.ndim == 2:
+        shown = alignment.student_logits(labels)
+        if uniform is None:
+            listed = list_positives(shown)
+            # Nothing is listed of a sample without a shared label.
+            return torch.where((listed[:, :1] < 0) & (torch.arange(listed.shape[1]).to(top) == 0), top[:, None], listed)
+        shared = choose_positive(shown, uniform[0])
+    else:
+        shared = alignment.student_to_shared(labels)
     return torch.where(shared >= 0, shared, top)
 
 
-# (alignment, teacher's logits (B, teacher_classes), labels (B,) or None) → (B,) positions among the shared classes
+# (alignment, teacher's logits (B, teacher_classes), labels (B,) or (B, classes) or None, random numbers (1, B) or None)
+# → (B,) or (B, K) positions among the shared classes; −1 where there is none
 TARGET_RULES = {"teacher_top": _teacher_top, "label": _label}
 
 
@@ -76,11 +92,15 @@ class TeacherReference(Reference):
         self.own_explainer = self.explainer = explainer
         self.target = target
         self.explains_labels = target == "label"
+        self.multi_label = False
+        self.draws = 1 if target == "label" else 0
         self.adapter = InputAdapter(model, processing_class, student_processing_class)
         self.alignment: LabelAlignment | None = None
 
     def bind(self, student: nn.Module, explainer: Explainer | None) -> None:
         self.alignment = align_labels(self.model, student)
+        problem = getattr(getattr(student, "config", None), "problem_type", None)
+        self.multi_label = problem == "multi_label_classification"
         self.adapter.meet(student)
         if explainer is not None:
             self.explainer = self.own_explainer or explainer
@@ -121,12 +141,12 @@ class TeacherReference(Reference):
             key: value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
             for key, value in batch.items()
         }
-        if labels is not None and (labels.ndim != 1 or labels.is_floating_point()):
+        if labels is not None and not self.multi_label and (labels.ndim != 1 or labels.is_floating_point()):
             labels = None
         chosen: list[torch.Tensor] = []
 
         def explained_class(logits: torch.Tensor) -> torch.Tensor:
-            chosen.append(TARGET_RULES[self.target](alignment, logits, labels))
+            chosen.append(TARGET_RULES[self.target](alignment, logits, labels, self.uniform))
             return _only(inputs.get("explained"), alignment.to_teacher(chosen[-1]))
 
         maps = mask = vectors = None
@@ -144,7 +164,7 @@ class TeacherReference(Reference):
             mask=mask,
             vectors=vectors,
             logits=alignment.teacher_logits(logits),
-            shared_labels=None if labels is None else alignment.student_to_shared(labels),
+            shared_labels=None if labels is None or self.multi_label else alignment.student_to_shared(labels),
         )
 
     def _bound(self) -> LabelAlignment:
@@ -154,8 +174,10 @@ class TeacherReference(Reference):
 
 
 def _only(explained: torch.Tensor | None, target: torch.Tensor) -> torch.Tensor:
-    """The target (B,), −1 for samples that aren't explained."""
-    return target if explained is None else target.masked_fill(~explained, -1)
+    """The target (B,) or (B, K), −1 for samples that aren't explained."""
+    if explained is None:
+        return target
+    return target.masked_fill(~explained if target.ndim == 1 else ~explained[:, None], -1)
 
 
 def refuse_quantised_arithmetic(model: nn.Module) -> None:

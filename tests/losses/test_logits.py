@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from hf_e2kd.losses import distillation_loss
+from hf_e2kd.losses import distillation_loss, multi_label_distillation_loss
 
 
 def test_by_hand():
@@ -78,3 +78,23 @@ def test_equal_logits_cost_nothing():
     logits = torch.randn(3, 5)
 
     torch.testing.assert_close(distillation_loss(logits, logits + 2.0), torch.zeros(3), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_labels_for_themselves_equal_torchs_cross_entropy(temperature):
+    """Prevents: a half of the divergence left out, and classes averaged instead of summed."""
+    student, teacher = 3 * torch.randn(4, 7), 3 * torch.randn(4, 7)
+    target = (teacher / temperature).sigmoid()
+    crossed = F.binary_cross_entropy_with_logits(student / temperature, target, reduction="none")
+    entropy = F.binary_cross_entropy_with_logits(teacher / temperature, target, reduction="none")
+    losses = multi_label_distillation_loss(student, teacher, temperature)
+    torch.testing.assert_close(losses, temperature**2 * (crossed - entropy).sum(1), rtol=1e-4, atol=1e-5)
+
+
+def test_certain_teachers_and_students_stay_finite():
+    """Prevents: the logarithm of a probability that has rounded to 0 or 1."""
+    student = torch.tensor([[200.0, -200.0]], dtype=torch.float16, requires_grad=True)
+    loss = multi_label_distillation_loss(student, torch.tensor([[-200.0, 200.0]])).sum()
+    loss.backward()
+    assert loss.item() == pytest.approx(2 * 13.8155, rel=1e-3) and student.grad.isfinite().all()
+    assert multi_label_distillation_loss(student, student).item() == 0

@@ -1,0 +1,6 @@
+"""What a trainer can be given to do beside training."""
+
+from .clipping import AdaptiveClipping
+from .pareto import ParetoCheckpoints
+
+__all__ = ["AdaptiveClipping", "ParetoCheckpoints"]

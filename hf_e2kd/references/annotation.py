@@ -1,0 +1,151 @@
+"""Annotations in the place of a teacher: they say where the object is, and so where to look."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ..alignment.labels import choose_positive, list_positives
+from ..losses import available_guidance_losses
+from ..metrics import boxes_to_masks
+from .base import Reference, ReferenceOutput
+
+
+class AnnotationReference(Reference):
+    """Boxes or masks that the explanation of a sample's label must lie in (model guidance, Rao et al., ICCV 2023).
+
+    With `task_weight=1` and no other reference it guides a model of its own; beside a teacher, both are matched in one
+    forward pass. Samples without annotation cost nothing, so a fraction of a data set may be annotated
+    (`hf_e2kd.data.keep_annotations`). Of an image with several classes, one is drawn at each training step, and an
+    evaluation takes each of them.
+
+    Args:
+        explanation_loss: A guidance loss: energy, l1, ppce, rrr or a registered one. Their mean over the batch counts,
+            where the paper has their sum: its λ times its batch size is `explanation_weight` here.
+        dilation: Boxes are made larger on each side by this fraction of their own width or height.
+        explanation_weight: λ; None takes the arguments' `explanation_weight`.
+
+    Inputs:
+        `labels` (B,) classes or (B, classes) of zeros and ones; `mask` (B, H, W), not zero on the object, or `boxes`
+        (B, N, 4) in pixels of `pixel_values` as x0, y0, x1, y1, padded by rows of −1. With `box_labels` (B, N), padded
+        by −1, an explained class's own boxes count; without, all of an image's.
+
+    Raises:
+        ValueError: an unknown loss, a negative dilation, or, at the first batch, no labels or annotations.
+
+    Example:
+
+        args = ExplanationDistillArguments("guided", task_weight=1.0, logits_weight=0.0, explanation_weight=0.064)
+        trainer = ExplanationDistillTrainer(
+            model, args, train_dataset=train, references={"boxes": AnnotationReference("energy")}
+        )
+    """
+
+    explains_labels = True
+    draws = 1
+
+    def __init__(
+        self, explanation_loss: str = "energy", dilation: float = 0.0, explanation_weight: float | None = None
+    ):
+        super().__init__(explanation_weight, explanation_loss, logits_weight=0.0)
+        if explanation_loss not in available_guidance_losses():
+            raise ValueError(
+                f"Unknown guidance loss '{explanation_loss}'. Available: {', '.join(available_guidance_losses())}."
+            )
+        if not dilation >= 0:
+            raise ValueError(f"dilation is {dilation}. Give 0 or more, such as .1 for a tenth on each side.")
+        self.dilation = dilation
+
+    def __call__(self, inputs: Mapping[str, Any], with_maps: bool = True) -> ReferenceOutput:
+        labels = inputs.get("labels")
+        if labels is None:
+            raise ValueError(
+                f"Annotations belong to labels, and the batch has none. Its columns: {sorted(inputs)}. Name the column "
+                "by `label_names`, or let the transform give `labels`."
+            )
+        shown = annotated_classes(inputs, labels)
+        if labels.ndim == 1:
+            target = labels.masked_fill(~shown, -1)
+        elif self.uniform is None:
+            target = list_positives(shown)
+        else:
+            target = choose_positive(shown, self.uniform[0])
+        if not with_maps:
+            return ReferenceOutput(target)
+        return ReferenceOutput(target, annotation=annotated_masks(inputs, target, self.dilation))
+
+
+def annotated_classes(inputs: Mapping[str, Any], labels: torch.Tensor) -> torch.Tensor:
+    """Which labels are annotated.
+
+    Args:
+        labels: (B,) or (B, classes).
+
+    Returns:
+        (B,) or (B, classes) bool.
+
+    Raises:
+        ValueError: the batch has neither masks nor boxes.
+    """
+    if inputs.get("mask") is not None:
+        anywhere = (inputs["mask"] > 0).flatten(1).any(1)
+    elif inputs.get("boxes") is not None:
+        has_area = _has_area(inputs["boxes"])
+        if inputs.get("box_labels") is not None:
+            own = torch.where(has_area, inputs["box_labels"], -1)
+            if labels.ndim == 1:
+                return ((own == labels[:, None]) & (own >= 0)).any(1)
+            drawn = torch.zeros(len(labels), labels.shape[1] + 1, dtype=torch.bool, device=labels.device)
+            # The last column collects the padding.
+            drawn = drawn.scatter(1, own.where(own >= 0, labels.shape[1]), True)[:, :-1]
+            return drawn & (labels > 0)
+        anywhere = has_area.any(1)
+    else:
+        raise ValueError(
+            f"The batch has no annotations: no column `mask` or `boxes`. Its columns: {sorted(inputs)}. Give samples "
+            "a `mask` (H, W), or `boxes` collated by hf_e2kd.data.AnnotatedCollator."
+        )
+    return anywhere & (labels >= 0) if labels.ndim == 1 else anywhere[:, None] & (labels > 0)
+
+
+def annotated_masks(inputs: Mapping[str, Any], target: torch.Tensor, dilation: float = 0.0) -> torch.Tensor:
+    """Where the explained objects are: (B, H, W) bool, or (B, K, H, W) for targets (B, K); empty where it is −1.
+
+    Args:
+        inputs: Has `mask`, or `boxes` and `pixel_values`, whose size the masks have.
+        target: (B,) or (B, K) classes.
+        dilation: As for `AnnotationReference`; of boxes alone.
+    """
+    columns = target[:, None] if target.ndim == 1 else target
+    if inputs.get("mask") is not None:
+        masks = (inputs["mask"] > 0)[:, None] & (columns >= 0)[..., None, None]
+    else:
+        size = (inputs["pixel_values"].shape[-2], inputs["pixel_values"].shape[-1])
+        boxes = _dilated(inputs["boxes"], dilation)
+        own = inputs.get("box_labels")
+        masks = torch.stack(
+            [
+                boxes_to_masks(_boxes_of(boxes, own, column), size) & (column >= 0)[:, None, None]
+                for column in columns.unbind(1)
+            ],
+            dim=1,
+        )
+    return masks[:, 0] if target.ndim == 1 else masks
+
+
+def _boxes_of(boxes: torch.Tensor, box_labels: torch.Tensor | None, target: torch.Tensor) -> torch.Tensor:
+    """The boxes of each sample's target; the others become padding."""
+    return boxes if box_labels is None else boxes.where((box_labels == target[:, None])[..., None], -1)
+
+
+def _has_area(boxes: torch.Tensor) -> torch.Tensor:
+    return (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])
+
+
+def _dilated(boxes: torch.Tensor, fraction: float) -> torch.Tensor:
+    """Boxes larger by a fraction of their size on each side; what leaves the image is cut when they become masks."""
+    if fraction == 0:
+        return boxes
+    boxes = boxes.float()
+    margin = fraction * (boxes[..., 2:] - boxes[..., :2])
+    return torch.cat([boxes[..., :2] - margin, boxes[..., 2:] + margin], dim=-1).where(_has_area(boxes)[..., None], -1)

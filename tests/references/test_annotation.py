@@ -1,0 +1,95 @@
+"""Annotations as a reference: which class is explained, and where its object is."""
+
+import pytest
+import torch
+
+from hf_e2kd.references.annotation import AnnotationReference, annotated_classes, annotated_masks
+
+# Two dogs (class 1) and a cat (class 2); an image of a cat without boxes; one of a class whose box is another's.
+BOXES = torch.tensor(
+    [
+        [[0, 0, 2, 2], [2, 2, 4, 4], [0, 2, 1, 4]],
+        [[-1, -1, -1, -1]] * 3,
+        [[0, 0, 4, 1], [-1, -1, -1, -1], [-1, -1, -1, -1]],
+    ]
+)
+BOX_LABELS = torch.tensor([[1, 1, 2], [-1, -1, -1], [0, -1, -1]])
+LABELS = torch.tensor([[0.0, 1.0, 1.0], [0.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
+
+
+def batch(**columns):
+    return {"pixel_values": torch.zeros(3, 3, 4, 4), "boxes": BOXES, **columns}
+
+
+def test_annotated_classes():
+    """Prevents: a class guided by another one's boxes, or by none."""
+    several = annotated_classes(batch(box_labels=BOX_LABELS), LABELS)
+    assert several.tolist() == [[False, True, True], [False] * 3, [False] * 3]
+    assert annotated_classes(batch(box_labels=BOX_LABELS), torch.tensor([1, 2, 1])).tolist() == [True, False, False]
+    assert annotated_classes(batch(box_labels=BOX_LABELS), torch.tensor([-100, -1, 0])).tolist() == [False, False, True]
+    # Without classes of their own, the boxes are the image's label's.
+    assert annotated_classes(batch(), torch.tensor([1, 2, 1])).tolist() == [True, False, True]
+    assert annotated_classes(batch(), LABELS)[2].tolist() == [False, True, False]
+
+
+def test_masks_are_of_the_explained_class():
+    masks = annotated_masks(batch(box_labels=BOX_LABELS), torch.tensor([[1, 2], [-1, -1], [0, -1]]))
+    assert masks.shape == (3, 2, 4, 4)
+    dogs = torch.zeros(4, 4, dtype=torch.bool)
+    dogs[:2, :2] = dogs[2:, 2:] = True
+    assert torch.equal(masks[0, 0], dogs)
+    assert masks[0, 1].nonzero().tolist() == [[2, 0], [3, 0]]
+    assert not masks[1].any() and not masks[2, 1].any() and masks[2, 0].sum() == 4
+    alone = annotated_masks(batch(box_labels=BOX_LABELS), torch.tensor([2, -1, 0]))
+    assert torch.equal(alone, torch.stack([masks[0, 1], masks[1, 0], masks[2, 0]]))
+
+
+def test_a_pixel_mask_serves_every_class():
+    mask = torch.zeros(3, 4, 4, dtype=torch.uint8)
+    mask[0, 1] = 255
+    masks = annotated_masks({"mask": mask}, torch.tensor([[4, -1], [4, 5], [-1, -1]]))
+    assert torch.equal(masks[0, 0], mask[0] > 0)
+    assert not masks[0, 1].any() and not masks[1:].any()
+    assert annotated_classes({"mask": mask}, torch.tensor([1, 1, -1])).tolist() == [True, False, False]
+
+
+def test_dilation():
+    """Prevents: padding that grows into a box, and a margin of the image's size instead of the box's."""
+    boxes = torch.tensor([[[10, 10, 20, 14], [-1, -1, -1, -1]]])
+    inputs = {"pixel_values": torch.zeros(1, 3, 32, 32), "boxes": boxes}
+    inside = annotated_masks(inputs, torch.tensor([0]), dilation=0.5)[0].nonzero()
+    assert inside.min(0).values.tolist() == [8, 5] and inside.max(0).values.tolist() == [15, 24]
+
+
+def test_one_class_at_a_step_and_all_in_an_evaluation():
+    reference = AnnotationReference()
+    inputs = batch(box_labels=BOX_LABELS, labels=LABELS)
+    said = reference(inputs)
+    assert said.target.tolist() == [[1, 2], [-1, -1], [-1, -1]] and said.annotation.shape == (3, 2, 4, 4)
+    assert said.logits is None and said.maps is None
+    reference.uniform = torch.tensor([[0.6, 0.6, 0.6]])
+    said = reference(inputs)
+    assert said.target.tolist() == [2, -1, -1] and said.annotation.shape == (3, 4, 4)
+    assert reference(inputs, with_maps=False).annotation is None
+    single = reference({**inputs, "labels": torch.tensor([1, 2, 0])})
+    assert single.target.tolist() == [1, -1, 0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"explanation_loss": "cosine"}, "Unknown guidance loss 'cosine'. Available: energy, l1, ppce, rrr"),
+        ({"dilation": -0.1}, "dilation is -0.1"),
+    ],
+)
+def test_other_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        AnnotationReference(**options)
+
+
+def test_batches_without_annotations_are_refused():
+    """Prevents: a guided training that guides nothing, for a column that was dropped on the way."""
+    with pytest.raises(ValueError, match="has none. Its columns: .*'boxes', 'pixel_values'"):
+        AnnotationReference()(batch())
+    with pytest.raises(ValueError, match="no column `mask` or `boxes`. Its columns: .'labels'"):
+        AnnotationReference()({"labels": LABELS})

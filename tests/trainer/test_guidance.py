@@ -1,0 +1,186 @@
+"""Annotations in training: a guided model, a student with a teacher and boxes, one label a sample or several."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from hf_e2kd import TeacherReference
+from hf_e2kd.explainers import GradCAM
+from hf_e2kd.losses import guidance_loss, multi_label_distillation_loss
+from hf_e2kd.metrics import energy_pointing_game, f1_map, localization_iou
+from hf_e2kd.references import AnnotationReference, annotated_masks
+from tests.models import CLASSES, IMAGE_SIZE, build
+from tests.training import Gradients, distiller, flat, logged, relative_error, samples
+
+MASKS = {"task_weight": 1.0, "logits_weight": 0.0, "explanation_weight": 0.5}
+
+
+def several_labels(count, seed=0):
+    """Samples of one to three classes, each with a box of its own; every fourth is not annotated."""
+    made = samples(count, labels=False, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    for number, sample in enumerate(made):
+        shown = torch.randperm(CLASSES, generator=generator)[: 1 + number % 3]
+        sample["labels"] = torch.zeros(CLASSES)
+        sample["labels"][shown] = 1
+        sample["boxes"], sample["box_labels"] = torch.full((3, 4), -1.0), torch.full((3,), -1)
+        for row, label in enumerate(shown if number % 4 != 3 else []):
+            left, top = (7 * number + 5 * row) % 16, (3 * number + 9 * row) % 16
+            sample["boxes"][row] = torch.tensor([left, top, left + 14, top + 10])
+            sample["box_labels"][row] = label
+    return made
+
+
+def multi_label(tiny, name="convnext"):
+    model = tiny(name)
+    model.config.problem_type = "multi_label_classification"
+    return model
+
+
+def batch_of(data):
+    return {name: torch.stack([torch.as_tensor(sample[name]) for sample in data]) for name in data[0]}
+
+
+@pytest.mark.parametrize("loss", ["energy", "l1", "ppce", "rrr"])
+def test_a_guided_step_equals_its_parts(tiny, tmp_path, loss):
+    """Prevents: a mean over annotated samples alone, another class's map, or masks of another size."""
+    data = samples(4, boxes=True)
+    data[2]["boxes"] = torch.full_like(data[2]["boxes"], -1)
+    gradients = Gradients()
+    trainer = distiller(
+        tiny("convnext"),
+        None,
+        tmp_path,
+        {**MASKS, "max_steps": 1},
+        references={"boxes": AnnotationReference(loss)},
+        train_dataset=data,
+        callbacks=[gradients],
+    )
+    trainer.train()
+
+    model, batch = tiny("convnext"), batch_of(data)
+    labels = batch["labels"].masked_fill(torch.tensor([False, False, True, False]), -1)
+    explained = GradCAM()(model, {"pixel_values": batch["pixel_values"]}, labels, create_graph=True)
+    guidance = guidance_loss(explained.maps, annotated_masks(batch, labels), loss).mean()
+    task = F.cross_entropy(explained.logits, batch["labels"])
+    assert logged(trainer, "loss_explanation") == pytest.approx([guidance.item()], rel=1e-4)
+    assert logged(trainer, "loss_task") == pytest.approx([task.item()], rel=1e-4)
+    (task + 0.5 * guidance).backward()
+    expected = flat(p.grad for p in model.parameters() if p.grad is not None)
+    assert relative_error(gradients.steps[0], expected) < 1e-4
+
+
+def test_a_class_is_drawn_at_each_step(tiny, tmp_path):
+    """Prevents: one class of an image guided for ever, or a class by another one's box."""
+    reference = AnnotationReference()
+    targets = []
+    own = reference.__call__
+
+    class Watched(AnnotationReference):
+        def __call__(self, inputs, with_maps=True):
+            said = own(inputs, with_maps) if self.uniform is None else super().__call__(inputs, with_maps)
+            targets.append((inputs, said.target))
+            return said
+
+    settings = {**MASKS, "max_steps": 6, "per_device_train_batch_size": 6}
+    trainer = distiller(
+        multi_label(tiny), None, tmp_path, settings, references={"boxes": Watched()}, train_dataset=several_labels(6)
+    )
+    trainer.train()
+    drawn = {}
+    for inputs, target in targets:
+        for pixels, labels, own_labels, chosen in zip(
+            inputs["pixel_values"], inputs["labels"], inputs["box_labels"], target.tolist(), strict=True
+        ):
+            assert (chosen == -1) == bool((own_labels < 0).all())
+            assert chosen == -1 or (labels[chosen] == 1 and chosen in own_labels)
+            drawn.setdefault(float(pixels.sum()), set()).add(chosen)
+    assert max(len(chosen) for chosen in drawn.values()) > 1
+
+
+def test_a_teacher_and_annotations_in_one_forward(tiny, tmp_path):
+    """Prevents: a second forward of the student, or one reference matched with the other's map."""
+    student = tiny("convnext")
+    calls = []
+    student.register_forward_hook(lambda *_: calls.append(1))
+    trainer = distiller(
+        student,
+        None,
+        tmp_path,
+        {"task_weight": 1.0},
+        references={
+            "teacher": TeacherReference(build("convnext", seed=1)),
+            "boxes": AnnotationReference("energy", explanation_weight=0.1),
+        },
+        train_dataset=samples(8, boxes=True),
+        eval_dataset=samples(5, boxes=True),
+    )
+    trainer.train()
+    assert len(calls) == 2
+    for term in ("loss_explanation_teacher", "loss_explanation_boxes", "loss_logits_teacher", "loss_task"):
+        assert len(logged(trainer, term)) == 2, term
+    metrics = trainer.evaluate()
+    assert "eval_energy_pointing_game_boxes" in metrics and "eval_explanation_similarity_teacher" in metrics
+    assert "eval_explanation_similarity_boxes" not in metrics
+
+
+def test_several_labels_are_measured_pair_by_pair(tiny, tmp_path):
+    """Prevents: an image of three classes that counts as one pair, padding that counts, and unlike batches mixed up."""
+    data = several_labels(13, seed=3)
+    model = multi_label(tiny)
+    teacher = multi_label(lambda name: build(name, seed=1))
+    trainer = distiller(
+        model,
+        None,
+        tmp_path,
+        {"task_weight": 1.0},
+        references={"teacher": TeacherReference(teacher, target="label"), "boxes": AnnotationReference()},
+        train_dataset=data,
+        eval_dataset=data,
+    )
+    metrics = trainer.evaluate()
+    shares, overlaps, logits, taught = [], [], [], []
+    for sample in data:
+        inputs = {"pixel_values": sample["pixel_values"][None]}
+        logits.append(model.eval()(**inputs).logits.detach())
+        taught.append(teacher(**inputs).logits.detach())
+        for box, label in zip(sample["boxes"], sample["box_labels"].tolist(), strict=True):
+            if label >= 0:
+                maps = GradCAM()(model, inputs, torch.tensor([label])).maps
+                alone = {**inputs, "boxes": box[None, None], "box_labels": torch.tensor([[label]])}
+                mask = annotated_masks(alone, torch.tensor([label]))
+                shares.append(energy_pointing_game(maps, mask))
+                overlaps.append(localization_iou(maps, mask))
+    logits, taught = torch.cat(logits), torch.cat(taught)
+    labels = torch.stack([sample["labels"] for sample in data])
+    found = f1_map(logits, labels)
+    expected = {
+        "energy_pointing_game_boxes": torch.cat(shares).mean(),
+        "localization_iou_boxes": torch.cat(overlaps).mean(),
+        "agreement_teacher": ((logits >= 0) == (taught >= 0)).float().mean(),
+        "f1": found["f1"],
+        "map": found["map"],
+    }
+    for name, value in expected.items():
+        assert metrics[f"eval_{name}"] == pytest.approx(float(value), abs=1e-5), name
+    assert -1 <= metrics["eval_explanation_similarity_teacher"] <= 1 and "eval_accuracy" not in metrics
+
+
+def test_several_labels_are_distilled_for_themselves(tiny, tmp_path):
+    """Prevents: a softmax over classes that don't exclude each other."""
+    data = several_labels(4)
+    teacher = multi_label(lambda name: build(name, seed=1))
+    settings = {"task_weight": 0.5, "temperature": 2.0, "max_steps": 1}
+    trainer = distiller(multi_label(tiny), teacher, tmp_path, settings, train_dataset=data)
+    trainer.train()
+    model, batch = multi_label(tiny).train(), batch_of(data)
+    logits, taught = model(batch["pixel_values"]).logits, teacher(batch["pixel_values"]).logits
+    expected = multi_label_distillation_loss(logits, taught, 2.0).mean().item()
+    assert logged(trainer, "loss_logits") == pytest.approx([expected], rel=1e-4)
+    task = F.binary_cross_entropy_with_logits(logits, batch["labels"]).item()
+    assert logged(trainer, "loss_task") == pytest.approx([task], rel=1e-4)
+
+
+def test_labels_of_another_shape_are_refused(tiny, tmp_path):
+    with pytest.raises(ValueError, match=r"zeros and ones of the logits' shape \(4, 5\), not \(4,\)"):
+        distiller(multi_label(tiny), None, tmp_path, {**MASKS, "explanation_weight": 0.0}).train()
