@@ -46,6 +46,7 @@ class ParetoCheckpoints(TrainerCallback):
         self.rounding = rounding
         self.prefix = prefix
         self.points: list[dict[str, float]] = []
+        self._is_training = False
 
     @property
     def front(self) -> list[dict[str, float]]:
@@ -58,14 +59,15 @@ class ParetoCheckpoints(TrainerCallback):
                 "ParetoCheckpoints decides which checkpoints are saved and removed. Set save_strategy='no', and leave "
                 "save_total_limit and load_best_model_at_end unset."
             )
+        self._is_training = True
         path = Path(args.output_dir) / PARETO_FILE
         # A training that is resumed goes on with the evaluations before its checkpoint.
         written = json.loads(path.read_text(encoding="utf-8"))["points"] if state.global_step and path.is_file() else []
         self.points = [point for point in written if point["step"] <= state.global_step]
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **keywords: Any) -> None:
-        if not any(name.startswith(f"{self.prefix}_") for name in metrics):
-            return  # of another data set
+        if not self._is_training or not any(name.startswith(f"{self.prefix}_") for name in metrics):
+            return  # of the test data, or of another data set
         missing = [name for name in self.maximise if f"{self.prefix}_{name}" not in metrics]
         if missing:
             raise ValueError(
@@ -87,6 +89,9 @@ class ParetoCheckpoints(TrainerCallback):
                 if point["step"] not in kept and folder.is_dir():
                     shutil.rmtree(folder)
         self._write(args, state)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:
+        self._is_training = False
 
     def _write(self, args: Any, state: Any) -> None:
         if state.is_world_process_zero:

@@ -182,8 +182,17 @@ def keep_annotations(dataset: Dataset, fraction: float, seed: int = 0) -> Datase
         dataset: Has a column `boxes`.
         fraction: Of the images that have boxes, from 0 to 1; above 0 at least one image.
         seed: The same seed chooses the same images.
+
+    Raises:
+        ValueError: the fraction is outside 0 to 1, or the data set has masks too.
     """
-    annotated = [row for row, boxes in enumerate(dataset.with_format(None)["boxes"]) if boxes]
+    if "mask" in dataset.column_names:
+        raise ValueError(
+            "The data set has masks beside its boxes, which would go on saying where all objects are. Remove one of "
+            "the two: dataset.remove_columns('mask')."
+        )
+    plain = dataset.with_format(None)
+    annotated = [row for row, boxes in enumerate(plain["boxes"]) if boxes]
     kept = {
         row for row, is_kept in zip(annotated, choose_annotated(len(annotated), fraction, seed), strict=True) if is_kept
     }
@@ -193,7 +202,9 @@ def keep_annotations(dataset: Dataset, fraction: float, seed: int = 0) -> Datase
         *values, number = row
         return dict(zip(columns, values if number in kept else [[] for _ in columns], strict=True))
 
-    return dataset.map(emptied, with_indices=True, input_columns=columns, features=dataset.features)
+    few = plain.map(emptied, with_indices=True, input_columns=columns, features=dataset.features)
+    shown = dataset.format
+    return few.with_format(shown["type"], shown["columns"], shown["output_all_columns"], **shown["format_kwargs"])
 
 
 def check_folder(folder: Path, needed: Sequence[str], layout: str) -> None:

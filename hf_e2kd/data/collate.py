@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 from transformers import default_data_collator
@@ -48,19 +49,20 @@ class FiniteBatches:
 class AnnotatedCollator:
     """Collates samples with differing numbers of boxes; their other columns as transformers' default collator does.
 
-    `boxes` (n, 4) become (B, N, 4) and `box_labels` (n,) become (B, N), both padded by −1; N is at least 1.
+    `boxes` (n, 4) become (B, N, 4) and `box_labels` (n,) become (B, N), both padded by −1; N is at least 1. A sample
+    without these columns has no boxes.
     """
 
     def __call__(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         plain = [{k: v for k, v in sample.items() if k not in ("boxes", "box_labels")} for sample in samples]
         batch = dict(default_data_collator(plain))
-        if "boxes" in samples[0]:
-            batch["boxes"] = pad_boxes([sample["boxes"].tolist() for sample in samples])
-        if "box_labels" in samples[0]:
-            most = max(1, *(len(sample["box_labels"]) for sample in samples))
-            batch["box_labels"] = torch.full((len(samples), most), -1)
-            for row, sample in enumerate(samples):
-                batch["box_labels"][row, : len(sample["box_labels"])] = torch.as_tensor(sample["box_labels"])
+        if any("boxes" in sample for sample in samples):
+            batch["boxes"] = pad_boxes([torch.as_tensor(sample.get("boxes", [])).tolist() for sample in samples])
+        if any("box_labels" in sample for sample in samples):
+            own = [torch.as_tensor(sample.get("box_labels", []), dtype=torch.long) for sample in samples]
+            # One longer, so that N is at least 1 where no sample has a box.
+            padded = nn.utils.rnn.pad_sequence([torch.zeros(1, dtype=torch.long), *own], True, padding_value=-1)
+            batch["box_labels"] = padded[1:]
         return batch
 
 

@@ -66,8 +66,11 @@ class DistillationTransform:
         if image_column not in batch:
             raise ValueError(f"The data set has no column '{image_column}'. Its columns: {sorted(batch)}.")
         images = [image.convert("RGB") for image in batch[image_column]]
-        masks, boxes = (batch.get(column) or [None] * len(images) for column in (mask_column, "boxes"))
-        views: list[Any] = [self._view(*each) for each in zip(images, masks, boxes, strict=True)]
+        nothing = [None] * len(images)
+        masks, boxes, labels = (batch.get(column) or nothing for column in (mask_column, "boxes", "box_labels"))
+        if "boxes" in batch:
+            boxes = [own or [] for own in boxes]
+        views: list[Any] = [self._view(*each) for each in zip(images, masks, boxes, labels, strict=True)]
         out: dict[str, list[Any]] = {"pixel_values": [_show(view["image"], self.student) for view in views]}
         if self.teacher is not None:
             out["teacher_pixel_values"] = [_show(view["image"], self.teacher) for view in views]
@@ -82,8 +85,7 @@ class DistillationTransform:
             shown = [_boxes_in(view["boxes"], self.student.size) for view in views]
             out["boxes"] = [own for own, _ in shown]
             if "box_labels" in batch:
-                numbers = [torch.as_tensor(own, dtype=torch.long) for own in batch["box_labels"]]
-                out["box_labels"] = [own[kept] for own, (_, kept) in zip(numbers, shown, strict=True)]
+                out["box_labels"] = [view["box_labels"][kept] for view, (_, kept) in zip(views, shown, strict=True)]
         return out
 
     def _label(self, label: Any) -> Any:
@@ -95,16 +97,20 @@ class DistillationTransform:
                 f"The labels of a row are several ({list(label)[:5]}). Give the number of `classes`, as in "
                 "DistillationTransform(processor, classes=20)."
             )
+        if any(not 0 <= number < self.classes for number in label):
+            raise ValueError(f"A row has the labels {list(label)}, and there are {self.classes} classes, from 0 on.")
         several = torch.zeros(self.classes)
         several[torch.as_tensor(label, dtype=torch.long)] = 1
         return several
 
-    def _view(self, image: Image.Image, mask: Any, boxes: Any) -> dict[str, Any]:
+    def _view(self, image: Image.Image, mask: Any, boxes: Any, box_labels: Any) -> dict[str, Any]:
         """The image that both models are shown, its mask (1, H, W), its boxes and its place in the student's field."""
         view: dict[str, Any] = {"image": image}
         if boxes is not None:
             corners = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)
             view["boxes"] = tv_tensors.BoundingBoxes(corners, format="XYXY", canvas_size=(image.height, image.width))
+            # Beside the boxes, so that an augmentation that removes some removes their classes.
+            view["box_labels"] = torch.as_tensor(box_labels or [-1] * len(corners), dtype=torch.long)
         if mask is not None:
             view["mask"] = tv_tensors.Mask(torch.from_numpy(np.array(mask))[None])
             if tuple(view["mask"].shape[1:]) != (image.height, image.width):
@@ -117,9 +123,13 @@ class DistillationTransform:
             field = ExplanationMap(torch.zeros(0, 0), (height, width))
             view["place"] = TF.crop(field, -top, -left, image.height, image.width)
         if self.augmentation is None:
-            return {name: TF.crop(value, *box) for name, value in view.items()}
-        shown = self.augmentation(*view.values())
-        view = {"image": shown} if len(view) == 1 else dict(zip(view, shown, strict=True))
+            labels = {name: view.pop(name) for name in ("box_labels",) if name in view}
+            return {name: TF.crop(value, *box) for name, value in view.items()} | labels
+        if "boxes" in view:  # by name, as SanitizeBoundingBoxes needs it
+            view = self.augmentation(view)
+        else:
+            shown = self.augmentation(*view.values())
+            view = {"image": shown} if len(view) == 1 else dict(zip(view, shown, strict=True))
         if self.record_view and view["place"].canvas_size != (view["image"].height, view["image"].width):
             raise ValueError(
                 f"The augmentation made an image of {view['image'].height}×{view['image'].width} pixels, and told of "

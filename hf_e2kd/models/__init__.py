@@ -7,8 +7,16 @@ from .bcos_densenet import BcosDenseNetConfig, BcosDenseNetForImageClassificatio
 from .bcos_published import bcos_config, load_bcos_weights
 from .bcos_resnet import BcosResNetConfig, BcosResNetForImageClassification
 from .bcos_vit import BcosViTConfig, BcosViTForImageClassification
+from .shufflenet import ShuffleNetConfig, ShuffleNetForImageClassification, shufflenet_config
+from .x_resnet import XResNetConfig, XResNetForImageClassification
 
-for _model in (BcosResNetForImageClassification, BcosDenseNetForImageClassification, BcosViTForImageClassification):
+for _model in (
+    BcosResNetForImageClassification,
+    BcosDenseNetForImageClassification,
+    BcosViTForImageClassification,
+    ShuffleNetForImageClassification,
+    XResNetForImageClassification,
+):
     AutoConfig.register(_model.config_class.model_type, _model.config_class)
     AutoModelForImageClassification.register(_model.config_class, _model)
 
@@ -19,6 +27,11 @@ __all__ = [
     "BcosResNetForImageClassification",
     "BcosViTConfig",
     "BcosViTForImageClassification",
+    "ShuffleNetConfig",
+    "ShuffleNetForImageClassification",
+    "XResNetConfig",
+    "XResNetForImageClassification",
     "bcos_config",
     "load_bcos_weights",
+    "shufflenet_config",
 ]

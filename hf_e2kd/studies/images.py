@@ -117,11 +117,11 @@ def load_task(sources: Sources, args: ExplanationDistillArguments, seed: int) ->
     return Task(teacher, student, processor, train, {"evaluation": evaluation}, picture)
 
 
-def crop_and_flip(*processors: Any) -> v2.Transform:
-    """Random resized crops and flips, at the larger of the processors' sizes."""
+def crop_and_flip(*processors: Any, smallest: float = 0.35) -> v2.Transform:
+    """Random resized crops, of at least `smallest` of the image's area, and flips, at the larger processor's size."""
     sizes = [image_view(processor).size for processor in processors]
     size = [max(height for height, _ in sizes), max(width for _, width in sizes)]
-    return v2.Compose([v2.RandomResizedCrop(size, scale=(0.35, 1.0)), v2.RandomHorizontalFlip()])
+    return v2.Compose([v2.RandomResizedCrop(size, scale=(smallest, 1.0)), v2.RandomHorizontalFlip()])
 
 
 def embedded_task(setting: EmbeddedSetting, args: ExplanationDistillArguments, seed: int) -> Task:

@@ -21,6 +21,7 @@ from transformers import (
 
 from ..alignment.inputs import PIL_FILTERS, ImageView
 from ..alignment.labels import class_names
+from ..models import bcos_config, shufflenet_config
 
 
 def load_teacher(source: str) -> tuple[nn.Module, Any]:
@@ -28,12 +29,12 @@ def load_teacher(source: str) -> tuple[nn.Module, Any]:
     return AutoModelForImageClassification.from_pretrained(source), AutoImageProcessor.from_pretrained(source)
 
 
-def load_student(source: str, init: str, names: list[str] | None, teacher: nn.Module) -> nn.Module:
+def load_student(source: str, init: str, names: list[str] | None, teacher: nn.Module | None = None) -> nn.Module:
     """A student for the classes `names`, or the teacher's where there are none.
 
     Args:
         source: Hub id or folder of a model; for a random start also a configuration file (JSON with `model_type`), or
-            `timm/NAME` of an architecture.
+            `timm/NAME`, `bcos/NAME` (`hf_e2kd.models.bcos_config`) or `torchvision/shufflenet_v2_…` of an architecture.
         init: `"pretrained"` keeps the weights (a new classifier if the classes differ), `"random"` starts anew.
 
     Raises:
@@ -41,10 +42,16 @@ def load_student(source: str, init: str, names: list[str] | None, teacher: nn.Mo
     """
     if init not in ("pretrained", "random"):
         raise ValueError(f"Unknown student_init '{init}'. Available: pretrained, random.")
-    labels = _labels(names or class_names(teacher), teacher.config.num_labels)
+    if names is None:
+        assert teacher is not None, "without names the classes are the teacher's"
+        labels = label_settings(class_names(teacher), teacher.config.num_labels)
+    else:
+        labels = label_settings(names, len(names))
     if init == "random":
         return AutoModelForImageClassification.from_config(_configuration(source, labels))
-    return AutoModelForImageClassification.from_pretrained(source, **labels, ignore_mismatched_sizes=True)
+    return AutoModelForImageClassification.from_pretrained(
+        source, config=_saved_configuration(source, labels), ignore_mismatched_sizes=True
+    )
 
 
 def processor_like(view: ImageView, student: nn.Module) -> Any:
@@ -77,7 +84,7 @@ def processor_like(view: ImageView, student: nn.Module) -> Any:
 def load_text_classifier(source: str, names: list[str] | None, num_labels: int) -> nn.Module:
     """A pretrained model with a classifier for these classes, new where it has another."""
     return AutoModelForSequenceClassification.from_pretrained(
-        source, **_labels(names, num_labels), ignore_mismatched_sizes=True
+        source, **label_settings(names, num_labels), ignore_mismatched_sizes=True
     )
 
 
@@ -128,7 +135,7 @@ def shallow_copy_of(teacher: nn.Module, layers: int, init: str) -> nn.Module:
     return student
 
 
-def _labels(names: list[str] | None, num_labels: int) -> dict[str, Any]:
+def label_settings(names: list[str] | None, num_labels: int) -> dict[str, Any]:
     """What a configuration says of its classes."""
     if names is None:
         return {"num_labels": num_labels}
@@ -144,4 +151,16 @@ def _configuration(source: str, labels: dict[str, Any]) -> PreTrainedConfig:
     if source.startswith("timm/") and not Path(source).exists():
         # An architecture of timm needs no file from the Hub for a random start; a tag after a dot names weights only.
         return TimmWrapperConfig(architecture=source.removeprefix("timm/").split(".")[0], **labels)
-    return AutoConfig.from_pretrained(source, **labels)
+    if source.startswith("bcos/") and not Path(source).exists():
+        return bcos_config(source.removeprefix("bcos/"), **labels)
+    if source.startswith("torchvision/") and not Path(source).exists():
+        return shufflenet_config(source.removeprefix("torchvision/"), **labels)
+    return _saved_configuration(source, labels)
+
+
+def _saved_configuration(source: str, labels: dict[str, Any]) -> PreTrainedConfig:
+    config = AutoConfig.from_pretrained(source)
+    # Set afterwards, as timm's wrapper would keep its own number of classes whatever their names.
+    for name, value in labels.items():
+        setattr(config, name, value)
+    return config

@@ -32,11 +32,17 @@ def summarise(runs: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, dict[
     return summary
 
 
-def markdown_table(summary: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]) -> str:
-    """The summary as a table, one row a split and side."""
-    shown = [m for m in METRICS if any(m in figures for sides in summary.values() for figures in sides.values())]
+def markdown_table(
+    summary: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]], metrics: Mapping[str, str] = METRICS
+) -> str:
+    """The summary as a table, one row a split and side.
+
+    Args:
+        metrics: What to show, in this order, as far as it was measured, and what to call it.
+    """
+    shown = [m for m in metrics if any(m in figures for sides in summary.values() for figures in sides.values())]
     lines = [
-        f"| data | model | {' | '.join(METRICS[metric] for metric in shown)} |",
+        f"| data | model | {' | '.join(metrics[metric] for metric in shown)} |",
         f"|---|---|{'---|' * len(shown)}",
     ]
     for split, sides in summary.items():

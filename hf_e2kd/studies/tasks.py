@@ -29,11 +29,11 @@ class Task:
         evaluations: Data to measure on, by name.
         picture: `picture(students, count, folder)` draws what teacher and students look at, on `count` samples.
         measure: `measure(model, split)` gives further metrics of a model on one of `evaluations`.
-        derive: Further splits' metrics from those measured, as the worst group's from the groups'; called for each model.
         collator: Makes batches; None for the trainer's own.
+        teacher_is_new: Whether the teacher was trained for this task, so that it is worth saving.
+        derive: Further splits' metrics from a model's measured ones, as the worst group's from the groups'.
         references: What to learn from in the place of the teacher at hand, as its stored explanations.
         callbacks: Of the students' trainers.
-        teacher_is_new: Whether the teacher was trained for this task, so that it is worth saving.
     """
 
     teacher: nn.Module
@@ -43,11 +43,11 @@ class Task:
     evaluations: dict[str, Dataset]
     picture: Callable[[Mapping[str, nn.Module], int, Path], None]
     measure: Callable[[nn.Module, str], dict[str, float]] | None = None
-    derive: Callable[[dict[str, dict[str, float]]], dict[str, dict[str, float]]] | None = None
     collator: Callable[..., Any] | None = None
+    teacher_is_new: bool = False
+    derive: Callable[[dict[str, dict[str, float]]], dict[str, dict[str, float]]] | None = None
     references: Mapping[str, Reference] | None = None
     callbacks: Sequence[TrainerCallback] = ()
-    teacher_is_new: bool = False
 
 
 def training_arguments(args: ExplanationDistillArguments, **changes: Any) -> ExplanationDistillArguments:

@@ -37,6 +37,7 @@ AUGMENTATIONS = {
     "none": None,
     "flip": v2.RandomHorizontalFlip(1.0),
     "crop": v2.RandomResizedCrop(48, scale=(0.5, 1.0)),
+    "sanitized": v2.SanitizeBoundingBoxes(min_size=2),
     "pad": v2.Pad([10, 0, 3, 20]),
     "flip in RandAugment": JointAugment(v2.RandAugment(num_ops=1, magnitude=5)),
 }
@@ -111,9 +112,31 @@ def test_a_fraction_keeps_its_boxes():
             }
         ),
     )
+    shown = data.with_transform(lambda batch: {"labels": batch["labels"], "boxes": batch["boxes"]})
+    assert sum(bool(row["boxes"]) for row in keep_annotations(shown, 0.1)) == 2
+    with pytest.raises(ValueError, match="has masks beside its boxes"):
+        keep_annotations(data.add_column("mask", [None] * 40), 0.1)
     few, more = keep_annotations(data, 0.1), keep_annotations(data, 0.5)
     having = [{row for row, boxes in enumerate(own["boxes"]) if boxes} for own in (few, more)]
     assert [len(rows) for rows in having] == [2, 10] and having[0] < having[1]
     assert few["labels"] == data["labels"] and few.features == data.features
     assert all(few[row]["box_labels"] == data[row]["box_labels"] for row in having[0])
     assert few[0]["image"].tobytes() == data[0]["image"].tobytes()
+
+
+def test_rows_of_which_some_are_annotated():
+    """Prevents: an error at the first row without boxes, in the transform or in the collator."""
+    data = rows((30, 20, 60, 50), (24, 30, 70, 64)) | {"boxes": [None, [[24.0, 30.0, 70.0, 64.0]]]}
+    data["box_labels"] = [None, [3]]
+    made = DistillationTransform(PROCESSOR, label_column="labels", classes=5)(data)
+    assert [len(boxes) for boxes in made["boxes"]] == [0, 1] and made["box_labels"][1].tolist() == [3]
+    samples = [{name: values[number] for name, values in made.items()} for number in (0, 1)]
+    del samples[0]["boxes"], samples[0]["box_labels"]
+    samples[1]["boxes"] = samples[1]["boxes"].tolist()
+    batch = AnnotatedCollator()(samples)
+    assert batch["boxes"][0].eq(-1).all() and batch["box_labels"].tolist() == [[-1], [3]]
+
+
+def test_a_label_beyond_the_classes_is_refused():
+    with pytest.raises(ValueError, match="the labels \\[3\\], and there are 3 classes"):
+        DistillationTransform(PROCESSOR, label_column="labels", classes=3)(rows((30, 20, 60, 50)))

@@ -51,12 +51,12 @@ def network(widths, seed):
     return AutoModelForImageClassification.from_config(config)
 
 
-def trained(model, digits, folder, settings, seed=0, count=None, **keywords):
+def trained(model, digits, folder, settings, seed=0, **keywords):
     """The trained model, and what is measured of it on the held-out images."""
     trainer = ExplanationDistillTrainer(
         model,
         arguments(folder, **TRAINING | settings, seed=seed),
-        train_dataset=digits["teacher_train"][:count],
+        train_dataset=digits["teacher_train"],
         eval_dataset=digits["test_ood"],
         **keywords,
     )
@@ -82,7 +82,6 @@ def sides(digits, tmp_path_factory):
 def test_guidance_moves_the_energy_into_the_object(sides):
     """Prevents: a guidance loss that falls in training without the model looking elsewhere, or that costs accuracy."""
     (_, unguided), (_, guided) = sides["unguided"], sides["guided"]
-    print("FIG", unguided, guided)
     assert guided["eval_energy_pointing_game"] >= unguided["eval_energy_pointing_game"] + 0.15
     assert guided["eval_accuracy"] >= unguided["eval_accuracy"] - 0.02
 
@@ -94,14 +93,12 @@ def test_a_student_by_e2kd_keeps_its_guided_teachers_localisation(sides, digits,
     teacher, _ = sides["guided"]
     energies = {}
     for weight in (0.0, 1.0):
-        settings = {"explanation_weight": weight, "num_train_epochs": 5}
-        _, found = trained(
-            network([8, 16], seed + 1), digits, tmp_path, settings, seed, count=600, teacher_model=teacher
-        )
+        settings = {"explanation_weight": weight, "num_train_epochs": 4, "learning_rate": 8e-3}
+        _, found = trained(network([16, 32], seed + 1), digits, tmp_path, settings, seed, teacher_model=teacher)
         energies[weight] = found["eval_energy_pointing_game"]
         taught = found["eval_teacher_energy_pointing_game"]
-    print("FIG", seed, taught, energies, found["eval_accuracy"])
-    assert abs(energies[1.0] - taught) < abs(energies[0.0] - taught)
+    assert abs(energies[1.0] - taught) < 0.5 * abs(energies[0.0] - taught)
+    assert found["eval_accuracy"] > 0.85
 
 
 def test_a_dilated_box_is_for_training_alone(tmp_path):

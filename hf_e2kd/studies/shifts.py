@@ -1,0 +1,238 @@
+"""Do explanations move with the image? The shift test of e²KD (ECCV 2024)."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import nn
+from torch.nn import functional as F
+from torchvision.transforms.v2 import functional as TF
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    HfArgumentParser,
+    set_seed,
+)
+
+from ..alignment.grids import resize_maps
+from ..alignment.inputs import ImageView, image_view
+from ..explainers import Explainer, Explanation, build_explainer
+from ..models import BcosViTConfig, BcosViTForImageClassification
+from .data_free import find_images
+from .generated import WNIDS, write_imagenet
+from .models import label_settings
+from .protocols import SMOKE_SIDE, smoke_bcos, smoke_processor
+
+
+@dataclass
+class ShiftArguments:
+    """Models, images and shifts."""
+
+    models: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Any number of models, as NAME=PATH or PATH: Hub ids or folders, with their processors."},
+    )
+    explainers: list[str] = field(
+        default_factory=lambda: ["auto"],
+        metadata={
+            "help": "How they are explained, once for all or once for each: auto (bcos for B-cos networks, otherwise "
+            "gradcam), gradcam, bcos, attention_rollout, attention_gradient, ..."
+        },
+    )
+    dataset: str | None = field(
+        default=None, metadata={"help": "Images: the folder of ImageNet or SUN397, a folder of images, or a Hub id."}
+    )
+    split: str = field(default="validation", metadata={"help": "Their split."})
+    image_column: str = field(default="image", metadata={"help": "The column of the images."})
+    samples: int = field(default=500, metadata={"help": "How many images, drawn by the seed."})
+    max_shift: int = field(default=16, metadata={"help": "The largest shift, down and to the right, in pixels."})
+    batch_size: int = field(default=32, metadata={"help": "Images at once."})
+    seed: int = field(default=42, metadata={"help": "Draws the images."})
+    use_cpu: bool = field(default=False, metadata={"help": "Leave an accelerator unused."})
+    output_dir: str = field(default="outputs/shift_equivariance", metadata={"help": "Where the results go."})
+    smoke: bool = field(
+        default=False, metadata={"help": "Try everything out in seconds, by tiny models on images made for it."}
+    )
+
+    def __post_init__(self) -> None:
+        if not self.smoke and not (self.models and self.dataset):
+            raise ValueError("Give --models and --dataset, or --smoke to try the recipe out without any data.")
+        if len(self.explainers) not in (1, len(self.models)):
+            raise ValueError(
+                f"--explainers names {len(self.explainers)} for {len(self.models)} models. Give one, or one a model."
+            )
+        if self.max_shift < 0 or self.samples < 1:
+            raise ValueError(
+                f"--max_shift must be at least 0 and --samples at least 1, not {self.max_shift} and {self.samples}."
+            )
+
+
+def run_shift_test(description: str) -> dict[str, Any]:
+    """A whole recipe: reads the command line, explains shifted images, writes `shifts.json` and `shifts.png`.
+
+    Returns:
+        What `shifts.json` holds.
+    """
+    parser = HfArgumentParser(ShiftArguments, description=description)
+    try:
+        (args,) = parser.parse_args_into_dataclasses()
+    except ValueError as error:
+        parser.error(str(error))
+    set_seed(args.seed)
+    output = Path(args.output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    if args.smoke:
+        _prepare_smoke(args, output)
+    splits = find_images(args.dataset)
+    if args.split not in splits:
+        raise ValueError(f"'{args.dataset}' has no split '{args.split}'. Its splits: {', '.join(splits)}.")
+    data = splits[args.split].shuffle(seed=args.seed)
+    data = data.select(range(min(args.samples, len(data))))
+    device = torch.device("cuda" if torch.cuda.is_available() and not args.use_cpu else "cpu")
+    methods = args.explainers if len(args.explainers) > 1 else args.explainers * len(args.models)
+    models: dict[str, dict[str, Any]] = {}
+    for source, method in zip(args.models, methods, strict=True):
+        name, _, path = source.rpartition("=")
+        name = name or Path(path).name
+        if name in models:
+            raise ValueError(f"Two models are called '{name}'. Name them, as in --models first={path} second=...")
+        print(f"\nExplaining {name}", flush=True)
+        model = AutoModelForImageClassification.from_pretrained(path).to(device).eval()
+        explainer = explainer_for(model, method)
+        view = image_view(AutoImageProcessor.from_pretrained(path))
+        similarities = torch.cat(
+            [
+                shifted_similarities(
+                    model, data[first : first + args.batch_size][args.image_column], view, explainer, args.max_shift
+                )
+                for first in range(0, len(data), args.batch_size)
+            ]
+        )
+        models[name] = {"source": path, "explainer": explainer.name, **summarise_shifts(similarities)}
+    results = {
+        "recipe": "shift_equivariance",
+        "dataset": args.dataset,
+        "split": args.split,
+        "seed": args.seed,
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type,
+        "torch": torch.__version__,
+        "shifts": list(range(args.max_shift + 1)),
+        "models": models,
+    }
+    (output / "shifts.json").write_text(json.dumps(results, indent=2), encoding="utf-8")
+    shift_figure(results["shifts"], {name: found["mean"] for name, found in models.items()}, output / "shifts.png")
+    print(f"\n{shift_table(results['shifts'], models)}\n\nIn {output}: shifts.json, shifts.png")
+    return results
+
+
+def explainer_for(model: nn.Module, method: str) -> Explainer:
+    """The method of that name; "auto" is a B-cos network's own explanation, and GradCAM of others."""
+    if method == "auto":
+        method = "bcos" if hasattr(model, "add_inverse") else "gradcam"
+    return build_explainer(method)
+
+
+def shifted_similarities(
+    model: nn.Module, images: Sequence[Image.Image], view: ImageView, explainer: Explainer, max_shift: int
+) -> torch.Tensor:
+    """How alike the explanations of an image and of the shifted image are, where both show the same.
+
+    Each image is made larger than the model's input by `max_shift` pixels, and the input cut from it at (s, s) for each
+    shift s. The class is the model's top one at shift 0. Maps are compared in pixels of the input; where the method
+    explains by vectors (W(x)), these.
+
+    Args:
+        images: B images.
+        view: What the model is shown.
+
+    Returns:
+        Cosines (B, max_shift + 1); NaN where nothing is explained in the part that both show.
+    """
+    device = next(model.parameters()).device
+    height, width = view.size
+    larger = torch.stack([_enlarged(image, view, max_shift) for image in images]).to(device)
+    values, target, original = [], None, torch.empty(0)
+    for shift in range(max_shift + 1):
+        shown = larger[..., shift : shift + height, shift : shift + width]
+        explanation = explainer(model, {"pixel_values": shown}, target)
+        own = in_pixels(explanation, view.size)
+        if target is None:
+            target, original = explanation.target, own
+        before = original[..., shift:, shift:].flatten(1)
+        after = own[..., : height - shift, : width - shift].flatten(1)
+        cosine = F.cosine_similarity(before, after, dim=1, eps=1e-30)
+        values.append(cosine.where(before.any(1), torch.nan))
+    return torch.stack(values, 1).cpu()
+
+
+def in_pixels(explanation: Explanation, size: tuple[int, int]) -> torch.Tensor:
+    """Maps (B, H, W), or vectors (B, C, H, W), in double precision, so that equal ones have a cosine of 1."""
+    values = explanation.maps if explanation.vectors is None else explanation.vectors
+    return resize_maps(values.double(), size)
+
+
+def summarise_shifts(similarities: torch.Tensor) -> dict[str, Any]:
+    """Mean and standard deviation over the images at each shift, and how many images were explained at all."""
+    counted = similarities[~similarities.isnan().any(1)]
+    if len(counted) == 0:
+        raise ValueError("No image has an explanation that isn't zero, so that there is nothing to compare.")
+    return {
+        "images": len(counted),
+        "unexplained": len(similarities) - len(counted),
+        "mean": counted.mean(0).tolist(),
+        "std": counted.std(0, correction=0).tolist(),
+    }
+
+
+def shift_table(shifts: Sequence[int], models: Mapping[str, Mapping[str, Any]]) -> str:
+    """The means at every fourth shift, one row a model."""
+    shown = [place for place, shift in enumerate(shifts) if shift % 4 == 0 or shift == shifts[-1]]
+    lines = [
+        f"| model | explainer | {' | '.join(f'{shifts[place]} px' for place in shown)} |",
+        f"|---|---|{'---|' * len(shown)}",
+    ]
+    for name, found in models.items():
+        cells = " | ".join(f"{found['mean'][place]:.3f}" for place in shown)
+        lines.append(f"| {name} | {found['explainer']} | {cells} |")
+    return "\n".join(lines)
+
+
+def shift_figure(shifts: Sequence[int], curves: Mapping[str, Sequence[float]], path: Path | None = None) -> Figure:
+    """One curve a model: the mean similarity over the shift."""
+    figure = Figure(figsize=(5, 3.6), layout="constrained")
+    axis = figure.subplots()
+    for (name, curve), marker in zip(curves.items(), "osD^vP*X<>" * (1 + len(curves) // 10), strict=False):
+        axis.plot(shifts, curve, marker=marker, markersize=4, linewidth=1.2, label=name)
+    axis.set(xlabel="shift, down and to the right (pixels)", ylabel="cosine of the explanations")
+    axis.grid(alpha=0.3)
+    figure.legend(loc="outside upper center", ncols=3, fontsize=8)
+    if path is not None:
+        figure.savefig(path, dpi=150)
+    return figure
+
+
+def _enlarged(image: Image.Image, view: ImageView, margin: int) -> torch.Tensor:
+    """The field of view (3, H + margin, W + margin), as the model takes it."""
+    top, left, height, width = view.crop_box(image.height, image.width)
+    size = [view.size[0] + margin, view.size[1] + margin]
+    resized = TF.resized_crop(image.convert("RGB"), top, left, height, width, size, view.interpolation)
+    return view.normalise(TF.to_dtype(TF.pil_to_tensor(resized), torch.float32, scale=True))
+
+
+def _prepare_smoke(args: ShiftArguments, output: Path) -> None:
+    """Writes images, and a tiny B-cos ResNet and ViT, which differ in what a shift does to them."""
+    folder = output / "generated"
+    args.dataset = str(write_imagenet(folder / "imagenet"))
+    names = list(WNIDS)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    config = BcosViTConfig(image_size=SMOKE_SIDE, patch_size=16, **sizes, **label_settings(names, len(names)))
+    args.models = []
+    for name, model in {"resnet": smoke_bcos(names), "vit": BcosViTForImageClassification(config)}.items():
+        model.save_pretrained(folder / name)
+        smoke_processor(is_bcos=True).save_pretrained(folder / name)
+        args.models.append(f"{name}={folder / name}")

@@ -1,0 +1,240 @@
+"""Distilling a guided teacher of Waterbirds: it looks at the bird, and in training the background would do."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, ClassVar
+
+from datasets import Dataset
+from torch import nn
+from torchvision.transforms import v2
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    IntervalStrategy,
+    ResNetConfig,
+    ResNetForImageClassification,
+)
+
+from ..alignment.inputs import image_view
+from ..arguments import ExplanationDistillArguments
+from ..data import AnnotatedCollator, DistillationTransform, MixingCollator, load_waterbirds
+from ..data.waterbirds import CLASSES, IN_DISTRIBUTION, OUT_OF_DISTRIBUTION, select_groups
+from ..losses import available_guidance_losses
+from ..references import AnnotationReference
+from ..sharding import whole
+from ..trainer import ExplanationDistillTrainer
+from .generated import write_waterbirds
+from .images import crop_and_flip, draw
+from .models import label_settings, load_student, processor_like
+from .protocols import (
+    SMOKE_TRAINING,
+    STANDARD_TRAINING,
+    Protocol,
+    ProtocolSources,
+    chosen_first,
+    load_classifier,
+    smoke_folder,
+    smoke_processor,
+)
+from .tasks import Task, announce, training_arguments
+
+STUDENTS = {
+    "resnet18": "timm/resnet18",
+    "convnext": "timm/convnext_tiny",
+    "efficientnet": "timm/efficientnetv2_s",
+    "mobilenet": "timm/mobilenetv2_100",
+    "shufflenet": "torchvision/shufflenet_v2_x0_5",
+}
+"""The students of e²KD's table."""
+
+REGIMES = {"epochs": 700, "mixup": 700, "patient": 3500}
+"""Epochs of each regime; the last two mix the images."""
+
+GROUPS = ("landbird_on_land", "landbird_on_water", "waterbird_on_land", "waterbird_on_water")
+"""The groups by their number."""
+
+SMALLEST_CROP = 0.7
+"""The least share of an image that a random crop keeps."""
+
+
+@dataclass
+class WaterbirdsSources(ProtocolSources):
+    """Data, teacher, student and regime."""
+
+    dataset: str | None = field(
+        default=None, metadata={"help": "Waterbirds' folder as WILDS unpacks it, with metadata.csv."}
+    )
+    teacher: str | None = field(
+        default=None,
+        metadata={"help": "Hub id or folder of a guided teacher; without it, one is trained by the masks or boxes."},
+    )
+    segmentations: str | None = field(default=None, metadata={"help": "Folder of the Caltech-UCSD Birds' masks."})
+    cub: str | None = field(default=None, metadata={"help": "Folder CUB_200_2011, for the birds' boxes."})
+    variant: str = field(
+        default="100",
+        metadata={
+            "help": "In training, 100 or 95 %% of the birds are before their own background.",
+            "choices": ["100", "95"],
+        },
+    )
+    student: str = field(
+        default="resnet18",
+        metadata={"help": f"One of {', '.join(STUDENTS)}, or a Hub id, a folder, timm/NAME or a .json."},
+    )
+    student_init: str = field(
+        default="random",
+        metadata={
+            "help": "Start anew, or keep the student's weights (of a Hub id or folder).",
+            "choices": ["random", "pretrained"],
+        },
+    )
+    regime: str = field(
+        default="epochs",
+        metadata={
+            "help": "epochs: 700 of them; mixup: 700 on mixed images; patient: 3500 on mixed images.",
+            "choices": list(REGIMES),
+        },
+    )
+    mixup_alpha: float = field(
+        default=1.0, metadata={"help": "Mixed images' shares are drawn from Beta(α, α); 1 draws them uniformly."}
+    )
+    teacher_base: str = field(
+        default="timm/resnet50.tv_in1k", metadata={"help": "Hub id or folder from which a teacher is trained."}
+    )
+    teacher_epochs: float = field(default=50, metadata={"help": "Epochs of a teacher's training."})
+    teacher_learning_rate: float = field(default=1e-4, metadata={"help": "Learning rate of a teacher's training."})
+    guidance_loss: str = field(
+        default="energy", metadata={"help": "How a teacher is guided.", "choices": available_guidance_losses()}
+    )
+    guidance_weight: float = field(
+        default=0.064, metadata={"help": "Weight of the guidance; the paper's 1e-3 times its batch of 64."}
+    )
+
+    required: ClassVar[tuple[str, ...]] = ("dataset",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (self.smoke or self.teacher or self.segmentations or self.cub):
+            raise ValueError(
+                "A teacher is guided by masks or boxes: give --segmentations or --cub, or --teacher for one that is "
+                "trained already."
+            )
+
+
+def waterbirds_setting() -> Protocol:
+    """The setting of the regime that the command line names."""
+    chosen = chosen_first(regime="epochs", smoke=False)
+    training = {
+        **STANDARD_TRAINING,
+        "num_train_epochs": REGIMES.get(chosen.regime, REGIMES["epochs"]),
+        "warmup_steps": 5 / REGIMES.get(chosen.regime, REGIMES["epochs"]),
+        **(SMOKE_TRAINING if chosen.smoke else {}),
+    }
+    return Protocol(WaterbirdsSources, training, waterbirds_task)
+
+
+def waterbirds_task(sources: WaterbirdsSources, args: ExplanationDistillArguments, seed: int) -> Task:
+    """Loads the data and the teacher, which is trained first where none is given."""
+    if sources.smoke:
+        sources.dataset = str(write_waterbirds(smoke_folder(args)))
+        sources.segmentations = str(smoke_folder(args) / "segmentations")
+    assert sources.dataset is not None
+    splits = load_waterbirds(
+        sources.dataset,
+        1.0 if sources.variant == "100" else None,
+        segmentations=sources.segmentations,
+        cub=sources.cub,
+    )
+    if sources.cub is None:
+        splits = splits.remove_columns(["boxes", "box_labels"])
+    if sources.teacher is not None:
+        teacher, teacher_processor = load_classifier(sources.teacher, sources.teacher_weights)
+    else:
+        announce(args, f"Seed {seed}: training the guided teacher")
+        teacher, teacher_processor = guided_teacher(sources, args, seed, splits["train"])
+    if sources.smoke:
+        student: nn.Module = _smoke_resnet([8, 8])
+    else:
+        name = STUDENTS.get(sources.student, sources.student)
+        student = load_student(name, sources.student_init, list(CLASSES), teacher)
+    processor = processor_like(image_view(teacher_processor), student)
+    # The students are told no more than the labels; masks and boxes are for the measuring.
+    annotations = {"mask", "boxes", "box_labels"} & set(splits["train"].column_names)
+    train = splits["train"].remove_columns(sorted(annotations))
+    augmentation = crop_and_flip(processor, teacher_processor, smallest=SMALLEST_CROP)
+    train.set_transform(DistillationTransform(processor, teacher_processor, augmentation))
+    transform = DistillationTransform(processor, teacher_processor)
+    evaluations = group_splits(splits["test"])
+    for evaluation in evaluations.values():
+        evaluation.set_transform(transform)
+    collator: Any = AnnotatedCollator()
+    if sources.regime != "epochs":
+        collator = MixingCollator(v2.MixUp(alpha=sources.mixup_alpha, num_classes=len(CLASSES)), collator)
+    return Task(
+        teacher,
+        student,
+        processor,
+        train,
+        evaluations,
+        partial(draw, teacher, evaluations, transform, args),
+        derive=worst_group,
+        collator=collator,
+        teacher_is_new=sources.teacher is None,
+    )
+
+
+def guided_teacher(
+    sources: WaterbirdsSources, args: ExplanationDistillArguments, seed: int, train: Dataset
+) -> tuple[nn.Module, Any]:
+    """Trains a teacher on the labels and on where the bird is (Rao et al., ICCV 2023)."""
+    if sources.smoke:
+        teacher: nn.Module = _smoke_resnet([8, 16])
+        processor: Any = smoke_processor(is_bcos=False)
+    else:
+        teacher = AutoModelForImageClassification.from_pretrained(
+            sources.teacher_base, **label_settings(list(CLASSES), len(CLASSES)), ignore_mismatched_sizes=True
+        )
+        processor = AutoImageProcessor.from_pretrained(sources.teacher_base)
+    shown = train.with_transform(DistillationTransform(processor))
+    guidance = {
+        **{"task_weight": 1.0, "logits_weight": 0.0, "explanation_weight": sources.guidance_weight},
+        **{"num_train_epochs": sources.teacher_epochs, "learning_rate": sources.teacher_learning_rate},
+        **{"eval_strategy": IntervalStrategy.NO, "load_best_model_at_end": False, "seed": seed},
+    }
+    trainer = ExplanationDistillTrainer(
+        teacher,
+        training_arguments(args, **guidance),
+        train_dataset=shown,
+        processing_class=processor,
+        data_collator=AnnotatedCollator(),
+        references={"annotation": AnnotationReference(sources.guidance_loss)},
+    )
+    trainer.train()
+    return whole(trainer.student), processor
+
+
+def group_splits(test: Dataset) -> dict[str, Dataset]:
+    """The test images by group, and those of the training's kind and of the other."""
+    return {
+        **{name: select_groups(test, [group]) for group, name in enumerate(GROUPS)},
+        "in_distribution": select_groups(test, IN_DISTRIBUTION),
+        "out_of_distribution": select_groups(test, OUT_OF_DISTRIBUTION),
+    }
+
+
+def worst_group(figures: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """The lowest of the groups' accuracies and of their agreements, which may be those of different groups.
+
+    Example:
+        >>> worst_group({name: {"accuracy": 0.5 + 0.1 * rank} for rank, name in enumerate(GROUPS)})
+        {'worst_group': {'accuracy': 0.5}}
+    """
+    groups = [figures[name] for name in GROUPS]
+    shared = [name for name in ("accuracy", "agreement") if all(name in group for group in groups)]
+    return {"worst_group": {name: min(group[name] for group in groups) for name in shared}}
+
+
+def _smoke_resnet(widths: list[int]) -> nn.Module:
+    sizes: dict[str, Any] = {"embedding_size": 8, "hidden_sizes": widths, "depths": [1, 1], "layer_type": "basic"}
+    return ResNetForImageClassification(ResNetConfig(**sizes, **label_settings(list(CLASSES), len(CLASSES))))

@@ -1,0 +1,192 @@
+"""What a student pays in accuracy and agreement for looking where its teacher looks: a front over λ."""
+
+import copy
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import IntervalStrategy, set_seed
+
+from ..alignment.labels import labels_belong_to
+from ..arguments import ExplanationDistillArguments
+from ..cards.fronts import pareto_figure
+from ..trainer import ExplanationDistillTrainer
+from .images import EmbeddedSetting, Sources
+from .pareto import pareto_front
+from .protocols import SMOKE_TRAINING, chosen_first
+from .results import METRICS
+from .side_by_side import parse
+from .tasks import Task, training_arguments
+
+MEASURES = ("accuracy", "agreement", "explanation_similarity")
+"""What the front is over."""
+
+SMOKE_SIZES = {"teacher_train": 48, "student_train": 32, "validation": 0, "test_id": 16, "test_ood": 16}
+
+
+@dataclass
+class SearchSources(Sources):
+    """Models and data; without them the embedded default."""
+
+    smoke: bool = field(default=False, metadata={"help": "Try everything out in seconds: a few images, two steps."})
+
+
+@dataclass
+class Search:
+    """Which λ are tried."""
+
+    weights: list[float] = field(
+        default_factory=lambda: [0.0, 0.2, 1.0, 5.0, 10.0],
+        metadata={"help": "The λ to try (grid), or the smallest and the largest (random)."},
+    )
+    sampler: str = field(
+        default="grid", metadata={"help": "Try each, or draw between two.", "choices": ["grid", "random"]}
+    )
+    trials: int = field(default=10, metadata={"help": "How many λ are drawn at random."})
+    evaluation: str | None = field(
+        default=None,
+        metadata={"help": "The evaluation whose figures count: in_distribution or out_of_distribution of the default."},
+    )
+    rounding: float = field(default=0.005, metadata={"help": "Differences below this step don't count; 0 for none."})
+
+    def __post_init__(self) -> None:
+        if not self.weights or min(self.weights) < 0:
+            raise ValueError(f"--weights must be numbers of at least 0, not {self.weights}.")
+        if self.sampler == "random" and (len(self.weights) != 2 or self.weights[0] >= self.weights[1]):
+            raise ValueError(
+                f"--sampler random draws between two --weights, a smaller and a larger, not {self.weights}."
+            )
+        if self.trials < 1:
+            raise ValueError(f"--trials must be at least 1, not {self.trials}.")
+
+
+class SearchSetting(EmbeddedSetting):
+    """An embedded setting that can be tried out."""
+
+    sources = SearchSources
+
+    def load(self, sources: Any, args: ExplanationDistillArguments, seed: int) -> Task:
+        if sources.smoke and not sources.dataset:
+            self.data, self.input_size = {**self.data, "sizes": SMOKE_SIZES}, None
+        return super().load(sources, args, seed)
+
+
+def run_search(setting: SearchSetting, name: str, description: str) -> dict[str, Any]:
+    """A whole recipe: one student for each λ, of which `search.json`, `search.md` and `front.png` tell.
+
+    Returns:
+        What `search.json` holds.
+    """
+    if chosen_first(smoke=False).smoke:
+        setting.student_training = {**setting.student_training, **SMOKE_TRAINING}
+    sources, search, args = parse(setting, name, description, options=Search)
+    set_seed(args.seed)
+    start = time.monotonic()
+    task = setting.load(sources, args, args.seed)
+    split = search.evaluation or list(task.evaluations)[-1]
+    if split not in task.evaluations:
+        raise ValueError(f"There is no evaluation '{split}'. Choose from: {', '.join(task.evaluations)}.")
+    points = try_weights(task, args, search, split)
+    if args.process_index != 0:
+        return {}
+    measures = [measure for measure in MEASURES if measure in points[0][split]]
+    figures = [point[split] for point in points]
+    front = pareto_front(figures, measures, search.rounding)
+    results = {
+        "recipe": name,
+        "sources": vars(sources) if sources.dataset else "embedded default",
+        "search": vars(search),
+        "evaluation": split,
+        "arguments": {key: getattr(args, key) for key in ("explainer", "num_train_epochs", "learning_rate", "seed")},
+        "device": torch.cuda.get_device_name() if args.device.type == "cuda" else args.device.type,
+        "torch": torch.__version__,
+        "seconds": round(time.monotonic() - start),
+        "measures": measures,
+        "points": points,
+        "front": front,
+    }
+    output = Path(args.output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    table = front_table(points, front, split, measures)
+    (output / "search.json").write_text(json.dumps(results, indent=2), encoding="utf-8")
+    (output / "search.md").write_text(table + "\n", encoding="utf-8")
+    pareto_figure(
+        figures,
+        front,
+        measures[-1],
+        measures[:-1],
+        labels=[f"{point['explanation_weight']:g}" for point in points],
+        names=METRICS,
+        path=output / "front.png",
+    )
+    print(f"\n{split.replace('_', ' ').capitalize()}:\n\n{table}\n\nIn {output}: search.json, search.md, front.png")
+    return results
+
+
+def try_weights(task: Task, args: ExplanationDistillArguments, search: Search, split: str) -> list[dict[str, Any]]:
+    """Distils a student from the same start for each λ.
+
+    Returns:
+        For each, `explanation_weight` and the metrics of every evaluation by its name, by ascending λ.
+    """
+    import optuna
+
+    points: list[dict[str, Any]] = []
+    scored = labels_belong_to(task.evaluations[split], task.student) and "labels" in task.evaluations[split][0]
+    measures = MEASURES if scored else MEASURES[1:]
+
+    def objective(metrics: Mapping[str, float]) -> list[float]:
+        point: dict[str, Any] = {"explanation_weight": trainer.args.explanation_weight}
+        for name in task.evaluations:
+            prefix = f"eval_{name}_"
+            point[name] = {metric: metrics[prefix + metric] for metric in METRICS if prefix + metric in metrics}
+        points.append(point)
+        return [point[split][measure] for measure in measures]
+
+    low, high = min(search.weights), max(search.weights)
+
+    def space(trial: Any) -> dict[str, float]:
+        if search.sampler == "grid":
+            return {"explanation_weight": trial.suggest_categorical("explanation_weight", search.weights)}
+        # Evenly over the orders of magnitude, where that is possible.
+        return {"explanation_weight": trial.suggest_float("explanation_weight", low, high, log=low > 0)}
+
+    grid = search.sampler == "grid"
+    trainer = ExplanationDistillTrainer(
+        None,
+        # What is measured is the end of each training.
+        training_arguments(args, eval_strategy=IntervalStrategy.NO, save_strategy="no", load_best_model_at_end=False),
+        model_init=lambda: copy.deepcopy(task.student),
+        train_dataset=task.train,
+        eval_dataset=task.evaluations,
+        processing_class=task.processor,
+        teacher_model=task.teacher,
+        data_collator=task.collator,
+    )
+    trainer.hyperparameter_search(
+        hp_space=space,
+        compute_objective=objective,
+        n_trials=len(search.weights) if grid else search.trials,
+        direction=["maximize"] * len(measures),
+        backend="optuna",
+        sampler=optuna.samplers.GridSampler({"explanation_weight": search.weights}, seed=args.seed)
+        if grid
+        else optuna.samplers.RandomSampler(seed=args.seed),
+    )
+    return sorted(points, key=lambda point: point["explanation_weight"])
+
+
+def front_table(points: Sequence[Mapping[str, Any]], front: Sequence[int], split: str, measures: Sequence[str]) -> str:
+    """One row a λ; those on the front are marked."""
+    lines = [
+        f"| λ | {' | '.join(METRICS[measure] for measure in measures)} | front |",
+        f"|---|{'---|' * len(measures)}---|",
+    ]
+    for row, point in enumerate(points):
+        cells = " | ".join(f"{point[split][measure]:.3f}" for measure in measures)
+        lines.append(f"| {point['explanation_weight']:g} | {cells} | {'✓' if row in front else ''} |")
+    return "\n".join(lines)
