@@ -72,7 +72,7 @@ def choose_positive(labels: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor
         ground-truth class an image and step.
 
     Args:
-        labels: (B, classes), not zero where a sample has the class (and it may be chosen).
+        labels: (B, classes), above zero where a sample has the class (and it may be chosen).
         uniform: (B,) random numbers in [0, 1).
 
     Returns:
@@ -83,7 +83,7 @@ def choose_positive(labels: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor
         >>> choose_positive(labels, torch.tensor([0.7, 0.7, 0.7]))
         tensor([ 2,  0, -1])
     """
-    shown = labels != 0
+    shown = labels > 0
     count = shown.sum(1)
     # The product may round up to the count.
     rank = (uniform * count).long().minimum(count - 1)
@@ -99,7 +99,7 @@ def list_positives(labels: torch.Tensor) -> torch.Tensor:
         tensor([[ 1,  2],
                 [ 0, -1]])
     """
-    shown = labels != 0
+    shown = labels > 0
     most = max(1, int(shown.sum(1).max())) if len(shown) else 1
     order = (~shown).to(torch.uint8).argsort(dim=1, stable=True)[:, :most]
     return order.where(shown.gather(1, order), -1)
@@ -200,7 +200,9 @@ def dataset_label_names(dataset: Any, label_column: str | None = None) -> list[s
         dataset = dataset.dataset
     features: Mapping[str, Any] | None = getattr(dataset, "features", None)
     for column in filter(None, (label_column, "labels", "label")):
-        names = getattr(features[column], "names", None) if features and column in features else None
+        feature = features[column] if features and column in features else None
+        # Several labels a sample are a list of classes.
+        names = getattr(getattr(feature, "feature", feature), "names", None)
         if names:
             return list(names)
     return None

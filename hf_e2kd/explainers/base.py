@@ -134,8 +134,8 @@ def drawn(drawing: Iterable[Draws], uniform: torch.Tensor | None) -> Iterator[No
     """Lets explainers make the same random choices while the context lasts, as both sides of a training step must.
 
     Args:
-        uniform: (draws, B) in [0, 1), as many for each sample as the one that takes most; None where nothing is left to
-            chance. A tensor, because a compiled step would be compiled anew for each seed.
+        uniform: (draws, B) in [0, 1), of which explainers take the first rows and references the last; None where
+            nothing is left to chance. A tensor, because a compiled step would be compiled anew for each seed.
     """
     drawing = list(drawing)
     before = [each.uniform for each in drawing]

@@ -214,7 +214,8 @@ def _nothing(logits: torch.Tensor, target: torch.Tensor, inputs: Mapping[str, An
     """Zero maps (B, H, W) or (B, T) for each target."""
     pixels = inputs.get("pixel_values")
     grid = inputs["input_ids"].shape[1:] if pixels is None else pixels.shape[-2:]
-    zeros = at_least_float32(logits.new_zeros(len(logits), *grid))
+    # On the logits' graph, so that a loss of these maps alone has a gradient, of zero.
+    zeros = at_least_float32(logits.new_zeros(len(logits), *grid) + 0 * logits.sum())
     return [zeros] * (1 if target.ndim == 1 else target.shape[1])
 
 

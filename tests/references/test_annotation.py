@@ -30,6 +30,9 @@ def test_annotated_classes():
     # Without classes of their own, the boxes are the image's label's.
     assert annotated_classes(batch(), torch.tensor([1, 2, 1])).tolist() == [True, False, True]
     assert annotated_classes(batch(), LABELS)[2].tolist() == [False, True, False]
+    # A box of a class that isn't the model's, and numbers of another type.
+    others = annotated_classes(batch(box_labels=BOX_LABELS.float() + 2), LABELS)
+    assert not others.any()
 
 
 def test_masks_are_of_the_explained_class():
@@ -89,7 +92,9 @@ def test_other_options_are_refused(options, message):
 
 def test_batches_without_annotations_are_refused():
     """Prevents: a guided training that guides nothing, for a column that was dropped on the way."""
+    reference = AnnotationReference()
+    reference.uniform = torch.rand(1, 3)  # of a training step
     with pytest.raises(ValueError, match="has none. Its columns: .*'boxes', 'pixel_values'"):
-        AnnotationReference()(batch())
+        reference(batch())
     with pytest.raises(ValueError, match="no column `mask` or `boxes`. Its columns: .'labels'"):
-        AnnotationReference()({"labels": LABELS})
+        reference({"labels": LABELS})

@@ -1,11 +1,12 @@
 """Annotations in training: a guided model, a student with a teacher and boxes, one label a sample or several."""
 
+import datasets
 import pytest
 import torch
 from torch.nn import functional as F
 
 from hf_e2kd import TeacherReference
-from hf_e2kd.explainers import GradCAM
+from hf_e2kd.explainers import GradCAM, IntegratedGradients, drawn
 from hf_e2kd.losses import guidance_loss, multi_label_distillation_loss
 from hf_e2kd.metrics import energy_pointing_game, f1_map, localization_iou
 from hf_e2kd.references import AnnotationReference, annotated_masks
@@ -184,3 +185,60 @@ def test_several_labels_are_distilled_for_themselves(tiny, tmp_path):
 def test_labels_of_another_shape_are_refused(tiny, tmp_path):
     with pytest.raises(ValueError, match=r"zeros and ones of the logits' shape \(4, 5\), not \(4,\)"):
         distiller(multi_label(tiny), None, tmp_path, {**MASKS, "explanation_weight": 0.0}).train()
+
+
+def test_the_class_and_the_points_are_drawn_apart(tiny):
+    """Prevents: one class of an image explained near the baseline for ever, and the other near the image."""
+    reference, explainer = AnnotationReference(), IntegratedGradients()
+    data = several_labels(3)[1:2] * 400
+    batch = batch_of(data)
+    trainer_like = torch.rand(2, 400, generator=torch.Generator().manual_seed(0))
+    with drawn([explainer, reference], trainer_like):
+        chosen = reference(batch).target
+        places = explainer._places(torch.arange(400), chosen.device)[0][0]
+    for label in chosen.unique():
+        assert places[chosen == label].mean().item() == pytest.approx(0.5, abs=0.1)
+
+
+def test_evaluation_without_annotations_measures_the_rest(tiny, tmp_path):
+    """Prevents: a guided model that can't be tested where nothing is annotated."""
+    references = {"teacher": TeacherReference(build("convnext", seed=1)), "boxes": AnnotationReference()}
+    data = samples(8, boxes=True)
+    trainer = distiller(tiny("convnext"), None, tmp_path, references=references, train_dataset=data)
+    trainer.train()
+    assert "eval_energy_pointing_game_boxes" in trainer.evaluate(data)
+    metrics = trainer.evaluate(samples(5))
+    assert "eval_accuracy" in metrics and "eval_explanation_similarity_teacher" in metrics
+    assert not any(name.endswith("_boxes") for name in metrics)
+    assert trainer.predict(samples(5, labels=False)).predictions.shape == (5, CLASSES)
+
+
+@pytest.mark.parametrize("explainer", [GradCAM(), IntegratedGradients()])
+def test_a_batch_without_annotations_trains_nothing(tiny, tmp_path, explainer):
+    """Prevents: an error at the first batch of a data set of which few are annotated."""
+    data = samples(4, boxes=True)
+    for sample in data:
+        sample["boxes"] = torch.full_like(sample["boxes"], -1)
+    settings = {"task_weight": 0.0, "logits_weight": 0.0, "max_steps": 1}
+    references = {"boxes": AnnotationReference()}
+    trainer = distiller(
+        tiny("convnext"), None, tmp_path, settings, references=references, train_dataset=data, explainer=explainer
+    )
+    before = flat(trainer.student.parameters()).clone()
+    trainer.train()
+    assert logged(trainer, "loss_explanation") == [0] and torch.equal(flat(trainer.student.parameters()), before)
+
+
+def test_labels_of_other_classes_are_not_scored(tiny, tmp_path):
+    """Prevents: a list of classes that isn't seen to be another data set's."""
+    classes = datasets.ClassLabel(names=["x", "y", "z", "u", "v"])
+    columns = {"pixel_values": [image.tolist() for image in batch_of(samples(4))["pixel_values"]]}
+    columns["labels"] = [[0, 1], [2], [3, 4], [0]]
+    data = datasets.Dataset.from_dict(
+        columns,
+        datasets.Features(
+            {"pixel_values": datasets.Array3D((3, IMAGE_SIZE, IMAGE_SIZE), "float32"), "labels": datasets.List(classes)}
+        ),
+    )
+    with pytest.raises(ValueError, match="labels are not the student's classes"):
+        distiller(multi_label(tiny), build("convnext", seed=1), tmp_path, {"task_weight": 1.0}, train_dataset=data)
