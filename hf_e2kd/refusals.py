@@ -9,15 +9,18 @@ from accelerate.utils import DistributedType
 from .explainers import Explainer
 
 
-def refuse_unsupported(accelerator: Accelerator, args: Any, explainers: Sequence[Explainer] = ()) -> None:
+def refuse_unsupported(
+    accelerator: Accelerator, args: Any, explainers: Sequence[Explainer] = (), shards_teacher: bool = False
+) -> None:
     """Checks how the student will be trained.
 
     Args:
         explainers: What its explanations are made by; none where nothing is explained in training.
+        shards_teacher: Whether a teacher is to be sharded.
 
     Raises:
-        ValueError: DataParallel, FSDP1, ZeRO-3, FSDP2 with what it can't be combined with, a static DDP graph or
-            reentrant activation checkpointing.
+        ValueError: DataParallel, FSDP1, ZeRO-3, FSDP2 with what it can't be combined with, a sharded teacher without
+            FSDP2, a static DDP graph, or activation checkpointing that is reentrant or compiled.
     """
     if args.n_gpu > 1:
         raise ValueError(
@@ -47,6 +50,12 @@ def refuse_unsupported(accelerator: Accelerator, args: Any, explainers: Sequence
                 "accelerate config and set the argument activation_checkpointing=True, with "
                 "attn_implementation='eager'."
             )
+    if shards_teacher and accelerator.distributed_type != DistributedType.FSDP:
+        raise ValueError(
+            f"A teacher is sharded (shard=True) by FSDP2, and this training's type is "
+            f"{accelerator.distributed_type.value}. Start it by `accelerate launch` with distributed_type: FSDP and "
+            "fsdp_version: 2, or leave shard=False."
+        )
     plugin = accelerator.state.deepspeed_plugin if accelerator.distributed_type == DistributedType.DEEPSPEED else None
     if plugin is not None and plugin.zero_stage == 3:
         raise ValueError("ZeRO-3 shards the student's head between its two derivatives. Use ZeRO-2 or FSDP2.")
@@ -54,6 +63,11 @@ def refuse_unsupported(accelerator: Accelerator, args: Any, explainers: Sequence
     checkpointing = (
         "activation_checkpointing" if hasattr(args, "activation_checkpointing") else "gradient_checkpointing"
     )
+    if getattr(args, checkpointing) and args.torch_compile and explainers:
+        raise ValueError(
+            "A compiled explanation can't be differentiated through layers that are computed again. Set either "
+            f"torch_compile or {checkpointing} to False."
+        )
     if getattr(args, checkpointing) and (getattr(args, f"{checkpointing}_kwargs") or {}).get("use_reentrant"):
         raise ValueError(
             "Reentrant activation checkpointing can't be differentiated twice. Set "

@@ -1,12 +1,15 @@
-"""Students that FSDP2 has sharded, gathered for as long as an explanation is differentiated twice."""
+"""Students that FSDP2 has sharded, gathered for as long as an explanation is differentiated twice, and teachers."""
 
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
+import torch.distributed as dist
 from torch import nn
-from torch.distributed.fsdp import FSDPModule
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
@@ -42,16 +45,37 @@ def name_blocks(student: nn.Module, plugin: Any) -> None:
     Args:
         plugin: Accelerate's `FullyShardedDataParallelPlugin`.
     """
-    try:
-        embeddings = getattr(student, "get_input_embeddings", _nothing)()
-    except NotImplementedError:
-        embeddings = student.get_input_embeddings = _nothing
+    embeddings = _embeddings(student)
+    if embeddings is None:
+        student.get_input_embeddings = _nothing
     if plugin.transformer_cls_names_to_wrap is None:
-        named = getattr(student, "_no_split_modules", None) or ()
-        blocks = [module for module in student.modules() if type(module).__name__ in named]
-        plugin.transformer_cls_names_to_wrap = sorted(
-            {type(block).__name__ for block in blocks if embeddings not in block.modules()}
-        )
+        blocks = _blocks(student, embeddings)
+        plugin.transformer_cls_names_to_wrap = sorted({type(block).__name__ for block in blocks})
+
+
+def shard_frozen(model: nn.Module, device: torch.device) -> None:
+    """Leaves each process a share of a frozen model's blocks; a second call changes nothing.
+
+    All processes must call it, and from then on call the model equally often. The blocks are those which transformers
+    names for the family; a model of none is gathered as a whole while it runs.
+    """
+    if is_sharded(model):
+        return
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    # Inner blocks come before those that hold them.
+    for block in reversed(_blocks(model, _embeddings(model))):
+        fully_shard(block, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+
+
+@contextmanager
+def root_gathered(model: nn.Module) -> Iterator[None]:
+    """Keeps what no block of a sharded model holds, such as its word embeddings, readable outside its own forward."""
+    if isinstance(model, FSDPModule):
+        model.unshard()
+    yield
+    if isinstance(model, FSDPModule):
+        model.reshard()
 
 
 @contextmanager
@@ -79,6 +103,20 @@ def gathered(model: nn.Module, student: nn.Module, layer: str | None) -> Iterato
 
 def _nothing() -> None:
     return None
+
+
+def _embeddings(model: nn.Module) -> nn.Module | None:
+    try:
+        return getattr(model, "get_input_embeddings", _nothing)()
+    except NotImplementedError:
+        return None
+
+
+def _blocks(model: nn.Module, embeddings: nn.Module | None) -> list[nn.Module]:
+    """The blocks that transformers names for the model's family, but none around the embeddings."""
+    named = getattr(model, "_no_split_modules", None) or ()
+    blocks = [module for module in model.modules() if type(module).__name__ in named]
+    return [block for block in blocks if embeddings not in block.modules()]
 
 
 def _before(student: nn.Module, layer: str) -> set[nn.Module]:

@@ -125,11 +125,12 @@ class ExplanationDistillTrainer(PublishingTrainer):
             # Ours takes its place in `train`; with the end of its training it gives SIGTERM back.
             self.pop_callback(JITCheckpointCallback).on_train_end(self.args, self.state, self.control)
         matches_maps = any(self._explanation_weight(reference) > 0 for reference in self.references.values())
-        refuse_unsupported(self.accelerator, self.args, [self.explainer] if matches_maps else [])
+        shards_teacher = any(getattr(reference, "shard", False) for reference in self.references.values())
+        refuse_unsupported(self.accelerator, self.args, [self.explainer] if matches_maps else [], shards_teacher)
         if self._explains_at_all():
             for reference in self.references.values():
                 reference.check_processor(self.processing_class)
-        if self._is_multi_label and self.compute_metrics is None:
+        if self._is_multi_label and self.compute_metrics is None and not self.args.batch_eval_metrics:
             self.compute_metrics = multi_label_metrics
         self.data_collator = FiniteBatches(self.data_collator)
         self._term_sums: dict[str, torch.Tensor] = {}
@@ -303,7 +304,8 @@ class ExplanationDistillTrainer(PublishingTrainer):
 
     def _uniform(self, inputs: Mapping[str, Any]) -> torch.Tensor | None:
         """This process's random numbers (draws, B) of a micro-batch; None where nothing is drawn."""
-        draws = max(each.draws for each in [*self._explainers(), *self.references.values()])
+        # What references draw (a class) stands behind what explainers draw (points), so that neither follows the other.
+        draws = max(each.draws for each in self._explainers()) + max(each.draws for each in self.references.values())
         if not draws:
             return None
         values = next(value for value in inputs.values() if isinstance(value, torch.Tensor) and value.ndim)
@@ -422,7 +424,8 @@ class ExplanationDistillTrainer(PublishingTrainer):
         if labels.ndim != 1 or labels.is_floating_point():
             raise ValueError(
                 f"The loss on labels takes one class a sample, not {labels.dtype} of shape {tuple(labels.shape)}. "
-                "For several or soft labels give a `compute_loss_func`, or set task_weight to 0."
+                "For several labels set config.problem_type='multi_label_classification', for soft ones give a "
+                "`compute_loss_func`, or set task_weight to 0."
             )
         if (labels < 0).all():
             # Labels that don't count are −100; the mean over none of them would be NaN.
@@ -497,4 +500,6 @@ class ExplanationDistillTrainer(PublishingTrainer):
             if self._fidelity is not None:
                 self._fidelity.update(sample_metrics(objective, self.references, scored, self._is_multi_label))
         loss = objective.loss.detach() if objective.terms else None
-        return (loss, None, None) if prediction_loss_only else (loss, objective.logits.detach(), inputs.get("labels"))
+        # A `compute_metrics` of the user's own is given the labels as they are.
+        labels = (scored if self.compute_metrics is multi_label_metrics else inputs).get("labels")
+        return (loss, None, None) if prediction_loss_only else (loss, objective.logits.detach(), labels)

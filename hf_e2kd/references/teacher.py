@@ -10,6 +10,7 @@ from ..alignment.inputs import InputAdapter
 from ..alignment.labels import LabelAlignment, align_labels, choose_positive, list_positives
 from ..architectures import call_model
 from ..explainers import Explainer
+from ..sharding import root_gathered, shard_frozen
 from .base import Reference, ReferenceOutput
 
 _PREFIX = "teacher_"
@@ -38,7 +39,7 @@ def _label(
             listed = list_positives(shown)
             # Nothing is listed of a sample without a shared label.
             return torch.where((listed[:, :1] < 0) & (torch.arange(listed.shape[1]).to(top) == 0), top[:, None], listed)
-        shared = choose_positive(shown, uniform[0])
+        shared = choose_positive(shown, uniform[-1])
     else:
         shared = alignment.student_to_shared(labels)
     return torch.where(shared >= 0, shared, top)
@@ -61,6 +62,8 @@ class TeacherReference(Reference):
         target: Which class both sides explain: `"teacher_top"` or `"label"`.
         processing_class: The teacher's image processor or tokenizer, where it differs from the student's.
         student_processing_class: The student's, if `processing_class` is given.
+        shard: Whether each process holds only a share of the teacher's blocks. It takes a training by FSDP2, and the
+            teacher stays sharded after it. By default each process holds the teacher whole.
         reference_options: `explanation_weight`, `explanation_loss`, `logits_weight`, as in `Reference`.
 
     Inputs:
@@ -77,6 +80,7 @@ class TeacherReference(Reference):
         target: str = "teacher_top",
         processing_class: Any = None,
         student_processing_class: Any = None,
+        shard: bool = False,
         **reference_options: Any,
     ):
         super().__init__(**reference_options)
@@ -91,6 +95,7 @@ class TeacherReference(Reference):
         self.model = model
         self.own_explainer = self.explainer = explainer
         self.target = target
+        self.shard = shard
         self.explains_labels = target == "label"
         self.multi_label = False
         self.draws = 1 if target == "label" else 0
@@ -101,6 +106,11 @@ class TeacherReference(Reference):
         self.alignment = align_labels(self.model, student)
         problem = getattr(getattr(student, "config", None), "problem_type", None)
         self.multi_label = problem == "multi_label_classification"
+        if self.shard and self.multi_label and self.explains_labels:
+            raise ValueError(
+                "A sharded teacher explains as many classes on each process, and these samples have several labels, "
+                "not equally many. Take target='teacher_top', or shard=False."
+            )
         self.adapter.meet(student)
         if explainer is not None:
             self.explainer = self.own_explainer or explainer
@@ -133,7 +143,9 @@ class TeacherReference(Reference):
                 "(`word_ids`, `teacher_word_ids`). Make it by hf_e2kd.TextCollator(tokenizer, teacher_tokenizer)."
             )
         device = next(value.device for value in batch.values() if isinstance(value, torch.Tensor))
-        if next(self.model.parameters()).device != device:
+        if self.shard:
+            shard_frozen(self.model, device)
+        elif next(self.model.parameters()).device != device:
             self.model.to(device)
         # A teacher loaded in half precision takes its images so.
         dtype = next(parameter.dtype for parameter in self.model.parameters() if parameter.is_floating_point())
@@ -150,14 +162,15 @@ class TeacherReference(Reference):
             return _only(inputs.get("explained"), alignment.to_teacher(chosen[-1]))
 
         maps = mask = vectors = None
-        if with_maps:
-            assert self.explainer is not None
-            explanation = self.explainer(self.model, batch, explained_class)
-            logits, maps, mask = explanation.logits, explanation.maps, explanation.mask
-            vectors = explanation.vectors
-        else:
-            logits = call_model(self.model, batch)
-            explained_class(logits)
+        with root_gathered(self.model):
+            if with_maps:
+                assert self.explainer is not None
+                explanation = self.explainer(self.model, batch, explained_class)
+                logits, maps, mask = explanation.logits, explanation.maps, explanation.mask
+                vectors = explanation.vectors
+            else:
+                logits = call_model(self.model, batch)
+                explained_class(logits)
         return ReferenceOutput(
             target=_only(inputs.get("explained"), alignment.to_student(chosen[-1])),
             maps=maps,

@@ -1,4 +1,4 @@
-"""FSDP2 without a GPU: Accelerate starts it on accelerators alone, torch shards over gloo as well."""
+"""FSDP2 and DeepSpeed without a GPU: Accelerate starts them on accelerators alone, both run over gloo as well."""
 
 from typing import Any
 
@@ -17,3 +17,13 @@ def shard_on_cpu() -> None:
             PartialState._shared_state["distributed_type"] = DistributedType.FSDP
 
     AcceleratorState.__init__ = initialise_sharded
+
+
+def deepspeed_on_cpu() -> None:
+    """Lets Accelerate count processes on the CPU that it is told to start DeepSpeed in."""
+    initialise = PartialState.__init__
+
+    def initialise_on_cpu(self: PartialState, cpu: bool = False, **keywords: Any) -> None:
+        initialise(self, cpu=True, **keywords)
+
+    PartialState.__init__ = initialise_on_cpu

@@ -1,6 +1,5 @@
 """Two processes, started by `accelerate launch`, against one process with the whole batch."""
 
-import json
 import os
 import subprocess
 import sys
@@ -10,27 +9,29 @@ import pytest
 import torch
 from transformers import AutoModelForImageClassification
 
-from tests.distributed.worker import EVALUATION_SIZES, SHARDED, STUDENTS, collect
+from tests.distributed.worker import EVALUATION_SIZES, SHARDED, SHARDED_TEACHERS, STUDENTS, ZERO, collect
 from tests.training import relative_error
 
 ROOT = Path(__file__).parents[2]
 COMPARABLE = [name for name in STUDENTS if name != "bert_share"]
 EXACT = [name for name in COMPARABLE if name != "vit_bf16"]
-
-
 CONFIGS = ROOT / "recipes" / "accelerate_configs"
 
 
-def launch(config: str, script: str, folder: Path, *options: str) -> None:
-    """Two processes of a script of this folder, by one of the recipes' configurations."""
+def launch(config: str, folder: Path, kind: str) -> list[dict]:
+    """What either of two processes saw, which one of the recipes' configurations started.
+
+    All scenarios and a recipe run in one launch, because starting the processes takes longest.
+    """
     line = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / f"{config}.yaml")]
     line += ["--main_process_port", "0", "--num_cpu_threads_per_process", "1", "--dynamo_backend", "no"]
-    line += [str(ROOT / "tests/distributed" / script), str(folder), *options]
+    line += [str(ROOT / "tests/distributed/worker.py"), str(folder), kind]
     # No variable of a launcher around this test.
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("ACCELERATE_", "MASTER_", "FSDP_"))}
-    environment |= {"PYTHONPATH": str(ROOT), "HF_HOME": str(folder), "OMP_NUM_THREADS": "1"}
+    environment |= {"PYTHONPATH": str(ROOT), "HF_HOME": str(folder), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(line, env=environment, cwd=folder, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in (0, 1)]
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +41,7 @@ def alone(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
-    """What either rank saw: all scenarios in one launch, because starting the processes takes longest."""
-    folder = tmp_path_factory.mktemp("ranks")
-    launch("ddp_cpu", "worker.py", folder, "ddp")
-    return [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in (0, 1)]
+    return launch("ddp_cpu", tmp_path_factory.mktemp("ranks"), "ddp")
 
 
 @pytest.mark.parametrize("name", EXACT)
@@ -114,10 +112,8 @@ def test_labels_on_one_rank_alone(ranks):
 
 @pytest.fixture(scope="module")
 def sharded(tmp_path_factory):
-    """What either rank saw of students that FSDP2 sharded block by block: again all scenarios in one launch."""
-    folder = tmp_path_factory.mktemp("sharded")
-    launch("fsdp2", "worker.py", folder, "fsdp2")
-    return [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in (0, 1)]
+    """Of students that FSDP2 shards block by block."""
+    return launch("fsdp2", tmp_path_factory.mktemp("sharded"), "fsdp2")
 
 
 @pytest.mark.parametrize("name", SHARDED)
@@ -134,6 +130,20 @@ def test_sharded_gradients_and_weights(alone, sharded, name):
             assert rank[name]["terms"][term] == pytest.approx(values, rel=1e-5), term
 
 
+@pytest.mark.parametrize("name", SHARDED_TEACHERS)
+def test_sharded_teachers(alone, sharded, name):
+    """A teacher too large for one device, whose freed blocks would say something else or stay gathered."""
+    for rank in sharded:
+        found = rank[f"{name} and teacher"]
+        assert found["share"] < 0.6
+        for said, expected in zip(*found["said"], strict=True):
+            assert relative_error(said, expected) < 1e-5
+        torch.testing.assert_close(*found["without maps"])
+        for gradients, expected in zip(found["gradients"], alone[name]["gradients"], strict=True):
+            assert relative_error(gradients, expected) < 3e-5
+        assert relative_error(found["weights"], alone[name]["weights"]) < 1e-6
+
+
 @pytest.mark.parametrize("name", ["vit", "vit_attention"])
 def test_sharded_students_are_evaluated(sharded, name):
     """An evaluation that leaves weights gathered trains on with old ones, or differs between ranks."""
@@ -141,6 +151,12 @@ def test_sharded_students_are_evaluated(sharded, name):
     for metric in ("eval_accuracy", "eval_agreement", "eval_explanation_similarity"):
         assert first["metrics"][metric] == second["metrics"][metric]
     assert torch.equal(first["weights"], first["weights after"])
+
+
+def test_training_again(alone, ranks, sharded):
+    """A second training, after an evaluation, that goes on with other weights or without the all-reduce."""
+    for rank in [*ranks, *sharded]:
+        assert relative_error(rank["trained twice"]["weights"], alone["trained twice"]["weights"]) < 1e-6
 
 
 def test_sharded_students_are_trained_before_they_are_evaluated(sharded):
@@ -158,18 +174,28 @@ def test_sharded_students_are_saved_and_resumed(sharded):
     assert first["best step"] < 3 and torch.equal(first["best"], first["best checkpoint"])
 
 
+# --- DeepSpeed --------------------------------------------------------------------------------------------------------
+
+
+def test_zero2(alone, tmp_path):
+    """An explanation whose gradient DeepSpeed partitions before all of it has come trains another student."""
+    pytest.importorskip("deepspeed")
+    for rank in launch("zero2", tmp_path, "zero2"):
+        for name in ZERO:
+            assert rank[name]["engine"] == "DeepSpeedEngine"
+            assert relative_error(rank[name]["weights"], alone[name]["weights"]) < 1e-6
+
+
 # --- Recipes ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("config", ["ddp_cpu", "fsdp2"])
-def test_a_recipe_runs_in_two_processes(config, tmp_path):
+@pytest.mark.parametrize("started", ["ranks", "sharded"])
+def test_a_recipe_runs_in_two_processes(started, request):
     """A configuration that doesn't start, figures that differ between ranks, a student that one rank alone can load."""
-    launch(config, "recipe.py", tmp_path)
-    first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text(encoding="utf-8")) for rank in (0, 1))
+    first, second = (rank["recipe"]["summary"] for rank in request.getfixturevalue(started))
+    outputs = request.getfixturevalue(started)[0]["recipe"]["outputs"]
     assert first == second
     assert 0 < first["in_distribution"]["e²KD"]["agreement"]["mean"] <= 1
-    assert {"student", "teacher", "fidelity.json", "explanations.png"} <= {
-        p.name for p in (tmp_path / "outputs").iterdir()
-    }
-    student = AutoModelForImageClassification.from_pretrained(tmp_path / "outputs" / "student")
+    assert {"student", "teacher", "fidelity.json", "explanations.png"} <= {path.name for path in outputs.iterdir()}
+    student = AutoModelForImageClassification.from_pretrained(outputs / "student")
     assert student(torch.zeros(1, 3, 36, 36)).logits.isfinite().all()

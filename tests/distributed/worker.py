@@ -1,7 +1,7 @@
 """Trains small students in however many processes it is started in, and keeps what they did.
 
-Started by `accelerate launch` with the path of a folder and `ddp` or `fsdp2`; `collect` does the same work in the
-process that calls it.
+Started by `accelerate launch` with the path of a folder and `ddp`, `fsdp2` or `zero2`; `collect` does the same
+work in the process that calls it.
 """
 
 import sys
@@ -17,8 +17,10 @@ from torch.distributed.tensor import DTensor
 from transformers import AutoModelForImageClassification
 
 from hf_e2kd import ExplanationDistillTrainer
+from hf_e2kd.references import TeacherReference
 from tests.bcos.networks import network
-from tests.distributed.on_cpu import shard_on_cpu
+from tests.distributed.on_cpu import deepspeed_on_cpu, shard_on_cpu
+from tests.distributed.recipe import run_recipe
 from tests.models import CLASSES, build, images
 from tests.text_models import build_text, token_batch
 from tests.training import CHECKPOINTING, Gradients, arguments, flat, logged, samples
@@ -46,6 +48,10 @@ STUDENTS: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
 }
 # Under FSDP2: blocks before the explanation's layer and behind it, and explanations of the whole student.
 SHARDED = ("vit", "convnext", "vit_by_hook", "vit_attention", "bert", "bcos")
+# With a teacher explained behind its last blocks, and at its word embeddings.
+SHARDED_TEACHERS = ("vit", "bert")
+# Under ZeRO-2: accumulated gradients, and an explanation of the whole student.
+ZERO = ("vit", "vit_attention")
 
 
 def texts(count: int) -> list[dict[str, Any]]:
@@ -64,6 +70,8 @@ def teacher_of(name: str) -> nn.Module:
 
 def trainer_of(name: str, folder: Path, processes: int, **keywords: Any) -> ExplanationDistillTrainer:
     make, settings = STUDENTS[name]
+    if "references" not in keywords:
+        keywords["teacher_model"] = teacher_of(name)
     settings = {
         "per_device_train_batch_size": GLOBAL_BATCH // processes,
         "max_steps": 2,
@@ -74,7 +82,6 @@ def trainer_of(name: str, folder: Path, processes: int, **keywords: Any) -> Expl
         make(),
         arguments(folder, **settings),
         train_dataset=texts(32) if name.startswith("bert") else samples(32),
-        teacher_model=teacher_of(name),
         **keywords,
     )
 
@@ -93,9 +100,11 @@ class WholeGradients(Gradients):
         self.steps.append(flat(whole(p.grad) for p in model.parameters() if p.grad is not None))
 
 
-def trained(name: str, folder: Path, processes: int) -> tuple[ExplanationDistillTrainer, dict[str, Any]]:
+def trained(
+    name: str, folder: Path, processes: int, **keywords: Any
+) -> tuple[ExplanationDistillTrainer, dict[str, Any]]:
     gradients = WholeGradients()
-    trainer = trainer_of(name, folder, processes, callbacks=[gradients])
+    trainer = trainer_of(name, folder, processes, callbacks=[gradients], **keywords)
     trainer.train()
     return trainer, {
         "gradients": gradients.steps,
@@ -118,9 +127,17 @@ def collect(folder: Path, processes: int) -> dict[str, dict[str, Any]]:
     trainer.evaluate(samples(5))
     trainer.train()
     results["evaluate first"] = {"weights": weights(trainer.student)}
+    results["trained twice"] = trained_twice(folder, processes)
     if processes > 1:
         results["labels on one rank"] = labels_on_one_rank(folder)
     return results
+
+
+def trained_twice(folder: Path, processes: int) -> dict[str, Any]:
+    trainer, _ = trained("vit", folder, processes)
+    trainer.evaluate(samples(5))
+    trainer.train()
+    return {"weights": weights(trainer.student)}
 
 
 def labels_on_one_rank(folder: Path) -> dict[str, Any]:
@@ -142,12 +159,31 @@ def collect_sharded(folder: Path) -> dict[str, dict[str, Any]]:
         if name in ("vit", "vit_attention"):
             metrics = trainer.evaluate(samples(13, mask=True, seed=7))
             results[name] |= {"metrics": metrics, "weights after": weights(trainer.student)}
+    for name in SHARDED_TEACHERS:
+        results[f"{name} and teacher"] = with_sharded_teacher(name, folder)
+    results["trained twice"] = trained_twice(folder, 2)
     try:
         trainer_of("vit", folder, 2).evaluate(samples(5))
     except ValueError as error:
         results["evaluate first"] = {"message": str(error)}
     results["saved"] = saved(folder)
     return results
+
+
+def with_sharded_teacher(name: str, folder: Path) -> dict[str, Any]:
+    """The same training, and what the teacher says of a batch before it is sharded and afterwards."""
+    teacher = TeacherReference(teacher_of(name), shard=True)
+    trainer, results = trained(name, folder, 2, references={"teacher": teacher})
+    whole_teacher = TeacherReference(teacher_of(name))
+    whole_teacher.bind(trainer.student, trainer.explainer)
+    batch = token_batch(4) if name.startswith("bert") else {"pixel_values": images(4)}
+    parameters = list(teacher.model.parameters())
+    own = sum((p.to_local() if isinstance(p, DTensor) else p).numel() for p in parameters)
+    return results | {
+        "said": [(said.logits, said.maps) for said in (teacher(batch), whole_teacher(batch))],
+        "without maps": [each(batch, with_maps=False).logits for each in (teacher, whole_teacher)],
+        "share": own / sum(p.numel() for p in parameters),
+    }
 
 
 def saved(folder: Path) -> dict[str, Any]:
@@ -184,12 +220,29 @@ def saved(folder: Path) -> dict[str, Any]:
     }
 
 
+def collect_zero(folder: Path) -> dict[str, dict[str, Any]]:
+    """Weights alone: DeepSpeed keeps the gradients for itself."""
+    deepspeed_on_cpu()
+    results: dict[str, dict[str, Any]] = {}
+    for name in ZERO:
+        STUDENTS[name][1]["use_cpu"] = False  # with which Accelerate would take DDP
+        trainer = trainer_of(name, folder, 2)
+        trainer.train()
+        results[name] = {"weights": weights(trainer.student), "engine": type(trainer.model_wrapped).__name__}
+    return results
+
+
 def main() -> None:
     torch.set_num_threads(1)
     folder, kind = Path(sys.argv[1]), sys.argv[2]
+    if kind == "zero2":
+        results = collect_zero(folder)
+        torch.save(results, folder / f"rank{dist.get_rank()}.pt")
+        return
     shard_on_cpu()
     trainer_of("vit", folder, 1)  # starts the process group
     results = collect_sharded(folder) if kind == "fsdp2" else collect(folder, dist.get_world_size())
+    results["recipe"] = {"summary": run_recipe(folder / "outputs"), "outputs": folder / "outputs"}
     torch.save(results, folder / f"rank{dist.get_rank()}.pt")
     dist.barrier()
     dist.destroy_process_group()

@@ -190,6 +190,13 @@ def test_fsdp2_with_what_breaks_an_explanation(tmp_path, plugin, settings, messa
         refuse_unsupported(fsdp, arguments(tmp_path, **settings), [build_explainer("gradcam")])
 
 
+def test_sharding_a_teacher_without_fsdp2(tiny, tmp_path):
+    """Torch's own error speaks of a process group, or of a mesh that the caller never made."""
+    reference = TeacherReference(build("vit", seed=1), shard=True)
+    with pytest.raises(ValueError, match="shard=True.*by FSDP2.*type is NO.*shard=False"):
+        ExplanationDistillTrainer(tiny("vit"), arguments(tmp_path), references={"teacher": reference})
+
+
 def test_compiling_an_unregistered_student(tiny, tmp_path):
     """A hook under `torch.compile` captures nothing: the loss would lack its explanation without a word."""
     settings = {"torch_compile": True, "torch_compile_backend": "aot_eager"}
