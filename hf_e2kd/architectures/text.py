@@ -41,9 +41,7 @@ def word_embeddings(model: nn.Module) -> nn.Module:
 
 
 # Families whose logits follow from word embeddings as they do from the tokens themselves.
-_READ_EMBEDDINGS = (
-    *("Bert", "DistilBert", "Roberta", "XLMRoberta", "Electra", "Albert", "DebertaV2", "ModernBert"),
-)
+_READ_EMBEDDINGS = (*("Bert", "DistilBert", "Roberta", "XLMRoberta", "Electra", "Albert", "DebertaV2", "ModernBert"),)
 
 
 def reads_embeddings(model: nn.Module) -> bool:
