@@ -46,6 +46,7 @@ def hooked(name, model):
 # By tests/bcos, and by the coverage table, whose test tries a Perceiver.
 TESTED_ELSEWHERE = {
     *(f"Bcos{family}ForImageClassification" for family in ("DenseNet", "ResNet", "ViT")),
+    *("ShuffleNetForImageClassification", "XResNetForImageClassification"),
     *(f"PerceiverForImageClassification{kind}" for kind in ("ConvProcessing", "Fourier", "Learned")),
 }
 
