@@ -29,8 +29,8 @@ class BcosResNetConfig(BcosConfig):
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
-        if self.layer_type not in _BLOCKS:
-            raise ValueError(f"layer_type must be one of {sorted(_BLOCKS)}, not '{self.layer_type}'.")
+        if self.layer_type not in RESIDUAL_BLOCKS:
+            raise ValueError(f"layer_type must be one of {sorted(RESIDUAL_BLOCKS)}, not '{self.layer_type}'.")
 
 
 class _Block(nn.Module):
@@ -69,7 +69,8 @@ def _bottleneck(inputs: int, width: int, stride: int) -> list[tuple[int, int, in
     return [(inputs, width, 1, 1), (width, width, 3, stride), (width, 4 * width, 1, 1)]
 
 
-_BLOCKS = {"basic": _basic, "bottleneck": _bottleneck}
+RESIDUAL_BLOCKS = {"basic": _basic, "bottleneck": _bottleneck}
+"""A block's convolutions (channels in, out, kernel, stride), of channels in, width and stride."""
 
 
 class BcosResNetForImageClassification(BcosPreTrainedModel):
@@ -94,7 +95,7 @@ class BcosResNetForImageClassification(BcosPreTrainedModel):
             blocks = []
             for block in range(depth):
                 stride = 2 if stage > 0 and block == 0 else 1
-                convolutions = _BLOCKS[config.layer_type](channels, config.embedding_size * 2**stage, stride)
+                convolutions = RESIDUAL_BLOCKS[config.layer_type](channels, config.embedding_size * 2**stage, stride)
                 channels = convolutions[-1][1]
                 blocks.append(_Block(convolutions, config.max_out))
             self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))

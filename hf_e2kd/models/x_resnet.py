@@ -18,6 +18,7 @@ from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.utils.generic import can_return_tuple
 
 from ..architectures.base import Grid, Split, register_architecture, require_inputs
+from .bcos_resnet import RESIDUAL_BLOCKS
 
 
 class XResNetConfig(PreTrainedConfig):
@@ -39,19 +40,8 @@ class XResNetConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
-        if self.layer_type not in _BLOCKS:
-            raise ValueError(f"layer_type must be one of {sorted(_BLOCKS)}, not '{self.layer_type}'.")
-
-
-def _basic(inputs: int, width: int, stride: int) -> list[tuple[int, int, int, int]]:
-    return [(inputs, width, 3, stride), (width, width, 3, 1)]
-
-
-def _bottleneck(inputs: int, width: int, stride: int) -> list[tuple[int, int, int, int]]:
-    return [(inputs, width, 1, 1), (width, width, 3, stride), (width, 4 * width, 1, 1)]
-
-
-_BLOCKS = {"basic": _basic, "bottleneck": _bottleneck}
+        if self.layer_type not in RESIDUAL_BLOCKS:
+            raise ValueError(f"layer_type must be one of {sorted(RESIDUAL_BLOCKS)}, not '{self.layer_type}'.")
 
 
 class _Block(nn.Module):
@@ -95,7 +85,7 @@ class XResNetForImageClassification(PreTrainedModel):
             blocks = []
             for number in range(depth):
                 stride = 2 if stage > 0 and number == 0 else 1
-                convolutions = _BLOCKS[config.layer_type](channels, config.embedding_size * 2**stage, stride)
+                convolutions = RESIDUAL_BLOCKS[config.layer_type](channels, config.embedding_size * 2**stage, stride)
                 channels = convolutions[-1][1]
                 blocks.append(_Block(convolutions))
             stages.append(nn.Sequential(*blocks))
