@@ -150,6 +150,11 @@ def _refuse_unrecorded(augmentation: Any) -> None:
         name = type(augmentation).__name__
         remedy = "Leave it out." if isinstance(augmentation, v2.AugMix) else f"Use JointAugment({name}(...))."
         raise ValueError(f"{name} transforms an image without telling how it was moved. {remedy}")
+    if isinstance(augmentation, v2.SanitizeBoundingBoxes):
+        raise ValueError(
+            "SanitizeBoundingBoxes takes an explanation map for the masks of single boxes. Leave it out: boxes that "
+            "have left the view go by themselves."
+        )
     for inner in getattr(augmentation, "transforms", ()):
         _refuse_unrecorded(inner)
 

@@ -37,7 +37,6 @@ AUGMENTATIONS = {
     "none": None,
     "flip": v2.RandomHorizontalFlip(1.0),
     "crop": v2.RandomResizedCrop(48, scale=(0.5, 1.0)),
-    "sanitized": v2.SanitizeBoundingBoxes(min_size=2),
     "pad": v2.Pad([10, 0, 3, 20]),
     "flip in RandAugment": JointAugment(v2.RandAugment(num_ops=1, magnitude=5)),
 }
@@ -58,6 +57,20 @@ def test_boxes_stay_on_their_objects(name, record_view):
         inside = torch.zeros_like(white)
         inside[round(y0) : round(y1), round(x0) : round(x1)] = True
         assert (white & inside).sum() / (white | inside).sum() > (0.85 if "Rand" in name else 0.9)
+
+
+def test_boxes_that_an_augmentation_removes():
+    """Prevents: classes that are left of boxes that are gone, and an explanation map taken for boxes' masks."""
+    sanitize = v2.SanitizeBoundingBoxes(min_size=12)
+    data = {
+        **rows((30, 20, 60, 50)),
+        "boxes": [[[0.0, 0.0, 9.0, 9.0], [30.0, 20.0, 60.0, 50.0]]],
+        "box_labels": [[1, 3]],
+    }
+    batch = DistillationTransform(PROCESSOR, augmentation=sanitize, label_column="labels", classes=5)(data)
+    assert len(batch["boxes"][0]) == 1 and batch["box_labels"][0].tolist() == [3]
+    with pytest.raises(ValueError, match="SanitizeBoundingBoxes takes.*Leave it out"):
+        DistillationTransform(PROCESSOR, augmentation=v2.Compose([sanitize]), record_view=True)
 
 
 def test_a_cropping_processor():
