@@ -108,12 +108,11 @@ def test_samples_without_a_target():
     assert_compiled_equals_eager(model, token_batch(), target=target)
 
 
-@pytest.mark.parametrize(("name", "explainer"), [("resnet", GradCAM()), ("bert", InputXGradient())])
-def test_with_inductor(tiny, name, explainer):
+def test_with_inductor(tiny):
     """Prevents: what is right as a graph and wrong as the code that is made of it."""
-    model, inputs = (build_text("bert"), token_batch()) if name == "bert" else (tiny(name), {"pixel_values": images()})
-    install_explained_forward(model, explainer)
-    assert_compiled_equals_eager(model, inputs, backend="inductor")
+    model = tiny("resnet")
+    install_explained_forward(model, GradCAM())
+    assert_compiled_equals_eager(model, {"pixel_values": images()}, backend="inductor")
 
 
 def test_compiled_hook_runs_as_it_is(tiny):
