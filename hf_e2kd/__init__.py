@@ -4,13 +4,13 @@ from .architectures import available_architectures, register_architecture, wrap_
 from .arguments import ExplanationDistillArguments
 from .data.text import TextCollator
 from .explainers import Explainer, Explanation, available_explainers, explain, register_explainer
-from .hub import Student, load_student
 from .losses import (
     available_explanation_losses,
     available_guidance_losses,
     register_explanation_loss,
     register_guidance_loss,
 )
+from .published import Student, load_student
 from .references import (
     AnnotationReference,
     Reference,

@@ -1,49 +1,30 @@
-"""To the Hugging Face Hub and back: uploads that can be taken up again, and published students."""
+"""To the Hugging Face Hub: uploads that can be taken up again."""
 
 import json
 import os
 import shlex
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from huggingface_hub import CommitInfo, HfApi, is_offline_mode, snapshot_download
+from huggingface_hub import CommitInfo, HfApi, is_offline_mode
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import parse_ratelimit_headers, validate_repo_id
-from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoImageProcessor,
-    AutoModelForImageClassification,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    Trainer,
-    TrainingArguments,
-)
+from transformers import Trainer, TrainingArguments
 from transformers.utils import logging
-
-from . import models  # noqa: F401  (makes the Auto classes know the papers' networks)
 
 logger = logging.get_logger(__name__)
 
 T = TypeVar("T")
 
-FIDELITY_FILE = "fidelity.json"
-
 _WAITS = (2, 8, 32)
 _LONGEST_WAIT = 600
 _PASSING_STATUS = {408, 429, 500, 502, 503, 504}
-_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
-_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "tokenizer_config.json")
 
 
 class UploadError(OSError):
     """An upload to the Hub failed; the message says where the files lie and how to go on. The cause is attached."""
-
-
-# ---- Uploading -------------------------------------------------------------------------------------------------------
 
 
 def check_repo_id(repo_id: str) -> None:
@@ -212,89 +193,3 @@ def _reason(error: BaseException) -> str:
     if isinstance(cause, HfHubHTTPError) and cause.response.status_code in (401, 403):
         texts.append("Log in with `hf auth login`, or give a token that is valid and may write there.")
     return "\n".join(texts)
-
-
-# ---- Loading ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Student:
-    """A student as it was published.
-
-    Attributes:
-        model: In evaluation mode.
-        processing_class: Its image processor or tokenizer; None where none was saved with it.
-        fidelity: What was measured of it (`fidelity.json`); None where there is no record.
-        teacher: What the record states of the teacher, its id and revision among it; None where nothing is stated.
-    """
-
-    model: nn.Module
-    processing_class: Any
-    fidelity: dict[str, Any] | None
-    teacher: Any
-
-
-def load_student(
-    source: str | os.PathLike[str],
-    *,
-    revision: str | None = None,
-    token: str | bool | None = None,
-    trust_remote_code: bool = False,
-) -> Student:
-    """Loads a published student, of images or of texts, by the Auto classes, with its fidelity record.
-
-    Args:
-        source: Hub id, or the folder in which it was saved.
-        revision: Branch, tag or commit on the Hub.
-        trust_remote_code: Whether Python files of the repository may be run; otherwise they aren't even downloaded.
-
-    Raises:
-        ValueError: no safetensors weights (pickled ones can run code and are never loaded), a model with code of its
-            own that isn't trusted, a model that is no classifier, or a `source` that is neither folder nor id.
-
-    Example:
-
-        student = load_student("me/student")
-        student.model(**student.processing_class(image, return_tensors="pt")).logits
-    """
-    if Path(source).is_dir():
-        folder = Path(source)
-    else:
-        check_repo_id(str(source))
-        patterns = [*_FILES, "*.py"] if trust_remote_code else _FILES
-        # Files in folders are those of checkpoints.
-        folder = Path(
-            snapshot_download(
-                str(source), revision=revision, token=token, allow_patterns=patterns, ignore_patterns=["*/*"]
-            )
-        )
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"{source} holds no model: it has no config.json. Adapters are merged before they are pushed.")
-    if not any(folder.glob("*.safetensors")):
-        raise ValueError(
-            f"{source} holds no weights in the safetensors format. Others are not loaded, because pickled files can "
-            "run code. Convert them where you trust them: load the model and call save_pretrained()."
-        )
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    model_class, processor_class = _auto_classes(config, source)
-    model = model_class.from_pretrained(
-        folder, config=config, trust_remote_code=trust_remote_code, use_safetensors=True
-    )
-    processor = None
-    if any((folder / name).is_file() for name in _PROCESSOR_FILES):
-        processor = processor_class.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    record = folder / FIDELITY_FILE
-    fidelity = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else None
-    return Student(model.eval(), processor, fidelity, None if fidelity is None else fidelity.get("teacher"))
-
-
-def _auto_classes(config: Any, source: Any) -> tuple[Any, Any]:
-    names = [*(config.architectures or []), *(getattr(config, "auto_map", None) or {})]
-    if any("ForImageClassification" in name for name in names):
-        return AutoModelForImageClassification, AutoImageProcessor
-    if any("ForSequenceClassification" in name for name in names):
-        return AutoModelForSequenceClassification, AutoTokenizer
-    raise ValueError(
-        f"{source} is not a classifier of images or texts: its config.json names the architectures "
-        f"{config.architectures}."
-    )

@@ -10,6 +10,7 @@ from huggingface_hub import HfApi, constants
 from transformers import PreTrainedTokenizerBase
 
 from hf_e2kd import load_student
+from hf_e2kd.fidelity import DataRecord, FidelityRecord, Figure, ModelRecord
 from hf_e2kd.hub import push_folder
 from tests.bcos.networks import network
 from tests.bcos.networks import pixels as bcos_pixels
@@ -17,7 +18,15 @@ from tests.hub.students import PROCESSOR, assert_same
 from tests.models import build, images
 from tests.tokenizers import STUDENT, text_model
 
-RECORD = {"teacher": {"id": "me/teacher", "revision": "0123abc"}, "agreement": 0.9}
+RECORD = FidelityRecord(
+    modality="image",
+    problem="single_label_classification",
+    student=ModelRecord(None, "ViTForImageClassification"),
+    teacher=ModelRecord("me/teacher", "ViTForImageClassification", revision="0123abc"),
+    data=DataRecord("me/data", "me/data", samples=[3, 1]),
+    explainer={"name": "gradcam", "options": {}},
+    figures={"agreement": Figure(0.9, 0.8, 1.0, samples=2)},
+)
 
 
 def published(folder, model, processor=None, record=None):
@@ -26,7 +35,7 @@ def published(folder, model, processor=None, record=None):
     if processor is not None:
         processor.save_pretrained(folder)
     if record is not None:
-        (folder / "fidelity.json").write_text(json.dumps(record))
+        record.save(folder)
     push_folder(folder, "me/student", commit_message="A student")
     return model
 
@@ -39,7 +48,7 @@ def test_images(hub, tmp_path, source):
     assert_same(student.model, model)
     assert not student.model.training
     assert student.processing_class.to_dict() == PROCESSOR.to_dict()
-    assert student.fidelity == RECORD and student.teacher == RECORD["teacher"]
+    assert student.fidelity == RECORD and student.teacher == RECORD.teacher
 
 
 def test_texts(hub, tmp_path):

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from transformers import EvalPrediction
 
-from .explainers import ExplainedOutput
-from .metrics import agreement, energy_pointing_game, explanation_similarity, f1_map, localization_iou
-from .objective import Objective, compared_maps, fold_targets
-from .references import Reference, ReferenceOutput, annotated_masks
+from ..explainers import ExplainedOutput
+from ..metrics import agreement, energy_pointing_game, explanation_similarity, f1_map, localization_iou
+from ..objective import Objective, compared_maps, fold_targets
+from ..references import Reference, ReferenceOutput, annotated_masks
 
 
 def sample_metrics(

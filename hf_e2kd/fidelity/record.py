@@ -1,0 +1,245 @@
+"""What was measured of a student, and what is needed to measure it again (`fidelity.json`)."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+FIDELITY_FILE = "fidelity.json"
+FORMAT = "hf_e2kd.fidelity/1"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A measured figure.
+
+    Args:
+        value: The mean over the samples that count, or a statistic of all of them (F1, mAP).
+        low, high: Ends of its 95 % bootstrap interval; None where none was computed.
+        samples: How many counted.
+        detail: What the figure is of, as the name of the worst class; None for all samples.
+    """
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    samples: int | None = None
+    detail: str | None = None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a model costs to run.
+
+    Args:
+        parameters: Their number.
+        bytes: Of its parameters and buffers, as they were loaded.
+        flops: Floating-point operations of one sample's forward pass, two a multiply-add; None where not counted.
+        seconds: Median time of a forward pass of one sample.
+        device: Where that was.
+        input: Shape of the sample, as `"3×224×224"` or `"64 tokens"`.
+    """
+
+    parameters: int
+    bytes: int
+    flops: int | None = None
+    seconds: float | None = None
+    device: str | None = None
+    input: str | None = None
+
+
+@dataclass(frozen=True)
+class ModelRecord:
+    """Which model it was.
+
+    Args:
+        id: On the Hub; None of a model that lies nowhere else.
+        revision: The commit on the Hub.
+        path: Of a local model the path relative to the folder of the record, as `"../teacher"`; None otherwise.
+        architecture: The class, of timm the architecture's name.
+        weights: `"sha256:…"` of its parameters and buffers.
+        license: As its card states it, e.g. `"apache-2.0"`.
+        cost: What it costs to run.
+    """
+
+    id: str | None
+    architecture: str
+    revision: str | None = None
+    path: str | None = None
+    weights: str | None = None
+    license: str | None = None
+    cost: Cost | None = None
+
+    @property
+    def name(self) -> str:
+        """What to call it."""
+        return self.id or self.architecture
+
+
+@dataclass(frozen=True)
+class DataRecord:
+    """Which samples it was measured on.
+
+    Args:
+        id: On the Hub; or the generator's name, as `"digits_on_textures"`, with its `arguments`; None of other data.
+        name: What to call it.
+        split: Of it.
+        config: The data set's configuration on the Hub.
+        revision: The commit on the Hub.
+        arguments: Of the generator.
+        rows: How many samples the split has.
+        samples: Positions of the measured ones in it, in the order of measuring.
+        seed: What drew them.
+        columns: Of the image or the texts, the label, and the annotation.
+        fingerprint: `"sha256:…"` of the measured samples' inputs.
+        license: As its card states it.
+    """
+
+    id: str | None
+    name: str
+    split: str | None = None
+    config: str | None = None
+    revision: str | None = None
+    arguments: dict[str, Any] | None = None
+    rows: int | None = None
+    samples: list[int] = field(default_factory=list)
+    seed: int | None = None
+    columns: dict[str, Any] = field(default_factory=dict)
+    fingerprint: str | None = None
+    license: str | None = None
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """How the student was trained.
+
+    Args:
+        base_model: Hub id of the checkpoint that it started from; None after a random start.
+        base_license: As that checkpoint's card states it.
+        data: Which data, as `DataRecord`; `samples` is empty, and stands for all rows.
+        references: What it learnt from, by name: `{"kind": "TeacherReference", "loss": …, "weight": …, …}`.
+        arguments: The training arguments that matter, by name, as `{"explanation_weight": 1.0}`.
+        augmentation: In words; None where none is known.
+        hardware: As `"1 × NVIDIA H100"` or `"CPU"`.
+        seconds: Of the training.
+        steps: Optimizer steps, and the epochs that they were.
+        co2_kg: Estimated by codecarbon, if it is installed.
+    """
+
+    base_model: str | None = None
+    base_license: str | None = None
+    data: DataRecord | None = None
+    references: dict[str, dict[str, Any]] = field(default_factory=dict)
+    arguments: dict[str, Any] = field(default_factory=dict)
+    augmentation: str | None = None
+    hardware: str | None = None
+    seconds: float | None = None
+    steps: int | None = None
+    epochs: float | None = None
+    co2_kg: float | None = None
+
+
+@dataclass(frozen=True)
+class FidelityRecord:
+    """What was measured of a student, against its teacher where there is one.
+
+    Args:
+        modality: `"image"` or `"text"`.
+        problem: `"single_label_classification"` or `"multi_label_classification"`.
+        student, teacher: The models; the teacher is None where the explanations were stored or annotated.
+        data: The samples.
+        explainer, teacher_explainer: Method and options, as `{"name": "gradcam", "options": {}}`; the teacher's is None
+            where it is the student's.
+        target: The explained class: `"teacher_top"` or `"label"`.
+        figures: The student's, by metric: `agreement`, `explanation_similarity`, `accuracy`, `teacher_accuracy`,
+            `negative_flips` (share of samples that the teacher gets right and the student wrong),
+            `agreement_where_teacher_errs`, `worst_class_accuracy`, `worst_class_agreement`, `f1`, `map`,
+            `energy_pointing_game`, `localization_iou`, `teacher_…` of these two, `word_accuracy`, `word_auroc`,
+            `word_auprc`, `zero_student_maps`, `zero_teacher_maps`. What wasn't measured is not there.
+        compared: Figures of other students on the same samples by what they are called, as `"plain KD"`.
+        chance: What the similarity would be for no good reason: `shuffled` (maps of another sample; of a text its own
+            words in another order) and `untrained` (the student's architecture with random weights).
+        training: How the student was trained, where that is known.
+        environment: Versions and the device, by name.
+        seed: Of everything random in the measurement.
+        created: The day, as `"2026-01-31"`.
+    """
+
+    modality: str
+    problem: str
+    student: ModelRecord
+    data: DataRecord
+    explainer: dict[str, Any]
+    figures: dict[str, Figure]
+    teacher: ModelRecord | None = None
+    teacher_explainer: dict[str, Any] | None = None
+    target: str = "teacher_top"
+    compared: dict[str, dict[str, Figure]] = field(default_factory=dict)
+    chance: dict[str, Figure] = field(default_factory=dict)
+    training: TrainingRecord | None = None
+    environment: dict[str, str] = field(default_factory=dict)
+    seed: int = 0
+    created: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """What the file holds."""
+        return {"format": FORMAT, **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "FidelityRecord":
+        """Reads what `to_dict` gave.
+
+        Raises:
+            ValueError: it is of another format.
+        """
+        values = dict(values)
+        found = values.pop("format", None)
+        if found != FORMAT:
+            raise ValueError(
+                f"This is no fidelity record of the format {FORMAT} (it says {found!r}). Measure again with this "
+                "version: hf-e2kd fidelity --teacher A --student B --dataset D."
+            )
+        try:
+            return cls(
+                **{
+                    **values,
+                    "student": _model(values["student"]),
+                    "teacher": _model(values.get("teacher")),
+                    "data": DataRecord(**values["data"]),
+                    "figures": _figures(values["figures"]),
+                    "compared": {name: _figures(figures) for name, figures in values.get("compared", {}).items()},
+                    "chance": _figures(values.get("chance", {})),
+                    "training": _training(values.get("training")),
+                }
+            )
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ValueError(f"This fidelity record lacks a part, or has one too many: {error}.") from error
+
+    def save(self, folder: str | Path) -> Path:
+        """Writes `fidelity.json` into a folder."""
+        path = Path(folder) / FIDELITY_FILE
+        path.write_text(json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        return path
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "FidelityRecord":
+        """Reads `fidelity.json` of a folder."""
+        return cls.from_dict(json.loads((Path(folder) / FIDELITY_FILE).read_text(encoding="utf-8")))
+
+
+def _model(values: dict[str, Any] | None) -> Any:
+    if values is None:
+        return None
+    cost = values.get("cost")
+    return ModelRecord(**{**values, "cost": None if cost is None else Cost(**cost)})
+
+
+def _training(values: dict[str, Any] | None) -> TrainingRecord | None:
+    if values is None:
+        return None
+    data = values.get("data")
+    return TrainingRecord(**{**values, "data": None if data is None else DataRecord(**data)})
+
+
+def _figures(values: dict[str, dict[str, Any]]) -> dict[str, Figure]:
+    return {name: Figure(**figure) for name, figure in values.items()}
