@@ -115,6 +115,30 @@ def push_folder(
         ) from error
 
 
+def create_repo(args: TrainingArguments) -> str:
+    """Makes the repository that a training's output shall go to, before the training: a bad token shows at once.
+
+    Returns:
+        Its id, `"user/name"`.
+    """
+    check_repo_id(repo_name(args))
+    check_online()
+    api = HfApi(token=args.hub_token, library_name="hf_e2kd")
+    created = retried(lambda: api.create_repo(repo_name(args), private=args.hub_private_repo, exist_ok=True))
+    return created.repo_id
+
+
+def named_repo(repo_id: str, token: str | bool | None) -> str | None:
+    """`"user/name"`, for a name alone with the token's own user; None where the Hub can't tell who that is."""
+    if "/" in repo_id:
+        return repo_id
+    try:
+        return f"{HfApi(token=token).whoami(cache=True)['name']}/{repo_id}"
+    except (HTTPError, OSError, ValueError) as error:  # HfHubHTTPError is an HTTPError
+        logger.info(f"The card doesn't name its repository, because the Hub can't be asked: {_reason(error)}")
+        return None
+
+
 def repo_name(args: TrainingArguments) -> str:
     """Where a training's output goes: what the arguments say, by default the output folder's name."""
     return args.hub_model_id or Path(args.output_dir).absolute().name

@@ -1,19 +1,160 @@
-"""A `Trainer` whose uploads to the Hub never cost what was trained."""
+"""A `Trainer` that publishes what it has measured, and whose uploads never cost what was trained."""
 
+import shutil
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import date
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi
+from torch import nn
 from transformers import Trainer
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, SaveStrategy
+from transformers.utils import PushInProgress, logging
 
-from .hub import check_online, check_repo_id, push_folder, repo_name, retried, warn_of_failed_uploads
+from .callbacks.panels import ExplanationPanels
+from .cards.card import save_card
+from .fidelity import FidelityRecord, Figure, ModelRecord, measure_fidelity
+from .fidelity.describe import describe_data, describe_explainer, describe_model
+from .fidelity.training import describe_training
+from .hub import check_online, check_repo_id, named_repo, push_folder, repo_name, retried, warn_of_failed_uploads
+from .references import TeacherReference
+
+logger = logging.get_logger(__name__)
+
+PICTURE = "explanations.png"
+
+# What a checkpoint holds of the student, and not of the training.
+_MODEL_FILES = ("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "*.bin")
 
 
 class PublishingTrainer(Trainer):
     """Saves before it uploads, tries again what failed in passing, and says what is to be done about the rest."""
 
     hub_model_id: str | None
+    # What the student's configuration named before the training.
+    base_model: str | None = None
+    push_in_progress: Any
+    _measured: tuple[int, FidelityRecord] | None = None
+
+    # ---- Measured, and written down ------------------------------------------------------------------------------
+
+    def measure_fidelity(self, dataset: Any = None, **options: Any) -> FidelityRecord:
+        """Measures the student as it is now, for its card and for `fidelity.json`.
+
+        Every process must call it. See `hf_e2kd.fidelity.measure_fidelity` for the options, among them the number of
+        `samples` (1,000) and other students to show beside it: `compared={"plain KD": model}`.
+
+        Args:
+            dataset: What to measure on; `eval_dataset` by default, of several the last.
+        """
+        if dataset is None:
+            dataset = self.eval_dataset
+            if isinstance(dataset, dict):
+                split, dataset = list(dataset.items())[-1]
+                options = {"split": split, **options}
+        record = measure_fidelity(self, dataset, **options)
+        record = replace(record, training=describe_training(self, self.base_model))
+        self._measured = (self.state.global_step, record)
+        return record
+
+    def create_model_card(
+        self,
+        language: str | None = None,
+        license: str | None = None,
+        tags: str | list[str] | None = None,
+        model_name: str | None = None,
+        finetuned_from: str | None = None,
+        tasks: str | list[str] | None = None,
+        dataset_tags: str | list[str] | None = None,
+        dataset: str | list[str] | None = None,
+        dataset_args: str | list[str] | None = None,
+        *,
+        fidelity: FidelityRecord | None = None,
+        picture: str | None = None,
+        repo_id: str | None = None,
+    ) -> None:
+        """Writes the student's card, `fidelity.json` and a picture of its explanations into `output_dir`.
+
+        What hasn't been measured since the last step is measured now, on the evaluation data, so every process must
+        call it. The first arguments are `Trainer`'s, and go before what the record says.
+
+        Args:
+            fidelity: The record to write, in the place of a measurement.
+            picture: File name of a picture in `output_dir`; by default one is drawn.
+            repo_id: Where the student is published, `"user/name"`; by default `hub_model_id`, if it is so long.
+        """
+        record = self._current_record() if fidelity is None else fidelity
+        if picture is None and record.figures and fidelity is None:
+            picture = self._draw_panel()
+        if not self.is_world_process_zero():
+            return
+        if repo_id is None and "/" in (self.hub_model_id or ""):
+            repo_id = self.hub_model_id
+        folder = Path(self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        if record.figures:
+            record.save(folder)
+        metadata = {
+            "language": language,
+            "license": license,
+            "tags": [
+                *([tags] if isinstance(tags, str) else tags or ()),
+                *(getattr(self.model, "model_tags", None) or ()),
+            ],
+            "model_name": model_name,
+            "base_model": finetuned_from,
+            "pipeline_tag": tasks[0] if isinstance(tasks, list) and tasks else tasks,
+            "datasets": dataset_tags or dataset,
+        }
+        save_card(
+            record,
+            folder,
+            repo_id=repo_id,
+            picture=picture,
+            **{name: value for name, value in metadata.items() if value},
+        )
+
+    def _current_record(self) -> FidelityRecord:
+        """What was measured at this step, or is now; without evaluation data, no figures."""
+        if self._measured is not None and self._measured[0] == self.state.global_step:
+            return self._measured[1]
+        if self.eval_dataset is None or not hasattr(self.eval_dataset, "__len__"):
+            logger.warning("The card holds no figures: there is no evaluation data with a length to measure on.")
+            return self._record_without_measuring({})
+        return self.measure_fidelity()
+
+    def _record_without_measuring(self, figures: dict[str, Figure], step: int | None = None) -> FidelityRecord:
+        student: nn.Module = self.student
+        return FidelityRecord(
+            modality="image" if getattr(student, "main_input_name", "pixel_values") == "pixel_values" else "text",
+            problem="multi_label_classification" if self.is_multi_label else "single_label_classification",
+            student=ModelRecord(None, getattr(student.config, "architecture", None) or type(student).__name__),
+            teacher=next((describe_model(model) for model in self._teachers()), None),
+            data=describe_data(_last(self.eval_dataset)),
+            explainer=describe_explainer(self.explainer),
+            figures=figures,
+            training=describe_training(self, self.base_model),
+            step=step,
+            created=date.today().isoformat(),
+        )
+
+    def _teachers(self) -> Iterable[nn.Module]:
+        return (reference.model for reference in self.references.values() if isinstance(reference, TeacherReference))
+
+    def _draw_panel(self) -> str | None:
+        """Draws the samples that the trainer's panels draw; None where nothing is explained."""
+        if not (self.references and self.explains):
+            return None
+        figure = ExplanationPanels(self).draw()
+        if self.is_world_process_zero():
+            Path(self.args.output_dir).mkdir(parents=True, exist_ok=True)
+            figure.savefig(Path(self.args.output_dir) / PICTURE, dpi=150)
+        return PICTURE
+
+    # ---- Saved, and uploaded -------------------------------------------------------------------------------------
 
     def _save(self, *arguments: Any, **keywords: Any) -> None:
         # `Trainer` pickles the arguments beside the weights, and publishes both.
@@ -37,7 +178,7 @@ class PublishingTrainer(Trainer):
         private: bool | None = None,
         **card: Any,
     ) -> Any:
-        """Saves the student, writes its card and uploads both, as `Trainer` does with the same arguments.
+        """Saves the student, measures it, writes its card and uploads all, as `Trainer` does with the same arguments.
 
         It is saved before anything goes over the network, so that whatever fails there costs no training. What fails
         in passing is tried again, and calling it anew sends what is missing.
@@ -48,14 +189,12 @@ class PublishingTrainer(Trainer):
         """
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         self.save_model(_internal_call=True)
-        if not self.is_world_process_zero():
-            return None
         repo_id = self.hub_model_id or repo_name(self.args)
-        tags = getattr(self.model, "model_tags", None)
-        if tags:
-            given = card.get("tags") or []
-            card["tags"] = list(dict.fromkeys([*([given] if isinstance(given, str) else given), *tags]))
-        self.create_model_card(**{"model_name": repo_id.split("/")[-1], **card})
+        main = self.is_world_process_zero()
+        named = named_repo(repo_id, token or self.args.hub_token) if main else None
+        self.create_model_card(**{"model_name": repo_id.split("/")[-1], "repo_id": named, **card})
+        if not main:
+            return None
         self._finish_current_push()
         upload = partial(
             push_folder,
@@ -74,10 +213,60 @@ class PublishingTrainer(Trainer):
         return commit
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        before = getattr(self, "push_in_progress", None)
-        super()._push_from_checkpoint(checkpoint_folder)
+        """Uploads a checkpoint's student in the background, with a card of the last evaluation's figures."""
+        args = self.args
+        if not self.is_world_process_zero() or args.hub_strategy == HubStrategy.END:
+            return
+        before = self.push_in_progress
+        if before is not None and not before.is_done() and not args.hub_always_push:
+            return
+        self.callback_handler.on_push_begin(args, self.state, self.control)
+        output, checkpoint = Path(args.output_dir), Path(checkpoint_folder)
+        # The checkpoint's own training arguments too: they were pickled without the token.
+        for pattern in (*_MODEL_FILES, "training_args.bin"):
+            for file in checkpoint.glob(pattern):
+                if not file.name.startswith(("optimizer", "scheduler")):
+                    shutil.copy(file, output / file.name)
+        if self.processing_class is not None:
+            self.processing_class.save_pretrained(output)
+        save_card(
+            self._record_without_measuring(self._last_figures(), step=self.state.global_step),
+            output,
+            repo_id=self.hub_model_id,
+        )
+        at = (
+            f"step {self.state.global_step}"
+            if args.save_strategy == SaveStrategy.STEPS
+            else f"epoch {int(self.state.epoch or 0)}"
+        )
+        upload = partial(
+            HfApi(token=args.hub_token).upload_folder,
+            repo_id=self.hub_model_id,
+            commit_message=f"Training in progress, {at}",
+            run_as_future=True,
+            revision=args.hub_revision,
+        )
+        jobs = [upload(folder_path=output, ignore_patterns=["_*", f"{PREFIX_CHECKPOINT_DIR}-*"])]
+        if args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
+            name = "last-checkpoint" if args.hub_strategy == HubStrategy.CHECKPOINT else checkpoint.name
+            jobs.append(upload(folder_path=checkpoint, path_in_repo=name))
+        if before is None or before.is_done():
+            self.push_in_progress = PushInProgress(jobs)
+        else:
+            before.jobs.extend(jobs)
         warn_of_failed_uploads(self, before)
+
+    def _last_figures(self) -> dict[str, Figure]:
+        """The last evaluation's figures, by the names of a record."""
+        entry: dict[str, Any] = next((entry for entry in reversed(self.state.log_history) if "eval_loss" in entry), {})
+        own = ("loss", "runtime", "samples_per_second", "steps_per_second")
+        named = {name.removeprefix("eval_"): value for name, value in entry.items() if name.startswith("eval_")}
+        return {name: Figure(value) for name, value in named.items() if name not in own and isinstance(value, float)}
 
     def _finish_current_push(self) -> None:
         super()._finish_current_push()
         warn_of_failed_uploads(self, getattr(self, "push_in_progress", None))
+
+
+def _last(dataset: Any) -> Any:
+    return list(dataset.values())[-1] if isinstance(dataset, dict) else dataset

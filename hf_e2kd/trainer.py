@@ -22,13 +22,13 @@ from .arguments import ExplanationDistillArguments
 from .checkpoints import forget_preparation, load_weights
 from .data.collate import FiniteBatches
 from .explainers import Explainer, build_explainer, drawn, install_explained_forward
-from .fidelity import multi_label_metrics, sample_metrics
+from .fidelity import BatchMeasures, multi_label_metrics, sample_metrics
 from .hub import check_repo_id
 from .interruptions import checkpoint_on_sigterm, last_checkpoint
-from .metrics.running import RunningMeans
+from .metrics.running import RunningMeans, SampleValues
 from .objective import Objective, join_targets
 from .publishing import PublishingTrainer
-from .references import Reference, TeacherReference
+from .references import Reference, ReferenceOutput, TeacherReference
 from .references.stored.attached import unattached
 from .refusals import refuse_unsupported
 from .sharding import gathered, name_blocks
@@ -124,18 +124,19 @@ class ExplanationDistillTrainer(PublishingTrainer):
         if self.args.enable_jit_checkpoint:
             # Ours takes its place in `train`; with the end of its training it gives SIGTERM back.
             self.pop_callback(JITCheckpointCallback).on_train_end(self.args, self.state, self.control)
-        matches_maps = any(self._explanation_weight(reference) > 0 for reference in self.references.values())
+        matches_maps = any(self.explanation_weight_of(reference) > 0 for reference in self.references.values())
         shards_teacher = any(getattr(reference, "shard", False) for reference in self.references.values())
         refuse_unsupported(self.accelerator, self.args, [self.explainer] if matches_maps else [], shards_teacher)
-        if self._explains_at_all():
+        if self.explains:
             for reference in self.references.values():
                 reference.check_processor(self.processing_class)
-        if self._is_multi_label and self.compute_metrics is None and not self.args.batch_eval_metrics:
+        if self.is_multi_label and self.compute_metrics is None and not self.args.batch_eval_metrics:
             self.compute_metrics = multi_label_metrics
         self.data_collator = FiniteBatches(self.data_collator)
         self._term_sums: dict[str, torch.Tensor] = {}
         self._term_counts: dict[str, int] = {}
-        self._fidelity: RunningMeans | None = None
+        self._fidelity: RunningMeans | SampleValues | None = None
+        self._batch_measures: BatchMeasures | None = None
         self._drawing: tuple[tuple[int, ...], torch.Generator] | None = None
         self._labels_are_ours = True
         reads_labels = any(reference.explains_labels for reference in self.references.values())
@@ -156,7 +157,8 @@ class ExplanationDistillTrainer(PublishingTrainer):
         return model.get_base_model() if hasattr(model, "get_base_model") else model
 
     @property
-    def _is_multi_label(self) -> bool:
+    def is_multi_label(self) -> bool:
+        """Whether the student decides each class for itself."""
         return getattr(getattr(self.student, "config", None), "problem_type", None) == "multi_label_classification"
 
     def call_model_init(self, trial: Any = None) -> nn.Module:
@@ -169,14 +171,15 @@ class ExplanationDistillTrainer(PublishingTrainer):
         if is_timm(model):
             model = wrap_timm(model)
         forget_preparation(model)
+        self.base_model = getattr(getattr(model, "config", None), "_name_or_path", None)
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         # Anew for each trial of a hyperparameter search, which may have changed the arguments.
         self.explainer = self._explainer(self._explainer_given)
-        if self.references and self._explains_at_all():
+        if self.references and self.explains:
             self.explainer.check(base, compiled=bool(self.args.torch_compile))
             install_explained_forward(base, self.explainer)
         for reference in self.references.values():
-            reference.bind(base, self.explainer if self._explains_at_all() else None)
+            reference.bind(base, self.explainer if self.explains else None)
         return model
 
     def _explainer(self, explainer: str | Explainer | None) -> Explainer:
@@ -187,9 +190,10 @@ class ExplanationDistillTrainer(PublishingTrainer):
         options = self._setting("explainer_options") if chosen == self._setting("explainer") else None
         return build_explainer(chosen, **(options or {}))
 
-    def _explains_at_all(self) -> bool:
+    @property
+    def explains(self) -> bool:
         """Whether any explanation is ever made: plain distillation may be measured without one."""
-        matched = any(self._explanation_weight(reference) > 0 for reference in self.references.values())
+        matched = any(self.explanation_weight_of(reference) > 0 for reference in self.references.values())
         return matched or self._setting("evaluate_explanations")
 
     def _setting(self, name: str) -> Any:
@@ -255,7 +259,7 @@ class ExplanationDistillTrainer(PublishingTrainer):
 
     def _gathered(self, model: nn.Module) -> AbstractContextManager[None]:
         """What a step needs where FSDP2 has sharded the student."""
-        if not (self.is_fsdp_enabled and self._explains_at_all()):
+        if not (self.is_fsdp_enabled and self.explains):
             return nullcontext()
         return gathered(model, self.student, self.explainer.starts_at(self.student))
 
@@ -278,7 +282,7 @@ class ExplanationDistillTrainer(PublishingTrainer):
     ) -> Any:
         """The weighted sum of the terms, a mean over the batch; `num_items_in_batch` is therefore not needed."""
         rise = self._explanation_rise()
-        weights = {name: rise * self._explanation_weight(reference) for name, reference in self.references.items()}
+        weights = {name: rise * self.explanation_weight_of(reference) for name, reference in self.references.items()}
         every = self._setting("explanation_every")
         matches_maps = any(weights.values()) and self.state.global_step % every == 0
         if matches_maps and self._setting("explanation_share") < 1:
@@ -322,7 +326,7 @@ class ExplanationDistillTrainer(PublishingTrainer):
             self._drawing = (moment, torch.Generator().manual_seed(seed))
         return self._drawing[1]
 
-    def _explanation_weight(self, reference: Reference) -> float:
+    def explanation_weight_of(self, reference: Reference) -> float:
         own = reference.explanation_weight
         return self._setting("explanation_weight") if own is None else own
 
@@ -331,7 +335,7 @@ class ExplanationDistillTrainer(PublishingTrainer):
         warmup = self._setting("explanation_warmup_ratio") * self.state.max_steps
         return min(1.0, self.state.global_step / warmup) if warmup > 0 else 1.0
 
-    def _logits_weight(self, reference: Reference) -> float:
+    def logits_weight_of(self, reference: Reference) -> float:
         return self._setting("logits_weight") if reference.logits_weight is None else reference.logits_weight
 
     def _objective(
@@ -349,24 +353,46 @@ class ExplanationDistillTrainer(PublishingTrainer):
             with_maps: Whether to explain.
             all_references: Whether to ask the references whose weights are all 0 too, as an evaluation does.
         """
-        labels, rows = inputs.get("labels"), inputs.get("explained")
-        # A column that one reference reads is neither the student's nor another reference's.
-        private = {column for reference in self.references.values() for column in reference.columns}
-        shared = {key: value for key, value in inputs.items() if key in ANNOTATION_COLUMNS or key not in private}
-        tokenizer = self.processing_class or self.data_collator.tokenizer
-        shared = mark_special_tokens(shared, getattr(tokenizer, "tokenizer", tokenizer))
+        shared = self._shared(inputs)
         with self.accelerator.autocast():
             said = {
                 name: reference(shared | {key: inputs[key] for key in reference.columns if key in inputs}, with_maps)
                 for name, reference in self.references.items()
-                if all_references or (with_maps and weights[name] > 0) or self._logits_weight(reference) > 0
+                if all_references or (with_maps and weights[name] > 0) or self.logits_weight_of(reference) > 0
             }
-        explained = [name for name, output in said.items() if output.has_explanation]
-        student_inputs = {
+        return self._matched(model, inputs, said, weights)
+
+    def _shared(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """The batch without the columns that one reference reads: these are neither the student's nor another's."""
+        private = {column for reference in self.references.values() for column in reference.columns}
+        shared = {key: value for key, value in inputs.items() if key in ANNOTATION_COLUMNS or key not in private}
+        tokenizer = self.processing_class or self.data_collator.tokenizer
+        return mark_special_tokens(shared, getattr(tokenizer, "tokenizer", tokenizer))
+
+    def student_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """What of a batch is the student's to see."""
+        shared = self._shared(inputs)
+        return {
             key: value
             for key, value in shared.items()
             if key not in ANNOTATION_COLUMNS and not key.startswith("teacher_")
         }
+
+    def _matched(
+        self,
+        model: nn.Module,
+        inputs: Mapping[str, Any],
+        said: Mapping[str, ReferenceOutput],
+        weights: Mapping[str, float],
+    ) -> Objective:
+        """The objective of a student that explains what the references have said.
+
+        Args:
+            model: The student, or another one with an explained forward.
+        """
+        labels, rows = inputs.get("labels"), inputs.get("explained")
+        explained = [name for name, output in said.items() if output.has_explanation]
+        student_inputs = self.student_inputs(inputs)
         if explained:
             targets = [said[name].target for name in explained]
             if rows is not None:
@@ -380,7 +406,7 @@ class ExplanationDistillTrainer(PublishingTrainer):
         else:
             outputs, each = model(**accepted_inputs(self.student, student_inputs)), []
         objective = Objective(
-            outputs["logits"].new_zeros(()), {}, outputs["logits"], dict(zip(explained, each, strict=True)), said
+            outputs["logits"].new_zeros(()), {}, outputs["logits"], dict(zip(explained, each, strict=True)), dict(said)
         )
         if labels is not None and self._setting("task_weight") > 0:
             objective.add("loss_task", self._setting("task_weight"), self._task_loss(outputs, labels))
@@ -390,11 +416,11 @@ class ExplanationDistillTrainer(PublishingTrainer):
             suffix = "" if len(self.references) == 1 else f"_{name}"
             objective.add_logits(
                 f"loss_logits{suffix}",
-                self._logits_weight(reference),
+                self.logits_weight_of(reference),
                 reference,
                 output,
                 self._setting("temperature"),
-                multi_label=self._is_multi_label,
+                multi_label=self.is_multi_label,
             )
             if name in objective.explained and weights[name] > 0:
                 objective.terms[f"zero_map_share{suffix}"] = objective.add_explanation(
@@ -414,7 +440,7 @@ class ExplanationDistillTrainer(PublishingTrainer):
             return self.compute_loss_func(outputs, labels, num_items_in_batch=labels.numel())
         if self.label_smoother is not None:
             return self.label_smoother({"logits": logits}, labels)
-        if self._is_multi_label:
+        if self.is_multi_label:
             if labels.shape != logits.shape:
                 raise ValueError(
                     f"A multi-label student's labels are zeros and ones of the logits' shape {tuple(logits.shape)}, "
@@ -467,7 +493,8 @@ class ExplanationDistillTrainer(PublishingTrainer):
                 "FSDP2 shards a student together with its optimizer. Call train() before evaluate() and predict(), or "
                 "evaluate in one process or with DDP."
             )
-        self._fidelity = RunningMeans(self.accelerator.gather_for_metrics)
+        meter = RunningMeans if self._batch_measures is None else SampleValues
+        self._fidelity = meter(self.accelerator.gather_for_metrics)
         self._labels_are_ours = labels_belong_to(
             getattr(dataloader, "dataset", None), self.student, self.data_collator.label_column
         )
@@ -482,6 +509,29 @@ class ExplanationDistillTrainer(PublishingTrainer):
             output.metrics.setdefault(f"{metric_key_prefix}_{name}", value)
         return output
 
+    def collect_samples(self, dataset: Any, measures: BatchMeasures) -> tuple[SampleValues, Any]:
+        """Runs an evaluation that keeps the values of every sample; `hf_e2kd.fidelity.measure` asks for it.
+
+        Args:
+            measures: Gives the values by name, (B,) or (B, K), from a batch's objective, its inputs, and a function
+                that gives another student's objective of the same batch.
+
+        Returns:
+            The values, and what `evaluation_loop` returned.
+        """
+        self._batch_measures = measures
+        try:
+            output = self.evaluation_loop(
+                self.get_eval_dataloader(dataset),
+                description="Fidelity",
+                prediction_loss_only=not self.is_multi_label,
+                metric_key_prefix="fidelity",
+            )
+            assert isinstance(self._fidelity, SampleValues)
+            return self._fidelity, output
+        finally:
+            self._batch_measures = None
+
     def prediction_step(
         self,
         model: nn.Module,
@@ -491,14 +541,24 @@ class ExplanationDistillTrainer(PublishingTrainer):
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
         """One forward pass of student and references for the loss, the logits and the fidelity metrics together."""
         inputs = self._prepare_inputs(inputs)
-        weights = {name: self._explanation_weight(reference) for name, reference in self.references.items()}
+        weights = {name: self.explanation_weight_of(reference) for name, reference in self.references.items()}
         with torch.no_grad(), self._gathered(model):
             # Labels of another label space enter neither the loss nor the metrics.
             scored = {key: value for key, value in inputs.items() if key != "labels" or self._labels_are_ours}
-            measured = bool(self._setting("evaluate_explanations"))
+            # What is asked for sample by sample is asked for whole.
+            measured = bool(self._setting("evaluate_explanations")) or self._batch_measures is not None
             objective = self._objective(model, scored, weights, with_maps=measured, all_references=True)
-            if self._fidelity is not None:
-                self._fidelity.update(sample_metrics(objective, self.references, scored, self._is_multi_label))
+            if self._batch_measures is not None:
+                assert self._fidelity is not None
+
+                def matched(other: nn.Module) -> Objective:
+                    """What another student says of this batch."""
+                    with self.accelerator.autocast():
+                        return self._matched(other, scored, objective.references, weights)
+
+                self._fidelity.update(self._batch_measures(objective, scored, matched))
+            elif self._fidelity is not None:
+                self._fidelity.update(sample_metrics(objective, self.references, scored, self.is_multi_label))
         loss = objective.loss.detach() if objective.terms else None
         # A `compute_metrics` of the user's own is given the labels as they are.
         labels = (scored if self.compute_metrics is multi_label_metrics else inputs).get("labels")

@@ -5,7 +5,7 @@ class that the image shows, drawn anew at each step.
 
     accelerate launch recipes/distill_voc.py --smoke
     accelerate launch recipes/guide_voc.py --data VOCdevkit --year 2012 --model microsoft/resnet-50
-    accelerate launch recipes/distill_voc.py --data VOCdevkit --year 2012 --teacher outputs/guide_voc/guided \\
+    accelerate launch recipes/distill_voc.py --data VOCdevkit --year 2012 --teacher outputs/guide_voc/guided-42 \\
         --student microsoft/resnet-18
 """
 

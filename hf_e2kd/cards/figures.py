@@ -30,6 +30,7 @@ def explanation_panel(
     labels: Sequence[str] | None = None,
     predictions: Mapping[str, Sequence[str]] | None = None,
     similarities: Mapping[str, Sequence[float] | Tensor] | None = None,
+    label_word: str = "true",
     path: str | Path | None = None,
 ) -> Figure:
     """One row a sample: the image, then each model's map drawn over the image in grey.
@@ -44,6 +45,7 @@ def explanation_panel(
         labels: the true class of each sample, shown under its image.
         predictions: for some or all headings, each sample's predicted class.
         similarities: for some or all headings, each sample's similarity to the teacher's map.
+        label_word: what stands before a label, as "true: cat".
         path: where to save the figure too, at 150 dpi; the suffix decides the format.
 
     Returns:
@@ -63,7 +65,7 @@ def explanation_panel(
     pixels = images.detach().cpu().float() / (255 if images.dtype == torch.uint8 else 1)
     grey = _to_grey(pixels)
 
-    truths = [""] * len(images) if labels is None else [_wrap(f"true: {label}") for label in labels]
+    truths = [""] * len(images) if labels is None else [_wrap(f"{label_word}: {label}") for label in labels]
     drawn = [("Image", list(pixels.expand(-1, 3, -1, -1)), truths)]
     for heading, maps in columns.items():
         strengths = _normalise(maps, (images.shape[2], images.shape[3]))

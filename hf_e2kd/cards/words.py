@@ -203,11 +203,16 @@ def _style() -> str:
 def _section(number: int, sample: WordSample) -> str:
     captions = " · ".join(_escape(caption) for caption in sample.captions())
     captions = f'<p class="true">{captions}</p>\n' if captions else ""
-    rows = "\n".join(_row(sample.text, row) for row in sample.rows)
     return (
-        f'<section aria-labelledby="text-{number}">\n<h2 id="text-{number}">Text {number}</h2>\n{captions}{rows}\n'
-        f"{_table(number, sample.rows)}</section>"
+        f'<section aria-labelledby="text-{number}">\n<h2 id="text-{number}">Text {number}</h2>\n{captions}'
+        f"{word_rows(number, sample)}</section>"
     )
+
+
+def word_rows(number: int, sample: WordSample) -> str:
+    """A text once a model and the table of its scores, for pages of the page's own style."""
+    rows = "\n".join(_row(sample.text, row) for row in sample.rows)
+    return f"{rows}\n{_table(number, sample.rows)}"
 
 
 def _row(text: str, row: WordRow) -> str:

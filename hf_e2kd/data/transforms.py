@@ -14,6 +14,7 @@ from torchvision.transforms.v2 import functional as TF
 from ..alignment.inputs import ImageView, image_view
 from .explanation_map import ExplanationMap
 from .joint_augment import AUTO_AUGMENTS
+from .opening import as_rgb
 
 
 class DistillationTransform:
@@ -65,7 +66,7 @@ class DistillationTransform:
         image_column, label_column, mask_column = self.columns
         if image_column not in batch:
             raise ValueError(f"The data set has no column '{image_column}'. Its columns: {sorted(batch)}.")
-        images = [image.convert("RGB") for image in batch[image_column]]
+        images = [as_rgb(image) for image in batch[image_column]]
         nothing = [None] * len(images)
         masks, boxes, labels = (batch.get(column) or nothing for column in (mask_column, "boxes", "box_labels"))
         if "boxes" in batch:

@@ -86,6 +86,7 @@ class DataRecord:
         split: Of it.
         config: The data set's configuration on the Hub.
         revision: The commit on the Hub.
+        path: Of local data the path relative to the folder of the record; None otherwise.
         arguments: Of the generator.
         rows: How many samples the split has.
         samples: Positions of the measured ones in it, in the order of measuring.
@@ -100,6 +101,7 @@ class DataRecord:
     split: str | None = None
     config: str | None = None
     revision: str | None = None
+    path: str | None = None
     arguments: dict[str, Any] | None = None
     rows: int | None = None
     samples: list[int] = field(default_factory=list)
@@ -117,7 +119,8 @@ class TrainingRecord:
         base_model: Hub id of the checkpoint that it started from; None after a random start.
         base_license: As that checkpoint's card states it.
         data: Which data, as `DataRecord`; `samples` is empty, and stands for all rows.
-        references: What it learnt from, by name: `{"kind": "TeacherReference", "loss": …, "weight": …, …}`.
+        references: What it learnt from, by name: `{"kind": "TeacherReference", "explanation_weight": …,
+            "explanation_loss": …, "explains": "teacher_top", "logits_weight": …, "explainer": {…}}`.
         arguments: The training arguments that matter, by name, as `{"explanation_weight": 1.0}`.
         augmentation: In words; None where none is known.
         hardware: As `"1 × NVIDIA H100"` or `"CPU"`.
@@ -162,6 +165,8 @@ class FidelityRecord:
         training: How the student was trained, where that is known.
         environment: Versions and the device, by name.
         seed: Of everything random in the measurement.
+        batch_size: Samples that were measured at a time, on which the maps of "another sample" depend.
+        step: The optimizer step of a checkpoint in the middle of a training; None of a finished student.
         created: The day, as `"2026-01-31"`.
     """
 
@@ -179,6 +184,8 @@ class FidelityRecord:
     training: TrainingRecord | None = None
     environment: dict[str, str] = field(default_factory=dict)
     seed: int = 0
+    batch_size: int | None = None
+    step: int | None = None
     created: str | None = None
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,17 +1,21 @@
 """How faithful a student is to its references, sample by sample."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import EvalPrediction
 
 from ..explainers import ExplainedOutput
 from ..metrics import agreement, energy_pointing_game, explanation_similarity, f1_map, localization_iou
 from ..objective import Objective, compared_maps, fold_targets
 from ..references import Reference, ReferenceOutput, annotated_masks
+
+BatchMeasures = Callable[[Objective, Mapping[str, Any], Callable[[nn.Module], Objective]], Mapping[str, torch.Tensor]]
+"""Values (B,) or (B, K) by name of a batch's objective and inputs, and of what other students say of it."""
 
 
 def sample_metrics(

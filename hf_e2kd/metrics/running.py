@@ -1,7 +1,8 @@
-"""Means over samples that come batch by batch."""
+"""Values of samples that come batch by batch: their means alone, or all of them."""
 
 from collections.abc import Callable, Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -40,3 +41,42 @@ class RunningMeans:
     def means(self) -> dict[str, float]:
         """The averages, without names for which no value counted."""
         return {name: self.sums[name] / count for name, count in self.counts.items() if count}
+
+
+class SampleValues:
+    """Keeps each sample's values, as `RunningMeans` keeps their means.
+
+    Args:
+        gather: Joins a tensor (B, …) of every process along its first axis, without a padded last batch's repeats.
+    """
+
+    def __init__(self, gather: Callable[[Tensor], Tensor]):
+        self.gather = gather
+        self.batches: list[dict[str, tuple[np.ndarray, np.ndarray]]] = []
+
+    def update(self, values: Mapping[str, Tensor]) -> None:
+        """Adds a batch: (B,) or (B, K) by name, on one device; NaN where a value doesn't count."""
+        each = [value.double().view(len(value), -1) for value in values.values()]
+        sums = [value.nansum(1) for value in each]
+        counts = [(~value.isnan()).double().sum(1) for value in each]
+        joined = self.gather(torch.stack([*sums, *counts], dim=1)).cpu().numpy()
+        names = list(values)
+        self.batches.append(
+            {name: (joined[:, place], joined[:, len(names) + place]) for place, name in enumerate(names)}
+        )
+
+    def means(self) -> dict[str, float]:
+        """The averages, without names for which no value counted."""
+        found = {name: self.of(name) for name in self.names if not name.startswith("_")}
+        return {name: sums.sum() / counts.sum() for name, (sums, counts) in found.items() if counts.sum()}
+
+    @property
+    def names(self) -> list[str]:
+        """What was measured of any sample."""
+        return list(dict.fromkeys(name for batch in self.batches for name in batch))
+
+    def of(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """(N,) sums and (N,) counts of a metric's values, one a sample."""
+        nothing = [next(iter(batch.values()))[0] * 0 for batch in self.batches]
+        pairs = [batch.get(name, (zero, zero)) for batch, zero in zip(self.batches, nothing, strict=True)]
+        return np.concatenate([sums for sums, _ in pairs]), np.concatenate([counts for _, counts in pairs])

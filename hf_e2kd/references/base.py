@@ -102,3 +102,7 @@ class Reference(Draws, ABC):
     def student_logits(self, logits: torch.Tensor) -> torch.Tensor:
         """The student's logits over the classes that `ReferenceOutput.logits` is over."""
         return logits
+
+    def to_student(self, shared: torch.Tensor) -> torch.Tensor:
+        """Positions in `ReferenceOutput.logits`, as classes of the student; −1 stays."""
+        return shared

@@ -126,11 +126,20 @@ class TeacherReference(Reference):
     def student_logits(self, logits: torch.Tensor) -> torch.Tensor:
         return self._bound().student_logits(logits)
 
+    def to_student(self, shared: torch.Tensor) -> torch.Tensor:
+        return self._bound().to_student(shared)
+
+    def inputs_of(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """What of a batch the teacher sees."""
+        return self.adapter(self._own_inputs(inputs), inputs)
+
+    def _own_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        return {key.removeprefix(_PREFIX): value for key, value in inputs.items() if key.startswith(_PREFIX)}
+
     @torch.no_grad()
     def __call__(self, inputs: Mapping[str, Any], with_maps: bool = True) -> ReferenceOutput:
         alignment, labels = self._bound(), inputs.get("labels")
-        own = {key.removeprefix(_PREFIX): value for key, value in inputs.items() if key.startswith(_PREFIX)}
-        batch = self.adapter(own, inputs)
+        own, batch = self._own_inputs(inputs), self.inputs_of(inputs)
         baseline = getattr(self.explainer, "baseline", None)
         if with_maps and "input_ids" in own and self.own_explainer is None and isinstance(baseline, int):
             raise ValueError(

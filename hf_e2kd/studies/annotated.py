@@ -292,6 +292,7 @@ def draw(
         columns,
         labels=[names[index] for index in target.tolist()],
         predictions=predictions,
+        label_word="explains",
     )
     for row, sample in enumerate(samples):
         for box in sample["boxes"][sample["box_labels"] == target[row]]:

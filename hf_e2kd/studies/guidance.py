@@ -103,7 +103,10 @@ class GuidanceComparison(Comparison):
 class StudentOptions:
     """What is distilled from a guided teacher."""
 
-    teacher: str | None = field(default=None, metadata={"help": "Folder `guided` of a guided model, or a Hub id."})
+    teacher: str | None = field(
+        default=None,
+        metadata={"help": "Folder of a guided model, or Hub id; {seed} in it stands for the seed, as guided-{seed}."},
+    )
     student: str | None = field(
         default=None, metadata={"help": "Hub id or folder; for a random start also timm/NAME or .json."}
     )
@@ -217,8 +220,8 @@ def choose(front: Sequence[Mapping[str, Any]], select: str, tolerance: float) ->
 def run_guidance(setting: GuidanceSetting, name: str, description: str) -> dict[str, Any]:
     """A whole recipe: trains an unguided and a guided model, selects on validation, measures on the test split.
 
-    Into `--output_dir` go the first seed's models (`baseline`, `guided`), every seed's fronts with their checkpoints,
-    `results.json`, `table.md`, `front.png` (on validation) and `explanations.png`.
+    Into `--output_dir` go each seed's models (`baseline-SEED`, `guided-SEED`), their fronts with their checkpoints,
+    `results.json`, `table.md`, and of the first seed `front.png` (on validation) and `explanations.png`.
 
     Args:
         setting: The recipe.
@@ -266,13 +269,12 @@ def run_guidance(setting: GuidanceSetting, name: str, description: str) -> dict[
                 {"seed": seed, "side": arm, "chosen": each.chosen["step"], "front": each.front}
                 for arm, each in trained.items()
             ]
-            if seed == args.seed:
-                for arm, each in trained.items():
-                    each.trainer.save_model(str(output / arm))
-                if args.process_index == 0:
-                    _plot_fronts(trained, output / "front.png")
-                    models = {arm.capitalize(): each.model for arm, each in trained.items()}
-                    _picture(models, dict.fromkeys(models, explainer), data, processor, comparison.pictures, output)
+            for arm, each in trained.items():
+                each.trainer.save_model(str(output / f"{arm}-{seed}"))
+            if seed == args.seed and args.process_index == 0:
+                _plot_fronts(trained, output / "front.png")
+                models = {arm.capitalize(): each.model for arm, each in trained.items()}
+                _picture(models, dict.fromkeys(models, explainer), data, processor, comparison.pictures, output)
             results = _results(name, source, options, args, start, runs) | {"fronts": fronts}
             _write(results, output, args)
     _tell(results, output, args)
@@ -282,7 +284,7 @@ def run_guidance(setting: GuidanceSetting, name: str, description: str) -> dict[
 def run_guided_distillation(setting: GuidanceSetting, name: str, description: str) -> dict[str, Any]:
     """A whole recipe: distils a guided teacher by KD and by e²KD, and measures what localisation is left.
 
-    Into `--output_dir` go the first seed's students (`student` and `student-kd`), `fidelity.json`, `table.md` and
+    Into `--output_dir` go the first seed's students (`student` and `student-kd`), `results.json`, `table.md` and
     `explanations.png`. With `--smoke` the teacher is guided first.
 
     Args:
@@ -291,7 +293,7 @@ def run_guided_distillation(setting: GuidanceSetting, name: str, description: st
         description: Shown by `--help`.
 
     Returns:
-        What `fidelity.json` holds.
+        What `results.json` holds.
     """
     source, options, comparison, args = parse(
         setting, StudentOptions, Comparison, name, description, ("data", "teacher", "student")
@@ -309,8 +311,9 @@ def run_guided_distillation(setting: GuidanceSetting, name: str, description: st
             if source.smoke:
                 teacher, teacher_processor = _smoke_teacher(setting, args, data, output)
             else:
-                teacher = AutoModelForImageClassification.from_pretrained(options.teacher)
-                teacher_processor = AutoImageProcessor.from_pretrained(options.teacher)
+                guided = options.teacher.replace("{seed}", str(seed))
+                teacher = AutoModelForImageClassification.from_pretrained(guided)
+                teacher_processor = AutoImageProcessor.from_pretrained(guided)
             student, processor = load_classifier(
                 setting.smoke_student if source.smoke else options.student,
                 options.student_init,
@@ -350,7 +353,7 @@ def run_guided_distillation(setting: GuidanceSetting, name: str, description: st
                     data.show(*_transforms(data, False, processor, teacher_processor))
                     _picture(models, explainers, data, processor, comparison.pictures, output)
             results = _results(name, source, options, args, start, runs)
-            _write(results, output, args, "fidelity.json")
+            _write(results, output, args)
     _tell(results, output, args)
     return results
 
@@ -503,11 +506,9 @@ def _results(
     }
 
 
-def _write(
-    results: Mapping[str, Any], output: Path, args: ExplanationDistillArguments, file: str = "results.json"
-) -> None:
+def _write(results: Mapping[str, Any], output: Path, args: ExplanationDistillArguments) -> None:
     if args.process_index == 0:
-        (output / file).write_text(json.dumps(results, indent=2, ensure_ascii=False), encoding="utf-8")
+        (output / "results.json").write_text(json.dumps(results, indent=2, ensure_ascii=False), encoding="utf-8")
         (output / "table.md").write_text(f"{markdown_table(results['summary'], METRICS)}\n", encoding="utf-8")
 
 

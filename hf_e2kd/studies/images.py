@@ -22,6 +22,7 @@ from ..data.images import label_names, load_images
 from ..data.transforms import DistillationTransform
 from ..metrics import explanation_similarity
 from .models import load_student, load_teacher, processor_like
+from .student_card import generated
 from .tasks import Task, announce, explainer_of, train_on_labels, training_arguments
 
 
@@ -143,7 +144,18 @@ def embedded_task(setting: EmbeddedSetting, args: ExplanationDistillArguments, s
     )
     evaluations = {"in_distribution": splits["test_id"], "out_of_distribution": splits["test_ood"]}
     picture = partial(draw, teacher, evaluations, transform, args)
-    return Task(teacher, student, processor, splits["student_train"], evaluations, picture, teacher_is_new=True)
+    named = {"train": "student_train", "in_distribution": "test_id", "out_of_distribution": "test_ood"}
+    return Task(
+        teacher,
+        student,
+        processor,
+        splits["student_train"],
+        evaluations,
+        picture,
+        teacher_is_new=True,
+        # The scans are the UCI repository's.
+        data=generated("digits_on_textures", {"seed": seed, **setting.data}, named, license="cc-by-4.0"),
+    )
 
 
 def draw(

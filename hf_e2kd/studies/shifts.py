@@ -21,6 +21,7 @@ from transformers import (
 
 from ..alignment.grids import resize_maps
 from ..alignment.inputs import ImageView, image_view
+from ..data.opening import as_rgb
 from ..explainers import Explainer, Explanation, build_explainer
 from ..models import BcosViTConfig, BcosViTForImageClassification
 from .data_free import find_images
@@ -220,7 +221,7 @@ def _enlarged(image: Image.Image, view: ImageView, margin: int) -> torch.Tensor:
     """The field of view (3, H + margin, W + margin), as the model takes it."""
     top, left, height, width = view.crop_box(image.height, image.width)
     size = [view.size[0] + margin, view.size[1] + margin]
-    resized = TF.resized_crop(image.convert("RGB"), top, left, height, width, size, view.interpolation)
+    resized = TF.resized_crop(as_rgb(image), top, left, height, width, size, view.interpolation)
     return view.normalise(TF.to_dtype(TF.pil_to_tensor(resized), torch.float32, scale=True))
 
 

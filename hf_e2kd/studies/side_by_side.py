@@ -4,7 +4,7 @@ import argparse
 import copy
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,13 @@ from torch import nn
 from transformers import HfArgumentParser, set_seed
 
 from ..arguments import ExplanationDistillArguments
+from ..hub import create_repo, push_folder
 from ..sharding import whole
 from ..trainer import ExplanationDistillTrainer
 from .images import EmbeddedSetting
 from .protocols import Protocol
 from .results import METRICS, markdown_table, summarise
+from .student_card import write_card
 from .tasks import Task, announce, training_arguments
 from .texts import TextSetting
 
@@ -45,7 +47,7 @@ def run_side_by_side(setting: EmbeddedSetting | TextSetting | Protocol, name: st
     """A whole recipe: reads the command line, trains, measures, writes.
 
     Into `--output_dir` go the first seed's students (`student`, and `student-kd` and the like for what it is compared
-    with), a teacher that was trained for it, `fidelity.json` with every seed's figures so far, and pictures. An earlier
+    with), a teacher that was trained for it, `results.json` with every seed's figures so far, and pictures. An earlier
     run's files stay until the first seed has been measured.
 
     Args:
@@ -54,21 +56,45 @@ def run_side_by_side(setting: EmbeddedSetting | TextSetting | Protocol, name: st
         description: Shown by `--help`.
 
     Returns:
-        What `fidelity.json` holds.
+        What `results.json` holds.
     """
     sources, comparison, args = parse(setting, name, description)
+    results = compare(setting, name, sources, comparison, args)
+    if args.process_index == 0:
+        print(f"\n{as_text(results, args.output_dir)}")
+    return results
+
+
+def compare(
+    setting: EmbeddedSetting | TextSetting | Protocol,
+    name: str,
+    sources: Any,
+    comparison: Comparison,
+    args: ExplanationDistillArguments,
+    before: Callable[[Task, Mapping[str, Mapping[str, Any]]], None] | None = None,
+) -> dict[str, Any]:
+    """What a recipe does once its command line is read (`run_side_by_side`).
+
+    Args:
+        before: `before(task, arms)` is called before the first seed's students are trained.
+    """
     output = Path(args.output_dir)
     arms: dict[str, Mapping[str, Any]] = {**(setting.others if comparison.compare else {}), "e²KD": {}}
+    repo_id = create_repo(args) if args.push_to_hub else None
+    # What is published is the e²KD student alone, once it is measured.
+    training = training_arguments(args, push_to_hub=False)
     runs = []
     start = time.monotonic()
     for seed in range(args.seed, args.seed + comparison.seeds):
         set_seed(seed)
         task = setting.load(sources, args, seed)
+        if before is not None and seed == args.seed:
+            before(task, arms)
         run: dict[str, Any] = {"seed": seed}
         trainers = {}
         for arm, changes in arms.items():
             announce(args, f"Seed {seed}: distilling the {arm} student")
-            trainer = trainers[arm] = distil(task, training_arguments(args, seed=seed, **changes))
+            trainer = trainers[arm] = distil(task, training_arguments(training, seed=seed, **changes))
             measured = {
                 split: trainer.evaluate(data, metric_key_prefix=split) for split, data in task.evaluations.items()
             }
@@ -86,6 +112,8 @@ def run_side_by_side(setting: EmbeddedSetting | TextSetting | Protocol, name: st
         runs.append(run)
         if seed == args.seed:
             save(task, trainers, students, comparison.pictures, output)
+            announce(args, f"Seed {seed}: measuring the e²KD student for its card")
+            write_card(task, trainers["e²KD"], students, run, output / "student", repo_id)
         results: dict[str, Any] = {
             "recipe": name,
             "sources": vars(sources) if sources.dataset else "embedded default",
@@ -97,11 +125,23 @@ def run_side_by_side(setting: EmbeddedSetting | TextSetting | Protocol, name: st
             "runs": runs,
         }
         if args.process_index == 0:
-            (output / "fidelity.json").write_text(json.dumps(results, indent=2, ensure_ascii=False), encoding="utf-8")
-    if args.process_index == 0:
-        print(f"\n{markdown_table(results['summary'])}\n")
-        print(f"In {output}: {', '.join(sorted(path.name for path in output.iterdir()))}")
+            (output / "results.json").write_text(json.dumps(results, indent=2, ensure_ascii=False), encoding="utf-8")
+    if repo_id is not None and args.process_index == 0:
+        push_folder(
+            output / "student",
+            repo_id,
+            private=args.hub_private_repo,
+            revision=args.hub_revision,
+            token=args.hub_token,
+            commit_message=f"Student of {name}",
+        )
     return results
+
+
+def as_text(results: Mapping[str, Any], output_dir: str | Path) -> str:
+    """The table of results, and where everything is."""
+    files = ", ".join(sorted(path.name for path in Path(output_dir).iterdir()))
+    return f"{markdown_table(results['summary'])}\n\nIn {output_dir}: {files}"
 
 
 _RECORDED = (
@@ -113,14 +153,26 @@ _RECORDED = (
 
 
 def parse(
-    setting: EmbeddedSetting | TextSetting | Protocol, name: str, description: str, options: type = Comparison
+    setting: EmbeddedSetting | TextSetting | Protocol,
+    name: str,
+    description: str,
+    options: type = Comparison,
+    arguments: Sequence[str] | None = None,
+    **keywords: Any,
 ) -> tuple[Any, Any, ExplanationDistillArguments]:
-    """The command line. What it leaves open comes from the setting, or from defaults for pretrained models."""
-    parser = HfArgumentParser((setting.sources, options, ExplanationDistillArguments), description=description)
+    """The command line. What it leaves open comes from the setting, or from defaults for pretrained models.
+
+    Args:
+        arguments: Without the program's name; the process's own by default.
+        keywords: Of the `argparse` parser, as `prog`.
+    """
+    parser = HfArgumentParser(
+        (setting.sources, options, ExplanationDistillArguments), description=description, **keywords
+    )
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for source in setting.required:
         first.add_argument(f"--{source}")
-    given = [source for source, value in vars(first.parse_known_args()[0]).items() if value is not None]
+    given = [source for source, value in vars(first.parse_known_args(arguments)[0]).items() if value is not None]
     if 0 < len(given) < len(setting.required):
         *others, last = setting.required
         needed = f"--{', --'.join(others)} and --{last}"
@@ -128,7 +180,7 @@ def parse(
     training = setting.pretrained_training if given else setting.student_training
     parser.set_defaults(output_dir=f"outputs/{name}", **{**COMMON_TRAINING, **setting.common_training, **training})
     try:
-        sources, comparison, args = parser.parse_args_into_dataclasses()
+        sources, comparison, args = parser.parse_args_into_dataclasses(arguments)
     except ValueError as error:
         parser.error(str(error))
     if isinstance(comparison, Comparison) and comparison.seeds < 1:
@@ -148,7 +200,7 @@ def distil(task: Task, args: ExplanationDistillArguments) -> ExplanationDistillT
         callbacks=list(task.callbacks),
         **({"teacher_model": task.teacher} if task.references is None else {"references": task.references}),
     )
-    trainer.train()
+    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     return trainer
 
 
@@ -162,7 +214,7 @@ def save(
     """Writes the models and the picture; what an earlier run claimed of others goes first."""
     (first, *_) = trainers.values()
     if first.is_world_process_zero():
-        for claim in ("fidelity.json", "explanations.png", "explanations.html"):
+        for claim in ("results.json", "explanations.png", "explanations.html"):
             (output / claim).unlink(missing_ok=True)
         if task.teacher_is_new:
             task.teacher.save_pretrained(output / "teacher")

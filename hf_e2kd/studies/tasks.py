@@ -2,16 +2,18 @@
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 from torch import nn
 from transformers import IntervalStrategy, TrainerCallback
+from transformers.trainer_utils import SaveStrategy
 
 from ..arguments import ExplanationDistillArguments
 from ..explainers import Explainer, build_explainer
+from ..fidelity import DataRecord
 from ..references import Reference
 from ..sharding import whole
 from ..trainer import ExplanationDistillTrainer
@@ -34,6 +36,8 @@ class Task:
         derive: Further splits' metrics from a model's measured ones, as the worst group's from the groups'.
         references: What to learn from in the place of the teacher at hand, as its stored explanations.
         callbacks: Of the students' trainers.
+        data: What is known of the evaluations' data by their names, and of the training data as "train", for the card.
+        card_samples: How many samples the card's figures are measured on.
     """
 
     teacher: nn.Module
@@ -48,6 +52,8 @@ class Task:
     derive: Callable[[dict[str, dict[str, float]]], dict[str, dict[str, float]]] | None = None
     references: Mapping[str, Reference] | None = None
     callbacks: Sequence[TrainerCallback] = ()
+    data: Mapping[str, DataRecord] = field(default_factory=dict)
+    card_samples: int = 1000
 
 
 def training_arguments(args: ExplanationDistillArguments, **changes: Any) -> ExplanationDistillArguments:
@@ -80,8 +86,9 @@ def train_on_labels(
     """Trains a model on the labels alone, as a teacher is."""
     labels_alone = {
         **{"task_weight": 1.0, "logits_weight": 0.0, "explanation_weight": 0.0, "evaluate_explanations": False},
-        # Evaluations and the best checkpoint are the students'.
+        # Evaluations, checkpoints and uploads are the students'.
         **{"eval_strategy": IntervalStrategy.NO, "load_best_model_at_end": False},
+        **{"save_strategy": SaveStrategy.NO, "push_to_hub": False},
     }
     trainer = ExplanationDistillTrainer(
         model,

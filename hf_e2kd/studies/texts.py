@@ -13,6 +13,7 @@ from ..data.images import label_names
 from ..data.reviews import reviews_with_hints, train_tokenizer
 from ..data.text import TextCollator, load_texts
 from .models import load_text_classifier, shallow_copy_of
+from .student_card import generated
 from .tasks import Task, announce, explainer_of, train_on_labels, training_arguments
 from .words import WordStudy
 
@@ -150,7 +151,10 @@ def embedded_text_task(
         _collator(sources, tokenizer),
     )
     evaluations = {"in_distribution": splits["test_id"], "out_of_distribution": splits["test_ood"]}
-    return _task(teacher, tokenizer, sources, args, splits["student_train"], evaluations, teacher_is_new=True)
+    task = _task(teacher, tokenizer, sources, args, splits["student_train"], evaluations, teacher_is_new=True)
+    named = {"train": "student_train", "in_distribution": "test_id", "out_of_distribution": "test_ood"}
+    task.data = generated("reviews_with_hints", {"seed": seed, **setting.data}, named, license="apache-2.0")
+    return task
 
 
 def _task(
@@ -191,6 +195,7 @@ def _task(
         study.measure,
         _collator(sources, tokenizer, teacher_tokenizer),
         teacher_is_new,
+        card_samples=sources.explained_samples,
     )
 
 

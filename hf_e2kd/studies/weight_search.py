@@ -14,9 +14,9 @@ from transformers import IntervalStrategy, set_seed
 from ..alignment.labels import labels_belong_to
 from ..arguments import ExplanationDistillArguments
 from ..cards.fronts import pareto_figure
+from ..pareto import pareto_front
 from ..trainer import ExplanationDistillTrainer
 from .images import EmbeddedSetting, Sources
-from .pareto import pareto_front
 from .protocols import SMOKE_TRAINING, chosen_first
 from .results import METRICS
 from .side_by_side import parse

@@ -13,11 +13,16 @@ from tests.training import distiller
 
 PROCESSOR = ViTImageProcessor(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}, image_mean=[0.4, 0.5, 0.6])
 SAVED = {"README.md", "config.json", "model.safetensors", "preprocessor_config.json", "training_args.bin"}
+MEASURED = {"fidelity.json", "explanations.png"}
 
 
 def distillation(folder: Path, **settings: Any) -> ExplanationDistillTrainer:
-    """A trainer of a ViT whose output goes to `folder`, and on the Hub to a repository of the same name."""
-    return distiller(build("vit"), build("vit", seed=1), folder, settings, processing_class=PROCESSOR)
+    """A trainer of a ViT whose output goes to `folder`, and on the Hub to a repository of the same name.
+
+    It has nothing to measure on, unless it is given an `eval_dataset`.
+    """
+    data = {"eval_dataset": settings.pop("eval_dataset", None)}
+    return distiller(build("vit"), build("vit", seed=1), folder, settings, processing_class=PROCESSOR, **data)
 
 
 def assert_same(loaded: nn.Module, student: nn.Module) -> None:

@@ -8,11 +8,13 @@ from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.errors import RepositoryNotFoundError
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
+from hf_e2kd import load_student
 from hf_e2kd.hub import UploadError
 from tests.hub.cards import check_card
 from tests.hub.conftest import TOKEN
 from tests.hub.server import User
-from tests.hub.students import PROCESSOR, SAVED, assert_same, assert_saved, distillation
+from tests.hub.students import MEASURED, PROCESSOR, SAVED, assert_same, assert_saved, distillation
+from tests.training import samples
 
 
 def test_round_trip(hub, tmp_path):
@@ -35,6 +37,32 @@ def test_round_trip(hub, tmp_path):
     trainer.push_to_hub("A new bias")
     assert len(repo.branches["main"]) == 3 and hub.count("PUT") == sent + 1
     assert_same(AutoModelForImageClassification.from_pretrained("me/student"), trainer.model)
+
+
+def test_what_was_measured_goes_with_the_student(hub, tmp_path):
+    """Prevents: a card without figures, or with those of another step; a record that doesn't load; measuring twice."""
+    trainer = distillation(tmp_path / "student", eval_dataset=samples(13, seed=7))
+    trainer.train()
+    trainer.push_to_hub()
+    repo = hub.repos["me/student"]
+    assert repo.files.keys() == {".gitattributes", *SAVED, *MEASURED}
+    student = load_student("me/student")
+    record, metrics = student.fidelity, trainer.evaluate()
+    for name in ("agreement", "explanation_similarity", "accuracy"):
+        assert record.figures[name].value == pytest.approx(metrics[f"eval_{name}"], abs=1e-6)
+    assert record.data.rows == 13 and sorted(record.data.samples) == list(range(13))
+    assert record.training.steps == trainer.state.global_step
+    card = str(ModelCard.load("me/student"))
+    assert check_card(card, "model") == ([], [])
+    assert "load_student(\"me/student\")" in card and "explanations.png" in card
+    commits = len(repo.branches["main"])
+    trainer.push_to_hub()
+    assert len(repo.branches["main"]) == commits
+    with torch.no_grad():
+        trainer.model.classifier.weight.mul_(-1)
+    trainer.state.global_step += 1
+    trainer.push_to_hub()
+    assert load_student("me/student").fidelity.figures["agreement"] != record.figures["agreement"]
 
 
 def test_arguments_of_a_push(hub, tmp_path):
@@ -94,8 +122,10 @@ EVERY_SAVE = {
 
 
 def test_every_save(hub, tmp_path):
-    """Prevents: checkpoints that aren't pushed while training goes on, or that bring their optimizer's state along."""
-    trainer = distillation(tmp_path / "student", **EVERY_SAVE)
+    """Prevents: checkpoints that aren't pushed while training goes on, or that bring their optimizer's state or the
+    token along; one without a card, or whose card doesn't say that the training goes on."""
+    evaluated = {"eval_dataset": samples(5, seed=7), "eval_strategy": "steps", "eval_steps": 1, "hub_token": TOKEN}
+    trainer = distillation(tmp_path / "student", **EVERY_SAVE, **evaluated)
     assert hub.repos["me/student"].files.keys() == {".gitattributes"}  # made before the training: a bad token shows
     trainer.train()
     repo = hub.repos["me/student"]
@@ -105,8 +135,11 @@ def test_every_save(hub, tmp_path):
     }
     assert repo.files["model.safetensors"].content == (tmp_path / "student/model.safetensors").read_bytes()
     assert not [name for name in repo.files if "optimizer" in name or "checkpoint" in name]
+    assert not [name for name, file in repo.files.items() if TOKEN.encode() in file.content]
+    card = repo.files["README.md"].content.decode()
+    assert check_card(card, "model") == ([], []) and "step" in card and "explanation similarity" in card.lower()
     trainer.push_to_hub()
-    assert repo.files.keys() == {".gitattributes", *SAVED}
+    assert repo.files.keys() == {".gitattributes", *SAVED, *MEASURED}
     assert_same(AutoModelForImageClassification.from_pretrained("me/student"), trainer.model)
 
 

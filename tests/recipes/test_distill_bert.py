@@ -34,9 +34,9 @@ def test_the_embedded_default_trains_measures_and_writes(monkeypatch, tmp_path):
     """A default that needs a download, an arm that isn't trained, or figures without the words' own labels."""
     results = run(monkeypatch, "--output_dir", str(tmp_path), "--pictures", "2")
     written = {path.name for path in tmp_path.iterdir()}
-    assert {"student", "student-kd", "student-scratch", "teacher", "fidelity.json"} <= written
+    assert {"student", "student-kd", "student-scratch", "teacher", "results.json"} <= written
     assert {"explanations.html", "explanations.png"} <= written
-    summary = json.loads((tmp_path / "fidelity.json").read_text(encoding="utf-8"))["summary"]
+    summary = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["summary"]
     assert summary == results["summary"]
     assert set(summary["out_of_distribution"]) == {"teacher", "scratch", "KD", "e²KD"}
     figures = summary["out_of_distribution"]["e²KD"]

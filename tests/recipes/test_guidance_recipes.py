@@ -52,7 +52,7 @@ def test_guidance_trains_selects_measures_and_writes(name, options, monkeypatch,
     """Prevents: an arm that isn't trained, checkpoints off the front, or figures of the split that selected."""
     results = run(name, monkeypatch, *QUICK, "--output_dir", str(tmp_path), *options)
     written = {path.name for path in tmp_path.iterdir()}
-    assert {"baseline", "guided", "results.json", "table.md", "front.png", "explanations.png"} <= written
+    assert {"baseline-42", "guided-42", "results.json", "table.md", "front.png", "explanations.png"} <= written
     assert json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["summary"] == results["summary"]
     assert set(results["summary"]["test"]) == {"baseline", "guided"}
     for front in results["fronts"]:
@@ -65,17 +65,17 @@ def test_guidance_trains_selects_measures_and_writes(name, options, monkeypatch,
     baseline, guided = results["fronts"]
     assert baseline["front"] != guided["front"]
     assert "EPG" in (tmp_path / "table.md").read_text(encoding="utf-8")
-    model = AutoModelForImageClassification.from_pretrained(tmp_path / "guided")
+    model = AutoModelForImageClassification.from_pretrained(tmp_path / "guided-42")
     assert model.config.problem_type == "multi_label_classification"
     assert len(model.config.id2label) == 20
-    assert AutoImageProcessor.from_pretrained(tmp_path / "guided").size["height"] == 64
+    assert AutoImageProcessor.from_pretrained(tmp_path / "guided-42").size["height"] == 64
 
 
 def test_distillation_measures_teacher_and_students(monkeypatch, tmp_path):
     """Prevents: a teacher measured by the students' labels alone, or students that differ in more than one term."""
     results = run("distill_voc", monkeypatch, *QUICK, "--output_dir", str(tmp_path))
     written = {path.name for path in tmp_path.iterdir()}
-    assert {"student", "student-kd", "fidelity.json", "table.md", "explanations.png"} <= written
+    assert {"student", "student-kd", "results.json", "table.md", "explanations.png"} <= written
     own = {"f1", "map", "energy_pointing_game", "localization_iou"}
     (sides,) = results["runs"]
     for split in ("validation", "test"):
@@ -83,7 +83,7 @@ def test_distillation_measures_teacher_and_students(monkeypatch, tmp_path):
         for student in ("KD", "e²KD"):
             check_figures(sides[student][split], own | {"agreement", "explanation_similarity"})
     assert sides["KD"]["test"] != sides["e²KD"]["test"]
-    assert json.loads((tmp_path / "fidelity.json").read_text(encoding="utf-8"))["runs"] == results["runs"]
+    assert json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["runs"] == results["runs"]
 
 
 @pytest.mark.parametrize(

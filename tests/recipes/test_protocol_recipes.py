@@ -95,7 +95,7 @@ def test_waterbirds_by_group_with_a_teacher_that_was_guided_here(run, tmp_path):
         # As many images in each generated group.
         inside = summary["in_distribution"][side]["accuracy"]["mean"]
         assert inside == pytest.approx((accuracies[0] + accuracies[3]) / 2)
-    assert {"student", "student-kd", "teacher", "fidelity.json", "explanations.png"} <= names_in(tmp_path)
+    assert {"student", "student-kd", "teacher", "results.json", "explanations.png"} <= names_in(tmp_path)
     teacher = AutoModelForImageClassification.from_pretrained(tmp_path / "teacher")
     assert list(teacher.config.id2label.values()) == ["landbird", "waterbird"]
 

@@ -40,10 +40,10 @@ def run(name: str, monkeypatch: pytest.MonkeyPatch, *options: str) -> dict:
 def test_a_recipe_without_sources_trains_measures_and_writes(name, monkeypatch, tmp_path):
     """A recipe's default that needs a download, or leaves out a file that the README promises."""
     results = run(name, monkeypatch, "--output_dir", str(tmp_path))
-    assert {"student", "student-kd", "teacher", "fidelity.json", "explanations.png"} <= {
+    assert {"student", "student-kd", "teacher", "results.json", "explanations.png"} <= {
         p.name for p in tmp_path.iterdir()
     }
-    written = json.loads((tmp_path / "fidelity.json").read_text(encoding="utf-8"))
+    written = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     assert written["summary"] == results["summary"]
     assert set(written["summary"]["out_of_distribution"]) == {"teacher", "KD", "e²KD"}
     figures = written["summary"]["out_of_distribution"]["e²KD"]

@@ -332,6 +332,9 @@ class StoredReference(Reference):
     def student_logits(self, logits: torch.Tensor) -> torch.Tensor:
         return self._bound().student_logits(logits)
 
+    def to_student(self, shared: torch.Tensor) -> torch.Tensor:
+        return self._bound().to_student(shared)
+
     @torch.no_grad()
     def __call__(self, inputs: Mapping[str, Any], with_maps: bool = True) -> ReferenceOutput:
         alignment = self._bound()

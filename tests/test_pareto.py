@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from hf_e2kd.studies.pareto import pareto_front
+from hf_e2kd.pareto import pareto_front
 
 MEASURES = ["f1", "epg", "iou"]
 

@@ -1,0 +1,308 @@
+"""Shows during the training where the student looks, beside its losses."""
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib import import_module
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import nn
+from transformers import TrainerCallback
+from transformers.integrations import TensorBoardCallback, TrackioCallback, WandbCallback
+from transformers.trainer_utils import has_length
+from transformers.utils import logging
+
+from ..alignment.inputs import image_view
+from ..alignment.labels import class_names, labels_belong_to
+from ..architectures.base import evaluating
+from ..cards.figures import explanation_panel
+from ..cards.words import WordRow, WordSample, word_figure
+from ..fidelity import sample_metrics
+from ..objective import Objective, compared_maps, fold_targets
+from ..references import ReferenceOutput
+
+logger = logging.get_logger(__name__)
+
+TAG = "eval/explanations"
+"""What the picture is called in the logs."""
+
+DPI = 110
+
+# Reporters that are used alike: `module.log({name: module.Image(picture)})`.
+_MODULES = {WandbCallback: "wandb", TrackioCallback: "trackio"}
+
+
+class ExplanationPanels(TrainerCallback):
+    """Logs a picture of the same few samples at each evaluation: where the references look, and the student.
+
+    It goes to those of TensorBoard, W&B and trackio that `report_to` names, as the losses do. The references are asked
+    once, the student once an evaluation, in evaluation mode and without a trace in its mode or in the random numbers
+    of the training. Of a sample with several targets the first is drawn.
+
+    Args:
+        trainer: The trainer whose student is drawn, an `ExplanationDistillTrainer`.
+        samples: Data set, or list of samples, as the trainer takes it for evaluations. By default the trainer's
+            evaluation data; of several data sets the last.
+        count: How many of its first samples are drawn.
+
+    Raises:
+        ValueError: there is no sample, or nothing that is explained; texts without a tokenizer; an image processor
+            whose normalisation can't be undone. Without any processor, each image is stretched from its smallest value
+            to its largest.
+
+    Example:
+
+        trainer = ExplanationDistillTrainer(student, args, eval_dataset=…, teacher_model=teacher, …)
+        trainer.add_callback(ExplanationPanels(trainer, count=6))
+    """
+
+    def __init__(self, trainer: Any, samples: Any = None, count: int = 6):
+        if not trainer.references or not trainer.explains:
+            raise ValueError(
+                "There is no explanation to draw: give the trainer a `teacher_model` or `references`, and leave "
+                "explanation_weight above 0 or evaluate_explanations on."
+            )
+        if count < 1:
+            raise ValueError(f"count must be at least 1, not {count}.")
+        if samples is None:
+            data = trainer.eval_dataset
+            samples = list(data.values())[-1] if isinstance(data, dict) else data
+        if samples is None or (has_length(samples) and len(samples) == 0):
+            raise ValueError("There is no sample to draw. Give `samples`, or the trainer an eval_dataset.")
+        self.trainer = trainer
+        with keeping_random_state(trainer.args.device):
+            collator = trainer._get_collator_with_removed_columns(trainer.data_collator.for_evaluation(), "evaluation")
+            self.batch = collator(_first(samples, count))
+        if not labels_belong_to(samples, trainer.student, trainer.data_collator.label_column):
+            self.batch = {name: values for name, values in self.batch.items() if name != "labels"}
+        tokenizer = trainer.processing_class or trainer.data_collator.tokenizer
+        self.tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
+        self.images: torch.Tensor | None = None
+        if "pixel_values" in self.batch:
+            self.images = _intensities(self.batch["pixel_values"], trainer.processing_class)
+        elif self.tokenizer is None:
+            raise ValueError(
+                "Texts can't be read without their tokenizer. Give the trainer processing_class=tokenizer."
+            )
+        self._said: dict[str, ReferenceOutput] | None = None
+        self._drawn_at: int | None = None
+
+    # ---- As a callback -------------------------------------------------------------------------------------------
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:
+        # A trial of a hyperparameter search may explain otherwise than the one before.
+        self._said = self._drawn_at = None
+        if not self._reporters():
+            logger.warning(
+                f"ExplanationPanels has nowhere to log to: report_to={args.report_to} names none of tensorboard, wandb "
+                "and trackio."
+            )
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:
+        # With several evaluation sets, the first evaluation of a step.
+        if not self._reporters() or self._drawn_at == state.global_step:
+            return
+        self._drawn_at = state.global_step
+        # Each process holds a share of a student that FSDP2 has sharded, so all of them explain.
+        if state.is_world_process_zero or self.trainer.is_fsdp_enabled:
+            figure = self.draw()
+            if state.is_world_process_zero:
+                self._log(figure, state.global_step)
+
+    def draw(self) -> Figure:
+        """The picture of the student as it is now."""
+        trainer, student = self.trainer, self.trainer.student
+        # Not the wrapped model: DDP's forward waits for the other processes.
+        model = trainer.model_wrapped if trainer.is_fsdp_enabled else student
+        weights = dict.fromkeys(trainer.references, 0.0)
+        with keeping_random_state(trainer.args.device), evaluating(student), torch.no_grad(), trainer._gathered(model):
+            batch = trainer._prepare_inputs(self.batch)
+            if self._said is None:
+                objective = trainer._objective(model, batch, weights, with_maps=True, all_references=True)
+                self._said = objective.references
+            else:
+                objective = trainer._matched(model, batch, self._said, weights)
+            columns = self._columns(objective, batch)
+        return self._words(columns) if self.images is None else self._panel(self.images, columns)
+
+    def _reporters(self) -> list[TrainerCallback]:
+        kinds = (TensorBoardCallback, *_MODULES)
+        return [callback for callback in self.trainer.callback_handler.callbacks if isinstance(callback, kinds)]
+
+    def _log(self, figure: Figure, step: int) -> None:
+        # As pixels, which all three take alike: W&B reads a figure only beside pyplot, trackio none.
+        figure.set_dpi(DPI)
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+        for callback in self._reporters():
+            if isinstance(callback, TensorBoardCallback):
+                callback.tb_writer.add_image(TAG, np.asarray(picture), step, dataformats="HWC")
+                callback.tb_writer.flush()
+            else:
+                module = import_module(next(name for kind, name in _MODULES.items() if isinstance(callback, kind)))
+                module.log({TAG: module.Image(picture), "train/global_step": step})
+
+    # ---- What is drawn -------------------------------------------------------------------------------------------
+
+    def _columns(self, objective: Objective, batch: dict[str, Any]) -> "list[_Column]":
+        """By reference, its own maps and the student's."""
+        trainer, columns = self.trainer, []
+        values = sample_metrics(objective, trainer.references, batch, trainer.is_multi_label)
+        predicted = self._predicted(objective.logits)
+        for name in objective.explained:
+            alone = len(trainer.references) == 1
+            said = objective.references[name]
+            single, said_of_it = fold_targets(objective.explained[name], replace(said, vectors=None))
+            every = len(said_of_it.target) // len(said.target)
+            if said_of_it.annotation is not None:
+                student, reference, counted = single.maps, said_of_it.annotation.float(), None
+            else:
+                student, reference, counted = compared_maps(single, said_of_it)
+            assert student is not None
+            cells = counted[::every] if counted is not None and student.ndim == 2 else None
+            similarity = values.get(f"explanation_similarity{'' if alone else f'_{name}'}")
+            similarities = None if similarity is None else similarity.view(len(student) // every, -1)[:, 0].tolist()
+            taught = None
+            if said.logits is not None:
+                classes = torch.arange(said.logits.shape[1], device=said.logits.device)
+                taught = self._predicted(said.logits, trainer.references[name].to_student(classes).tolist())
+            explained = said_of_it.target[::every].tolist()
+            heading = "Student" if alone else f"Student ({name})"
+            columns += [
+                _Column(name.capitalize(), reference[::every], explained, cells, taught),
+                _Column(heading, student[::every], explained, cells, predicted, similarities),
+            ]
+        return columns
+
+    def _names(self) -> list[str]:
+        student = self.trainer.student
+        return class_names(student) or [str(number) for number in range(student.config.num_labels)]
+
+    def _predicted(self, logits: torch.Tensor, classes: Sequence[int] | None = None) -> list[str]:
+        """Names of the top class, or of all that a multi-label model decides for.
+
+        Args:
+            logits: (B, C).
+            classes: (C,) which classes of the student the logits are of; all in their order by default.
+        """
+        names = self._names()
+        if classes is not None:
+            names = [names[number] for number in classes]
+        chosen = logits >= 0 if self.trainer.is_multi_label else nn.functional.one_hot(logits.argmax(1), len(names))
+        return _joined(chosen, names)
+
+    def _truths(self) -> list[str] | None:
+        labels, names = self.batch.get("labels"), self._names()
+        if labels is None or labels.is_floating_point() and labels.ndim == 1:
+            return None
+        if labels.ndim == 2:
+            return _joined(labels > 0, names)
+        return [names[label] if 0 <= label < len(names) else "unknown" for label in labels.tolist()]
+
+    def _panel(self, images: torch.Tensor, columns: "list[_Column]") -> Figure:
+        truths, names = self._truths(), self._names()
+        if truths is not None:
+            explained = [names[number] if number >= 0 else "nothing" for number in columns[0].explained]
+            truths = [
+                truth if truth == target else f"{truth}; explained: {target}"
+                for truth, target in zip(truths, explained, strict=True)
+            ]
+        return explanation_panel(
+            images,
+            {column.heading: column.maps for column in columns},
+            labels=truths,
+            predictions={column.heading: column.predictions for column in columns if column.predictions is not None},
+            similarities={column.heading: column.similarities for column in columns if column.similarities is not None},
+        )
+
+    def _words(self, columns: "list[_Column]") -> Figure:
+        truths, names = self._truths(), self._names()
+        samples = []
+        for row, ids in enumerate(self.batch["input_ids"]):
+            shown = [
+                WordRow(
+                    column.heading,
+                    self._cells(row, column.cells[row].nonzero().flatten().tolist()),
+                    column.maps[row][column.cells[row]].tolist(),
+                    None if column.predictions is None else column.predictions[row],
+                    None if column.similarities is None else column.similarities[row],
+                )
+                for column in columns
+                if column.cells is not None
+            ]
+            explained = columns[0].explained[row]
+            samples.append(
+                WordSample(
+                    self.tokenizer.decode(ids, skip_special_tokens=True),
+                    shown,
+                    label=None if truths is None else truths[row],
+                    explained=names[explained] if explained >= 0 else None,
+                )
+            )
+        return word_figure(samples)
+
+    def _cells(self, row: int, cells: Sequence[int]) -> list[str]:
+        """What stands in cells of a text's map, as the student's tokenizer reads it."""
+        ids = self.batch["input_ids"][row]
+        of_cell = self.batch["word_ids"][row] if "word_ids" in self.batch else torch.arange(len(ids))
+        return [self.tokenizer.decode(ids[of_cell == cell]).strip() for cell in cells]
+
+
+@dataclass
+class _Column:
+    """What is drawn of one model.
+
+    Args:
+        heading: Its name.
+        maps: (B, h, w), or (B, cells) of texts.
+        explained: (B) classes of the student that the maps explain; −1 for none.
+        cells: (B, cells) bool, which of a text's exist.
+        predictions: (B) names of its classes.
+        similarities: (B) to the reference's maps.
+    """
+
+    heading: str
+    maps: torch.Tensor
+    explained: list[int]
+    cells: torch.Tensor | None = None
+    predictions: list[str] | None = None
+    similarities: list[float] | None = None
+
+
+@contextmanager
+def keeping_random_state(device: torch.device) -> Iterator[None]:
+    """Leaves the random generators of Python, numpy and torch as they were before."""
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+
+
+def _first(samples: Any, count: int) -> list[Any]:
+    if has_length(samples):
+        return [samples[number] for number in range(min(count, len(samples)))]
+    return list(islice(samples, count))
+
+
+def _intensities(pixel_values: torch.Tensor, processor: Any) -> torch.Tensor:
+    """Images (B, channels, H, W) from 0 to 1."""
+    if processor is not None:
+        return image_view(processor).intensities(pixel_values).clamp(0, 1)
+    low, high = pixel_values.amin((1, 2, 3), keepdim=True), pixel_values.amax((1, 2, 3), keepdim=True)
+    return (pixel_values - low) / (high - low).clamp(min=1e-12)
+
+
+def _joined(chosen: torch.Tensor, names: Sequence[str]) -> list[str]:
+    """Of (B, C), the names of each sample's classes."""
+    return [", ".join(names[number] for number in row.nonzero().flatten().tolist()) or "none" for row in chosen]

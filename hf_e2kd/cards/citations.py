@@ -1,0 +1,106 @@
+"""BibTeX of the methods that a student was trained and measured by."""
+
+from ..fidelity.record import FidelityRecord
+from ..metrics.citations import GOOD_TEACHERS_EXPLAIN, KD_INTERPRETABILITY, MODEL_GUIDANCE, SCORE_CAM
+from .objective import terms
+
+DISTILLATION = r"""@misc{hinton2015distilling,
+    title = {Distilling the Knowledge in a Neural Network},
+    author = {Hinton, Geoffrey and Vinyals, Oriol and Dean, Jeff},
+    year = {2015},
+    eprint = {1503.02531},
+    archivePrefix = {arXiv}
+}"""
+
+NEGATIVE_FLIPS = r"""@inproceedings{yan2021positive,
+    title = {Positive-Congruent Training: Towards Regression-Free Model Updates},
+    author = {Yan, Sijie and Xiong, Yuanjun and Kundu, Kaustav and Yang, Shuo and Deng, Siqi and Wang, Meng and
+              Xia, Wei and Soatto, Stefano},
+    booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+    year = {2021}
+}"""
+
+EXPLAINERS = {
+    "attention_gradient": r"""@inproceedings{chefer2021generic,
+    title = {Generic Attention-Model Explainability for Interpreting Bi-Modal and Encoder-Decoder Transformers},
+    author = {Chefer, Hila and Gur, Shir and Wolf, Lior},
+    booktitle = {IEEE/CVF International Conference on Computer Vision},
+    year = {2021}
+}""",
+    "attention_rollout": r"""@inproceedings{abnar2020quantifying,
+    title = {Quantifying Attention Flow in Transformers},
+    author = {Abnar, Samira and Zuidema, Willem},
+    booktitle = {Annual Meeting of the Association for Computational Linguistics},
+    year = {2020}
+}""",
+    "bcos": r"""@inproceedings{bohle2022bcos,
+    title = {B-cos Networks: Alignment is All We Need for Interpretability},
+    author = {B{\"o}hle, Moritz and Fritz, Mario and Schiele, Bernt},
+    booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+    year = {2022}
+}""",
+    "gradcam": r"""@inproceedings{selvaraju2017gradcam,
+    title = {Grad-CAM: Visual Explanations from Deep Networks via Gradient-Based Localization},
+    author = {Selvaraju, Ramprasaath R. and Cogswell, Michael and Das, Abhishek and Vedantam, Ramakrishna and
+              Parikh, Devi and Batra, Dhruv},
+    booktitle = {IEEE International Conference on Computer Vision},
+    year = {2017}
+}""",
+    "input_x_gradient": r"""@misc{shrikumar2016just,
+    title = {Not Just a Black Box: Learning Important Features Through Propagating Activation Differences},
+    author = {Shrikumar, Avanti and Greenside, Peyton and Shcherbina, Anna and Kundaje, Anshul},
+    year = {2016},
+    eprint = {1605.01713},
+    archivePrefix = {arXiv}
+}""",
+    "integrated_gradients": r"""@inproceedings{sundararajan2017axiomatic,
+    title = {Axiomatic Attribution for Deep Networks},
+    author = {Sundararajan, Mukund and Taly, Ankur and Yan, Qiqi},
+    booktitle = {International Conference on Machine Learning},
+    year = {2017}
+}""",
+    "saliency": r"""@misc{simonyan2013deep,
+    title = {Deep Inside Convolutional Networks: Visualising Image Classification Models and Saliency Maps},
+    author = {Simonyan, Karen and Vedaldi, Andrea and Zisserman, Andrew},
+    year = {2013},
+    eprint = {1312.6034},
+    archivePrefix = {arXiv}
+}""",
+}
+
+_METRICS = {
+    "negative_flips": NEGATIVE_FLIPS,
+    "energy_pointing_game": SCORE_CAM,
+    "localization_iou": MODEL_GUIDANCE,
+    "word_accuracy": KD_INTERPRETABILITY,
+    "word_auroc": KD_INTERPRETABILITY,
+    "word_auprc": KD_INTERPRETABILITY,
+}
+
+_LIBRARY = r"""@software{hf_e2kd,
+    title = {hf\_e2kd: explanation-enhanced knowledge distillation for Hugging Face models},
+    author = {{The hf\_e2kd authors}},
+    year = {2026}
+}"""
+
+
+def citations(record: FidelityRecord) -> list[str]:
+    """BibTeX entries of what was really used, each once: losses, explainers, metrics and the library."""
+    found = []
+    used = terms(record.training)
+    if any(term.explanation_weight > 0 and not term.annotated for term in used):
+        found.append(GOOD_TEACHERS_EXPLAIN)
+    if any(term.explanation_weight > 0 and term.annotated for term in used):
+        found.append(MODEL_GUIDANCE)
+    if any(term.logits_weight > 0 for term in used):
+        found.append(DISTILLATION)
+    measured = {"explanation_similarity", "energy_pointing_game", "localization_iou", *_METRICS} & record.figures.keys()
+    explained = [
+        explainer["name"]
+        for explainer in (record.explainer, record.teacher_explainer)
+        if explainer is not None and "name" in explainer and measured - {"negative_flips"}
+    ]
+    explained += [(term.explainer or record.explainer).get("name") for term in used if term.explanation_weight > 0]
+    found += [EXPLAINERS[name] for name in explained if name in EXPLAINERS]
+    found += [entry for name, entry in _METRICS.items() if name in measured]
+    return list(dict.fromkeys([*found, _LIBRARY]))

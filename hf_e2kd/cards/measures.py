@@ -1,0 +1,93 @@
+"""What figures are called, and what they mean."""
+
+from dataclasses import dataclass
+
+from .inert import one_line
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A kind of figure.
+
+    Attributes:
+        title: What it is called.
+        meaning: What it is, as the end of a sentence; None of what this library doesn't know.
+        teacher: The figure that stands in the teacher's column; None where the teacher has none of its own.
+    """
+
+    title: str
+    meaning: str | None = None
+    teacher: str | None = None
+
+
+MEASURES = {
+    "accuracy": Measure("Accuracy", "share of samples whose top class is their label", "teacher_accuracy"),
+    "worst_class_accuracy": Measure("Accuracy, worst class", "the lowest among the classes with enough samples"),
+    "f1": Measure("F1", "micro-averaged F1 of all decisions", "teacher_f1"),
+    "map": Measure("mAP", "mean over the classes of their average precision", "teacher_map"),
+    "agreement": Measure("Agreement", "share of samples on which student and teacher have the same top class"),
+    "worst_class_agreement": Measure(
+        "Agreement, worst class", "the lowest among the classes that the teacher decides for, with enough samples"
+    ),
+    "agreement_where_teacher_errs": Measure(
+        "Agreement where the teacher errs",
+        "share of the teacher's mistakes that the student makes too: high is faithful, not good",
+    ),
+    "negative_flips": Measure(
+        "Negative flips", "share of samples that the teacher gets right and the student wrong: low is good"
+    ),
+    "explanation_similarity": Measure(
+        "Explanation similarity",
+        "cosine of the student's and the teacher's explanation of the same class; 1 is the same up to scale",
+    ),
+    "energy_pointing_game": Measure(
+        "Energy in the object",
+        "share of the explanation's positive energy that lies in the annotated object",
+        "teacher_energy_pointing_game",
+    ),
+    "localization_iou": Measure(
+        "IoU with the object",
+        "overlap of the annotated object and the explanation's strong half",
+        "teacher_localization_iou",
+    ),
+    "word_accuracy": Measure(
+        "Word accuracy",
+        "share of opinion words whose score has the sign that their polarity asks for",
+        "teacher_word_accuracy",
+    ),
+    "word_auroc": Measure(
+        "Word AUROC",
+        "how well the scores tell words that speak for the sentence's class from those against it",
+        "teacher_word_auroc",
+    ),
+    "word_auprc": Measure("Word AUPRC", "average precision of the same", "teacher_word_auprc"),
+    "zero_student_maps": Measure(
+        "Empty explanations", "share of samples whose explanation is zero everywhere: low is good", "zero_teacher_maps"
+    ),
+}
+
+MULTI_LABEL = {
+    "agreement": Measure("Agreement", "share of decisions, class by class, that student and teacher make alike"),
+}
+
+CHANCE = {
+    "image": {"shuffled": "another image's explanation", "untrained": "an untrained student"},
+    "text": {"shuffled": "the teacher's scores in another order", "untrained": "an untrained student"},
+}
+"""Chance levels of the similarity, by modality."""
+
+EXPLAINERS = {
+    "attention_gradient": "attention weighted by its gradient",
+    "attention_rollout": "attention rollout",
+    "bcos": "B-cos",
+    "gradcam": "GradCAM",
+    "input_x_gradient": "Input × Gradient",
+    "integrated_gradients": "Integrated Gradients",
+    "saliency": "saliency",
+}
+
+
+def measure(name: str, multi_label: bool = False) -> Measure:
+    """The kind of a figure, by the name that a record has it under."""
+    known = {**MEASURES, **MULTI_LABEL} if multi_label else MEASURES
+    return known.get(name) or Measure(one_line(name))

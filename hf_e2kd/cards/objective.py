@@ -1,0 +1,50 @@
+"""What a student was trained by, as its record states it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..fidelity.record import TrainingRecord
+
+
+@dataclass(frozen=True)
+class Term:
+    """One reference's part of the objective.
+
+    Attributes:
+        annotated: Whether boxes or masks stand in the place of a teacher.
+        logits_weight, explanation_weight: 0 where it has no such part.
+        loss: Name of the loss between explanations, or of the guidance loss.
+        explains: The explained class, `"teacher_top"` or `"label"`.
+        explainer: The teacher's method and options, as `{"name": …, "options": …}`.
+        options: What else is stated of it.
+    """
+
+    annotated: bool
+    logits_weight: float = 0.0
+    explanation_weight: float = 0.0
+    loss: str | None = None
+    explains: str | None = None
+    explainer: dict[str, Any] | None = None
+    options: tuple[tuple[str, Any], ...] = ()
+
+
+_NAMES = {
+    "logits_weight": "logits_weight",
+    "explanation_weight": "explanation_weight",
+    "explanation_loss": "loss",
+    "explains": "explains",
+    "explainer": "explainer",
+}
+
+
+def terms(training: TrainingRecord | None) -> list[Term]:
+    """Each reference's term; none where nothing is known of a training."""
+    references = [] if training is None else [dict(stated) for stated in training.references.values()]
+    return [
+        Term(
+            annotated=stated.pop("kind", None) == "AnnotationReference",
+            **{own: stated.pop(name) for name, own in _NAMES.items() if name in stated},
+            options=tuple(stated.items()),
+        )
+        for stated in references
+    ]

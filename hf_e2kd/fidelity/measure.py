@@ -1,0 +1,337 @@
+"""Measures a student against its references, sample by sample, with intervals and chance levels."""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import date
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from datasets import Image, Value
+from scipy import stats
+from torch import nn
+from torch.utils.data import Subset
+from transformers import PreTrainedModel
+
+from ..alignment.labels import class_names
+from ..explainers import install_explained_forward
+from ..metrics import explanation_similarity, f1_map
+from ..metrics.running import SampleValues
+from ..objective import Objective, compared_maps, fold_targets
+from ..references import Reference, TeacherReference
+from .cost import cost_of, device_name
+from .describe import data_digest, describe_data, describe_explainer, describe_model, environment
+from .record import DataRecord, FidelityRecord, Figure
+from .samples import sample_metrics
+
+if TYPE_CHECKING:
+    from ..trainer import ExplanationDistillTrainer
+
+RESAMPLES = 1000
+"""Of the bootstrap, for means."""
+
+POOLED_RESAMPLES = 200
+"""For figures of all samples at once (F1, mAP), which take longer."""
+
+SMALLEST_CLASS = 10
+"""Samples that a class must have to be the worst one."""
+
+# Columns that are no figures of their own.
+_LABEL, _TEACHER_CLASS = "_label", "_teacher_class"
+_CHANCE = "chance/"
+_UNTRAINED = "an untrained student"
+
+Matched = Callable[[nn.Module], Objective]
+
+
+def measure_fidelity(
+    trainer: "ExplanationDistillTrainer",
+    dataset: Any = None,
+    *,
+    samples: int = 1000,
+    rows: Sequence[int] | None = None,
+    seed: int = 0,
+    compared: Mapping[str, nn.Module] | None = None,
+    data: DataRecord | None = None,
+    split: str | None = None,
+    chance: bool = True,
+    costs: bool = True,
+) -> FidelityRecord:
+    """Measures a trainer's student against its reference: every figure of a card, and what is needed to repeat it.
+
+    Teacher and student take one forward pass a sample (or their explainer's `forward_passes`), each further student
+    another one. With several processes all of them must call it.
+
+    Args:
+        trainer: Holds the student, its references and explainers. Of several references the one named "teacher" is
+            measured, or else the first.
+        dataset: What to measure on; the trainer's `eval_dataset` by default.
+        samples: How many are drawn by `seed`; all, if there are no more.
+        rows: Their positions, in the place of drawn ones.
+        compared: Other students with the same classes by what they are called, as `{"plain KD": model}`.
+        data: What is known of the data set; by default what it says itself.
+        split: Which split it is, if it doesn't say so.
+        chance: Whether the similarity's chance levels are measured.
+        costs: Whether models are timed and their operations counted.
+
+    Raises:
+        ValueError: there is no data set, or none with a length.
+    """
+    dataset = trainer.eval_dataset if dataset is None else dataset
+    if not hasattr(dataset, "__len__"):
+        raise ValueError("Fidelity is measured on drawn samples: give a data set with a length, not a stream.")
+    if rows is None:
+        rows = np.random.default_rng(seed).permutation(len(dataset))[:samples].tolist()
+    drawn = dataset.select(rows) if hasattr(dataset, "select") else Subset(dataset, list(rows))
+    student = trainer.student
+    name = "teacher" if "teacher" in trainer.references else next(iter(trainer.references), None)
+    others = dict(compared or {})
+    if chance and trainer.explains and not trainer.is_fsdp_enabled and (untrained := _untrained(student, seed)):
+        others[_UNTRAINED] = untrained
+    for other in others.values():
+        other.to(trainer.args.device).eval()
+        install_explained_forward(other, trainer.explainer)
+    shown: dict[str, torch.Tensor] = {}
+
+    def measures(objective: Objective, inputs: Mapping[str, Any], matched: Matched) -> Mapping[str, torch.Tensor]:
+        shown.update(inputs)
+        found = {other: matched(model) for other, model in others.items()}
+        if name is None:
+            return sample_metrics(objective, {}, inputs, trainer.is_multi_label)
+        alone = {each: _of_reference(own, name) for each, own in found.items()}
+        references = {name: trainer.references[name]}
+        return batch_measures(_of_reference(objective, name), references, inputs, trainer.is_multi_label, alone)
+
+    values, output = trainer.collect_samples(drawn, measures)
+    figures = figures_of(values, seed, class_names(student))
+    if trainer.is_multi_label:
+        logits, labels = (torch.as_tensor(each) for each in (output.predictions, output.label_ids))
+        figures |= pooled_figures(logits, labels, seed)
+    own = {key: figure for key, figure in figures.items() if "/" not in key}
+    reference = trainer.references.get(name or "")
+    teacher = None
+    if isinstance(reference, TeacherReference):
+        cost = cost_of(reference.model, reference.inputs_of(shown)) if costs and not reference.shard else None
+        teacher = describe_model(reference.model, cost)
+    teacher_explainers = [] if reference is None else reference.explainers()
+    return FidelityRecord(
+        modality="image" if "pixel_values" in shown else "text",
+        problem="multi_label_classification" if trainer.is_multi_label else "single_label_classification",
+        student=describe_model(student, cost_of(student, trainer.student_inputs(shown)) if costs else None),
+        teacher=teacher,
+        data=replace(
+            describe_data(dataset, data, split),
+            rows=len(dataset),
+            samples=list(rows),
+            seed=seed,
+            fingerprint=data_digest(drawn, _content_columns(dataset)),
+        ),
+        explainer=describe_explainer(trainer.explainer),
+        teacher_explainer=describe_explainer(teacher_explainers[0]) if teacher_explainers else None,
+        target=getattr(reference, "target", "label"),
+        figures=own,
+        compared={other: _under(figures, f"{other}/") for other in compared or {}},
+        chance=_under(figures, _CHANCE) | _similarity_as("untrained", _under(figures, f"{_UNTRAINED}/")),
+        environment=environment() | {"device": device_name(trainer.args.device)},
+        seed=seed,
+        batch_size=trainer.args.eval_batch_size,
+        created=date.today().isoformat(),
+    )
+
+
+def batch_measures(
+    objective: Objective,
+    references: Mapping[str, Reference],
+    inputs: Mapping[str, Any],
+    multi_label: bool,
+    others: Mapping[str, Objective],
+) -> dict[str, torch.Tensor]:
+    """What is measured of one batch beside `sample_metrics`.
+
+    Args:
+        objective: What student and reference said of it.
+        references: The one reference by its name.
+        others: What other students said; their metrics' names begin with theirs and a slash.
+
+    Returns:
+        Values (B,) or (B, K) by metric; NaN where one doesn't count.
+    """
+    values = sample_metrics(objective, references, inputs, multi_label)
+    ((name, said),) = objective.references.items()
+    labels = inputs.get("labels")
+    scored = labels is not None and labels.ndim == 1 and not labels.is_floating_point()
+    if scored:
+        assert labels is not None
+        values[_LABEL] = labels
+    if said.logits is not None and not multi_label:
+        values[_TEACHER_CLASS] = references[name].to_student(said.logits.argmax(1))
+    if "teacher_accuracy" in values and "accuracy" in values:
+        right, own = values["teacher_accuracy"], values["accuracy"]
+        known = ~right.isnan() & ~own.isnan()
+        flips = (right == 1) & (own == 0)
+        values["negative_flips"] = flips.float().masked_fill(~known, torch.nan)
+        values["agreement_where_teacher_errs"] = values["agreement"].float().masked_fill(right != 0, torch.nan)
+    if "explanation_similarity" in values:
+        values[f"{_CHANCE}shuffled"] = _shuffled_similarity(objective, name)
+    for other, found in others.items():
+        metrics = sample_metrics(found, references, inputs, multi_label)
+        values |= {f"{other}/{metric}": value for metric, value in metrics.items() if "teacher" not in metric}
+    return values
+
+
+def _shuffled_similarity(objective: Objective, name: str) -> torch.Tensor:
+    """The similarity of the student's maps to the reference's of the batch's next sample; of texts, shuffled words."""
+    target = objective.references[name].target
+    student, reference, _ = compared_maps(*fold_targets(objective.explained[name], objective.references[name]))
+    if student.ndim == 2:
+        # Another text's words have no places in this one; its own have, in another order.
+        generator = torch.Generator().manual_seed(0)
+        shuffled = [_shuffle_nonzero(row, generator) for row in reference.cpu()]
+        student, reference = student[:, None], torch.stack(shuffled).to(reference.device)[:, None]
+    else:
+        reference = reference.roll(1 if target.ndim == 1 else target.shape[1], 0)
+        if len(target) == 1:
+            return torch.full(target.shape, torch.nan, device=target.device)
+    similarity, valid = explanation_similarity(student.flatten(1, -2), reference.flatten(1, -2))
+    values = torch.where(valid, similarity.float(), torch.nan).view(target.shape)
+    return torch.where(target >= 0, values, torch.nan)
+
+
+def _shuffle_nonzero(scores: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    places = scores.nonzero().flatten()
+    shuffled = scores.clone()
+    shuffled[places] = scores[places[torch.randperm(len(places), generator=generator)]]
+    return shuffled
+
+
+def figures_of(values: SampleValues, seed: int, names: Sequence[str] | None) -> dict[str, Figure]:
+    """Means of the samples' values with their bootstrap intervals, and the worst classes.
+
+    Args:
+        names: The student's classes.
+
+    Returns:
+        By name; what is another student's begins with its name and a slash, a chance level with "chance/".
+    """
+    found = {}
+    for name in values.names:
+        sums, counts = values.of(name)
+        if not name.startswith("_") and counts.sum():
+            found[name] = mean_figure(sums, counts, seed)
+    for metric, column in {"accuracy": _LABEL, "agreement": _TEACHER_CLASS}.items():
+        if metric in found and column in values.names:
+            worst = _worst_class(values, metric, column, names)
+            if worst is not None:
+                found[f"worst_class_{metric}"] = worst
+    return found
+
+
+def mean_figure(sums: np.ndarray, counts: np.ndarray, seed: int) -> Figure:
+    """The mean of (N,) samples' values with its 95 % percentile bootstrap interval over the samples.
+
+    Args:
+        sums, counts: Of each sample's values: a sample may have several, or none.
+
+    References:
+        Efron & Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13.
+    """
+    kept = counts > 0
+    sums, counts = sums[kept], counts[kept]
+    value, samples = float(sums.sum() / counts.sum()), len(sums)
+    if samples < 2:
+        return Figure(value, samples=samples)
+    interval = stats.bootstrap(
+        (sums, counts),
+        lambda sums, counts, axis: sums.sum(axis) / counts.sum(axis),
+        paired=True,
+        vectorized=True,
+        n_resamples=RESAMPLES,
+        batch=100,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return Figure(value, float(interval.low), float(interval.high), samples)
+
+
+def pooled_figures(logits: torch.Tensor, labels: torch.Tensor, seed: int) -> dict[str, Figure]:
+    """Micro-F1 and mean average precision of a multi-label student, with intervals over the samples.
+
+    Args:
+        logits, labels: (N, classes).
+    """
+    found = {}
+    for name in ("f1", "map"):
+
+        def statistic(rows: np.ndarray, name: str = name) -> float:
+            value = f1_map(logits[rows], labels[rows])[name]
+            assert isinstance(value, float)
+            return value
+
+        rows = np.arange(len(logits))
+        value = statistic(rows)
+        if np.isnan(value):
+            continue
+        interval = stats.bootstrap(
+            (rows,),
+            statistic,
+            vectorized=False,
+            n_resamples=POOLED_RESAMPLES,
+            method="percentile",
+            rng=np.random.default_rng(seed),
+        ).confidence_interval
+        found[name] = Figure(value, float(interval.low), float(interval.high), len(rows))
+    return found
+
+
+def _worst_class(values: SampleValues, metric: str, column: str, names: Sequence[str] | None) -> Figure | None:
+    """The class that a metric is lowest in, among those with enough samples; None where there are none."""
+    sums, counts = values.of(metric)
+    classes = values.of(column)[0]
+    worst = None
+    for number in np.unique(classes[counts > 0]):
+        rows = (classes == number) & (counts > 0)
+        if number < 0 or rows.sum() < SMALLEST_CLASS:
+            continue
+        value = float(sums[rows].sum() / counts[rows].sum())
+        if worst is None or value < worst.value:
+            name = str(int(number)) if names is None else names[int(number)]
+            worst = Figure(value, samples=int(rows.sum()), detail=name)
+    return worst
+
+
+def _of_reference(objective: Objective, name: str) -> Objective:
+    """What one reference said, and how the student explained it."""
+    return replace(
+        objective,
+        references={name: objective.references[name]},
+        explained={key: value for key, value in objective.explained.items() if key == name},
+    )
+
+
+def _untrained(student: nn.Module, seed: int) -> nn.Module | None:
+    """The student's architecture with random weights; None of a model that no configuration describes."""
+    if not isinstance(student, PreTrainedModel):
+        return None
+    parameter = next(student.parameters())
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return type(student)(copy.deepcopy(student.config)).to(parameter.device, parameter.dtype)
+
+
+def _under(figures: Mapping[str, Figure], prefix: str) -> dict[str, Figure]:
+    return {name.removeprefix(prefix): figure for name, figure in figures.items() if name.startswith(prefix)}
+
+
+def _similarity_as(name: str, figures: Mapping[str, Figure]) -> dict[str, Figure]:
+    return {name: figures["explanation_similarity"]} if "explanation_similarity" in figures else {}
+
+
+def _content_columns(dataset: Any) -> list[str]:
+    """The columns that say what a sample shows: images and texts."""
+    features = getattr(dataset, "features", None) or {}
+    return [
+        name
+        for name, feature in features.items()
+        if isinstance(feature, Image) or (isinstance(feature, Value) and feature.dtype in ("string", "large_string"))
+    ]

@@ -1,0 +1,82 @@
+"""How a student was trained, as its trainer knows it."""
+
+from typing import TYPE_CHECKING, Any
+
+from transformers.integrations.integration_utils import CodeCarbonCallback
+
+from ..references import AnnotationReference, Reference, StoredReference, TeacherReference
+from .describe import describe_data, describe_explainer, describe_transform, hardware, hub_id, license_of
+from .record import TrainingRecord
+
+if TYPE_CHECKING:
+    from ..trainer import ExplanationDistillTrainer
+
+ARGUMENTS = (
+    *("task_weight", "logits_weight", "temperature"),
+    *("explanation_weight", "explanation_loss", "explanation_target", "explanation_share", "explanation_every"),
+    *("explanation_warmup_ratio", "learning_rate", "lr_scheduler_type", "warmup_steps", "optim", "weight_decay"),
+    *("max_grad_norm", "per_device_train_batch_size", "gradient_accumulation_steps", "bf16", "fp16", "seed"),
+)
+"""The training arguments that a card shows."""
+
+
+def describe_training(trainer: "ExplanationDistillTrainer", base_model: str | None) -> TrainingRecord | None:
+    """What the trainer has done so far; None if it hasn't trained.
+
+    Args:
+        base_model: What the student's configuration named before the training.
+    """
+    state, args = trainer.state, trainer.args
+    if state.global_step == 0:
+        return None
+    base = hub_id(base_model)
+    ended: dict[str, Any] = next((entry for entry in reversed(state.log_history) if "train_runtime" in entry), {})
+    transform = _transform_of(trainer.train_dataset)
+    return TrainingRecord(
+        base_model=base,
+        base_license=license_of(base) if base else None,
+        data=describe_data(trainer.train_dataset),
+        references={name: _describe_reference(reference, trainer) for name, reference in trainer.references.items()},
+        arguments={name: _plain(getattr(args, name)) for name in ARGUMENTS if hasattr(args, name)},
+        augmentation=describe_transform(getattr(transform, "augmentation", None)),
+        hardware=hardware(args.world_size, args.device),
+        seconds=ended.get("train_runtime"),
+        steps=state.global_step,
+        epochs=state.epoch,
+        co2_kg=_emissions(trainer),
+    )
+
+
+def _describe_reference(reference: Reference, trainer: "ExplanationDistillTrainer") -> dict[str, Any]:
+    matched = trainer.explanation_weight_of(reference)
+    said: dict[str, Any] = {"kind": type(reference).__name__, "explanation_weight": matched}
+    if matched:
+        annotates = isinstance(reference, AnnotationReference)
+        said["explanation_loss"] = reference.explanation_loss or trainer.args.explanation_loss
+        said["explains"] = "label" if annotates else getattr(reference, "target", None)
+    if isinstance(reference, TeacherReference | StoredReference):
+        said["logits_weight"] = trainer.logits_weight_of(reference)
+    explainers = reference.explainers()
+    if explainers and matched:
+        said["explainer"] = describe_explainer(explainers[0])
+    return said
+
+
+def _transform_of(dataset: Any) -> Any:
+    """The transform that a data set was given by `set_transform`, or the data set's own."""
+    stated = getattr(dataset, "format", None)
+    if isinstance(stated, dict):
+        return stated.get("format_kwargs", {}).get("transform")
+    return getattr(dataset, "transform", None)
+
+
+def _emissions(trainer: "ExplanationDistillTrainer") -> float | None:
+    """Kilograms of CO2, where codecarbon has tracked the training."""
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, CodeCarbonCallback):
+            return getattr(callback.tracker, "final_emissions", None)
+    return None
+
+
+def _plain(value: Any) -> Any:
+    return getattr(value, "value", value)

@@ -1,0 +1,237 @@
+"""What students learn of a shortcut: from which teacher, and how often the shortcut is right."""
+
+import copy
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+from torch import nn
+from transformers import AutoModelForImageClassification, HfArgumentParser, ViTImageProcessor, set_seed
+
+from ..arguments import ExplanationDistillArguments
+from ..data import DistillationTransform, digits_on_textures
+from ..data.images import label_names
+from ..references import AnnotationReference
+from ..sharding import whole
+from ..trainer import ExplanationDistillTrainer
+from .images import EmbeddedSetting
+from .models import label_settings
+from .results import markdown_table, summarise
+from .side_by_side import COMMON_TRAINING, distil
+from .tasks import Task, announce, training_arguments
+
+TEACHERS = {
+    "neutral": "trained where the background says nothing",
+    "guided": "trained on the student's data, and held to the object by its masks",
+    "shortcut": "trained on the student's data, where the background tells the class",
+}
+
+METRICS = {
+    "accuracy": "accuracy",
+    "agreement": "agreement",
+    "explanation_similarity": "similarity",
+    "energy_pointing_game": "energy in the object",
+}
+
+
+@dataclass
+class ShortcutOptions:
+    """Which teachers, which correlations."""
+
+    teachers: list[str] = field(
+        default_factory=lambda: list(TEACHERS), metadata={"help": f"Of {', '.join(TEACHERS)}, any number."}
+    )
+    correlations: list[float] = field(
+        default_factory=lambda: [0.0, 0.5, 0.9, 1.0],
+        metadata={"help": "How often the background tells the class in the student's training data."},
+    )
+    guidance_weight: float = field(default=1.0, metadata={"help": "λ of the energy loss by which a teacher is guided."})
+    seeds: int = field(default=1, metadata={"help": "Repeat with this many seeds, counted from --seed."})
+    smoke: bool = field(default=False, metadata={"help": "Try the recipe in seconds: few images, two steps."})
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.teachers) - set(TEACHERS))
+        if unknown or not self.teachers:
+            raise ValueError(f"Unknown teachers {unknown}. Available: {', '.join(TEACHERS)}.")
+        if not self.correlations or not all(0 <= each <= 1 for each in self.correlations):
+            raise ValueError(f"--correlations lie between 0 and 1, not {self.correlations}.")
+        if self.seeds < 1:
+            raise ValueError(f"--seeds must be at least 1, not {self.seeds}.")
+
+
+SMOKE_SIZES = {"teacher_train": 48, "student_train": 32, "validation": 0, "test_id": 16, "test_ood": 16}
+SMOKE_TRAINING = {"max_steps": 2, "per_device_train_batch_size": 8}
+
+
+def run_shortcuts(setting: EmbeddedSetting, name: str, description: str) -> dict[str, Any]:
+    """A whole recipe: for each teacher and correlation, a student by KD and one by e²KD, measured where the shortcut
+    says nothing.
+
+    Into `--output_dir` go `results.json`, `table.md` and `shortcuts.png`.
+
+    Args:
+        setting: Models, data and trainings. A teacher that learns from the student's data does so at the setting's own
+            correlation, and is trained as long as a student.
+        name: The recipe's name; results go to `outputs/NAME` unless said otherwise.
+        description: Shown by `--help`.
+
+    Returns:
+        What `results.json` holds.
+    """
+    options, args = _parse(setting, name, description)
+    output, start = Path(args.output_dir), time.monotonic()
+    output.mkdir(parents=True, exist_ok=True)
+    runs = []
+    for seed in range(args.seed, args.seed + options.seeds):
+        run: dict[str, Any] = {"seed": seed}
+        for kind in options.teachers:
+            set_seed(seed)
+            announce(args, f"Seed {seed}: training the {kind} teacher")
+            teacher = _teacher(kind, setting, options, training_arguments(args, seed=seed))
+            for correlation in options.correlations:
+                announce(args, f"Seed {seed}: {kind} teacher, correlation {correlation:g}")
+                set_seed(seed)
+                figures = _students(teacher, setting, options, args, seed, correlation)
+                for side, measured in figures.items():
+                    run.setdefault(side, {})[f"{kind} teacher, correlation {correlation:g}"] = measured
+        runs.append(run)
+        results: dict[str, Any] = {
+            "recipe": name,
+            "options": vars(options),
+            "data": dict(setting.data),
+            "arguments": {
+                key: getattr(args, key) for key in ("explainer", "explanation_weight", "num_train_epochs", "seed")
+            },
+            "device": torch.cuda.get_device_name() if args.device.type == "cuda" else args.device.type,
+            "torch": torch.__version__,
+            "seconds": round(time.monotonic() - start),
+            "summary": summarise(runs),
+            "runs": runs,
+        }
+        if args.process_index == 0:
+            table = markdown_table(results["summary"], METRICS)
+            (output / "results.json").write_text(json.dumps(results, indent=2, ensure_ascii=False), encoding="utf-8")
+            (output / "table.md").write_text(f"{table}\n", encoding="utf-8")
+            shortcut_figure(results["summary"], options).savefig(output / "shortcuts.png", dpi=150)
+    if args.process_index == 0:
+        print(f"\n{table}\n\nIn {output}: results.json, shortcuts.png, table.md")
+    return results
+
+
+def shortcut_figure(summary: Mapping[str, Any], options: ShortcutOptions) -> Figure:
+    """One panel a teacher: accuracy where the shortcut says nothing over the correlation, of KD and e²KD."""
+    figure = Figure(figsize=(3.4 * len(options.teachers), 3.2), layout="constrained")
+    for axis, kind in zip(figure.subplots(1, len(options.teachers), squeeze=False)[0], options.teachers, strict=True):
+        for number, (side, marker) in enumerate({"teacher": "D", "KD": "o", "e²KD": "s"}.items()):
+            found = [
+                summary[f"{kind} teacher, correlation {correlation:g}"][side]["accuracy"]
+                for correlation in options.correlations
+            ]
+            axis.errorbar(
+                options.correlations,
+                [each["mean"] for each in found],
+                [each["std"] for each in found],
+                color=colormaps["tab10"]((7, 1, 0)[number]),
+                marker=marker,
+                linestyle=":" if side == "teacher" else "-",
+                capsize=3,
+                label=side,
+            )
+        axis.set_title(f"{kind} teacher", fontsize=10)
+        axis.set_xlabel("correlation in the student's data")
+        axis.set_ylim(0, 1.02)
+        axis.grid(alpha=0.3)
+    figure.axes[0].set_ylabel("accuracy out of distribution")
+    figure.axes[0].legend(fontsize=8)
+    return figure
+
+
+def _parse(
+    setting: EmbeddedSetting, name: str, description: str
+) -> tuple[ShortcutOptions, ExplanationDistillArguments]:
+    parser = HfArgumentParser((ShortcutOptions, ExplanationDistillArguments), description=description)
+    parser.set_defaults(
+        output_dir=f"outputs/{name}", **{**COMMON_TRAINING, **setting.common_training, **setting.student_training}
+    )
+    try:
+        options, args = parser.parse_args_into_dataclasses()
+    except ValueError as error:
+        parser.error(str(error))
+    return options, training_arguments(args, **SMOKE_TRAINING) if options.smoke else args
+
+
+def _splits(setting: EmbeddedSetting, options: ShortcutOptions, seed: int, **changes: Any) -> tuple[Any, Any]:
+    """A seed's data with the transform that makes the models' inputs, and the processor that it follows."""
+    sizes = {"sizes": SMOKE_SIZES} if options.smoke else {}
+    splits = digits_on_textures(**{"seed": seed, **setting.data, **sizes, **changes})
+    side = setting.input_size or splits["student_train"][0]["image"].width
+    processor = ViTImageProcessor(size={"height": side, "width": side}, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    for split in splits.values():
+        split.set_transform(DistillationTransform(processor))
+    return splits, processor
+
+
+def _teacher(
+    kind: str, setting: EmbeddedSetting, options: ShortcutOptions, args: ExplanationDistillArguments
+) -> nn.Module:
+    splits, processor = _splits(setting, options, args.seed)
+    neutral = kind == "neutral"
+    training = {} if options.smoke or not neutral else setting.teacher_training
+    trainer = ExplanationDistillTrainer(
+        _from_config(setting.teacher, splits),
+        training_arguments(
+            args,
+            task_weight=1.0,
+            logits_weight=0.0,
+            explanation_weight=options.guidance_weight if kind == "guided" else 0.0,
+            **training,
+        ),
+        train_dataset=splits["teacher_train" if neutral else "student_train"],
+        processing_class=processor,
+        references={"mask": AnnotationReference("energy")},
+    )
+    trainer.train()
+    return whole(trainer.student)
+
+
+def _students(
+    teacher: nn.Module,
+    setting: EmbeddedSetting,
+    options: ShortcutOptions,
+    args: ExplanationDistillArguments,
+    seed: int,
+    correlation: float,
+) -> dict[str, dict[str, float]]:
+    """The figures of the teacher and of its students out of distribution."""
+    splits, processor = _splits(setting, options, seed, correlation=correlation)
+    task = Task(
+        teacher,
+        _from_config(setting.student, splits),
+        processor,
+        splits["student_train"],
+        {"test": splits["test_ood"]},
+        picture=lambda *_: None,
+    )
+    figures: dict[str, dict[str, float]] = {}
+    for arm, weight in {"KD": 0.0, "e²KD": args.explanation_weight}.items():
+        trainer = distil(task, training_arguments(args, seed=seed, explanation_weight=weight))
+        measured = trainer.evaluate(splits["test_ood"], metric_key_prefix="test")
+        figures[arm] = {metric: measured[f"test_{metric}"] for metric in METRICS if f"test_{metric}" in measured}
+        figures["teacher"] = {
+            metric: measured[f"test_teacher_{metric}"] for metric in METRICS if f"test_teacher_{metric}" in measured
+        }
+    return figures
+
+
+def _from_config(config: Any, splits: Any) -> nn.Module:
+    config = copy.deepcopy(config)
+    names = label_names(splits["student_train"])
+    for key, value in label_settings(names, len(names or ())).items():
+        setattr(config, key, value)
+    return AutoModelForImageClassification.from_config(config)

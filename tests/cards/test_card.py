@@ -1,0 +1,429 @@
+"""Model cards: whole, accepted by the Hub, inert, without anything private, and with code that runs."""
+
+import os
+import platform
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from markdown_it import MarkdownIt
+from PIL import Image
+
+from hf_e2kd.cards.card import model_card, save_card
+from hf_e2kd.cards.citations import DISTILLATION, EXPLAINERS, citations
+from hf_e2kd.cards.inert import LONGEST, is_private, text
+from hf_e2kd.fidelity import FidelityRecord, Figure
+from hf_e2kd.metrics.citations import GOOD_TEACHERS_EXPLAIN, MODEL_GUIDANCE
+from hf_e2kd.models import BcosResNetForImageClassification
+from tests.bcos.networks import network
+from tests.cards.records import (
+    BOXES,
+    bare_record,
+    checkpoint_record,
+    figure,
+    guided_record,
+    image_record,
+    taught,
+    text_record,
+)
+from tests.hub.cards import check_card
+from tests.hub.students import PROCESSOR
+from tests.models import build
+from tests.tokenizers import STUDENT, text_model
+
+GOLDEN = Path(__file__).parent / "golden"
+CARDS = {
+    "images": (image_record, {"repo_id": "me/pets-resnet18", "picture": "explanations.png", "tags": ["pets"]}),
+    "texts": (text_record, {"repo_id": "me/minilm-3", "picture": "explanations.png", "language": "en"}),
+    "guided": (guided_record, {"license": "mit"}),
+    "checkpoint": (checkpoint_record, {"repo_id": "me/student", "has_processor": False, "has_record": False}),
+}
+
+
+@pytest.fixture(autouse=True)
+def machine(monkeypatch):
+    """A host with a name that can be looked for."""
+    monkeypatch.setattr(platform, "node", lambda: "bluebird-7.example.org")
+
+
+def parsed(card):
+    """Tokens of the card's Markdown, tables among it, block by block."""
+    return MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(card.text)
+
+
+def inline(tokens):
+    return [child for token in tokens for child in token.children or []]
+
+
+def sections(card):
+    return re.findall(r"^## (.*)$", card.text, re.MULTILINE)
+
+
+# ---- Whole cards -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_golden(name):
+    """Prevents: a card that changes without anyone reading it as a user of the Hub does. To write the cards anew, run
+    the test with HF_E2KD_WRITE_GOLDEN=1, and read them."""
+    record, options = CARDS[name]
+    card = str(model_card(record(), **options))
+    path = GOLDEN / f"{name}.md"
+    if os.environ.get("HF_E2KD_WRITE_GOLDEN"):
+        path.write_text(card, encoding="utf-8")
+    assert card == path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_the_hub_accepts_it(name):
+    """Prevents: metadata that the Hub refuses, with the whole upload, or that its client reads otherwise."""
+    record, options = CARDS[name]
+    card = model_card(record(), **options)
+    assert check_card(str(card), "model") == ([], [])
+    read = ModelCard(str(card))
+    assert read.data.to_dict() == card.data.to_dict() and read.text == card.text
+    for result in read.data.eval_results or []:
+        assert re.fullmatch(r"(?:[\w-]+/)?[\w.-]+", result.dataset_type, re.ASCII)
+
+
+def test_metadata():
+    """Prevents: the teacher as base model, a data set that isn't on the Hub among `datasets`, tags of the model lost,
+    or figures of the teacher given as the student's."""
+    data = model_card(image_record(), repo_id="me/pets-resnet18", tags=["mine", "e2kd"]).data
+    assert data.base_model == "microsoft/resnet-18" and data.license == "apache-2.0"
+    assert data.pipeline_tag == "image-classification" and data.library_name == "transformers"
+    assert data.datasets == ["timm/oxford-iiit-pet"]
+    assert data.tags.count("e2kd") == 1
+    assert {"mine", "knowledge-distillation", "teacher:someone/pets-resnet50"} < set(data.tags)
+    results = {result.metric_type: result.metric_value for result in data.eval_results}
+    assert results["accuracy"] == 0.905 and not [name for name in results if "teacher_" in name.removesuffix("_errs")]
+    given = model_card(image_record(), base_model="me/start", datasets=["me/data", "Pets of Oxford"])
+    assert given.data.base_model == "me/start" and given.data.datasets == ["me/data"]
+    assert "microsoft/resnet-18" not in given.text
+    data = model_card(text_record()).data
+    assert data.pipeline_tag == "text-classification" and data.get("datasets") is None
+    assert {result.dataset_type for result in data.eval_results} == {"stanford-sentiment-treebank"}
+    data = model_card(guided_record()).data
+    assert data.get("base_model") is None and data.get("datasets") is None
+    assert {"model-guidance"} < set(data.tags) and "e2kd" not in data.tags
+
+
+def test_license(caplog, monkeypatch):
+    """Prevents: a license made up, or a question asked of a script that nobody sits at, where none is stated."""
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked"))
+    assert model_card(bare_record()).data.get("license") is None
+    assert "names no license" in caplog.text and 'license="apache-2.0"' in caplog.text
+    assert model_card(bare_record(), license="mit").data.license == "mit"
+    training = replace(text_record().training, base_license="see <b>LICENSE</b>")
+    assert model_card(text_record(training=training)).data.get("license") is None
+
+
+# ---- What it says ----------------------------------------------------------------------------------------------------
+
+
+def test_what_was_not_measured_is_left_out():
+    """Prevents: empty sections and tables, and claims about what nobody measured."""
+    card = model_card(bare_record(), has_record=False)
+    assert sections(card) == ["How to use it", "Limits", "Sources and licenses", "Citations"]
+    assert not re.search(r"similarity|teacher|None|\bnan\b", card.text)
+    one = model_card(bare_record(figures={"accuracy": Figure(float("nan")), "f1": Figure(0.5)}), has_record=False)
+    assert "nan" not in str(one) and "| F1 | 0.500 |" in one.text
+    assert "teacher" not in one.text
+
+
+def test_similarity_has_its_chance_levels_beside_it():
+    """Prevents: a similarity that looks high and is chance."""
+    lines = model_card(image_record()).text.splitlines()
+    at = next(number for number, line in enumerate(lines) if line.startswith("| Explanation similarity"))
+    assert "another image's explanation | 0.478" in lines[at + 1] and "an untrained student | 0.331" in lines[at + 2]
+    assert "not clearly above chance" not in "\n".join(lines)
+    card = model_card(image_record(chance={"shuffled": figure(0.87)}))
+    assert "**The similarity is not clearly above chance**" in card.text
+
+
+@pytest.mark.parametrize(
+    ("weights", "said", "cited", "tagged"),
+    [
+        ({}, "trained to match its outputs and its explanations", {"e2kd", "kd"}, {"e2kd"}),
+        ({"logits_weight": 0.0}, "trained to match its explanations", {"e2kd"}, {"e2kd"}),
+        ({"explanation_weight": 0.0}, "by its outputs alone", {"kd"}, set()),
+        ({"logits_weight": 0.0, "explanation_weight": 0.0}, "It is compared here with", set(), set()),
+    ],
+)
+def test_what_really_happened(weights, said, cited, tagged):
+    """Prevents: a method claimed, tagged or cited that had no weight in the training."""
+    record = image_record()
+    training = replace(record.training, references={"teacher": taught(**weights)})
+    record = image_record(training=training)
+    card = model_card(record)
+    assert said in card.text
+    papers = {"e2kd": GOOD_TEACHERS_EXPLAIN, "kd": DISTILLATION}
+    assert {name for name, entry in papers.items() if entry in card.text} == cited
+    assert {"e2kd"} & set(card.data.tags) == tagged
+    assert EXPLAINERS["gradcam"] in card.text and MODEL_GUIDANCE in card.text  # of the figures
+
+
+@pytest.mark.parametrize("name", EXPLAINERS)
+def test_explainers_are_cited(name):
+    """Prevents: another method's paper, or one that was cited for nothing."""
+    own = {"name": name, "options": {}}
+    assert [
+        entry for entry in EXPLAINERS.values() if entry in citations(guided_record(explainer=own, training=None))
+    ] == [EXPLAINERS[name]]
+    assert not set(EXPLAINERS.values()) & set(citations(bare_record(explainer=own, figures={"accuracy": figure(0.5)})))
+
+
+def test_citations_are_whole():
+    """Prevents: BibTeX that doesn't parse, or two entries of one name."""
+    everything = [
+        *citations(image_record()),
+        *citations(text_record()),
+        *citations(guided_record()),
+        *EXPLAINERS.values(),
+    ]
+    entries = set(everything)
+    assert all(entry.count("{") == entry.count("}") and re.match(r"@\w+\{\w+,\n", entry) for entry in entries)
+    assert len({entry.split(",")[0] for entry in entries}) == len(entries)
+
+
+# ---- Inertness -------------------------------------------------------------------------------------------------------
+
+KEPT = {"modality", "problem", "kind", "format"}  # which aren't free
+HOSTILE = [
+    "<script>alert(1)</script><img src=x onerror=y>",
+    "[click](https://evil.example/x) ![p](https://evil.example/p.png)",
+    "https://evil.example www.evil.example me@evil.example evil.example @everyone",
+    "# Heading\n\n## Another\n\n---\n\ntags:\n- evil\n---\n",
+    "a | b | c\n| --- | --- |",
+    "`` ` ``` code ~~~ ``` ",
+    "```\n<b>out of the fence</b>\n```",
+    "{{ 7 * 7 }} {% for x in y %} ${z} {0} %s",
+    "yes: [no, {a: b}] & *anchor !!python/object:os.system \"x\" 'y' # z",
+    "**bold** _i_ ~~s~~ <https://evil.example> &lt;b&gt; \\",
+    "\u202egpj.exe\u200b\x00\x07\u2028\x85 \ud800",
+    "- item\n1. item\n> quote\n    indented",
+    "§" * 5000,
+    "<!-- ",
+    "]( \"' $$x$$ :smile:",
+]
+
+
+def full_record():
+    """A record in which every field that takes a text has one."""
+    record = image_record()
+    filled = {"weights": "sha256:0", "path": "../x"}
+    data = {"path": "../x", "config": "default", "columns": {"image": "picture"}, "fingerprint": "sha256:0"}
+    references = {"teacher": taught(), "boxes": {**BOXES, "note": "a note"}}
+    return image_record(
+        student=replace(record.student, **filled),
+        teacher=replace(record.teacher, **filled),
+        data=replace(record.data, arguments={"kind": ["a", {"b": "c"}]}, **data),
+        teacher_explainer={"name": "integrated_gradients", "options": {"baseline": "zero"}},
+        training=replace(
+            record.training, references=references, data=replace(record.training.data, arguments={}, seed=0, **data)
+        ),
+        figures={**record.figures, "of_its_own": figure(0.5)},
+        chance={**record.chance, "of_its_own": figure(0.1)},
+        batch_size=64,
+        step=7,
+    )
+
+
+def test_every_field_is_tried():
+    """Prevents: a field that the record has got since, and that neither test below changes."""
+
+    def empty(values):
+        if isinstance(values, dict):
+            return {name for name, value in values.items() if value is None}.union(*map(empty, values.values()))
+        return set()
+
+    assert empty(full_record().to_dict()) == {"detail", "low", "high"}  # of figures that have none
+
+
+def with_texts(record, change):
+    """The record with every free text, keys that users choose among them, changed."""
+
+    def walk(values, name=""):
+        if isinstance(values, dict):
+            own = name in {"compared", "arguments", "references", "environment", "options", "columns"}
+            return {change(key) if own or key == "of_its_own" else key: walk(each, key) for key, each in values.items()}
+        if isinstance(values, list):
+            return [walk(each) for each in values]
+        return change(values) if isinstance(values, str) and name not in KEPT else values
+
+    return FidelityRecord.from_dict(walk(record.to_dict()))
+
+
+def shape(card):
+    """How much there is of what can be markup, and where its links lead."""
+    tokens = parsed(card)
+    kinds = [token.type for token in tokens]
+    counted = {kind: kinds.count(kind) for kind in ("heading_open", "fence", "table_open", "tr_open", "th_open", "hr")}
+    counted["code_block"], counted["bullets"] = kinds.count("code_block"), kinds.count("bullet_list_open")
+    return counted
+
+
+@pytest.mark.parametrize("hostile", HOSTILE, ids=range(len(HOSTILE)))
+@pytest.mark.parametrize("name", ["full", "texts", "guided"])
+def test_texts_are_inert(name, hostile):
+    """Prevents: a label or a name of a data set that becomes HTML, a link, a heading, a table's column, or YAML."""
+    record, options = {**CARDS, "full": (full_record, CARDS["images"][1])}[name]
+    own = iter(range(10**6))  # keys must stay apart
+    card = model_card(with_texts(record(), lambda _: f"{hostile}{next(own)}"), **{**options, "tags": [hostile]})
+    benign = model_card(with_texts(record(), lambda _: f"plain {next(own)}"), **options)
+    assert shape(card) == shape(benign)
+    tokens = parsed(card)
+    children = inline(tokens)
+    assert not [token for token in [*tokens, *children] if token.type.startswith("html")]
+    links = {token.attrs["href"] for token in children if token.type == "link_open"}
+    # What is no link in Markdown may be made one where addresses are.
+    bare = " ".join(token.content for token in children if token.type == "text")
+    assert links <= {"fidelity.json"} and not re.search(r"://|www\.|@|\w\.[a-z]", bare)
+    pictures = {token.attrs["src"] for token in children if token.type == "image"}
+    assert pictures <= {"explanations.png"}
+    kinds = {token.type for token in children if token.type.endswith("_open")}
+    assert kinds <= {"link_open", "strong_open"}
+    assert all(len(token.content) <= LONGEST for token in children if token.type == "code_inline")
+    assert check_card(str(card), "model") == ([], [])
+    assert ModelCard(str(card)).data.to_dict() == card.data.to_dict()
+
+
+def test_texts_are_still_shown():
+    """Prevents: inertness by leaving everything out: what a class is called is read as it was written."""
+    label = "<b>R&D</b> *x* {{y}} [z](u)"
+    figures = {"accuracy": figure(0.5), "worst_class_accuracy": Figure(0.1, detail=label)}
+    card = model_card(bare_record(figures=figures))
+    assert label in [token.content for token in inline(parsed(card)) if token.type == "code_inline"]
+    assert text("RandomResizedCrop(224), flip") == "RandomResizedCrop(224), flip"
+    assert text("a|b`c") == "`a¦bˋc`"
+    assert text(" \n\x00") == "`(empty)`"
+    assert len(text("x y" * 500)) == LONGEST
+
+
+PRIVATE = [
+    "/home/someone/data",
+    "trained on /mnt/disk 7/of someone/x",
+    "~/data",
+    "~someone/data",
+    "C:\\Users\\someone",
+    "d:/data/someone",
+    "\\\\server\\share",
+    "file:///tmp/x",
+    "file:/tmp/x",
+    "s3://bucket/secret",
+    "ssh://someone@host/x",
+    "https://someone:secret@example.org/x",
+    "http://localhost:8000/x",
+    "http://10.1.2.3/x",
+    "users/someone",
+    "hf_AbCdEfGhIjKlMnOpQrStUvWxYz01234567",
+    "token=hf_secretOfMe!",
+    "ghp_0123456789abcdefghij",
+    "trained on bluebird-7",
+    "BLUEBIRD-7.example.org",
+]
+
+
+@pytest.mark.parametrize("secret", PRIVATE)
+def test_nothing_private(secret, caplog):
+    """Prevents: a token, a path or this machine's name in a card, whichever field it was in."""
+    options = CARDS["images"][1]
+    own = iter(range(10**6))
+    names = {name: secret for name in ("tags", "language", "model_name", "license")}
+    hidden = with_texts(full_record(), lambda _: f"n{next(own)} {secret}")
+    card = str(model_card(hidden, **{**options, **names}))
+    assert secret not in card and not re.search("someone|secret|bluebird", card, re.IGNORECASE)
+    assert "student.architecture" in caplog.text and secret not in caplog.text
+    assert is_private(secret)
+
+
+@pytest.mark.parametrize(
+    "harmless",
+    [
+        *("n/a", "cats/dogs", "3×224×224", "google/vit-base-patch16-224", "1 / 2", "km/h", "hf_e2kd_student"),
+        *(
+            "hf_transformers",
+            "https://example.org/data",
+            "resnet.encoder.stages.3",
+            "sk-learn",
+            "+/- 3",
+            "a: b",
+            "</b>",
+        ),
+    ],
+)
+def test_what_is_not_private(harmless):
+    """Prevents: names left out that say nothing of anyone."""
+    assert not is_private(harmless)
+
+
+def test_what_is_refused():
+    """Prevents: a picture from elsewhere, an id that is code or an address."""
+    for picture in ("/tmp/x.png", "../x.png", "a/b.png", "x.png)<b>", "hf_secretOfMe.png"):
+        with pytest.raises(ValueError, match="picture must be the name of a file"):
+            model_card(bare_record(), picture=picture)
+    for repo_id in ("../x", "https://huggingface.co/me/x", 'me/x"); evil("'):
+        with pytest.raises(ValueError, match="is not the id of a repository"):
+            model_card(bare_record(), repo_id=repo_id)
+    with pytest.raises(ValueError, match="cards for image and text models, not for 'sound'"):
+        model_card(bare_record(modality="sound"))
+
+
+# ---- Code and files --------------------------------------------------------------------------------------------------
+
+
+def student_of(name, folder):
+    """A tiny student in a folder, and the record of one like it."""
+    if name == "texts":
+        text_model("bert", own=STUDENT).save_pretrained(folder)
+        STUDENT.save_pretrained(folder)
+        return text_record()
+    if name == "bare_texts":
+        text_model("bert", own=STUDENT).save_pretrained(folder)
+        return text_record()
+    if name == "bcos":
+        model = network("resnet")
+        assert isinstance(model, BcosResNetForImageClassification)
+        model.save_pretrained(folder)
+        cost = replace(image_record().student.cost, input="3×32×32")
+        return guided_record(student=replace(guided_record().student, cost=cost))
+    if name == "timm":
+        build("wrapped_convnext").save_pretrained(folder)
+        return bare_record()
+    build("vit").save_pretrained(folder)
+    PROCESSOR.save_pretrained(folder)
+    return image_record(explainer={"name": "gradcam", "options": {"target_layer": "vit.layers.1"}})
+
+
+@pytest.mark.parametrize("name", ["images", "texts", "bare_texts", "bcos", "timm"])
+def test_its_code_runs(name, tmp_path, monkeypatch, capsys):
+    """Prevents: a card's code that doesn't run as it is copied: for images and texts, with and without a processor, of
+    networks that transformers doesn't know."""
+    record = student_of(name, tmp_path)
+    record.save(tmp_path)
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "picture.jpg")
+    card = ModelCard.load(save_card(record, tmp_path))
+    monkeypatch.chdir(tmp_path)
+    scope = {}
+    for block in re.findall(r"```python\n(.*?)```", card.text, re.DOTALL):
+        exec(block, scope)
+    assert isinstance(scope["logits"], torch.Tensor)
+    assert scope["explanation"].maps.isfinite().all() and len(scope["explanation"].maps) == 1
+    assert capsys.readouterr().out.count("\n") == 2
+    assert scope["student"].fidelity == record
+
+
+def test_saved(tmp_path):
+    """Prevents: a card that promises a record, a processor or a picture that isn't there."""
+    build("vit").save_pretrained(tmp_path)
+    path = save_card(text_record(), tmp_path)
+    card = path.read_text(encoding="utf-8")
+    assert path == tmp_path / "README.md" and "--verify" not in card and "fidelity.json" not in card
+    assert "no tokenizer was published" in card
+    with pytest.raises(ValueError, match="no picture 'explanations.png'"):
+        save_card(text_record(), tmp_path, picture="explanations.png")
+    text_record().save(tmp_path)
+    assert "hf-e2kd fidelity --verify ." in save_card(text_record(), tmp_path).read_text(encoding="utf-8")
