@@ -12,8 +12,10 @@ PYTEST = OMP_NUM_THREADS=1 $(1)/python -m pytest --numprocesses $(or $(WORKERS),
 # `accelerate launch` runs one thread a process unless told otherwise.
 THREADS = $(or $(OMP_NUM_THREADS),$(shell $(PYTHON) -c 'import os; print(os.cpu_count())' 2>/dev/null),1)
 
+CARDS := distill_vit distill_convnext distill_bert
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-lowest lint format install clean
+.PHONY: help demo cards test test-lowest lint format install clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,6 +23,15 @@ help: ## list the commands
 demo: $(VENV)/.installed ## distil a ViT on the embedded data and compare it with plain distillation (ARGS="--seeds 3" for more)
 	$(BIN)/accelerate launch --config_file recipes/accelerate_configs/single_process.yaml \
 		--num_cpu_threads_per_process $(THREADS) recipes/distill_vit.py $(ARGS)
+
+cards: $(VENV)/.installed ## train the students of model_cards/ anew and write their cards
+	for name in $(CARDS); do \
+		$(BIN)/accelerate launch --config_file recipes/accelerate_configs/single_process.yaml \
+			--num_cpu_threads_per_process $(THREADS) recipes/$$name.py $(ARGS) && \
+		$(BIN)/hf-e2kd card outputs/$$name/student --license apache-2.0 && \
+		mkdir -p model_cards/$$name && \
+		cp $(addprefix outputs/$$name/student/,README.md fidelity.json explanations.png) model_cards/$$name || exit 1; \
+	done
 
 test: $(VENV)/.installed-test ## run all tests (ARGS="tests/losses -x" for some)
 	$(call PYTEST,$(BIN)) $(ARGS)

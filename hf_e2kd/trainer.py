@@ -546,7 +546,8 @@ class ExplanationDistillTrainer(PublishingTrainer):
             # Labels of another label space enter neither the loss nor the metrics.
             scored = {key: value for key, value in inputs.items() if key != "labels" or self._labels_are_ours}
             # What is asked for sample by sample is asked for whole.
-            measured = bool(self._setting("evaluate_explanations")) or self._batch_measures is not None
+            collected = self._batch_measures is not None and self.explains
+            measured = bool(self._setting("evaluate_explanations")) or collected
             objective = self._objective(model, scored, weights, with_maps=measured, all_references=True)
             if self._batch_measures is not None:
                 assert self._fidelity is not None

@@ -43,7 +43,18 @@ class FiniteBatches:
                     f"'{name}' holds NaN or infinite values in the samples {rows.nonzero().flatten().tolist()[:8]} of "
                     f"a batch of {len(values)}. Remove these samples, or mend the transform that made them."
                 )
+        _check_several_labels(batch.get("labels"))
         return batch
+
+
+def _check_several_labels(labels: Any) -> None:
+    """Several labels a sample are shares of truth; −1 and −100 for "unknown" would be learnt from."""
+    if isinstance(labels, torch.Tensor) and labels.ndim == 2 and not ((labels >= 0) & (labels <= 1)).all():
+        found = sorted(set(labels[(labels < 0) | (labels > 1)].tolist()))[:4]
+        raise ValueError(
+            f"Labels of several classes a sample are 0 or 1 (or between, where images are mixed), and a batch holds "
+            f"{found}. Leave samples with unknown labels out, or set those labels to 0."
+        )
 
 
 class AnnotatedCollator:

@@ -12,6 +12,7 @@ from datasets import Image, Value
 from scipy import stats
 from torch import nn
 from torch.utils.data import Subset
+from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from ..alignment.labels import class_names
@@ -103,7 +104,9 @@ def measure_fidelity(
         references = {name: trainer.references[name]}
         return batch_measures(_of_reference(objective, name), references, inputs, trainer.is_multi_label, alone)
 
-    values, output = trainer.collect_samples(drawn, measures)
+    # A data loader draws a random number too.
+    with torch.random.fork_rng():
+        values, output = trainer.collect_samples(drawn, measures)
     figures = figures_of(values, seed, class_names(student))
     if trainer.is_multi_label:
         logits, labels = (torch.as_tensor(each) for each in (output.predictions, output.label_ids))
@@ -132,7 +135,9 @@ def measure_fidelity(
         target=getattr(reference, "target", "label"),
         figures=own,
         compared={other: _under(figures, f"{other}/") for other in compared or {}},
-        chance=_under(figures, _CHANCE) | _similarity_as("untrained", _under(figures, f"{_UNTRAINED}/")),
+        chance=_under(figures, _CHANCE) | _similarity_as("untrained", _under(figures, f"{_UNTRAINED}/"))
+        if chance
+        else {},
         environment=environment() | {"device": device_name(trainer.args.device)},
         seed=seed,
         batch_size=trainer.args.eval_batch_size,
@@ -260,28 +265,18 @@ def pooled_figures(logits: torch.Tensor, labels: torch.Tensor, seed: int) -> dic
     Args:
         logits, labels: (N, classes).
     """
-    found = {}
-    for name in ("f1", "map"):
-
-        def statistic(rows: np.ndarray, name: str = name) -> float:
-            value = f1_map(logits[rows], labels[rows])[name]
-            assert isinstance(value, float)
-            return value
-
-        rows = np.arange(len(logits))
-        value = statistic(rows)
-        if np.isnan(value):
-            continue
-        interval = stats.bootstrap(
-            (rows,),
-            statistic,
-            vectorized=False,
-            n_resamples=POOLED_RESAMPLES,
-            method="percentile",
-            rng=np.random.default_rng(seed),
-        ).confidence_interval
-        found[name] = Figure(value, float(interval.low), float(interval.high), len(rows))
-    return found
+    count, rng = len(logits), np.random.default_rng(seed)
+    drawn = [np.arange(count), *(rng.integers(0, count, count) for _ in range(POOLED_RESAMPLES))]
+    values: dict[str, list[Any]] = {name: [] for name in ("f1", "map")}
+    for rows in tqdm(drawn, desc="Intervals of F1 and mAP", leave=False):
+        found = f1_map(logits[rows], labels[rows])
+        for name, own in values.items():
+            own.append(found[name])
+    return {
+        name: Figure(own[0], *(float(end) for end in np.nanpercentile(own[1:], [2.5, 97.5])), samples=count)
+        for name, own in values.items()
+        if not np.isnan(own[0])
+    }
 
 
 def _worst_class(values: SampleValues, metric: str, column: str, names: Sequence[str] | None) -> Figure | None:

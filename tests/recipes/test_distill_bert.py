@@ -10,6 +10,7 @@ import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForSequenceClassification
 
+from hf_e2kd import load_student
 from hf_e2kd.data import train_tokenizer
 from hf_e2kd.studies import run_side_by_side
 from hf_e2kd.studies.models import shallow_copy_of
@@ -47,6 +48,9 @@ def test_the_embedded_default_trains_measures_and_writes(monkeypatch, tmp_path):
     assert student.config.id2label[0] == "very negative"
     batch = AutoTokenizer.from_pretrained(tmp_path / "student")(TEXTS, padding=True, return_tensors="pt")
     assert student(**batch).logits.shape == (4, 4)
+    record = load_student(tmp_path / "student").fidelity
+    assert set(record.compared) == {"no teacher", "plain KD"} and record.chance["shuffled"].samples
+    assert any(name.startswith("word_") for name in record.figures)
 
 
 def test_arms_start_from_the_same_weights_and_see_the_same_batches(monkeypatch, tmp_path):

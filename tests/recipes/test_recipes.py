@@ -18,6 +18,7 @@ from transformers import (
     ViTImageProcessor,
 )
 
+from hf_e2kd import load_student
 from hf_e2kd.studies import run_side_by_side
 from hf_e2kd.studies.results import markdown_table
 
@@ -52,6 +53,11 @@ def test_a_recipe_without_sources_trains_measures_and_writes(name, monkeypatch, 
     student = AutoModelForImageClassification.from_pretrained(tmp_path / "student")
     assert student.config.id2label[3] == "digit 3"
     assert AutoImageProcessor.from_pretrained(tmp_path / "student").size
+    record = load_student(tmp_path / "student").fidelity
+    assert record.figures["agreement"].value == pytest.approx(figures["agreement"]["mean"])
+    assert {"agreement", "explanation_similarity"} <= set(record.compared["plain KD"])
+    card = (tmp_path / "student" / "README.md").read_text(encoding="utf-8")
+    assert "plain KD" in card and "explanations.png" in card and "parchamiaraghi2024good" in card
 
 
 def test_both_students_start_from_the_same_weights_and_see_the_same_batches(monkeypatch, tmp_path):

@@ -1,0 +1,65 @@
+"""`hf-e2kd card`: the model card of a student, from what was measured of it."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..cards.card import save_card
+from ..fidelity import FIDELITY_FILE, FidelityRecord
+from ..hub import check_repo_id, push_folder
+
+PICTURE = "explanations.png"
+
+
+def card(
+    folder: Annotated[Path, typer.Argument(help="Folder of a student, or of a measurement, with its fidelity.json.")],
+    repo_id: Annotated[
+        str | None, typer.Option(metavar="USER/NAME", help="Where the student is published; the card's code names it.")
+    ] = None,
+    license_: Annotated[
+        str | None, typer.Option("--license", help="Its licence, as the Hub names it; by default its base model's.")
+    ] = None,
+    language: Annotated[list[str] | None, typer.Option(help="Of the texts, as en; several times for several.")] = None,
+    tag: Annotated[list[str] | None, typer.Option(help="A further tag; several times for several.")] = None,
+    push: Annotated[bool, typer.Option("--push", help="Publish the folder in --repo-id.")] = False,
+    private: Annotated[bool, typer.Option("--private", help="Publish it for yourself alone.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
+) -> None:
+    """Writes a student's model card anew, with the figures of its fidelity.json, and publishes it if asked to.
+
+    The figures are those that were measured: to change them, measure again with `hf-e2kd fidelity`.
+
+    \b
+    Examples:
+      hf-e2kd card outputs/distill_vit/student --license apache-2.0
+      hf-e2kd card outputs/distill_vit/student --repo-id me/student --license apache-2.0 --push
+    """
+    if push and repo_id is None:
+        raise typer.BadParameter("--push needs --repo-id USER/NAME.")
+    if repo_id is not None:
+        check_repo_id(repo_id)
+    if not (folder / FIDELITY_FILE).is_file():
+        raise ValueError(
+            f"'{folder}' has no {FIDELITY_FILE}. Measure the student first: hf-e2kd fidelity --teacher A --student "
+            f"{folder} --dataset D --output-dir {folder}."
+        )
+    record = FidelityRecord.load(folder)
+    found = {"license": license_, "language": language, "tags": tag}
+    path = save_card(
+        record,
+        folder,
+        repo_id=repo_id,
+        picture=PICTURE if (folder / PICTURE).is_file() else None,
+        **{name: value for name, value in found.items() if value},
+    )
+    url = None
+    if push:
+        assert repo_id is not None
+        url = push_folder(folder, repo_id, private=private or None, commit_message="Model card and student").repo_url
+    summary = {"card": str(path), "figures": len(record.figures), "url": None if url is None else str(url)}
+    if as_json:
+        typer.echo(json.dumps(summary))
+    else:
+        typer.echo(f"{path}: {summary['figures']} figures" + (f"\n{url}" if url else ""))

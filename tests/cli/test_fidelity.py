@@ -1,0 +1,132 @@
+"""`hf-e2kd fidelity` and `hf-e2kd card` as users call them."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from transformers import ViTImageProcessor
+
+from hf_e2kd.cli import main
+from hf_e2kd.fidelity import FidelityRecord
+from tests.models import build
+from tests.text_models import build_text
+from tests.tokenizers import tokenizer
+
+WORDS = ("good", "bad", "dull", "warm", "long", "fine")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A folder with a student, a teacher of another family and size, two of texts, and data of both kinds."""
+    folder = tmp_path_factory.mktemp("models")
+    for name, family, side, seed in (("student", "vit", 32, 0), ("teacher", "resnet", 48, 1)):
+        build(family, seed=seed).save_pretrained(folder / name)
+        ViTImageProcessor(size={"height": side, "width": side}).save_pretrained(folder / name)
+    for name, kind, family, seed in (("short", "wordpiece", "bert", 0), ("long", "byte_bpe", "roberta", 1)):
+        own = tokenizer(kind, model_max_length=24)
+        build_text(family, seed, vocab_size=len(own), pad_token_id=own.pad_token_id).save_pretrained(folder / name)
+        own.save_pretrained(folder / name)
+    noise = np.random.default_rng(0).integers(0, 255, (10, 40, 32, 3), dtype=np.uint8)
+    (folder / "photos" / "validation").mkdir(parents=True)
+    for number, pixels in enumerate(noise):
+        Image.fromarray(pixels).save(folder / "photos" / "validation" / f"{number}.png")
+    (folder / "texts").mkdir()
+    rows = [{"text": f"a {word} film, it is {word}"} for word in WORDS]
+    (folder / "texts" / "validation.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder
+
+
+@pytest.fixture
+def place(models, tmp_path, monkeypatch):
+    """A copy of it to work in, without a network."""
+    shutil.copytree(models, tmp_path / "here")
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path / "here"
+
+
+def run(*given):
+    """The exit code."""
+    with pytest.raises(SystemExit) as ended:
+        main([str(each) for each in given])
+    return ended.value.code or 0
+
+
+IMAGES = ("fidelity", "--teacher", "teacher", "--student", "student", "--dataset", "photos", "--samples", 8)
+
+
+def test_images_are_measured_and_verified(place, capsys):
+    """Prevents: figures that can't be repeated; a verification that passes whatever the weights are."""
+    assert run(*IMAGES, "--card", "--pictures", 2) == 0
+    out = capsys.readouterr().out
+    assert "explanation similarity" in out and "by chance: shuffled" in out and "8 of 10" in out
+    folder = place / "outputs" / "fidelity"
+    assert {path.name for path in folder.iterdir()} == {"README.md", "explanations.png", "fidelity.json"}
+    record = FidelityRecord.load(folder)
+    assert record.teacher.path == "../../teacher" and record.data.path == "../../photos"
+    assert str(place) not in (folder / "fidelity.json").read_text() + (folder / "README.md").read_text()
+    assert run("fidelity", "--verify", folder, "--json") == 0
+    checks = {check["name"]: check for check in json.loads(capsys.readouterr().out)}
+    assert all(check["holds"] for check in checks.values())
+    assert {"student's weights", "teacher's weights", "the samples", "agreement", "chance, shuffled"} <= set(checks)
+
+    weights = load_file("student/model.safetensors")
+    save_file({name: value * 1.5 for name, value in weights.items()}, "student/model.safetensors", {"format": "pt"})
+    Image.fromarray(np.zeros((40, 32, 3), np.uint8)).save(f"photos/validation/{record.data.samples[0]}.png")
+    assert run("fidelity", "--verify", folder) == 1
+    out = capsys.readouterr().out
+    assert "FAILS student's weights" in out and "FAILS the samples" in out and "holds teacher's weights" in out
+
+
+def test_texts_of_two_tokenizers(place, capsys):
+    """Prevents: texts whose teacher is given the student's token ids."""
+    options = ("--explainer", "input_x_gradient", "--pictures", 0, "--no-chance", "--json")
+    assert run("fidelity", "--teacher", "long", "--student", "short", "--dataset", "texts", *options) == 0
+    record = FidelityRecord.from_dict(json.loads(capsys.readouterr().out))
+    assert record.modality == "text" and record.chance == {} and record.figures["explanation_similarity"].samples == 6
+    assert run("fidelity", "--verify", "outputs/fidelity") == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "code", "message"),
+    [
+        (("fidelity",), 2, "Give --student, --teacher, --dataset, or --verify"),
+        ((*IMAGES, "--explainer-options", "{}x"), 2, "is no JSON"),
+        ((*IMAGES, "--split", "test"), 1, "has no split 'test'. Its splits: validation"),
+        ((*IMAGES, "--image-column", "img"), 1, "has no column 'img'. Its columns: image"),
+        ((*IMAGES[:2], "long", *IMAGES[3:]), 1, "'long' classifies texts and the student 'student' images"),
+        (("fidelity", "--verify", "student"), 1, "has no fidelity.json"),
+        (("fidelity", "--verify", "https://huggingface.co/me/student"), 1, "is an address. Give the id alone"),
+        (("card", "student"), 1, "has no fidelity.json. Measure the student first"),
+        (("card", "student", "--push"), 2, "--push needs --repo-id"),
+    ],
+)
+def test_what_was_wrong_is_said(place, capsys, given, code, message):
+    """Prevents: a traceback, or a message that doesn't say what to do."""
+    assert run(*given) == code
+    assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+def test_a_record_without_its_teacher(place, capsys):
+    """Prevents: a verification that measures against whatever it finds."""
+    assert run(*IMAGES, "--pictures", 0, "--no-chance") == 0
+    shutil.move("teacher", "elsewhere")
+    assert run("fidelity", "--verify", "outputs/fidelity") == 1
+    assert (
+        "The record's teacher (ResNetForImageClassification) isn't published and isn't here" in capsys.readouterr().err
+    )
+    assert run("fidelity", "--verify", "outputs/fidelity", "--teacher", "elsewhere") == 0
+
+
+def test_card_is_written_anew(place, capsys):
+    """Prevents: a card that has to be measured again to state its licence."""
+    assert run(*IMAGES, "--output-dir", "student", "--pictures", 0) == 0
+    capsys.readouterr()
+    assert run("card", "student", "--license", "apache-2.0", "--repo-id", "me/student", "--tag", "mine", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["card"] == "student/README.md"
+    card = (place / "student" / "README.md").read_text()
+    assert "license: apache-2.0" in card and 'load_student("me/student")' in card and "- mine" in card
+    assert torch.is_tensor(next(iter(load_file("student/model.safetensors").values())))

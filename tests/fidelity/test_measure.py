@@ -1,0 +1,207 @@
+"""What a record says is what was measured, once a sample, and can be told from chance."""
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, Features, Sequence, Value
+from torch import nn
+
+from hf_e2kd import AnnotationReference, ExplanationDistillTrainer, TextCollator
+from hf_e2kd.fidelity import FidelityRecord, measure_fidelity
+from hf_e2kd.fidelity.cost import cost_of
+from hf_e2kd.fidelity.describe import data_digest, describe_data, describe_model
+from hf_e2kd.fidelity.measure import figures_of, mean_figure
+from hf_e2kd.metrics.running import SampleValues
+from tests.models import CLASSES, build, images
+from tests.text_models import build_text
+from tests.tokenizers import tokenizer
+from tests.training import arguments, distiller, samples
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """A trainer, its record with another student beside, and the state that must not change."""
+    trainer = distiller(
+        build("vit"),
+        build("resnet", seed=1),
+        tmp_path_factory.mktemp("out"),
+        eval_dataset=samples(25, mask=True, seed=7),
+    )
+    trainer.student.train()
+    other = build("vit", seed=3)
+    state = torch.get_rng_state()
+    record = measure_fidelity(trainer, compared={"other": other}, seed=5)
+    return trainer, record, other, torch.equal(state, torch.get_rng_state())
+
+
+def test_figures_are_those_of_an_evaluation(measured):
+    """Prevents: a card whose figures are not what `evaluate()` says; samples lost or counted twice."""
+    trainer, record, other, _ = measured
+    metrics = trainer.evaluate()
+    own = {name.removeprefix("eval_"): value for name, value in metrics.items()}
+    for name, figure in record.figures.items():
+        if name in own:
+            assert figure.value == pytest.approx(own[name], abs=1e-6), name
+            assert figure.low <= figure.value <= figure.high and figure.samples <= 25
+    assert {"agreement", "explanation_similarity", "accuracy", "teacher_energy_pointing_game"} <= set(record.figures)
+    assert sorted(record.data.samples) == list(range(25)) and record.data.samples != list(range(25))
+    beside = distiller(other, build("resnet", seed=1), "unused", eval_dataset=samples(25, mask=True, seed=7)).evaluate()
+    for name in ("agreement", "explanation_similarity", "accuracy", "energy_pointing_game"):
+        assert record.compared["other"][name].value == pytest.approx(beside[f"eval_{name}"], abs=1e-6)
+
+
+def test_flips_are_counted_among_what_the_teacher_knows(measured):
+    """Prevents: a mistake that both make, or one of the teacher alone, counted as the student's regression."""
+    trainer, record, _, _ = measured
+    figures = record.figures
+    batch = trainer.data_collator([trainer.eval_dataset[row] for row in range(25)])
+    teacher = trainer.references["teacher"].model
+    with torch.no_grad():
+        own, taught = (m.eval()(batch["pixel_values"]).logits.argmax(1) for m in (trainer.student, teacher))
+    right = taught == batch["labels"]
+    assert figures["negative_flips"].value == pytest.approx((right & (own != batch["labels"])).float().mean().item())
+    errs = figures["agreement_where_teacher_errs"]
+    assert errs.samples == (~right).sum() and errs.value == pytest.approx((own == taught)[~right].float().mean().item())
+
+
+def test_measuring_changes_nothing(measured):
+    """Prevents: a training that goes on otherwise because it was measured."""
+    trainer, _, _, same_numbers = measured
+    assert same_numbers
+    assert all(not hook for module in trainer.student.modules() for hook in (module._forward_hooks,))
+    assert trainer._batch_measures is None
+
+
+def test_record_survives_its_file(measured, tmp_path):
+    """Prevents: a figure or an option that is lost or changes its type between writing and reading."""
+    record = measured[1]
+    record.save(tmp_path)
+    assert FidelityRecord.load(tmp_path) == record
+    (tmp_path / "fidelity.json").write_text('{"format": "hf_e2kd.fidelity/1", "modality": "image"}')
+    with pytest.raises(ValueError, match="lacks a part"):
+        FidelityRecord.load(tmp_path)
+    (tmp_path / "fidelity.json").write_text('{"agreement": 0.9}')
+    with pytest.raises(ValueError, match="no fidelity record of the format"):
+        FidelityRecord.load(tmp_path)
+
+
+def test_chance_is_below_a_student_that_is_its_teacher(tmp_path):
+    """Prevents: a chance level that compares a map with itself, or an untrained student with trained weights."""
+    teacher = build("resnet", seed=1)
+    student = build("resnet", seed=1)
+    record = measure_fidelity(distiller(student, teacher, tmp_path, eval_dataset=samples(12)), costs=False)
+    assert record.figures["explanation_similarity"].value == pytest.approx(1, abs=1e-5)
+    assert record.figures["agreement"].value == 1
+    for kind in ("shuffled", "untrained"):
+        assert record.chance[kind].value < 0.95, kind
+    assert record.student.weights == record.teacher.weights
+    assert record.student.cost is None
+
+
+def test_texts_have_their_words_shuffled(tmp_path):
+    """Prevents: a chance level of texts that compares words of one text with those of another, or padding."""
+    own = tokenizer("wordpiece")
+    texts = ["a fine film", "it is a very dull and long film", "good", "a warm story of a good man"]
+    data = Dataset.from_dict({"text": texts, "label": [0, 1, 0, 1]})
+    trainer = ExplanationDistillTrainer(
+        build_text("bert", 0, vocab_size=len(own)),
+        arguments(tmp_path, explainer="input_x_gradient", remove_unused_columns=False),
+        eval_dataset=data,
+        data_collator=TextCollator(own),
+        processing_class=own,
+        teacher_model=build_text("bert", 1, vocab_size=len(own)),
+    )
+    record = measure_fidelity(trainer)
+    assert record.modality == "text" and record.student.cost.input.endswith("tokens")
+    assert -1 <= record.chance["shuffled"].value < 1 and record.chance["shuffled"].samples == 4
+    assert record.data.fingerprint != data_digest(data.select([0, 1]), ["text"])
+
+
+def test_several_labels_have_f1_and_map(tmp_path, monkeypatch):
+    """Prevents: a multi-label student without its pooled figures, or these without an interval."""
+    monkeypatch.setattr("hf_e2kd.fidelity.measure.POOLED_RESAMPLES", 20)
+    student, teacher = build("resnet"), build("resnet", seed=1)
+    for model in (student, teacher):
+        model.config.problem_type = "multi_label_classification"
+    data = samples(12)
+    for sample in data:
+        sample["labels"] = nn.functional.one_hot(torch.tensor(sample["labels"]), CLASSES).float()
+    record = measure_fidelity(distiller(student, teacher, tmp_path, eval_dataset=data), costs=False)
+    for name in ("f1", "map"):
+        assert record.figures[name].low <= record.figures[name].value <= record.figures[name].high
+    assert record.problem == "multi_label_classification" and "negative_flips" not in record.figures
+
+
+def test_annotations_alone(tmp_path):
+    """Prevents: a guided model, which has no teacher, that can't be measured."""
+    trainer = distiller(
+        build("resnet"),
+        None,
+        tmp_path,
+        {"task_weight": 1.0, "logits_weight": 0.0},
+        references={"boxes": AnnotationReference("energy")},
+        eval_dataset=samples(12, mask=True),
+    )
+    record = measure_fidelity(trainer, costs=False)
+    assert record.teacher is None and not record.chance
+    assert 0 <= record.figures["energy_pointing_game"].value <= 1
+
+
+# ---- Parts -----------------------------------------------------------------------------------------------------------
+
+
+def test_interval_is_that_of_the_mean():
+    """Prevents: an interval of single values, or one that ignores how many values a sample has."""
+    rng = np.random.default_rng(0)
+    values, counts = rng.random(400), np.ones(400)
+    figure = mean_figure(values, counts, seed=0)
+    expected = 1.96 * values.std() / 20
+    assert figure.high - figure.value == pytest.approx(expected, rel=0.15)
+    assert figure.value - figure.low == pytest.approx(expected, rel=0.15)
+    assert mean_figure(np.array([3.0, 1.0]), np.array([3.0, 1.0]), seed=0).value == 1
+    alone = mean_figure(np.array([0.5, 0.0]), np.array([1.0, 0.0]), seed=0)
+    assert alone.value == 0.5 and alone.low is None and alone.samples == 1
+
+
+def test_worst_class_is_named_and_has_enough_samples():
+    """Prevents: the worst class found among those with two samples, or named by another model's classes."""
+    values = SampleValues(lambda tensor: tensor)
+    labels = torch.tensor([0] * 20 + [1] * 20 + [2] * 3)
+    right = torch.tensor([1.0] * 20 + [1.0] * 15 + [0.0] * 5 + [0.0] * 3)
+    values.update({"accuracy": right[:30], "_label": labels[:30]})
+    values.update({"accuracy": right[30:], "_label": labels[30:]})
+    worst = figures_of(values, 0, ["cat", "dog", "fish"])["worst_class_accuracy"]
+    assert (worst.detail, worst.value, worst.samples) == ("dog", 0.75, 20)
+
+
+def test_costs_are_counted():
+    """Prevents: FLOPs that leave attention out, or a model left in another mode."""
+    model = build("vit").train()
+    cost = cost_of(model, {"pixel_values": images(3)})
+    assert cost.parameters == sum(parameter.numel() for parameter in model.parameters())
+    config = model.config
+    tokens = (config.image_size // config.patch_size) ** 2 + 1
+    block = 2 * tokens * (4 * config.hidden_size**2 + 2 * config.hidden_size * config.intermediate_size)
+    attention = 2 * 2 * tokens**2 * config.hidden_size
+    assert cost.flops > config.num_hidden_layers * (block + attention)
+    assert cost.flops < 1.5 * config.num_hidden_layers * (block + attention)
+    assert model.training and cost.seconds > 0 and cost.input == "3×32×32"
+
+
+def test_where_things_come_from(tmp_path, monkeypatch):
+    """Prevents: a path of this machine in a record, or a folder's name taken for an id on the Hub."""
+    monkeypatch.chdir(tmp_path)
+    model = build("vit")
+    model.save_pretrained("team/model")
+    for source in (str(tmp_path / "team/model"), "team/model", "../model", "https://huggingface.co/team/model"):
+        model.config._name_or_path = source
+        assert describe_model(model).id is None
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("hf_e2kd.fidelity.describe.is_offline_mode", lambda: True)
+    model.config._name_or_path = "google/vit"
+    assert describe_model(model).id == "google/vit"
+    features = Features({"text": Value("string"), "spans": Sequence(Value("int64"))})
+    data = Dataset.from_dict({"text": ["a"], "spans": [[1]]}, features=features)
+    data.info.download_checksums = {"hf://datasets/me/data@0123abc/train.parquet": {}}
+    assert (describe_data(data).id, describe_data(data).revision) == ("me/data", "0123abc")
+    assert data_digest(data, ["text"]) != data_digest(data.map(lambda row: {"text": "b"}), ["text"])
