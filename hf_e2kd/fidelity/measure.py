@@ -135,9 +135,7 @@ def measure_fidelity(
         target=getattr(reference, "target", "label"),
         figures=own,
         compared={other: _under(figures, f"{other}/") for other in compared or {}},
-        chance=_under(figures, _CHANCE) | _similarity_as("untrained", _under(figures, f"{_UNTRAINED}/"))
-        if chance
-        else {},
+        chance=_chance(figures) if chance else {},
         environment=environment() | {"device": device_name(trainer.args.device)},
         seed=seed,
         batch_size=trainer.args.eval_batch_size,
@@ -318,8 +316,9 @@ def _under(figures: Mapping[str, Figure], prefix: str) -> dict[str, Figure]:
     return {name.removeprefix(prefix): figure for name, figure in figures.items() if name.startswith(prefix)}
 
 
-def _similarity_as(name: str, figures: Mapping[str, Figure]) -> dict[str, Figure]:
-    return {name: figures["explanation_similarity"]} if "explanation_similarity" in figures else {}
+def _chance(figures: Mapping[str, Figure]) -> dict[str, Figure]:
+    untrained = figures.get(f"{_UNTRAINED}/explanation_similarity")
+    return _under(figures, _CHANCE) | ({} if untrained is None else {"untrained": untrained})
 
 
 def _content_columns(dataset: Any) -> list[str]:
