@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from ..alignment.labels import class_names
 from ..explainers import install_explained_forward
-from ..metrics import explanation_similarity, f1_map
+from ..metrics import agreement_where_teacher_errs, explanation_similarity, f1_map, negative_flips
 from ..metrics.running import SampleValues
 from ..objective import Objective, compared_maps, fold_targets
 from ..references import Reference, TeacherReference
@@ -169,12 +169,10 @@ def batch_measures(
         values[_LABEL] = labels
     if said.logits is not None and not multi_label:
         values[_TEACHER_CLASS] = references[name].to_student(said.logits.argmax(1))
-    if "teacher_accuracy" in values and "accuracy" in values:
-        right, own = values["teacher_accuracy"], values["accuracy"]
-        known = ~right.isnan() & ~own.isnan()
-        flips = (right == 1) & (own == 0)
-        values["negative_flips"] = flips.float().masked_fill(~known, torch.nan)
-        values["agreement_where_teacher_errs"] = values["agreement"].float().masked_fill(right != 0, torch.nan)
+    if scored and said.logits is not None and said.shared_labels is not None:
+        decisions = references[name].student_logits(objective.logits), said.logits, said.shared_labels
+        values["negative_flips"] = negative_flips(*decisions)
+        values["agreement_where_teacher_errs"] = agreement_where_teacher_errs(*decisions)
     if "explanation_similarity" in values:
         values[f"{_CHANCE}shuffled"] = _shuffled_similarity(objective, name)
     for other, found in others.items():

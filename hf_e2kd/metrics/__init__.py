@@ -15,11 +15,13 @@ from .explanation_similarity.function import explanation_similarity
 from .f1_map.function import f1_map
 from .localization import class_means
 from .localization_iou.function import localization_iou
+from .negative_flips.function import agreement_where_teacher_errs, negative_flips
 from .pointing_accuracy.function import pointing_accuracy
 from .word_attribution.function import word_attribution
 
 __all__ = [
     "agreement",
+    "agreement_where_teacher_errs",
     "boxes_to_masks",
     "class_means",
     "energy_pointing_game",
@@ -27,6 +29,7 @@ __all__ = [
     "f1_map",
     "localization_iou",
     "metric_folder",
+    "negative_flips",
     "pointing_accuracy",
     "word_attribution",
 ]
@@ -37,7 +40,7 @@ def metric_folder(name: str) -> str:
 
     Args:
         name: "agreement", "energy_pointing_game", "explanation_similarity", "f1_map", "localization_iou",
-            "pointing_accuracy" or "word_attribution".
+            "negative_flips", "pointing_accuracy" or "word_attribution".
 
     Raises:
         ValueError: no metric has this name; the message lists those that exist.

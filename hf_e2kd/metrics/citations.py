@@ -28,3 +28,11 @@ KD_INTERPRETABILITY = r"""@inproceedings{han2023impact,
     booktitle = {International Conference on Machine Learning},
     year = {2023}
 }"""
+
+POSITIVE_CONGRUENT = r"""@inproceedings{yan2021positive,
+    title = {Positive-Congruent Training: Towards Regression-Free Model Updates},
+    author = {Yan, Sijie and Xiong, Yuanjun and Kundu, Kaustav and Yang, Shuo and Deng, Siqi and Wang, Meng and Xia, Wei
+              and Soatto, Stefano},
+    booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+    year = {2021}
+}"""

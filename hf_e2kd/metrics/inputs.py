@@ -15,7 +15,7 @@ def check_batch(name: str, values: Tensor, axes: str) -> None:
     Raises:
         ValueError: the number of axes differs, or a value is NaN.
     """
-    if values.ndim != axes.count(",") + 1:
+    if values.ndim != axes.rstrip(",)").count(",") + 1:
         raise ValueError(f"{name} must have the axes {axes}, but its shape is {tuple(values.shape)}.")
     if values.isnan().any():
         samples = values.isnan().flatten(1).any(dim=1).nonzero().flatten().tolist()

@@ -1,12 +1,11 @@
 """Agreement as an `evaluate` module."""
 
 # `evaluate` reads these lines as text, so each imports one thing.
-import datasets
 import evaluate
 
 from hf_e2kd.metrics.agreement.function import agreement
 from hf_e2kd.metrics.citations import GOOD_TEACHERS_EXPLAIN
-from hf_e2kd.metrics.inputs import column_to_tensor
+from hf_e2kd.metrics.modules import as_tensors, means, metric_info
 
 _DESCRIPTION = "The share of samples on which student and teacher choose the same class."
 
@@ -31,14 +30,7 @@ class Agreement(evaluate.Metric):
     __doc__ = _DESCRIPTION + "\n" + _INPUTS
 
     def _info(self):
-        logits = datasets.Sequence(datasets.Value("float64"))
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation=GOOD_TEACHERS_EXPLAIN,
-            inputs_description=_INPUTS,
-            features=datasets.Features({"predictions": logits, "references": logits}),
-        )
+        return metric_info(_DESCRIPTION, GOOD_TEACHERS_EXPLAIN, _INPUTS)
 
     def _compute(self, predictions, references):
-        agrees = agreement(column_to_tensor("predictions", predictions), column_to_tensor("references", references))
-        return {"agreement": agrees.double().mean().item()}
+        return means("agreement", agreement(*as_tensors(predictions, references)))

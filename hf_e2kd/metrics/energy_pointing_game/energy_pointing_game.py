@@ -1,12 +1,11 @@
 """The energy pointing game as an `evaluate` module."""
 
 # `evaluate` reads these lines as text, so each imports one thing.
-import datasets
 import evaluate
 
 from hf_e2kd.metrics.citations import MODEL_GUIDANCE, SCORE_CAM
 from hf_e2kd.metrics.energy_pointing_game.function import energy_pointing_game
-from hf_e2kd.metrics.inputs import column_to_tensor
+from hf_e2kd.metrics.modules import as_tensors, means, metric_info
 
 _DESCRIPTION = "The mean share of an explanation's positive energy that lies inside the object's mask."
 
@@ -14,10 +13,12 @@ _INPUTS = """
 Args:
     predictions: the maps, h rows of w numbers a sample, signed or not.
     references: the object's masks, H rows of W zeros and ones a sample.
+    classes: the class that each map explains, in the samples' order; for the means by class.
 
 Returns:
     energy_pointing_game: the mean share of positive energy inside the mask, between 0 and 1; a map without positive
         energy counts 0.
+    energy_pointing_game_per_class: with `classes`, the mean over each class's samples.
 
 Example:
     >>> import evaluate
@@ -32,15 +33,8 @@ class EnergyPointingGame(evaluate.Metric):
     __doc__ = _DESCRIPTION + "\n" + _INPUTS
 
     def _info(self):
-        grid = datasets.Sequence(datasets.Sequence(datasets.Value("float64")))
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation=SCORE_CAM + "\n" + MODEL_GUIDANCE,
-            inputs_description=_INPUTS,
-            features=datasets.Features({"predictions": grid, "references": grid}),
-        )
+        return metric_info(_DESCRIPTION, SCORE_CAM + "\n" + MODEL_GUIDANCE, _INPUTS, axes=2)
 
-    def _compute(self, predictions, references):
-        maps = column_to_tensor("predictions", predictions)
-        masks = column_to_tensor("references", references)
-        return {"energy_pointing_game": energy_pointing_game(maps, masks).mean().item()}
+    def _compute(self, predictions, references, classes=None):
+        values = energy_pointing_game(*as_tensors(predictions, references))
+        return means("energy_pointing_game", values, classes)

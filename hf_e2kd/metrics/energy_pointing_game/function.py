@@ -2,9 +2,9 @@
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from ..inputs import check_batch, check_maps, check_same_length, unit_peak
+from ..inputs import check_batch
+from ..localization import check_maps_and_masks, positive_on_masks
 
 
 def energy_pointing_game(maps: Tensor, masks: Tensor) -> Tensor:
@@ -35,17 +35,8 @@ def energy_pointing_game(maps: Tensor, masks: Tensor) -> Tensor:
         >>> energy_pointing_game(maps, masks)
         tensor([0.7500])
     """
-    check_maps("maps", maps)
-    check_batch("masks", masks, "(B, H, W)")
-    check_same_length("maps", maps, "masks", masks)
-    if masks.dtype != torch.bool and not ((masks == 0) | (masks == 1)).all():
-        raise ValueError(
-            f"masks must be bool or hold 0 and 1 alone, but values from {masks.min().item():g} to "
-            f"{masks.max().item():g} were found; threshold a soft mask first (masks > 0.5)."
-        )
-    energy = unit_peak(maps.clamp(min=0))
-    # Antialiasing changes nothing where the map is enlarged; where it is finer than the mask, no cell is skipped.
-    energy = F.interpolate(energy[:, None], size=masks.shape[1:], mode="bilinear", antialias=True)[:, 0]
+    check_maps_and_masks(maps, masks)
+    energy = positive_on_masks(maps, masks)
     total = energy.sum(dim=(1, 2))
     return (energy * masks).sum(dim=(1, 2)) / total.where(total > 0, 1)
 

@@ -1,12 +1,11 @@
 """Explanation similarity as an `evaluate` module."""
 
 # `evaluate` reads these lines as text, so each imports one thing.
-import datasets
 import evaluate
 
 from hf_e2kd.metrics.citations import GOOD_TEACHERS_EXPLAIN
 from hf_e2kd.metrics.explanation_similarity.function import explanation_similarity
-from hf_e2kd.metrics.inputs import column_to_tensor
+from hf_e2kd.metrics.modules import as_tensors, metric_info
 
 _DESCRIPTION = "The mean cosine similarity of the student's and the teacher's explanation maps."
 
@@ -36,17 +35,11 @@ class ExplanationSimilarity(evaluate.Metric):
     __doc__ = _DESCRIPTION + "\n" + _INPUTS
 
     def _info(self):
-        maps = datasets.Sequence(datasets.Sequence(datasets.Value("float64")))
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation=GOOD_TEACHERS_EXPLAIN,
-            inputs_description=_INPUTS,
-            features=datasets.Features({"predictions": maps, "references": maps}),
-        )
+        return metric_info(_DESCRIPTION, GOOD_TEACHERS_EXPLAIN, _INPUTS, axes=2)
 
     def _compute(self, predictions, references):
-        student = column_to_tensor("predictions", predictions)
-        values, valid = explanation_similarity(student, column_to_tensor("references", references))
+        student, teacher = as_tensors(predictions, references)
+        values, valid = explanation_similarity(student, teacher)
         return {
             "explanation_similarity": values[valid].mean().item(),
             "zero_teacher_share": (~valid).double().mean().item(),

@@ -1,12 +1,11 @@
 """F1 and mean average precision as an `evaluate` module."""
 
 # `evaluate` reads these lines as text, so each imports one thing.
-import datasets
 import evaluate
 
 from hf_e2kd.metrics.citations import MODEL_GUIDANCE
 from hf_e2kd.metrics.f1_map.function import f1_map
-from hf_e2kd.metrics.inputs import column_to_tensor
+from hf_e2kd.metrics.modules import as_tensors, metric_info
 
 _DESCRIPTION = "Micro-F1 and mean average precision, where an image may show several classes."
 
@@ -29,17 +28,11 @@ Example:
 """
 
 
-class F1AndMeanAveragePrecision(evaluate.Metric):
+class F1Map(evaluate.Metric):
     __doc__ = _DESCRIPTION + "\n" + _INPUTS
 
     def _info(self):
-        values = datasets.Sequence(datasets.Value("float64"))
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation=MODEL_GUIDANCE,
-            inputs_description=_INPUTS,
-            features=datasets.Features({"predictions": values, "references": values}),
-        )
+        return metric_info(_DESCRIPTION, MODEL_GUIDANCE, _INPUTS)
 
     def _compute(self, predictions, references):
-        return f1_map(column_to_tensor("predictions", predictions), column_to_tensor("references", references))
+        return f1_map(*as_tensors(predictions, references))

@@ -1,13 +1,11 @@
 """The localisation IoU as an `evaluate` module."""
 
 # `evaluate` reads these lines as text, so each imports one thing.
-import datasets
 import evaluate
 
 from hf_e2kd.metrics.citations import MODEL_GUIDANCE
-from hf_e2kd.metrics.inputs import column_to_tensor
-from hf_e2kd.metrics.localization import class_means
 from hf_e2kd.metrics.localization_iou.function import localization_iou
+from hf_e2kd.metrics.modules import as_tensors, means, metric_info
 
 _DESCRIPTION = "The mean intersection over union of an explanation's strong part with the object's mask."
 
@@ -32,20 +30,12 @@ Example:
 """
 
 
-class LocalizationIoU(evaluate.Metric):
+class LocalizationIou(evaluate.Metric):
     __doc__ = _DESCRIPTION + "\n" + _INPUTS
 
     def _info(self):
-        grid = datasets.Sequence(datasets.Sequence(datasets.Value("float64")))
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation=MODEL_GUIDANCE,
-            inputs_description=_INPUTS,
-            features=datasets.Features({"predictions": grid, "references": grid}),
-        )
+        return metric_info(_DESCRIPTION, MODEL_GUIDANCE, _INPUTS, axes=2)
 
     def _compute(self, predictions, references, threshold=0.5, classes=None):
-        maps = column_to_tensor("predictions", predictions)
-        values = localization_iou(maps, column_to_tensor("references", references), threshold)
-        per_class = {} if classes is None else {"localization_iou_per_class": class_means(values, classes)}
-        return {"localization_iou": values.mean().item(), **per_class}
+        values = localization_iou(*as_tensors(predictions, references), threshold)
+        return means("localization_iou", values, classes)

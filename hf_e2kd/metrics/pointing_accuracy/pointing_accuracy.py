@@ -1,11 +1,9 @@
 """Pointing accuracy as an `evaluate` module."""
 
 # `evaluate` reads these lines as text, so each imports one thing.
-import datasets
 import evaluate
 
-from hf_e2kd.metrics.inputs import column_to_tensor
-from hf_e2kd.metrics.localization import class_means
+from hf_e2kd.metrics.modules import as_tensors, means, metric_info
 from hf_e2kd.metrics.pointing_accuracy.function import pointing_accuracy
 
 _CITATION = r"""@inproceedings{zhang2016top,
@@ -41,16 +39,8 @@ class PointingAccuracy(evaluate.Metric):
     __doc__ = _DESCRIPTION + "\n" + _INPUTS
 
     def _info(self):
-        grid = datasets.Sequence(datasets.Sequence(datasets.Value("float64")))
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation=_CITATION,
-            inputs_description=_INPUTS,
-            features=datasets.Features({"predictions": grid, "references": grid}),
-        )
+        return metric_info(_DESCRIPTION, _CITATION, _INPUTS, axes=2)
 
     def _compute(self, predictions, references, tolerance=0, classes=None):
-        maps = column_to_tensor("predictions", predictions)
-        values = pointing_accuracy(maps, column_to_tensor("references", references), tolerance)
-        per_class = {} if classes is None else {"pointing_accuracy_per_class": class_means(values, classes)}
-        return {"pointing_accuracy": values.mean().item(), **per_class}
+        values = pointing_accuracy(*as_tensors(predictions, references), tolerance)
+        return means("pointing_accuracy", values, classes)
