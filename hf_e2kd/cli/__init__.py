@@ -8,18 +8,26 @@ from typing import Annotated, Any
 import torch
 import typer
 from datasets.exceptions import DatasetsError
+from PIL.Image import DecompressionBombError
 
-from . import store
+from . import card, distill, explain, fidelity, store, viewer
 
-COMMANDS: tuple[Callable[..., Any], ...] = (store.store,)
+COMMANDS: tuple[Callable[..., Any], ...] = (
+    card.card,
+    distill.distill,
+    explain.explain,
+    fidelity.fidelity,
+    store.store,
+    viewer.viewer,
+)
 
 # What users can mend: the message says how. Anything else is a mistake of ours, and shows its traceback.
-_EXPECTED = (ValueError, OSError, ImportError, DatasetsError, torch.OutOfMemoryError)
+_EXPECTED = (ValueError, OSError, ImportError, DatasetsError, DecompressionBombError, torch.OutOfMemoryError)
 _DEBUG = "HF_E2KD_DEBUG"
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 for command in COMMANDS:
-    app.command()(command)
+    app.command(context_settings=distill.PASSED_ON if command is distill.distill else None)(command)
 
 
 @app.callback()

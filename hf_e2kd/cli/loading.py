@@ -1,11 +1,16 @@
 """The models and data sets that a command names by Hub id or folder."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import datasets
 from datasets import Dataset, load_dataset
+from huggingface_hub import constants, get_session, is_offline_mode
+from huggingface_hub.errors import HTTPError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -13,10 +18,18 @@ from transformers import (
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    BitImageProcessor,
 )
+from transformers.utils import logging
 
+from ..alignment.labels import align_labels
 from ..data.images import load_image_splits
 from ..data.text import load_text_splits
+from ..hub import check_repo_id
+
+logger = logging.get_logger(__name__)
+
+_CONNECTION_SECONDS = 5
 
 
 @dataclass
@@ -26,6 +39,7 @@ class Classifier:
     model: nn.Module
     processing_class: Any
     is_text: bool
+    source: str = ""
 
 
 def load_classifier(source: str, revision: str | None = None, trust_remote_code: bool = False) -> Classifier:
@@ -36,24 +50,82 @@ def load_classifier(source: str, revision: str | None = None, trust_remote_code:
         trust_remote_code: Run the repository's own code, which is refused otherwise.
 
     Raises:
-        ValueError: it is no such classifier, or its checkpoint has no weights for a part of it.
-        OSError: it isn't there.
+        ValueError: `source` can't be an id, it is no such classifier, its checkpoint has no weights for a part of it,
+            or it has no image processor or tokenizer.
+        OSError: it isn't there, or the Hub can't be reached.
     """
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
+    config = load_config(source, revision, trust_remote_code)
+    is_text = reads_text(config, source)
+    model_class = AutoModelForSequenceClassification if is_text else AutoModelForImageClassification
     try:
-        is_text = _reads_text(AutoConfig.from_pretrained(source, **options), source)
-        model_class = AutoModelForSequenceClassification if is_text else AutoModelForImageClassification
         model, found = model_class.from_pretrained(source, output_loading_info=True, **options)
-        processing_class = (AutoTokenizer if is_text else AutoImageProcessor).from_pretrained(source, **options)
     except OSError as error:
-        # Without a network, transformers doesn't say what it looked for.
-        raise OSError(f"'{source}' can't be loaded: {error}") from error
+        raise absent(source, error) from error
     if found["missing_keys"]:
         raise ValueError(
             f"'{source}' has no weights for {', '.join(sorted(found['missing_keys'])[:4])}: these would be random. "
             "Name a checkpoint that was trained as a classifier."
         )
-    return Classifier(model, processing_class, is_text)
+    return Classifier(model, _processing_class(config, source, is_text, options), is_text, source)
+
+
+def load_config(source: str, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+    """A model's configuration, by Hub id or folder; raises as `load_classifier` does."""
+    check_source(source)
+    try:
+        return AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
+    except OSError as error:
+        raise absent(source, error) from error
+    except ValueError as error:
+        if "custom code" not in str(error):
+            raise
+        raise ValueError(
+            f"'{source}' is a model with code of its own, which is not run unless you say so. Read its Python files; "
+            "if you trust them, add --trust-remote-code, which runs them on this machine with your rights."
+        ) from error
+
+
+def reads_text(config: Any, source: str) -> bool:
+    """Whether a classifier reads texts, or sees images.
+
+    Raises:
+        ValueError: it is no classifier of either.
+    """
+    if config.model_type == "timm_wrapper":
+        return False
+    names = [*(config.architectures or ()), *getattr(config, "auto_map", {})]
+    for is_text, kind in ((True, "ForSequenceClassification"), (False, "ForImageClassification")):
+        if any(kind in name for name in names):
+            return is_text
+    raise ValueError(
+        f"'{source}' is {', '.join(config.architectures or ()) or config.model_type}, no classifier of images "
+        "(…ForImageClassification, or of timm) or of texts (…ForSequenceClassification)."
+    )
+
+
+def check_same_modality(teacher: str, teacher_is_text: bool, student: str, student_is_text: bool) -> None:
+    """Refuses a classifier of images beside one of texts.
+
+    Raises:
+        ValueError: naming both.
+    """
+    if teacher_is_text != student_is_text:
+        kinds = {True: "texts", False: "images"}
+        raise ValueError(
+            f"The teacher '{teacher}' classifies {kinds[teacher_is_text]} and the student '{student}' "
+            f"{kinds[student_is_text]}. Name two classifiers of the same kind."
+        )
+
+
+def check_pair(teacher: Classifier, student: Classifier) -> None:
+    """Refuses models that can't be compared.
+
+    Raises:
+        ValueError: they are of different modalities, or share no class.
+    """
+    check_same_modality(teacher.source, teacher.is_text, student.source, student.is_text)
+    align_labels(teacher.model, student.model)
 
 
 def load_split(source: str, is_text: bool, split: str, name: str | None, columns: Sequence[str]) -> Dataset:
@@ -65,30 +137,102 @@ def load_split(source: str, is_text: bool, split: str, name: str | None, columns
         columns: Which it must have.
 
     Raises:
-        ValueError: the split or a column is missing; those that exist are listed.
-        OSError: it isn't there.
+        ValueError: `source` can't be an id, or the split or a column is missing; those that exist are listed.
+        OSError: it isn't there, or the Hub can't be reached.
     """
+    check_source(source)
     if Path(source).is_dir():
         splits = load_text_splits(source) if is_text else load_image_splits(source)
         if split not in splits:
             raise ValueError(f"'{source}' has no split '{split}'. Its splits: {', '.join(splits)}.")
         dataset = splits[split]
     else:
-        dataset = load_dataset(source, name, split=split)
+        try:
+            dataset = load_dataset(source, name, split=split)
+        except OSError as error:
+            raise absent(source, error) from error
     for column in columns:
         if column not in dataset.column_names:
             raise ValueError(f"'{source}' has no column '{column}'. Its columns: {', '.join(dataset.column_names)}.")
     return dataset
 
 
-def _reads_text(config: Any, source: str) -> bool:
-    if config.model_type == "timm_wrapper":
-        return False
-    names = [*(config.architectures or ()), *getattr(config, "auto_map", {})]
-    for is_text, kind in ((True, "ForSequenceClassification"), (False, "ForImageClassification")):
-        if any(kind in name for name in names):
-            return is_text
+def check_source(source: str) -> None:
+    """Whether a model or a data set may be named so; a look at the network, where it is to be loaded from the Hub.
+
+    Raises:
+        ValueError: an address, or what can't be an id.
+        OSError: a path to nothing.
+    """
+    if Path(source).exists():
+        return
+    address = urlsplit(source)
+    if address.scheme or source.startswith(("huggingface.co/", "hf.co/")):
+        parts = [part for part in address.path.split("/") if part and part not in ("datasets", "huggingface.co")]
+        raise ValueError(f"'{source}' is an address. Give the id alone, as in '{'/'.join(parts[:2]) or 'user/name'}'.")
+    if source.startswith((".", "/", "~", os.sep)):
+        raise FileNotFoundError(
+            f"'{source}' doesn't exist. Give a folder that does, or an id on the Hub as 'user/name'."
+        )
+    check_repo_id(source)
+    look_for_network()
+
+
+def look_for_network() -> None:
+    """Where the Hub can't be reached, makes its clients use what was downloaded before, instead of trying for long."""
+    if is_offline_mode():
+        return
+    try:
+        get_session().head(constants.ENDPOINT, timeout=_CONNECTION_SECONDS)
+    except HTTPError as error:
+        logger.warning(f"{constants.ENDPOINT} can't be reached ({error}): only what was downloaded before is used.")
+        # What HF_HUB_OFFLINE=1 sets; the variable itself is read when these libraries are imported.
+        constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+
+
+def absent(source: str, error: OSError) -> OSError:
+    """Why a model or data set can't be loaded. Without a network, the libraries don't say what they looked for."""
+    if Path(source).exists() or not is_offline_mode():
+        return OSError(f"'{source}' can't be loaded: {error}")
+    variable = next((name for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE") if os.environ.get(name)), None)
+    if variable is None:
+        reason = f"{constants.ENDPOINT} can't be reached. Connect this machine"
+    else:
+        reason = f"{variable}={os.environ[variable]} forbids reaching the Hub. Unset it"
+    return OSError(
+        f"'{source}' is neither a folder nor among what was downloaded before, and {reason}, or name a local folder, "
+        "such as one that `hf download ID --local-dir FOLDER` has made on another machine. HF_HUB_OFFLINE=1 keeps to "
+        "what is on this one."
+    )
+
+
+def _processing_class(config: Any, source: str, is_text: bool, options: dict[str, Any]) -> Any:
+    kind = "tokenizer" if is_text else "image processor"
+    auto_class = AutoTokenizer if is_text else AutoImageProcessor
+    problem: Exception | str
+    try:
+        found = auto_class.from_pretrained(source, **options)
+        # Of some families transformers makes a tokenizer that knows no word, where none was saved.
+        if not is_text or len(found) > len(found.all_special_tokens):
+            return found
+        problem = "its tokenizer knows special tokens alone"
+    except (OSError, ValueError, KeyError) as error:
+        if config.model_type.startswith("bcos_"):
+            return bcos_processor(config)
+        problem = error
     raise ValueError(
-        f"'{source}' is {', '.join(config.architectures or ()) or config.model_type}, no classifier of images "
-        "(…ForImageClassification, or of timm) or of texts (…ForSequenceClassification)."
+        f"'{source}' has no {kind} that could be loaded ({' '.join(str(problem).split())[:200]}). Save the one that it "
+        f"was trained with beside it: {auto_class.__name__}.from_pretrained(…).save_pretrained(…)."
+    )
+
+
+def bcos_processor(config: Any) -> BitImageProcessor:
+    """How B-cos networks of ImageNet see an image: RGB in [0, 1], not normalised, 224 of 256 pixels."""
+    side = getattr(config, "image_size", 224)
+    logger.warning(f"No image processor was saved: images are shown to the B-cos network at {side} pixels.")
+    return BitImageProcessor(
+        size={"shortest_edge": side * 256 // 224},
+        crop_size={"height": side, "width": side},
+        resample=2,
+        do_normalize=False,
     )

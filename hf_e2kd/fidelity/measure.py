@@ -268,11 +268,12 @@ def pooled_figures(logits: torch.Tensor, labels: torch.Tensor, seed: int) -> dic
         found = f1_map(logits[rows], labels[rows])
         for name, own in values.items():
             own.append(found[name])
-    return {
-        name: Figure(own[0], *(float(end) for end in np.nanpercentile(own[1:], [2.5, 97.5])), samples=count)
-        for name, own in values.items()
-        if not np.isnan(own[0])
-    }
+    figures = {}
+    for name, (value, *resampled) in values.items():
+        if not np.isnan(value):
+            low, high = np.nanpercentile(resampled, [2.5, 97.5]).tolist()
+            figures[name] = Figure(value, low, high, count)
+    return figures
 
 
 def _worst_class(values: SampleValues, metric: str, column: str, names: Sequence[str] | None) -> Figure | None:

@@ -1,0 +1,290 @@
+"""`hf-e2kd distill`: what the recipes do, for any models and data."""
+
+import difflib
+import io
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from datasets import load_dataset_builder
+from transformers import (
+    MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    IntervalStrategy,
+    set_seed,
+)
+from transformers.trainer_utils import SaveStrategy
+
+from ..arguments import ExplanationDistillArguments
+from ..data import digits, reviews
+from ..interruptions import last_checkpoint
+from ..studies import EmbeddedSetting, TextSetting
+from ..studies.demo import BERT_ON_REVIEWS, VIT_ON_DIGITS
+from ..studies.estimate import Part, duration, estimate_students, estimate_teacher
+from ..studies.side_by_side import Comparison, as_text, compare, parse
+from ..studies.tasks import Task, training_arguments
+from .loading import absent, check_same_modality, check_source, load_classifier, load_config, reads_text
+
+PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+"""How typer reads this command's line: what it doesn't know are options of the data and of the training."""
+
+# For who wants one student, and may interrupt it; what is given comes after these.
+_ONE_STUDENT = ("--compare", "false", "--save_strategy", "epoch", "--save_total_limit", "1")
+_PARTS_OF_THE_TEACHER = ("random", "teacher-layers")
+_USAGE = "hf-e2kd distill --teacher A --student B --dataset D [--OPTION VALUE]..."
+
+Setting = EmbeddedSetting | TextSetting
+
+
+def distill(
+    context: typer.Context,
+    teacher: Annotated[str | None, typer.Option(help="Hub id or folder of a classifier of images or texts.")] = None,
+    student: Annotated[
+        str | None,
+        typer.Option(
+            help="Hub id or folder of what becomes the student; of texts also teacher-layers or random, for a teacher "
+            "with fewer layers."
+        ),
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Hub id, folder of images or data files, or folder saved by `save_to_disk`.")
+    ] = None,
+    finetune_teacher: Annotated[
+        bool, typer.Option("--finetune-teacher", help="Of texts: train the teacher on the labels first.")
+    ] = False,
+    demo: Annotated[
+        bool, typer.Option("--demo", help="Distil a tiny ViT on embedded digits, beside plain distillation.")
+    ] = False,
+    demo_texts: Annotated[
+        bool, typer.Option("--demo-texts", help="Distil a tiny BERT on embedded reviews, beside plain distillation.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, say how long the training would take, and stop.")
+    ] = False,
+    all_options: Annotated[
+        bool, typer.Option("--all-options", help="List all options (with --demo-texts those of texts), and stop.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as one JSON object.")] = False,
+) -> None:
+    """Distils a student that looks where its teacher looks, and measures both.
+
+    All training arguments of transformers are options too (--learning_rate, --num_train_epochs, --bf16, --push_to_hub,
+    …), and so are those of the distillation (--explainer, --explanation_weight, --temperature, …) and of the data
+    (--train_split, --eval_split, --image_column, --text_column, --label_column, …); --all-options lists them.
+    --compare true trains a student by plain distillation beside it.
+
+    \b
+    Examples:
+      hf-e2kd distill --demo
+      hf-e2kd distill --teacher nateraw/food --student WinKawaks/vit-tiny-patch16-224 \\
+          --dataset ethz/food101 --num_train_epochs 5 --bf16 true --output_dir food101
+      hf-e2kd distill --teacher textattack/bert-base-uncased-SST-2 --student teacher-layers \\
+          --dataset stanfordnlp/sst2 --text_column sentence --dry-run
+      hf-e2kd distill --teacher … --student … --dataset … --push_to_hub true --hub_model_id me/student
+      accelerate launch --num_processes 4 -m hf_e2kd.cli distill --teacher … --student … --dataset …
+    """
+    given, arguments = list(context.args), list[str]()
+    setting: Setting
+    if all_options:
+        setting = BERT_ON_REVIEWS if demo_texts else VIT_ON_DIGITS
+        parse(setting, "distill", "", arguments=["--help"], usage=_USAGE)
+    if demo or demo_texts:
+        if teacher or student or dataset or (demo and demo_texts):
+            raise typer.BadParameter("a demo brings its own teacher, student and data set; leave others out.")
+        setting = BERT_ON_REVIEWS if demo_texts else VIT_ON_DIGITS
+        _check_options(setting, given)
+    else:
+        if not (teacher and student and dataset):
+            raise typer.BadParameter(
+                "give --teacher, --student and --dataset; or --demo, which distils on embedded images without any "
+                "download (--demo-texts: on texts)."
+            )
+        setting, arguments = _read_sources(teacher, student, dataset, finetune_teacher, given)
+    sources, comparison, args = parse(
+        setting, "distill", "", arguments=[*arguments, *given], prog="hf-e2kd distill", usage=_USAGE
+    )
+    _check_resuming(args, comparison)
+    several = comparison.compare or comparison.seeds > 1
+    if several and not any(option.startswith(("--save_strategy", "--save-strategy")) for option in given):
+        # Students of a comparison would overwrite each other's checkpoints.
+        args.save_strategy = SaveStrategy.NO
+    # Results alone go to standard output; what a trainer logs is printed there too.
+    with redirect_stdout(sys.stderr):
+        try:
+            if dry_run:
+                parts = _rehearse(setting, sources, comparison, args)
+            else:
+
+                def prepare(task: Task, arms: Mapping[str, Mapping[str, Any]]) -> None:
+                    _check_label_column(task, sources)
+                    parts = estimate_students(task, args, arms)
+                    if args.process_index == 0:
+                        print(_estimate_as_text(parts, comparison, args), flush=True)
+
+                results = compare(setting, "distill", sources, comparison, args, before=prepare)
+        except KeyboardInterrupt:
+            if args.process_index == 0:
+                # Beneath the progress bar.
+                typer.echo(f"\n{_interrupted(args, comparison)}", err=True)
+            raise typer.Exit(130) from None
+    if args.process_index != 0:
+        return
+    if dry_run:
+        typer.echo(json.dumps(_as_dict(parts, comparison)) if as_json else _estimate_as_text(parts, comparison, args))
+    else:
+        typer.echo(
+            json.dumps({"output_dir": args.output_dir, **results}, ensure_ascii=False)
+            if as_json
+            else as_text(results, args.output_dir)
+        )
+
+
+# --- The command line ------------------------------------------------------------------------------------------------
+
+
+def _read_sources(
+    teacher: str, student: str, dataset: str, finetune_teacher: bool, given: Sequence[str]
+) -> tuple[Setting, list[str]]:
+    """The setting of the teacher's modality, and what its sources are called on a recipe's command line."""
+    if finetune_teacher:
+        load_config(teacher)
+        is_text = True
+    else:
+        is_text = reads_text(load_config(teacher), teacher)
+    setting: Setting = BERT_ON_REVIEWS if is_text else VIT_ON_DIGITS
+    _check_options(setting, given)
+    _check_dataset(dataset)
+    if is_text or student not in _PARTS_OF_THE_TEACHER:
+        _check_student(teacher, is_text, student)
+    else:
+        raise ValueError(f"The teacher '{teacher}' classifies images: name its student by Hub id or folder.")
+    if not finetune_teacher:
+        # That it has weights and a processor, before anything is trained.
+        load_classifier(teacher)
+    arguments = [*_ONE_STUDENT, "--teacher", teacher, "--dataset", dataset]
+    if is_text:
+        return setting, [*arguments, "--student_init", student, "--finetune_teacher", str(finetune_teacher).lower()]
+    return setting, [*arguments, "--student", student]
+
+
+def _check_dataset(source: str) -> None:
+    check_source(source)
+    if not Path(source).exists():
+        try:
+            load_dataset_builder(source)
+        except OSError as error:
+            raise absent(source, error) from error
+
+
+def _check_student(teacher: str, teacher_is_text: bool, student: str) -> None:
+    """Looks at the modality of a student that is more than the name of an architecture."""
+    named = student.endswith(".json") or student.startswith(("timm/", "bcos/", "torchvision/"))
+    if student in _PARTS_OF_THE_TEACHER or named:
+        return
+    kind = type(load_config(student))
+    if kind in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING or kind in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
+        is_text = kind not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
+        check_same_modality(teacher, teacher_is_text, student, is_text)
+
+
+def _check_options(setting: Setting, given: Sequence[str]) -> None:
+    """Refuses unknown options by name; what `argparse` says of them is lost among two hundred known ones."""
+    known = {
+        field.name for kind in (setting.sources, Comparison, ExplanationDistillArguments) for field in fields(kind)
+    }
+    for option in given:
+        if not option.startswith("--"):
+            continue
+        option = option.split("=")[0]
+        name = option[2:].replace("-", "_")
+        if name in known or name.removeprefix("no_") in known:
+            continue
+        close = difflib.get_close_matches(name, known, n=3)
+        hint = f"Did you mean {' or '.join(f'--{each}' for each in close)}?" if close else "--all-options lists them."
+        raise typer.BadParameter(f"there is no option {option}. {hint}")
+
+
+def _check_resuming(args: ExplanationDistillArguments, comparison: Comparison) -> None:
+    if args.resume_from_checkpoint is None:
+        return
+    if comparison.compare or comparison.seeds > 1:
+        raise typer.BadParameter("a comparison of several students isn't resumed: add --compare false and --seeds 1.")
+    if args.resume_from_checkpoint.lower() == "true":
+        args.resume_from_checkpoint = last_checkpoint(args.output_dir)
+        if args.resume_from_checkpoint is None:
+            raise ValueError(f"There is no checkpoint in '{args.output_dir}' to resume from.")
+
+
+def _check_label_column(task: Task, sources: Any) -> None:
+    columns = task.train.column_names
+    default = next(field.default for field in fields(sources) if field.name == "label_column")
+    if sources.label_column != default and sources.label_column not in columns:
+        raise ValueError(f"The data set has no column '{sources.label_column}'. Its columns: {', '.join(columns)}.")
+
+
+# --- How long it takes -----------------------------------------------------------------------------------------------
+
+
+def _rehearse(
+    setting: Setting, sources: Any, comparison: Comparison, args: ExplanationDistillArguments
+) -> dict[str, Part]:
+    """Loads everything, and times a few steps of each training; a teacher is trained for one step alone."""
+    once: dict[str, Any] = {
+        "max_steps": 1,
+        "disable_tqdm": True,
+        "report_to": [],
+        "push_to_hub": False,
+        "eval_strategy": IntervalStrategy.NO,
+        "save_strategy": SaveStrategy.NO,
+        "load_best_model_at_end": False,
+    }
+    set_seed(args.seed)
+    with redirect_stdout(io.StringIO()):
+        task = setting.load(sources, training_arguments(args, **once), args.seed)
+    _check_label_column(task, sources)
+    parts = {}
+    if task.teacher_is_new:
+        rows, training = len(task.train), {"num_train_epochs": getattr(sources, "teacher_epochs", 0)}
+        if not sources.dataset:
+            sizes = {**(reviews if isinstance(setting, TextSetting) else digits).SIZES, **setting.data.get("sizes", {})}
+            rows, training = sizes["teacher_train"], dict(setting.teacher_training)
+        parts["teacher"] = estimate_teacher(task, args, rows, training)
+    arms = {**(setting.others if comparison.compare else {}), "e²KD": {}}
+    return parts | estimate_students(task, args, arms)
+
+
+def _total(parts: Mapping[str, Part], comparison: Comparison) -> float:
+    return comparison.seeds * sum(part.seconds for part in parts.values())
+
+
+def _estimate_as_text(parts: Mapping[str, Part], comparison: Comparison, args: ExplanationDistillArguments) -> str:
+    lines = []
+    for name, part in parts.items():
+        line = f"  {name}: {part.steps:,} steps of {part.seconds_per_step:.3g} s"
+        if part.evaluations:
+            line += f", {part.evaluations} evaluation{'s' if part.evaluations > 1 else ''} of "
+            line += duration(part.seconds_per_evaluation)
+        lines.append(line)
+    seeds = f", with {comparison.seeds} seeds" if comparison.seeds > 1 else ""
+    total = duration(_total(parts, comparison))
+    return "\n".join([f"The training will take about {total} on {args.device.type}{seeds}:", *lines])
+
+
+def _as_dict(parts: Mapping[str, Part], comparison: Comparison) -> dict[str, Any]:
+    trainings = {name: {**vars(part), "seconds": part.seconds} for name, part in parts.items()}
+    return {"seconds": _total(parts, comparison), "seeds": comparison.seeds, "trainings": trainings}
+
+
+def _interrupted(args: ExplanationDistillArguments, comparison: Comparison) -> str:
+    """What is left of an interrupted training."""
+    if comparison.compare or comparison.seeds > 1:
+        return "Interrupted. A comparison of several students isn't resumed; what is complete is in its output folder."
+    checkpoint = last_checkpoint(args.output_dir)
+    if checkpoint is None:
+        return "Interrupted before the first checkpoint; --save_strategy steps --save_steps N saves more often."
+    return f"Interrupted. The same command with --resume_from_checkpoint {checkpoint} goes on from there."

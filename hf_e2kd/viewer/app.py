@@ -1,0 +1,284 @@
+"""The page: a gradio app around `comparison`, `markup` and `report`."""
+
+import base64
+import textwrap
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from .space import NO_GRADIO
+
+try:
+    import gradio as gr
+except ModuleNotFoundError as error:
+    raise ImportError(NO_GRADIO) from error
+
+from ..data.opening import open_image
+from .comparison import Comparison, Pair, Target
+from .markup import OPACITY, comparison_section, error_message, escape, image_legend, style, word_legend
+from .report import report_page
+from .settings import Settings, Viewing, browse, facts, load
+
+# What can be wrong with a sample or a method. RuntimeError is torch's, out of memory included.
+EXPECTED = (ValueError, OSError, RuntimeError)
+TITLE = "Where teacher and student look"
+LARGEST_FILE = "100mb"
+KEPT = 3600  # seconds that gradio keeps uploaded files
+
+STYLE = """
+.gradio-container { max-width: 80rem !important; }
+.gradio-container :is(a, button, input, textarea):focus-visible { outline: 2px solid var(--color-accent) !important;
+  outline-offset: 2px; }
+#gallery .grid-wrap { min-height: 0; max-height: 26rem; }
+#gallery .grid-container { grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)) !important; }
+#gallery .caption-label { inset: auto 0 0 0; max-width: none; width: 100%; border-radius: 0; font-size: .8rem;
+  white-space: normal; text-align: start;
+  opacity: 1; }
+#texts .wrap { flex-flow: column nowrap; max-height: 20rem; overflow-y: auto; }
+"""
+
+# gradio's dropdowns open their list at any key, and leave it open when Tab goes on to the next field.
+TAB_LEAVES = """<script>
+addEventListener("keydown", event => {
+  if (event.key === "Tab" && event.target.role === "combobox") event.stopPropagation();
+}, true);
+</script>"""
+# So that what is typed replaces the chosen class, and finds another one.
+SELECT_TEXT = "() => document.activeElement.select?.()"
+# On a phone the result stands below what was given, and everywhere above the samples.
+SHOW_RESULT = """() => {
+  const result = document.getElementById("result"), { top } = result.getBoundingClientRect();
+  if (result.querySelector("section") && (top < 0 || top > innerHeight / 2)) result.scrollIntoView();
+}"""
+
+
+class Answers:
+    """What the page's parts ask for.
+
+    Args:
+        viewing: Models, methods and samples.
+        browsed: The samples' comparisons, in the order in which they are offered.
+    """
+
+    def __init__(self, viewing: Viewing, browsed: list[Comparison]):
+        self.viewing, self.browsed = viewing, browsed
+
+    def compare(
+        self, given: Any, row: int | None, explainer: str, target: Target, opacity: float
+    ) -> tuple[str, Comparison | None]:
+        """The comparison of what was given, as HTML and itself; an invitation or an error where there is none.
+
+        Args:
+            given: A text, or an image's file as gradio describes it.
+            row: Which of the browsed samples it is; None of others.
+        """
+        if not given:
+            return self.draw(None, opacity), None
+        try:
+            (comparison,) = self.viewing.pair.compare(
+                [self._sample(given, row)], self.viewing.explainers[explainer], target
+            )
+        except EXPECTED as error:
+            return f'<div class="e2kd">{error_message(str(error))}</div>', None
+        known = None if row is None else self.browsed[row]
+        # A text may have been changed since it was chosen.
+        if known is not None and (not isinstance(known.sample, str) or known.sample == comparison.sample):
+            comparison = replace(comparison, position=known.position, label=known.label)
+        return self.draw(comparison, opacity), comparison
+
+    def draw(self, comparison: Comparison | None, opacity: float) -> str:
+        """A comparison as HTML, with a link that saves it as a report."""
+        is_text = self.viewing.pair.is_text
+        if comparison is None:
+            what = "Type a sentence" if is_text else "Drop or choose an image"
+            browsing = ", or choose one of the samples below" if self.browsed else ""
+            return f'<div class="e2kd"><p class="note">{what}{browsing}.</p></div>'
+        legend = word_legend() if is_text else image_legend()
+        report = base64.b64encode(
+            report_page([comparison], facts(self.viewing.settings), opacity=opacity).encode()
+        ).decode()
+        return (
+            f'<div class="e2kd">{comparison_section(comparison, opacity)}\n{legend}\n'
+            f'<p><a download="comparison.html" href="data:text/html;base64,{report}">Save this comparison as a page'
+            "</a></p></div>"
+        )
+
+    def compare_new(self, given: Any, row: int | None, *options: Any) -> tuple[Any, ...]:
+        """`compare` of what is none of the browsed samples."""
+        return None, *self.compare(given, None, *options)
+
+    def choose_image(self, event: gr.SelectData) -> tuple[int, Any]:
+        """A browsed sample that was chosen in the gallery: which, and itself."""
+        return event.index, self.browsed[event.index].sample
+
+    def choose_text(self, row: int) -> tuple[int, Any]:
+        """A browsed sample that was chosen in the list: which, and itself."""
+        return row, self.browsed[row].sample
+
+    def _sample(self, given: Any, row: int | None) -> Any:
+        if self.viewing.pair.is_text:
+            return given
+        if row is not None:
+            position = self.browsed[row].position
+            assert self.viewing.samples is not None and position is not None
+            return self.viewing.samples[position]
+        # By its content, for a message that doesn't name the server's folders.
+        return open_image(Path(given["path"]).read_bytes())
+
+
+def build_page(viewing: Viewing, browsed: list[Comparison], left_out: list[str]) -> gr.Blocks:
+    """The page.
+
+    Args:
+        viewing: Models, methods and samples.
+        browsed: The samples' comparisons, in the order in which they are offered.
+        left_out: Which samples are missing, and why.
+    """
+    pair, answers = viewing.pair, Answers(viewing, browsed)
+    methods = list(viewing.explainers)
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(KEPT, KEPT)) as page:
+        named = " · ".join(f"{escape(name)}: <b>{escape(value)}</b>" for name, value in facts(viewing.settings).items())
+        _html(f'<h1>{TITLE}</h1><p class="facts" dir="auto">{named}</p>')
+        row, comparison = gr.State(None), gr.State(None)
+        with gr.Row():
+            with gr.Column(scale=1, min_width=300):
+                given, news = _input(pair.is_text)
+                explainer = gr.Dropdown(methods, label="Explainer", value=methods[0])
+                target = gr.Dropdown(
+                    target_choices(pair), label="Explained class", value="teacher_top", info="Type to find one."
+                )
+                opacity = gr.Slider(
+                    0, 1, OPACITY, step=0.05, label="Opacity of the maps", visible=not pair.is_text, buttons=[]
+                )
+            with gr.Column(scale=3, min_width=300):
+                result = gr.HTML(answers.draw(None, OPACITY), elem_id="result", apply_default_css=False)
+        chosen = _samples(browsed, left_out, pair.is_text) if viewing.samples is not None else None
+
+        asked, told = [given, row, explainer, target, opacity], [result, comparison]
+        # Without preprocessing, which opens images and stops at an unreadable one without saying why. One comparison
+        # at a time, and none but by the page.
+        alone: Any = {
+            "preprocess": False,
+            "concurrency_id": "models",
+            "concurrency_limit": 1,
+            "api_visibility": "private",
+        }
+        gr.on([explainer.input, target.input], answers.compare, asked, told, **alone)
+        target.focus(None, js=SELECT_TEXT)
+        new = gr.on(news, answers.compare_new, asked, [row, *told], **alone)
+        new.then(None, js=SHOW_RESULT)
+        opacity.change(
+            answers.draw,
+            [comparison, opacity],
+            result,
+            show_progress="hidden",
+            trigger_mode="always_last",
+            api_visibility="private",
+        )
+        if chosen is not None:
+            is_text = pair.is_text
+            event = (chosen.input if is_text else chosen.select)(
+                answers.choose_text if is_text else answers.choose_image,
+                chosen if is_text else None,
+                [row, given],
+                api_visibility="private",
+            )
+            event.then(answers.compare, asked, told, **alone).then(None, js=SHOW_RESULT)
+            # So that the same sample can be chosen again.
+            new.then(
+                lambda: gr.Radio(value=None) if is_text else gr.Gallery(selected_index=None),
+                None,
+                chosen,
+                api_visibility="private",
+            )
+    return page
+
+
+def _html(content: str) -> None:
+    gr.HTML(f'<div class="e2kd">{content}</div>', apply_default_css=False)
+
+
+def _input(is_text: bool) -> tuple[Any, list[Any]]:
+    """Where an image or a text is given, and the events of a new one."""
+    if not is_text:
+        image = gr.Image(label="Image", sources=["upload", "clipboard"], type="filepath", buttons=[], height=240)
+        return image, [image.upload, image.clear]
+    text = gr.Textbox(label="Text", lines=3, max_lines=8, placeholder="Type a sentence")
+    return text, [text.submit, gr.Button("Compare", variant="primary").click]
+
+
+def _samples(browsed: list[Comparison], left_out: list[str], is_text: bool) -> Any:
+    """Where a sample of the data set is chosen."""
+    differ = sum(not each.agree for each in browsed)
+    _html(
+        '<h2>Samples, by disagreement</h2><p class="note">First where the classes differ '
+        f"({differ} of {len(browsed)}), then by the explanations' similarity, the lowest first. "
+        "Given are the teacher's class, the student's where it differs, and the similarity.</p>"
+    )
+    if left_out:
+        _html("".join(f'<p class="note">{escape(each)}</p>' for each in left_out))
+    if is_text:
+        choices = [(caption(each), row) for row, each in enumerate(browsed)]
+        return gr.Radio(choices, label="Samples", elem_id="texts")
+    return gr.Gallery(
+        [(each.sample, caption(each)) for each in browsed],
+        label="Samples",
+        show_label=False,
+        elem_id="gallery",
+        columns=8,
+        allow_preview=False,
+        buttons=[],
+        format="jpeg",
+        interactive=False,
+    )
+
+
+def target_choices(pair: Pair) -> list[tuple[str, Target]]:
+    """What can be explained: each model's top class, or any that both know."""
+    return [
+        ("Teacher's top class", "teacher_top"),
+        ("Student's top class", "student_top"),
+        *((name, position) for position, name in enumerate(pair.names)),
+    ]
+
+
+def caption(comparison: Comparison) -> str:
+    """A browsed sample in a line: both classes, the similarity, and a text's beginning."""
+    teacher, student = (
+        textwrap.shorten(each.names[0], 24, placeholder=" …") for each in (comparison.teacher, comparison.student)
+    )
+    parts = [f"✓ {teacher}" if comparison.agree else f"✗ {teacher} | {student}"]
+    if comparison.similarity is not None:
+        parts.append(f"{comparison.similarity:.2f}")
+    if isinstance(comparison.sample, str):
+        parts.append(textwrap.shorten(comparison.sample, 80, placeholder=" …"))
+    return " · ".join(parts)
+
+
+def launch(settings: Settings, **options: Any) -> None:
+    """Loads what the settings name, and serves the page until it is interrupted.
+
+    Args:
+        options: Of `gradio.Blocks.launch`, as `server_port` or `share`.
+
+    Raises:
+        ValueError, OSError: saying what can't be loaded, doesn't fit together, or that the port is taken.
+    """
+    viewing = load(settings)
+    browsed, left_out = browse(viewing) if viewing.samples is not None else ([], [])
+    serve(build_page(viewing, browsed, left_out), **options)
+
+
+def serve(page: gr.Blocks, **options: Any) -> Any:
+    """Starts the page, in the system's fonts and without anything from elsewhere."""
+    fonts = [gr.themes.Font(name) for name in ("system-ui", "sans-serif")]
+    mono = [gr.themes.Font(name) for name in ("ui-monospace", "monospace")]
+    sheet = style(".dark .e2kd {{ {} }}") + STYLE
+    return page.launch(
+        theme=gr.themes.Default(font=fonts, font_mono=mono, primary_hue="blue"),
+        head=f"<style>{sheet}</style>{TAB_LEAVES}",
+        footer_links=[],
+        max_file_size=LARGEST_FILE,
+        ssr_mode=False,
+        **options,
+    )

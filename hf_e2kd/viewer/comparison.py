@@ -1,0 +1,268 @@
+"""One sample as teacher and student see it: their classes, their explanations, and how alike these are."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+from torchvision.transforms.v2 import functional as TF
+
+from ..alignment.grids import to_common_grid
+from ..alignment.labels import align_labels, class_names
+from ..alignment.texts import length_limit, tokenize_texts
+from ..cli.loading import Classifier, check_same_modality
+from ..data.opening import cut_text
+from ..data.text import TextCollator
+from ..data.transforms import DistillationTransform
+from ..explainers import Explainer, available_explainers, build_explainer, explain
+from ..metrics import explanation_similarity
+
+TOP = 3  # classes of each model that are shown
+SHOWN = 384  # pixels, the longer side of the shown image
+NARROWEST = 48  # and its shorter one, of images that are almost a line
+LONGEST_TEXT = 20_000  # characters, of which a model may read fewer
+MOST_TOKENS = 512  # of models that state no limit of their own
+
+Target = Literal["teacher_top", "student_top"] | int
+"""The explained class: one model's top, or a position in `Pair.names`."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How one model reads a sample.
+
+    Args:
+        top: Positions in `Pair.names` of its likeliest classes, of those that both models know, the likeliest first.
+        probabilities: Of these, among all that the model knows.
+        names: Of these.
+        map: (h, w) of an image, (words,) of a text; of any scale, signed where the method is.
+    """
+
+    top: list[int]
+    probabilities: list[float]
+    names: list[str]
+    map: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One sample as both models see it.
+
+    Args:
+        sample: What both are shown: of an image the student's field of view; of a text what the models read of it.
+        explained: Name of the class that both maps explain.
+        explainer: Name of the method.
+        similarity: Of both maps, as `metrics.explanation_similarity`; None where the teacher's map is empty.
+        words: Of a text, those that both models' tokenizers see whole.
+        notes: What the reader should know, as that a text was cut.
+        label: Name of the true class, where it is known.
+        position: Of the sample in its data set.
+    """
+
+    sample: Image.Image | str
+    teacher: Reading
+    student: Reading
+    explained: str
+    explainer: str
+    similarity: float | None
+    words: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    label: str | None = None
+    position: int | None = None
+
+    @property
+    def agree(self) -> bool:
+        """Whether both models choose the same class."""
+        return self.teacher.top[0] == self.student.top[0]
+
+    def difference(self) -> torch.Tensor:
+        """Student minus teacher, each over its own maximum, on the finer of both grids: from −1 to 1.
+
+        Above 0 the student looks more than the teacher. Of an image only what speaks for the class is compared, since
+        that is what is drawn; words' signed scores may differ by up to 2, which counts as 1.
+        """
+        if isinstance(self.sample, str):
+            return (share(self.student.map) - share(self.teacher.map)).clamp(-1, 1)
+        student, teacher = to_common_grid(strength(self.student.map), strength(self.teacher.map))
+        return student - teacher
+
+
+def strength(map: torch.Tensor) -> torch.Tensor:
+    """What of a map speaks for the class, over its maximum: from 0 to 1; all 0 where nothing does."""
+    return share(map.clamp(min=0))
+
+
+def share(map: torch.Tensor) -> torch.Tensor:
+    """A map over its largest magnitude: from −1 to 1; all 0 where no value differs from 0."""
+    peak = map.abs().max() if map.numel() else torch.tensor(0.0)
+    return map / peak if peak > 0 else map
+
+
+class Pair:
+    """Teacher and student side by side: both are shown the same images or texts, and their classes matched by name.
+
+    Args:
+        teacher, student: Classifiers of the same kind of data, with their image processors or tokenizers.
+        device: Where they run; a GPU where there is one.
+
+    Raises:
+        ValueError: one reads images and the other texts, they share no class, one has a single output, or a processor
+            does what can't be shown to both.
+    """
+
+    def __init__(self, teacher: Classifier, student: Classifier, device: str | torch.device | None = None):
+        check_same_modality(teacher.source, teacher.is_text, student.source, student.is_text)
+        self.is_text = teacher.is_text
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.models = {
+            side: each.model.eval().to(self.device) for side, each in (("teacher", teacher), ("student", student))
+        }
+        self.labels = align_labels(self.models["teacher"], self.models["student"])
+        if self.labels.student_classes < 2 or self.labels.teacher_classes < 2:
+            raise ValueError(
+                "A model with a single output chooses between no classes. Name classifiers of two or more."
+            )
+        of_student = class_names(self.models["student"]) or class_names(self.models["teacher"])
+        indices = self.labels.student.tolist()
+        self.names = [str(index) if of_student is None else of_student[index] for index in indices]
+        self.processors = {"teacher": teacher.processing_class, "student": student.processing_class}
+        if self.is_text:
+            TextCollator(self.processors["student"], self.processors["teacher"])  # refuses slow tokenizers
+        else:
+            self.transform = DistillationTransform(self.processors["student"], self.processors["teacher"])
+
+    def explainers(self) -> list[str]:
+        """Names of the methods that both models allow, as far as that can be said beforehand."""
+        return [name for name in available_explainers() if self._allows(name)]
+
+    def compare(
+        self, samples: Sequence[Image.Image | str], explainer: Explainer, target: Target = "teacher_top"
+    ) -> list[Comparison]:
+        """Explains samples by both models.
+
+        Args:
+            samples: Images in RGB of any size, or texts.
+            target: The class that both models' maps explain.
+
+        Raises:
+            ValueError: a method that can't explain one of the models, a target that isn't there, or an empty text.
+        """
+        if not isinstance(target, str) and not 0 <= target < len(self.names):
+            raise ValueError(f"There is no class {target}: both models know {len(self.names)}, counted from 0.")
+        read: list[Any] = list(samples)
+        notes: list[list[str]] = [[] for _ in samples]
+        if self.is_text:
+            read, notes = self._read(samples)
+        inputs, words = self._inputs(read)
+        chosen = None if isinstance(target, str) else torch.full((len(samples),), target)
+        found = {}
+        # Whose top class is explained comes first.
+        for side in ("student", "teacher") if target == "student_top" else ("teacher", "student"):
+            explanation = explain(self.models[side], inputs[side], explainer, self._target(side, chosen))
+            found[side] = self._shared(side, explanation.logits), explanation
+            if chosen is None:
+                chosen = found[side][0].argmax(1).cpu()
+        assert chosen is not None
+        comparisons = []
+        for row in range(len(samples)):
+            readings = {}
+            for side, (shared, explanation) in found.items():
+                map = explanation.maps[row].float().cpu()
+                map = map[: len(words[row])] if self.is_text else map
+                readings[side] = self._reading(side, shared[row], explanation.logits[row], map)
+            comparisons.append(
+                Comparison(
+                    sample=read[row] if self.is_text else self._shown(read[row]),
+                    teacher=readings["teacher"],
+                    student=readings["student"],
+                    explained=self.names[int(chosen[row])],
+                    explainer=explainer.name,
+                    similarity=similarity(readings["student"].map, readings["teacher"].map),
+                    words=words[row],
+                    notes=notes[row],
+                )
+            )
+        return comparisons
+
+    def _allows(self, name: str) -> bool:
+        try:
+            explainer = build_explainer(name)
+            for model in self.models.values():
+                explainer.check(model)
+        except ValueError:
+            return False
+        return True
+
+    def _read(self, texts: Sequence[Any]) -> tuple[list[str], list[list[str]]]:
+        """What of each text is compared, and what to say of it."""
+        read, notes = [], []
+        for text in texts:
+            if not text.strip():
+                raise ValueError("The text is empty. Type a sentence.")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # said on the page
+                parts = [
+                    cut_text(text[:LONGEST_TEXT], tokenizer, self._limit(tokenizer))
+                    for tokenizer in self.processors.values()
+                ]
+            read.append(max(parts, key=len))
+            cut = f"The text has {len(text):,} characters; the first {len(read[-1]):,} are compared."
+            notes.append([cut] if len(read[-1]) < len(text) else [])
+        return read, notes
+
+    def _limit(self, tokenizer: Any) -> int:
+        return length_limit(tokenizer) or MOST_TOKENS
+
+    def _inputs(self, samples: Sequence[Any]) -> tuple[dict[str, Any], list[list[str]]]:
+        """What each model takes, and the words of texts."""
+        if self.is_text:
+            sides = [(tokenizer, self._limit(tokenizer)) for tokenizer in self.processors.values()]
+            batches, words = tokenize_texts([(text,) for text in samples], *sides)
+            moved = [{name: column.to(self.device) for name, column in batch.items()} for batch in batches]
+            return dict(zip(self.processors, moved, strict=True)), words
+        columns = self.transform({"image": samples})
+        student = torch.stack(columns["pixel_values"]).to(self.device)
+        teacher = student
+        if "teacher_pixel_values" in columns:
+            teacher = torch.stack(columns["teacher_pixel_values"]).to(self.device)
+        return {"teacher": {"pixel_values": teacher}, "student": {"pixel_values": student}}, [[] for _ in samples]
+
+    def _shared(self, side: str, logits: torch.Tensor) -> torch.Tensor:
+        return self.labels.teacher_logits(logits) if side == "teacher" else self.labels.student_logits(logits)
+
+    def _target(self, side: str, chosen: torch.Tensor | None) -> Any:
+        """The explained classes as the model's own; without any, its top one among the shared."""
+        own = self.labels.to_teacher if side == "teacher" else self.labels.to_student
+        if chosen is not None:
+            return own(chosen)
+        return lambda logits: own(self._shared(side, logits).argmax(1))
+
+    def _reading(self, side: str, shared: torch.Tensor, logits: torch.Tensor, map: torch.Tensor) -> Reading:
+        several = getattr(self.models[side].config, "problem_type", None) == "multi_label_classification"
+        likely = logits.float().sigmoid() if several else logits.float().softmax(0)
+        top = shared.topk(min(TOP, len(shared))).indices
+        return Reading(
+            top=top.tolist(),
+            probabilities=self._shared(side, likely[None])[0][top].tolist(),
+            names=[self.names[index] for index in top.tolist()],
+            map=map,
+        )
+
+    def _shown(self, image: Image.Image) -> Image.Image:
+        """The student's field of view, in a size for the page."""
+        field_of_view = TF.crop(image, *self.transform.student.crop_box(image.height, image.width))
+        scale = SHOWN / max(field_of_view.size)
+        width, height = (max(NARROWEST, round(side * scale)) for side in field_of_view.size)
+        return field_of_view.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def similarity(student: torch.Tensor, teacher: torch.Tensor) -> float | None:
+    """`explanation_similarity` of one sample's maps (h, w) or (words,); None where the teacher's is empty."""
+    if student.ndim == 1:
+        student, teacher = student[None], teacher[None]
+    if not teacher.numel():
+        return None
+    values, valid = explanation_similarity(student[None], teacher[None])
+    return values.item() if valid.item() else None

@@ -1,0 +1,73 @@
+"""Pictures of maps over images."""
+
+import base64
+from io import BytesIO
+
+import numpy as np
+import torch
+from matplotlib import colormaps
+from PIL import Image
+
+from ..alignment.grids import resize_maps
+from ..cards.figures import COLORMAP
+
+STUDENT = (0, 114, 178)  # blue, where the student looks more
+TEACHER = (230, 159, 0)  # orange, where the teacher does: told apart by colour-blind people, and dark against light
+FAINTEST = 0.25  # share of the opacity that the weakest part of a map has; the strongest has all of it
+
+
+def draw_map(image: Image.Image, strength: torch.Tensor, opacity: float) -> Image.Image:
+    """A map in viridis over its image in grey; the grey image alone where the map is empty.
+
+    Args:
+        strength: (h, w) from 0 to 1, enlarged bilinearly to the image.
+        opacity: Of the strongest part, from 0 to 1.
+    """
+    if not strength.any():
+        return _blend(image, np.zeros((1, 1, 3)), np.zeros((1, 1)))
+    values = _enlarged(strength, image)
+    colours = colormaps[COLORMAP](values)[..., :3]
+    return _blend(image, colours, opacity * (FAINTEST + (1 - FAINTEST) * values))
+
+
+def draw_difference(image: Image.Image, difference: torch.Tensor, opacity: float) -> Image.Image:
+    """Two maps' difference over their image in grey: blue where it is above 0, orange below, clear at 0.
+
+    Args:
+        difference: (h, w) from −1 to 1, enlarged bilinearly to the image.
+        opacity: Of a difference of 1.
+    """
+    values = _enlarged(difference, image)
+    colours = np.where(values[..., None] > 0, np.array(STUDENT) / 255, np.array(TEACHER) / 255)
+    return _blend(image, colours, opacity * np.abs(values))
+
+
+def place_of(map: torch.Tensor) -> str:
+    """Where in an image a map (h, w) is largest, in words.
+
+    Example:
+        >>> place_of(torch.tensor([[0.0, 0.0, 0.1], [0.0, 0.0, 0.0], [0.0, 0.0, 0.9]]))
+        'at the bottom right'
+    """
+    row, column = divmod(int(map.argmax()), map.shape[1])
+    vertical = ("top", "middle", "bottom")[int(3 * (row + 0.5) / map.shape[0])]
+    horizontal = ("left", "centre", "right")[int(3 * (column + 0.5) / map.shape[1])]
+    return "in the centre" if (vertical, horizontal) == ("middle", "centre") else f"at the {vertical} {horizontal}"
+
+
+def data_uri(image: Image.Image) -> str:
+    """An image as an address that holds it."""
+    content = BytesIO()
+    image.save(content, "JPEG", quality=88)
+    return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"
+
+
+def _enlarged(map: torch.Tensor, image: Image.Image) -> np.ndarray:
+    return resize_maps(map[None], (image.height, image.width))[0].numpy()
+
+
+def _blend(image: Image.Image, colours: np.ndarray, alpha: np.ndarray) -> Image.Image:
+    """Colours (H, W, 3) from 0 to 1 over the grey image, as opaque as alpha (H, W) says."""
+    grey = np.asarray(image.convert("L"))[..., None] / 255
+    blended = grey + (colours - grey) * alpha[..., None]
+    return Image.fromarray(np.rint(255 * blended).astype(np.uint8))

@@ -1,0 +1,237 @@
+"""A comparison as HTML, for the page and for the report alike. All given text is escaped."""
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from matplotlib import colormaps
+from matplotlib.colors import to_hex
+from PIL import Image
+
+from ..cards.figures import COLORMAP
+from ..cards.words import AGAINST, AGAINST_DARK, FOR, FOR_DARK, WordRow, WordSample, word_rows
+from .comparison import Comparison, Reading, strength
+from .drawing import STUDENT, TEACHER, data_uri, draw_difference, draw_map, place_of
+
+OPACITY = 0.75
+
+LIGHT = """--ink: #1a1a1a; --paper: #fff; --faint: #595959; --rule: #c8c8c8; --bar: #b9d3e6; --mark: #e8f1f8;
+  --for: {for_light}; --against: {against_light};"""
+DARK = """--ink: #f2f2f2; --paper: #161616; --faint: #b4b4b4; --rule: #4a4a4a; --bar: #2c5878; --mark: #1f2d38;
+  --for: {for_dark}; --against: {against_dark};"""
+
+STYLE = """
+.e2kd {{ {light} container-type: inline-size; width: 100%;
+  color: var(--ink); font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }}
+{dark_rule}
+.e2kd, .e2kd * {{ box-sizing: border-box; }}
+.e2kd * {{ color: inherit; }}
+.e2kd h1 {{ font-size: 1.4rem; font-weight: 700; margin: 0 0 .25rem; }}
+.e2kd h2 {{ font-size: 1.15rem; font-weight: 700; margin: 0 0 .5rem; }}
+.e2kd h3 {{ font-size: 1rem; font-weight: 600; margin: 0; }}
+.e2kd p {{ margin: 0; }}
+.e2kd a {{ text-decoration: underline; }}
+.e2kd .verdict {{ background: var(--mark); border-inline-start: .4rem solid rgb({student}); padding: .5rem .75rem;
+  margin: 0 0 .5rem; }}
+.e2kd .verdict.differ {{ border-inline-start: .4rem dashed rgb({teacher}); }}
+.e2kd .error {{ border: 2px solid rgb({teacher}); padding: .5rem .75rem; }}
+.e2kd .facts, .e2kd .legend, .e2kd .note, .e2kd .true {{ color: var(--faint); font-size: .9rem; }}
+.e2kd .facts b {{ color: var(--ink); font-weight: 600; }}
+.e2kd > section + section {{ border-top: 1px solid var(--rule); margin-top: 1.5rem; padding-top: 1.5rem; }}
+.e2kd .tiles {{ display: grid; grid-template-columns: repeat(4, minmax(0, 1fr)); gap: 1rem; margin: .75rem 0; }}
+.e2kd .top-classes {{ display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 1rem; margin: .75rem 0; }}
+.e2kd figure {{ margin: 0; }}
+.e2kd figure img {{ display: block; width: 100%; height: auto; margin: .25rem 0; border-radius: .2rem; }}
+.e2kd ol {{ list-style: none; margin: 0; padding: 0; font-size: .9rem; }}
+.e2kd li {{ display: flex; justify-content: space-between; gap: .5rem; padding: .1rem .35rem; margin: .15rem 0;
+  background: linear-gradient(var(--bar), var(--bar)) no-repeat left / var(--p) 100%; }}
+.e2kd li .percent {{ white-space: nowrap; font-variant-numeric: tabular-nums; }}
+.e2kd .scale {{ display: inline-block; width: 4.5rem; height: .75rem; vertical-align: middle; border: 1px solid; }}
+.e2kd .viridis {{ background: linear-gradient(to right, {viridis}); }}
+.e2kd .signed {{ background: linear-gradient(to right, rgb({teacher}), #8888, rgb({student})); }}
+.e2kd .legend {{ margin: .75rem 0 .5rem; }}
+.e2kd .legend .for, .e2kd .legend .against {{ color: var(--ink); padding: .1em .2em; }}
+.e2kd .legend .key {{ display: inline-block; margin-inline-end: 1rem; }}
+.e2kd .row {{ display: grid; grid-template-columns: 11rem 1fr; gap: .25rem 1rem; margin-top: .75rem; }}
+.e2kd .row .facts span {{ display: block; }}
+.e2kd .words {{ line-height: 2; white-space: pre-wrap; }}
+.e2kd .for, .e2kd .against {{ border-radius: .2em; padding: .1em 0; print-color-adjust: exact; }}
+.e2kd .for {{ background: rgb(var(--for) / var(--s)); }}
+.e2kd .against {{ background: rgb(var(--against) / var(--s)); }}
+.e2kd .for.lined {{ text-decoration: underline solid; text-underline-offset: .3em; }}
+.e2kd .against.lined {{ text-decoration: underline dotted; text-underline-offset: .3em; }}
+.e2kd details {{ margin-top: .75rem; }}
+.e2kd summary {{ cursor: pointer; width: fit-content; }}
+.e2kd summary:focus-visible, .e2kd .scores:focus-visible {{ outline: 3px solid currentColor; outline-offset: 2px; }}
+.e2kd .scores {{ overflow-x: auto; }}
+.e2kd table {{ border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; width: auto; }}
+.e2kd th, .e2kd td {{ border: 0; border-bottom: 1px solid var(--rule); padding: .15rem .6rem; text-align: end;
+  overflow-wrap: normal; }}
+.e2kd th[scope=row] {{ text-align: start; font-weight: normal; }}
+@container (max-width: 40rem) {{
+  .e2kd .tiles {{ grid-template-columns: repeat(2, minmax(0, 1fr)); gap: .75rem; }}
+  .e2kd .row {{ grid-template-columns: 1fr; }}
+  .e2kd .row .facts span {{ display: inline; margin-inline-end: .75rem; }}
+}}
+"""
+
+
+def style(dark: str) -> str:
+    """The style sheet of everything inside an element of the class `e2kd`.
+
+    Args:
+        dark: The rule around the dark colours with `{}` in their place, as `".dark .e2kd {{ {} }}"`.
+    """
+    stops = ", ".join(to_hex(colour) for colour in colormaps[COLORMAP](np.linspace(0, 1, 9)))
+    light = LIGHT.format(for_light=_numbers(FOR), against_light=_numbers(AGAINST))
+    dark = dark.format(DARK.format(for_dark=_numbers(FOR_DARK), against_dark=_numbers(AGAINST_DARK)))
+    return STYLE.format(
+        light=light, dark_rule=dark, viridis=stops, student=_numbers(STUDENT), teacher=_numbers(TEACHER)
+    )
+
+
+@dataclass(frozen=True)
+class DifferenceRow(WordRow):
+    """How much higher the student scores each word than the teacher, from −1 to 1, drawn as it is."""
+
+    def shares(self) -> list[float]:
+        return [float(score) for score in self.scores]
+
+    def captions(self) -> list[str]:
+        return ["blue, solid: student higher", "orange, dotted: teacher higher"] if any(self.scores) else ["none"]
+
+
+def comparison_section(comparison: Comparison, opacity: float = OPACITY, number: int = 1) -> str:
+    """One sample: whether both models agree, what each of them chooses, and where they look.
+
+    Args:
+        opacity: Of the maps over an image, from 0 to 1.
+        number: What tells it from the page's other sections.
+    """
+    heading = "Comparison" if comparison.position is None else f"Row {comparison.position}"
+    body = _words(comparison, number) if isinstance(comparison.sample, str) else _tiles(comparison, opacity)
+    notes = "".join(f'<p class="note">{escape(note)}</p>\n' for note in comparison.notes)
+    return (
+        f'<section aria-labelledby="comparison-{number}">\n<h2 id="comparison-{number}">{heading}</h2>'
+        f"\n{verdict(comparison)}\n{_facts(comparison)}\n{notes}{body}\n</section>"
+    )
+
+
+def verdict(comparison: Comparison) -> str:
+    """Whether both models choose the same class, as a sentence."""
+    teacher, student = (f"<b>{escape(each.names[0])}</b>" for each in (comparison.teacher, comparison.student))
+    if comparison.agree:
+        return f'<p class="verdict agree" dir="auto">✓ Same class: both choose {teacher}.</p>'
+    return (
+        f'<p class="verdict differ" dir="auto">✗ Different classes: the teacher chooses {teacher}, the student '
+        f"{student}.</p>"
+    )
+
+
+def error_message(message: str) -> str:
+    """What went wrong, in place of a comparison."""
+    return f'<p class="error" role="alert" dir="auto">{escape(message)}</p>'
+
+
+def image_legend() -> str:
+    """What the colours over an image mean."""
+    return (
+        '<p class="legend"><span class="key">Maps: 0 <i class="scale viridis"></i> the map\'s maximum</span> '
+        '<span class="key">Difference: teacher more <i class="scale signed"></i> student more</span></p>'
+    )
+
+
+def word_legend() -> str:
+    """What the colours of words mean."""
+    return (
+        '<p class="legend"><span class="for lined" style="--s:1">blue, solid line</span> speaks for the explained '
+        'class, <span class="against lined" style="--s:1">orange, dotted line</span> against it. The full colour is a '
+        "model's strongest word.</p>"
+    )
+
+
+def _facts(comparison: Comparison) -> str:
+    values = comparison.similarity
+    similar = "none, the teacher's map is empty" if values is None else f"{values:.2f}"
+    facts = {
+        "Explained class": comparison.explained,
+        "Explainer": comparison.explainer,
+        "Explanation similarity": similar,
+    }
+    if comparison.label is not None:
+        facts["True class"] = comparison.label
+    listed = " · ".join(f"{name}: <b>{escape(value)}</b>" for name, value in facts.items())
+    return f'<p class="facts" dir="auto">{listed}</p>'
+
+
+def _tiles(comparison: Comparison, opacity: float) -> str:
+    image = comparison.sample
+    assert not isinstance(image, str)
+    sides = {}
+    for heading, reading in (("Teacher", comparison.teacher), ("Student", comparison.student)):
+        drawn = strength(reading.map)
+        seen = f"{heading}'s explanation: " + (f"strongest {place_of(drawn)}." if drawn.any() else "an empty map.")
+        empty = "" if drawn.any() else '<p class="note">empty map</p>'
+        sides[heading] = _tile(heading, draw_map(image, drawn, opacity), seen, _top(reading) + empty)
+    difference = comparison.difference()
+    seen = _difference_in_words(difference)
+    difference_tile = _tile(
+        "Difference", draw_difference(image, difference, opacity), seen, f'<p class="note">{escape(seen)}</p>'
+    )
+    shown = _tile("Image", image, "What both models are shown.", '<p class="note">What both models are shown.</p>')
+    return f'<div class="tiles">\n{sides["Teacher"]}\n{sides["Student"]}\n{difference_tile}\n{shown}\n</div>'
+
+
+def _tile(heading: str, picture: Image.Image, seen: str, below: str) -> str:
+    return (
+        f'<figure><h3>{heading}</h3><img src="{data_uri(picture)}" alt="{escape(seen)}" width="{picture.width}" '
+        f'height="{picture.height}"><figcaption>{below}</figcaption></figure>'
+    )
+
+
+def _difference_in_words(difference: torch.Tensor) -> str:
+    parts = []
+    if (difference > 0).any():
+        parts.append(f"student more {place_of(difference)}")
+    if (difference < 0).any():
+        parts.append(f"teacher more {place_of(-difference)}")
+    return f"Most: {'; '.join(parts)}." if parts else "No difference."
+
+
+def _top(reading: Reading) -> str:
+    classes = "".join(
+        f'<li style="--p:{100 * probability:.0f}%"><span dir="auto">{escape(name)}</span> '
+        f'<span class="percent">{_percent(probability)}</span></li>'
+        for name, probability in zip(reading.names, reading.probabilities, strict=True)
+    )
+    return f"<ol>{classes}</ol>"
+
+
+def _percent(probability: float) -> str:
+    if probability < 0.001:
+        return "&lt; 0.1 %"
+    return f"{100 * probability:.1f} %" if probability < 0.1 else f"{100 * probability:.0f} %"
+
+
+def _words(comparison: Comparison, number: int) -> str:
+    assert isinstance(comparison.sample, str)
+    classes = "".join(
+        f"<div><h3>{heading}'s classes</h3>{_top(reading)}</div>"
+        for heading, reading in (("Teacher", comparison.teacher), ("Student", comparison.student))
+    )
+    rows: Sequence[WordRow] = [
+        WordRow("Teacher", comparison.words, comparison.teacher.map.tolist()),
+        WordRow("Student", comparison.words, comparison.student.map.tolist()),
+        DifferenceRow("Difference", comparison.words, comparison.difference().tolist()),
+    ]
+    return f'<div class="top-classes">{classes}</div>\n{word_rows(number, WordSample(comparison.sample, rows))}'
+
+
+def _numbers(colour: tuple[int, int, int]) -> str:
+    return " ".join(map(str, colour))
+
+
+def escape(text: str) -> str:
+    return html.escape(text, quote=True)

@@ -1,0 +1,176 @@
+"""What the viewer shows: two models, how they are explained, and samples to browse."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+from tqdm.auto import tqdm
+
+from ..alignment.labels import class_names, dataset_label_names
+from ..cli.loading import load_classifier, load_split
+from ..data.opening import open_image
+from ..explainers import Explainer, build_explainer
+from .comparison import Comparison, Pair
+
+BATCH = 8  # samples that are explained at once
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to show.
+
+    Args:
+        teacher, student: Hub ids or folders of classifiers, both of images or both of texts.
+        teacher_revision, student_revision: Of them on the Hub.
+        dataset: Hub id or folder of samples to browse; none by default.
+        dataset_config: Its configuration on the Hub.
+        split: Of it.
+        samples: How many of it are compared, drawn by a fixed seed.
+        explainer: The method that is chosen at first; gradcam of images, integrated_gradients of texts by default.
+        explainer_options: Of that method.
+        image_column, text_column, label_column: Of the data set; the last may be missing.
+        trust_remote_code: Run the models' own code, which is refused otherwise.
+    """
+
+    teacher: str
+    student: str
+    teacher_revision: str | None = None
+    student_revision: str | None = None
+    dataset: str | None = None
+    dataset_config: str | None = None
+    split: str = "validation"
+    samples: int = 64
+    explainer: str | None = None
+    explainer_options: dict[str, Any] = field(default_factory=dict)
+    image_column: str = "image"
+    text_column: str = "text"
+    label_column: str = "label"
+    trust_remote_code: bool = False
+
+
+@dataclass
+class Viewing:
+    """What the settings name, loaded.
+
+    Args:
+        explainers: The methods to choose from; the first is the one that is chosen at first.
+        samples: To browse.
+    """
+
+    settings: Settings
+    pair: Pair
+    explainers: dict[str, Explainer]
+    samples: "Samples | None" = None
+
+
+class Samples:
+    """Samples of a data set by their position in it, as images in RGB or texts, with the names of their classes.
+
+    `positions` are those of the samples that were drawn.
+
+    Raises:
+        ValueError: the column holds something else.
+    """
+
+    def __init__(self, dataset: datasets.Dataset, pair: Pair, settings: Settings):
+        self.column = settings.text_column if pair.is_text else settings.image_column
+        self.label_column = settings.label_column
+        feature = dataset.features[self.column]
+        if not pair.is_text and not isinstance(feature, datasets.Image):
+            raise ValueError(f"The column '{self.column}' of '{settings.dataset}' holds {feature}, no images.")
+        if not pair.is_text:
+            # As files, which may be damaged: only the sample that is asked for fails.
+            dataset = dataset.cast_column(self.column, datasets.Image(decode=False))
+        drawn = np.random.default_rng(0).permutation(len(dataset))[: settings.samples]
+        self.positions: list[int] = sorted(drawn.tolist())
+        self.dataset = dataset
+        self.is_text = pair.is_text
+        self.names = dataset_label_names(dataset, self.label_column) or class_names(pair.models["student"])
+
+    def __getitem__(self, position: int) -> Any:
+        """The image or text.
+
+        Raises:
+            ValueError: an image that can't be opened, or a row without a text.
+        """
+        value = self.dataset[position][self.column]
+        if not self.is_text:
+            # By its content, for a message without this machine's folders, which a report would spread.
+            return open_image(value["bytes"] or Path(value["path"]).read_bytes())
+        if not isinstance(value, str):
+            raise ValueError(f"The column '{self.column}' holds {value!r} there, no text.")
+        return value
+
+    def label(self, position: int) -> str | None:
+        """The true class's name, where the data set states one class a sample."""
+        label = self.dataset[position].get(self.label_column)
+        if isinstance(label, str):
+            return label
+        if isinstance(label, int) and self.names is not None and 0 <= label < len(self.names):
+            return self.names[label]
+        return None
+
+
+def load(settings: Settings) -> Viewing:
+    """Loads the models and the data set.
+
+    Raises:
+        ValueError, OSError: saying what can't be loaded, or doesn't fit together.
+    """
+    teacher = load_classifier(settings.teacher, settings.teacher_revision, settings.trust_remote_code)
+    student = load_classifier(settings.student, settings.student_revision, settings.trust_remote_code)
+    pair = Pair(teacher, student)
+    first = settings.explainer or ("integrated_gradients" if pair.is_text else "gradcam")
+    chosen = build_explainer(first, **settings.explainer_options)
+    for model in pair.models.values():
+        chosen.check(model)
+    explainers = {first: chosen} | {name: build_explainer(name) for name in pair.explainers() if name != first}
+    viewing = Viewing(settings, pair, explainers)
+    if settings.dataset is not None:
+        column = settings.text_column if pair.is_text else settings.image_column
+        data = load_split(settings.dataset, pair.is_text, settings.split, settings.dataset_config, [column])
+        viewing.samples = Samples(data, pair, settings)
+    return viewing
+
+
+def browse(viewing: Viewing) -> tuple[list[Comparison], list[str]]:
+    """Compares all samples by the first explainer.
+
+    Returns:
+        Comparisons in the order of disagreement: first where the classes differ, then by the explanations' similarity,
+        the lowest first; and what was left out, with the reason.
+    """
+    samples, explainer = viewing.samples, next(iter(viewing.explainers.values()))
+    assert samples is not None
+    found, left_out = [], []
+    for start in tqdm(range(0, len(samples.positions), BATCH), desc="Comparing", unit="batch"):
+        batch = {}
+        for position in samples.positions[start : start + BATCH]:
+            try:
+                batch[position] = samples[position]
+            except (ValueError, OSError) as error:
+                left_out.append(f"Row {position} was left out: {error}")
+        compared = viewing.pair.compare(list(batch.values()), explainer) if batch else []
+        found += [
+            replace(comparison, position=position, label=samples.label(position))
+            for position, comparison in zip(batch, compared, strict=True)
+        ]
+    return sorted(found, key=disagreement), left_out
+
+
+def disagreement(comparison: Comparison) -> tuple[bool, float]:
+    """The key that sorts comparisons: those that agree least come first."""
+    # An empty map of the teacher's, which nothing is like or unlike, comes last.
+    return comparison.agree, float("inf") if comparison.similarity is None else comparison.similarity
+
+
+def facts(settings: Settings) -> dict[str, str]:
+    """What is compared, by what it is; of folders the name alone, since reports are passed on."""
+    known = {"Teacher": _name(settings.teacher), "Student": _name(settings.student)}
+    return known if settings.dataset is None else known | {"Data": f"{_name(settings.dataset)}, {settings.split}"}
+
+
+def _name(source: str) -> str:
+    return Path(source).resolve().name if Path(source).exists() else source

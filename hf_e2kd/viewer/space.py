@@ -1,0 +1,110 @@
+"""A Hugging Face Space that starts the viewer."""
+
+import json
+from contextlib import suppress
+from dataclasses import fields
+from importlib.metadata import PackageNotFoundError, distribution, version
+from pathlib import Path
+
+from huggingface_hub import SpaceCard, SpaceCardData
+
+from .. import __version__
+from ..hub import check_repo_id
+from .settings import Settings
+
+NO_GRADIO = "The viewer needs gradio: pip install 'hf-e2kd[viewer]'"
+
+README = """---
+{card_data}
+---
+
+# Where teacher and student look
+
+Teacher: [{teacher}](https://huggingface.co/{teacher}) · student: [{student}](https://huggingface.co/{student})
+
+Choose a sample, and see what both models decide and what they look at, side by side. This Space runs
+`hf-e2kd viewer` of `hf_e2kd`, explanation-enhanced knowledge distillation for Hugging Face models.
+"""
+
+APP = '''"""Shows what teacher and student look at."""
+
+from hf_e2kd.viewer.app import launch
+from hf_e2kd.viewer.settings import Settings
+
+launch(
+    Settings(
+{arguments}
+    )
+)
+'''
+
+
+def export_space(settings: Settings, folder: str | Path) -> Path:
+    """Writes README.md, app.py and requirements.txt of a Space that shows what the settings name.
+
+    Returns:
+        The folder, ready for `hf upload USER/NAME FOLDER --repo-type space`.
+
+    Raises:
+        ValueError: a model or data set is a local folder, or its name is no id of the Hub.
+        ImportError: gradio, whose version the Space states, isn't installed.
+        FileExistsError: one of the files is there already.
+    """
+    for name in ("teacher", "student", "dataset"):
+        source = getattr(settings, name)
+        if source is not None:
+            _require_hub_id(name, source)
+    try:
+        gradio = version("gradio")
+    except PackageNotFoundError as error:
+        raise ImportError(NO_GRADIO) from error
+    given = {
+        each.name: getattr(settings, each.name)
+        for each in fields(settings)
+        if each.name in ("teacher", "student") or getattr(settings, each.name) != Settings("", "").__dict__[each.name]
+    }
+    card_data = SpaceCardData(
+        title="Where teacher and student look",
+        emoji="🔍",
+        colorFrom="blue",
+        colorTo="yellow",
+        sdk="gradio",
+        sdk_version=gradio,
+        app_file="app.py",
+        models=list(dict.fromkeys([settings.teacher, settings.student])),
+        datasets=None if settings.dataset is None else [settings.dataset],
+    )
+    files = {
+        "README.md": README.format(card_data=card_data.to_yaml(), teacher=settings.teacher, student=settings.student),
+        "app.py": APP.format(arguments="\n".join(f"        {name}={value!r}," for name, value in given.items())),
+        "requirements.txt": f"{requirement()}\n",
+    }
+    SpaceCard(files["README.md"])  # whether the Hub can read it
+    folder = Path(folder)
+    there = [name for name in files if (folder / name).exists()]
+    if there:
+        raise FileExistsError(f"{folder} has {', '.join(there)} already. Name another folder, or delete them first.")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_text(content, encoding="utf-8")
+    return folder
+
+
+def requirement() -> str:
+    """How pip gets this package: from the repository that it was installed from, or by its version."""
+    origin = {}
+    with suppress(PackageNotFoundError):  # run from its folder, without being installed
+        origin = json.loads(distribution("hf-e2kd").read_text("direct_url.json") or "{}")
+    if "vcs_info" in origin:
+        vcs = origin["vcs_info"]
+        return f"hf-e2kd[viewer] @ {vcs['vcs']}+{origin['url']}@{vcs['commit_id']}"
+    return f"hf-e2kd[viewer]=={__version__}"
+
+
+def _require_hub_id(name: str, source: str) -> None:
+    if Path(source).exists():
+        raise ValueError(
+            f"The {name} '{source}' is a folder of this machine, which a Space can't reach. Publish it first, as by "
+            f"`hf upload USER/NAME {source}`, and give its id on the Hub."
+        )
+    check_repo_id(source)

@@ -1,0 +1,233 @@
+"""`hf-e2kd distill` as users call it: what it trains and says, and how it fails or is interrupted."""
+
+import json
+import random
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoModelForImageClassification, TrainerCallback, ViTImageProcessor
+
+from hf_e2kd import ExplanationDistillArguments
+from hf_e2kd.cli import distill as command
+from hf_e2kd.cli import main
+from hf_e2kd.studies import side_by_side
+from hf_e2kd.studies.demo import BERT_ON_REVIEWS, VIT_ON_DIGITS
+from hf_e2kd.studies.estimate import MEASURED_STEPS, duration, estimate_students
+from hf_e2kd.studies.images import Sources, load_task
+from hf_e2kd.trainer import ExplanationDistillTrainer
+from tests.models import CLASS_NAMES, build
+from tests.text_models import build_text
+from tests.tokenizers import tokenizer
+
+PROCESSOR = ViTImageProcessor(size={"height": 32, "width": 32}, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+TOKENIZER = tokenizer("wordpiece", model_max_length=24)
+SIZES = {"teacher_train": 96, "student_train": 16, "validation": 0, "test_id": 8, "test_ood": 8}
+BATCHES = ["--per_device_train_batch_size", "4", "--per_device_eval_batch_size", "8"]
+FAST = [*BATCHES, "--use_cpu", "true", "--pictures", "0"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with teachers, students and data of images and of texts."""
+    folder = tmp_path_factory.mktemp("place")
+    for seed, name in enumerate(("teacher", "student")):
+        build("vit", seed=seed).save_pretrained(folder / name)
+        PROCESSOR.save_pretrained(folder / name)
+    build("vit").vit.save_pretrained(folder / "encoder")
+    PROCESSOR.save_pretrained(folder / "encoder")
+    build_text("bert", 1, vocab_size=len(TOKENIZER)).save_pretrained(folder / "reader")
+    TOKENIZER.save_pretrained(folder / "reader")
+    noise = np.random.default_rng(0).integers(0, 255, (16, 32, 32, 3), dtype=np.uint8)
+    rows = {"image": [Image.fromarray(pixels) for pixels in noise], "label": [number % 5 for number in range(16)]}
+    for name, classes in (("photos", CLASS_NAMES), ("pets", ["cat", "dog", "mouse", "hen", "cow"])):
+        features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=classes))
+        photos = datasets.Dataset.from_dict(rows, features=features)
+        datasets.DatasetDict(train=photos, validation=photos.select(range(8))).save_to_disk(folder / name)
+    texts = datasets.Dataset.from_dict(
+        {"text": ["a wonderful film", "the worst film"] * 4, "label": [0, 1] * 4},
+        features=datasets.Features(text=datasets.Value("string"), label=datasets.ClassLabel(names=CLASS_NAMES)),
+    )
+    datasets.DatasetDict(train=texts, validation=texts.select(range(2))).save_to_disk(folder / "texts")
+    return folder
+
+
+def run(*arguments):
+    """The exit code."""
+    with pytest.raises(SystemExit) as ended:
+        main([str(argument) for argument in arguments])
+    return ended.value.code or 0
+
+
+def of_images(place, *options, dataset="photos"):
+    sources = ["--teacher", place / "teacher", "--student", place / "student", "--dataset", place / dataset]
+    return ["distill", *sources, *FAST, *options]
+
+
+def test_images(place, tmp_path, capsys):
+    """Prevents: results among the trainer's logs, a training option that is lost, no word of how long it takes."""
+    line = of_images(place, "--output_dir", tmp_path, "--max_steps", 2, "--learning-rate", "0.001")
+    assert run(*line) == 0
+    printed = capsys.readouterr()
+    table = printed.out.splitlines()
+    assert table[0].startswith("| data | model | accuracy | agreement | similarity")
+    assert [row.split("|")[2].strip() for row in table[2:4]] == ["teacher", "e²KD"]
+    assert f"In {tmp_path}: " in table[-1] and "student" in table[-1]
+    assert "The training will take about" in printed.err and "e²KD: 2 steps of" in printed.err
+    recorded = json.loads((tmp_path / "results.json").read_text())["arguments"]
+    assert recorded["learning_rate"] == 0.001
+    trained = AutoModelForImageClassification.from_pretrained(tmp_path / "student").state_dict()
+    start = build("vit", seed=1).state_dict()
+    assert any(not torch.equal(start[name], value) for name, value in trained.items())
+
+
+def test_texts(place, tmp_path, capsys):
+    """Prevents: a trained teacher that is trained again, or a JSON that no script can read."""
+    sources = ["--teacher", place / "reader", "--student", "teacher-layers", "--dataset", place / "texts"]
+    line = ["distill", *sources, *FAST, "--max_steps", 1, "--explainer_options", '{"points": 1}']
+    assert run(*line, "--student_layers", 1, "--output_dir", tmp_path, "--json") == 0
+    results = json.loads(capsys.readouterr().out)
+    assert results["output_dir"] == str(tmp_path) and set(results["summary"]["evaluation"]) == {"teacher", "e²KD"}
+    assert json.loads((tmp_path / "student" / "config.json").read_text())["num_hidden_layers"] == 1
+    assert not (tmp_path / "teacher").exists()
+
+
+def test_dry_run(place, tmp_path, capsys):
+    """Prevents: a trial that trains, writes or uploads, or steps that are counted wrongly."""
+    line = of_images(place, "--output_dir", tmp_path / "out", "--num_train_epochs", 3, "--compare", "true")
+    assert run(*line, "--dry-run", "--json", "--seeds", 2, "--push_to_hub", "true", "--eval_strategy", "epoch") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert set(found["trainings"]) == {"KD", "e²KD"} and found["seeds"] == 2
+    for part in found["trainings"].values():
+        assert (part["steps"], part["evaluations"]) == (12, 4)
+        assert part["seconds_per_step"] > 0 and part["seconds"] > 12 * part["seconds_per_step"]
+    assert found["seconds"] == pytest.approx(2 * sum(part["seconds"] for part in found["trainings"].values()))
+    assert not list((tmp_path / "out").rglob("*")) if (tmp_path / "out").exists() else True
+
+
+@pytest.mark.parametrize(
+    ("option", "setting"),
+    [("--demo", VIT_ON_DIGITS), ("--demo-texts", BERT_ON_REVIEWS)],
+)
+def test_dry_run_of_the_demos(monkeypatch, tmp_path, capsys, option, setting):
+    """Prevents: a demonstration that the installed package can't show, or whose teacher's training isn't counted."""
+    monkeypatch.setitem(setting.data, "sizes", SIZES)
+    assert run("distill", option, *FAST, "--output_dir", tmp_path, "--dry-run", "--compare", "false") == 0
+    printed = capsys.readouterr()
+    epochs = setting.teacher_training["num_train_epochs"]
+    assert f"teacher: {24 * epochs:,} steps of" in printed.out and "e²KD: " in printed.out
+    assert not printed.err.count("Seed") and not list(tmp_path.iterdir())
+
+
+def test_an_estimate_leaves_everything_as_it_was(place, tmp_path):
+    """Prevents: a training that goes otherwise because it was timed first."""
+    args = ExplanationDistillArguments(
+        str(tmp_path), use_cpu=True, report_to="none", remove_unused_columns=False, per_device_train_batch_size=4
+    )
+    sources = Sources(str(place / "teacher"), str(place / "student"), str(place / "photos"))
+    task = load_task(sources, args, 0)
+    before = {name: value.clone() for name, value in task.student.state_dict().items()}
+    draws = []
+    for estimated in (False, True):
+        torch.manual_seed(3), random.seed(3), np.random.seed(3)
+        if estimated:
+            (part,) = estimate_students(task, args, {"e²KD": {"explanation_every": 2}}).values()
+        draws.append((torch.rand(2).tolist(), random.random(), np.random.rand()))
+    assert draws[0] == draws[1]
+    assert part.steps == 12 and MEASURED_STEPS > 2
+    after = task.student.state_dict()
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    assert args.max_steps == -1 and args.output_dir == str(tmp_path) and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.2, "1 s"), (61, "61 s"), (600, "10 min"), (9000, "2 h 30 min"), (360_000, "4 days 4 h")]
+)
+def test_durations(seconds, text):
+    """Prevents: an afternoon given in seconds."""
+    assert duration(seconds) == text
+
+
+class Interrupting(TrainerCallback):
+    def on_step_begin(self, args, state, control, **_):
+        if state.global_step == 5:
+            raise KeyboardInterrupt
+
+
+def test_interruption_and_resuming(place, tmp_path, capsys, monkeypatch):
+    """Prevents: a traceback, a success that none was, or a checkpoint of which nobody knows."""
+    train = ExplanationDistillTrainer.train
+    resumed = []
+    for module, name in ((command, "estimate_students"), (side_by_side, "write_card")):
+        monkeypatch.setattr(module, name, lambda *_: {})
+
+    def interrupted(self, *arguments, **keywords):
+        self.add_callback(Interrupting())
+        return train(self, *arguments, **keywords)
+
+    monkeypatch.setattr(ExplanationDistillTrainer, "train", interrupted)
+    line = of_images(place, "--output_dir", tmp_path, "--num_train_epochs", 2)
+    assert run(*line, "--compare", "true") == 130
+    assert "comparison of several students isn't resumed" in capsys.readouterr().err
+    assert not list(tmp_path.glob("checkpoint-*"))
+    assert run(*line, "--save_strategy", "no") == 130
+    assert "Interrupted before the first checkpoint" in capsys.readouterr().err
+    assert run(*line) == 130
+    printed = capsys.readouterr()
+    checkpoint = tmp_path / "checkpoint-4"
+    assert f"with --resume_from_checkpoint {checkpoint} goes on" in printed.err and "Traceback" not in printed.err
+    assert not printed.out
+
+    def watched(self, resume_from_checkpoint=None, **keywords):
+        resumed.append(resume_from_checkpoint)
+        return train(self, resume_from_checkpoint, **keywords)
+
+    monkeypatch.setattr(ExplanationDistillTrainer, "train", watched)
+    assert run(*line, "--resume_from_checkpoint", "true") == 0
+    assert resumed == [str(checkpoint)] and (tmp_path / "checkpoint-8").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "options"),
+    [
+        (2, "there is no option --learning_rat. Did you mean --learning_rate?", ["--learning_rat", 1]),
+        (2, "there is no option --xyzzy. --all-options lists them.", ["--xyzzy=1"]),
+        (2, "invalid float value: 'fast'", ["--learning_rate", "fast"]),
+        (2, "explanation_weight must be at least 0", ["--explanation_weight", "-1"]),
+        (2, "a demo brings its own teacher", ["--demo"]),
+        (2, "isn't resumed: add --compare false", ["--resume_from_checkpoint", "true", "--compare", "true"]),
+        (1, "There is no checkpoint in", ["--resume_from_checkpoint", "true"]),
+        (1, "no checkpoint-9", ["--resume_from_checkpoint", "no checkpoint-9"]),
+        (1, "no column 'picture'. Its columns: image, label", ["--image_column", "picture"]),
+        (1, "no column 'class'. Its columns: image, label", ["--label_column", "class"]),
+        (1, "no split 'training'. Its splits: train, validation", ["--train_split", "training"]),
+        (1, "Teacher and student share no label", ["--dataset", "{place}/pets"]),
+        (1, "'nowhere/data' is neither a folder nor", ["--dataset", "nowhere/data"]),
+        (1, "classifies texts and the student", ["--teacher", "{place}/reader"]),
+        (1, "is ViTModel, no classifier", ["--teacher", "{place}/encoder"]),
+        (1, "name its student by Hub id or folder", ["--student", "teacher-layers"]),
+        (1, "'../nowhere' doesn't exist", ["--student", "../nowhere"]),
+    ],
+)
+def test_errors(place, tmp_path, capsys, code, message, options):
+    """Prevents: a traceback where a line says what to mend, or an error after hours that a look would have shown."""
+    options = [str(option).replace("{place}", str(place)) for option in options]
+    assert run(*of_images(place, "--output_dir", tmp_path, "--max_steps", 1, *options)) == code
+    printed = capsys.readouterr()
+    assert message in " ".join(printed.err.split()), printed.err
+    assert not printed.out and "Traceback" not in printed.err and not (tmp_path / "student").exists()
+
+
+def test_help(capsys):
+    """Prevents: who has no teacher at hand left without a way in, and options that nothing lists."""
+    assert run("distill") == 2
+    assert "--demo, which distils on embedded images without any download" in " ".join(capsys.readouterr().err.split())
+    assert run("distill", "--help") == 0
+    assert "\n    hf-e2kd distill --demo\n" in capsys.readouterr().out
+    assert run("distill", "--all-options") == 0
+    printed = capsys.readouterr().out
+    assert "--learning_rate" in printed and "--image_column" in printed and "--explanation_weight" in printed
+    assert run("distill", "--all-options", "--demo-texts") == 0
+    assert "--text_column" in capsys.readouterr().out

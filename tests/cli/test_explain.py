@@ -1,0 +1,184 @@
+"""`hf-e2kd explain` as users call it: what it prints and writes, and how it fails."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import ViTImageProcessor
+
+from hf_e2kd import explain
+from hf_e2kd.cli import main
+from hf_e2kd.cli.explain import find_class
+from hf_e2kd.data.transforms import DistillationTransform
+from tests.models import CLASSES, build
+from tests.text_models import build_text
+from tests.tokenizers import tokenizer
+
+PROCESSOR = ViTImageProcessor(size={"height": 32, "width": 32}, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+TOKENIZER = tokenizer("wordpiece", model_max_length=24)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a model of images, one of texts, and photographs of which one is damaged."""
+    folder = tmp_path_factory.mktemp("place")
+    build("vit", seed=1).save_pretrained(folder / "vit")
+    PROCESSOR.save_pretrained(folder / "vit")
+    build_text("bert", 1, vocab_size=len(TOKENIZER)).save_pretrained(folder / "bert")
+    TOKENIZER.save_pretrained(folder / "bert")
+    (folder / "photos" / "more").mkdir(parents=True)
+    noise = np.random.default_rng(0).integers(0, 255, (3, 40, 32, 3), dtype=np.uint8)
+    for name, pixels in zip(("a.png", "b.jpg", "more/c.png"), noise, strict=True):
+        Image.fromarray(pixels).save(folder / "photos" / name)
+    (folder / "photos" / "notes.txt").write_text("no image")
+    (folder / "damaged.png").write_bytes((folder / "photos" / "a.png").read_bytes()[:900])
+    return folder
+
+
+def run(*arguments):
+    """The exit code."""
+    with pytest.raises(SystemExit) as ended:
+        main([str(argument) for argument in arguments])
+    return ended.value.code or 0
+
+
+def test_images(place, tmp_path, capsys):
+    """Prevents: another class or map than the model's own, and words among the JSON that no script can read."""
+    line = ["explain", place / "vit", place / "photos", "--target", "CLASS 2", "--top", 2, "--batch-size", 2]
+    written = [tmp_path / f"out.{suffix}" for suffix in ("json", "png", "html")]
+    line += [part for path in written for part in ("--output", path)]
+    assert run(*line, "--explainer", "saliency", "--json") == 0
+    printed, stored = json.loads(capsys.readouterr().out), json.loads(written[0].read_text())
+    paths = [place / "photos" / name for name in ("a.png", "b.jpg", "more/c.png")]
+    assert [entry["input"] for entry in printed] == [entry["input"] for entry in stored] == [str(p) for p in paths]
+    model = build("vit", seed=1)
+    pixels = DistillationTransform(PROCESSOR)({"image": [Image.open(path) for path in paths]})["pixel_values"]
+    expected = explain(model, torch.stack(pixels), "saliency", target=2)
+    probabilities = expected.logits.softmax(1)
+    for row, (entry, full) in enumerate(zip(printed, stored, strict=True)):
+        assert [each["index"] for each in entry["classes"]] == probabilities[row].topk(2).indices.tolist()
+        assert entry["explained"]["class"] == "class 2"
+        assert entry["explained"]["probability"] == pytest.approx(probabilities[row, 2].item(), abs=1e-5)
+        torch.testing.assert_close(torch.tensor(full["map"]), expected.maps[row], rtol=1e-4, atol=1e-6)
+        assert "map" not in entry and {**entry, "map": full["map"]} == full
+    assert Image.open(written[1]).width > 300
+    page = written[2].read_text()
+    assert "data:image/png;base64," in page and "b.jpg" in page and "<script" not in page
+
+
+def test_texts(place, tmp_path, capsys, monkeypatch):
+    """Prevents: lines of standard input left out, words without their scores, or a page that a text could rewrite."""
+    monkeypatch.setattr("sys.stdin", io.StringIO("the worst film\n\n<b>boring</b>\n"))
+    line = ["explain", place / "bert", "-", "--text", "A wonderful film", "--output", tmp_path / "page.html"]
+    assert run(*line, "--output", tmp_path / "page.png", "--json") == 0
+    entries = json.loads(capsys.readouterr().out)
+    assert [entry["input"] for entry in entries] == ["A wonderful film", "the worst film", "<b>boring</b>"]
+    expected = explain(build_text("bert", 1, vocab_size=len(TOKENIZER)), ["the worst film"], processing_class=TOKENIZER)
+    assert [pair["word"] for pair in entries[1]["words"]] == expected.words[0] == ["the", "worst", "film"]
+    scores = torch.tensor([pair["score"] for pair in entries[1]["words"]])
+    torch.testing.assert_close(scores, expected.maps[0], rtol=1e-3, atol=1e-5)
+    page = (tmp_path / "page.html").read_text()
+    assert "worst" in page and "<b>boring" not in page
+    assert Image.open(tmp_path / "page.png").width > 300
+    assert run("explain", place / "bert", "--text", "the worst film") == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("the worst film\n") and "%  class " in printed and "'worst' " in printed
+
+
+def test_a_text_of_a_megabyte(place, tmp_path, capsys):
+    """Prevents: a page of a megabyte about a text of which the model reads the beginning, without a word of it."""
+    texts = ["--text", "a wonderful film " * 20_000, "--text", "x" * 100_000]
+    assert run("explain", place / "bert", *texts, "--output", tmp_path / "page.html") == 0
+    printed = capsys.readouterr()
+    assert "A text of 340,000 characters is longer than 24 tokens" in printed.err
+    assert len(printed.out) < 2000 and len((tmp_path / "page.html").read_text()) < 50_000
+
+
+def test_files_that_cannot_be_read(place, tmp_path, capsys):
+    """Prevents: one damaged file among thousands that costs the others, or that nobody hears of."""
+    assert run("explain", place / "vit", place / "damaged.png", place / "photos" / "a.png", place / "none.png") == 1
+    printed = capsys.readouterr()
+    assert "a.png\n" in printed.out and "%  class" in printed.out
+    assert "damaged.png' can't be decoded" in printed.err and "none.png" in printed.err
+    assert run("explain", place / "vit", place / "damaged.png", "--output", tmp_path / "out.png") == 1
+    assert "None of the inputs could be read" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+NAMES = ["tench, Tinca tinca", "crane", "tabby, tabby cat", "crane, bird", "7"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "number"),
+    [("tench", 0), (" tinca TINCA", 0), ("tabby cat", 2), ("2", 2), ("7", 4), ("crane, bird", 3), ("crane", 1)],
+)
+def test_classes(wanted, number):
+    """Prevents: a class explained that wasn't meant."""
+    assert find_class(wanted, NAMES) == number
+
+
+@pytest.mark.parametrize(
+    ("wanted", "names", "message"),
+    [
+        ("tinch", NAMES, "No class is named 'tinch'. Close ones: 0 'tench, Tinca tinca'"),
+        ("tab", NAMES, "Close ones: 2 'tabby, tabby cat'"),
+        ("zzz", NAMES, "has 5 classes, the first of them: 0 'tench"),
+        ("9", NAMES, "no class 9: the model has 5 classes"),
+        ("crane", ["crane", "crane"], "Several classes are named 'crane'. Close ones: 0 'crane', 1 'crane'"),
+    ],
+)
+def test_unknown_classes(wanted, names, message):
+    """Prevents: a search through a thousand names for the one that was mistyped."""
+    with pytest.raises(ValueError, match=message):
+        find_class(wanted, names)
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "arguments"),
+    [
+        (2, "give images or folders to explain", ["{place}/vit"]),
+        (2, "should end in .png,", ["{place}/vit", "x.png", "--output", "map.doc"]),
+        (2, "there is no folder '{place}/new'", ["{place}/vit", "x.png", "--output", "{place}/new/map.png"]),
+        (2, "no device 'cudo' can be used here. Available: cpu", ["{place}/vit", "x.png", "--device", "cudo"]),
+        (2, "is no JSON", ["{place}/vit", "x.png", "--explainer", "gradcam", "--explainer-options", "{"]),
+        (2, "need --explainer", ["{place}/vit", "x.png", "--explainer-options", '{"points": 2}']),
+        (1, "Unknown explainer 'gradcram'. Available:", ["{place}/vit", "x.png", "--explainer", "gradcram"]),
+        (1, "No class is named 'horse'", ["{place}/vit", "x.png", "--target", "horse"]),
+        (1, "is an address. Give the id alone", ["https://huggingface.co/a/b", "x.png"]),
+        (1, "classifies images: give files or folders, not --text", ["{place}/vit", "--text", "a film"]),
+        (1, "classifies texts, and 'x.png' is given as a file", ["{place}/bert", "x.png"]),
+        (1, "nothing to explain in an empty text", ["{place}/bert", "--text", " "]),
+        (1, "holds no image", ["{place}/vit", "{place}/bert"]),
+        (
+            1,
+            "Explain it at its inputs: by 'integrated_gradients'",
+            ["{place}/bert", "--text", "a film", "--explainer", "gradcam"],
+        ),
+    ],
+)
+def test_errors(place, capsys, code, message, arguments):
+    """Prevents: a traceback where a line says what to mend, or a failure that a script takes for a success."""
+    assert run("explain", *(argument.replace("{place}", str(place)) for argument in arguments)) == code
+    printed = capsys.readouterr()
+    assert not printed.out and "Traceback" not in printed.err
+    assert message.replace("{place}", str(place)) in " ".join(printed.err.split()), printed.err
+
+
+def test_multi_label_and_help(tmp_path, capsys):
+    """Prevents: probabilities of classes that exclude each other where they don't, and examples in one paragraph."""
+    model = build("vit", seed=1)
+    model.config.problem_type = "multi_label_classification"
+    model.save_pretrained(tmp_path)
+    PROCESSOR.save_pretrained(tmp_path)
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "red.png")
+    assert run("explain", tmp_path, tmp_path / "red.png", "--top", 99, "--json") == 0
+    (entry,) = json.loads(capsys.readouterr().out)
+    pixels = DistillationTransform(PROCESSOR)({"image": [Image.new("RGB", (8, 8), "red")]})["pixel_values"]
+    with torch.no_grad():
+        expected = model(torch.stack(pixels)).logits.sigmoid()[0].sort(descending=True).values
+    assert len(entry["classes"]) == CLASSES
+    assert [each["probability"] for each in entry["classes"]] == pytest.approx(expected.tolist(), abs=1e-5)
+    assert run("explain", "--help") == 0
+    assert "\n    hf-e2kd explain microsoft/resnet-50 cat.jpg" in capsys.readouterr().out
