@@ -9,38 +9,10 @@ where it says nothing.
     accelerate launch recipes/sweep_shortcut.py --smoke
 """
 
-from transformers import ResNetConfig
-
-from hf_e2kd.studies import EmbeddedSetting
+from hf_e2kd.studies.demo import RESNET_ON_DIGITS
 from hf_e2kd.studies.shortcuts import run_shortcuts
 
-SETTING = EmbeddedSetting(
-    teacher=ResNetConfig(
-        embedding_size=16, hidden_sizes=[16, 32], depths=[1, 1], layer_type="basic", downsample_in_first_stage=False
-    ),
-    student=ResNetConfig(
-        embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", downsample_in_first_stage=False
-    ),
-    # As in distill_resnet.py.
-    data={
-        "image_size": 36,
-        "digit_size": 32,
-        "wavelength": (3.0, 5.0),
-        "contrast": 0.5,
-        "correlation": 0.9,
-        "sizes": {"teacher_train": 8000, "student_train": 2000, "validation": 0},
-    },
-    input_size=72,
-    teacher_training={"num_train_epochs": 2},
-    student_training={
-        "num_train_epochs": 15,
-        "per_device_train_batch_size": 32,
-        "learning_rate": 4e-3,
-        "warmup_steps": 0.1,
-        "weight_decay": 0.05,
-        "explanation_weight": 5.0,
-    },
-)
+SETTING = RESNET_ON_DIGITS
 
 if __name__ == "__main__":
     run_shortcuts(SETTING, "sweep_shortcut", __doc__)

@@ -1,6 +1,6 @@
 """What can be distilled without a download: by recipes, and by `hf-e2kd distill --demo`."""
 
-from transformers import BertConfig, ViTConfig
+from transformers import BertConfig, ResNetConfig, ViTConfig
 
 from .images import EmbeddedSetting
 from .texts import TextSetting
@@ -31,6 +31,35 @@ VIT_ON_DIGITS = EmbeddedSetting(
     },
 )
 """A ViT and a smaller one on the embedded digits, whose background predicts the class in training and not at test."""
+
+RESNET_ON_DIGITS = EmbeddedSetting(
+    teacher=ResNetConfig(
+        embedding_size=16, hidden_sizes=[16, 32], depths=[1, 1], layer_type="basic", downsample_in_first_stage=False
+    ),
+    student=ResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", downsample_in_first_stage=False
+    ),
+    data={
+        "image_size": 36,
+        "digit_size": 32,
+        "wavelength": (3.0, 5.0),
+        "contrast": 0.5,
+        "correlation": 0.9,
+        "sizes": {"teacher_train": 8000, "student_train": 2000, "validation": 0},
+    },
+    # The stem halves twice and the second stage once more: 72 pixels leave a grid of 9×9 cells.
+    input_size=72,
+    teacher_training={"num_train_epochs": 2},
+    student_training={
+        "num_train_epochs": 15,
+        "per_device_train_batch_size": 32,
+        "learning_rate": 4e-3,
+        "warmup_steps": 0.1,
+        "weight_decay": 0.05,
+        "explanation_weight": 5.0,
+    },
+)
+"""A ResNet and a smaller one on the same digits."""
 
 BERT_ON_REVIEWS = TextSetting(
     teacher=BertConfig(

@@ -26,7 +26,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *options: str) -> dict:
     spec = util.spec_from_file_location("distill_bert", RECIPE)
     recipe = util.module_from_spec(spec)
     spec.loader.exec_module(recipe)
-    recipe.SETTING.data["sizes"] = SIZES
+    monkeypatch.setitem(recipe.SETTING.data, "sizes", SIZES)
     monkeypatch.setattr(sys, "argv", ["distill_bert", *options, "--max_steps", "2", "--use_cpu", "true"])
     return run_side_by_side(recipe.SETTING, "distill_bert", recipe.__doc__)
 

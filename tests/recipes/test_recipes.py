@@ -20,7 +20,9 @@ from transformers import (
 
 from hf_e2kd import load_student
 from hf_e2kd.studies import run_side_by_side
+from hf_e2kd.studies.demo import RESNET_ON_DIGITS
 from hf_e2kd.studies.results import markdown_table
+from hf_e2kd.studies.shortcuts import run_shortcuts
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 EMBEDDED = ["distill_convnext", "distill_resnet", "distill_vit"]
@@ -32,7 +34,7 @@ def run(name: str, monkeypatch: pytest.MonkeyPatch, *options: str) -> dict:
     spec = util.spec_from_file_location(name, RECIPES / f"{name}.py")
     recipe = util.module_from_spec(spec)
     spec.loader.exec_module(recipe)
-    recipe.SETTING.data["sizes"] = TINY
+    monkeypatch.setitem(recipe.SETTING.data, "sizes", TINY)
     monkeypatch.setattr(sys, "argv", [name, *options, "--max_steps", "2", "--use_cpu", "true"])
     return run_side_by_side(recipe.SETTING, name, recipe.__doc__)
 
@@ -141,3 +143,31 @@ def test_the_readmes_command_runs(tmp_path):
     finished = subprocess.run([*launcher, *config, *recipe], capture_output=True, text=True, cwd=tmp_path, timeout=300)
     assert finished.returncode == 0, finished.stderr
     assert "--explanation_weight" in finished.stdout
+
+
+def test_shortcuts_are_swept(monkeypatch, tmp_path):
+    """Prevents: teachers that are all trained alike, or students of a correlation other than the stated one."""
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        [
+            "sweep",
+            "--smoke",
+            "--teachers",
+            "guided",
+            "shortcut",
+            "--correlations",
+            "0.9",
+            "--output_dir",
+            str(tmp_path),
+        ],
+    )
+    results = run_shortcuts(RESNET_ON_DIGITS, "sweep", "")
+    assert {path.name for path in tmp_path.iterdir()} == {"results.json", "shortcuts.png", "table.md"}
+    guided, shortcut = (results["summary"][f"{kind} teacher, correlation 0.9"] for kind in ("guided", "shortcut"))
+    assert set(guided) == {"teacher", "KD", "e²KD"}
+    assert guided["teacher"]["energy_pointing_game"] != shortcut["teacher"]["energy_pointing_game"]
+    assert guided["KD"]["explanation_similarity"] != guided["e²KD"]["explanation_similarity"]
+    monkeypatch.setattr(sys, "argv", ["sweep", "--teachers", "wise"])
+    with pytest.raises(SystemExit):
+        run_shortcuts(RESNET_ON_DIGITS, "sweep", "")
