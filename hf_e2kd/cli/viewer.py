@@ -63,6 +63,8 @@ def viewer(
     """
     if explainer_options and explainer is None:
         raise typer.BadParameter("--explainer-options need --explainer, whose options they are.")
+    if report is not None and export_space is not None:
+        raise typer.BadParameter("--report and --export-space are two things. Give one of them.")
     if report is not None and dataset is None:
         raise typer.BadParameter("--report needs --dataset, whose samples it shows.")
     from ..viewer.settings import Settings

@@ -266,7 +266,13 @@ def launch(settings: Settings, **options: Any) -> None:
     """
     viewing = load(settings)
     browsed, left_out = browse(viewing) if viewing.samples is not None else ([], [])
-    serve(build_page(viewing, browsed, left_out), **options)
+    page = build_page(viewing, browsed, left_out)
+    try:
+        _, local, shared = serve(page, quiet=True, prevent_thread_lock=True, **options)
+    except OSError as error:
+        raise OSError(f"The page can't be served; another port may help (--port). {error}") from error
+    print(f"Teacher and student are at {shared or local} until Ctrl+C.", flush=True)
+    page.block_thread()
 
 
 def serve(page: gr.Blocks, **options: Any) -> Any:

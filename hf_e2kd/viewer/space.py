@@ -9,6 +9,7 @@ from pathlib import Path
 from huggingface_hub import SpaceCard, SpaceCardData
 
 from .. import __version__
+from ..explainers import build_explainer
 from ..hub import check_repo_id
 from .settings import Settings
 
@@ -46,7 +47,7 @@ def export_space(settings: Settings, folder: str | Path) -> Path:
         The folder, ready for `hf upload USER/NAME FOLDER --repo-type space`.
 
     Raises:
-        ValueError: a model or data set is a local folder, or its name is no id of the Hub.
+        ValueError: a model or data set is a local folder, its name is no id of the Hub, or there is no such explainer.
         ImportError: gradio, whose version the Space states, isn't installed.
         FileExistsError: one of the files is there already.
     """
@@ -54,6 +55,8 @@ def export_space(settings: Settings, folder: str | Path) -> Path:
         source = getattr(settings, name)
         if source is not None:
             _require_hub_id(name, source)
+    if settings.explainer is not None:
+        build_explainer(settings.explainer, **settings.explainer_options)  # whether there is such a one
     try:
         gradio = version("gradio")
     except PackageNotFoundError as error:

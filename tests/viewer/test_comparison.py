@@ -1,0 +1,169 @@
+"""What the viewer says of one sample, against the models asked directly."""
+
+import pytest
+import torch
+from PIL import Image
+
+from hf_e2kd.alignment.grids import to_common_grid
+from hf_e2kd.alignment.texts import tokenize_texts
+from hf_e2kd.cli.loading import Classifier
+from hf_e2kd.data.transforms import DistillationTransform
+from hf_e2kd.explainers import build_explainer, explain
+from hf_e2kd.metrics import explanation_similarity
+from hf_e2kd.viewer.comparison import NARROWEST, SHOWN, Pair, share, strength
+from hf_e2kd.viewer.settings import disagreement
+from tests.models import CLASS_NAMES, CLASSES, build
+from tests.text_models import build_text
+from tests.tokenizers import STUDENT, TEACHER, SlowTokenizer
+
+from .pairs import SENTENCE, image_pair, photo, processor, reordered, text_pair
+
+GRADCAM = build_explainer("gradcam")
+
+
+def test_classes_are_matched_by_name():
+    """Prevents: class 0 of one model compared with class 0 of the other, which is another class there."""
+    model = build("vit", seed=1)
+    pair = Pair(Classifier(model, processor(), False), Classifier(reordered(model), processor(), False), "cpu")
+
+    for target in ("teacher_top", "student_top", 1):
+        (found,) = pair.compare([photo()], GRADCAM, target)
+        assert found.agree and found.teacher.names == found.student.names
+        assert found.teacher.probabilities == pytest.approx(found.student.probabilities, abs=1e-5)
+        assert found.similarity == pytest.approx(1, abs=1e-5)
+        assert found.difference().abs().max() < 1e-4
+        assert found.explained == (pair.names[1] if target == 1 else found.teacher.names[0])
+
+
+@pytest.mark.parametrize("target", ["teacher_top", "student_top", 2])
+def test_an_image_through_both_processors(target):
+    """Prevents: a model shown the other's size or intensities, a map of another class, or a similarity of its own."""
+    pair, image = image_pair(), photo()
+    shown = DistillationTransform(processor(48, 0.4), processor())({"image": [image]})
+    inputs = {"teacher": shown["teacher_pixel_values"][0][None], "student": shown["pixel_values"][0][None]}
+    logits = {side: explain(pair.models[side], inputs[side], GRADCAM).logits[0] for side in inputs}
+    explained = target if target == 2 else int(logits[target.removesuffix("_top")].argmax())
+
+    (found,) = pair.compare([image], GRADCAM, target)
+
+    for side in inputs:
+        reading = getattr(found, side)
+        expected = explain(pair.models[side], inputs[side], GRADCAM, target=explained).maps[0]
+        torch.testing.assert_close(reading.map, expected)
+        likely = logits[side].softmax(0).topk(3)
+        assert reading.top == likely.indices.tolist()
+        assert reading.probabilities == pytest.approx(likely.values.tolist(), abs=1e-5)
+        assert reading.names == [CLASS_NAMES[index] for index in reading.top]
+    assert found.explained == CLASS_NAMES[explained]
+    assert found.agree == (found.teacher.top[0] == found.student.top[0])
+    similarity = explanation_similarity(found.student.map[None], found.teacher.map[None])[0].item()
+    assert found.similarity == pytest.approx(similarity)
+    student, teacher = to_common_grid(strength(found.student.map), strength(found.teacher.map))
+    torch.testing.assert_close(found.difference(), student - teacher)
+
+
+def test_words_of_two_tokenizers():
+    """Prevents: a word's score read from its neighbour's tokens, or padding among the words of a batch."""
+    pair, explainer = text_pair(), build_explainer("input_x_gradient")
+    texts = [SENTENCE, "A warm film"]
+
+    together = pair.compare(texts, explainer)
+
+    for text, found in zip(texts, together, strict=True):
+        batches, (words,) = tokenize_texts([(text,)], (TEACHER, 24), (STUDENT, 24))
+        assert found.words == words and " ".join(words) == " ".join(found.words)
+        explained = list(pair.names).index(found.explained)
+        for side, batch in zip(("teacher", "student"), batches, strict=True):
+            expected = explain(pair.models[side], batch, explainer, target=explained).maps[0]
+            torch.testing.assert_close(getattr(found, side).map, expected, rtol=1e-3, atol=1e-5)
+        difference = share(found.student.map) - share(found.teacher.map)
+        torch.testing.assert_close(found.difference(), difference.clamp(-1, 1))
+
+
+def test_a_text_of_a_megabyte_is_cut():
+    """Prevents: a page that hangs, or a silent cut that the reader takes for the whole text."""
+    text = "A warm and wonderful film. " * 40_000
+
+    (found,) = text_pair().compare([text], build_explainer("saliency"))
+
+    assert text.startswith(found.sample) and len(found.sample) < 200
+    assert found.notes == [f"The text has {len(text):,} characters; the first {len(found.sample):,} are compared."]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 3000), (3000, 7)])
+def test_images_of_any_shape(size):
+    """Prevents: a crash at an image of one pixel or line, or a picture too narrow to be seen."""
+    (found,) = image_pair().compare([Image.new("RGB", size, "red")], GRADCAM)
+
+    assert max(found.sample.size) == SHOWN and min(found.sample.size) >= NARROWEST
+    assert found.teacher.map.isfinite().all()
+
+
+def test_an_empty_map_is_like_nothing():
+    """Prevents: a similarity of 0 or NaN where the teacher's map says nothing."""
+    pair = image_pair()
+    with torch.no_grad():
+        pair.models["teacher"].classifier.weight.zero_()
+
+    (found,) = pair.compare([photo()], GRADCAM)
+
+    assert found.similarity is None and not found.teacher.map.any()
+    assert disagreement(found)[1] == float("inf")
+
+
+def test_offers_what_suits_both_models():
+    """Prevents: methods of images offered for texts, or of attention for a timm model that gives none."""
+    assert image_pair("vit", "wrapped_resnet").explainers() == [
+        "gradcam",
+        "input_x_gradient",
+        "integrated_gradients",
+        "saliency",
+    ]
+    assert "gradcam" not in text_pair().explainers() and "attention_gradient" in text_pair().explainers()
+
+
+def one_class():
+    model = build("vit")
+    model.config.id2label = {0: "only"}
+    return model
+
+
+@pytest.mark.parametrize(
+    ("student", "message"),
+    [
+        (
+            lambda: Classifier(build_text("bert"), STUDENT, True, "reader"),
+            "'teacher' classifies images and the student",
+        ),
+        (lambda: Classifier(one_class(), processor(), False), "share no label"),
+        (
+            lambda: Classifier(build("vit"), ViTImageProcessorWithoutSize(), False),
+            "states no size with 'height' and 'width'",
+        ),
+    ],
+)
+def test_models_that_cant_be_compared(student, message):
+    """Prevents: a page that opens and fails at every sample."""
+    with pytest.raises(ValueError, match=message):
+        Pair(Classifier(build("vit"), processor(), False, "teacher"), student(), "cpu")
+
+
+class ViTImageProcessorWithoutSize:
+    do_resize = do_rescale = True
+
+
+def test_refuses_slow_tokenizers():
+    """Prevents: words without their scores, for want of offsets."""
+    sides = [Classifier(build_text("bert"), tokenizer, True) for tokenizer in (STUDENT, SlowTokenizer())]
+    with pytest.raises(ValueError, match="slow tokenizer"):
+        Pair(*sides, "cpu")
+
+
+def test_bad_requests_are_named():
+    """Prevents: a traceback in place of what to do."""
+    with pytest.raises(ValueError, match=f"no class {CLASSES}: both models know {CLASSES}"):
+        image_pair().compare([photo()], GRADCAM, CLASSES)
+    with pytest.raises(ValueError, match="The text is empty"):
+        text_pair().compare(["  \n"], build_explainer("saliency"))
+    with pytest.raises(ValueError, match="explain others by"):
+        image_pair().compare([photo()], build_explainer("bcos"))

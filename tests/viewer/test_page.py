@@ -1,0 +1,213 @@
+"""The page in a real browser, without a network."""
+
+import base64
+import shutil
+from io import BytesIO
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import datasets
+import pytest
+
+from hf_e2kd.explainers import build_explainer
+from hf_e2kd.viewer.settings import Samples, Settings, Viewing, browse
+from tests.models import CLASS_NAMES
+
+from .pairs import SENTENCE, image_pair, photo, text_pair
+
+pytest.importorskip("gradio", reason="gradio isn't installed: pip install 'hf-e2kd[viewer]'")
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright isn't installed")
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on the path")
+
+# Written by a data set's author, and by nobody who may run scripts on the page.
+HOSTILE = """<img src=x onerror="document.title='run'">{{value}}${value}`"""
+
+DROP = """async ([element, content]) => {
+  const blob = await (await fetch("data:image/png;base64," + content)).blob();
+  const dataTransfer = new DataTransfer();
+  dataTransfer.items.add(new File([blob], "dropped.png", { type: "image/png" }));
+  element.dispatchEvent(new DragEvent("drop", { dataTransfer, bubbles: true, cancelable: true }));
+}"""
+
+
+def png(image):
+    content = BytesIO()
+    image.save(content, "PNG")
+    return content.getvalue()
+
+
+def viewing(pair, rows, explainers):
+    settings = Settings("teacher", "student", dataset="data", split="test")
+    features = datasets.Features(
+        {
+            **({"text": datasets.Value("string")} if pair.is_text else {"image": datasets.Image()}),
+            "label": datasets.ClassLabel(names=[HOSTILE, *CLASS_NAMES[1:]]),
+        }
+    )
+    column = "text" if pair.is_text else "image"
+    data = datasets.Dataset.from_list([{column: row, "label": 0} for row in rows], features=features)
+    return Viewing(settings, pair, {name: build_explainer(name) for name in explainers}, Samples(data, pair, settings))
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as driver:
+        # Names of hosts lead nowhere.
+        browser = driver.chromium.launch(
+            executable_path=CHROMIUM, args=["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser):
+    """Opens the page of what is given; after the test, nothing may have gone wrong in it."""
+    from hf_e2kd.viewer.app import build_page, serve
+
+    served, wrong = [], []
+
+    def open_page(what, **options):
+        app = build_page(what, *browse(what))
+        _, address, _ = serve(app, server_name="127.0.0.1", prevent_thread_lock=True, quiet=True)
+        page = browser.new_page(**options)
+        served.append((page, app))
+        page.set_default_timeout(20_000)
+        page.on("console", lambda message: message.type == "error" and wrong.append(message.text))
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("request", lambda request: is_foreign(request.url, address) and wrong.append(request.url))
+        page.goto(address)
+        page.wait_for_selector("#result .note")
+        return page
+
+    yield open_page
+    for page, app in served:
+        page.close()  # first, or the server waits for it
+        app.close()
+    assert wrong == []
+
+
+def is_foreign(url, address):
+    return urlsplit(url).scheme not in ("data", "blob") and urlsplit(url).netloc != urlsplit(address).netloc
+
+
+def pictures(page):
+    """Teacher's map, student's map, difference, image."""
+    return [picture.get_attribute("src") for picture in page.locator("#result figure img").all()]
+
+
+def wait_for_change(page, before):
+    page.wait_for_function(
+        "before => { const first = document.querySelector('#result figure img');"
+        " return first && first.getAttribute('src') !== before; }",
+        arg=before[0] if before else "",
+    )
+    return pictures(page)
+
+
+def clear(page):
+    """Takes the image away."""
+    page.get_by_role("button", name="Clear").or_(page.get_by_label("Remove Image")).first.click()
+    page.wait_for_selector("#result .note:has-text('Drop or choose an image')")
+
+
+def assert_fits(page):
+    """Nothing lies beyond a phone's edge, and both maps are side by side."""
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    tiles = [picture.bounding_box() for picture in page.locator("figure:has(h3)").all()]
+    assert len(tiles) == 4 and tiles[0]["y"] == tiles[1]["y"]
+    assert all(tile["x"] + tile["width"] <= 400 for tile in tiles)
+
+
+def test_images(visit):
+    """Prevents: a page that doesn't load, shows the maps of the last image, needs a mouse or a wide screen, asks other
+    hosts for something, or runs what a label says."""
+    rows = [{"bytes": png(photo(seed=seed)), "path": None} for seed in range(3)] + [{"bytes": b"damaged", "path": None}]
+    page = visit(viewing(image_pair(), rows, ["gradcam", "saliency", "attention_rollout"]))
+    assert "Row 3 was left out: The image is no image" in page.inner_text("body")
+
+    # An image is dropped, then another one chosen: both maps follow.
+    zone = page.get_by_role("button", name="Drop Image Here").or_(page.locator("[data-testid=image] button")).first
+    page.evaluate(DROP, [zone.element_handle(), base64.b64encode(png(photo(seed=7))).decode()])
+    first = wait_for_change(page, [])
+    assert len(first) == 4 and first[0] != first[1]
+    clear(page)
+    page.set_input_files("input[type=file]", {"name": "b.png", "mimeType": "image/png", "buffer": png(photo(seed=8))})
+    second = wait_for_change(page, [])
+    assert not set(first) & set(second)
+
+    # By keyboard: the class, the opacity, a sample, and what saves the comparison.
+    page.get_by_label("Explained class").focus()
+    page.wait_for_function("document.activeElement.selectionStart < document.activeElement.selectionEnd")
+    page.keyboard.type(CLASS_NAMES[2])
+    page.wait_for_function("document.querySelectorAll('[role=option]').length === 1")
+    page.keyboard.press("Enter")
+    third = wait_for_change(page, second)
+    assert page.inner_text("#result .facts b >> nth=0") == CLASS_NAMES[2]
+    assert third[1] != second[1] and third[3] == second[3]
+    page.get_by_role("slider").focus()
+    page.keyboard.press("ArrowLeft")
+    fainter = wait_for_change(page, third)
+    assert fainter[:3] != third[:3] and fainter[3] == third[3]
+    reached = []
+    for _ in range(12):
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate("document.activeElement.innerText || document.activeElement.ariaLabel || ''"))
+    assert any("Save this comparison" in text for text in reached)
+    page.wait_for_function("document.querySelector('[role=option]') === null")  # no list is left open
+    thumbnail = page.get_by_label("Thumbnail 1 of 3")
+    thumbnail.focus()
+    page.keyboard.press("Enter")
+    wait_for_change(page, fainter)
+    assert page.inner_text("#result h2").startswith("Row ")
+    assert HOSTILE in page.inner_text("#result .facts") and page.title() == "Where teacher and student look"
+
+    # A method that doesn't suit a model, and a file that is no image: said in words.
+    page.get_by_label("Explainer").click()
+    page.get_by_role("option", name="attention_rollout").click()
+    page.wait_for_selector("#result [role=alert]")
+    assert "ResNetForImageClassification" in page.inner_text("#result [role=alert]")
+
+    clear(page)
+    page.set_input_files("input[type=file]", {"name": "c.png", "mimeType": "image/png", "buffer": b"no image"})
+    page.wait_for_selector("#result [role=alert]:has-text('The image is no image')")
+
+    # On a phone; and what is saved there.
+    page.set_viewport_size({"width": 400, "height": 800})
+    page.get_by_label("Explainer").click()
+    page.get_by_role("option", name="saliency").click()
+    thumbnail.click()  # the same as before, which is shown again
+    page.wait_for_selector("#result figure")
+    assert_fits(page)
+    with page.expect_download() as saved:
+        page.get_by_text("Save this comparison").click()
+    page.set_content(Path(saved.value.path()).read_text(encoding="utf-8"))
+    assert page.inner_text("h1") == "Teacher and student compared"
+    assert_fits(page)
+
+
+def test_texts(visit):
+    """Prevents: a page of texts without its words, or dark text on a dark page."""
+    page = visit(viewing(text_pair(), ["A warm film", HOSTILE], ["integrated_gradients"]), color_scheme="dark")
+
+    page.get_by_label("Text", exact=True).fill(SENTENCE)
+    page.get_by_role("button", name="Compare").click()
+
+    rows = page.locator("#result .words")
+    rows.first.wait_for()
+    assert [row.inner_text() for row in rows.all()] == [SENTENCE] * 3
+    colours = page.evaluate(
+        "['.words', 'body'].map(s => getComputedStyle(document.querySelector(s)))"
+        ".map((style, n) => n ? style.backgroundColor : style.color)"
+    )
+    ink, paper = (sum(map(int, colour.strip("rgb()").split(","))) for colour in colours)
+    assert ink > 600 and paper < 150
+    page.get_by_role("radio").first.focus()
+    page.keyboard.press("Space")
+    page.wait_for_selector("#result h2:has-text('Row')")
+    page.set_viewport_size({"width": 400, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    page.get_by_label("Text", exact=True).fill(" ")
+    page.get_by_role("button", name="Compare").click()
+    page.wait_for_selector("#result [role=alert]:has-text('The text is empty')")
