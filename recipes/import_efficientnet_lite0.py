@@ -43,6 +43,11 @@ def main() -> None:
 
     imagenet = ImageNetInfo()
     names = [imagenet.index_to_description(index) for index in range(1000)]
+    # Two classes are cranes and two are maillots; the synset tells them apart.
+    names = [
+        f"{name} ({imagenet.index_to_label_name(index)})" if names.count(name) > 1 else name
+        for index, name in enumerate(names)
+    ]
     teacher = wrap_timm(model.eval(), id2label=dict(enumerate(names)))
     teacher.save_pretrained(output)
     print(f"Written to {output}.")

@@ -1,0 +1,113 @@
+"""Every code block of the pages runs: Python as it stands, command lines as far as their parsers."""
+
+import doctest
+import re
+from pathlib import Path
+
+import pytest
+
+from hf_e2kd.architectures import base as architectures
+from hf_e2kd.explainers import registry as explainers
+from hf_e2kd.losses import explanation as losses
+from tests.docs.commands import ROOT, check_line, check_shell
+from tests.docs.stand_ins import SETS
+from tests.hub.conftest import hub, waits  # noqa: F401
+
+FOLDERS = (".", "recipes", "recipes/benchmarks")
+PAGES = sorted(str(path.relative_to(ROOT)) for folder in FOLDERS for path in (ROOT / folder).glob("*.md"))
+CARDS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "hf_e2kd/metrics").glob("*/README.md"))
+SHELL, NO_CODE = {"", "bash", "sh"}, {"bibtex", "text", "yaml"}
+
+# A comment that names stand-ins, a fenced block, or an indented one after an empty line.
+PARTS = re.compile(
+    r"^<!-- with: (?P<sets>[\w, ]+) -->|^(?P<fence>```+)(?P<language>\w*)\n(?P<code>.*?)^(?P=fence)$"
+    r"|(?<=\n\n)(?P<indented>(?: {4}\S[^\n]*\n)+)",
+    re.MULTILINE | re.DOTALL,
+)
+INLINE = re.compile(r"`((?:accelerate launch [^`]*recipes/|python recipes/|hf-e2kd |make )[^`]+)`")
+
+
+@pytest.fixture(autouse=True)
+def _own_registries(monkeypatch):
+    """What a page registers is gone after it."""
+    for module, name in ((explainers, "_EXPLAINERS"), (losses, "_LOSSES"), (architectures, "_ARCHITECTURES")):
+        monkeypatch.setattr(module, name, dict(getattr(module, name)))
+
+
+@pytest.mark.usefixtures("hub")
+@pytest.mark.parametrize("page", [*PAGES, *CARDS])
+def test_every_block_runs(page, tmp_path, monkeypatch):
+    """Prevents: an example that stopped working, or an option that is called otherwise by now."""
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / page).read_text(encoding="utf-8")
+    names: dict = {}
+    for part in PARTS.finditer(text):
+        line = text[: part.start()].count("\n") + 1
+        print(f"{page}, line {line}")
+        if part["sets"]:
+            for name in part["sets"].split(", "):
+                names |= SETS[name]()
+        elif part["indented"]:
+            check_shell(re.sub("^    ", "", part["indented"], flags=re.MULTILINE))
+        elif part["language"] == "python" and part["code"].startswith(">>>"):
+            run_doctest(part["code"], names, f"{page}, line {line}")
+        elif part["language"] == "python":
+            names = names or SETS["images"]()
+            run_block(part["code"], names, f"{page}, line {line}")
+        elif part["language"] in SHELL:
+            check_shell(part["code"])
+        else:
+            assert part["language"] in NO_CODE, f"{page}, line {line}: is '{part['language']}' code? Say how to run it."
+    for command in INLINE.findall(PARTS.sub("", text)):
+        command = " ".join(command.split())
+        check_line(f"{command} --help" if re.fullmatch(r"hf-e2kd \w+", command) else command)
+
+
+def run_block(code: str, names: dict, where: str) -> None:
+    """Runs a block; a trainer that it has made and not used takes a step."""
+    before = names.get("trainer")
+    exec(compile(code, where, "exec"), names)
+    trainer = names.get("trainer")
+    if trainer is not before and trainer.state.global_step == 0:
+        trainer.args.max_steps = 1
+        trainer.train()
+
+
+def run_doctest(code: str, names: dict, where: str) -> None:
+    examples = doctest.DocTestParser().get_doctest(code, names, where, where, 0)
+    runner = doctest.DocTestRunner()
+    runner.run(examples, clear_globs=False)
+    names |= examples.globs
+    assert runner.summarize(verbose=False) == (0, len(examples.examples))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "accelerate launch recipes/distill_vit.py --explanation_wieght 1",
+        "python recipes/benchmarks/plan.py --live-ms fast",
+        "python recipes/distil_vit.py",
+        "hf-e2kd store maps --teacher a --data b",
+        "hf-e2kd distill --teacher a --student b --dataset c --explanation_wieght 2",
+        "make test-the-lowest",
+        "accelerate launch --config_file recipes/accelerate_configs/ddp2.yaml recipes/distill_vit.py",
+        "curl https://example.org",
+        "echo 'open",
+    ],
+)
+def test_a_wrong_command_line_is_found(line):
+    """Prevents: a check that lets everything pass."""
+    with pytest.raises((AssertionError, FileNotFoundError, SystemExit)):
+        check_shell(line)
+
+
+def test_options_that_a_command_passes_on_are_known():
+    """Prevents: a right line refused because it is of texts."""
+    check_shell("hf-e2kd distill --teacher a --student b --dataset c --text_column sentence --bf16 false")
+
+
+def test_every_page_of_the_repository_is_read():
+    """Prevents: a new page whose examples nobody runs."""
+    found = {str(path.relative_to(ROOT)) for path in Path(ROOT).glob("[!.]*/**/*.md")} | set(PAGES)
+    unread = {path for path in found - {*PAGES, *CARDS} if not path.startswith(("model_cards/", "tests/", "outputs/"))}
+    assert not unread
