@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -16,11 +16,13 @@ from transformers.utils import PushInProgress, logging
 
 from .callbacks.panels import ExplanationPanels
 from .cards.card import save_card
-from .fidelity import FidelityRecord, Figure, ModelRecord, measure_fidelity
-from .fidelity.describe import describe_data, describe_explainer, describe_model
+from .cards.measures import MEASURES
+from .fidelity import FIDELITY_FILE, FidelityRecord, Figure, ModelRecord, measure_fidelity
+from .fidelity.describe import describe_data, describe_explainer, describe_model, loaded_from_hub
 from .fidelity.training import describe_training
 from .hub import check_online, check_repo_id, named_repo, push_folder, repo_name, retried, warn_of_failed_uploads
 from .references import TeacherReference
+from .sharding import whole
 
 logger = logging.get_logger(__name__)
 
@@ -37,7 +39,7 @@ class PublishingTrainer(Trainer):
     # What the student's configuration named before the training.
     base_model: str | None = None
     push_in_progress: Any
-    _measured: tuple[int, FidelityRecord] | None = None
+    _measured: "_Measured | None" = None
 
     # ---- Measured, and written down ------------------------------------------------------------------------------
 
@@ -48,16 +50,19 @@ class PublishingTrainer(Trainer):
         `samples` (1,000) and other students to show beside it: `compared={"plain KD": model}`.
 
         Args:
-            dataset: What to measure on; `eval_dataset` by default, of several the last.
+            dataset: What to measure on; `eval_dataset` by default. Of several in a dictionary the last that has a
+                length.
         """
-        if dataset is None:
-            dataset = self.eval_dataset
-            if isinstance(dataset, dict):
-                split, dataset = list(dataset.items())[-1]
-                options = {"split": split, **options}
-        record = measure_fidelity(self, dataset, **options)
+        given = self.eval_dataset if dataset is None else dataset
+        if isinstance(given, dict):
+            sized = {name: data for name, data in given.items() if hasattr(data, "__len__")}
+            if not sized:
+                raise ValueError(f"None of the data sets {', '.join(given)} has a length, so no samples can be drawn.")
+            split, given = list(sized.items())[-1]
+            options = {"split": split, **options}
+        record = measure_fidelity(self, given, **options)
         record = replace(record, training=describe_training(self, self.base_model))
-        self._measured = (self.state.global_step, record)
+        self._measured = _Measured(record, given, self.eval_dataset)
         return record
 
     def create_model_card(
@@ -78,7 +83,7 @@ class PublishingTrainer(Trainer):
     ) -> None:
         """Writes the student's card, `fidelity.json` and a picture of its explanations into `output_dir`.
 
-        What hasn't been measured since the last step is measured now, on the evaluation data, so every process must
+        A student that has changed since it was measured is measured now, on the evaluation data, so every process must
         call it. The first arguments are `Trainer`'s, and go before what the record says.
 
         Args:
@@ -88,15 +93,20 @@ class PublishingTrainer(Trainer):
         """
         record = self._current_record() if fidelity is None else fidelity
         if picture is None and record.figures and fidelity is None:
-            picture = self._draw_panel()
+            assert self._measured is not None
+            picture = self._draw_panel(self._measured.dataset)
         if not self.is_world_process_zero():
             return
+        if hasattr(self.model, "peft_config"):
+            logger.warning(
+                "The card's code loads a whole model, and an adapter is saved. Merge it before you publish: "
+                "trainer.model.merge_and_unload().save_pretrained(FOLDER)."
+            )
         if repo_id is None and "/" in (self.hub_model_id or ""):
             repo_id = self.hub_model_id
         folder = Path(self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        if record.figures:
-            record.save(folder)
+        self._write_record(record)
         metadata = {
             "language": language,
             "license": license,
@@ -107,7 +117,7 @@ class PublishingTrainer(Trainer):
             "model_name": model_name,
             "base_model": finetuned_from,
             "pipeline_tag": tasks[0] if isinstance(tasks, list) and tasks else tasks,
-            "datasets": dataset_tags or dataset,
+            "datasets": dataset_tags,
         }
         save_card(
             record,
@@ -118,10 +128,15 @@ class PublishingTrainer(Trainer):
         )
 
     def _current_record(self) -> FidelityRecord:
-        """What was measured at this step, or is now; without evaluation data, no figures."""
-        if self._measured is not None and self._measured[0] == self.state.global_step:
-            return self._measured[1]
-        if self.eval_dataset is None or not hasattr(self.eval_dataset, "__len__"):
+        """What was measured of the student as it is, or is measured now; without evaluation data, no figures."""
+        measured = self._measured
+        # Of a sharded student each process has a share, so that each of them asks.
+        same_data = measured is not None and measured.eval_dataset is self.eval_dataset
+        weights = describe_model(whole(self.student), published=False).weights if same_data else None
+        if measured is not None and measured.record.student.weights == weights:
+            return measured.record
+        data = self.eval_dataset.values() if isinstance(self.eval_dataset, dict) else [self.eval_dataset]
+        if not any(hasattr(each, "__len__") for each in data):
             logger.warning("The card holds no figures: there is no evaluation data with a length to measure on.")
             return self._record_without_measuring({})
         return self.measure_fidelity()
@@ -132,7 +147,7 @@ class PublishingTrainer(Trainer):
             modality="image" if getattr(student, "main_input_name", "pixel_values") == "pixel_values" else "text",
             problem="multi_label_classification" if self.is_multi_label else "single_label_classification",
             student=ModelRecord(None, getattr(student.config, "architecture", None) or type(student).__name__),
-            teacher=next((describe_model(model) for model in self._teachers()), None),
+            teacher=next((_named(model) for model in self._teachers()), None),
             data=describe_data(_last(self.eval_dataset)),
             explainer=describe_explainer(self.explainer),
             figures=figures,
@@ -144,11 +159,25 @@ class PublishingTrainer(Trainer):
     def _teachers(self) -> Iterable[nn.Module]:
         return (reference.model for reference in self.references.values() if isinstance(reference, TeacherReference))
 
-    def _draw_panel(self) -> str | None:
-        """Draws the samples that the trainer's panels draw; None where nothing is explained."""
+    def _write_record(self, record: FidelityRecord) -> None:
+        """Writes what was measured; what an earlier student's files say goes."""
+        folder = Path(self.args.output_dir)
+        if record.figures and record.step is None:
+            record.save(folder)
+        else:
+            for name in (FIDELITY_FILE, PICTURE):
+                (folder / name).unlink(missing_ok=True)
+
+    def _draw_panel(self, dataset: Any) -> str | None:
+        """Draws the first samples; None where nothing is explained, or can't be drawn."""
         if not (self.references and self.explains):
             return None
-        figure = ExplanationPanels(self).draw()
+        try:
+            panels = ExplanationPanels(self, dataset)
+        except ValueError as error:
+            logger.warning(f"The card has no picture. {error}")
+            return None
+        figure = panels.draw()
         if self.is_world_process_zero():
             Path(self.args.output_dir).mkdir(parents=True, exist_ok=True)
             figure.savefig(Path(self.args.output_dir) / PICTURE, dpi=150)
@@ -192,7 +221,14 @@ class PublishingTrainer(Trainer):
         repo_id = self.hub_model_id or repo_name(self.args)
         main = self.is_world_process_zero()
         named = named_repo(repo_id, token or self.args.hub_token) if main else None
-        self.create_model_card(**{"model_name": repo_id.split("/")[-1], "repo_id": named, **card})
+        try:
+            self.create_model_card(**{"model_name": repo_id.split("/")[-1], "repo_id": named, **card})
+        except Exception:
+            # What was trained for hours isn't withheld for its description.
+            logger.exception(
+                "The card could not be made, and the student is uploaded without it. Once the reason above is mended, "
+                "call push_to_hub() again."
+            )
         if not main:
             return None
         self._finish_current_push()
@@ -229,11 +265,9 @@ class PublishingTrainer(Trainer):
                     shutil.copy(file, output / file.name)
         if self.processing_class is not None:
             self.processing_class.save_pretrained(output)
-        save_card(
-            self._record_without_measuring(self._last_figures(), step=self.state.global_step),
-            output,
-            repo_id=self.hub_model_id,
-        )
+        record = self._record_without_measuring(self._last_figures(), step=self.state.global_step)
+        self._write_record(record)
+        save_card(record, output, repo_id=self.hub_model_id)
         at = (
             f"step {self.state.global_step}"
             if args.save_strategy == SaveStrategy.STEPS
@@ -257,15 +291,36 @@ class PublishingTrainer(Trainer):
         warn_of_failed_uploads(self, before)
 
     def _last_figures(self) -> dict[str, Figure]:
-        """The last evaluation's figures, by the names of a record."""
-        entry: dict[str, Any] = next((entry for entry in reversed(self.state.log_history) if "eval_loss" in entry), {})
-        own = ("loss", "runtime", "samples_per_second", "steps_per_second")
-        named = {name.removeprefix("eval_"): value for name, value in entry.items() if name.startswith("eval_")}
-        return {name: Figure(value) for name, value in named.items() if name not in own and isinstance(value, float)}
+        """The figures of an evaluation at this very step, by the names of a record; none where there was none."""
+        figures = {}
+        for entry in self.state.log_history:
+            if entry.get("step") == self.state.global_step:
+                for name, value in entry.items():
+                    if name.removeprefix("eval_") in MEASURES and name.startswith("eval_"):
+                        figures[name.removeprefix("eval_")] = Figure(float(value))
+        return figures
 
     def _finish_current_push(self) -> None:
         super()._finish_current_push()
         warn_of_failed_uploads(self, getattr(self, "push_in_progress", None))
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """A record, what it was measured on, and the evaluation data that the trainer had then."""
+
+    record: FidelityRecord
+    dataset: Any
+    eval_dataset: Any
+
+
+def _named(model: nn.Module) -> ModelRecord:
+    """A model by its name alone: a digest of its weights would hold up the training."""
+    config = getattr(model, "config", None)
+    return ModelRecord(
+        loaded_from_hub(getattr(config, "_name_or_path", None)),
+        getattr(config, "architecture", None) or type(model).__name__,
+    )
 
 
 def _last(dataset: Any) -> Any:

@@ -7,6 +7,8 @@ is nobody's business.
 import platform
 import re
 import unicodedata
+from dataclasses import fields
+from functools import cache
 from typing import Any
 
 from transformers.utils import logging
@@ -37,6 +39,11 @@ _PRIVATE = re.compile(
 )
 # No character of these begins, or is part of, any markup, nor are they made a link where addresses are.
 _PLAIN = re.compile(r"(?:[^\W_]|[ ,;()%×·²³→–…-]|\.(?=[ \d]|$)|(?<=\w)[/+](?=\w))+")
+_VALUES = (
+    *("image", "text", "single_label_classification", "multi_label_classification", "teacher_top", "shuffled"),
+    *("TeacherReference", "StoredReference", "AnnotationReference", "explains", "kind", "options", "untrained"),
+    *("train", "test", "validation", "local", "cuda", "localhost"),
+)
 _STAND_INS = str.maketrans({"|": "¦", "`": "ˋ"})
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 
@@ -78,21 +85,29 @@ def hub_link(identifier: str, kind: str = "model") -> str:
 
 def is_private(value: str) -> bool:
     """Whether a text holds a token, a path of someone's machine, or this machine's name."""
-    host = platform.node()
-    names = {name for name in (host, host.split(".")[0]) if len(name) > 3 and name != "localhost"}
+    host = platform.node().lower()
+    names = {name for name in (host, host.split(".")[0]) if len(name) > 3} - _common_words()
     return _PRIVATE.search(value) is not None or any(
         re.search(rf"(?<!\w){re.escape(name)}(?!\w)", value, re.IGNORECASE) for name in names
     )
 
 
-def without_private(values: Any) -> Any:
-    """Dictionaries, lists and texts, without the texts that hold something private; a warning names their places."""
+def without_private(values: Any, what: str = "model card") -> Any:
+    """Dictionaries, lists and texts, without the texts that hold something private; a warning names their places.
+
+    Args:
+        what: From which they are left out, for the warning.
+    """
     places: list[str] = []
 
     def cleaned(value: Any, place: str) -> Any:
         if isinstance(value, dict):
-            keys = {key: cleaned(key, place) for key in value}
-            return {key: cleaned(value[old], f"{place}.{key}".lstrip(".")) for old, key in keys.items()}
+            found: dict[Any, Any] = {}
+            for key, part in value.items():
+                shown = cleaned(key, place)
+                shown = f"{shown} {len(found) + 1}" if shown in found else shown
+                found[shown] = cleaned(part, f"{place}.{shown}".lstrip("."))
+            return found
         if isinstance(value, list | tuple):
             return [cleaned(each, place) for each in value]
         if isinstance(value, str) and is_private(value):
@@ -103,7 +118,24 @@ def without_private(values: Any) -> Any:
     found = cleaned(values, "")
     if places:
         logger.warning(
-            f"The model card leaves out what {', '.join(dict.fromkeys(places))} said, because it holds a path, a token "
+            f"The {what} leaves out what {', '.join(dict.fromkeys(places))} said, because it holds a path, a token "
             "or this machine's name. Give another name to have it shown."
         )
     return found
+
+
+@cache
+def _common_words() -> frozenset[str]:
+    """What records say of themselves, which tells nothing of a machine that happens to be called so."""
+    # Their modules need this one.
+    from ..explainers import available_explainers
+    from ..fidelity import record
+    from ..fidelity.describe import PACKAGES
+    from ..fidelity.training import ARGUMENTS
+    from .measures import MEASURES
+
+    parts = (record.FidelityRecord, record.ModelRecord, record.DataRecord, record.TrainingRecord)
+    said = [field.name for part in (*parts, record.Figure, record.Cost) for field in fields(part)]
+    said += [*MEASURES, *(measure.teacher or "" for measure in MEASURES.values()), *PACKAGES, *ARGUMENTS]
+    said += [*_VALUES, *available_explainers()]
+    return frozenset(word for name in said for word in (name.lower(), *name.lower().split("_")))

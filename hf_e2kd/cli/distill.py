@@ -108,7 +108,7 @@ def distill(
     sources, comparison, args = parse(
         setting, "distill", "", arguments=[*arguments, *given], prog="hf-e2kd distill", usage=_USAGE
     )
-    _check_resuming(args, comparison)
+    _find_checkpoint(args)
     several = comparison.compare or comparison.seeds > 1
     if several and not any(option.startswith(("--save_strategy", "--save-strategy")) for option in given):
         # Students of a comparison would overwrite each other's checkpoints.
@@ -209,11 +209,9 @@ def _check_options(setting: Setting, given: Sequence[str]) -> None:
         raise typer.BadParameter(f"there is no option {option}. {hint}")
 
 
-def _check_resuming(args: ExplanationDistillArguments, comparison: Comparison) -> None:
+def _find_checkpoint(args: ExplanationDistillArguments) -> None:
     if args.resume_from_checkpoint is None:
         return
-    if comparison.compare or comparison.seeds > 1:
-        raise typer.BadParameter("a comparison of several students isn't resumed: add --compare false and --seeds 1.")
     if args.resume_from_checkpoint.lower() == "true":
         args.resume_from_checkpoint = last_checkpoint(args.output_dir)
         if args.resume_from_checkpoint is None:

@@ -2,32 +2,23 @@
 
 import json
 import os
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
-from datasets import Dataset
-from huggingface_hub import snapshot_download
 
 from ..callbacks import ExplanationPanels
 from ..cards.card import save_card
-from ..data import digits_on_textures, reviews_with_hints
 from ..explainers import Explainer, build_explainer
-from ..fidelity import FIDELITY_FILE, DataRecord, FidelityRecord, Figure, ModelRecord, measure_fidelity
+from ..fidelity import FidelityRecord, Figure, ModelRecord, measure_fidelity
 from ..fidelity.describe import describe_data, hub_id
-from ..studies.comparison import Check, Columns, Side, evaluator, verify
-from .loading import Classifier, check_pair, check_source, load_classifier, load_split
+from ..studies.comparison import Columns, Side, evaluator
+from .loading import Classifier, check_pair, load_classifier, load_split
 from .store import json_object
+from .verification import Instead, as_checks, verified
 
 PICTURE = "explanations.png"
-
-GENERATORS: dict[str, Callable[..., Any]] = {
-    "digits_on_textures": digits_on_textures,
-    "reviews_with_hints": reviews_with_hints,
-}
-"""The embedded data sets, which a record names by their functions."""
 
 
 def fidelity(
@@ -59,11 +50,13 @@ def fidelity(
     target: Annotated[
         Literal["teacher_top", "label"], typer.Option(help="Class to explain: the teacher's top, or the label.")
     ] = "teacher_top",
-    image_column: Annotated[str, typer.Option(help="Column of the images.")] = "image",
+    image_column: Annotated[str | None, typer.Option(help="Column of the images [image].", show_default=False)] = None,
     text_columns: Annotated[
         list[str] | None, typer.Option(help="Column of the texts [text]; twice for pairs.", show_default=False)
     ] = None,
-    label_column: Annotated[str, typer.Option(help="Column of the labels; it may be missing.")] = "label",
+    label_column: Annotated[
+        str | None, typer.Option(help="Column of the labels [label]; it may be missing.", show_default=False)
+    ] = None,
     max_length: Annotated[int | None, typer.Option(min=1, help="Longest text in tokens.")] = None,
     batch_size: Annotated[int, typer.Option(min=2)] = 32,
     seed: Annotated[int, typer.Option(help="Draws the samples and all else that is random.")] = 0,
@@ -80,7 +73,8 @@ def fidelity(
 
     Agreement, explanation similarity with its chance levels, accuracy and more, each with a 95 % bootstrap interval.
     Processors, tokenizers and the order of labels may differ. With --verify a published student is measured again, on
-    the samples that its record names, and the figures that hold are told from those that don't (exit code 1).
+    the samples that its record names, and the figures that hold are told from those that don't (exit code 1). Models,
+    revisions, data, columns and the longest text that are given go before what the record states.
 
     \b
     Examples:
@@ -92,11 +86,22 @@ def fidelity(
       hf-e2kd fidelity --verify outputs/distill_vit/student
     """
     if verify_ is not None:
-        checks = _verified(
-            verify_, student, teacher, dataset, split, dataset_config, tolerance, output_dir, trust_remote_code
+        instead = Instead(
+            student=student,
+            student_revision=student_revision,
+            teacher=teacher,
+            teacher_revision=teacher_revision,
+            dataset=dataset,
+            dataset_config=dataset_config,
+            split=split,
+            image_column=image_column,
+            text_columns=text_columns,
+            label_column=label_column,
+            max_length=max_length,
         )
+        checks = verified(verify_, instead, tolerance, output_dir, trust_remote_code)
         typer.echo(json.dumps([vars(check) for check in checks]) if as_json else as_checks(checks))
-        raise typer.Exit(0 if all(check.holds for check in checks) else 1)
+        raise typer.Exit(1 if any(check.holds is False for check in checks) else 0)
     given = {"--student": student, "--teacher": teacher, "--dataset": dataset}
     missing = [name for name, value in given.items() if value is None]
     if missing:
@@ -109,14 +114,29 @@ def fidelity(
     taught = load_classifier(student, student_revision, trust_remote_code)
     teaching = load_classifier(teacher, teacher_revision, trust_remote_code)
     check_pair(teaching, taught)
-    columns = Columns(image_column, text_columns or ["text"], label_column)
-    data = _load(dataset, taught.is_text, split or "validation", dataset_config, columns)
-    trainer = _evaluator(
-        taught, teaching, data, columns, method or default_explainer(taught), target, batch_size, max_length, output_dir
+    columns = Columns(image_column or "image", text_columns or ["text"], label_column or "label")
+    split = split or "validation"
+    data = load_split(dataset, taught.is_text, split, dataset_config, columns.inputs(taught.is_text))
+    trainer = evaluator(
+        Side(taught.model, taught.processing_class),
+        Side(teaching.model, teaching.processing_class),
+        data,
+        columns,
+        method or default_explainer(taught),
+        is_text=taught.is_text,
+        target=target,
+        batch_size=batch_size,
+        max_length=max_length,
+        output_dir=str(output_dir),
     )
     known = replace(
-        describe_data(data, split=split or "validation"),
-        columns={"image": image_column, "texts": list(columns.texts), "label": label_column, "max_length": max_length},
+        describe_data(data, split=split),
+        columns={
+            "image": columns.image,
+            "texts": list(columns.texts),
+            "label": columns.label,
+            "max_length": max_length,
+        },
         path=_path_from(dataset, output_dir),
     )
     if hub_id(dataset):
@@ -161,148 +181,6 @@ def as_table(record: FidelityRecord) -> str:
     return "\n".join(f"{name:<{width}}  {value}".rstrip() for name, value in rows)
 
 
-def as_checks(checks: Sequence[Check]) -> str:
-    """What holds and what doesn't, for a reader."""
-    width = max(len(check.name) for check in checks)
-    lines = [f"{'':5} {'':{width}}  {'stated':>14} {'found':>14}"]
-    for check in checks:
-        lines.append(
-            f"{'holds' if check.holds else 'FAILS'} {check.name:<{width}}  {_short(check.stated):>14} "
-            f"{_short(check.found):>14}"
-        )
-    failed = sum(not check.holds for check in checks)
-    lines += ["", f"{failed} of {len(checks)} don't hold." if failed else f"All {len(checks)} hold."]
-    return "\n".join(lines)
-
-
-# ---- Again -----------------------------------------------------------------------------------------------------------
-
-
-def _verified(
-    source: str,
-    student: str | None,
-    teacher: str | None,
-    dataset: str | None,
-    split: str | None,
-    dataset_config: str | None,
-    tolerance: float,
-    output_dir: Path,
-    trust_remote_code: bool,
-) -> list[Check]:
-    """Measures what a record is of again.
-
-    Args:
-        source: Where the record is.
-        student, teacher, dataset, split, dataset_config: What stands in for what the record names.
-    """
-    check_source(source)
-    folder = Path(source) if Path(source).is_dir() else Path(snapshot_download(source, allow_patterns=[FIDELITY_FILE]))
-    if not (folder / FIDELITY_FILE).is_file():
-        raise ValueError(f"'{source}' has no {FIDELITY_FILE}, so it states nothing that could be verified.")
-    record = FidelityRecord.load(folder)
-    if record.teacher is None:
-        raise ValueError(
-            "The record is of a student without a teacher at hand (its explanations were stored or annotated). Name "
-            "the teacher and measure anew: hf-e2kd fidelity --teacher A --student B --dataset D."
-        )
-    holds_weights = not Path(source).is_dir() or any(folder.glob("*.safetensors"))
-    own = student or (source if holds_weights else _place(record.student, folder, "student"))
-    taught = load_classifier(own, record.student.revision if student is None else None, trust_remote_code)
-    teaching = load_classifier(
-        teacher or _place(record.teacher, folder, "teacher"),
-        record.teacher.revision if teacher is None else None,
-        trust_remote_code,
-    )
-    check_pair(teaching, taught)
-    stated = record.data
-    named = stated.columns
-    columns = Columns(named.get("image", "image"), named.get("texts", ["text"]), named.get("label", "label"))
-    if dataset is None and stated.id in GENERATORS:
-        data = GENERATORS[stated.id](**(stated.arguments or {}))[stated.split or "train"]
-    else:
-        where = dataset or _data_place(stated, folder)
-        data = _load(
-            where, taught.is_text, split or stated.split or "validation", dataset_config or stated.config, columns
-        )
-    if stated.rows != len(data):
-        raise ValueError(f"The record is of data with {stated.rows} rows, and these have {len(data)}.")
-    own_explainer, other = (
-        None if said is None else build_explainer(said["name"], **said["options"])
-        for said in (record.explainer, record.teacher_explainer)
-    )
-    assert own_explainer is not None
-    trainer = _evaluator(
-        taught,
-        teaching,
-        data,
-        columns,
-        own_explainer,
-        record.target,
-        record.batch_size or 32,
-        named.get("max_length"),
-        output_dir,
-        other,
-    )
-    found = measure_fidelity(
-        trainer, rows=stated.samples, seed=record.seed, data=stated, chance=bool(record.chance), costs=False
-    )
-    return verify(record, found, tolerance)
-
-
-def _place(model: ModelRecord, folder: Path, role: str) -> str:
-    """Where a record's model can be loaded from."""
-    if model.id is not None:
-        return model.id
-    if model.path is not None and (folder / model.path).is_dir():
-        return os.path.normpath(folder / model.path)
-    raise ValueError(
-        f"The record's {role} ({model.name}) isn't published and isn't here. Give it by --{role} FOLDER; its weights "
-        f"must be {model.weights or 'unknown'}."
-    )
-
-
-def _data_place(data: DataRecord, folder: Path) -> str:
-    if data.id is not None:
-        return data.id
-    if data.path is not None and (folder / data.path).exists():
-        return os.path.normpath(folder / data.path)
-    raise ValueError(f"The record's data ({data.name}) isn't published and isn't here. Give it by --dataset FOLDER.")
-
-
-# ---- Parts -----------------------------------------------------------------------------------------------------------
-
-
-def _load(source: str, is_text: bool, split: str, config: str | None, columns: Columns) -> Dataset:
-    return load_split(source, is_text, split, config, list(columns.texts) if is_text else [columns.image])
-
-
-def _evaluator(
-    student: Classifier,
-    teacher: Classifier,
-    data: Dataset,
-    columns: Columns,
-    explainer: Explainer,
-    target: str,
-    batch_size: int,
-    max_length: int | None,
-    output_dir: Path,
-    teacher_explainer: Explainer | None = None,
-) -> Any:
-    return evaluator(
-        Side(student.model, student.processing_class),
-        Side(teacher.model, teacher.processing_class),
-        data,
-        columns,
-        explainer,
-        is_text=student.is_text,
-        target=target,
-        teacher_explainer=teacher_explainer,
-        batch_size=batch_size,
-        max_length=max_length,
-        output_dir=str(output_dir),
-    )
-
-
 def _from(model: ModelRecord, source: str, output_dir: Path) -> ModelRecord:
     """The model with where it was loaded from: its id, or its path as seen from the record."""
     return replace(model, id=hub_id(source), path=_path_from(source, output_dir))
@@ -323,9 +201,3 @@ def _title(name: str, figure: Figure) -> str:
 def _value(figure: Figure) -> str:
     interval = "" if figure.low is None else f"  [{figure.low:.3f}, {figure.high:.3f}]"
     return f"{figure.value:.3f}{interval}"
-
-
-def _short(value: float | str | None) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.4f}" if isinstance(value, float) else value.removeprefix("sha256:")[:12]

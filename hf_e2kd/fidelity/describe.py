@@ -1,38 +1,52 @@
 """Says which models and data a record is of, without the paths, hosts and users of the machine that made it."""
 
 import hashlib
+import json
 import re
+import time
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset, Image
-from huggingface_hub import DatasetCard, ModelCard, is_offline_mode
+from huggingface_hub import HfApi, is_offline_mode
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 from huggingface_hub.utils import validate_repo_id
 from torch import nn
 from torch.utils.data import Subset
 
+from ..cards.inert import LEFT_OUT, without_private
 from ..explainers import Explainer
 from ..references.stored.attached import unattached
-from ..references.stored.key import explainer_key, weights_digest
+from ..references.stored.key import cached_commits, explainer_key, loaded_revision, weights_digest
 from .cost import device_name
 from .record import Cost, DataRecord, ModelRecord
 
 PACKAGES = ("torch", "torchvision", "transformers", "timm", "datasets", "accelerate")
 
+_TIMEOUT = 5.0
+_PAUSE = 600.0
+_ask_from = 0.0
+"""When the Hub may be asked again, by the monotonic clock."""
+
 _ON_THE_HUB = re.compile(r"^hf://datasets/(?P<id>[^@]+)@(?P<revision>[^/]+)/")
 
 
-def describe_model(model: nn.Module, cost: Cost | None = None) -> ModelRecord:
-    """A model's id and revision where it came from the Hub, and the digest of its weights in any case."""
+def describe_model(model: nn.Module, cost: Cost | None = None, *, published: bool = True) -> ModelRecord:
+    """A model's id and revision where it came from the Hub, and the digest of its weights in any case.
+
+    Args:
+        published: Whether its weights are still those that it was loaded with; False of a student that was trained,
+            whose configuration names what it started from.
+    """
     config = getattr(model, "config", None)
-    source = hub_id(getattr(config, "_name_or_path", None))
+    source = loaded_from_hub(getattr(config, "_name_or_path", None)) if published else None
     return ModelRecord(
         id=source,
-        revision=getattr(config, "_commit_hash", None) if source else None,
+        revision=loaded_revision(source),
         architecture=getattr(config, "architecture", None) or type(model).__name__,
         weights=f"sha256:{weights_digest(model)}",
         license=license_of(source) if source else None,
@@ -60,7 +74,7 @@ def describe_data(dataset: Any, known: DataRecord | None = None, split: str | No
     rows = len(dataset) if hasattr(dataset, "__len__") else None
     return DataRecord(
         id=data_id,
-        name=data_id or getattr(info, "dataset_name", None) or "a local data set",
+        name=data_id or "a local data set",  # its own name may be that of a folder
         split=split if stated is None else str(stated),
         config=getattr(info, "config_name", None) if match else None,
         revision=match["revision"] if match else None,
@@ -90,8 +104,13 @@ def data_digest(dataset: Any, columns: Sequence[str]) -> str | None:
 
 
 def describe_explainer(explainer: Explainer) -> dict[str, Any]:
-    """Name and options, as `build_explainer` takes them."""
-    return explainer_key(explainer)
+    """Name and options, as `build_explainer` takes them; those that no file can hold or others may not see left out."""
+    key = explainer_key(explainer)
+    options = {
+        name: stated if isinstance(getattr(explainer, name), torch.Tensor) else _plain(getattr(explainer, name))
+        for name, stated in key["options"].items()
+    }
+    return without_private({**key, "options": options}, "record of the explainer")
 
 
 def environment() -> dict[str, str]:
@@ -103,7 +122,7 @@ def environment() -> dict[str, str]:
 
 
 def hub_id(source: Any) -> str | None:
-    """The source, if it can only be an id on the Hub: no folder, no address, no path."""
+    """What a user gave, if it can only be an id on the Hub: no folder, no address, no path."""
     if not isinstance(source, str) or not source or source.count("/") > 1 or Path(source).exists():
         return None
     try:
@@ -113,15 +132,38 @@ def hub_id(source: Any) -> str | None:
     return source
 
 
+def loaded_from_hub(name: str | None) -> str | None:
+    """The id that a model was loaded by, of the name that its configuration remembers.
+
+    That name may be a folder too, and one that isn't there any more looks like an id: the Hub's cache tells them apart.
+    """
+    source = hub_id(name)
+    return source if source and cached_commits(source) else None
+
+
 def license_of(repo_id: str, repo_type: str = "model") -> str | None:
-    """The licence that a repository's card states; None where it states none or can't be asked."""
-    if is_offline_mode():
+    """The licence that a repository's card states; None where it states none or can't be asked.
+
+    Each repository is asked once, by a single short request. A Hub that doesn't answer is left alone for ten minutes.
+    """
+    global _ask_from
+    if is_offline_mode() or time.monotonic() < _ask_from:
         return None
     try:
-        card = (ModelCard if repo_type == "model" else DatasetCard).load(repo_id)
-    except (HfHubHTTPError, HTTPError, OSError, ValueError):
+        return _stated_license(repo_id, repo_type)
+    except (HTTPError, OSError, ValueError):
+        _ask_from = time.monotonic() + _PAUSE
         return None
-    stated = card.data.get("license")
+
+
+@cache
+def _stated_license(repo_id: str, repo_type: str) -> str | None:
+    ask = HfApi().model_info if repo_type == "model" else HfApi().dataset_info
+    try:
+        card = ask(repo_id, timeout=_TIMEOUT).card_data
+    except (HfHubHTTPError, HFValidationError):  # such as a repository that isn't there
+        return None
+    stated = None if card is None else card.get("license")
     return ", ".join(stated) if isinstance(stated, list) else stated
 
 
@@ -131,6 +173,10 @@ def describe_transform(transform: Any) -> str | None:
         return None
     steps: Iterable[Any] = getattr(transform, "transforms", [transform])
     return ", ".join(type(step).__name__ for step in steps) or None
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(value, default=lambda _: LEFT_OUT))
 
 
 def _bytes(value: Any) -> bytes:

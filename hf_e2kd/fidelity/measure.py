@@ -1,7 +1,8 @@
 """Measures a student against its references, sample by sample, with intervals and chance levels."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import date
 from typing import TYPE_CHECKING, Any
@@ -16,11 +17,13 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from ..alignment.labels import class_names
-from ..explainers import install_explained_forward
+from ..architectures.base import evaluating
+from ..explainers import Explainer, install_explained_forward
 from ..metrics import agreement_where_teacher_errs, explanation_similarity, f1_map, negative_flips
 from ..metrics.running import SampleValues
 from ..objective import Objective, compared_maps, fold_targets
-from ..references import Reference, TeacherReference
+from ..references import Reference, StoredReference, TeacherReference
+from ..sharding import whole
 from .cost import cost_of, device_name
 from .describe import data_digest, describe_data, describe_explainer, describe_model, environment
 from .record import DataRecord, FidelityRecord, Figure
@@ -40,8 +43,7 @@ SMALLEST_CLASS = 10
 
 # Columns that are no figures of their own.
 _LABEL, _TEACHER_CLASS = "_label", "_teacher_class"
-_CHANCE = "chance/"
-_UNTRAINED = "an untrained student"
+_CHANCE, _UNTRAINED = "chance/", "untrained/"
 
 Matched = Callable[[nn.Module], Objective]
 
@@ -66,7 +68,7 @@ def measure_fidelity(
 
     Args:
         trainer: Holds the student, its references and explainers. Of several references the one named "teacher" is
-            measured, or else the first.
+            measured, or else the first teacher, or else the first.
         dataset: What to measure on; the trainer's `eval_dataset` by default.
         samples: How many are drawn by `seed`; all, if there are no more.
         rows: Their positions, in the place of drawn ones.
@@ -80,67 +82,72 @@ def measure_fidelity(
         ValueError: there is no data set, or none with a length.
     """
     dataset = trainer.eval_dataset if dataset is None else dataset
-    if not hasattr(dataset, "__len__"):
-        raise ValueError("Fidelity is measured on drawn samples: give a data set with a length, not a stream.")
+    if not hasattr(dataset, "__len__") or isinstance(dataset, Mapping | str):
+        raise ValueError("Fidelity is measured on drawn samples: give one data set with a length, not a stream.")
+    given = rows is not None
     if rows is None:
-        rows = np.random.default_rng(seed).permutation(len(dataset))[:samples].tolist()
+        rows = drawn_rows(len(dataset), samples, seed)
     drawn = dataset.select(rows) if hasattr(dataset, "select") else Subset(dataset, list(rows))
-    student = trainer.student
-    name = "teacher" if "teacher" in trainer.references else next(iter(trainer.references), None)
-    others = dict(compared or {})
-    if chance and trainer.explains and not trainer.is_fsdp_enabled and (untrained := _untrained(student, seed)):
+    name = _measured_reference(trainer)
+    reference = trainer.references.get(name or "")
+    # Of a student that FSDP2 has sharded a whole copy; described before an evaluation that may cast it.
+    student = whole(trainer.student)
+    described = describe_model(student, published=False)
+    others = {f"compared {number}/": model for number, model in enumerate((compared or {}).values())}
+    if chance and trainer.explains and (untrained := _untrained(student, seed)):
         others[_UNTRAINED] = untrained
-    for other in others.values():
-        other.to(trainer.args.device).eval()
-        install_explained_forward(other, trainer.explainer)
     shown: dict[str, torch.Tensor] = {}
 
     def measures(objective: Objective, inputs: Mapping[str, Any], matched: Matched) -> Mapping[str, torch.Tensor]:
         shown.update(inputs)
-        found = {other: matched(model) for other, model in others.items()}
-        if name is None:
-            return sample_metrics(objective, {}, inputs, trainer.is_multi_label)
-        alone = {each: _of_reference(own, name) for each, own in found.items()}
-        references = {name: trainer.references[name]}
-        return batch_measures(_of_reference(objective, name), references, inputs, trainer.is_multi_label, alone)
+        found = {other: _of_reference(matched(model), name) for other, model in others.items()}
+        references = {} if name is None else {name: trainer.references[name]}
+        return batch_measures(_of_reference(objective, name), references, inputs, trainer.is_multi_label, found)
 
     # A data loader draws a random number too.
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), ExitStack() as stack:
+        for other in others.values():
+            stack.enter_context(explained(other.to(trainer.args.device), trainer.explainer))
         values, output = trainer.collect_samples(drawn, measures)
     figures = figures_of(values, seed, class_names(student))
-    if trainer.is_multi_label:
+    if trainer.is_multi_label and output.predictions is not None and output.label_ids is not None:
         logits, labels = (torch.as_tensor(each) for each in (output.predictions, output.label_ids))
         figures |= pooled_figures(logits, labels, seed)
-    own = {key: figure for key, figure in figures.items() if "/" not in key}
-    reference = trainer.references.get(name or "")
-    teacher = None
+    teacher = teacher_explainer = None
     if isinstance(reference, TeacherReference):
-        cost = cost_of(reference.model, reference.inputs_of(shown)) if costs and not reference.shard else None
-        teacher = describe_model(reference.model, cost)
-    teacher_explainers = [] if reference is None else reference.explainers()
+        model = whole(reference.model)
+        teacher = describe_model(model, cost_of(model, reference.inputs_of(shown)) if costs else None)
+    if reference is not None and reference.explainers():
+        teacher_explainer = describe_explainer(reference.explainers()[0])
+    explainer = describe_explainer(trainer.explainer)
     return FidelityRecord(
         modality="image" if "pixel_values" in shown else "text",
         problem="multi_label_classification" if trainer.is_multi_label else "single_label_classification",
-        student=describe_model(student, cost_of(student, trainer.student_inputs(shown)) if costs else None),
+        student=replace(described, cost=cost_of(student, trainer.student_inputs(shown)) if costs else None),
         teacher=teacher,
         data=replace(
             describe_data(dataset, data, split),
             rows=len(dataset),
             samples=list(rows),
-            seed=seed,
+            seed=None if given else seed,
             fingerprint=data_digest(drawn, _content_columns(dataset)),
         ),
-        explainer=describe_explainer(trainer.explainer),
-        teacher_explainer=describe_explainer(teacher_explainers[0]) if teacher_explainers else None,
+        explainer=explainer,
+        teacher_explainer=None if teacher_explainer == explainer else teacher_explainer,
         target=getattr(reference, "target", "label"),
-        figures=own,
-        compared={other: _under(figures, f"{other}/") for other in compared or {}},
+        figures={key: figure for key, figure in figures.items() if "/" not in key},
+        compared={title: _under(figures, f"compared {number}/") for number, title in enumerate(compared or {})},
         chance=_chance(figures) if chance else {},
         environment=environment() | {"device": device_name(trainer.args.device)},
         seed=seed,
         batch_size=trainer.args.eval_batch_size,
         created=date.today().isoformat(),
     )
+
+
+def drawn_rows(rows: int, count: int, seed: int) -> list[int]:
+    """The positions of the samples that a seed draws from so many rows, in the order of measuring."""
+    return np.random.default_rng(seed).permutation(rows)[:count].tolist()
 
 
 def batch_measures(
@@ -154,30 +161,38 @@ def batch_measures(
 
     Args:
         objective: What student and reference said of it.
-        references: The one reference by its name.
-        others: What other students said; their metrics' names begin with theirs and a slash.
+        references: The reference that is measured, by its name; none, if there is none.
+        others: What other students said, by what the names of their metrics begin with.
 
     Returns:
         Values (B,) or (B, K) by metric; NaN where one doesn't count.
     """
-    values = sample_metrics(objective, references, inputs, multi_label)
-    ((name, said),) = objective.references.items()
+    values = student_measures(objective, references, inputs, multi_label)
     labels = inputs.get("labels")
-    scored = labels is not None and labels.ndim == 1 and not labels.is_floating_point()
-    if scored:
-        assert labels is not None
+    if labels is not None and labels.ndim == 1 and not labels.is_floating_point():
         values[_LABEL] = labels
-    if said.logits is not None and not multi_label:
-        values[_TEACHER_CLASS] = references[name].to_student(said.logits.argmax(1))
-    if scored and said.logits is not None and said.shared_labels is not None:
-        decisions = references[name].student_logits(objective.logits), said.logits, said.shared_labels
-        values["negative_flips"] = negative_flips(*decisions)
-        values["agreement_where_teacher_errs"] = agreement_where_teacher_errs(*decisions)
-    if "explanation_similarity" in values:
-        values[f"{_CHANCE}shuffled"] = _shuffled_similarity(objective, name)
-    for other, found in others.items():
-        metrics = sample_metrics(found, references, inputs, multi_label)
-        values |= {f"{other}/{metric}": value for metric, value in metrics.items() if "teacher" not in metric}
+    for name, said in objective.references.items():
+        if said.logits is not None and not multi_label:
+            values[_TEACHER_CLASS] = references[name].to_student(said.logits.argmax(1))
+        if "explanation_similarity" in values:
+            values[f"{_CHANCE}shuffled"] = _shuffled_similarity(objective, name)
+    for prefix, found in others.items():
+        metrics = student_measures(found, references, inputs, multi_label)
+        own = {name: value for name, value in metrics.items() if not name.startswith(("teacher_", "zero_teacher_"))}
+        values |= {f"{prefix}{name}": value for name, value in own.items()}
+    return values
+
+
+def student_measures(
+    objective: Objective, references: Mapping[str, Reference], inputs: Mapping[str, Any], multi_label: bool
+) -> dict[str, torch.Tensor]:
+    """`sample_metrics`, and where the student does worse than its teacher or repeats its mistakes."""
+    values = sample_metrics(objective, references, inputs, multi_label)
+    for name, said in objective.references.items():
+        if said.logits is not None and said.shared_labels is not None and "accuracy" in values:
+            decisions = references[name].student_logits(objective.logits), said.logits, said.shared_labels
+            values["negative_flips"] = negative_flips(*decisions)
+            values["agreement_where_teacher_errs"] = agreement_where_teacher_errs(*decisions)
     return values
 
 
@@ -213,7 +228,7 @@ def figures_of(values: SampleValues, seed: int, names: Sequence[str] | None) -> 
         names: The student's classes.
 
     Returns:
-        By name; what is another student's begins with its name and a slash, a chance level with "chance/".
+        By name; what is another student's, or a chance level, has a slash in it.
     """
     found = {}
     for name in values.names:
@@ -292,13 +307,34 @@ def _worst_class(values: SampleValues, metric: str, column: str, names: Sequence
     return worst
 
 
-def _of_reference(objective: Objective, name: str) -> Objective:
+def _measured_reference(trainer: "ExplanationDistillTrainer") -> str | None:
+    """The reference named "teacher", or else the first that has logits, or else the first."""
+    named = trainer.references
+    teachers = [name for name, each in named.items() if isinstance(each, TeacherReference | StoredReference)]
+    return "teacher" if "teacher" in named else next(iter([*teachers, *named]), None)
+
+
+def _of_reference(objective: Objective, name: str | None) -> Objective:
     """What one reference said, and how the student explained it."""
     return replace(
         objective,
-        references={name: objective.references[name]},
+        references={key: value for key, value in objective.references.items() if key == name},
         explained={key: value for key, value in objective.explained.items() if key == name},
     )
+
+
+@contextmanager
+def explained(model: nn.Module, explainer: Explainer) -> Iterator[None]:
+    """Lets a model in evaluation mode explain itself for a while."""
+    own = vars(model).get("forward")
+    install_explained_forward(model, explainer)
+    try:
+        with evaluating(model):
+            yield
+    finally:
+        del model.forward
+        if own is not None:
+            model.forward = own
 
 
 def _untrained(student: nn.Module, seed: int) -> nn.Module | None:
@@ -316,7 +352,7 @@ def _under(figures: Mapping[str, Figure], prefix: str) -> dict[str, Figure]:
 
 
 def _chance(figures: Mapping[str, Figure]) -> dict[str, Figure]:
-    untrained = figures.get(f"{_UNTRAINED}/explanation_similarity")
+    untrained = figures.get(f"{_UNTRAINED}explanation_similarity")
     return _under(figures, _CHANCE) | ({} if untrained is None else {"untrained": untrained})
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from transformers.integrations.integration_utils import CodeCarbonCallback
 
 from ..references import AnnotationReference, Reference, StoredReference, TeacherReference
-from .describe import describe_data, describe_explainer, describe_transform, hardware, hub_id, license_of
+from .describe import describe_data, describe_explainer, describe_transform, hardware, license_of, loaded_from_hub
 from .record import TrainingRecord
 
 if TYPE_CHECKING:
@@ -29,15 +29,18 @@ def describe_training(trainer: "ExplanationDistillTrainer", base_model: str | No
     state, args = trainer.state, trainer.args
     if state.global_step == 0:
         return None
-    base = hub_id(base_model)
+    base = loaded_from_hub(base_model)
     ended: dict[str, Any] = next((entry for entry in reversed(state.log_history) if "train_runtime" in entry), {})
+    arguments = {name: _plain(getattr(args, name)) for name in ARGUMENTS if hasattr(args, name)}
+    if args.load_best_model_at_end and state.best_global_step:
+        arguments["best_model_of_step"] = state.best_global_step
     transform = _transform_of(trainer.train_dataset)
     return TrainingRecord(
         base_model=base,
         base_license=license_of(base) if base else None,
         data=describe_data(trainer.train_dataset),
         references={name: _describe_reference(reference, trainer) for name, reference in trainer.references.items()},
-        arguments={name: _plain(getattr(args, name)) for name in ARGUMENTS if hasattr(args, name)},
+        arguments=arguments,
         augmentation=describe_transform(getattr(transform, "augmentation", None)),
         hardware=hardware(args.world_size, args.device),
         seconds=ended.get("train_runtime"),

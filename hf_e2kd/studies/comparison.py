@@ -1,6 +1,6 @@
 """Fidelity of any two models without training, and whether a record's figures hold."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,8 @@ from ..data import AnnotatedCollator, DistillationTransform
 from ..data.text import TextCollator
 from ..explainers import Explainer
 from ..fidelity import FidelityRecord, Figure
+from ..fidelity.measure import drawn_rows
+from ..fidelity.record import DataRecord
 from ..trainer import ExplanationDistillTrainer
 
 
@@ -37,6 +39,10 @@ class Columns:
     image: str = "image"
     texts: Sequence[str] = ("text",)
     label: str = "label"
+
+    def inputs(self, is_text: bool) -> list[str]:
+        """The columns that a data set must have."""
+        return list(self.texts) if is_text else [self.image]
 
 
 def evaluator(
@@ -107,14 +113,16 @@ class Check:
 
     Args:
         name: Of the figure, or of what should be the same.
-        stated, found: Figures, or digests; `found` is None where it couldn't be measured.
-        holds: Whether they agree.
+        stated, found: Figures, numbers or digests; `found` is None where it couldn't be measured.
+        holds: Whether they agree; None where nothing was checked.
+        reason: Why they don't agree, or weren't checked.
     """
 
     name: str
     stated: float | str | None
     found: float | str | None
-    holds: bool
+    holds: bool | None
+    reason: str | None = None
 
 
 def verify(stated: FidelityRecord, found: FidelityRecord, tolerance: float = 0.005) -> list[Check]:
@@ -123,30 +131,111 @@ def verify(stated: FidelityRecord, found: FidelityRecord, tolerance: float = 0.0
     Args:
         stated: What was published.
         found: What was measured again, on the same samples.
-        tolerance: How far apart two figures may be. On the same device and versions they repeat to rounding.
+        tolerance: How far apart two figures, or the ends of their intervals, may be. On the same device and versions
+            they repeat to rounding.
 
     Returns:
-        One check for each digest and each figure of the student and of chance. Times and other students' figures are
-        left out: the former differ from machine to machine, the latter's models aren't published.
+        One check for each digest, for how the samples were drawn and for each figure of the student and of chance.
+        Other students' figures are named, and not checked. Times are left out: they differ from machine to machine.
+
+    Raises:
+        ValueError: the record states nothing that could be verified.
     """
+    check_verifiable(stated)
     checks = []
     for name in ("student", "teacher"):
         own, other = getattr(stated, name), getattr(found, name)
-        if own is not None and own.weights is not None:
-            weights = None if other is None else other.weights
-            checks.append(Check(f"{name}'s weights", own.weights, weights, own.weights == weights))
-    if stated.data.fingerprint is not None:
-        fingerprint = found.data.fingerprint
-        checks.append(
-            Check("the samples", stated.data.fingerprint, fingerprint, stated.data.fingerprint == fingerprint)
-        )
+        if own is not None:
+            checks.append(_same(f"{name}'s weights", own.weights, None if other is None else other.weights))
+    checks += [
+        _same("the samples", stated.data.fingerprint, found.data.fingerprint),
+        _same("the samples' number", len(stated.data.samples), len(found.data.samples)),
+        _drawn(stated.data),
+    ]
     pairs: Sequence[tuple[str, Mapping[str, Figure], Mapping[str, Figure]]] = (
         ("", stated.figures, found.figures),
         ("chance, ", stated.chance, found.chance),
     )
     for prefix, claims, figures in pairs:
         for name, claim in claims.items():
-            value = figures[name].value if name in figures else None
-            holds = value is not None and abs(value - claim.value) <= tolerance
-            checks.append(Check(f"{prefix}{name.replace('_', ' ')}", claim.value, value, holds))
+            checks.append(_figure(f"{prefix}{name.replace('_', ' ')}", claim, figures.get(name), tolerance))
+    for other in stated.compared:
+        checks.append(Check(f"figures of {other}", None, None, None, "not checked: that student isn't published"))
     return checks
+
+
+def check_verifiable(record: FidelityRecord) -> None:
+    """Whether a record states what can be measured again.
+
+    Raises:
+        ValueError: it has no figures, or doesn't say of which samples.
+    """
+    rows, samples = record.data.rows, record.data.samples
+    if not record.figures:
+        problem = "it has no figures"
+    elif not samples or rows is None:
+        problem = "it doesn't say on which samples its figures were measured, or of how many rows these are"
+    elif not all(isinstance(row, int) and 0 <= row < rows for row in samples):
+        problem = f"some of its samples aren't among its {rows} rows"
+    else:
+        return
+    raise ValueError(
+        f"The record states nothing that could be verified: {problem}. Measure anew: hf-e2kd fidelity --teacher A "
+        "--student B --dataset D."
+    )
+
+
+def _same(name: str, stated: int | str | None, found: int | str | None) -> Check:
+    if stated is None:
+        return Check(name, None, found, None, "not stated")
+    return Check(name, stated, found, stated == found, None if stated == found else "differs")
+
+
+def _drawn(data: DataRecord) -> Check:
+    """Whether nobody chose the samples: they are a seed's, or each row of the data once."""
+    assert data.rows is not None
+    name, samples = "the samples are those that the seed draws", data.samples
+    if sorted(samples) == list(range(data.rows)):
+        return Check(name, data.seed, data.seed, True)
+    repeated = len(samples) - len(set(samples))
+    drawn = None if data.seed is None else drawn_rows(data.rows, len(samples), data.seed)
+    if repeated:
+        reason = f"{repeated} of {len(samples)} repeat another"
+    elif drawn is None:
+        reason = "no seed is stated: they may have been picked"
+    else:
+        others = sum(one != other for one, other in zip(samples, drawn, strict=True))
+        reason = f"{others} of {len(samples)} are others: they may have been picked"
+    holds = samples == drawn
+    return Check(name, data.seed, data.seed if holds else None, holds, None if holds else reason)
+
+
+def _figure(name: str, stated: Figure, found: Figure | None, tolerance: float) -> Check:
+    if found is None:
+        reason = "not measured: a column may have another name (--label-column)"
+        return Check(name, stated.value, None, False, reason)
+    differing = "; ".join(_differences(stated, found, tolerance))
+    return Check(name, stated.value, found.value, not differing, differing or None)
+
+
+def _differences(stated: Figure, found: Figure, tolerance: float) -> Iterator[str]:
+    """What of a figure doesn't repeat, in words."""
+    if not _near(stated.value, found.value, tolerance):
+        yield "value"
+    if not (_near(stated.low, found.low, tolerance) and _near(stated.high, found.high, tolerance)):
+        yield f"interval {_interval(stated)} stated, {_interval(found)} found"
+    if stated.samples != found.samples:
+        yield f"{stated.samples} samples stated, {found.samples} found"
+    if stated.detail != found.detail:
+        yield f"of {stated.detail or 'all samples'} stated, of {found.detail or 'all samples'} found"
+
+
+def _near(one: float | None, other: float | None, tolerance: float) -> bool:
+    if one is None or other is None:
+        return one is other
+    return abs(one - other) <= tolerance
+
+
+def _interval(figure: Figure) -> str:
+    low, high = ("–" if end is None else f"{end:.4f}" for end in (figure.low, figure.high))
+    return f"[{low}, {high}]"

@@ -185,6 +185,11 @@ def parse(
         parser.error(str(error))
     if isinstance(comparison, Comparison) and comparison.seeds < 1:
         parser.error(f"--seeds must be at least 1, not {comparison.seeds}.")
+    if args.resume_from_checkpoint is not None and (
+        not isinstance(comparison, Comparison) or comparison.compare or comparison.seeds > 1
+    ):
+        # They would all go on from the last one's checkpoint.
+        parser.error("a comparison of several students isn't resumed: add --compare false and --seeds 1.")
     return sources, comparison, args
 
 
@@ -200,7 +205,8 @@ def distil(task: Task, args: ExplanationDistillArguments) -> ExplanationDistillT
         callbacks=list(task.callbacks),
         **({"teacher_model": task.teacher} if task.references is None else {"references": task.references}),
     )
-    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    resumed: Any = args.resume_from_checkpoint
+    trainer.train(resume_from_checkpoint=True if str(resumed).lower() == "true" else resumed)
     return trainer
 
 

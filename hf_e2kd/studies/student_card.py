@@ -51,7 +51,7 @@ def write_card(
     )
     if not trainer.is_world_process_zero():
         return
-    record = _with_words(record, run, split)
+    record = _with_words(record, run, split, min(task.card_samples, len(data)))
     if task.teacher_is_new and record.teacher is not None:
         record = replace(record, teacher=replace(record.teacher, path="../teacher"))
     if record.training is not None and "train" in task.data:
@@ -79,11 +79,12 @@ def generated(function: str, arguments: Mapping[str, Any], splits: Mapping[str, 
     }
 
 
-def _with_words(record: FidelityRecord, run: Mapping[str, Any], split: str) -> FidelityRecord:
-    """The record with the figures of words that the recipe has measured."""
+def _with_words(record: FidelityRecord, run: Mapping[str, Any], split: str, samples: int) -> FidelityRecord:
+    """The record with the figures of words that the recipe has measured on so many texts."""
 
     def figures(side: str, prefix: str = "") -> dict[str, Figure]:
-        return {f"{prefix}{name}": Figure(run[side][split][name]) for name in _WORD_METRICS if name in run[side][split]}
+        found = run[side][split]
+        return {f"{prefix}{name}": Figure(found[name], samples=samples) for name in _WORD_METRICS if name in found}
 
     return replace(
         record,

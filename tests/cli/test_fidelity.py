@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import ViTImageProcessor
 
-from hf_e2kd.cli import main
+from hf_e2kd.cli import main, verification
 from hf_e2kd.fidelity import FidelityRecord
 from tests.models import build
 from tests.text_models import build_text
@@ -119,6 +120,76 @@ def test_a_record_without_its_teacher(place, capsys):
         "The record's teacher (ResNetForImageClassification) isn't published and isn't here" in capsys.readouterr().err
     )
     assert run("fidelity", "--verify", "outputs/fidelity", "--teacher", "elsewhere") == 0
+
+
+def test_faked_records(place, capsys):
+    """Prevents: picked samples that pass for drawn ones, as their figures repeat; an interval or a count made up."""
+    quick = ("--pictures", 0, "--no-chance", "--explainer", "input_x_gradient")
+    assert run(*IMAGES[:-1], 4, *quick) == 0
+    folder = place / "outputs" / "fidelity"
+    honest = FidelityRecord.load(folder)
+    picked = sorted(set(range(10)) - set(honest.data.samples))[:4]
+    agreement = honest.figures["agreement"]
+    narrow = replace(agreement, low=agreement.value + 0.1, high=agreement.value + 0.2, samples=999)
+    faked = replace(honest, data=replace(honest.data, samples=picked), figures={"agreement": narrow})
+    faked.save(folder)
+    assert run("fidelity", "--verify", folder) == 1
+    out = capsys.readouterr().out
+    assert "FAILS the samples are those that the seed draws" in out and "4 of 4 are others" in out
+    assert "999 samples stated, 4 found" in out and "interval [" in out
+    replace(honest, figures={}).save(folder)
+    assert run("fidelity", "--verify", folder) == 1
+    assert "states nothing that could be verified: it has no figures" in capsys.readouterr().err
+    rows = [f"photos/validation/{number}.png" for number in range(9, 11)]
+    shutil.copy(rows[0], rows[1])
+    honest.save(folder)
+    assert run("fidelity", "--verify", folder) == 1
+    assert "data with 10 rows, and the split 'validation' of these has 11. Give the split" in capsys.readouterr().err
+
+
+def test_other_columns_are_verified(place, capsys):
+    """Prevents: a record of columns that it doesn't name, as a trainer writes it, which nobody can repeat."""
+    rows = [{"review": f"a {word} film", "stars": number % 5} for number, word in enumerate(WORDS)]
+    (place / "texts" / "validation.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    columns = ("--text-columns", "review", "--label-column", "stars", "--max-length", 4)
+    quick = ("--explainer", "input_x_gradient", "--pictures", 0, "--no-chance")
+    assert run("fidelity", "--teacher", "long", "--student", "short", "--dataset", "texts", *columns, *quick) == 0
+    folder = place / "outputs" / "fidelity"
+    record = FidelityRecord.load(folder)
+    assert record.figures["accuracy"].samples == 6
+    assert run("fidelity", "--verify", folder) == 0
+    replace(record, data=replace(record.data, columns={})).save(folder)
+    assert run("fidelity", "--verify", folder) == 1
+    assert "has no column 'text'. Its columns: review, stars" in capsys.readouterr().err
+    assert run("fidelity", "--verify", folder, *columns[:2], *columns[4:]) == 1
+    out = capsys.readouterr().out
+    assert "FAILS accuracy" in out and "--label-column" in out
+    assert run("fidelity", "--verify", folder, *columns) == 0
+
+
+def test_a_revision_of_the_hub(place, monkeypatch):
+    """Prevents: a published student that is loaded at the commit of the checkpoint it started from."""
+    assert run(*IMAGES[:-1], 4, "--pictures", 0, "--no-chance", "--explainer", "input_x_gradient") == 0
+    folder = place / "outputs" / "fidelity"
+    record = FidelityRecord.load(folder)
+    replace(record, student=replace(record.student, revision="a" * 40)).save(folder)
+    asked, load = [], verification.load_classifier
+
+    def loaded(source, revision, trusted):
+        asked.append((source, revision))
+        return load("student" if source == "me/student" else source, None, trusted)
+
+    def downloaded(source, revision, allow_patterns):
+        asked.append((source, revision))
+        return str(folder)
+
+    monkeypatch.setattr(verification, "check_source", lambda source: None)
+    monkeypatch.setattr(verification, "snapshot_download", downloaded)
+    monkeypatch.setattr(verification, "load_classifier", loaded)
+    for given, revision in (((), None), (("--student-revision", "v2"), "v2")):
+        asked.clear()
+        assert run("fidelity", "--verify", "me/student", *given) == 0
+        assert asked[:2] == [("me/student", revision)] * 2
 
 
 def test_card_is_written_anew(place, capsys):

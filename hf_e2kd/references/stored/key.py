@@ -4,9 +4,12 @@ import hashlib
 import inspect
 import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import constants, try_to_load_from_cache
+from huggingface_hub.file_download import repo_folder_name
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
@@ -23,12 +26,32 @@ def teacher_key(model: nn.Module, name: str | None = None, revision: str | None 
     config = getattr(model, "config", None)
     return {
         "name": name or getattr(config, "_name_or_path", None) or type(model).__name__,
-        "revision": revision or getattr(config, "_commit_hash", None),
+        "revision": revision or loaded_revision(getattr(config, "_name_or_path", None)),
         "architecture": type(model).__name__,
         "weights": weights_digest(model),
         "classes": class_names(model),
         "num_classes": class_count(model),
     }
+
+
+def cached_commits(name: str | None) -> list[str]:
+    """The commits of a model that the Hub's cache on this machine holds; none of the name of a folder."""
+    if not name or Path(name).exists():
+        return []
+    snapshots = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=name, repo_type="model"), "snapshots")
+    return sorted(path.parent.name for path in snapshots.glob("*/config.json"))
+
+
+def loaded_revision(name: str | None) -> str | None:
+    """The commit that a model of the Hub was loaded from, which its configuration doesn't tell.
+
+    The only one in the cache, or of several that of branch `main` when it was loaded last.
+    """
+    commits = cached_commits(name)
+    if name is None or len(commits) < 2:
+        return next(iter(commits), None)
+    main = try_to_load_from_cache(name, "config.json")
+    return Path(main).parent.name if isinstance(main, str) else None
 
 
 def weights_digest(model: nn.Module) -> str:

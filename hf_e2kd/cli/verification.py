@@ -1,0 +1,191 @@
+"""What `hf-e2kd fidelity --verify` does: measures a record's student again, and says which figures hold."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from huggingface_hub import snapshot_download
+
+from ..data import digits_on_textures, reviews_with_hints
+from ..explainers import build_explainer
+from ..fidelity import FIDELITY_FILE, DataRecord, FidelityRecord, ModelRecord, measure_fidelity
+from ..studies.comparison import Check, Columns, Side, check_verifiable, evaluator, verify
+from .loading import Classifier, absent, check_pair, check_source, load_classifier, load_split
+
+GENERATORS: dict[str, Callable[..., Any]] = {
+    "digits_on_textures": digits_on_textures,
+    "reviews_with_hints": reviews_with_hints,
+}
+"""The embedded data sets, which a record names by their functions."""
+
+
+@dataclass(frozen=True)
+class Instead:
+    """What stands in for what a record states; None leaves that as it is."""
+
+    student: str | None = None
+    student_revision: str | None = None
+    teacher: str | None = None
+    teacher_revision: str | None = None
+    dataset: str | None = None
+    dataset_config: str | None = None
+    split: str | None = None
+    image_column: str | None = None
+    text_columns: Sequence[str] | None = None
+    label_column: str | None = None
+    max_length: int | None = None
+
+
+def verified(
+    source: str, instead: Instead, tolerance: float, output_dir: Path, trust_remote_code: bool = False
+) -> list[Check]:
+    """Measures what a record is of again.
+
+    Args:
+        source: Where the record is: the student's id on the Hub, or a folder.
+        instead: What the user knows better.
+        tolerance: How far figures may be apart.
+
+    Raises:
+        ValueError: the record states nothing that could be verified, what it names is nowhere, or the data are others.
+        OSError: something isn't there, or the Hub can't be reached or refuses.
+    """
+    folder = _folder(source, instead.student_revision)
+    record = FidelityRecord.load(folder)
+    check_verifiable(record)
+    taught, teaching = _models(source, folder, record, instead, trust_remote_code)
+    stated = record.data.columns
+    columns = Columns(
+        instead.image_column or stated.get("image") or "image",
+        instead.text_columns or stated.get("texts") or ["text"],
+        instead.label_column or stated.get("label") or "label",
+    )
+    method, other = (
+        None if said is None else build_explainer(said["name"], **said["options"])
+        for said in (record.explainer, record.teacher_explainer)
+    )
+    assert method is not None
+    trainer = evaluator(
+        Side(taught.model, taught.processing_class),
+        Side(teaching.model, teaching.processing_class),
+        _data(folder, record.data, instead, taught.is_text, columns),
+        columns,
+        method,
+        is_text=taught.is_text,
+        target=record.target,
+        teacher_explainer=other,
+        batch_size=record.batch_size or 32,
+        max_length=instead.max_length or stated.get("max_length"),
+        output_dir=str(output_dir),
+    )
+    found = measure_fidelity(
+        trainer,
+        rows=record.data.samples,
+        seed=record.seed,
+        data=record.data,
+        chance=bool(record.chance),
+        costs=False,
+    )
+    return verify(record, found, tolerance)
+
+
+def as_checks(checks: Sequence[Check]) -> str:
+    """What holds and what doesn't, for a reader."""
+    width = max(len(check.name) for check in checks)
+    marks = {True: "holds", False: "FAILS", None: "–"}
+    lines = [f"{'':5} {'':{width}}  {'stated':>14} {'found':>14}"]
+    for check in checks:
+        lines.append(
+            f"{marks[check.holds]:5} {check.name:<{width}}  {_short(check.stated):>14} {_short(check.found):>14}  "
+            f"{check.reason or ''}".rstrip()
+        )
+    checked = [check.holds for check in checks if check.holds is not None]
+    failed = checked.count(False)
+    lines += ["", f"{failed} of {len(checked)} don't hold." if failed else f"All {len(checked)} hold."]
+    return "\n".join(lines)
+
+
+def _folder(source: str, revision: str | None) -> Path:
+    """Where the record lies on this machine."""
+    check_source(source)
+    if Path(source).is_dir():
+        folder = Path(source)
+    else:
+        try:
+            folder = Path(snapshot_download(source, revision=revision, allow_patterns=[FIDELITY_FILE]))
+        except OSError as error:
+            raise absent(source, error) from error
+    if not (folder / FIDELITY_FILE).is_file():
+        raise ValueError(f"'{source}' has no {FIDELITY_FILE}, so it states nothing that could be verified.")
+    return folder
+
+
+def _models(
+    source: str, folder: Path, record: FidelityRecord, instead: Instead, trust_remote_code: bool
+) -> tuple[Classifier, Classifier]:
+    """The student and the teacher."""
+    if record.teacher is None:
+        raise ValueError(
+            "The record is of a student without a teacher at hand (its explanations were stored or annotated). Name "
+            "the teacher and measure anew: hf-e2kd fidelity --teacher A --student B --dataset D."
+        )
+    if instead.student is None and (not Path(source).is_dir() or any(folder.glob("*.safetensors"))):
+        # It lies beside its record, whose revision would be that of the checkpoint that the student started from.
+        student, revision = source, instead.student_revision
+    else:
+        student, revision = _place(record.student, folder, "student", instead.student, instead.student_revision)
+    taught = load_classifier(student, revision, trust_remote_code)
+    teacher, revision = _place(record.teacher, folder, "teacher", instead.teacher, instead.teacher_revision)
+    teaching = load_classifier(teacher, revision, trust_remote_code)
+    check_pair(teaching, taught)
+    return taught, teaching
+
+
+def _place(
+    model: ModelRecord, folder: Path, role: str, given: str | None, revision: str | None
+) -> tuple[str, str | None]:
+    """Where a model can be loaded from, and its revision: what the user gives goes before what the record states."""
+    if given is not None:
+        return given, revision
+    if model.id is not None:
+        return model.id, revision or model.revision
+    if model.path is not None and (folder / model.path).is_dir():
+        return os.path.normpath(folder / model.path), None
+    raise ValueError(
+        f"The record's {role} ({model.name}) isn't published and isn't here. Give it by --{role} FOLDER; its weights "
+        f"must be {model.weights or 'unknown'}."
+    )
+
+
+def _data(folder: Path, stated: DataRecord, instead: Instead, is_text: bool, columns: Columns) -> Dataset:
+    """The data set that the samples are of."""
+    if instead.dataset is None and stated.id in GENERATORS:
+        split = instead.split or stated.split or "train"
+        data = GENERATORS[stated.id](**(stated.arguments or {}))[split]
+    else:
+        split = instead.split or stated.split or "validation"
+        place = instead.dataset or _data_place(stated, folder)
+        data = load_split(place, is_text, split, instead.dataset_config or stated.config, columns.inputs(is_text))
+    if len(data) != stated.rows:
+        raise ValueError(
+            f"The record is of data with {stated.rows} rows, and the split '{split}' of these has {len(data)}. Give "
+            "the split that was measured by --split, or the data that were by --dataset."
+        )
+    return data
+
+
+def _data_place(data: DataRecord, folder: Path) -> str:
+    if data.id is not None:
+        return data.id
+    if data.path is not None and (folder / data.path).exists():
+        return os.path.normpath(folder / data.path)
+    raise ValueError(f"The record's data ({data.name}) isn't published and isn't here. Give it by --dataset FOLDER.")
+
+
+def _short(value: float | str | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.4f}" if isinstance(value, float) else str(value).removeprefix("sha256:")[:12]
