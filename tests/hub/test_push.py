@@ -54,7 +54,7 @@ def test_what_was_measured_goes_with_the_student(hub, tmp_path):
     assert record.training.steps == trainer.state.global_step
     card = str(ModelCard.load("me/student"))
     assert check_card(card, "model") == ([], [])
-    assert "load_student(\"me/student\")" in card and "explanations.png" in card
+    assert 'load_student("me/student")' in card and "explanations.png" in card
     commits = len(repo.branches["main"])
     trainer.push_to_hub()
     assert len(repo.branches["main"]) == commits
