@@ -28,7 +28,7 @@ cards: $(VENV)/.installed ## train the students of model_cards/ anew and write t
 	for name in $(CARDS); do \
 		$(BIN)/accelerate launch --config_file recipes/accelerate_configs/single_process.yaml \
 			--num_cpu_threads_per_process $(THREADS) recipes/$$name.py $(ARGS) && \
-		$(BIN)/hf-e2kd card outputs/$$name/student --license apache-2.0 && \
+		$(BIN)/hf-e2kd card outputs/$$name/student --name $$name --license apache-2.0 && \
 		mkdir -p model_cards/$$name && \
 		cp $(addprefix outputs/$$name/student/,README.md fidelity.json explanations.png) model_cards/$$name || exit 1; \
 	done

@@ -18,6 +18,7 @@ def card(
     repo_id: Annotated[
         str | None, typer.Option(metavar="USER/NAME", help="Where the student is published; the card's code names it.")
     ] = None,
+    name: Annotated[str | None, typer.Option(help="What the card calls it, where --repo-id doesn't.")] = None,
     license_: Annotated[
         str | None, typer.Option("--license", help="Its licence, as the Hub names it; by default its base model's.")
     ] = None,
@@ -46,7 +47,7 @@ def card(
             f"{folder} --dataset D --output-dir {folder}."
         )
     record = FidelityRecord.load(folder)
-    found = {"license": license_, "language": language, "tags": tag}
+    found = {"model_name": name, "license": license_, "language": language, "tags": tag}
     path = save_card(
         record,
         folder,

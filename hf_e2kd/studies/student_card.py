@@ -60,7 +60,13 @@ def write_card(
     drawn = folder.parent / PICTURE
     if drawn.exists():
         shutil.copy(drawn, folder / PICTURE)
-    save_card(record, folder, repo_id=repo_id, picture=PICTURE if drawn.exists() else None)
+    save_card(
+        record,
+        folder,
+        repo_id=repo_id,
+        model_name=folder.absolute().parent.name,
+        picture=PICTURE if drawn.exists() else None,
+    )
 
 
 def generated(function: str, arguments: Mapping[str, Any], splits: Mapping[str, str], license: str) -> dict[str, Any]:
