@@ -129,13 +129,14 @@ def create_repo(args: TrainingArguments) -> str:
 
 
 def named_repo(repo_id: str, token: str | bool | None) -> str | None:
-    """`"user/name"`, for a name alone with the token's own user; None where the Hub can't tell who that is."""
+    """`"user/name"`, for a name alone with the token's own user; None of what is no name, or where the Hub can't tell."""
     if "/" in repo_id:
         return repo_id
     try:
+        validate_repo_id(repo_id)
         return f"{HfApi(token=token).whoami(cache=True)['name']}/{repo_id}"
-    except (HTTPError, OSError, ValueError) as error:  # HfHubHTTPError is an HTTPError
-        logger.info(f"The card doesn't name its repository, because the Hub can't be asked: {_reason(error)}")
+    except (HTTPError, OSError, ValueError) as error:  # HfHubHTTPError is an HTTPError, HFValidationError a ValueError
+        logger.info(f"The card doesn't name its repository: {_reason(error)}")
         return None
 
 
