@@ -129,7 +129,7 @@ def create_repo(args: TrainingArguments) -> str:
 
 
 def named_repo(repo_id: str, token: str | bool | None) -> str | None:
-    """`"user/name"`, for a name alone with the token's own user; None of what is no name, or where the Hub can't tell."""
+    """`"user/name"`, for a name alone with the token's own user; None for no name, or where the Hub can't tell."""
     if "/" in repo_id:
         return repo_id
     try:
