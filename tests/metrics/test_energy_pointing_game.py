@@ -105,3 +105,16 @@ def test_boxes_as_width_and_height_are_refused():
 def test_other_box_shapes_are_refused(shape):
     with pytest.raises(ValueError, match=r"boxes must have the axes \(B, N, 4\)"):
         boxes_to_masks(torch.zeros(shape), size=(2, 2))
+
+
+def test_equals_quantus():
+    """Against an independent implementation; `pip install 'hf-e2kd[quantus]'` brings it."""
+    quantus = pytest.importorskip("quantus")
+    maps, masks = torch.rand(10, 1, 16, 16), torch.rand(10, 1, 16, 16) > 0.5
+    metric = quantus.RelevanceMassAccuracy(normalise=False, disable_warnings=True, display_progressbar=False)
+
+    expected = metric(
+        model=None, x_batch=maps.numpy(), y_batch=[0] * 10, a_batch=maps.numpy(), s_batch=masks.numpy().astype(int)
+    )
+
+    torch.testing.assert_close(energy_pointing_game(maps[:, 0], masks[:, 0]), torch.tensor(expected).float())
