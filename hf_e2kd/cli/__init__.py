@@ -49,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         SystemExit: 0 on success, 1 on an error, which stands in one line on stderr, 2 on a wrong usage, 130 after an
             interruption.
     """
+    given = os.environ.get(_DEBUG)
     try:
         app(arguments, prog_name="hf-e2kd")
     except _EXPECTED as error:
@@ -57,3 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         message = " ".join(str(error).split()) or type(error).__name__
         print(f"hf-e2kd: error: {message}", file=sys.stderr)
         raise SystemExit(1) from None
+    finally:
+        # --debug is for this command alone, not for the next one of the same process.
+        if given is None:
+            os.environ.pop(_DEBUG, None)
