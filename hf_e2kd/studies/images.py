@@ -137,7 +137,7 @@ def embedded_task(setting: EmbeddedSetting, args: ExplanationDistillArguments, s
     assert names is not None
     for split in splits.values():
         split.set_transform(transform)
-    teacher, student = _from_config(setting.teacher, names), _from_config(setting.student, names)
+    teacher, student = from_config(setting.teacher, names), from_config(setting.student, names)
     announce(args, f"Seed {seed}: training the teacher")
     teacher = train_on_labels(
         teacher, training_arguments(args, seed=seed, **setting.teacher_training), splits["teacher_train"], processor
@@ -204,7 +204,8 @@ def draw(
     )
 
 
-def _from_config(config: PreTrainedConfig, names: list[str]) -> nn.Module:
+def from_config(config: PreTrainedConfig, names: list[str]) -> nn.Module:
+    """A classifier of these classes with random weights."""
     config = copy.deepcopy(config)
     config.id2label = dict(enumerate(names))
     config.label2id = {name: index for index, name in enumerate(names)}

@@ -1,6 +1,5 @@
 """What students learn of a shortcut: from which teacher, and how often the shortcut is right."""
 
-import copy
 import json
 import time
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ import torch
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 from torch import nn
-from transformers import AutoModelForImageClassification, HfArgumentParser, ViTImageProcessor, set_seed
+from transformers import HfArgumentParser, ViTImageProcessor, set_seed
 
 from ..arguments import ExplanationDistillArguments
 from ..data import DistillationTransform, digits_on_textures
@@ -20,9 +19,8 @@ from ..data.images import label_names
 from ..references import AnnotationReference
 from ..sharding import whole
 from ..trainer import ExplanationDistillTrainer
-from .images import EmbeddedSetting
-from .models import label_settings
-from .results import markdown_table, summarise
+from .images import EmbeddedSetting, from_config
+from .results import METRICS, markdown_table, summarise
 from .side_by_side import COMMON_TRAINING, distil
 from .tasks import Task, announce, training_arguments
 
@@ -30,13 +28,6 @@ TEACHERS = {
     "neutral": "trained where the background says nothing",
     "guided": "trained on the student's data, and held to the object by its masks",
     "shortcut": "trained on the student's data, where the background tells the class",
-}
-
-METRICS = {
-    "accuracy": "accuracy",
-    "agreement": "agreement",
-    "explanation_similarity": "similarity",
-    "energy_pointing_game": "energy in the object",
 }
 
 
@@ -115,7 +106,7 @@ def run_shortcuts(setting: EmbeddedSetting, name: str, description: str) -> dict
             "runs": runs,
         }
         if args.process_index == 0:
-            table = markdown_table(results["summary"], METRICS)
+            table = markdown_table(results["summary"])
             (output / "results.json").write_text(json.dumps(results, indent=2, ensure_ascii=False), encoding="utf-8")
             (output / "table.md").write_text(f"{table}\n", encoding="utf-8")
             shortcut_figure(results["summary"], options).savefig(output / "shortcuts.png", dpi=150)
@@ -184,7 +175,7 @@ def _teacher(
     neutral = kind == "neutral"
     training = {} if options.smoke or not neutral else setting.teacher_training
     trainer = ExplanationDistillTrainer(
-        _from_config(setting.teacher, splits),
+        from_config(setting.teacher, _names(splits)),
         training_arguments(
             args,
             task_weight=1.0,
@@ -212,7 +203,7 @@ def _students(
     splits, processor = _splits(setting, options, seed, correlation=correlation)
     task = Task(
         teacher,
-        _from_config(setting.student, splits),
+        from_config(setting.student, _names(splits)),
         processor,
         splits["student_train"],
         {"test": splits["test_ood"]},
@@ -229,9 +220,7 @@ def _students(
     return figures
 
 
-def _from_config(config: Any, splits: Any) -> nn.Module:
-    config = copy.deepcopy(config)
+def _names(splits: Any) -> list[str]:
     names = label_names(splits["student_train"])
-    for key, value in label_settings(names, len(names or ())).items():
-        setattr(config, key, value)
-    return AutoModelForImageClassification.from_config(config)
+    assert names is not None
+    return names

@@ -39,6 +39,15 @@ def test_the_same_figures_hold():
     assert {DRAWN, "the samples' number", "agreement", "chance, shuffled"} <= {check.name for check in checks}
 
 
+def test_what_a_recipe_alone_measures_is_named():
+    """Prevents: an honest card of texts that fails for the words whose polarity no other data knows."""
+    words = {"word_accuracy": Figure(0.7, samples=6), "teacher_word_auroc": Figure(0.8, samples=6)}
+    told = {check.name: check for check in verify(record(figures=words), record())}
+    for name in ("word accuracy", "teacher word auroc"):
+        assert told[name].holds is None and "takes the recipe" in told[name].reason
+    assert all(check.holds for name, check in told.items() if "word" not in name)
+
+
 @pytest.mark.parametrize(
     ("figure", "reason"),
     [
