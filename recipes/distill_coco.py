@@ -12,7 +12,8 @@ class that the image shows, drawn anew at each step.
 from transformers import ResNetConfig
 
 from hf_e2kd.studies.annotated import CocoSource
-from hf_e2kd.studies.guidance import GuidanceSetting, run_guided_distillation
+from hf_e2kd.studies.guidance_setting import GuidanceSetting
+from hf_e2kd.studies.guided_students import run_guided_distillation
 
 SETTING = GuidanceSetting(
     source=CocoSource,

@@ -11,7 +11,8 @@ energy pointing game and IoU.
 from transformers import ResNetConfig
 
 from hf_e2kd.studies.annotated import CocoSource
-from hf_e2kd.studies.guidance import GuidanceSetting, run_guidance
+from hf_e2kd.studies.guidance import run_guidance
+from hf_e2kd.studies.guidance_setting import GuidanceSetting
 
 SETTING = GuidanceSetting(
     source=CocoSource,

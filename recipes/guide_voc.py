@@ -12,7 +12,8 @@ split (2007), or on the validation split, where a tenth of the training split se
 from transformers import ResNetConfig
 
 from hf_e2kd.studies.annotated import VocSource
-from hf_e2kd.studies.guidance import GuidanceSetting, run_guidance
+from hf_e2kd.studies.guidance import run_guidance
+from hf_e2kd.studies.guidance_setting import GuidanceSetting
 
 SETTING = GuidanceSetting(
     source=VocSource,

@@ -1,8 +1,14 @@
 """Figures of several seeds, and the table that shows them."""
 
+import json
 import statistics
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+import torch
+
+from ..arguments import ExplanationDistillArguments
 
 # What a table of results shows, in this order, as far as it was measured.
 METRICS = {
@@ -14,6 +20,30 @@ METRICS = {
     "word_auroc": "word AUROC",
     "word_auprc": "word AUPRC",
 }
+
+_RECORDED = (
+    *("explainer", "explainer_options", "explanation_weight", "explanation_loss", "explanation_target"),
+    *("explanation_share", "explanation_every", "task_weight", "logits_weight", "temperature"),
+    *("num_train_epochs", "max_steps", "learning_rate", "weight_decay", "max_grad_norm", "bf16", "fp16", "seed"),
+    *("per_device_train_batch_size", "gradient_accumulation_steps"),
+)
+
+
+def recorded_arguments(args: ExplanationDistillArguments) -> dict[str, Any]:
+    """The arguments that results are read with."""
+    return {name: getattr(args, name) for name in _RECORDED}
+
+
+def describe_machine(device: torch.device) -> dict[str, str]:
+    """The `device` by name, and the version of `torch`."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return {"device": name, "torch": torch.__version__}
+
+
+def write_results(results: Mapping[str, Any], folder: Path, name: str = "results.json") -> None:
+    """Writes results as JSON."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(json.dumps(results, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
 def summarise(runs: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, dict[str, float]]]]:

@@ -1,6 +1,5 @@
 """Do explanations move with the image? The shift test of e²KD (ECCV 2024)."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +27,7 @@ from .data_free import find_images
 from .generated import WNIDS, write_imagenet
 from .models import label_settings
 from .protocols import SMOKE_SIDE, smoke_bcos, smoke_processor
+from .results import describe_machine, write_results
 
 
 @dataclass
@@ -120,12 +120,11 @@ def run_shift_test(description: str) -> dict[str, Any]:
         "dataset": args.dataset,
         "split": args.split,
         "seed": args.seed,
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type,
-        "torch": torch.__version__,
+        **describe_machine(device),
         "shifts": list(range(args.max_shift + 1)),
         "models": models,
     }
-    (output / "shifts.json").write_text(json.dumps(results, indent=2), encoding="utf-8")
+    write_results(results, output, "shifts.json")
     shift_figure(results["shifts"], {name: found["mean"] for name, found in models.items()}, output / "shifts.png")
     print(f"\n{shift_table(results['shifts'], models)}\n\nIn {output}: shifts.json, shifts.png")
     return results

@@ -1,13 +1,11 @@
 """What students learn of a shortcut: from which teacher, and how often the shortcut is right."""
 
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 from torch import nn
@@ -20,7 +18,7 @@ from ..references import AnnotationReference
 from ..sharding import whole
 from ..trainer import ExplanationDistillTrainer
 from .images import EmbeddedSetting, from_config
-from .results import METRICS, markdown_table, summarise
+from .results import METRICS, describe_machine, markdown_table, recorded_arguments, summarise, write_results
 from .side_by_side import COMMON_TRAINING, distil
 from .tasks import Task, announce, training_arguments
 
@@ -96,18 +94,15 @@ def run_shortcuts(setting: EmbeddedSetting, name: str, description: str) -> dict
             "recipe": name,
             "options": vars(options),
             "data": dict(setting.data),
-            "arguments": {
-                key: getattr(args, key) for key in ("explainer", "explanation_weight", "num_train_epochs", "seed")
-            },
-            "device": torch.cuda.get_device_name() if args.device.type == "cuda" else args.device.type,
-            "torch": torch.__version__,
+            "arguments": recorded_arguments(args),
+            **describe_machine(args.device),
             "seconds": round(time.monotonic() - start),
             "summary": summarise(runs),
             "runs": runs,
         }
         if args.process_index == 0:
             table = markdown_table(results["summary"])
-            (output / "results.json").write_text(json.dumps(results, indent=2, ensure_ascii=False), encoding="utf-8")
+            write_results(results, output)
             (output / "table.md").write_text(f"{table}\n", encoding="utf-8")
             shortcut_figure(results["summary"], options).savefig(output / "shortcuts.png", dpi=150)
     if args.process_index == 0:

@@ -2,14 +2,12 @@
 
 import argparse
 import copy
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 from transformers import HfArgumentParser, set_seed
 
@@ -19,7 +17,7 @@ from ..sharding import whole
 from ..trainer import ExplanationDistillTrainer
 from .images import EmbeddedSetting
 from .protocols import Protocol
-from .results import METRICS, markdown_table, summarise
+from .results import METRICS, describe_machine, markdown_table, recorded_arguments, summarise, write_results
 from .student_card import write_card
 from .tasks import Task, announce, training_arguments
 from .texts import TextSetting
@@ -117,15 +115,14 @@ def compare(
         results: dict[str, Any] = {
             "recipe": name,
             "sources": vars(sources) if sources.dataset else "embedded default",
-            "arguments": {key: getattr(args, key) for key in _RECORDED},
-            "device": torch.cuda.get_device_name() if args.device.type == "cuda" else args.device.type,
-            "torch": torch.__version__,
+            "arguments": recorded_arguments(args),
+            **describe_machine(args.device),
             "seconds": round(time.monotonic() - start),
             "summary": summarise(runs),
             "runs": runs,
         }
         if args.process_index == 0:
-            (output / "results.json").write_text(json.dumps(results, indent=2, ensure_ascii=False), encoding="utf-8")
+            write_results(results, output)
     if repo_id is not None and args.process_index == 0:
         push_folder(
             output / "student",
@@ -142,14 +139,6 @@ def as_text(results: Mapping[str, Any], output_dir: str | Path) -> str:
     """The table of results, and where everything is."""
     files = ", ".join(sorted(path.name for path in Path(output_dir).iterdir()))
     return f"{markdown_table(results['summary'])}\n\nIn {output_dir}: {files}"
-
-
-_RECORDED = (
-    *("explainer", "explainer_options", "explanation_weight", "explanation_loss", "explanation_target"),
-    *("explanation_share", "explanation_every"),
-    *("task_weight", "logits_weight", "temperature", "num_train_epochs", "learning_rate", "weight_decay", "seed"),
-    *("per_device_train_batch_size", "gradient_accumulation_steps", "max_grad_norm", "bf16", "fp16"),
-)
 
 
 def parse(

@@ -1,14 +1,12 @@
 """What a student pays in accuracy and agreement for looking where its teacher looks: a front over λ."""
 
 import copy
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import IntervalStrategy, set_seed
 
 from ..alignment.labels import labels_belong_to
@@ -18,7 +16,7 @@ from ..pareto import pareto_front
 from ..trainer import ExplanationDistillTrainer
 from .images import EmbeddedSetting, Sources
 from .protocols import SMOKE_TRAINING, chosen_first
-from .results import METRICS
+from .results import METRICS, describe_machine, recorded_arguments, write_results
 from .side_by_side import parse
 from .tasks import Task, training_arguments
 
@@ -96,14 +94,16 @@ def run_search(setting: SearchSetting, name: str, description: str) -> dict[str,
     measures = [measure for measure in MEASURES if measure in points[0][split]]
     figures = [point[split] for point in points]
     front = pareto_front(figures, measures, search.rounding)
+    arguments = recorded_arguments(args)
+    # It is what the points differ in.
+    del arguments["explanation_weight"]
     results = {
         "recipe": name,
         "sources": vars(sources) if sources.dataset else "embedded default",
         "search": vars(search),
         "evaluation": split,
-        "arguments": {key: getattr(args, key) for key in ("explainer", "num_train_epochs", "learning_rate", "seed")},
-        "device": torch.cuda.get_device_name() if args.device.type == "cuda" else args.device.type,
-        "torch": torch.__version__,
+        "arguments": arguments,
+        **describe_machine(args.device),
         "seconds": round(time.monotonic() - start),
         "measures": measures,
         "points": points,
@@ -112,7 +112,7 @@ def run_search(setting: SearchSetting, name: str, description: str) -> dict[str,
     output = Path(args.output_dir)
     output.mkdir(parents=True, exist_ok=True)
     table = front_table(points, front, split, measures)
-    (output / "search.json").write_text(json.dumps(results, indent=2), encoding="utf-8")
+    write_results(results, output, "search.json")
     (output / "search.md").write_text(table + "\n", encoding="utf-8")
     pareto_figure(
         figures,

@@ -17,7 +17,8 @@ from hf_e2kd.data.shapes import SHAPES, write_coco, write_voc
 from hf_e2kd.data.voc import CLASSES
 from hf_e2kd.explainers import GradCAM, InputXGradient
 from hf_e2kd.studies.annotated import explainer_at, load_classifier
-from hf_e2kd.studies.guidance import run_guidance, run_guided_distillation
+from hf_e2kd.studies.guidance import run_guidance
+from hf_e2kd.studies.guided_students import run_guided_distillation
 from tests.models import build
 
 RECIPES = Path(__file__).parents[2] / "recipes"
