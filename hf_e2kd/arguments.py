@@ -53,6 +53,10 @@ class ExplanationDistillArguments(TrainingArguments):
         default=True,
         metadata={"help": "Measure explanations in evaluations; False for plain distillation of what has no map."},
     )
+    iou_threshold: float = field(
+        default=0.5,
+        metadata={"help": "From which share of a map's largest value a cell counts in evaluations' localisation IoU."},
+    )
     explanation_warmup_ratio: float = field(
         default=0.0, metadata={"help": "Share of training over which λ rises linearly from 0."}
     )
@@ -71,7 +75,7 @@ class ExplanationDistillArguments(TrainingArguments):
                 raise ValueError(f"{name} must be at least 0, not {getattr(self, name)}.")
             # A hyperparameter search casts each value to the type that it finds: 1 would truncate 0.5 to 0.
             setattr(self, name, float(getattr(self, name)))
-        for name in ("temperature", "explanation_warmup_ratio", "explanation_share"):
+        for name in ("temperature", "explanation_warmup_ratio", "explanation_share", "iou_threshold"):
             setattr(self, name, float(getattr(self, name)))
         if not self.temperature > 0:
             raise ValueError(f"temperature must be above 0, not {self.temperature}.")
@@ -81,6 +85,8 @@ class ExplanationDistillArguments(TrainingArguments):
             raise ValueError(f"explanation_share must lie in (0, 1], not {self.explanation_share}.")
         if not 0 <= self.explanation_warmup_ratio <= 1:
             raise ValueError(f"explanation_warmup_ratio must lie in [0, 1], not {self.explanation_warmup_ratio}.")
+        if not 0 <= self.iou_threshold < 1:
+            raise ValueError(f"iou_threshold must lie in [0, 1), not {self.iou_threshold}.")
         _require_known("explanation_loss", self.explanation_loss, available_explanation_losses())
         _require_known("explanation_target", self.explanation_target, sorted(TARGET_RULES))
         build_explainer(self.explainer, **(self.explainer_options or {}))

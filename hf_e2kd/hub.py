@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ logger = logging.get_logger(__name__)
 
 T = TypeVar("T")
 
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 _WAITS = (2, 8, 32)
 _LONGEST_WAIT = 600
 _PASSING_STATUS = {408, 429, 500, 502, 503, 504}
@@ -40,6 +42,11 @@ def check_repo_id(repo_id: str) -> None:
             f"{repo_id!r} is not the id of a repository on the Hub. Give 'name' or 'user/name', neither an address nor "
             f"a path: letters, digits, '-', '_' and '.', at most 96 of them. ({error})"
         ) from error
+
+
+def is_hub_id(value: str | None) -> bool:
+    """Whether a model or data set on the Hub may bear this id."""
+    return value is not None and _HUB_ID.fullmatch(value) is not None and len(value) <= 96
 
 
 def check_online() -> None:

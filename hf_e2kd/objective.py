@@ -1,11 +1,16 @@
 """One batch's loss: the sum of a task term and of each reference's terms."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import nn
+from torch.nn import functional as F
 
 from .alignment.grids import common_size, resize_maps, sample_maps
+from .alignment.labels import is_multi_label
 from .explainers import ExplainedOutput
 from .losses import distillation_loss, explanation_loss, guidance_loss, multi_label_distillation_loss
 from .references import Reference, ReferenceOutput
@@ -85,6 +90,67 @@ class Objective:
             losses, empty = losses[rows], empty[rows]
         self.add(name, weight, losses.mean())
         return empty.mean()
+
+
+class TermMeans:
+    """Each term's mean since it was last logged, over micro-batches and processes."""
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Forgets what was added."""
+        self._sums: dict[str, torch.Tensor] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, terms: Mapping[str, torch.Tensor]) -> None:
+        """Adds a micro-batch's terms."""
+        for name, value in terms.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value.detach().float()
+            self._counts[name] = self._counts.get(name, 0) + 1
+
+    def means(self, accelerator: Accelerator) -> dict[str, float]:
+        """By name; every process must ask, and have added something since the last time, or none."""
+        if not self._sums:
+            return {}
+        # A rank whose batches had no labels has no such term.
+        names = list(dict.fromkeys(gather_object(list(self._sums))))
+        sums = [torch.as_tensor(self._sums.get(name, 0.0), device=accelerator.device) for name in names]
+        counts = [torch.tensor(float(self._counts.get(name, 0)), device=accelerator.device) for name in names]
+        total, count = accelerator.reduce(torch.stack([torch.stack(sums), torch.stack(counts)]))
+        return dict(zip(names, (total / count).tolist(), strict=True))
+
+
+def classification_loss(student: nn.Module, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """A classifier's own loss, a mean over the batch: binary cross-entropies where it is a multi-label one.
+
+    Args:
+        student: Its `config.problem_type` and `loss_function` decide, as in transformers.
+        logits: (B, classes).
+        labels: (B,) classes, −100 where none counts; of a multi-label student (B, classes) of zeros and ones.
+
+    Raises:
+        ValueError: labels of another shape or type.
+    """
+    if is_multi_label(student):
+        if labels.shape != logits.shape:
+            raise ValueError(
+                f"A multi-label student's labels are zeros and ones of the logits' shape {tuple(logits.shape)}, "
+                f"not {tuple(labels.shape)}. Give DistillationTransform the number of `classes`."
+            )
+        return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+    if labels.ndim != 1 or labels.is_floating_point():
+        raise ValueError(
+            f"The loss on labels takes one class a sample, not {labels.dtype} of shape {tuple(labels.shape)}. "
+            "For several labels set config.problem_type='multi_label_classification', for soft ones give a "
+            "`compute_loss_func`, or set task_weight to 0."
+        )
+    if (labels < 0).all():
+        # The mean over no labels would be NaN.
+        return logits.sum() * 0.0
+    if hasattr(student, "loss_function"):
+        return student.loss_function(labels, logits, student.config)
+    return F.cross_entropy(logits, labels)
 
 
 def join_targets(

@@ -90,7 +90,8 @@ def load_student(
         folder, config=config, trust_remote_code=trust_remote_code, use_safetensors=True
     )
     processor = None
-    if any((folder / name).is_file() for name in _PROCESSOR_FILES):
+    # timm's wrapper has it in the model's configuration, and never in a file of its own.
+    if config.model_type == "timm_wrapper" or any((folder / name).is_file() for name in _PROCESSOR_FILES):
         processor = processor_class.from_pretrained(folder, trust_remote_code=trust_remote_code)
     record = None
     if (folder / FIDELITY_FILE).is_file():

@@ -10,10 +10,11 @@ from typing import Any
 
 from huggingface_hub import HfApi
 from torch import nn
-from transformers import Trainer
+from transformers import TimmWrapperForImageClassification, Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, SaveStrategy
 from transformers.utils import PushInProgress, logging
 
+from .alignment.inputs import image_view
 from .callbacks.panels import ExplanationPanels
 from .cards.card import save_card
 from .cards.measures import MEASURES
@@ -186,6 +187,7 @@ class PublishingTrainer(Trainer):
     # ---- Saved, and uploaded -------------------------------------------------------------------------------------
 
     def _save(self, *arguments: Any, **keywords: Any) -> None:
+        _state_view(self.student, self.processing_class)
         # `Trainer` pickles the arguments beside the weights, and publishes both.
         token, self.args.hub_token = self.args.hub_token, None
         try:
@@ -312,6 +314,18 @@ class _Measured:
     record: FidelityRecord
     dataset: Any
     eval_dataset: Any
+
+
+def _state_view(student: nn.Module, processor: Any) -> None:
+    """Lets a timm student's configuration say how it sees an image: no other file is asked for its processor."""
+    if not isinstance(student, TimmWrapperForImageClassification) or processor is None:
+        return
+    try:
+        view = image_view(processor)
+    except ValueError as error:
+        logger.warning(f"The student's config.json states timm's own image processor, not the one given. {error}")
+        return
+    student.config.pretrained_cfg = {**(student.config.pretrained_cfg or {}), **view.timm_settings()}
 
 
 def _named(model: nn.Module) -> ModelRecord:

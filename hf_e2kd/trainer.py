@@ -5,17 +5,14 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields
 from typing import Any
 
-import numpy as np
 import torch
-from accelerate.utils import gather_object
 from torch import nn
-from torch.nn import functional as F
 from transformers.trainer_jit_checkpoint import JITCheckpointCallback
 from transformers.trainer_utils import has_length
 from transformers.utils import logging
 
 from .alignment.inputs import ANNOTATION_COLUMNS
-from .alignment.labels import labels_belong_to
+from .alignment.labels import is_multi_label, labels_belong_to
 from .alignment.words import lay_out_tokens, mark_special_tokens
 from .architectures import accepted_inputs, is_timm, wrap_timm
 from .arguments import ExplanationDistillArguments
@@ -26,8 +23,9 @@ from .fidelity import BatchMeasures, multi_label_metrics, sample_metrics
 from .hub import check_repo_id
 from .interruptions import checkpoint_on_sigterm, last_checkpoint
 from .metrics.running import RunningMeans, SampleValues
-from .objective import Objective, join_targets
+from .objective import Objective, TermMeans, classification_loss, join_targets
 from .publishing import PublishingTrainer
+from .randomness import StepGenerator, draw_samples, draw_uniform
 from .references import Reference, ReferenceOutput, TeacherReference
 from .references.stored.attached import unattached
 from .refusals import refuse_unsupported
@@ -98,6 +96,10 @@ class ExplanationDistillTrainer(PublishingTrainer):
             check_repo_id(settings.hub_model_id)
         # Set before the parent's constructor, which calls `model_init`, and so `_equip`.
         self.args = settings
+        # As far as they are known before the parent's constructor.
+        collator = keywords.get("data_collator", arguments[0] if arguments else None)
+        processor = keywords.get("processing_class", arguments[3] if len(arguments) > 3 else None)
+        self._tokenizer = processor or getattr(collator, "tokenizer", None)
         self._explainer_given = explainer
         self.explainer = self._explainer(explainer)
         self.references = dict(references or {})
@@ -109,12 +111,15 @@ class ExplanationDistillTrainer(PublishingTrainer):
                 explainer=None if teacher_explainer is None else self._explainer(teacher_explainer),
                 target=self._setting("explanation_target"),
                 processing_class=teacher_processing_class,
-                student_processing_class=keywords.get("processing_class", arguments[3] if len(arguments) > 3 else None),
+                student_processing_class=processor,
             )
         elif teacher_explainer is not None or teacher_processing_class is not None:
             raise ValueError(
                 "teacher_explainer and teacher_processing_class belong to a `teacher_model`; none was given."
             )
+        for reference in self.references.values():
+            if isinstance(reference, TeacherReference) and reference.tokenizer is None:
+                reference.tokenizer = getattr(collator, "teacher_tokenizer", None)
         if not self.references and (self._setting("logits_weight") > 0 or self._setting("explanation_weight") > 0):
             raise ValueError(
                 "There is nothing to distil from: give a `teacher_model` or `references`, or set logits_weight and "
@@ -133,11 +138,10 @@ class ExplanationDistillTrainer(PublishingTrainer):
         if self.is_multi_label and self.compute_metrics is None and not self.args.batch_eval_metrics:
             self.compute_metrics = multi_label_metrics
         self.data_collator = FiniteBatches(self.data_collator)
-        self._term_sums: dict[str, torch.Tensor] = {}
-        self._term_counts: dict[str, int] = {}
+        self._terms = TermMeans()
         self._fidelity: RunningMeans | SampleValues | None = None
         self._batch_measures: BatchMeasures | None = None
-        self._drawing: tuple[tuple[int, ...], torch.Generator] | None = None
+        self._chance = StepGenerator()
         self._labels_are_ours = True
         reads_labels = any(reference.explains_labels for reference in self.references.values())
         if (self._setting("task_weight") > 0 or reads_labels) and not labels_belong_to(
@@ -159,7 +163,7 @@ class ExplanationDistillTrainer(PublishingTrainer):
     @property
     def is_multi_label(self) -> bool:
         """Whether the student decides each class for itself."""
-        return getattr(getattr(self.student, "config", None), "problem_type", None) == "multi_label_classification"
+        return is_multi_label(self.student)
 
     def call_model_init(self, trial: Any = None) -> nn.Module:
         return self._equip(super().call_model_init(trial))
@@ -184,11 +188,11 @@ class ExplanationDistillTrainer(PublishingTrainer):
 
     def _explainer(self, explainer: str | Explainer | None) -> Explainer:
         if isinstance(explainer, Explainer):
-            return explainer
+            return explainer.with_tokenizer(self._tokenizer)
         chosen = explainer or self._setting("explainer")
         # Options belong to the method that they were written for.
         options = self._setting("explainer_options") if chosen == self._setting("explainer") else None
-        return build_explainer(chosen, **(options or {}))
+        return build_explainer(chosen, **(options or {})).with_tokenizer(self._tokenizer)
 
     @property
     def explains(self) -> bool:
@@ -286,7 +290,8 @@ class ExplanationDistillTrainer(PublishingTrainer):
         every = self._setting("explanation_every")
         matches_maps = any(weights.values()) and self.state.global_step % every == 0
         if matches_maps and self._setting("explanation_share") < 1:
-            inputs = {**inputs, "explained": self._explained_samples(inputs)}
+            chosen = draw_samples(self._setting("explanation_share"), inputs, self._generator())
+            inputs = {**inputs, "explained": chosen}
         with drawn([*self._explainers(), *self.references.values()], self._uniform(inputs) if matches_maps else None):
             objective = self._objective(model, inputs, weights, with_maps=matches_maps)
         if not objective.terms:
@@ -294,37 +299,20 @@ class ExplanationDistillTrainer(PublishingTrainer):
                 "No term of the loss applies to this batch: it has no labels, or all weights are 0. Columns: "
                 f"{sorted(inputs)}."
             )
-        self._record(objective.terms)
+        self._terms.add(objective.terms)
         return (objective.loss, {"logits": objective.logits}) if return_outputs else objective.loss
 
     def _explainers(self) -> list[Explainer]:
         return [self.explainer, *(own for reference in self.references.values() for own in reference.explainers())]
 
-    def _explained_samples(self, inputs: Mapping[str, Any]) -> torch.Tensor:
-        """A random share of the batch, (B,) bool; at least one sample."""
-        values = next(value for value in inputs.values() if isinstance(value, torch.Tensor) and value.ndim)
-        count = max(1, round(self._setting("explanation_share") * len(values)))
-        return (torch.randperm(len(values), generator=self._draws()) < count).to(values.device)
-
     def _uniform(self, inputs: Mapping[str, Any]) -> torch.Tensor | None:
         """This process's random numbers (draws, B) of a micro-batch; None where nothing is drawn."""
         # What references draw (a class) stands behind what explainers draw (points), so that neither follows the other.
         draws = max(each.draws for each in self._explainers()) + max(each.draws for each in self.references.values())
-        if not draws:
-            return None
-        values = next(value for value in inputs.values() if isinstance(value, torch.Tensor) and value.ndim)
-        return torch.rand(draws, len(values), generator=self._draws()).to(values.device)
+        return draw_uniform(draws, inputs, self._generator()) if draws else None
 
-    def _draws(self) -> torch.Generator:
-        """A generator of its own, so that the data's order and the student's dropout are those of plain distillation.
-
-        It begins anew with each step's number, so that a resumed training draws what an uninterrupted one does.
-        """
-        moment = (self.args.seed, self.state.global_step, self.args.process_index)
-        if self._drawing is None or self._drawing[0] != moment:
-            seed = int(np.random.SeedSequence(moment).generate_state(1)[0])
-            self._drawing = (moment, torch.Generator().manual_seed(seed))
-        return self._drawing[1]
+    def _generator(self) -> torch.Generator:
+        return self._chance.at(self.args.seed, self.state.global_step, self.args.process_index)
 
     def explanation_weight_of(self, reference: Reference) -> float:
         own = reference.explanation_weight
@@ -435,51 +423,21 @@ class ExplanationDistillTrainer(PublishingTrainer):
 
     def _task_loss(self, outputs: Any, labels: torch.Tensor) -> torch.Tensor:
         """The student's own loss on the labels, as the stock `Trainer` chooses it, a mean over this batch."""
-        logits = outputs["logits"]
         if self.compute_loss_func is not None:
             return self.compute_loss_func(outputs, labels, num_items_in_batch=labels.numel())
         if self.label_smoother is not None:
-            return self.label_smoother({"logits": logits}, labels)
-        if self.is_multi_label:
-            if labels.shape != logits.shape:
-                raise ValueError(
-                    f"A multi-label student's labels are zeros and ones of the logits' shape {tuple(logits.shape)}, "
-                    f"not {tuple(labels.shape)}. Give DistillationTransform the number of `classes`."
-                )
-            return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
-        if labels.ndim != 1 or labels.is_floating_point():
-            raise ValueError(
-                f"The loss on labels takes one class a sample, not {labels.dtype} of shape {tuple(labels.shape)}. "
-                "For several labels set config.problem_type='multi_label_classification', for soft ones give a "
-                "`compute_loss_func`, or set task_weight to 0."
-            )
-        if (labels < 0).all():
-            # Labels that don't count are −100; the mean over none of them would be NaN.
-            return logits.sum() * 0.0
-        student = self.student
-        if hasattr(student, "loss_function"):
-            return student.loss_function(labels, logits, student.config)
-        return F.cross_entropy(logits, labels)
+            return self.label_smoother({"logits": outputs["logits"]}, labels)
+        return classification_loss(self.student, outputs["logits"], labels)
 
     # ---- Logging -----------------------------------------------------------------------------------------------
 
-    def _record(self, terms: Mapping[str, torch.Tensor]) -> None:
-        for name, value in terms.items():
-            self._term_sums[name] = self._term_sums.get(name, 0.0) + value.detach().float()
-            self._term_counts[name] = self._term_counts.get(name, 0) + 1
-
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds each term's mean over the micro-batches and processes since the last log."""
-        if "loss" in logs and self._term_sums:
-            # A rank whose batches had no labels has no such term.
-            names = list(dict.fromkeys(gather_object(list(self._term_sums))))
-            sums = [torch.as_tensor(self._term_sums.get(name, 0.0), device=self.args.device) for name in names]
-            counts = [torch.tensor(float(self._term_counts.get(name, 0)), device=self.args.device) for name in names]
-            total, count = self.accelerator.reduce(torch.stack([torch.stack(sums), torch.stack(counts)]))
-            logs.update(zip(names, (total / count).tolist(), strict=True))
+        if "loss" in logs:
+            logs.update(self._terms.means(self.accelerator))
         if "loss" in logs or "train_loss" in logs:
             # With the end of a training, what its last steps left unlogged ends too.
-            self._term_sums, self._term_counts = {}, {}
+            self._terms.clear()
         super().log(logs, start_time)
 
     # ---- Evaluation --------------------------------------------------------------------------------------------
@@ -559,7 +517,9 @@ class ExplanationDistillTrainer(PublishingTrainer):
 
                 self._fidelity.update(self._batch_measures(objective, scored, matched))
             elif self._fidelity is not None:
-                self._fidelity.update(sample_metrics(objective, self.references, scored, self.is_multi_label))
+                threshold = self._setting("iou_threshold")
+                metrics = sample_metrics(objective, self.references, scored, self.is_multi_label, threshold)
+                self._fidelity.update(metrics)
         loss = objective.loss.detach() if objective.terms else None
         # A `compute_metrics` of the user's own is given the labels as they are.
         labels = (scored if self.compute_metrics is multi_label_metrics else inputs).get("labels")

@@ -63,6 +63,17 @@ class ImageView:
         mean, std = (torch.tensor(x, device=pixel_values.device).view(shape) for x in (self.mean, self.std))
         return pixel_values.float() * std + mean
 
+    def timm_settings(self) -> dict[str, Any]:
+        """The view as `pretrained_cfg` of timm's wrapper states it."""
+        return {
+            "input_size": [3, *self.size],
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "interpolation": self.interpolation.value,
+            "crop_pct": self.fraction,
+            "crop_mode": "center" if self.keeps_ratio else "squash",
+        }
+
 
 def image_view(processor: Any) -> ImageView:
     """Reads an image processor's settings, those of timm's wrapper included.

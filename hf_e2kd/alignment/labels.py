@@ -120,6 +120,11 @@ def class_count(model: nn.Module) -> int | None:
     return getattr(config, "num_labels", None) or getattr(model, "num_classes", None)
 
 
+def is_multi_label(model: nn.Module) -> bool:
+    """Whether a model decides each class for itself, as its configuration's `problem_type` says."""
+    return getattr(getattr(model, "config", None), "problem_type", None) == "multi_label_classification"
+
+
 def align_labels(teacher: nn.Module, student: nn.Module) -> LabelAlignment:
     """Matches the classes of two models.
 

@@ -17,9 +17,9 @@ PARETO_FILE = "pareto.json"
 class ParetoCheckpoints(TrainerCallback):
     """Model selection by several measures (Rao et al., ICCV 2023): a front over all evaluations, and its checkpoints.
 
-    After each evaluation a model that no earlier one beats is saved, and checkpoints that it beats are removed. The
-    front and every evaluation's measures stand in `pareto.json` in the output folder;
-    `hf_e2kd.cards.fronts.pareto_figure` draws them.
+    After each evaluation a model that no earlier one beats is saved, and checkpoints that it beats are removed, those
+    of an earlier training's front in the same folder too. The front and every evaluation's measures stand in
+    `pareto.json` in the output folder; `hf_e2kd.cards.fronts.pareto_figure` draws them.
 
     Args:
         maximise: Names of the measures, without the evaluation's prefix; all better the larger.
@@ -47,6 +47,7 @@ class ParetoCheckpoints(TrainerCallback):
         self.prefix = prefix
         self.points: list[dict[str, float]] = []
         self._is_training = False
+        self._replaced: set[int] = set()
 
     @property
     def front(self) -> list[dict[str, float]]:
@@ -59,11 +60,15 @@ class ParetoCheckpoints(TrainerCallback):
                 "ParetoCheckpoints decides which checkpoints are saved and removed. Set save_strategy='no', and leave "
                 "save_total_limit and load_best_model_at_end unset."
             )
+        if args.eval_strategy == "no":
+            raise ValueError("ParetoCheckpoints compares evaluations. Set eval_strategy='epoch' or 'steps'.")
         self._is_training = True
         path = Path(args.output_dir) / PARETO_FILE
-        # A training that is resumed goes on with the evaluations before its checkpoint.
-        written = json.loads(path.read_text(encoding="utf-8"))["points"] if state.global_step and path.is_file() else []
-        self.points = [point for point in written if point["step"] <= state.global_step]
+        # A training that is resumed goes on with the evaluations before its checkpoint; one that begins replaces them,
+        # and what was kept of them goes when there is a model to keep.
+        written = json.loads(path.read_text(encoding="utf-8"))["points"] if path.is_file() else []
+        self.points = [point for point in written if point["step"] <= state.global_step] if state.global_step else []
+        self._replaced = {point["step"] for point in written} - {point["step"] for point in self.points}
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **keywords: Any) -> None:
         if not self._is_training or not any(name.startswith(f"{self.prefix}_") for name in metrics):
@@ -84,9 +89,9 @@ class ParetoCheckpoints(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:
         if state.is_world_process_zero:
             kept = {point["step"] for point in self.front}
-            for point in self.points:
-                folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{point['step']}"
-                if point["step"] not in kept and folder.is_dir():
+            for step in self._replaced.union(point["step"] for point in self.points) - kept:
+                folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{step}"
+                if folder.is_dir():
                     shutil.rmtree(folder)
         self._write(args, state)
 

@@ -9,7 +9,8 @@ from huggingface_hub import ModelCard
 
 from ..fidelity.record import FIDELITY_FILE, FidelityRecord
 from ..hub import check_repo_id
-from .inert import is_private, one_line, text, without_private
+from ..private import is_private, without_private
+from .inert import one_line, text
 from .measured import cost_section, figures_section, picture_section, verification_section
 from .measures import CHANCE
 from .metadata import card_data

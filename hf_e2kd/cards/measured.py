@@ -3,7 +3,8 @@
 import math
 
 from ..fidelity.record import FIDELITY_FILE, FidelityRecord, Figure
-from .inert import code, is_hub_id, text
+from ..hub import is_hub_id
+from .inert import code, text
 from .measures import CHANCE, MEASURES, Measure, measure
 from .pieces import TARGETS, count, data_link, explainer_text, is_multi_label, table
 

@@ -9,7 +9,9 @@ from huggingface_hub import EvalResult, ModelCardData
 from transformers.utils import logging
 
 from ..fidelity.record import FidelityRecord
-from .inert import LEFT_OUT, is_hub_id, one_line
+from ..hub import is_hub_id
+from ..private import LEFT_OUT
+from .inert import one_line
 from .measures import measure
 from .objective import terms
 

@@ -74,7 +74,8 @@ def fidelity(
     Agreement, explanation similarity with its chance levels, accuracy and more, each with a 95 % bootstrap interval.
     Processors, tokenizers and the order of labels may differ. With --verify a published student is measured again, on
     the samples that its record names, and the figures that hold are told from those that don't (exit code 1). Models,
-    revisions, data, columns and the longest text that are given go before what the record states.
+    revisions, data, columns and the longest text that are given go before what the record states; --explainer-options
+    are then those that the record leaves open, such as paths.
 
     \b
     Examples:
@@ -86,6 +87,8 @@ def fidelity(
       hf-e2kd fidelity --verify outputs/distill_vit/student
     """
     if verify_ is not None:
+        if explainer is not None:
+            raise typer.BadParameter("the record names its explainer; leave --explainer out with --verify.")
         instead = Instead(
             student=student,
             student_revision=student_revision,
@@ -98,6 +101,7 @@ def fidelity(
             text_columns=text_columns,
             label_column=label_column,
             max_length=max_length,
+            explainer_options=json_object(explainer_options),
         )
         checks = verified(verify_, instead, tolerance, output_dir, trust_remote_code)
         typer.echo(json.dumps([vars(check) for check in checks]) if as_json else as_checks(checks))

@@ -14,18 +14,17 @@ from huggingface_hub.errors import HTTPError
 from torch import nn
 from transformers import (
     AutoConfig,
-    AutoImageProcessor,
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    BitImageProcessor,
 )
 from transformers.utils import logging
 
 from ..alignment.labels import align_labels
-from ..data.images import load_image_splits
+from ..data.images import load_image_splits, with_names
 from ..data.text import load_text_splits
 from ..hub import check_repo_id
+from ..studies.models import load_processor, name_classes_apart, no_processing_class
 
 logger = logging.get_logger(__name__)
 
@@ -67,6 +66,7 @@ def load_classifier(source: str, revision: str | None = None, trust_remote_code:
             f"'{source}' has no weights for {', '.join(sorted(found['missing_keys'])[:4])}: these would be random. "
             "Name a checkpoint that was trained as a classifier."
         )
+    name_classes_apart(model)
     return Classifier(model, _processing_class(config, source, is_text, options), is_text, source)
 
 
@@ -148,7 +148,7 @@ def load_split(source: str, is_text: bool, split: str, name: str | None, columns
         dataset = splits[split]
     else:
         try:
-            dataset = load_dataset(source, name, split=split)
+            dataset = with_names(load_dataset(source, name, split=split))
         except OSError as error:
             raise absent(source, error) from error
     for column in columns:
@@ -207,32 +207,15 @@ def absent(source: str, error: OSError) -> OSError:
 
 
 def _processing_class(config: Any, source: str, is_text: bool, options: dict[str, Any]) -> Any:
-    kind = "tokenizer" if is_text else "image processor"
-    auto_class = AutoTokenizer if is_text else AutoImageProcessor
+    if not is_text:
+        return load_processor(source, config, **options)
     problem: Exception | str
     try:
-        found = auto_class.from_pretrained(source, **options)
+        found = AutoTokenizer.from_pretrained(source, **options)
         # Of some families transformers makes a tokenizer that knows no word, where none was saved.
-        if not is_text or len(found) > len(found.all_special_tokens):
+        if len(found) > len(found.all_special_tokens):
             return found
         problem = "its tokenizer knows special tokens alone"
     except (OSError, ValueError, KeyError) as error:
-        if config.model_type.startswith("bcos_"):
-            return bcos_processor(config)
         problem = error
-    raise ValueError(
-        f"'{source}' has no {kind} that could be loaded ({' '.join(str(problem).split())[:200]}). Save the one that it "
-        f"was trained with beside it: {auto_class.__name__}.from_pretrained(…).save_pretrained(…)."
-    )
-
-
-def bcos_processor(config: Any) -> BitImageProcessor:
-    """How B-cos networks of ImageNet see an image: RGB in [0, 1], not normalised, 224 of 256 pixels."""
-    side = getattr(config, "image_size", 224)
-    logger.warning(f"No image processor was saved: images are shown to the B-cos network at {side} pixels.")
-    return BitImageProcessor(
-        size={"shortest_edge": side * 256 // 224},
-        crop_size={"height": side, "width": side},
-        resample=2,
-        do_normalize=False,
-    )
+    raise no_processing_class(source, "tokenizer", problem)

@@ -1,8 +1,8 @@
 """What `hf-e2kd fidelity --verify` does: measures a record's student again, and says which figures hold."""
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,9 @@ from datasets import Dataset
 from huggingface_hub import snapshot_download
 
 from ..data import digits_on_textures, reviews_with_hints
-from ..explainers import build_explainer
+from ..explainers import Explainer, build_explainer
 from ..fidelity import FIDELITY_FILE, DataRecord, FidelityRecord, ModelRecord, measure_fidelity
+from ..fidelity.describe import unstated_options
 from ..studies.comparison import Check, Columns, Side, check_verifiable, evaluator, verify
 from .loading import Classifier, absent, check_pair, check_source, load_classifier, load_split
 
@@ -24,7 +25,11 @@ GENERATORS: dict[str, Callable[..., Any]] = {
 
 @dataclass(frozen=True)
 class Instead:
-    """What stands in for what a record states; None leaves that as it is."""
+    """What stands in for what a record states; None leaves that as it is.
+
+    Args:
+        explainer_options: Values of the explainer's options that the record doesn't state.
+    """
 
     student: str | None = None
     student_revision: str | None = None
@@ -37,6 +42,7 @@ class Instead:
     text_columns: Sequence[str] | None = None
     label_column: str | None = None
     max_length: int | None = None
+    explainer_options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def verified(
@@ -56,6 +62,7 @@ def verified(
     folder = _folder(source, instead.student_revision)
     record = FidelityRecord.load(folder)
     check_verifiable(record)
+    method, other = _explainers(record, instead.explainer_options)
     taught, teaching = _models(source, folder, record, instead, trust_remote_code)
     stated = record.data.columns
     columns = Columns(
@@ -63,11 +70,6 @@ def verified(
         instead.text_columns or stated.get("texts") or ["text"],
         instead.label_column or stated.get("label") or "label",
     )
-    method, other = (
-        None if said is None else build_explainer(said["name"], **said["options"])
-        for said in (record.explainer, record.teacher_explainer)
-    )
-    assert method is not None
     trainer = evaluator(
         Side(taught.model, taught.processing_class),
         Side(teaching.model, teaching.processing_class),
@@ -121,6 +123,33 @@ def _folder(source: str, revision: str | None) -> Path:
     if not (folder / FIDELITY_FILE).is_file():
         raise ValueError(f"'{source}' has no {FIDELITY_FILE}, so it states nothing that could be verified.")
     return folder
+
+
+def _explainers(record: FidelityRecord, given: Mapping[str, Any]) -> tuple[Explainer, Explainer | None]:
+    """The student's and the teacher's, with what is given in the places of the options that aren't stated."""
+    unstated: set[str] = set()
+
+    def built(stated: dict[str, Any]) -> Explainer:
+        names = unstated_options(stated)
+        unstated.update(names)
+        lacking = [name for name in names if name not in given]
+        if lacking:
+            raise ValueError(
+                f"The record doesn't state {', '.join(lacking)} of its explainer '{stated['name']}': tensors and what "
+                f"only its author may see aren't written down. Give {'it' if len(lacking) == 1 else 'them'} by "
+                f"--explainer-options '{{\"{lacking[0]}\": …}}'; a tensor, which no command line holds, only by "
+                "measuring anew in Python: ExplanationDistillTrainer(…, explainer=…).measure_fidelity()."
+            )
+        return build_explainer(stated["name"], **{**stated["options"], **{name: given[name] for name in names}})
+
+    other = None if record.teacher_explainer is None else built(record.teacher_explainer)
+    method = built(record.explainer)
+    if set(given) - unstated:
+        raise ValueError(
+            f"The explainer's options {', '.join(sorted(set(given) - unstated))} are the record's to state, or none of "
+            f"that method's. Those that it leaves open: {', '.join(sorted(unstated)) or 'none'}."
+        )
+    return method, other
 
 
 def _models(

@@ -12,15 +12,19 @@ import torch
 Corners = tuple[float, float, float, float]
 
 
-def is_empty(box: Sequence[float]) -> bool:
-    """Whether a box has no area, or a corner that is no finite number.
+def box_fault(box: Sequence[float]) -> str:
+    """What is wrong with a box by itself, as a message goes on after it; nothing where it has an area.
 
     Example:
-        >>> is_empty([2, 2, 2, 5]), is_empty([0, 0, float("nan"), 1]), is_empty([0, 0, 1, 1])
-        (True, True, False)
+        >>> box_fault([2, 2, 2, 5]), box_fault([0, 0, float("nan"), 1]), box_fault([0, 0, 1, 1])
+        ('has no area', "isn't finite", '')
     """
+    if len(box) != 4:
+        return f"has {len(box)} values"
+    if not all(map(math.isfinite, box)):
+        return "isn't finite"
     x0, y0, x1, y1 = box
-    return not (all(map(math.isfinite, box)) and x0 < x1 and y0 < y1)
+    return "" if x0 < x1 and y0 < y1 else "has no area"
 
 
 def clip_box(box: Sequence[float], width: float, height: float) -> Corners:

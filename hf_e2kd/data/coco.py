@@ -24,6 +24,27 @@ VOC_NAMES = {
 SPLITS = {"val": "validation"}
 """Splits under another name than COCO's."""
 
+NEEDED = {
+    "images": ("id", "file_name"),
+    "annotations": ("id", "image_id", "category_id", "bbox"),
+    "categories": ("id", "name"),
+}
+"""The lists of an instances file, and what each of their entries must state."""
+
+OPTIONAL = {"images": ("width", "height", "split")}
+"""What else is read of them."""
+
+KINDS: dict[str, tuple[tuple[type, ...], str]] = {
+    **dict.fromkeys(("id", "image_id", "category_id"), ((int, str), "a whole number or a text")),
+    **dict.fromkeys(("file_name", "name", "split"), ((str,), "a text")),
+    **dict.fromkeys(("width", "height"), ((int, float), "a number of pixels")),
+    "bbox": ((list,), "x, y, width and height in pixels"),
+}
+"""What values may be, and how a message says so."""
+
+ONCE = {"images": ("id", "file_name"), "annotations": ("id",), "categories": ("id", "name")}
+"""Whose values occur once in a list."""
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -61,6 +82,7 @@ def load_coco(
         classes: The classes to keep, in the order of their labels; None keeps all, in the file's order. VOC's names
             are understood: `hf_e2kd.data.voc.CLASSES` selects VOC's 20 classes, under these names.
         difficult: Whether regions of a crowd, one box around many objects, are kept, flagged in the column `difficult`.
+            Without them, a class that an image shows in a crowd alone counts as a negative of it.
         unannotated: Whether images without an object of the classes are kept, with empty lists.
         outside, skip_undecodable: See `hf_e2kd.data.annotated.annotated_dataset`. Boxes up to half a pixel outside are
             taken as rounded.
@@ -72,8 +94,8 @@ def load_coco(
 
     Raises:
         FileNotFoundError: a file or an image is missing; the path is named.
-        ValueError: a file isn't COCO's JSON, an id occurs twice, a class doesn't exist, or an image or a box is faulty;
-            file and annotation are named.
+        ValueError: a file isn't COCO's JSON or has no images, an id or an image's file occurs twice, a class doesn't
+            exist, or an image or a box is faulty; file and annotation are named.
     """
     folder = Path(folder)
     selection = Selection(classes, difficult, unannotated, outside, faulty, skip_undecodable)
@@ -101,26 +123,27 @@ def read_instances(path: str | Path) -> dict[str, list[dict[str, Any]]]:
     """An instances file: its `images`, `annotations` and `categories`.
 
     Raises:
-        ValueError: the file isn't JSON, lacks one of the three or what they must state, or an id occurs twice.
+        ValueError: the file isn't JSON, lacks one of the three or what they must state, has no images, or an id or an
+            image's file occurs twice; the entry is named.
     """
     path = Path(path)
     try:
         content = json.loads(path.read_bytes())
     except ValueError as error:
         raise ValueError(f"{path}: not JSON ({error}). Download it anew.") from error
-    needed = {
-        "images": ("id", "file_name"),
-        "annotations": ("id", "image_id", "category_id", "bbox"),
-        "categories": ("id", "name"),
-    }
-    for name, keys in needed.items():
+    for name, keys in NEEDED.items():
         if not isinstance(content, dict) or not isinstance(content.get(name), list):
-            raise ValueError(f"{path} has no list '{name}'. Expected COCO's lists {', '.join(needed)}.")
+            raise ValueError(f"{path} has no list '{name}'. Expected COCO's lists {', '.join(NEEDED)}.")
         for number, entry in enumerate(content[name]):
             missing = [key for key in keys if not isinstance(entry, dict) or key not in entry]
             if missing:
                 raise ValueError(f"{path}, entry {number} of '{name}' has no {', '.join(missing)}.")
-        for key in ("id", "name")[: 2 if name == "categories" else 1]:
+            for key in (*keys, *OPTIONAL.get(name, ())):
+                if key in entry and not isinstance(entry[key], KINDS[key][0]):
+                    raise ValueError(
+                        f"{path}, entry {number} of '{name}': {key} is {entry[key]!r}. Expected {KINDS[key][1]}."
+                    )
+        for key in ONCE[name]:
             counts = Counter(entry[key] for entry in content[name])
             twice = [value for value, count in counts.items() if count > 1]
             if twice:
@@ -128,6 +151,8 @@ def read_instances(path: str | Path) -> dict[str, list[dict[str, Any]]]:
                     f"{path}: {len(twice)} values of '{key}' occur more than once in '{name}', such as {twice[0]!r}. "
                     "Leave the repeated entries out."
                 )
+    if not content["images"]:
+        raise ValueError(f"{path} has no images: its list 'images' is empty. Download it anew.")
     return content
 
 
@@ -176,7 +201,7 @@ def _make_split(path: Path, folder: Path, content: Mapping[str, list], split: st
         boxes = objects[image["id"]]
         if (split and image.get("split", "train") != split) or not (boxes or selection.unannotated):
             continue
-        size = (int(image["width"]), int(image["height"])) if "width" in image and "height" in image else None
+        size = (image["width"], image["height"]) if "width" in image and "height" in image else None
         images.append(
             AnnotatedImage(
                 str(image["id"]),

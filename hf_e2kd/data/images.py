@@ -1,8 +1,12 @@
 """Image classification data by Hub id or from a folder, for training and evaluation."""
 
+import warnings
 from pathlib import Path
 
-from datasets import ClassLabel, Dataset, DatasetDict, load_dataset, load_from_disk
+from datasets import ClassLabel, Dataset, DatasetDict, Image, load_dataset, load_from_disk
+
+from .decoding import NamedImage, undecodable_images
+from .imagenet import unique_class_names
 
 SPLIT_FOLDERS = ("train", "training", "validation", "valid", "val", "dev", "test", "testing", "eval")
 
@@ -14,6 +18,7 @@ def load_images(
     image_column: str = "image",
     eval_share: float = 0.1,
     seed: int = 0,
+    skip_undecodable: bool = False,
 ) -> tuple[Dataset, Dataset]:
     """Loads images to distil on.
 
@@ -23,6 +28,8 @@ def load_images(
         train_split, eval_split: Names of the splits. Without a split of the second name, `eval_share` of the training
             split is held out by `seed`.
         image_column: The column of the images.
+        skip_undecodable: Leave images out that can't be decoded, with a warning that names them. Every image of these
+            splits is decoded once for that.
 
     Returns:
         The training and the evaluation set.
@@ -36,6 +43,10 @@ def load_images(
     train = splits[train_split]
     if image_column not in train.column_names:
         raise ValueError(f"'{source}' has no column '{image_column}'. Its columns: {', '.join(train.column_names)}.")
+    if skip_undecodable:
+        for name in {train_split, eval_split} & set(splits):
+            splits[name] = without_undecodable(splits[name], image_column)
+        train = splits[train_split]
     if eval_split in splits:
         return train, splits[eval_split]
     held_out = train.train_test_split(test_size=eval_share, seed=seed)
@@ -44,6 +55,37 @@ def load_images(
 
 def load_image_splits(source: str) -> DatasetDict:
     """All splits of a Hub id, a folder saved by `save_to_disk`, or a folder of images; "train" where there is one."""
+    return DatasetDict({name: with_names(split) for name, split in _read_splits(source).items()})
+
+
+def with_names(dataset: Dataset) -> Dataset:
+    """The same data, whose errors name the image that can't be decoded, and whose classes have unique names."""
+    for column, feature in dataset.features.items():
+        if isinstance(feature, Image):
+            dataset = dataset.cast_column(column, NamedImage(feature.mode, feature.decode))
+        elif isinstance(feature, ClassLabel):
+            # A cast would write all of the data anew.
+            dataset.info.features[column] = ClassLabel(names=unique_class_names(feature.names))
+    return dataset
+
+
+def without_undecodable(dataset: Dataset, column: str = "image") -> Dataset:
+    """The rows whose image can be decoded, with a warning that names the others."""
+    faulty = undecodable_images(dataset, column)
+    if not faulty:
+        return dataset
+    cells = dataset.select(faulty).cast_column(column, Image(decode=False))[column]
+    names = [f"'{cell['path']}'" if cell["path"] else f"row {row}" for row, cell in zip(faulty, cells, strict=True)]
+    warnings.warn(
+        f"{len(faulty)} of {len(dataset)} images can't be decoded and are left out: {'; '.join(names[:5])}"
+        f"{'; …' if len(names) > 5 else ''}.",
+        stacklevel=3,
+    )
+    left_out = set(faulty)
+    return dataset.select([row for row in range(len(dataset)) if row not in left_out])
+
+
+def _read_splits(source: str) -> DatasetDict:
     folder = Path(source)
     if not folder.is_dir():
         return load_dataset(source)

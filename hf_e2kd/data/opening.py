@@ -65,23 +65,33 @@ def as_rgb(image: Image.Image) -> Image.Image:
 
 
 def cut_text(text: str, tokenizer: Any, max_length: int | None = None) -> str:
-    """The part of a text that a model reads, with a warning where that isn't all of it.
+    """The part of a text that a model reads, with a warning where that isn't all of it; see `cut_texts`."""
+    return cut_texts((text,), tokenizer, max_length)[0]
+
+
+def cut_texts(texts: tuple[str, ...], tokenizer: Any, max_length: int | None = None) -> tuple[str, ...]:
+    """The parts that a model reads of a text, or of a pair of texts, with a warning where these aren't all.
 
     Args:
+        texts: One, or the two of a pair.
         tokenizer: A fast tokenizer.
         max_length: Longest input in tokens, special ones included; the tokenizer's own limit by default.
     """
     limit = length_limit(tokenizer, max_length)
-    encoding = tokenizer(text, truncation=limit is not None, max_length=limit).encodings[0]
+    encoding = tokenizer(*texts, truncation=limit is not None, max_length=limit).encodings[0]
     if not encoding.overflowing:
-        return text
-    read = [offset for offset, part in zip(encoding.offsets, encoding.sequence_ids, strict=True) if part == 0]
-    part = text[read[0][0] : read[-1][1]] if read else ""
+        return texts
+    parts = []
+    for number, text in enumerate(texts):
+        offsets = zip(encoding.offsets, encoding.sequence_ids, strict=True)
+        read = [offset for offset, part in offsets if part == number]
+        parts.append(text[read[0][0] : read[-1][1]] if read else "")
     warnings.warn(
-        f"A text of {len(text):,} characters is longer than {limit} tokens: the model reads {len(part):,} of them.",
+        f"A {'text' if len(texts) == 1 else 'pair'} of {sum(map(len, texts)):,} characters is longer than {limit} "
+        f"tokens: the model reads {sum(map(len, parts)):,} of them.",
         stacklevel=2,
     )
-    return part
+    return tuple(parts)
 
 
 def _eight_bits(image: Image.Image) -> np.ndarray:

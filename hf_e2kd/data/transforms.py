@@ -12,6 +12,8 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 
 from ..alignment.inputs import ImageView, image_view
+from ..alignment.masks import object_masks
+from .boxes import box_fault
 from .explanation_map import ExplanationMap
 from .joint_augment import AUTO_AUGMENTS
 from .opening import as_rgb
@@ -34,10 +36,14 @@ class DistillationTransform:
         image_column, label_column, mask_column: Columns of the data set; a missing label or mask is left out. So are
             missing `boxes` (N, 4), as x0, y0, x1, y1 in pixels of the image, which become pixels of `pixel_values`,
             and their `box_labels`. Boxes that an augmentation has moved out of the view go; collate the others by
-            `AnnotatedCollator`.
+            `AnnotatedCollator`. A mask is a grey image, or an array, of the image's size. What is above 127 is the
+            object (`hf_e2kd.alignment.object_masks` reads 0 and 1, and floats, too); of None, nothing is. It becomes
+            bool (H, W) at the size of `pixel_values`, by the nearest pixels.
 
     Raises:
-        ValueError: with `record_view`, an augmentation of which it is known that an explanation map can't follow it.
+        ValueError: with `record_view`, an augmentation of which it is known that an explanation map can't follow it. On
+            a call: a missing image column; a mask of another size than its image's, or with values that say nothing; a
+            box that isn't finite or has no area, named by its row's `id` where there is one; labels beyond the classes.
     """
 
     def __init__(
@@ -69,8 +75,12 @@ class DistillationTransform:
         images = [as_rgb(image) for image in batch[image_column]]
         nothing = [None] * len(images)
         masks, boxes, labels = (batch.get(column) or nothing for column in (mask_column, "boxes", "box_labels"))
+        if mask_column in batch:
+            masks = [_read_mask(mask, image) for mask, image in zip(masks, images, strict=True)]
         if "boxes" in batch:
             boxes = [own or [] for own in boxes]
+            for number, own in enumerate(boxes):
+                _check_boxes(own, f"id {batch['id'][number]}" if "id" in batch else f"sample {number}")
         views: list[Any] = [self._view(*each) for each in zip(images, masks, boxes, labels, strict=True)]
         out: dict[str, list[Any]] = {"pixel_values": [_show(view["image"], self.student) for view in views]}
         if self.teacher is not None:
@@ -81,7 +91,7 @@ class DistillationTransform:
             out["labels"] = [self._label(label) for label in batch[label_column]]
         if mask_column in batch:
             size = list(self.student.size)
-            out["mask"] = [TF.resize(view["mask"], size, InterpolationMode.NEAREST)[0] for view in views]
+            out["mask"] = [TF.resize(view["mask"], size, InterpolationMode.NEAREST)[0].bool() for view in views]
         if "boxes" in batch:
             shown = [_boxes_in(view["boxes"], self.student.size) for view in views]
             out["boxes"] = [own for own, _ in shown]
@@ -105,7 +115,11 @@ class DistillationTransform:
         return several
 
     def _view(self, image: Image.Image, mask: Any, boxes: Any, box_labels: Any) -> dict[str, Any]:
-        """The image that both models are shown, its mask (1, H, W), its boxes and its place in the student's field."""
+        """The image that both models are shown, its mask (1, H, W), its boxes and its place in the student's field.
+
+        Args:
+            mask: (H, W) bool, which becomes 0 and 1: not all of torchvision's transforms take bool.
+        """
         view: dict[str, Any] = {"image": image}
         if boxes is not None:
             corners = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)
@@ -113,12 +127,7 @@ class DistillationTransform:
             # Beside the boxes, so that an augmentation that removes some removes their classes.
             view["box_labels"] = torch.as_tensor(box_labels or [-1] * len(corners), dtype=torch.long)
         if mask is not None:
-            view["mask"] = tv_tensors.Mask(torch.from_numpy(np.array(mask))[None])
-            if tuple(view["mask"].shape[1:]) != (image.height, image.width):
-                raise ValueError(
-                    f"A mask of shape {tuple(view['mask'].shape[1:])} doesn't fit its image of "
-                    f"{image.height}×{image.width} pixels."
-                )
+            view["mask"] = tv_tensors.Mask(mask[None].to(torch.uint8))
         top, left, height, width = box = self.student.crop_box(image.height, image.width)
         if self.record_view:
             field = ExplanationMap(torch.zeros(0, 0), (height, width))
@@ -158,6 +167,36 @@ def _refuse_unrecorded(augmentation: Any) -> None:
         )
     for inner in getattr(augmentation, "transforms", ()):
         _refuse_unrecorded(inner)
+
+
+def _read_mask(mask: Any, image: Image.Image) -> torch.Tensor:
+    """An image's mask (H, W), bool; all False where it is None."""
+    size = (image.height, image.width)
+    if mask is None:
+        return torch.zeros(size, dtype=torch.bool)
+    if isinstance(mask, Image.Image) and mask.mode not in ("1", "L"):
+        raise ValueError(
+            f"A mask is an image of mode {mask.mode}. Give a grey one, mask.convert('L'), or, where its values are "
+            "class ids, one class's mask: np.asarray(mask) == id."
+        )
+    values = mask if isinstance(mask, torch.Tensor) else torch.from_numpy(np.array(mask))
+    if tuple(values.shape) != size:
+        raise ValueError(
+            f"A mask of shape {tuple(values.shape)} doesn't fit its image of {image.height}×{image.width} pixels."
+        )
+    return object_masks(values)
+
+
+def _check_boxes(boxes: Any, name: str) -> None:
+    """Refuses boxes that would vanish in the resizing without a word; rows of −1 are padding."""
+    for number, box in enumerate(boxes):
+        corners = [float(value) for value in box]
+        fault = box_fault(corners)
+        if fault and corners != [-1.0] * 4:
+            raise ValueError(
+                f"Box {number} of {name}, {corners} as x0, y0, x1, y1, {fault}. Mend it or leave it out, and convert "
+                "boxes given as x, y, width, height."
+            )
 
 
 def _boxes_in(boxes: tv_tensors.BoundingBoxes, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:

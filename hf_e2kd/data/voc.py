@@ -7,7 +7,7 @@ from xml.parsers import expat
 
 from datasets import Dataset, DatasetDict
 
-from .annotated import AnnotatedImage, Box, Faulty, Outside, annotated_dataset, check_folder
+from .annotated import AnnotatedImage, Box, Faulty, Outside, annotated_dataset, check_apart, check_folder, read_text
 
 CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -19,6 +19,10 @@ LAYOUT = (
     "the folder 'VOCdevkit' (or the one that holds it), with 'VOC{year}/Annotations', 'VOC{year}/JPEGImages' and "
     "'VOC{year}/ImageSets/Main'"
 )
+
+
+class _DocumentTypeError(Exception):
+    """An XML file holds a document type."""
 
 
 def load_voc(
@@ -44,9 +48,10 @@ def load_voc(
         folder: `VOCdevkit`, the folder that holds it, or `VOC2012` itself.
         year: 2007 or 2012, or another whose folder has this layout.
         splits: Names of lists in `ImageSets/Main`, as ["trainval", "test"]. None takes `train` and `val`, and `test`
-            where there is one.
+            where there is one. Lists that share images, as `trainval` and `val` do, are loaded by a call each.
         difficult: Whether objects that are hard to recognise are kept, flagged in the column `difficult`. Without
-            them an image has neither their boxes nor the classes that no other object of it shows.
+            them an image has neither their boxes nor the classes that no other object of it shows: such a class counts
+            as a negative of the image, where VOC's own scoring leaves the image out for this class.
         outside, faulty, skip_undecodable: See `hf_e2kd.data.annotated.annotated_dataset`.
 
     Returns:
@@ -56,7 +61,8 @@ def load_voc(
     Raises:
         FileNotFoundError: a folder, a list, an annotation or an image is missing; the path is named.
         ValueError: an annotation isn't VOC's XML, holds a document type (no entity is ever resolved) or another class,
-            or an image or a box is faulty; file and object are named.
+            a list isn't UTF-8, an image stands in several lists, or an image or a box is faulty; file and object are
+            named.
     """
     root = _root(Path(folder), year)
     layout = LAYOUT.format(year=year)
@@ -64,10 +70,12 @@ def load_voc(
     lists = root / "ImageSets" / "Main"
     wanted = list(splits or ["train", "val", *(["test"] if (lists / "test.txt").is_file() else [])])
     check_folder(lists, [f"{split}.txt" for split in wanted], f"splits among its lists, in {layout}")
+    ids = {split: _read_list(lists / f"{split}.txt") for split in wanted}
+    check_apart(ids, "images", lists)
     return DatasetDict(
         {
             "validation" if split == "val" else split: _load_split(
-                root, lists / f"{split}.txt", difficult, outside, faulty, skip_undecodable
+                root, lists / f"{split}.txt", ids[split], difficult, outside, faulty, skip_undecodable
             )
             for split in wanted
         }
@@ -81,6 +89,8 @@ def read_annotation(path: Path) -> tuple[tuple[int, int] | None, list[Box]]:
         ValueError: the file isn't VOC's XML, holds a document type or another class; file and object are named.
     """
     root = parse_xml(path)
+    if root.tag != "annotation":
+        raise ValueError(f"{path}: the root element is <{root.tag}>. Expected VOC's <annotation>.")
     width, height = root.findtext("size/width"), root.findtext("size/height")
     size = None if width is None or height is None else (_whole(path, "width", width), _whole(path, "height", height))
     # Some tools write 0 for an unknown size.
@@ -93,16 +103,13 @@ def parse_xml(path: Path) -> Element:
     """The root of an XML file. A document type is refused, so that no entity, external or nested, is ever resolved.
 
     Raises:
-        ValueError: the file holds a document type, or is no XML; the line is named.
+        ValueError: the file holds a document type, is no XML, or of an encoding that can't be read; it is named.
     """
     builder = TreeBuilder()
     parser = expat.ParserCreate()
 
     def refuse(*_: object) -> None:
-        raise ValueError(
-            f"{path}, line {parser.CurrentLineNumber}: a document type (<!DOCTYPE …>), which VOC's annotations don't "
-            "have and which may make a reader open other files. Remove it."
-        )
+        raise _DocumentTypeError
 
     parser.StartDoctypeDeclHandler = refuse
     parser.StartElementHandler = builder.start
@@ -110,8 +117,16 @@ def parse_xml(path: Path) -> Element:
     parser.CharacterDataHandler = builder.data
     try:
         parser.Parse(path.read_bytes(), True)
+    except _DocumentTypeError:
+        raise ValueError(
+            f"{path}, line {parser.CurrentLineNumber}: a document type (<!DOCTYPE …>), which VOC's annotations don't "
+            "have and which may make a reader open other files. Remove it."
+        ) from None
     except expat.ExpatError as error:
         raise ValueError(f"{path}: not XML ({error}). Download the annotation anew.") from error
+    # expat reads Unicode and what has one byte a character.
+    except (LookupError, ValueError) as error:
+        raise ValueError(f"{path}: its encoding can't be read ({error}). Save it as UTF-8.") from error
     return builder.close()
 
 
@@ -123,12 +138,23 @@ def _root(folder: Path, year: int) -> Path:
     return folder / f"VOC{year}"
 
 
-def _load_split(
-    root: Path, listed: Path, difficult: bool, outside: Outside, faulty: Faulty, skip_undecodable: bool
-) -> Dataset:
-    ids = [line.split()[0] for line in listed.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+def _read_list(path: Path) -> list[str]:
+    """The ids of the images that a list names."""
+    ids = [line.split()[0] for line in read_text(path).splitlines() if line.strip()]
     if not ids:
-        raise ValueError(f"{listed} names no image. Download it anew.")
+        raise ValueError(f"{path} names no image. Download it anew.")
+    return ids
+
+
+def _load_split(
+    root: Path,
+    listed: Path,
+    ids: Sequence[str],
+    difficult: bool,
+    outside: Outside,
+    faulty: Faulty,
+    skip_undecodable: bool,
+) -> Dataset:
     check_folder(root / "Annotations", [f"{name}.xml" for name in ids], f"an annotation for each image of {listed}")
     images = []
     for name in ids:

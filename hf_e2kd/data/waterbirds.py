@@ -7,7 +7,7 @@ from pathlib import Path
 
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
-from .annotated import AnnotatedImage, Box, Faulty, Outside, annotated_dataset, check_folder
+from .annotated import AnnotatedImage, Box, Faulty, Outside, annotated_dataset, check_apart, check_folder, read_text
 
 CLASSES = ("landbird", "waterbird")
 """The birds: `y` of the metadata."""
@@ -74,8 +74,8 @@ def load_waterbirds(
 
     Raises:
         FileNotFoundError: a file or an image is missing; the path is named.
-        ValueError: `metadata.csv` lacks a column or holds another value, an id occurs twice, or an image, mask or box
-            is faulty; file and line are named.
+        ValueError: `metadata.csv` lacks a column or holds another value, an id occurs twice, an image stands in
+            several splits, or an image, mask or box is faulty; file and line are named.
     """
     if correlation not in (None, 1.0):
         raise ValueError(
@@ -91,6 +91,9 @@ def load_waterbirds(
     if cub is not None:
         known = Annotations(known.segmentations, read_cub_boxes(Path(cub)))
     rows = _read_metadata(root / "metadata.csv")
+    for what, key in (("ids", "id"), ("files", "file")):
+        by_split = {name: [row[key] for row in rows if row["split"] == split] for split, name in enumerate(SPLITS)}
+        check_apart(by_split, what, root / "metadata.csv")
     return DatasetDict(
         {
             name: _make_split(
@@ -122,7 +125,7 @@ def read_cub_boxes(folder: Path) -> dict[str, tuple[float, float, float, float]]
     names: dict[str, str] = {}
     boxes = {}
     for file, length in (("images.txt", 2), ("bounding_boxes.txt", 5)):
-        for number, line in enumerate((folder / file).read_text(encoding="utf-8").splitlines(), start=1):
+        for number, line in enumerate(read_text(folder / file).splitlines(), start=1):
             values = line.split()
             try:
                 if len(values) != length:
@@ -144,25 +147,24 @@ def _roots(folder: Path) -> list[Path]:
 
 def _read_metadata(path: Path) -> list[dict]:
     """The rows with whole numbers for y, split and place, and with their line."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
-        if missing:
-            raise ValueError(
-                f"{path} has no column {', '.join(missing)}. Its columns: {', '.join(reader.fieldnames or ('none',))}."
-            )
-        rows = []
-        for row in reader:
-            checked: dict = {"file": row["img_filename"], "id": row.get("img_id") or row["img_filename"]}
-            for name, valid in (("y", CLASSES), ("split", SPLITS), ("place", PLACES)):
-                if row[name] not in [str(number) for number in range(len(valid))]:
-                    raise ValueError(
-                        f"{path}, line {reader.line_num}: {name} is {row[name]!r}. Expected "
-                        + " or ".join(f"{number} ({meaning})" for number, meaning in enumerate(valid))
-                        + "."
-                    )
-                checked[name] = int(row[name])
-            rows.append(checked)
+    reader = csv.DictReader(read_text(path).splitlines())
+    missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+    if missing:
+        raise ValueError(
+            f"{path} has no column {', '.join(missing)}. Its columns: {', '.join(reader.fieldnames or ('none',))}."
+        )
+    rows = []
+    for row in reader:
+        checked: dict = {"file": row["img_filename"], "id": row.get("img_id") or row["img_filename"]}
+        for name, valid in (("y", CLASSES), ("split", SPLITS), ("place", PLACES)):
+            if row[name] not in [str(number) for number in range(len(valid))]:
+                raise ValueError(
+                    f"{path}, line {reader.line_num}: {name} is {row[name]!r}. Expected "
+                    + " or ".join(f"{number} ({meaning})" for number, meaning in enumerate(valid))
+                    + "."
+                )
+            checked[name] = int(row[name])
+        rows.append(checked)
     return rows
 
 

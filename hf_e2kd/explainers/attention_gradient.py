@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from .attention_weights import AttentionExplainer, float16_scale
+from .attention_explainer import AttentionExplainer
 from .base import at_least_float32, one_hots
-from .input_gradients import run_at
+from .input_gradients import gradient_scale, run_at
 
 
 class AttentionGradient(AttentionExplainer):
@@ -34,7 +34,7 @@ class AttentionGradient(AttentionExplainer):
         self, logits: torch.Tensor, weights: list[torch.Tensor], read: torch.Tensor, target: torch.Tensor
     ) -> torch.Tensor:
         create_graph = torch.is_grad_enabled()
-        scale = float16_scale(logits, weights)
+        scale = gradient_scale(logits, *weights)
         chosen = one_hots(target, logits)
         scores = []
         for number, one_hot in enumerate(chosen):

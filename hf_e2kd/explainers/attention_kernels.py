@@ -9,7 +9,7 @@ def attention_kernel(model: nn.Module) -> str:
 
 
 def refuse_fused_attention(model: nn.Module) -> None:
-    """Refuses kernels in which an explanation's gradient can't be taken.
+    """Refuses kernels through which a loss of an explanation has no gradient; a map alone can be taken in them.
 
     Raises:
         ValueError: flash or flex attention, with the remedy.

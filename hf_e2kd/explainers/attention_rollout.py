@@ -2,7 +2,7 @@
 
 import torch
 
-from .attention_weights import AttentionExplainer, Choice
+from .attention_explainer import AttentionExplainer, Choice
 
 
 class AttentionRollout(AttentionExplainer):

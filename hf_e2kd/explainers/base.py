@@ -82,11 +82,16 @@ class Explainer(Draws, ABC):
         """Path of the layer from which on training differentiates the model twice; None for its input."""
         return None
 
-    def check(self, model: nn.Module, compiled: bool = False) -> None:
+    def with_tokenizer(self, tokenizer: Any) -> "Explainer":
+        """The explainer of a model with that tokenizer, None where it isn't known: itself, where it needs none."""
+        return self
+
+    def check(self, model: nn.Module, compiled: bool = False, trained: bool = True) -> None:
         """Says before training what would fail during it.
 
         Args:
             compiled: Whether the model will run under `torch.compile`.
+            trained: Whether the maps will be differentiated, as a student's are; a teacher's aren't.
 
         Raises:
             ValueError: the method can't explain this model as it is, with the remedy.

@@ -34,7 +34,7 @@ class Bcos(Explainer):
     def __init__(self, layer: str | None = None):
         self.layer = layer
 
-    def check(self, model: nn.Module, compiled: bool = False) -> None:
+    def check(self, model: nn.Module, compiled: bool = False, trained: bool = True) -> None:
         _input_layer(model)
         if compiled:
             raise ValueError(

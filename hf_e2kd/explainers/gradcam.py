@@ -37,13 +37,14 @@ class GradCAM(Explainer):
         known = None if architecture is None else architecture.target_path(model)
         return self.target_layer or known or self._discovered.get(model)
 
-    def check(self, model: nn.Module, compiled: bool = False) -> None:
+    def check(self, model: nn.Module, compiled: bool = False, trained: bool = True) -> None:
         if any(cls.__name__.endswith("ForSequenceClassification") for cls in type(model).__mro__):
             raise ValueError(
                 f"GradCAM explains images, and {type(model).__name__} reads texts. Explain it by "
                 "explainer='integrated_gradients'; for plain distillation set evaluate_explanations=False."
             )
-        refuse_fused_attention(model)
+        if trained:
+            refuse_fused_attention(model)
         architecture = find_architecture(model)
         if compiled and (self.target_layer is not None or architecture is None or architecture.split is None):
             raise ValueError(

@@ -25,8 +25,9 @@ FLOAT16_SCALE = 2.0**10
 class InputExplainer(Explainer):
     """A method that differentiates the whole model, at its input."""
 
-    def check(self, model: nn.Module, compiled: bool = False) -> None:
-        refuse_fused_attention(model)
+    def check(self, model: nn.Module, compiled: bool = False, trained: bool = True) -> None:
+        if trained:
+            refuse_fused_attention(model)
         if compiled:
             refuse_uncompilable(model, self.name)
 

@@ -27,8 +27,8 @@ class InputXGradient(InputExplainer):
     def __init__(self, layer: str | None = None):
         self.layer = layer
 
-    def check(self, model: nn.Module, compiled: bool = False) -> None:
-        super().check(model, compiled)
+    def check(self, model: nn.Module, compiled: bool = False, trained: bool = True) -> None:
+        super().check(model, compiled, trained)
         if compiled and self.layer is not None:
             raise ValueError("torch_compile can't read a layer through a hook. Train without torch_compile.")
 

@@ -1,6 +1,7 @@
 """Integrated Gradients (Sundararajan et al., 2017), differentiable."""
 
 from collections.abc import Callable, Mapping
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -34,8 +35,8 @@ class IntegratedGradients(InputExplainer):
         points: Gradients along the path. On a fine-tuned MiniLM 16 of the default rule reach a mean cosine of .9996 to
             300 points (`recipes/benchmarks/quadrature.py`).
         rule: How the points lie: one of `RULES`.
-        baseline: b: `"zero"`, `"pad"` or `"mask"` (that token at every place of a text), a token's id, or a tensor that
-            broadcasts to x.
+        baseline: b: `"zero"`, `"pad"` or `"mask"` (that token at every place of a text, as the model's configuration or
+            else its tokenizer states it), a token's id, or a tensor that broadcasts to x.
         chunk: Points of one forward pass. More is faster on a GPU and takes more memory; the map is the same.
         random_points: Points of a training step.
         completeness: Return `completeness_error`: z(x) − z(b) − Σ map, before special tokens are masked. Costs one more
@@ -71,9 +72,17 @@ class IntegratedGradients(InputExplainer):
         self.chunk = chunk
         self.random_points = random_points
         self.completeness = completeness
+        self._token: int | None = None  # that a tokenizer states for a named baseline
         nodes, weights = RULES[rule](points)
         self._nodes = torch.as_tensor(nodes, dtype=torch.float32)
         self._weights = torch.as_tensor(weights, dtype=torch.float32)
+
+    def with_tokenizer(self, tokenizer: Any) -> "IntegratedGradients":
+        if not isinstance(self.baseline, str) or self.baseline == "zero":
+            return self
+        informed = copy(self)
+        informed._token = getattr(tokenizer, f"{self.baseline}_token_id", None)
+        return informed
 
     @property
     def draws(self) -> int:  # type: ignore[override]
@@ -126,11 +135,14 @@ class IntegratedGradients(InputExplainer):
         if isinstance(self.baseline, int):
             token = self.baseline
         else:
-            token = getattr(model.config, f"{self.baseline}_token_id", None)
+            name = f"{self.baseline}_token_id"
+            token = getattr(model.config, name, None)
+            token = self._token if token is None else token
             if token is None:
                 raise ValueError(
-                    f"{type(model).__name__}'s configuration states no {self.baseline}_token_id. Give the token's id "
-                    f"as the baseline: tokenizer.{self.baseline}_token_id."
+                    f"{type(model).__name__}'s configuration states no {name}, nor does a tokenizer that is known. "
+                    "Give the tokenizer as processing_class (a teacher's as teacher_processing_class), or the token's "
+                    f"id as the baseline: tokenizer.{name}."
                 )
         return word_embeddings(model)(torch.tensor([[token]], device=inputs["input_ids"].device))
 

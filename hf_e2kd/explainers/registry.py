@@ -71,7 +71,7 @@ def build_explainer(name: str, **options: Any) -> Explainer:
 
 def explain(
     model: nn.Module,
-    inputs: Mapping[str, Any] | torch.Tensor | str | Sequence[str],
+    inputs: Mapping[str, Any] | torch.Tensor | str | Sequence[str] | Sequence[tuple[str, str]],
     method: str | Explainer | None = None,
     target: Target | Sequence[int] | int = None,
     processing_class: Any = None,
@@ -85,7 +85,8 @@ def explain(
     Args:
         model: A classifier, of transformers, timm or your own.
         inputs: What its forward takes, as a processor or tokenizer gives it with `return_tensors="pt"`; or
-            `pixel_values` (B, channels, H, W) alone; or, with `processing_class`, texts.
+            `pixel_values` (B, channels, H, W) alone; or, with `processing_class`, texts, or pairs of texts, such as
+            premise and hypothesis.
         method: One of `available_explainers()`, or an explainer. By default images are explained by `"gradcam"`, texts
             by `"integrated_gradients"`.
         target: Class to explain: one for all samples, (B,) or (B, K) of them, or a function of the logits that gives
@@ -96,7 +97,7 @@ def explain(
 
     Returns:
         An `Explanation` without graph: `logits`, `maps`, `mask`, `target`, `layout`; of texts also `words`, what stands
-        in each cell of a map.
+        in each cell of a map; a pair's second text follows the first.
 
     Raises:
         ValueError: unknown method, option, layer or class; inputs that are no batch of finite images or of texts; or a
@@ -115,6 +116,10 @@ def explain(
 
         explanation = hf_e2kd.explain(model, ["a wonderful film"], processing_class=tokenizer)
         list(zip(explanation.words[0], explanation.maps[0].tolist()))
+
+    Of a pair of texts:
+
+        hf_e2kd.explain(model, [("A man sleeps.", "A man is awake.")], processing_class=tokenizer)
     """
     if not isinstance(model, nn.Module):
         raise ValueError(
@@ -130,6 +135,7 @@ def explain(
     if method is None:
         method = "integrated_gradients" if "input_ids" in batch else "gradcam"
     explainer = method if isinstance(method, Explainer) else build_explainer(method, **options)
+    explainer = explainer.with_tokenizer(processing_class)
     if model.training:
         warnings.warn(
             f"{type(model).__name__} is in training mode: dropout and batch statistics change what is explained. Call "
@@ -156,21 +162,22 @@ def explain(
 def _batch(inputs: Any, processing_class: Any) -> tuple[dict[str, Any], list[list[str]] | None]:
     """The forward's inputs without labels, and the words of texts; refused where they are no batch to explain."""
     texts = [inputs] if isinstance(inputs, str) else inputs
-    if isinstance(texts, list | tuple) and texts and all(isinstance(text, str) for text in texts):
+    if isinstance(texts, list | tuple) and texts and all(isinstance(text, str) or _is_pair(text) for text in texts):
         if processing_class is None:
             raise ValueError(
                 "To explain texts, give the model's tokenizer: explain(model, texts, processing_class=tokenizer). An "
                 "image is not given by its path: open it, and give what the image processor makes of it."
             )
+        if len({isinstance(text, str) for text in texts}) > 1:
+            raise ValueError("Some of the inputs are texts and some are pairs of texts. Explain them apart.")
         require_offsets_and_padding(processing_class)
-        (batch,), words = tokenize_texts(
-            [(text,) for text in texts], (processing_class, length_limit(processing_class))
-        )
+        parts = [(text,) if isinstance(text, str) else tuple(text) for text in texts]
+        (batch,), words = tokenize_texts(parts, (processing_class, length_limit(processing_class)))
         return batch, words
     if not isinstance(inputs, Mapping | torch.Tensor):
         raise ValueError(
-            f"inputs must be a tensor (B, channels, H, W), texts, or what an image processor or a tokenizer gives, not "
-            f'{type(inputs).__name__}: processor(images, return_tensors="pt").'
+            f"inputs must be a tensor (B, channels, H, W), texts or pairs of texts, or what an image processor or a "
+            f'tokenizer gives, not {type(inputs).__name__}: processor(images, return_tensors="pt").'
         )
     batch = {"pixel_values": inputs} if isinstance(inputs, torch.Tensor) else dict(inputs)
     batch.pop("labels", None)
@@ -187,6 +194,10 @@ def _batch(inputs: Any, processing_class: Any) -> tuple[dict[str, Any], list[lis
         for key, value in batch.items()
     }
     return (batch if processing_class is None else mark_special_tokens(batch, processing_class)), None
+
+
+def _is_pair(texts: Any) -> bool:
+    return isinstance(texts, list | tuple) and len(texts) == 2 and all(isinstance(text, str) for text in texts)
 
 
 def _check_images(pixel_values: torch.Tensor) -> None:

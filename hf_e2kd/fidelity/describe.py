@@ -18,8 +18,8 @@ from huggingface_hub.utils import validate_repo_id
 from torch import nn
 from torch.utils.data import Subset
 
-from ..cards.inert import LEFT_OUT, without_private
 from ..explainers import Explainer
+from ..private import LEFT_OUT, without_private
 from ..references.stored.attached import unattached
 from ..references.stored.key import cached_commits, explainer_key, loaded_revision, weights_digest
 from .cost import device_name
@@ -32,6 +32,8 @@ _PAUSE = 600.0
 _ask_from = 0.0
 """When the Hub may be asked again, by the monotonic clock."""
 
+# What `explainer_key` states of a tensor, in JSON.
+_TENSOR = re.compile(r'"tensor \([\d, ]*\) [0-9a-f]{64}"')
 _ON_THE_HUB = re.compile(r"^hf://datasets/(?P<id>[^@]+)@(?P<revision>[^/]+)/")
 
 
@@ -111,6 +113,12 @@ def describe_explainer(explainer: Explainer) -> dict[str, Any]:
         for name, stated in key["options"].items()
     }
     return without_private({**key, "options": options}, "record of the explainer")
+
+
+def unstated_options(explainer: Mapping[str, Any]) -> list[str]:
+    """Which options of a described explainer can't be built from what is stated: tensors, and what was left out."""
+    texts = {name: json.dumps(value) for name, value in explainer["options"].items()}
+    return [name for name, text in texts.items() if LEFT_OUT in text or _TENSOR.fullmatch(text)]
 
 
 def environment() -> dict[str, str]:

@@ -10,7 +10,14 @@ from torch import nn
 from transformers import EvalPrediction
 
 from ..explainers import ExplainedOutput
-from ..metrics import agreement, energy_pointing_game, explanation_similarity, f1_map, localization_iou
+from ..metrics import (
+    agreement,
+    energy_pointing_game,
+    explanation_similarity,
+    f1_map,
+    label_agreement,
+    localization_iou,
+)
 from ..objective import Objective, compared_maps, fold_targets
 from ..references import Reference, ReferenceOutput, annotated_masks
 
@@ -19,7 +26,11 @@ BatchMeasures = Callable[[Objective, Mapping[str, Any], Callable[[nn.Module], Ob
 
 
 def sample_metrics(
-    objective: Objective, references: Mapping[str, Reference], inputs: Mapping[str, Any], multi_label: bool = False
+    objective: Objective,
+    references: Mapping[str, Reference],
+    inputs: Mapping[str, Any],
+    multi_label: bool = False,
+    iou_threshold: float = 0.5,
 ) -> dict[str, torch.Tensor]:
     """Per-sample values by metric, (B,), or (B, K) where K classes are explained; NaN where one doesn't count.
 
@@ -30,6 +41,7 @@ def sample_metrics(
             `box_labels` (B, N) are used where they are there.
         multi_label: Whether the student decides each class for itself. Its F1 and mean average precision are no means
             over samples: see `multi_label_metrics`.
+        iou_threshold: Of `localization_iou`.
     """
     values: dict[str, torch.Tensor] = {}
     labels = inputs.get("labels")
@@ -43,15 +55,15 @@ def sample_metrics(
         if output.logits is not None:
             own = references[name].student_logits(objective.logits)
             if multi_label:
-                # A class is predicted where its logit is at least 0; each decision counts for itself.
-                values[f"agreement{suffix}"] = ((own >= 0) == (output.logits >= 0)).float()
+                values[f"agreement{suffix}"] = label_agreement(own, output.logits).float()
             else:
                 values[f"agreement{suffix}"] = agreement(own, output.logits)
             if labels is not None and output.shared_labels is not None:
                 right = output.logits.argmax(1) == output.shared_labels
                 values[f"teacher_accuracy{suffix}"] = _where(output.shared_labels >= 0, right)
         if name in objective.explained:
-            found = _map_metrics(*fold_targets(objective.explained[name], output), inputs, output.target)
+            single = fold_targets(objective.explained[name], output)
+            found = _map_metrics(*single, inputs, output.target, iou_threshold)
             exists = output.target >= 0
             values |= {
                 f"{metric}{suffix}": value if output.target.ndim == 1 else _where(exists, value.view_as(exists))
@@ -68,7 +80,11 @@ def multi_label_metrics(evaluation: EvalPrediction) -> dict[str, float]:
 
 
 def _map_metrics(
-    explained: ExplainedOutput, said: ReferenceOutput, inputs: Mapping[str, Any], target: torch.Tensor
+    explained: ExplainedOutput,
+    said: ReferenceOutput,
+    inputs: Mapping[str, Any],
+    target: torch.Tensor,
+    iou_threshold: float,
 ) -> dict[str, torch.Tensor]:
     """Values (B·K,) of single targets.
 
@@ -95,10 +111,10 @@ def _map_metrics(
     masks = annotated_masks(inputs, target).flatten(0, -3)
     measured = partial(_where, masks.flatten(1).any(1))
     values["energy_pointing_game"] = measured(energy_pointing_game(student, masks))
-    values["localization_iou"] = measured(localization_iou(student, masks))
+    values["localization_iou"] = measured(localization_iou(student, masks, iou_threshold))
     if reference is not None:
         values["teacher_energy_pointing_game"] = measured(energy_pointing_game(reference, masks))
-        values["teacher_localization_iou"] = measured(localization_iou(reference, masks))
+        values["teacher_localization_iou"] = measured(localization_iou(reference, masks, iou_threshold))
     return values
 
 

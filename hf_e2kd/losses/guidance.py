@@ -128,7 +128,10 @@ def guidance_loss(maps: torch.Tensor, masks: torch.Tensor, loss: str = "energy")
     if loss not in _LOSSES:
         raise ValueError(f"Unknown guidance loss '{loss}'. Available: {', '.join(available_guidance_losses())}.")
     if masks.dtype != torch.bool:
-        raise ValueError(f"Masks must be bool, but are {masks.dtype}. Threshold them first, as by masks > 127.")
+        raise ValueError(
+            f"Masks must be bool, but are {masks.dtype}. Make them so by hf_e2kd.alignment.object_masks, which knows "
+            "0 and 1, shares, and a grey image's 0 to 255."
+        )
     if maps.ndim != 3 or masks.ndim != 3 or len(maps) != len(masks):
         raise ValueError(
             f"Maps must be (B, h, w) and masks (B, H, W), of the same samples, but the shapes are {tuple(maps.shape)} "

@@ -9,7 +9,7 @@ from `sys.modules` and not from the attribute.
 
 from pathlib import Path
 
-from .agreement.function import agreement
+from .agreement.function import agreement, label_agreement
 from .energy_pointing_game.function import boxes_to_masks, energy_pointing_game
 from .explanation_similarity.function import explanation_similarity
 from .f1_map.function import f1_map
@@ -27,6 +27,7 @@ __all__ = [
     "energy_pointing_game",
     "explanation_similarity",
     "f1_map",
+    "label_agreement",
     "localization_iou",
     "metric_folder",
     "negative_flips",

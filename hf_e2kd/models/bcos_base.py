@@ -64,7 +64,8 @@ class BcosPreTrainedModel(PreTrainedModel):
             )
         if not self._pixels_checked and not torch.compiler.is_compiling():
             _check_range(pixel_values, type(self).__name__)
-            self._pixels_checked = True  # once: reading values back would hold up every step
+            # Once: reading values back would hold up every step. Zeros, with which models are traced, tell nothing.
+            self._pixels_checked = bool(pixel_values.any())
         return self._features(self.add_inverse(pixel_values.to(self.dtype)))
 
     def forward_head(self, features: torch.Tensor) -> torch.Tensor:

@@ -6,8 +6,10 @@ from typing import Any
 import torch
 
 from ..alignment.labels import choose_positive, list_positives
+from ..alignment.masks import object_masks
 from ..losses import available_guidance_losses
 from ..metrics import boxes_to_masks
+from ..metrics.energy_pointing_game.function import check_boxes
 from .base import Reference, ReferenceOutput
 
 
@@ -26,12 +28,14 @@ class AnnotationReference(Reference):
         explanation_weight: λ; None takes the arguments' `explanation_weight`.
 
     Inputs:
-        `labels` (B,) classes or (B, classes) of zeros and ones; `mask` (B, H, W), not zero on the object, or `boxes`
-        (B, N, 4) in pixels of `pixel_values` as x0, y0, x1, y1, padded by rows of −1. With `box_labels` (B, N), padded
-        by −1, an explained class's own boxes count; without, all of an image's.
+        `labels` (B,) classes or (B, classes) of zeros and ones; `mask` (B, H, W), of the size of `pixel_values` and on
+        the object True, 1 or above 127, as `hf_e2kd.alignment.object_masks` reads it; or `boxes` (B, N, 4) in pixels of
+        `pixel_values` as x0, y0, x1, y1, padded by rows of −1. With `box_labels` (B, N), padded by −1, an explained
+        class's own boxes count; without, all of an image's.
 
     Raises:
-        ValueError: an unknown loss, a negative dilation, or, at the first batch, no labels or annotations.
+        ValueError: an unknown loss, a negative dilation or weight; at the first batch, no labels or annotations; at any
+            batch, masks of another size than the images, or a box that is NaN or has no area.
 
     Example:
 
@@ -91,7 +95,7 @@ def annotated_classes(inputs: Mapping[str, Any], labels: torch.Tensor) -> torch.
         ValueError: the batch has neither masks nor boxes.
     """
     if inputs.get("mask") is not None:
-        anywhere = (inputs["mask"] > 0).flatten(1).any(1)
+        anywhere = object_masks(inputs["mask"]).flatten(1).any(1)
     elif inputs.get("boxes") is not None:
         has_area = _has_area(inputs["boxes"])
         if inputs.get("box_labels") is not None:
@@ -116,11 +120,17 @@ def annotated_masks(inputs: Mapping[str, Any], target: torch.Tensor, dilation: f
         inputs: Has `mask`, or `boxes` and `pixel_values`, whose size the masks have.
         target: (B,) or (B, K) classes.
         dilation: As for `AnnotationReference`; of boxes alone.
+
+    Raises:
+        ValueError: masks of another size than the images, or a box that is NaN or has no area.
     """
     columns = target[:, None] if target.ndim == 1 else target
     if inputs.get("mask") is not None:
-        masks = (inputs["mask"] > 0)[:, None] & (columns >= 0)[..., None, None]
+        _check_size(inputs["mask"], inputs.get("pixel_values"))
+        masks = object_masks(inputs["mask"])[:, None] & (columns >= 0)[..., None, None]
     else:
+        # Here, as what follows makes padding of boxes.
+        check_boxes(inputs["boxes"])
         size = (inputs["pixel_values"].shape[-2], inputs["pixel_values"].shape[-1])
         boxes = _dilated(inputs["boxes"], dilation)
         own = inputs.get("box_labels")
@@ -132,6 +142,15 @@ def annotated_masks(inputs: Mapping[str, Any], target: torch.Tensor, dilation: f
             dim=1,
         )
     return masks[:, 0] if target.ndim == 1 else masks
+
+
+def _check_size(masks: torch.Tensor, images: torch.Tensor | None) -> None:
+    if images is not None and masks.shape[-2:] != images.shape[-2:]:
+        (height, width), (own_height, own_width) = images.shape[-2:], masks.shape[-2:]
+        raise ValueError(
+            f"The masks have {own_height}×{own_width} pixels, and the model is shown {height}×{width}. Give masks that "
+            "are cropped and resized with the images, as hf_e2kd.data.DistillationTransform makes them."
+        )
 
 
 def _boxes_of(boxes: torch.Tensor, box_labels: torch.Tensor | None, target: torch.Tensor) -> torch.Tensor:

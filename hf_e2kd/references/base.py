@@ -50,6 +50,9 @@ class Reference(Draws, ABC):
         explanation_weight: λ of this reference; None takes the arguments' `explanation_weight`.
         explanation_loss: Name of the loss; None takes the arguments'.
         logits_weight: Weight of this reference's logits; None takes the arguments'.
+
+    Raises:
+        ValueError: a weight is negative or NaN.
     """
 
     def __init__(
@@ -58,6 +61,9 @@ class Reference(Draws, ABC):
         explanation_loss: str | None = None,
         logits_weight: float | None = None,
     ):
+        for name, weight in (("explanation_weight", explanation_weight), ("logits_weight", logits_weight)):
+            if weight is not None and not weight >= 0:
+                raise ValueError(f"{name} must be at least 0, not {weight}.")
         self.explanation_weight = explanation_weight
         self.explanation_loss = explanation_loss
         self.logits_weight = logits_weight

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ..alignment.inputs import InputAdapter
-from ..alignment.labels import LabelAlignment, align_labels, choose_positive, list_positives
+from ..alignment.labels import LabelAlignment, align_labels, choose_positive, is_multi_label, list_positives
 from ..architectures import call_model
 from ..explainers import Explainer
 from ..sharding import root_gathered, shard_frozen
@@ -93,7 +93,11 @@ class TeacherReference(Reference):
             raise ValueError(f"Unknown explanation target '{target}'. Available: {', '.join(sorted(TARGET_RULES))}.")
         refuse_quantised_arithmetic(model)
         self.model = model
+        if explainer is not None and student_processing_class is not None:
+            explainer = explainer.with_tokenizer(student_processing_class)
         self.own_explainer = self.explainer = explainer
+        # Of tokens of the teacher's own, which a collator of texts may make too.
+        self.tokenizer = processing_class
         self.target = target
         self.shard = shard
         self.explains_labels = target == "label"
@@ -104,8 +108,7 @@ class TeacherReference(Reference):
 
     def bind(self, student: nn.Module, explainer: Explainer | None) -> None:
         self.alignment = align_labels(self.model, student)
-        problem = getattr(getattr(student, "config", None), "problem_type", None)
-        self.multi_label = problem == "multi_label_classification"
+        self.multi_label = is_multi_label(student)
         if self.shard and self.multi_label and self.explains_labels:
             raise ValueError(
                 "A sharded teacher explains as many classes on each process, and these samples have several labels, "
@@ -114,7 +117,7 @@ class TeacherReference(Reference):
         self.adapter.meet(student)
         if explainer is not None:
             self.explainer = self.own_explainer or explainer
-            self.explainer.check(self.model)
+            self.explainer.check(self.model, trained=False)
         self.model.requires_grad_(False).eval()
 
     def explainers(self) -> list[Explainer]:
@@ -174,7 +177,8 @@ class TeacherReference(Reference):
         with root_gathered(self.model):
             if with_maps:
                 assert self.explainer is not None
-                explanation = self.explainer(self.model, batch, explained_class)
+                explainer = self.explainer.with_tokenizer(self.tokenizer) if "input_ids" in own else self.explainer
+                explanation = explainer(self.model, batch, explained_class)
                 logits, maps, mask = explanation.logits, explanation.maps, explanation.mask
                 vectors = explanation.vectors
             else:

@@ -13,7 +13,7 @@ from datasets import Dataset, DatasetDict
 from matplotlib.patches import Rectangle
 from torch import nn
 from torchvision.transforms import v2
-from transformers import AutoImageProcessor, AutoModelForImageClassification, PreTrainedConfig
+from transformers import AutoModelForImageClassification, PreTrainedConfig
 
 from ..alignment.inputs import ImageView, image_view
 from ..architectures import call_model, grid_of
@@ -24,7 +24,8 @@ from ..data import DistillationTransform, load_coco, load_voc
 from ..data.shapes import write_coco, write_voc
 from ..data.voc import CLASSES
 from ..explainers import Explainer, GradCAM, build_explainer
-from .models import load_student, processor_like
+from .models import load_processor, load_student, processor_like
+from .protocols import load_classifier as load_published
 
 LAYER_OPTIONS = {"gradcam": "target_layer", "input_x_gradient": "layer", "bcos": "layer"}
 """The explainers whose depth can be chosen, and what they call it."""
@@ -43,6 +44,9 @@ class AnnotatedSource:
     difficult: bool = field(
         default=False, metadata={"help": "Keep objects flagged as difficult, or crowds; scoring leaves them out."}
     )
+    skip_undecodable: bool = field(
+        default=False, metadata={"help": "Leave images out that can't be decoded, with a warning that names them."}
+    )
     held_out: float = field(
         default=0.1,
         metadata={
@@ -59,6 +63,10 @@ class AnnotatedSource:
         """Writes drawn shapes in the data's layout."""
         raise NotImplementedError
 
+    def __post_init__(self) -> None:
+        if not 0 < self.held_out < 1:
+            raise ValueError(f"--held_out must lie in (0, 1), not {self.held_out}.")
+
 
 @dataclass
 class VocSource(AnnotatedSource):
@@ -69,7 +77,7 @@ class VocSource(AnnotatedSource):
 
     def load(self) -> DatasetDict:
         assert self.data is not None
-        return load_voc(self.data, self.year, difficult=self.difficult)
+        return load_voc(self.data, self.year, difficult=self.difficult, skip_undecodable=self.skip_undecodable)
 
     def draw(self, folder: Path) -> None:
         write_voc(folder, self.year)
@@ -90,7 +98,14 @@ class CocoSource(AnnotatedSource):
         assert self.data is not None
         classes = CLASSES if self.voc_classes else None
         # COCO's own training split has a few boxes without an area.
-        return load_coco(self.data, self.year, classes=classes, difficult=self.difficult, faulty="drop")
+        return load_coco(
+            self.data,
+            self.year,
+            classes=classes,
+            difficult=self.difficult,
+            faulty="drop",
+            skip_undecodable=self.skip_undecodable,
+        )
 
     def draw(self, folder: Path) -> None:
         write_coco(folder, self.year, {"train": 54, "val": 24})
@@ -145,7 +160,7 @@ def load_splits(source: AnnotatedSource, seed: int) -> AnnotatedSplits:
 
 
 def load_classifier(
-    source: str | PreTrainedConfig, init: str, names: list[str], size: int | None = None
+    source: str | PreTrainedConfig, init: str, names: list[str], size: int | None = None, weights: str | None = None
 ) -> tuple[nn.Module, Any]:
     """A multi-label classifier for these classes and its image processor.
 
@@ -156,7 +171,15 @@ def load_classifier(
         init: `"pretrained"`, or `"random"`.
         names: The classes; the head is new where the model has others.
         size: Side of the input in pixels; None takes the model's own, 224 for a random start.
+        weights: File of published weights of a source `bcos/NAME`, whose classes are ImageNet's: the head is new.
     """
+    if weights is not None:
+        assert isinstance(source, str)
+        published, processor = load_published(source, weights)
+        with TemporaryDirectory() as folder:
+            published.save_pretrained(folder)
+            processor.save_pretrained(folder)
+            return load_classifier(folder, "pretrained", names, size)
     if isinstance(source, PreTrainedConfig):
         config = copy.deepcopy(source)
         config.id2label = dict(enumerate(names))
@@ -166,10 +189,20 @@ def load_classifier(
         model = load_student(source, init, names)
     model.config.problem_type = "multi_label_classification"
     if init == "pretrained" and isinstance(source, str):
-        view = replace(image_view(AutoImageProcessor.from_pretrained(source)), keeps_ratio=False, fraction=1.0)
+        view = replace(image_view(load_processor(source, model.config)), keeps_ratio=False, fraction=1.0)
     else:
         view = ImageView((224, 224), (0.5,) * 3, (0.5,) * 3, keeps_ratio=False, fraction=1.0)
     return model, processor_like(view if size is None else replace(view, size=(size, size)), model)
+
+
+def check_image_size(size: int | None) -> None:
+    """Refuses an input without pixels.
+
+    Raises:
+        ValueError: the side is below 1.
+    """
+    if size is not None and size < 1:
+        raise ValueError(f"--image_size must be at least 1, not {size}.")
 
 
 def flip(augment: bool) -> v2.Transform | None:

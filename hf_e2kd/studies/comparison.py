@@ -8,6 +8,7 @@ import torch
 from datasets import Dataset
 from torch import nn
 
+from ..alignment.labels import is_multi_label
 from ..arguments import ExplanationDistillArguments
 from ..data import AnnotatedCollator, DistillationTransform
 from ..data.text import TextCollator
@@ -86,7 +87,7 @@ def evaluator(
         )
     else:
         collator = AnnotatedCollator()
-        several = getattr(student.model.config, "problem_type", None) == "multi_label_classification"
+        several = is_multi_label(student.model)
         transform = DistillationTransform(
             student.processing_class,
             teacher.processing_class,

@@ -12,7 +12,7 @@ from ..alignment.inputs import image_view
 from ..arguments import ExplanationDistillArguments
 from ..callbacks import AdaptiveClipping
 from ..data import DistillationTransform, load_imagenet, load_sun397
-from ..data.images import label_names, load_image_splits
+from ..data.images import label_names, load_image_splits, without_undecodable
 from .generated import write_imagenet, write_sun397
 from .images import crop_and_flip, draw
 from .models import load_student, processor_like
@@ -84,10 +84,11 @@ def data_free_task(sources: DataFreeSources, args: ExplanationDistillArguments, 
         sources.dataset = str(write_imagenet(smoke_folder(args) / "imagenet"))
         sources.train_data = str(write_sun397(smoke_folder(args) / "SUN397"))
     assert sources.dataset is not None and sources.train_data is not None
-    train = _split(find_images(sources.train_data), sources.train_data, [sources.train_split])
+    skip = sources.skip_undecodable
+    train = _split(find_images(sources.train_data), sources.train_data, [sources.train_split], skip)
     train = train.select_columns(["image"])
     wanted = ["validation", "test"] if sources.eval_split is None else [sources.eval_split]
-    evaluation = _split(find_images(sources.dataset, sources.partition), sources.dataset, wanted)
+    evaluation = _split(find_images(sources.dataset, sources.partition), sources.dataset, wanted, skip)
     evaluation = evaluation.select_columns([name for name in ("image", "label") if name in evaluation.column_names])
     names = label_names(evaluation)
     if sources.smoke:
@@ -128,7 +129,7 @@ def find_images(source: str, partition: int | None = None) -> DatasetDict:
     return load_image_splits(source)
 
 
-def _split(splits: DatasetDict, source: str, wanted: list[str]) -> Dataset:
+def _split(splits: DatasetDict, source: str, wanted: list[str], skip_undecodable: bool) -> Dataset:
     """The first of the wanted splits that exists."""
     for name in wanted:
         if name in splits:
@@ -136,5 +137,5 @@ def _split(splits: DatasetDict, source: str, wanted: list[str]) -> Dataset:
                 raise ValueError(
                     f"'{source}' has no column 'image'. Its columns: {', '.join(splits[name].column_names)}."
                 )
-            return splits[name]
+            return without_undecodable(splits[name]) if skip_undecodable else splits[name]
     raise ValueError(f"'{source}' has no split '{' or '.join(wanted)}'. Its splits: {', '.join(splits)}.")

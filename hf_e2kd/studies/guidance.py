@@ -20,7 +20,7 @@ from ..explainers import Explainer
 from ..losses import available_guidance_losses
 from ..references import AnnotationReference
 from ..trainer import ExplanationDistillTrainer
-from .annotated import AnnotatedSplits, explainer_at, load_classifier, load_splits, opened
+from .annotated import AnnotatedSplits, check_image_size, explainer_at, load_classifier, load_splits, opened
 from .guidance_setting import (
     METRICS,
     GuidanceSetting,
@@ -48,6 +48,9 @@ class GuidanceOptions:
     model_init: str = field(
         default="pretrained", metadata={"help": "Keep its weights, or not.", "choices": ["pretrained", "random"]}
     )
+    model_weights: str | None = field(
+        default=None, metadata={"help": "File of published weights of a model bcos/NAME, .pth or .safetensors."}
+    )
     image_size: int | None = field(default=None, metadata={"help": "Side of the input in pixels; the model's own."})
     augment: bool = field(default=False, metadata={"help": "Flip the training images at random."})
     guidance_loss: str = field(
@@ -63,6 +66,14 @@ class GuidanceOptions:
         metadata={"help": "What decides among the models of the front.", "choices": SELECTED_BY},
     )
     tolerance: float = field(default=0.02, metadata={"help": "F1 that the chosen model may lack to the front's best."})
+
+    def __post_init__(self) -> None:
+        check_image_size(self.image_size)
+        if not 0 < self.annotated <= 1:
+            raise ValueError(f"--annotated must lie in (0, 1], not {self.annotated}.")
+        for name in ("dilation", "tolerance"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"--{name} must be at least 0, not {getattr(self, name)}.")
 
 
 @dataclass
@@ -163,6 +174,8 @@ def run_guidance(setting: GuidanceSetting, name: str, description: str) -> dict[
     source, options, comparison, args = parse(
         setting, GuidanceOptions, GuidanceComparison, name, description, ("data", "model")
     )
+    if args.explanation_loss != ExplanationDistillArguments.explanation_loss:
+        raise ValueError("Maps are held in boxes by --guidance_loss; --explanation_loss is of maps of two models.")
     output, start = Path(args.output_dir), time.monotonic()
     runs: list[dict[str, Any]] = []
     fronts: list[dict[str, Any]] = []
@@ -175,6 +188,7 @@ def run_guidance(setting: GuidanceSetting, name: str, description: str) -> dict[
                 options.model_init,
                 data.names,
                 options.image_size,
+                options.model_weights,
             )
             data.train = keep_annotations(data.train, options.annotated, seed)
             data.show(*transforms(data, options.augment, processor))
@@ -205,6 +219,9 @@ def run_guidance(setting: GuidanceSetting, name: str, description: str) -> dict[
                 models = {arm.capitalize(): each.model for arm, each in trained.items()}
                 draw_examples(models, dict.fromkeys(models, explainer), data, processor, comparison.pictures, output)
             results = collect_results(name, source, options, args, start, runs) | {"fronts": fronts}
+            # What compares two models' maps says nothing here.
+            for argument in ("explanation_loss", "explanation_target"):
+                del results["arguments"][argument]
             save_results(results, output, args)
     show_results(results, output, args)
     return results

@@ -93,6 +93,11 @@ def parse(
         parser.error(f"Give {', '.join(f'--{each}' for each in missing)}, or --smoke to try the recipe.")
     if compared.seeds < 1:
         parser.error(f"--seeds must be at least 1, not {compared.seeds}.")
+    if args.resume_from_checkpoint is not None:
+        parser.error("several models are trained one after the other, and none of them is resumed: start anew.")
+    for option, weights in (("model", "model_weights"), ("student", "student_weights")):
+        if getattr(asked, weights, None) is not None and not (getattr(asked, option) or "").startswith("bcos/"):
+            parser.error(f"--{weights} are published weights of a B-cos network: give --{option} bcos/NAME too.")
     return source, asked, compared, args
 
 

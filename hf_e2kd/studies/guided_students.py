@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from transformers import AutoImageProcessor, AutoModelForImageClassification, set_seed
+from transformers import set_seed
 
+from ..alignment.labels import is_multi_label
 from ..arguments import ExplanationDistillArguments
 from ..data import AnnotatedCollator
 from ..explainers import Explainer
 from ..references import AnnotationReference
 from ..trainer import ExplanationDistillTrainer
-from .annotated import AnnotatedSplits, explainer_at, load_classifier, load_splits, opened
+from .annotated import AnnotatedSplits, check_image_size, explainer_at, load_classifier, load_splits, opened
 from .guidance import guide
 from .guidance_setting import (
     GuidanceSetting,
@@ -27,6 +28,7 @@ from .guidance_setting import (
     show_results,
     transforms,
 )
+from .models import load_teacher
 from .side_by_side import Comparison
 from .tasks import announce, training_arguments
 
@@ -45,6 +47,9 @@ class StudentOptions:
     student_init: str = field(
         default="pretrained", metadata={"help": "Keep its weights, or not.", "choices": ["pretrained", "random"]}
     )
+    student_weights: str | None = field(
+        default=None, metadata={"help": "File of published weights of a student bcos/NAME, .pth or .safetensors."}
+    )
     image_size: int | None = field(
         default=None, metadata={"help": "Side of the student's input in pixels; the model's own."}
     )
@@ -52,6 +57,9 @@ class StudentOptions:
     layer: str | None = field(
         default=None, metadata={"help": "Depth of the maps: input, mid, final, or a layer's path; the explainer's own."}
     )
+
+    def __post_init__(self) -> None:
+        check_image_size(self.image_size)
 
 
 def run_guided_distillation(setting: GuidanceSetting, name: str, description: str) -> dict[str, Any]:
@@ -85,17 +93,26 @@ def run_guided_distillation(setting: GuidanceSetting, name: str, description: st
                 teacher, teacher_processor = _smoke_teacher(setting, args, data, output)
             else:
                 guided = options.teacher.replace("{seed}", str(seed))
-                teacher = AutoModelForImageClassification.from_pretrained(guided)
-                teacher_processor = AutoImageProcessor.from_pretrained(guided)
+                teacher, teacher_processor = load_teacher(guided)
+                if not is_multi_label(teacher):
+                    raise ValueError(
+                        f"The teacher '{guided}' chooses one class an image, and these images show several. Give a "
+                        "multi-label one, as guide_voc.py and guide_coco.py train."
+                    )
             student, processor = load_classifier(
                 setting.smoke_student if source.smoke else options.student,
                 options.student_init,
                 data.names,
                 options.image_size,
+                options.student_weights,
             )
-            data.show(*transforms(data, options.augment, processor, teacher_processor))
             explainers = {"Teacher": explainer_at(args, options.layer, teacher, teacher_processor)}
+            data.show(*transforms(data, False, teacher_processor))
+            announce(args, f"Seed {seed}: measuring the teacher")
+            alone = _evaluator(teacher, explainers["Teacher"], args, data, teacher_processor)
             run: dict[str, Any] = {"seed": seed}
+            run["teacher"] = {"validation": measure(alone, data, "validation"), "test": measure(alone, data)}
+            data.show(*transforms(data, options.augment, processor, teacher_processor))
             models: dict[str, nn.Module] = {"Teacher": teacher}
             trainers = {}
             for arm, changes in arms.items():
@@ -115,9 +132,6 @@ def run_guided_distillation(setting: GuidanceSetting, name: str, description: st
                 trainer.train()
                 models[arm] = trainer.student
                 run[arm] = {"validation": measure(trainer, data, "validation"), "test": measure(trainer, data)}
-            data.show(*transforms(data, False, teacher_processor))
-            alone = _evaluator(teacher, explainers["Teacher"], args, data, teacher_processor)
-            run["teacher"] = {"validation": measure(alone, data, "validation"), "test": measure(alone, data)}
             runs.append(run)
             if seed == args.seed:
                 for arm, trainer in trainers.items():

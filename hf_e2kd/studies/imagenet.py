@@ -171,7 +171,8 @@ def imagenet_task(sources: ImageNetSources, args: ExplanationDistillArguments, s
 def shot_splits(sources: ImageNetSources) -> tuple[Dataset, dict[str, Dataset]]:
     """The images to train on; those of train that are held out, and those of val where it is there."""
     assert sources.dataset is not None
-    splits = load_imagenet(sources.dataset).remove_columns(["boxes", "box_labels"])
+    splits = load_imagenet(sources.dataset, skip_undecodable=sources.skip_undecodable)
+    splits = splits.remove_columns(["boxes", "box_labels"])
     every = splits["train"]
     kept, held = hold_out(every["label"][:], sources.held_out, SEED)
     train = every.select(kept)

@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset
 from torch import nn
 from torchvision.transforms import v2
-from transformers import AutoImageProcessor, AutoModelForImageClassification, PreTrainedConfig, ViTImageProcessor
+from transformers import AutoModelForImageClassification, PreTrainedConfig, ViTImageProcessor
 
 from ..alignment.inputs import image_view
 from ..alignment.labels import align_labels, class_names
@@ -21,7 +21,7 @@ from ..data.digits import digits_on_textures
 from ..data.images import label_names, load_images
 from ..data.transforms import DistillationTransform
 from ..metrics import explanation_similarity
-from .models import load_student, load_teacher, processor_like
+from .models import load_processor, load_student, load_teacher, processor_like
 from .student_card import generated
 from .tasks import Task, announce, explainer_of, train_on_labels, training_arguments
 
@@ -50,6 +50,9 @@ class Sources:
     image_column: str = field(default="image", metadata={"help": "Column of the images."})
     label_column: str = field(default="label", metadata={"help": "Column of the labels; it may be missing."})
     augment: bool = field(default=False, metadata={"help": "Crop and flip the training images at random."})
+    skip_undecodable: bool = field(
+        default=False, metadata={"help": "Leave images out that can't be decoded, with a warning that names them."}
+    )
 
 
 @dataclass
@@ -93,7 +96,12 @@ def load_task(sources: Sources, args: ExplanationDistillArguments, seed: int) ->
     """Loads teacher, student and data by Hub id or folder."""
     assert sources.teacher and sources.student and sources.dataset
     train, evaluation = load_images(
-        sources.dataset, sources.train_split, sources.eval_split, sources.image_column, seed=seed
+        sources.dataset,
+        sources.train_split,
+        sources.eval_split,
+        sources.image_column,
+        seed=seed,
+        skip_undecodable=sources.skip_undecodable,
     )
     teacher, teacher_processor = load_teacher(sources.teacher)
     student = load_student(sources.student, sources.student_init, label_names(train, sources.label_column), teacher)
@@ -101,7 +109,7 @@ def load_task(sources: Sources, args: ExplanationDistillArguments, seed: int) ->
     if sources.student_init == "random":
         processor = processor_like(image_view(teacher_processor), student)
     else:
-        processor = AutoImageProcessor.from_pretrained(sources.student)
+        processor = load_processor(sources.student, student.config)
     transform, training_transform = (
         DistillationTransform(
             processor,

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,70 @@ from transformers import (
     TimmWrapperImageProcessor,
     ViTImageProcessor,
 )
+from transformers.utils import logging
 
 from ..alignment.inputs import PIL_FILTERS, ImageView
 from ..alignment.labels import class_names
+from ..data.imagenet import unique_class_names
 from ..models import bcos_config, shufflenet_config
+from ..models.bcos_base import BcosConfig
+
+logger = logging.get_logger(__name__)
 
 
 def load_teacher(source: str) -> tuple[nn.Module, Any]:
     """A trained classifier and its image processor, from the Hub or a folder. No remote code is run."""
-    return AutoModelForImageClassification.from_pretrained(source), AutoImageProcessor.from_pretrained(source)
+    model = AutoModelForImageClassification.from_pretrained(source)
+    name_classes_apart(model)
+    return model, load_processor(source, model.config)
+
+
+def name_classes_apart(model: nn.Module) -> None:
+    """Gives a published classifier of ImageNet unique class names, by which it can be matched with others."""
+    names = class_names(model)
+    if names is not None and (unique := unique_class_names(names)) != names:
+        for setting, value in label_settings(unique, len(unique)).items():
+            setattr(model.config, setting, value)
+
+
+def load_processor(source: str, config: PreTrainedConfig, **options: Any) -> Any:
+    """The image processor that lies beside a model; of a B-cos network without one, how such networks see an image.
+
+    Args:
+        source: Hub id or folder.
+        config: The model's.
+        options: As for `from_pretrained`, such as `revision`.
+
+    Raises:
+        ValueError: there is none.
+    """
+    try:
+        return AutoImageProcessor.from_pretrained(source, **options)
+    except (OSError, ValueError, KeyError) as error:
+        if isinstance(config, BcosConfig):
+            logger.warning(f"'{source}' has no image processor: it is shown images as B-cos networks of ImageNet are.")
+            return bcos_processor(config)
+        raise no_processing_class(source, "image processor", error) from error
+
+
+def no_processing_class(source: str, kind: str, problem: Exception | str) -> ValueError:
+    """Why a model's image processor or tokenizer can't be loaded, and what to do."""
+    auto_class = {"tokenizer": "AutoTokenizer", "image processor": "AutoImageProcessor"}[kind]
+    return ValueError(
+        f"'{source}' has no {kind} that could be loaded ({' '.join(str(problem).split())[:200]}). Save the one that it "
+        f"was trained with beside it: {auto_class}.from_pretrained(…).save_pretrained(…)."
+    )
+
+
+def bcos_processor(config: BcosConfig) -> BitImageProcessor:
+    """How B-cos networks of ImageNet see an image: RGB in [0, 1], not normalised, 224 of 256 pixels."""
+    side = getattr(config, "image_size", 224)
+    return BitImageProcessor(
+        size={"shortest_edge": side * 256 // 224},
+        crop_size={"height": side, "width": side},
+        resample=2,
+        do_normalize=False,
+    )
 
 
 def load_student(source: str, init: str, names: list[str] | None, teacher: nn.Module | None = None) -> nn.Module:
@@ -57,15 +113,10 @@ def load_student(source: str, init: str, names: list[str] | None, teacher: nn.Mo
 def processor_like(view: ImageView, student: nn.Module) -> Any:
     """An image processor that shows a student the given view, in a form that is saved beside the student."""
     if isinstance(student, TimmWrapperForImageClassification):
-        student.config.pretrained_cfg = {
-            "input_size": [3, *view.size],
-            "mean": list(view.mean),
-            "std": list(view.std),
-            "interpolation": view.interpolation.value,
-            "crop_pct": view.fraction,
-            "crop_mode": "center" if view.keeps_ratio else "squash",
-        }
+        student.config.pretrained_cfg = view.timm_settings()
         return TimmWrapperImageProcessor(student.config.pretrained_cfg, architecture=student.config.architecture)
+    if isinstance(student.config, BcosConfig):
+        view = replace(view, mean=(0.0,) * 3, std=(1.0,) * 3)
     height, width = view.size
     settings = {
         "image_mean": list(view.mean),

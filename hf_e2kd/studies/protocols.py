@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 
 from timm.data import ImageNetInfo
 from torch import nn
-from transformers import AutoModelForImageClassification, BitImageProcessor, PreTrainedConfig, ViTImageProcessor
+from transformers import AutoModelForImageClassification, PreTrainedConfig, ViTImageProcessor
 
 from ..arguments import ExplanationDistillArguments
-from ..data.sun397 import class_names
+from ..data.imagenet import class_names
 from ..models import BcosDenseNetConfig, BcosResNetConfig, bcos_config, load_bcos_weights
-from .models import label_settings, load_teacher
+from .models import bcos_processor, label_settings, load_teacher
 from .tasks import Task
 
 SMOKE_SIDE = 32
@@ -66,6 +66,9 @@ class ProtocolSources:
     )
     teacher_weights: str | None = field(
         default=None, metadata={"help": "File of published weights of a teacher bcos/NAME, .pth or .safetensors."}
+    )
+    skip_undecodable: bool = field(
+        default=False, metadata={"help": "Leave images out that can't be decoded, with a warning that names them."}
     )
     smoke: bool = field(
         default=False, metadata={"help": "Try everything out in seconds, by tiny models on images made for it."}
@@ -133,10 +136,7 @@ def load_classifier(source: str, weights: str | None) -> tuple[nn.Module, Any]:
     names = class_names(ImageNetInfo().label_names())
     config = bcos_config(source.removeprefix("bcos/"), **label_settings(names, len(names)))
     model = load_bcos_weights(AutoModelForImageClassification.from_config(config), weights)
-    processor = BitImageProcessor(
-        size={"shortest_edge": 256}, crop_size={"height": 224, "width": 224}, resample=2, do_normalize=False
-    )
-    return model, processor
+    return model, bcos_processor(config)
 
 
 def smoke_processor(is_bcos: bool) -> ViTImageProcessor:

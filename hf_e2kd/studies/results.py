@@ -25,7 +25,7 @@ _RECORDED = (
     *("explainer", "explainer_options", "explanation_weight", "explanation_loss", "explanation_target"),
     *("explanation_share", "explanation_every", "task_weight", "logits_weight", "temperature"),
     *("num_train_epochs", "max_steps", "learning_rate", "weight_decay", "max_grad_norm", "bf16", "fp16", "seed"),
-    *("per_device_train_batch_size", "gradient_accumulation_steps"),
+    *("per_device_train_batch_size", "gradient_accumulation_steps", "iou_threshold"),
 )
 
 

@@ -20,6 +20,7 @@ from transformers import (
 
 from ..alignment.grids import resize_maps
 from ..alignment.inputs import ImageView, image_view
+from ..data.images import without_undecodable
 from ..data.opening import as_rgb
 from ..explainers import Explainer, Explanation, build_explainer
 from ..models import BcosViTConfig, BcosViTForImageClassification
@@ -50,6 +51,9 @@ class ShiftArguments:
     )
     split: str = field(default="validation", metadata={"help": "Their split."})
     image_column: str = field(default="image", metadata={"help": "The column of the images."})
+    skip_undecodable: bool = field(
+        default=False, metadata={"help": "Leave images out that can't be decoded, with a warning that names them."}
+    )
     samples: int = field(default=500, metadata={"help": "How many images, drawn by the seed."})
     max_shift: int = field(default=16, metadata={"help": "The largest shift, down and to the right, in pixels."})
     batch_size: int = field(default=32, metadata={"help": "Images at once."})
@@ -67,10 +71,9 @@ class ShiftArguments:
             raise ValueError(
                 f"--explainers names {len(self.explainers)} for {len(self.models)} models. Give one, or one a model."
             )
-        if self.max_shift < 0 or self.samples < 1:
-            raise ValueError(
-                f"--max_shift must be at least 0 and --samples at least 1, not {self.max_shift} and {self.samples}."
-            )
+        for name, least in (("max_shift", 0), ("samples", 1), ("batch_size", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"--{name} must be at least {least}, not {getattr(self, name)}.")
 
 
 def run_shift_test(description: str) -> dict[str, Any]:
@@ -94,6 +97,8 @@ def run_shift_test(description: str) -> dict[str, Any]:
         raise ValueError(f"'{args.dataset}' has no split '{args.split}'. Its splits: {', '.join(splits)}.")
     data = splits[args.split].shuffle(seed=args.seed)
     data = data.select(range(min(args.samples, len(data))))
+    if args.skip_undecodable:
+        data = without_undecodable(data, args.image_column)
     device = torch.device("cuda" if torch.cuda.is_available() and not args.use_cpu else "cpu")
     methods = args.explainers if len(args.explainers) > 1 else args.explainers * len(args.models)
     models: dict[str, dict[str, Any]] = {}

@@ -15,12 +15,10 @@ from ..arguments import ExplanationDistillArguments
 from ..data import DistillationTransform, digits_on_textures
 from ..data.images import label_names
 from ..references import AnnotationReference
-from ..sharding import whole
-from ..trainer import ExplanationDistillTrainer
 from .images import EmbeddedSetting, from_config
 from .results import METRICS, describe_machine, markdown_table, recorded_arguments, summarise, write_results
 from .side_by_side import COMMON_TRAINING, distil
-from .tasks import Task, announce, training_arguments
+from .tasks import ALONE, Task, announce, train_on_labels, training_arguments
 
 TEACHERS = {
     "neutral": "trained where the background says nothing",
@@ -50,6 +48,8 @@ class ShortcutOptions:
             raise ValueError(f"Unknown teachers {unknown}. Available: {', '.join(TEACHERS)}.")
         if not self.correlations or not all(0 <= each <= 1 for each in self.correlations):
             raise ValueError(f"--correlations lie between 0 and 1, not {self.correlations}.")
+        if not self.guidance_weight >= 0:
+            raise ValueError(f"--guidance_weight must be at least 0, not {self.guidance_weight}.")
         if self.seeds < 1:
             raise ValueError(f"--seeds must be at least 1, not {self.seeds}.")
 
@@ -149,7 +149,10 @@ def _parse(
         options, args = parser.parse_args_into_dataclasses()
     except ValueError as error:
         parser.error(str(error))
-    return options, training_arguments(args, **SMOKE_TRAINING) if options.smoke else args
+    if args.resume_from_checkpoint is not None:
+        parser.error("many models are trained one after the other, and none of them is resumed: start anew.")
+    # Figures alone are left of teachers and students.
+    return options, training_arguments(args, **ALONE, **(SMOKE_TRAINING if options.smoke else {}))
 
 
 def _splits(setting: EmbeddedSetting, options: ShortcutOptions, seed: int, **changes: Any) -> tuple[Any, Any]:
@@ -169,21 +172,14 @@ def _teacher(
     splits, processor = _splits(setting, options, args.seed)
     neutral = kind == "neutral"
     training = {} if options.smoke or not neutral else setting.teacher_training
-    trainer = ExplanationDistillTrainer(
+    guidance = {"mask": AnnotationReference("energy", explanation_weight=options.guidance_weight)}
+    return train_on_labels(
         from_config(setting.teacher, _names(splits)),
-        training_arguments(
-            args,
-            task_weight=1.0,
-            logits_weight=0.0,
-            explanation_weight=options.guidance_weight if kind == "guided" else 0.0,
-            **training,
-        ),
-        train_dataset=splits["teacher_train" if neutral else "student_train"],
-        processing_class=processor,
-        references={"mask": AnnotationReference("energy")},
+        training_arguments(args, **training),
+        splits["teacher_train" if neutral else "student_train"],
+        processor,
+        references=guidance if kind == "guided" else None,
     )
-    trainer.train()
-    return whole(trainer.student)
 
 
 def _students(

@@ -46,7 +46,7 @@ def run_side_by_side(setting: EmbeddedSetting | TextSetting | Protocol, name: st
 
     Into `--output_dir` go the first seed's students (`student`, and `student-kd` and the like for what it is compared
     with), a teacher that was trained for it, `results.json` with every seed's figures so far, and pictures. An earlier
-    run's files stay until the first seed has been measured.
+    run's files stay until the first seed has been measured, but for a teacher's: a new one is saved once it is trained.
 
     Args:
         setting: What runs without sources on the command line, and how sources are loaded.
@@ -86,6 +86,9 @@ def compare(
     for seed in range(args.seed, args.seed + comparison.seeds):
         set_seed(seed)
         task = setting.load(sources, args, seed)
+        if task.teacher_is_new and seed == args.seed and args.process_index == 0:
+            task.teacher.save_pretrained(output / "teacher")
+            (task.teacher_processor or task.processor).save_pretrained(output / "teacher")
         if before is not None and seed == args.seed:
             before(task, arms)
         run: dict[str, Any] = {"seed": seed}
@@ -211,9 +214,6 @@ def save(
     if first.is_world_process_zero():
         for claim in ("results.json", "explanations.png", "explanations.html"):
             (output / claim).unlink(missing_ok=True)
-        if task.teacher_is_new:
-            task.teacher.save_pretrained(output / "teacher")
-            task.processor.save_pretrained(output / "teacher")
     for arm, trainer in trainers.items():
         trainer.save_model(str(output / ("student" if arm == "e²KD" else f"student-{arm.lower()}")))
     if first.is_world_process_zero() and pictures:

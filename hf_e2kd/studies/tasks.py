@@ -18,6 +18,12 @@ from ..references import Reference
 from ..sharding import whole
 from ..trainer import ExplanationDistillTrainer
 
+ALONE: Mapping[str, Any] = {
+    **{"eval_strategy": IntervalStrategy.NO, "eval_on_start": False, "load_best_model_at_end": False},
+    **{"save_strategy": SaveStrategy.NO, "enable_jit_checkpoint": False, "push_to_hub": False},
+}
+"""Training arguments of models beside a recipe's students: evaluations, checkpoints and uploads are the students'."""
+
 
 @dataclass
 class Task:
@@ -33,6 +39,7 @@ class Task:
         measure: `measure(model, split)` gives further metrics of a model on one of `evaluations`.
         collator: Makes batches; None for the trainer's own.
         teacher_is_new: Whether the teacher was trained for this task, so that it is worth saving.
+        teacher_processor: Saved beside a new teacher; None for the student's.
         derive: Further splits' metrics from a model's measured ones, as the worst group's from the groups'.
         references: What to learn from in the place of the teacher at hand, as its stored explanations.
         callbacks: Of the students' trainers.
@@ -49,6 +56,7 @@ class Task:
     measure: Callable[[nn.Module, str], dict[str, float]] | None = None
     collator: Callable[..., Any] | None = None
     teacher_is_new: bool = False
+    teacher_processor: Any = None
     derive: Callable[[dict[str, dict[str, float]]], dict[str, dict[str, float]]] | None = None
     references: Mapping[str, Reference] | None = None
     callbacks: Sequence[TrainerCallback] = ()
@@ -82,20 +90,20 @@ def train_on_labels(
     train: Dataset,
     processor: Any,
     collator: Callable[..., Any] | None = None,
+    references: Mapping[str, Reference] | None = None,
 ) -> nn.Module:
-    """Trains a model on the labels alone, as a teacher is."""
-    labels_alone = {
-        **{"task_weight": 1.0, "logits_weight": 0.0, "explanation_weight": 0.0, "evaluate_explanations": False},
-        # Evaluations, checkpoints and uploads are the students'.
-        **{"eval_strategy": IntervalStrategy.NO, "load_best_model_at_end": False},
-        **{"save_strategy": SaveStrategy.NO, "push_to_hub": False},
-    }
+    """Trains a model as a teacher is: on the labels, and on annotations where `references` weigh these themselves.
+
+    Nothing is saved: the folder is the students'.
+    """
+    labels_alone = {"task_weight": 1.0, "logits_weight": 0.0, "explanation_weight": 0.0, "evaluate_explanations": False}
     trainer = ExplanationDistillTrainer(
         model,
-        training_arguments(args, **labels_alone),
+        training_arguments(args, **labels_alone, **ALONE),
         train_dataset=train,
         processing_class=processor,
         data_collator=collator,
+        references=references,
     )
     trainer.train()
     return whole(trainer.student)

@@ -195,6 +195,7 @@ def _task(
         study.measure,
         _collator(sources, tokenizer, teacher_tokenizer),
         teacher_is_new,
+        teacher_processor=teacher_tokenizer,
         card_samples=sources.explained_samples,
     )
 

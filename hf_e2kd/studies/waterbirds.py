@@ -8,13 +8,7 @@ from typing import Any, ClassVar
 from datasets import Dataset
 from torch import nn
 from torchvision.transforms import v2
-from transformers import (
-    AutoImageProcessor,
-    AutoModelForImageClassification,
-    IntervalStrategy,
-    ResNetConfig,
-    ResNetForImageClassification,
-)
+from transformers import ResNetConfig, ResNetForImageClassification
 
 from ..alignment.inputs import image_view
 from ..arguments import ExplanationDistillArguments
@@ -22,11 +16,9 @@ from ..data import AnnotatedCollator, DistillationTransform, MixingCollator, loa
 from ..data.waterbirds import CLASSES, IN_DISTRIBUTION, OUT_OF_DISTRIBUTION, select_groups
 from ..losses import available_guidance_losses
 from ..references import AnnotationReference
-from ..sharding import whole
-from ..trainer import ExplanationDistillTrainer
 from .generated import write_waterbirds
 from .images import crop_and_flip, draw
-from .models import label_settings, load_student, processor_like
+from .models import label_settings, load_processor, load_student, processor_like
 from .protocols import (
     SMOKE_TRAINING,
     STANDARD_TRAINING,
@@ -37,7 +29,7 @@ from .protocols import (
     smoke_folder,
     smoke_processor,
 )
-from .tasks import Task, announce, training_arguments
+from .tasks import Task, announce, train_on_labels, training_arguments
 
 STUDENTS = {
     "resnet18": "timm/resnet18",
@@ -120,6 +112,10 @@ class WaterbirdsSources(ProtocolSources):
                 "A teacher is guided by masks or boxes: give --segmentations or --cub, or --teacher for one that is "
                 "trained already."
             )
+        if not self.mixup_alpha > 0:
+            raise ValueError(f"--mixup_alpha must be above 0, not {self.mixup_alpha}; --regime epochs mixes no images.")
+        if not self.guidance_weight >= 0:
+            raise ValueError(f"--guidance_weight must be at least 0, not {self.guidance_weight}.")
 
 
 def waterbirds_setting() -> Protocol:
@@ -135,7 +131,7 @@ def waterbirds_setting() -> Protocol:
 
 
 def waterbirds_task(sources: WaterbirdsSources, args: ExplanationDistillArguments, seed: int) -> Task:
-    """Loads the data and the teacher, which is trained first where none is given."""
+    """Loads the data and both models, and then trains the teacher where none is given."""
     if sources.smoke:
         sources.dataset = str(write_waterbirds(smoke_folder(args)))
         sources.segmentations = str(smoke_folder(args) / "segmentations")
@@ -145,22 +141,24 @@ def waterbirds_task(sources: WaterbirdsSources, args: ExplanationDistillArgument
         1.0 if sources.variant == "100" else None,
         segmentations=sources.segmentations,
         cub=sources.cub,
+        skip_undecodable=sources.skip_undecodable,
     )
-    if sources.cub is None:
-        splits = splits.remove_columns(["boxes", "box_labels"])
+    # The box of an image's one bird is its object, whichever class is explained.
+    splits = splits.remove_columns(["box_labels"] if sources.cub else ["boxes", "box_labels"])
     if sources.teacher is not None:
         teacher, teacher_processor = load_classifier(sources.teacher, sources.teacher_weights)
+    elif sources.smoke:
+        teacher, teacher_processor = _smoke_resnet([8, 16]), smoke_processor(is_bcos=False)
     else:
-        announce(args, f"Seed {seed}: training the guided teacher")
-        teacher, teacher_processor = guided_teacher(sources, args, seed, splits["train"])
+        teacher = _bird_classifier(sources.teacher_base, "pretrained")
+        teacher_processor = load_processor(sources.teacher_base, teacher.config)
     if sources.smoke:
-        student: nn.Module = _smoke_resnet([8, 8])
+        student = _smoke_resnet([8, 8])
     else:
-        name = STUDENTS.get(sources.student, sources.student)
-        student = load_student(name, sources.student_init, list(CLASSES), teacher)
+        student = _bird_classifier(STUDENTS.get(sources.student, sources.student), sources.student_init)
     processor = processor_like(image_view(teacher_processor), student)
     # The students are told no more than the labels; masks and boxes are for the measuring.
-    annotations = {"mask", "boxes", "box_labels"} & set(splits["train"].column_names)
+    annotations = {"mask", "boxes"} & set(splits["train"].column_names)
     train = splits["train"].remove_columns(sorted(annotations))
     augmentation = crop_and_flip(processor, teacher_processor, smallest=SMALLEST_CROP)
     train.set_transform(DistillationTransform(processor, teacher_processor, augmentation))
@@ -171,6 +169,9 @@ def waterbirds_task(sources: WaterbirdsSources, args: ExplanationDistillArgument
     collator: Any = AnnotatedCollator()
     if sources.regime != "epochs":
         collator = MixingCollator(v2.MixUp(alpha=sources.mixup_alpha, num_classes=len(CLASSES)), collator)
+    if sources.teacher is None:
+        announce(args, f"Seed {seed}: training the guided teacher")
+        teacher = guided_teacher(teacher, teacher_processor, sources, args, seed, splits["train"])
     return Task(
         teacher,
         student,
@@ -181,37 +182,32 @@ def waterbirds_task(sources: WaterbirdsSources, args: ExplanationDistillArgument
         derive=worst_group,
         collator=collator,
         teacher_is_new=sources.teacher is None,
+        teacher_processor=teacher_processor,
     )
 
 
 def guided_teacher(
-    sources: WaterbirdsSources, args: ExplanationDistillArguments, seed: int, train: Dataset
-) -> tuple[nn.Module, Any]:
+    model: nn.Module,
+    processor: Any,
+    sources: WaterbirdsSources,
+    args: ExplanationDistillArguments,
+    seed: int,
+    train: Dataset,
+) -> nn.Module:
     """Trains a teacher on the labels and on where the bird is (Rao et al., ICCV 2023)."""
-    if sources.smoke:
-        teacher: nn.Module = _smoke_resnet([8, 16])
-        processor: Any = smoke_processor(is_bcos=False)
-    else:
-        teacher = AutoModelForImageClassification.from_pretrained(
-            sources.teacher_base, **label_settings(list(CLASSES), len(CLASSES)), ignore_mismatched_sizes=True
-        )
-        processor = AutoImageProcessor.from_pretrained(sources.teacher_base)
-    shown = train.with_transform(DistillationTransform(processor))
-    guidance = {
-        **{"task_weight": 1.0, "logits_weight": 0.0, "explanation_weight": sources.guidance_weight},
-        **{"num_train_epochs": sources.teacher_epochs, "learning_rate": sources.teacher_learning_rate},
-        **{"eval_strategy": IntervalStrategy.NO, "load_best_model_at_end": False, "seed": seed},
+    training = {
+        "num_train_epochs": sources.teacher_epochs,
+        "learning_rate": sources.teacher_learning_rate,
+        "seed": seed,
     }
-    trainer = ExplanationDistillTrainer(
-        teacher,
-        training_arguments(args, **guidance),
-        train_dataset=shown,
-        processing_class=processor,
-        data_collator=AnnotatedCollator(),
-        references={"annotation": AnnotationReference(sources.guidance_loss)},
+    return train_on_labels(
+        model,
+        training_arguments(args, **training),
+        train.with_transform(DistillationTransform(processor)),
+        processor,
+        AnnotatedCollator(),
+        {"annotation": AnnotationReference(sources.guidance_loss, explanation_weight=sources.guidance_weight)},
     )
-    trainer.train()
-    return whole(trainer.student), processor
 
 
 def group_splits(test: Dataset) -> dict[str, Dataset]:
@@ -233,6 +229,13 @@ def worst_group(figures: Mapping[str, Mapping[str, float]]) -> dict[str, dict[st
     groups = [figures[name] for name in GROUPS]
     shared = [name for name in ("accuracy", "agreement") if all(name in group for group in groups)]
     return {"worst_group": {name: min(group[name] for group in groups) for name in shared}}
+
+
+def _bird_classifier(source: str, init: str) -> nn.Module:
+    """A classifier of the two birds, one of which an image shows, whatever its base was trained for."""
+    model = load_student(source, init, list(CLASSES))
+    model.config.problem_type = "single_label_classification"
+    return model
 
 
 def _smoke_resnet(widths: list[int]) -> nn.Module:

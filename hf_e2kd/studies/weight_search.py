@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from transformers import IntervalStrategy, set_seed
+from transformers import set_seed
 
 from ..alignment.labels import labels_belong_to
 from ..arguments import ExplanationDistillArguments
@@ -18,7 +18,7 @@ from .images import EmbeddedSetting, Sources
 from .protocols import SMOKE_TRAINING, chosen_first
 from .results import METRICS, describe_machine, recorded_arguments, write_results
 from .side_by_side import parse
-from .tasks import Task, training_arguments
+from .tasks import ALONE, Task, training_arguments
 
 MEASURES = ("accuracy", "agreement", "explanation_similarity")
 """What the front is over."""
@@ -159,7 +159,7 @@ def try_weights(task: Task, args: ExplanationDistillArguments, search: Search, s
     trainer = ExplanationDistillTrainer(
         None,
         # What is measured is the end of each training.
-        training_arguments(args, eval_strategy=IntervalStrategy.NO, save_strategy="no", load_best_model_at_end=False),
+        training_arguments(args, **ALONE),
         model_init=lambda: copy.deepcopy(task.student),
         train_dataset=task.train,
         eval_dataset=task.evaluations,

@@ -135,6 +135,7 @@ class WordStudy:
         model.eval()
         device = next(model.parameters()).device
         tokenizer = self.teacher_tokenizer if teacher is None else self.tokenizer
+        explainer = self.explainer.with_tokenizer(tokenizer)
         labels = align_labels(self.teacher, model)
         logits, words, spans = [], [], []
         for start in range(0, len(data), self.batch_size):
@@ -144,12 +145,12 @@ class WordStudy:
             batch = {key: value.to(device) for key, value in batches[0 if teacher is None else 1].items()}
             tokens = {key: value for key, value in batch.items() if key not in LAYOUT_COLUMNS}
             if teacher is None:
-                explained = self.explainer(model, tokens)
+                explained = explainer(model, tokens)
                 matched = own = explained.maps
             else:
                 taught = teacher.logits[start : start + self.batch_size].to(device)
                 target = labels.to_student(labels.teacher_logits(taught).argmax(1))
-                explained = self.explainer(model, tokens, partial(_beside_own_top, target))
+                explained = explainer(model, tokens, partial(_beside_own_top, target))
                 matched, own = explained.maps.unbind(1)
             pooled = pool_words(matched, batch["word_ids"])[0]
             words += [scores[: len(found)] for scores, found in zip(pooled.tolist(), names, strict=True)]

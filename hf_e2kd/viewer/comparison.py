@@ -10,7 +10,7 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as TF
 
 from ..alignment.grids import to_common_grid
-from ..alignment.labels import align_labels, class_names
+from ..alignment.labels import align_labels, class_names, is_multi_label
 from ..alignment.texts import length_limit, tokenize_texts
 from ..cli.loading import Classifier, check_same_modality
 from ..data.opening import cut_text
@@ -160,7 +160,8 @@ class Pair:
         found = {}
         # Whose top class is explained comes first.
         for side in ("student", "teacher") if target == "student_top" else ("teacher", "student"):
-            explanation = explain(self.models[side], inputs[side], explainer, self._target(side, chosen))
+            target_of = self._target(side, chosen)
+            explanation = explain(self.models[side], inputs[side], explainer, target_of, self.processors[side])
             found[side] = self._shared(side, explanation.logits), explanation
             if chosen is None:
                 chosen = found[side][0].argmax(1).cpu()
@@ -190,7 +191,7 @@ class Pair:
         try:
             explainer = build_explainer(name)
             for model in self.models.values():
-                explainer.check(model)
+                explainer.check(model, trained=False)
         except ValueError:
             return False
         return True
@@ -240,7 +241,7 @@ class Pair:
         return lambda logits: own(self._shared(side, logits).argmax(1))
 
     def _reading(self, side: str, shared: torch.Tensor, logits: torch.Tensor, map: torch.Tensor) -> Reading:
-        several = getattr(self.models[side].config, "problem_type", None) == "multi_label_classification"
+        several = is_multi_label(self.models[side])
         likely = logits.float().sigmoid() if several else logits.float().softmax(0)
         top = shared.topk(min(TOP, len(shared))).indices
         return Reading(

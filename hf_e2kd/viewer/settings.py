@@ -125,7 +125,7 @@ def load(settings: Settings) -> Viewing:
     first = settings.explainer or ("integrated_gradients" if pair.is_text else "gradcam")
     chosen = build_explainer(first, **settings.explainer_options)
     for model in pair.models.values():
-        chosen.check(model)
+        chosen.check(model, trained=False)
     explainers = {first: chosen} | {name: build_explainer(name) for name in pair.explainers() if name != first}
     viewing = Viewing(settings, pair, explainers)
     if settings.dataset is not None:

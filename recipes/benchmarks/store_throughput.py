@@ -30,9 +30,9 @@ from transformers.utils import logging
 
 from hf_e2kd import Explanation, ExplanationDistillArguments, ExplanationDistillTrainer, TeacherReference
 from hf_e2kd.references import StoredReference
-from hf_e2kd.references.stored.files import ShardWriter
 from hf_e2kd.references.stored.ids import IdIndex
 from hf_e2kd.references.stored.rows import RowWriter
+from hf_e2kd.references.stored.shard_writer import ShardWriter
 
 TEACHER, STUDENT = "resnet34", "resnet18"
 IMAGE_SIZE, CLASSES, GRID = 224, 1000, (7, 7)

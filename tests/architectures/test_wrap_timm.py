@@ -3,11 +3,13 @@
 import pytest
 import timm
 import torch
-from transformers import AutoImageProcessor, AutoModelForImageClassification
+from transformers import AutoImageProcessor, AutoModelForImageClassification, ViTImageProcessor
 
 from hf_e2kd import wrap_timm
+from hf_e2kd.alignment.inputs import image_view
 from hf_e2kd.architectures import is_timm
-from tests.models import CLASS_NAMES, TIMM_SETTINGS, images
+from tests.models import CLASS_NAMES, TIMM_SETTINGS, build, images
+from tests.training import distiller
 
 
 @pytest.mark.parametrize("name", TIMM_SETTINGS)
@@ -57,6 +59,13 @@ def test_standard_model_needs_no_arguments(tmp_path):
     torch.testing.assert_close(loaded(pixel_values).logits, bare(pixel_values), rtol=0, atol=0)
     processor = AutoImageProcessor.from_pretrained(tmp_path)
     assert tuple(processor.data_config["input_size"]) == tuple(bare.pretrained_cfg["input_size"])
+
+
+def test_processor_of_the_training(tmp_path):
+    """Prevents: a student that timm's own processor shows other images than it was trained on, once it is loaded."""
+    processor = ViTImageProcessor(size={"height": 40, "width": 32}, image_mean=[0.4] * 3, image_std=[0.2] * 3)
+    distiller(build("wrapped_resnet"), build("resnet"), tmp_path, processing_class=processor).save_model()
+    assert image_view(AutoImageProcessor.from_pretrained(tmp_path)) == image_view(processor)
 
 
 def test_arguments_that_keep_the_shapes(tiny, tmp_path):

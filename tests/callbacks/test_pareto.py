@@ -52,9 +52,18 @@ def test_a_resumed_training_remembers_the_front(tiny, tmp_path):
     assert checkpoints(tmp_path) == ["checkpoint-2", "checkpoint-3"]
 
 
+def test_a_new_training_replaces_the_earlier_front(tiny, tmp_path):
+    """Prevents: models of another training beside the front, or the earlier ones gone before there is a new one."""
+    trainer_of(tiny, tmp_path, ParetoCheckpoints(["f1", "iou"]), steps=3).train()
+    trainer_of(tiny, tmp_path, ParetoCheckpoints(["f1", "iou"]), steps=1).train()
+    assert checkpoints(tmp_path) == ["checkpoint-1"]
+
+
 def test_settings_that_would_interfere_are_refused(tiny, tmp_path):
     with pytest.raises(ValueError, match="Set save_strategy='no'"):
         trainer_of(tiny, tmp_path, ParetoCheckpoints(["f1"]), save_strategy="steps", save_steps=1).train()
+    with pytest.raises(ValueError, match="compares evaluations"):
+        trainer_of(tiny, tmp_path, ParetoCheckpoints(["f1"]), eval_strategy="no").train()
 
 
 def test_a_missing_measure_is_named(tiny, tmp_path):

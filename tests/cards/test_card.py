@@ -14,10 +14,11 @@ from PIL import Image
 
 from hf_e2kd.cards.card import model_card, save_card
 from hf_e2kd.cards.citations import DISTILLATION, EXPLAINERS, citations
-from hf_e2kd.cards.inert import LONGEST, is_private, text
+from hf_e2kd.cards.inert import LONGEST, text
 from hf_e2kd.fidelity import FidelityRecord, Figure
 from hf_e2kd.metrics.citations import GOOD_TEACHERS_EXPLAIN, MODEL_GUIDANCE
 from hf_e2kd.models import BcosResNetForImageClassification
+from hf_e2kd.private import is_private
 from tests.bcos.networks import network
 from tests.cards.records import (
     BOXES,

@@ -17,6 +17,7 @@ from hf_e2kd.studies import side_by_side
 from hf_e2kd.studies.demo import BERT_ON_REVIEWS, VIT_ON_DIGITS
 from hf_e2kd.studies.estimate import MEASURED_STEPS, duration, estimate_students
 from hf_e2kd.studies.images import Sources, load_task
+from hf_e2kd.studies.protocols import smoke_bcos
 from hf_e2kd.trainer import ExplanationDistillTrainer
 from tests.models import CLASS_NAMES, build
 from tests.text_models import build_text
@@ -140,6 +141,18 @@ def test_an_estimate_leaves_everything_as_it_was(place, tmp_path):
     after = task.student.state_dict()
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
     assert args.max_steps == -1 and args.output_dir == str(tmp_path) and not list(tmp_path.iterdir())
+
+
+def test_bcos_networks_without_a_processor(place, tmp_path):
+    """Prevents: a B-cos teacher saved without its processor that passes the check and can't be loaded afterwards, or a
+    B-cos student that is shown normalised images."""
+    args = ExplanationDistillArguments(str(tmp_path), use_cpu=True, report_to="none", remove_unused_columns=False)
+    smoke_bcos(CLASS_NAMES).save_pretrained(tmp_path / "bcos")
+    for teacher, student, start in (("bcos", "student", "pretrained"), ("teacher", "bcos", "random")):
+        sources = [str((tmp_path if name == "bcos" else place) / name) for name in (teacher, student)]
+        task = load_task(Sources(*sources, str(place / "photos"), student_init=start), args, 0)
+        shown = task.train[0]["teacher_pixel_values" if teacher == "bcos" else "pixel_values"]
+        assert shown.shape[-1] == (224 if teacher == "bcos" else 32) and 0 <= shown.min() <= shown.max() <= 1
 
 
 @pytest.mark.parametrize(

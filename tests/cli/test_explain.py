@@ -11,7 +11,6 @@ from transformers import ViTImageProcessor
 
 from hf_e2kd import explain
 from hf_e2kd.cli import main
-from hf_e2kd.cli.explain import find_class
 from hf_e2kd.data.transforms import DistillationTransform
 from tests.models import CLASSES, build
 from tests.text_models import build_text
@@ -88,6 +87,24 @@ def test_texts(place, tmp_path, capsys, monkeypatch):
     assert printed.startswith("the worst film\n") and "%  class " in printed and "'worst' " in printed
 
 
+def test_pairs(place, tmp_path, capsys):
+    """Prevents: a hypothesis that is left out, read as a text of its own, or cut off with the premise."""
+    pair, page = ("the film was long", "the worst film"), tmp_path / "page.html"
+    line = ["--text", pair[0] + " " * 9, "--text-pair", pair[1], "--text", "a film " * 90, "--text-pair", pair[1]]
+    assert run("explain", place / "bert", *line, "--output", page, "--json") == 0
+    printed = capsys.readouterr()
+    first, second = json.loads(printed.out)
+    model = build_text("bert", 1, vocab_size=len(TOKENIZER)).eval()
+    expected = explain(model, [pair], processing_class=TOKENIZER)
+    torch.testing.assert_close(expected.logits, model(**TOKENIZER(*pair, return_tensors="pt")).logits)
+    assert [each["word"] for each in first["words"]] == expected.words[0] == " ".join(pair).split()
+    assert [each["score"] for each in first["words"]] == pytest.approx(expected.maps[0].tolist(), abs=1e-5)
+    assert first["input"][1] == pair[1] and second["input"][1] == pair[1] and "A pair of 644 characters" in printed.err
+    assert page.read_text().count(">worst</span>") == 2
+    with pytest.raises(ValueError, match="some are pairs of texts"):
+        explain(model, [pair, "a film"], processing_class=TOKENIZER)
+
+
 def test_a_text_of_a_megabyte(place, tmp_path, capsys):
     """Prevents: a page of a megabyte about a text of which the model reads the beginning, without a word of it."""
     texts = ["--text", "a wonderful film " * 20_000, "--text", "x" * 100_000]
@@ -107,34 +124,6 @@ def test_files_that_cannot_be_read(place, tmp_path, capsys):
     assert "None of the inputs could be read" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
-NAMES = ["tench, Tinca tinca", "crane", "tabby, tabby cat", "crane, bird", "7"]
-
-
-@pytest.mark.parametrize(
-    ("wanted", "number"),
-    [("tench", 0), (" tinca TINCA", 0), ("tabby cat", 2), ("2", 2), ("7", 4), ("crane, bird", 3), ("crane", 1)],
-)
-def test_classes(wanted, number):
-    """Prevents: a class explained that wasn't meant."""
-    assert find_class(wanted, NAMES) == number
-
-
-@pytest.mark.parametrize(
-    ("wanted", "names", "message"),
-    [
-        ("tinch", NAMES, "No class is named 'tinch'. Close ones: 0 'tench, Tinca tinca'"),
-        ("tab", NAMES, "Close ones: 2 'tabby, tabby cat'"),
-        ("zzz", NAMES, "has 5 classes, the first of them: 0 'tench"),
-        ("9", NAMES, "no class 9: the model has 5 classes"),
-        ("crane", ["crane", "crane"], "Several classes are named 'crane'. Close ones: 0 'crane', 1 'crane'"),
-    ],
-)
-def test_unknown_classes(wanted, names, message):
-    """Prevents: a search through a thousand names for the one that was mistyped."""
-    with pytest.raises(ValueError, match=message):
-        find_class(wanted, names)
-
-
 @pytest.mark.parametrize(
     ("code", "message", "arguments"),
     [
@@ -150,6 +139,7 @@ def test_unknown_classes(wanted, names, message):
         (1, "classifies images: give files or folders, not --text", ["{place}/vit", "--text", "a film"]),
         (1, "classifies texts, and 'x.png' is given as a file", ["{place}/bert", "x.png"]),
         (1, "nothing to explain in an empty text", ["{place}/bert", "--text", " "]),
+        (1, "as many --text as --text-pair", ["{place}/bert", "--text", "a", "--text", "b", "--text-pair", "c"]),
         (1, "holds no image", ["{place}/vit", "{place}/bert"]),
         (
             1,

@@ -12,7 +12,10 @@ from safetensors.torch import load_file, save_file
 from transformers import ViTImageProcessor
 
 from hf_e2kd.cli import main, verification
-from hf_e2kd.fidelity import FidelityRecord
+from hf_e2kd.explainers import IntegratedGradients
+from hf_e2kd.fidelity import DataRecord, FidelityRecord, Figure, ModelRecord
+from hf_e2kd.fidelity.describe import describe_explainer
+from hf_e2kd.private import LEFT_OUT
 from tests.models import build
 from tests.text_models import build_text
 from tests.tokenizers import tokenizer
@@ -56,6 +59,7 @@ def run(*given):
     return ended.value.code or 0
 
 
+MODEL = ModelRecord(None, "ViTForImageClassification")
 IMAGES = ("fidelity", "--teacher", "teacher", "--student", "student", "--dataset", "photos", "--samples", 8)
 
 
@@ -120,6 +124,26 @@ def test_a_record_without_its_teacher(place, capsys):
         "The record's teacher (ResNetForImageClassification) isn't published and isn't here" in capsys.readouterr().err
     )
     assert run("fidelity", "--verify", "outputs/fidelity", "--teacher", "elsewhere") == 0
+
+
+def test_options_that_a_record_leaves_open(place, capsys):
+    """Prevents: "Unknown baseline 'tensor (3,) …'", or a file named "(left out)" that is looked for."""
+
+    def verify(explainer, *given):
+        data = DataRecord(None, "photos", rows=10, samples=[0, 1])
+        figures = {"agreement": Figure(1.0)}
+        FidelityRecord("image", "single_label_classification", MODEL, data, explainer, figures).save(place)
+        assert run("fidelity", "--verify", place, *given) == 1
+        return capsys.readouterr().err
+
+    tensor = describe_explainer(IntegratedGradients(baseline=torch.zeros(3, 1, 1)))
+    assert "doesn't state baseline of its explainer 'integrated_gradients'" in verify(tensor)
+    left_out = {"name": "gradcam", "options": {"target_layer": LEFT_OUT}}
+    assert "Give it by --explainer-options '{\"target_layer\": …}'" in verify(left_out)
+    # With it, the next thing that is missing is told.
+    given = ("--explainer-options", '{"target_layer": "vit.layernorm"}')
+    assert "a student without a teacher at hand" in verify(left_out, *given)
+    assert "target_layer are the record's to state" in verify({"name": "gradcam", "options": {}}, *given)
 
 
 def test_faked_records(place, capsys):

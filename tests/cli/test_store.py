@@ -16,8 +16,8 @@ from hf_e2kd.cli import main
 from hf_e2kd.cli import store as command
 from hf_e2kd.data.transforms import DistillationTransform
 from hf_e2kd.references import StoredReference
-from hf_e2kd.references.stored import files
 from hf_e2kd.references.stored import reference as stored
+from hf_e2kd.references.stored import shard_writer
 from tests.models import CLASSES, build
 from tests.text_models import build_text
 from tests.tokenizers import tokenizer
@@ -217,7 +217,7 @@ def test_full_disk_and_interruption(place, tmp_path, capsys, monkeypatch):
         2,
         tmp_path / "store",
     ]
-    write = files._Hashed.write
+    write = shard_writer._Hashed.write
 
     def fails_with(error):
         def failing(self, data):
@@ -225,7 +225,7 @@ def test_full_disk_and_interruption(place, tmp_path, capsys, monkeypatch):
                 raise error
             return write(self, data)
 
-        monkeypatch.setattr(files._Hashed, "write", failing)
+        monkeypatch.setattr(shard_writer._Hashed, "write", failing)
 
     fails_with(OSError(errno.ENOSPC, "No space left on device"))
     assert run(*line) == 1

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from hf_e2kd.data.boxes import (
+    box_fault,
     choose_annotated,
     class_boxes,
     clip_box,
     dilate_boxes,
-    is_empty,
     pad_boxes,
 )
 from hf_e2kd.metrics import boxes_to_masks
@@ -30,9 +30,17 @@ def test_boxes_are_cut_to_the_image(box, expected):
     assert clip_box(box, width=10, height=8) == expected
 
 
-@pytest.mark.parametrize("box", [[1, 1, 1, 5], [1, 5, 4, 5], [4, 1, 2, 3], [0, math.nan, 1, 1], [0, 0, math.inf, 1]])
-def test_empty_boxes(box):
-    assert is_empty(box)
+@pytest.mark.parametrize(
+    ("box", "fault"),
+    [
+        *(([1, 1, 1, 5], "has no area"), ([1, 5, 4, 5], "has no area"), ([4, 1, 2, 3], "has no area")),
+        *(([0, math.nan, 1, 1], "isn't finite"), ([0, 0, math.inf, 1], "isn't finite"), ([1, 2, 3], "has 3 values")),
+        ([0, 0, 1, 1], ""),
+    ],
+)
+def test_faults_of_a_box(box, fault):
+    """Prevents: a box that a message says to have no area where a coordinate is NaN or infinite."""
+    assert box_fault(box) == fault
 
 
 def test_dilation_is_per_side_of_the_boxs_own_size():

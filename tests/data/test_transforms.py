@@ -8,7 +8,10 @@ from PIL import Image
 from torchvision.transforms import v2
 from transformers import BitImageProcessor, ViTImageProcessor
 
+from hf_e2kd.data import AnnotatedCollator
 from hf_e2kd.data.transforms import DistillationTransform
+from hf_e2kd.metrics import energy_pointing_game
+from hf_e2kd.references import AnnotationReference
 
 HALVES = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
 
@@ -117,14 +120,76 @@ def test_normalisation_of_each_side():
     torch.testing.assert_close(out["teacher_pixel_values"][0], (out["pixel_values"][0] * 0.5 + 0.5 - 0.2) / 0.1)
 
 
-def test_mask_values_are_kept():
-    """Prevents: a mask of class ids blurred into ids that don't exist."""
-    image, mask = spotted()
-    ids = Image.fromarray((np.asarray(mask) > 0).astype(np.uint8) * 7)
+def bands(dtype=np.uint8):
+    """Columns of 0, 51, 102, 128, 204 and 255, eight of each."""
+    return np.tile(np.repeat(np.array([0, 51, 102, 128, 204, 255], dtype), 8), (48, 1))
 
-    out = DistillationTransform(squash(32))({"image": [image], "mask": [ids]})
 
-    assert set(out["mask"][0].unique().tolist()) == {0, 7}
+@pytest.mark.parametrize(
+    ("mask", "columns"),
+    [
+        (Image.fromarray(bands()), 24),
+        (bands(np.int64), 24),
+        (bands(np.float32) / 255, 24),
+        (Image.fromarray(bands() > 127), 24),  # mode 1
+        ((bands() > 204).astype(np.uint8), 8),  # 0 and 1
+        (bands() > 0, 40),
+        (None, 0),
+    ],
+    ids=["grey", "int", "share", "mode 1", "0 and 1", "bool", "none"],
+)
+@pytest.mark.parametrize("augmentation", [None, v2.RandomHorizontalFlip(0.0), v2.RandomAffine(0, scale=(1.0, 1.0))])
+def test_a_mask_is_what_is_above_a_half(mask, columns, augmentation):
+    """Prevents: what one annotator of five took for the object counted as the object; a mask of 0 and 1 lost."""
+    image = Image.new("RGB", (48, 48))
+    out = DistillationTransform(squash(24), augmentation=augmentation)({"image": [image], "mask": [mask]})["mask"][0]
+
+    assert out.dtype == torch.bool and type(out) is torch.Tensor
+    assert out.sum(1).tolist() == [columns // 2] * 24
+
+
+@pytest.mark.parametrize("augmentation", [None, v2.RandomRotation((30, 30)), v2.RandomResizedCrop(40)])
+def test_grey_masks_reach_guidance_and_metrics_alike(augmentation):
+    """Prevents: another object in the loss than in the pointing game, and grey made by a turned or resized mask."""
+    image = Image.new("RGB", (48, 48))
+    given = [Image.fromarray(bands()), Image.fromarray((bands() > 127).astype(np.uint8) * 255)]
+    batches = []
+    for mask in given:
+        torch.manual_seed(3)
+        transform = DistillationTransform(squash(24), augmentation=augmentation)
+        rows = transform({"image": [image], "mask": [mask], "label": [1]})
+        batches.append(AnnotatedCollator()([{name: values[0] for name, values in rows.items()}]))
+    grey, object_alone = batches
+
+    assert torch.equal(grey["mask"], object_alone["mask"]) and grey["mask"].any()
+    annotation = AnnotationReference()(grey).annotation
+    assert torch.equal(annotation, grey["mask"])
+    where = energy_pointing_game(torch.rand(1, 6, 6), annotation)  # refuses other values than 0 and 1
+    assert 0 < where < 1
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (bands(np.int64) - 1, "holds values from -1 to 254. Give bool, 0 and 1, or a grey image's 0 to 255"),
+        (bands(np.int64) * 2, "holds values from 0 to 510"),
+        (np.full((48, 48), np.nan), "holds values from nan"),
+        (Image.fromarray(bands()).convert("P"), "of mode P. Give a grey one, mask.convert.'L'.*mask. == id"),
+        (Image.new("RGB", (48, 48)), "of mode RGB"),
+    ],
+)
+def test_masks_of_other_values_are_refused(mask, message):
+    """Prevents: class ids, or a palette's numbers, taken for how much an image shows the object."""
+    with pytest.raises(ValueError, match=message):
+        DistillationTransform(squash(24))({"image": [Image.new("RGB", (48, 48))], "mask": [mask]})
+
+
+def test_a_mask_without_anything_above_a_half_is_said():
+    """Prevents: a mask of class ids that guides nothing without a word."""
+    ids = Image.fromarray((bands() > 127).astype(np.uint8) * 7)
+    with pytest.warns(UserWarning, match="reaches 7 of 255, and what is above 127 is the object.*mask == id"):
+        out = DistillationTransform(squash(24))({"image": [Image.new("RGB", (48, 48))], "mask": [ids]})
+    assert not out["mask"][0].any()
 
 
 @pytest.mark.parametrize("kind", ["bool array", "tensor", "image"])

@@ -73,6 +73,33 @@ def test_boxes_that_an_augmentation_removes():
         DistillationTransform(PROCESSOR, augmentation=v2.Compose([sanitize]), record_view=True)
 
 
+@pytest.mark.parametrize("augmentation", [None, v2.RandomHorizontalFlip(1.0)])
+@pytest.mark.parametrize(
+    ("box", "message"),
+    [
+        ([10.0, 5.0, 4.0, 3.0], r"Box 1 of id b, \[10.0, 5.0, 4.0, 3.0\] as x0, y0, x1, y1, has no area.*x, y, width"),
+        ([0.0, 0.0, float("nan"), 3.0], "Box 1 of id b, .* isn't finite"),
+        ([0.0, 0.0, float("inf"), 3.0], "isn't finite"),
+        ([2.0, 2.0, 2.0, 5.0], "has no area"),
+        ([2.0, 2.0, 2.0], "has 3 values"),
+    ],
+)
+def test_faulty_boxes_are_refused(box, message, augmentation):
+    """Prevents: boxes as x, y, width, height, or with NaN, that vanish without a word, and the guidance with them."""
+    data = rows((30, 20, 60, 50), (24, 30, 70, 64)) | {"id": ["a", "b"]}
+    data["boxes"][1].append(box)
+    data["box_labels"][1].append(2)
+    transform = DistillationTransform(PROCESSOR, augmentation=augmentation, label_column="labels", classes=5)
+    with pytest.raises(ValueError, match=message):
+        transform(data)
+    del data["id"]
+    with pytest.raises(ValueError, match="Box 1 of sample 1, "):
+        transform(data)
+    # Rows of padding are none.
+    data["boxes"][1][1] = [-1.0] * 4
+    assert len(transform(data)["boxes"][1]) == 1
+
+
 def test_a_cropping_processor():
     """Prevents: boxes of the whole image on a view of its centre, and boxes of nothing."""
     batch = DistillationTransform(CROPPING, label_column="labels", classes=5)(

@@ -17,7 +17,7 @@ from hf_e2kd.fidelity import sample_metrics
 from hf_e2kd.objective import Objective, compared_maps
 from hf_e2kd.references import ReferenceOutput, StoreError
 from tests.models import CLASSES, build
-from tests.references.stored.test_stored import PROCESSOR, photographs, store, train
+from tests.references.stored.stores import PROCESSOR, photographs, store, train
 from tests.training import distiller, logged, relative_error, samples
 
 CROPPING = BitImageProcessor(

@@ -1,15 +1,21 @@
 """VOC in the layout of its development kit, and annotations that aren't as they should be."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
+from datasets import Image as DatasetsImage
+from datasets import concatenate_datasets, load_from_disk
 from PIL import Image
+from transformers import ViTImageProcessor
 
-from hf_e2kd.data import load_voc, undecodable_images
+from hf_e2kd.data import DistillationTransform, load_voc, undecodable_images
 from hf_e2kd.data.voc import CLASSES, parse_xml
 from hf_e2kd.metrics import boxes_to_masks
 
 SIZE = (20, 10)  # width, height
+PROCESSOR = ViTImageProcessor(size={"height": 8, "width": 8})
 
 
 def box(*corners, name="dog", difficult=0, rest=""):
@@ -167,7 +173,11 @@ def test_entities_without_a_document_type_are_refused(tmp_path):
         (annotation("<object><name>dog</name></object>"), r"object 1 \(dog\): its <bndbox> has no <xmin>"),
         (annotation(box(1, "two", 3, 4)), r"object 1 \(dog\): <ymin> is 'two'. Expected a number"),
         (annotation(box(1, 1, 2, 2), box(5, 5, 4, 8)), r"bad.xml, object 2 \(dog\): the box .* has no area"),
-        (annotation(box(1, "nan", 3, 4)), r"object 1 \(dog\): the box .*nan.* has no area"),
+        (annotation(box(1, "nan", 3, 4)), r"object 1 \(dog\): the box .*nan.* \(x0, y0, x1, y1\) isn't finite"),
+        (annotation(box(1, 1, "inf", 4)), r"object 1 \(dog\): the box .*inf.* isn't finite"),
+        ("<foo/>", r"bad.xml: the root element is <foo>. Expected VOC's <annotation>"),
+        ('<?xml version="1.0" encoding="foo"?><annotation/>', r"bad.xml: its encoding can't be read .*as UTF-8"),
+        ('<?xml version="1.0" encoding="gb18030"?><annotation/>', r"bad.xml: its encoding can't be read .*as UTF-8"),
         (annotation(box(30, 1, 40, 5)), r"object 1 \(dog\): the box .* lies outside the image of 20×10"),
         (annotation(size=(10, 20)), r"bad.xml states 10×20 pixels, but .*bad.jpg' has 20×10"),
         (annotation(size=("wide", 20)), "<width> is 'wide'. Expected a whole number"),
@@ -200,7 +210,7 @@ def test_boxes_that_leave_the_image_are_cut_and_counted(tmp_path, add):
 def test_boxes_without_area_can_be_left_out(tmp_path, add):
     add("bad", annotation(box(5, 5, 4, 8), box(1, "nan", 3, 4), box(1, 1, 2, 2), box(30, 1, 40, 5)))
 
-    with pytest.warns(UserWarning, match="3 boxes that have no area in it are left out"):
+    with pytest.warns(UserWarning, match="3 boxes that aren't finite, or have no area in it, are left out"):
         rows = load_voc(tmp_path, faulty="drop")["train"]
 
     assert rows[1]["boxes"] == [[0, 0, 2, 2]]
@@ -218,20 +228,79 @@ def test_an_image_that_is_none_is_named_or_skipped(tmp_path, add):
 
 def test_an_image_that_is_cut_off_is_found(tmp_path, add):
     """Its header is sound, so it would stop the training, hours later and without its name."""
-    add("cut", annotation(size=(64, 64)), size=(64, 64))
-    path = tmp_path / "VOCdevkit/VOC2012/JPEGImages/cut.jpg"
-    Image.fromarray(np.random.default_rng(0).integers(256, size=(64, 64, 3), dtype=np.uint8)).save(path)
+    path = add_noise(tmp_path, add, "cut")
     path.write_bytes(path.read_bytes()[:-1000])
 
-    assert undecodable_images(load_voc(tmp_path)["train"]) == [1]
+    with pytest.raises(ValueError, match=r"1 of 2 images can't be decoded: .*cut.jpg' .*truncated.*skip_undecodable"):
+        load_voc(tmp_path)
     with pytest.warns(UserWarning, match=r"left out: .*cut.jpg' \(OSError: image file is truncated"):
         assert len(load_voc(tmp_path, skip_undecodable=True)["train"]) == 1
+
+
+def test_an_image_that_breaks_as_it_is_decoded_is_named(tmp_path, add):
+    """Prevents: a training that stops by "broken data stream" without saying which."""
+    path = add_noise(tmp_path, add, "torn")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1000] + b"\xff\xd8" * 3 + whole[-1000:])  # begins and ends as it should
+
+    rows = load_voc(tmp_path)["train"]
+
+    assert undecodable_images(rows) == [1]
+    with pytest.raises(ValueError, match=r"torn.jpg' can't be decoded \(.*skip_undecodable=True"):
+        rows.select([1]).with_transform(DistillationTransform(PROCESSOR, label_column="labels", classes=20))[0]
+    with pytest.warns(UserWarning, match=r"left out: .*torn.jpg"):
+        assert load_voc(tmp_path, skip_undecodable=True)["train"]["id"][:] == ["2008_000001"]
+
+
+def test_the_images_are_images_to_datasets(tmp_path, add):
+    """Prevents: rows that can't be joined with saved ones, or are saved as something that only we can read."""
+    rows = load_voc(tmp_path)["train"]
+    rows.save_to_disk(tmp_path / "saved")
+
+    saved = load_from_disk(tmp_path / "saved")
+
+    assert type(saved.features["image"]) is DatasetsImage and saved.features == rows.features
+    joined = concatenate_datasets([saved, pickle.loads(pickle.dumps(rows))])
+    assert [row["image"].size for row in joined] == [SIZE, SIZE]
+
+
+def test_an_image_with_more_behind_its_end_is_read(tmp_path, add):
+    """Prevents: files refused that other programs have appended to."""
+    path = add_noise(tmp_path, add, "longer")
+    path.write_bytes(path.read_bytes() + bytes(200))
+
+    assert undecodable_images(load_voc(tmp_path)["train"]) == []
+
+
+def add_noise(tmp_path, add, name):
+    """Adds an image that is larger than a header, and gives its path."""
+    add(name, annotation(size=(64, 64)), size=(64, 64))
+    path = tmp_path / f"VOCdevkit/VOC2012/JPEGImages/{name}.jpg"
+    Image.fromarray(np.random.default_rng(0).integers(256, size=(64, 64, 3), dtype=np.uint8)).save(path)
+    return path
 
 
 def test_an_image_that_is_listed_twice_is_refused(tmp_path, add):
     add("2008_000001", annotation())
 
     with pytest.raises(ValueError, match=r"1 ids occur more than once: 2008_000001 \(in .*2008_000001.xml\)"):
+        load_voc(tmp_path)
+
+
+def test_an_image_in_two_splits_is_refused(tmp_path, add):
+    """Prevents: a test on images of the training."""
+    with (tmp_path / "VOCdevkit/VOC2012/ImageSets/Main/val.txt").open("a") as file:
+        file.write("2008_000001\n")
+
+    with pytest.raises(ValueError, match=r"1 images of .*Main stand in more than .*: 2008_000001 \(train, val\)"):
+        load_voc(tmp_path)
+    assert list(load_voc(tmp_path, splits=["val"])) == ["validation"]
+
+
+def test_a_list_in_another_encoding_is_named(tmp_path, add):
+    (tmp_path / "VOCdevkit/VOC2012/ImageSets/Main/val.txt").write_bytes(b"\xe9\n")
+
+    with pytest.raises(ValueError, match=r"val.txt: not UTF-8 .*Save it as UTF-8"):
         load_voc(tmp_path)
 
 

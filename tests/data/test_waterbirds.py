@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 from PIL import Image
+from transformers import ViTImageProcessor
 
-from hf_e2kd.data import load_waterbirds
+from hf_e2kd.data import DistillationTransform, load_waterbirds
 from hf_e2kd.data.waterbirds import IN_DISTRIBUTION, OUT_OF_DISTRIBUTION, select_groups
 
 HEADER = "img_id,img_filename,y,split,place,place_filename"
@@ -92,10 +93,12 @@ def test_groups_in_and_out_of_distribution(folder):
 
 
 def test_masks(folder, segmentations):
-    row = load_waterbirds(folder, segmentations=segmentations)["train"][0]
+    """Prevents: the bird as one annotator of five saw it."""
+    rows = load_waterbirds(folder, segmentations=segmentations)["train"]
+    processor = ViTImageProcessor(size={"height": 8, "width": 12})
 
-    mask = np.asarray(row["mask"]) > 127
-    assert mask.shape == (8, 12)
+    assert rows[0]["mask"].size == SIZE
+    mask = rows.with_transform(DistillationTransform(processor))[0]["mask"]
     assert mask[:, :6].all() and not mask[:, 6:].any()
 
 
@@ -140,6 +143,8 @@ def test_missing_files_are_named(folder, segmentations, cub):
         ),
         ("2,001.Bird/Bird_1.jpg,0,0", "2,001.Bird/Bird_1.jpg,0,", "line 3: split is ''. Expected 0 .train. or 1"),
         ("2,001.Bird/Bird_1.jpg", "1,001.Bird/Bird_1.jpg", "1 ids occur more than once: 1 .in .*metadata.csv"),
+        ("\n24,", "\n1,", r"1 ids of .*metadata.csv stand in more than one split: 1 \(train, test\)"),
+        ("000.Bird/Bird_22", "000.Bird/Bird_0", r"1 files of .* than one split: 000.Bird/Bird_0.jpg \(train, test\)"),
     ],
 )
 def test_bad_metadata_is_named(folder, old, new, message):
@@ -164,6 +169,13 @@ def test_bad_boxes_are_named(folder, cub, file, line, message):
 
     with pytest.raises(ValueError, match=message):
         load_waterbirds(folder, cub=cub)
+
+
+def test_metadata_in_another_encoding_is_named(folder):
+    (folder / "metadata.csv").write_bytes(b"\xe9\n")
+
+    with pytest.raises(ValueError, match=r"metadata.csv: not UTF-8 .*Save it as UTF-8"):
+        load_waterbirds(folder)
 
 
 def test_other_correlations_are_refused(folder):

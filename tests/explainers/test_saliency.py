@@ -310,6 +310,7 @@ def test_unfit_models_are_refused_before_training(tiny, name):
     model.config._attn_implementation = "flash_attention_2"
     with pytest.raises(ValueError, match="'flash_attention_2' has no double backward"):
         explainer.check(model)
+    explainer.check(model, trained=False)
 
 
 @pytest.mark.parametrize("name", ["saliency", "input_x_gradient", "integrated_gradients"])

@@ -11,7 +11,6 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError
 from PIL import Image
 
 from hf_e2kd.cards.card import model_card
-from hf_e2kd.cards.inert import LEFT_OUT, is_private, without_private
 from hf_e2kd.cards.measures import MEASURES
 from hf_e2kd.explainers import build_explainer
 from hf_e2kd.fidelity import DataRecord, FidelityRecord, Figure, ModelRecord, TrainingRecord, describe
@@ -23,6 +22,7 @@ from hf_e2kd.fidelity.describe import (
     license_of,
     loaded_from_hub,
 )
+from hf_e2kd.private import LEFT_OUT, is_private, without_private
 from hf_e2kd.references.stored.key import loaded_revision, teacher_key
 from tests.cards.records import image_record
 from tests.models import build

@@ -63,12 +63,16 @@ def test_texts(hub, tmp_path):
 
 @pytest.mark.parametrize("family", ["wrapped_convnext", "bcos"])
 def test_other_families(hub, tmp_path, family):
-    """Prevents: a student of timm or B-cos that the Auto classes don't know, or one without a processor refused."""
+    """Prevents: a student of timm or B-cos that the Auto classes don't know, one without a processor refused, or timm's
+    without the processor that its configuration states."""
     model = published(tmp_path / "student", network("resnet") if family == "bcos" else build(family))
     student = load_student("me/student")
     inputs = bcos_pixels() if family == "bcos" else images(2)
     torch.testing.assert_close(student.model(inputs).logits, model.eval()(inputs).logits)
-    assert student.processing_class is None
+    if family == "bcos":
+        assert student.processing_class is None
+    else:
+        assert student.processing_class.data_config["mean"] == tuple(model.config.pretrained_cfg["mean"])
 
 
 def test_revision_and_offline(hub, tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import RepositoryNotFoundError
 
 from hf_e2kd import StoredReference
+from hf_e2kd.explainers import GradCAM
 from hf_e2kd.hub import UploadError
 from hf_e2kd.references import StoreError
 from tests.hub.server import Fault, User
@@ -48,6 +49,19 @@ def test_round_trip(hub, reference):
         StoredReference.from_hub("me/maps")
     first = StoredReference.from_hub("me/maps", revision=repo.branches["main"][1].oid)
     assert torch.equal(maps_of(first), maps_of(loaded))
+
+
+def test_a_store_of_an_earlier_version(hub, reference):
+    """Prevents: the user's paths, which stores once held, on the Hub; or such a store that can't be used any more."""
+    path = reference.folder / "store.json"
+    stated = path.read_text().replace('"me/teacher"', '"/home/alice/t"')
+    path.write_text(stated.replace('"target_layer": null', '"target_layer": "/home/alice/w"'))
+    earlier = StoredReference(reference.folder)
+    earlier.check(build("vit"), explainer=GradCAM("/home/alice/w"))
+    earlier.push_to_hub("me/maps")
+    for file in hub.repos["datasets/me/maps"].files.values():
+        assert b"alice" not in file.content
+    assert torch.equal(maps_of(StoredReference.from_hub("me/maps")), maps_of(reference))
 
 
 def test_private(hub, reference):

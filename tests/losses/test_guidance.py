@@ -194,7 +194,7 @@ def test_unknown_name_lists_the_valid_ones():
 @pytest.mark.parametrize(
     ("maps", "masks", "message"),
     [
-        ((1, 2, 2), torch.full((1, 2, 2), 255.0), "Masks must be bool, but are torch.float32. Threshold"),
+        ((1, 2, 2), torch.full((1, 2, 2), 255.0), "Masks must be bool, but are torch.float32. Make them so by"),
         ((2, 2, 2), torch.ones(1, 2, 2).bool(), r"of the same samples, but the shapes are \(2, 2, 2\) and \(1, 2, 2\)"),
         ((1, 3, 2, 2), torch.ones(1, 2, 2).bool(), r"Maps must be \(B, h, w\)"),
         ((1, 4, 4), torch.ones(1, 2, 4).bool(), r"Masks of \(2, 4\) are coarser than the maps of \(4, 4\)"),

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from hf_e2kd.metrics import agreement
+from hf_e2kd.metrics import agreement, label_agreement
 
 
 def test_equal_top_classes_agree_whatever_the_scale():
@@ -15,6 +15,14 @@ def test_half_precision_and_masked_classes_are_read():
     student = torch.tensor([[0.0, 1.0, float("-inf")]], dtype=torch.bfloat16)
 
     assert agreement(student, student).tolist() == [True]
+
+
+def test_labels_are_decided_by_the_sign():
+    """Prevents: several labels compared by the largest logit alone, which may be of the same label on both sides."""
+    student = torch.tensor([[3.0, 1.0, -1.0], [0.0, -2.0, -1.0]])
+    teacher = torch.tensor([[9.0, -1.0, -2.0], [1.0, -5.0, 0.5]])
+    assert agreement(student, teacher)[0]
+    assert label_agreement(student, teacher).tolist() == [[True, False, True], [True, True, False]]
 
 
 def test_other_label_space_is_refused():

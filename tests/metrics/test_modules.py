@@ -119,6 +119,13 @@ def test_several_are_measured_together(names):
     same(found, expected)
 
 
+def test_agreement_of_several_labels_is_given_label_by_label():
+    found = load("agreement").compute(
+        predictions=[[3.0, 1.0], [0.0, -2.0]], references=[[9.0, -1.0], [1.0, -5.0]], multi_label=True
+    )
+    assert found == {"agreement": 0.75, "agreement_per_label": [1.0, 0.5]}
+
+
 def test_similarity_reports_both_shares():
     full, empty = [[1.0, 0.0]], [[0.0, 0.0]]
     metric = load("explanation_similarity")

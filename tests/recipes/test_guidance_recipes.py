@@ -12,10 +12,12 @@ from torchvision.transforms.functional import pil_to_tensor
 from transformers import AutoImageProcessor, AutoModelForImageClassification, ViTImageProcessor
 
 from hf_e2kd import ExplanationDistillArguments
+from hf_e2kd.alignment.inputs import image_view
 from hf_e2kd.data import load_coco, load_voc
 from hf_e2kd.data.shapes import SHAPES, write_coco, write_voc
 from hf_e2kd.data.voc import CLASSES
 from hf_e2kd.explainers import GradCAM, InputXGradient
+from hf_e2kd.models import bcos_config
 from hf_e2kd.studies.annotated import explainer_at, load_classifier
 from hf_e2kd.studies.guidance import run_guidance
 from hf_e2kd.studies.guided_students import run_guided_distillation
@@ -94,6 +96,12 @@ def test_distillation_measures_teacher_and_students(monkeypatch, tmp_path):
         ("distill_voc", ("--data", "somewhere"), "Give --teacher, --student, or --smoke"),
         ("guide_coco", ("--guidance_loss", "foo"), "invalid choice: 'foo'"),
         ("guide_voc", ("--smoke", "--seeds", "0"), "--seeds must be at least 1"),
+        ("guide_voc", ("--smoke", "--annotated", "2"), "--annotated must lie in (0, 1], not 2.0"),
+        ("guide_coco", ("--smoke", "--dilation", "-0.1"), "--dilation must be at least 0"),
+        ("guide_coco", ("--smoke", "--image_size", "0"), "--image_size must be at least 1"),
+        ("guide_voc", ("--smoke", "--held_out", "0"), "--held_out must lie in (0, 1)"),
+        ("distill_voc", ("--smoke", "--resume_from_checkpoint", "true"), "none of them is resumed"),
+        ("guide_voc", ("--smoke", "--model_weights", "a.pth"), "give --model bcos/NAME too"),
     ],
 )
 def test_wrong_arguments_say_what_to_do(name, options, message, monkeypatch, capsys):
@@ -101,6 +109,17 @@ def test_wrong_arguments_say_what_to_do(name, options, message, monkeypatch, cap
     with pytest.raises(SystemExit):
         run(name, monkeypatch, *options)
     assert message in capsys.readouterr().err
+
+
+def test_a_teacher_of_one_class_an_image_is_refused_before_the_training(monkeypatch, tmp_path):
+    """Prevents: students that are trained for hours, and lost because their teacher can't be measured."""
+    write_voc(tmp_path, sizes={"train": 6, "val": 2})
+    build("resnet").save_pretrained(tmp_path / "teacher")
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "teacher")
+    teacher = str(tmp_path / "teacher")
+    options = ("--teacher", teacher, "--student", teacher, "--output_dir", str(tmp_path / "out"), "--use_cpu", "true")
+    with pytest.raises(ValueError, match="chooses one class an image"):
+        run("distill_voc", monkeypatch, "--data", str(tmp_path), *options)
 
 
 @pytest.mark.parametrize("layout", ["voc", "coco"])
@@ -152,6 +171,17 @@ def test_depths_become_layers():
 def test_a_depth_that_is_not_there_is_refused(family, layer, explainer, message):
     with pytest.raises(ValueError, match=message):
         depth(family, layer, explainer)
+
+
+def test_published_weights_get_a_head_for_the_datas_classes(tmp_path):
+    """Prevents: a B-cos network that starts from random weights, or is shown normalised images."""
+    weights = AutoModelForImageClassification.from_config(bcos_config("resnet18", num_labels=1000)).state_dict()
+    torch.save(weights, tmp_path / "weights.pth")
+    model, processor = load_classifier("bcos/resnet18", "pretrained", list(CLASSES), 64, str(tmp_path / "weights.pth"))
+    assert (model.config.num_labels, model.config.problem_type) == (20, "multi_label_classification")
+    assert torch.equal(model.state_dict()["conv1.linear.weight"], weights["conv1.linear.weight"])
+    view = image_view(processor)
+    assert (view.size, view.mean, view.std, view.keeps_ratio) == ((64, 64), (0, 0, 0), (1, 1, 1), False)
 
 
 @pytest.mark.parametrize("family", ["resnet", "wrapped_resnet"])

@@ -9,11 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
+from timm.data import ImageNetInfo
 from torchvision.transforms import v2
 from transformers import (
     AutoImageProcessor,
     AutoModelForImageClassification,
+    ResNetConfig,
+    ResNetForImageClassification,
+    TimmWrapperConfig,
     ViTConfig,
     ViTForImageClassification,
     ViTImageProcessor,
@@ -21,12 +27,16 @@ from transformers import (
 
 from hf_e2kd import StoredReference, explain
 from hf_e2kd.alignment.inputs import image_view
+from hf_e2kd.alignment.labels import align_labels, is_multi_label
 from hf_e2kd.callbacks import AdaptiveClipping
-from hf_e2kd.data import MixingCollator
+from hf_e2kd.cli.loading import load_classifier as load_for_command
+from hf_e2kd.data import MixingCollator, load_imagenet
+from hf_e2kd.data.images import load_images
+from hf_e2kd.data.imagenet import class_names
 from hf_e2kd.models import bcos_config
-from hf_e2kd.studies import run_side_by_side
+from hf_e2kd.studies import run_side_by_side, side_by_side, waterbirds
 from hf_e2kd.studies.generated import write_imagenet, write_sun397, write_waterbirds
-from hf_e2kd.studies.imagenet import PRESETS, imagenet_setting
+from hf_e2kd.studies.imagenet import PRESETS, ImageNetSources, imagenet_setting, shot_splits
 from hf_e2kd.studies.models import load_student
 from hf_e2kd.studies.protocols import load_classifier, smoke_bcos, smoke_processor
 from hf_e2kd.studies.shifts import run_shift_test, summarise_shifts
@@ -132,6 +142,81 @@ def test_the_real_data_needs_a_teacher_or_annotations(run, tmp_path, capsys):
     assert "give --segmentations or --cub, or --teacher" in capsys.readouterr().err
 
 
+@pytest.fixture
+def published(tmp_path):
+    """A classifier of ImageNet as timm publishes it on the Hub, and as transformers does."""
+    torch.manual_seed(0)
+    views = {"input_size": [3, 32, 32], "crop_pct": 1.0, "crop_mode": "center", "interpolation": "bilinear"}
+    norm = {"mean": [0.5] * 3, "std": [0.5] * 3}
+    config = {"architecture": "test_resnet", "num_classes": 1000, "pretrained_cfg": {**views, **norm}}
+    folder = tmp_path / "timm"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file(timm.create_model("test_resnet").state_dict(), folder / "model.safetensors", {"format": "pt"})
+    labels = TimmWrapperConfig.from_dict(config).id2label
+    sizes = {"embedding_size": 8, "hidden_sizes": [8, 8], "depths": [1, 1], "layer_type": "basic"}
+    model = ResNetForImageClassification(ResNetConfig(**sizes, id2label=labels, problem_type=SEVERAL))
+    model.save_pretrained(tmp_path / "transformers")
+    smoke_processor(is_bcos=False).save_pretrained(tmp_path / "transformers")
+    return tmp_path
+
+
+SEVERAL = "multi_label_classification"
+
+
+class Enough(Exception):
+    """Ends a recipe before its students are trained."""
+
+
+@pytest.mark.parametrize(
+    ("base", "student", "annotations"),
+    [("timm", "transformers", "cub"), ("transformers", "timm/test_resnet", "segmentations")],
+)
+def test_a_teacher_of_birds_from_a_published_one(base, student, annotations, published, run, monkeypatch):
+    """A base that keeps its 1,000 classes or chooses several, a teacher lost with its first student or saved without
+    its own processor, its checkpoints among the students', or boxes that count for the bird's own class alone."""
+    data = write_waterbirds(published / "data", per_group=1)
+    cub = published / "data" / "cub"
+    cub.mkdir()
+    birds = sorted(path.relative_to(data) for path in data.rglob("*.jpg"))
+    (cub / "images.txt").write_text("".join(f"{number} {name}\n" for number, name in enumerate(birds)))
+    (cub / "bounding_boxes.txt").write_text("".join(f"{number} 5 5 20 20\n" for number in range(len(birds))))
+    tasks = []
+
+    def stop(task, args):
+        tasks.append(task)
+        raise Enough
+
+    monkeypatch.setattr(side_by_side, "distil", stop)
+    monkeypatch.setattr(side_by_side, "create_repo", lambda args: "me/student")
+    source = published / student if (published / student).exists() else student
+    with pytest.raises(Enough):
+        run(
+            *("distill_waterbirds", "--dataset", str(data), f"--{annotations}", str(published / "data" / annotations)),
+            *("--teacher_base", str(published / base), "--student", str(source), "--use_cpu", "true"),
+            *("--student_init", "random" if student.startswith("timm/") else "pretrained", "--disable_tqdm", "true"),
+            *("--max_steps", "1", "--save_strategy", "steps", "--save_steps", "1", "--push_to_hub", "true"),
+        )
+    assert not list(published.glob("checkpoint-*"))
+    teacher, processor = load_classifier(str(published / "teacher"), None)
+    assert teacher.config.id2label == {0: "landbird", 1: "waterbird"} == tasks[0].student.config.id2label
+    assert not is_multi_label(teacher) and not is_multi_label(tasks[0].student)
+    assert teacher(pixel_values=images(2, 32)).logits.shape == (2, 2)
+    assert image_view(processor) == image_view(AutoImageProcessor.from_pretrained(published / base))
+    shown = set(tasks[0].evaluations["in_distribution"].column_names)
+    assert "box_labels" not in shown and ("boxes" in shown) == (annotations == "cub")
+
+
+def test_a_students_name_is_read_before_its_teacher_is_trained(run, tmp_path, monkeypatch):
+    """Hours of training before a misspelt name."""
+    monkeypatch.setattr(waterbirds, "guided_teacher", lambda *_: pytest.fail("the teacher is trained"))
+    data = write_waterbirds(tmp_path / "data", per_group=1)
+    smoke_bcos(["cat", "dog"]).save_pretrained(tmp_path / "base")
+    options = ("--dataset", str(data), "--segmentations", str(tmp_path / "data" / "segmentations"))
+    with pytest.raises(Exception, match="resnet19"):
+        run("distill_waterbirds", *options, "--teacher_base", str(tmp_path / "base"), "--student", "timm/resnet19")
+
+
 @pytest.mark.parametrize("name", STUDENTS)
 def test_students_of_the_table_are_explained_and_saved(name, tmp_path):
     """A student of the table that has no target layer, or that can't be loaded again (ShuffleNet, from torchvision)."""
@@ -190,6 +275,35 @@ def test_published_weights_are_of_imagenets_classes(tmp_path):
     assert (view.size, view.mean, view.std, view.fraction) == ((224, 224), (0, 0, 0), (1, 1, 1), 224 / 256)
 
 
+@pytest.mark.parametrize("source", ["timm", "transformers"])
+def test_a_published_teachers_classes_are_those_of_the_data(source, published):
+    """Two classes called "crane", by which no data can be matched, or one of them lost in a few classes."""
+    teacher, _ = load_classifier(str(published / source), None)
+    few = smoke_bcos(class_names(["n01440764", "n03126707"]))
+    assert align_labels(teacher, few).teacher.tolist() == [0, 517]
+    every = smoke_bcos(class_names(ImageNetInfo().label_names()))
+    assert align_labels(load_for_command(str(published / source)).model, every).is_identity
+
+
+def test_images_that_cannot_be_decoded_are_left_out_or_named(tmp_path):
+    """A training of days that ends at a file that was cut off, or doesn't say which."""
+    for folder in ("imagenet", "folder"):
+        write_imagenet(tmp_path / folder, train=3, validation=1)
+        cut = tmp_path / folder / "train" / "n01440764" / "n01440764_1.JPEG"
+        cut.write_bytes(cut.read_bytes()[:500])
+    sources = ImageNetSources(dataset=str(tmp_path / "imagenet"), held_out=1, skip_undecodable=True)
+    with pytest.warns(UserWarning, match="1 of 9 images can't be decoded and are left out: .*n01440764_1.JPEG"):
+        train, evaluations = shot_splits(sources)
+    assert (len(train), len(evaluations["held_out"])) == (5, 3)
+    folder = str(tmp_path / "folder")
+    with pytest.warns(UserWarning, match="1 of 9 images can't be decoded and are left out: .*n01440764_1.JPEG"):
+        train, _ = load_images(folder, skip_undecodable=True)
+    assert len(train) == 8
+    for data in (load_images(folder)[0], load_imagenet(folder)["train"]):
+        with pytest.raises(ValueError, match="n01440764_1.JPEG' can't be decoded"):
+            data[:]["image"]
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
@@ -238,12 +352,15 @@ def test_the_rate_rises_from_one_percent_and_falls_to_nothing(tmp_path, monkeypa
         ),
         (["--dataset", "x", "--shots", "few"], "--shots is 'few'. Give a number"),
         (["--preset", "vit"], "invalid choice: 'vit'"),
+        (["distill_waterbirds", "--smoke", "--mixup_alpha", "0"], "--mixup_alpha must be above 0, not 0.0"),
+        (["distill_waterbirds", "--smoke", "--guidance_weight", "-1"], "--guidance_weight must be at least 0, not -1"),
+        (["shift_equivariance", "--smoke", "--batch_size", "0"], "--batch_size must be at least 1, not 0"),
     ],
 )
 def test_wrong_arguments_say_what_to_do(options, message, run, capsys):
     """A traceback, or a long training, where a sentence would do."""
     with pytest.raises(SystemExit):
-        run("distill_imagenet", *options)
+        run(*options) if options and not options[0].startswith("--") else run("distill_imagenet", *options)
     assert message in capsys.readouterr().err
 
 

@@ -158,6 +158,8 @@ def test_shortcuts_are_swept(monkeypatch, tmp_path):
             "shortcut",
             "--correlations",
             "0.9",
+            "--save_strategy",
+            "steps",
             "--output_dir",
             str(tmp_path),
         ],
@@ -168,6 +170,7 @@ def test_shortcuts_are_swept(monkeypatch, tmp_path):
     assert set(guided) == {"teacher", "KD", "e²KD"}
     assert guided["teacher"]["energy_pointing_game"] != shortcut["teacher"]["energy_pointing_game"]
     assert guided["KD"]["explanation_similarity"] != guided["e²KD"]["explanation_similarity"]
-    monkeypatch.setattr(sys, "argv", ["sweep", "--teachers", "wise"])
-    with pytest.raises(SystemExit):
-        run_shortcuts(RESNET_ON_DIGITS, "sweep", "")
+    for wrong in (["--teachers", "wise"], ["--guidance_weight", "-1"], ["--resume_from_checkpoint", "true"]):
+        monkeypatch.setattr(sys, "argv", ["sweep", *wrong])
+        with pytest.raises(SystemExit):
+            run_shortcuts(RESNET_ON_DIGITS, "sweep", "")

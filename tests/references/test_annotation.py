@@ -51,9 +51,40 @@ def test_a_pixel_mask_serves_every_class():
     mask = torch.zeros(3, 4, 4, dtype=torch.uint8)
     mask[0, 1] = 255
     masks = annotated_masks({"mask": mask}, torch.tensor([[4, -1], [4, 5], [-1, -1]]))
-    assert torch.equal(masks[0, 0], mask[0] > 0)
+    assert torch.equal(masks[0, 0], mask[0] > 127)
     assert not masks[0, 1].any() and not masks[1:].any()
     assert annotated_classes({"mask": mask}, torch.tensor([1, 1, -1])).tolist() == [True, False, False]
+
+
+def test_masks_of_a_batch_follow_the_one_convention():
+    """Prevents: a grey mask's faint values taken for the object where a batch isn't made by our transform."""
+    grey = torch.tensor([0, 51, 128, 255], dtype=torch.uint8).expand(1, 4, 4)
+    for mask in (grey, grey / 255, grey > 127, (grey > 127).long()):
+        inputs = {"pixel_values": torch.zeros(1, 3, 4, 4), "mask": mask}
+        assert annotated_masks(inputs, torch.tensor([2])).float().mean() == 0.5
+    soft = {"mask": torch.full((1, 4, 4), 0.2)}
+    assert not annotated_masks(soft, torch.tensor([2])).any()
+    assert not annotated_classes(soft, torch.tensor([2])).any()
+
+
+def test_masks_of_another_size_are_refused():
+    """Prevents: a mask stretched over pixels that it wasn't drawn on."""
+    inputs = {"pixel_values": torch.zeros(1, 3, 8, 8), "mask": torch.ones(1, 5, 9), "labels": torch.tensor([1])}
+    with pytest.raises(ValueError, match="The masks have 5×9 pixels, and the model is shown 8×8"):
+        AnnotationReference()(inputs)
+
+
+@pytest.mark.parametrize("dilation", [0.0, 0.1])
+@pytest.mark.parametrize(
+    ("box", "message"),
+    [([2, 2, 2, 5], "Box 1 of sample 0 is .*empty"), ([6, 6, 2, 2], "empty"), ([0, 0, float("nan"), 4], "NaN")],
+)
+@pytest.mark.parametrize("box_labels", [None, torch.tensor([[1, 2]])])
+def test_faulty_boxes_are_refused(box, message, dilation, box_labels):
+    """Prevents: an empty box that dilation, or another explained class, drops without a word."""
+    inputs = batch(boxes=torch.tensor([[[0.0, 0.0, 4.0, 4.0], box]]), labels=torch.tensor([1]), box_labels=box_labels)
+    with pytest.raises(ValueError, match=message):
+        AnnotationReference(dilation=dilation)({k: v for k, v in inputs.items() if v is not None})
 
 
 def test_dilation():
@@ -83,6 +114,8 @@ def test_one_class_at_a_step_and_all_in_an_evaluation():
     [
         ({"explanation_loss": "cosine"}, "Unknown guidance loss 'cosine'. Available: energy, l1, ppce, rrr"),
         ({"dilation": -0.1}, "dilation is -0.1"),
+        ({"explanation_weight": -1.0}, "explanation_weight must be at least 0, not -1"),
+        ({"explanation_weight": float("nan")}, "explanation_weight must be at least 0, not nan"),
     ],
 )
 def test_other_options_are_refused(options, message):

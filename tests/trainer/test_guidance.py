@@ -134,7 +134,7 @@ def test_several_labels_are_measured_pair_by_pair(tiny, tmp_path):
         model,
         None,
         tmp_path,
-        {"task_weight": 1.0},
+        {"task_weight": 1.0, "iou_threshold": 0.7},
         references={"teacher": TeacherReference(teacher, target="label"), "boxes": AnnotationReference()},
         train_dataset=data,
         eval_dataset=data,
@@ -151,7 +151,7 @@ def test_several_labels_are_measured_pair_by_pair(tiny, tmp_path):
                 alone = {**inputs, "boxes": box[None, None], "box_labels": torch.tensor([[label]])}
                 mask = annotated_masks(alone, torch.tensor([label]))
                 shares.append(energy_pointing_game(maps, mask))
-                overlaps.append(localization_iou(maps, mask))
+                overlaps.append(localization_iou(maps, mask, 0.7))
     logits, taught = torch.cat(logits), torch.cat(taught)
     labels = torch.stack([sample["labels"] for sample in data])
     found = f1_map(logits, labels)

@@ -217,6 +217,14 @@ def test_attention_without_a_double_backward(tiny, tmp_path, kernel):
         distiller(student, build("vit", seed=1), tmp_path)
 
 
+@pytest.mark.parametrize("explainer", ["gradcam", "saliency", "attention_gradient"])
+def test_a_teacher_is_differentiated_once(tiny, tmp_path, explainer):
+    """A frozen teacher's fused kernel must not be refused for what a student's maps need."""
+    teacher = build("vit", seed=1)
+    teacher.config._attn_implementation_internal = "flash_attention_2"
+    distiller(tiny("vit"), teacher, tmp_path, {"explainer": explainer})
+
+
 def test_several_labels_for_a_student_of_one(tiny, tmp_path):
     """transformers turns float labels into a multi-label loss silently, which the student's decisions don't follow."""
     data = samples(4)

@@ -15,13 +15,13 @@ class MicroBatches:
         self.seen = []
 
     def watch(self, trainer):
-        record = trainer._record
+        record = trainer._terms.add
 
         def kept(terms):
             self.seen.append({name: value.item() for name, value in terms.items()})
             record(terms)
 
-        trainer._record = kept
+        trainer._terms.add = kept
 
 
 def test_terms_are_averaged_over_micro_batches_and_steps(tiny, tmp_path):

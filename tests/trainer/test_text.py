@@ -1,15 +1,18 @@
 """Distilling text classifiers: one tokenizer or two, a share of each batch, and texts with nothing in them."""
 
+import copy
+
 import pytest
 import torch
 from datasets import Dataset
 from transformers import DataCollatorWithPadding
 
-from hf_e2kd import ExplanationDistillTrainer, TeacherReference, TextCollator
+from hf_e2kd import ExplanationDistillTrainer, TeacherReference, TextCollator, explain
 from hf_e2kd.alignment.words import lay_out_tokens
 from hf_e2kd.explainers import IntegratedGradients, Saliency
 from hf_e2kd.losses import distillation_loss, explanation_loss
 from hf_e2kd.metrics import explanation_similarity
+from hf_e2kd.randomness import StepGenerator, draw_samples
 from tests.text_models import build_text
 from tests.tokenizers import STUDENT, TEACHER, data, rows, text_model, tokenizer, without_dropout
 from tests.training import Gradients, arguments, flat, logged, relative_error
@@ -50,6 +53,29 @@ def test_two_tokenizers(tmp_path, explainer):
     metrics = trainer.evaluate()
     assert {"eval_loss", "eval_agreement", "eval_accuracy", "eval_explanation_similarity"} <= metrics.keys()
     assert -1 <= metrics["eval_explanation_similarity"] <= 1
+
+
+def test_mask_tokens_of_two_tokenizers(tmp_path):
+    """Prevents: a mask asked of configurations that don't state it, or the student's in the teacher's vocabulary."""
+    own, theirs = copy.deepcopy(STUDENT), copy.deepcopy(TEACHER)
+    own.mask_token, theirs.mask_token = own.unk_token, theirs.sep_token
+    assert own.mask_token_id != theirs.mask_token_id
+    explainer = IntegratedGradients(points=2, baseline="mask")
+    trainer = trainer_of(tmp_path, explainer=explainer, data_collator=TextCollator(own, theirs))
+    batch = next(iter(trainer.get_eval_dataloader()))
+    taught = {key.removeprefix("teacher_"): value for key, value in batch.items() if key.startswith("teacher_")}
+    output, teacher = trainer.references["teacher"](batch), trainer.references["teacher"].model
+    expected = IntegratedGradients(points=2, baseline=theirs.mask_token_id)(teacher, taught, output.target)
+    torch.testing.assert_close(output.maps, expected.maps)
+    student, text = trainer.student.eval(), ["a wonderful film"]
+    expected = explain(
+        student, text, "integrated_gradients", points=2, baseline=own.mask_token_id, processing_class=own
+    )
+    torch.testing.assert_close(explain(student, text, explainer, processing_class=own).maps, expected.maps)
+    batch = own(text, return_tensors="pt")
+    torch.testing.assert_close(
+        trainer.explainer(student, batch, expected.target).maps[:, 1:-1].sum(), expected.maps.sum()
+    )
 
 
 def test_evaluation_equals_the_parts(tmp_path):
@@ -316,11 +342,11 @@ def test_share_of_a_batch(tmp_path, share, count):
     assert relative_error(gradients.steps[0], expected) < 1e-4
 
 
-def test_samples_of_a_share_are_drawn_anew(tmp_path):
+def test_samples_of_a_share_are_drawn_anew():
     """Prevents: the first samples of each batch explained, and the last never."""
-    trainer = trainer_of(tmp_path, settings={"explanation_share": 0.5})
     batch = TextCollator(STUDENT, TEACHER)(rows(6))
-    drawn = torch.stack([trainer._explained_samples(batch) for _ in range(60)])
+    generator = StepGenerator()
+    drawn = torch.stack([draw_samples(0.5, batch, generator.at(0, step, 0)) for step in range(60)])
     assert (drawn.sum(1) == 3).all()
     assert drawn.any(0).all() and not drawn.all(0).any()
 

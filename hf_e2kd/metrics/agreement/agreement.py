@@ -3,19 +3,21 @@
 # `evaluate` reads these lines as text, so each imports one thing.
 import evaluate
 
-from hf_e2kd.metrics.agreement.function import agreement
+from hf_e2kd.metrics.agreement.function import agreement, label_agreement
 from hf_e2kd.metrics.citations import GOOD_TEACHERS_EXPLAIN
 from hf_e2kd.metrics.modules import as_tensors, means, metric_info
 
-_DESCRIPTION = "The share of samples on which student and teacher choose the same class."
+_DESCRIPTION = "The share of samples on which student and teacher choose the same class, or of labels decided alike."
 
 _INPUTS = """
 Args:
     predictions: the student's logits, a list of C numbers a sample.
     references: the teacher's logits, over the same classes in the same order.
+    multi_label: whether each class is decided for itself, by the sign of its logit.
 
 Returns:
-    agreement: the share of samples with equal argmax, between 0 and 1.
+    agreement: the share of samples with equal argmax, between 0 and 1; of several labels, the share of equal decisions.
+    agreement_per_label: with `multi_label`, the share of samples on which each label is decided alike, C numbers.
 
 Example:
     >>> import evaluate
@@ -32,5 +34,8 @@ class Agreement(evaluate.Metric):
     def _info(self):
         return metric_info(_DESCRIPTION, GOOD_TEACHERS_EXPLAIN, _INPUTS)
 
-    def _compute(self, predictions, references):
-        return means("agreement", agreement(*as_tensors(predictions, references)))
+    def _compute(self, predictions, references, multi_label=False):
+        if not multi_label:
+            return means("agreement", agreement(*as_tensors(predictions, references)))
+        alike = label_agreement(*as_tensors(predictions, references)).double()
+        return {"agreement": alike.mean().item(), "agreement_per_label": alike.mean(0).tolist()}

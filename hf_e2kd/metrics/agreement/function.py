@@ -28,6 +28,36 @@ def agreement(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
         >>> agreement(student, teacher)
         tensor([ True, False])
     """
+    _check(student_logits, teacher_logits)
+    return student_logits.argmax(dim=1) == teacher_logits.argmax(dim=1)
+
+
+def label_agreement(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    """Whether student and teacher decide a label alike, label by label, where each label is decided for itself.
+
+    A label is predicted where its logit is at least 0, its probability at least .5. The mean over a column is that
+    label's agreement; rare labels agree easily, on their absence.
+
+    Args:
+        student_logits: `(B, C)` logits.
+        teacher_logits: `(B, C)`, over the same labels in the same order.
+
+    Returns:
+        `(B, C)` bool.
+
+    Raises:
+        ValueError: the shapes differ, or a logit is NaN.
+
+    Example:
+        >>> import torch
+        >>> label_agreement(torch.tensor([[2.0, -1.0, 0.5]]), torch.tensor([[9.0, 1.0, 0.0]]))
+        tensor([[ True, False,  True]])
+    """
+    _check(student_logits, teacher_logits)
+    return (student_logits >= 0) == (teacher_logits >= 0)
+
+
+def _check(student_logits: Tensor, teacher_logits: Tensor) -> None:
     check_batch("student_logits", student_logits, "(B, C)")
     check_batch("teacher_logits", teacher_logits, "(B, C)")
     check_same_length("student_logits", student_logits, "teacher_logits", teacher_logits)
@@ -36,4 +66,3 @@ def agreement(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
             f"student_logits has {student_logits.shape[1]} classes and teacher_logits {teacher_logits.shape[1]}; "
             "bring both to their shared classes, in one order, before comparing them."
         )
-    return student_logits.argmax(dim=1) == teacher_logits.argmax(dim=1)

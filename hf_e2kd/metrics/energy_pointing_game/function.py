@@ -62,6 +62,22 @@ def boxes_to_masks(boxes: Tensor, size: tuple[int, int]) -> Tensor:
         tensor([[[1, 1, 0],
                  [0, 0, 0]]], dtype=torch.int32)
     """
+    check_boxes(boxes)
+    x1, y1, x2, y2 = boxes.unbind(dim=2)
+    height, width = size
+    x = torch.arange(width, device=boxes.device) + 0.5
+    y = torch.arange(height, device=boxes.device) + 0.5
+    columns = (x >= x1[..., None]) & (x < x2[..., None])
+    rows = (y >= y1[..., None]) & (y < y2[..., None])
+    return (rows[..., :, None] & columns[..., None, :]).any(dim=1)
+
+
+def check_boxes(boxes: Tensor) -> None:
+    """Refuse boxes that `boxes_to_masks` can't take.
+
+    Raises:
+        ValueError: `boxes` is not `(B, N, 4)`, holds a NaN, or a box ends before it begins and isn't padding.
+    """
     check_batch("boxes", boxes, "(B, N, 4)")
     if boxes.shape[2] != 4:
         raise ValueError(f"boxes must have the axes (B, N, 4), but its shape is {tuple(boxes.shape)}.")
@@ -74,9 +90,3 @@ def boxes_to_masks(boxes: Tensor, size: tuple[int, int]) -> Tensor:
             f"Box {row} of sample {sample} is {boxes[sample, row].tolist()}, which is empty as x1, y1, x2, y2. "
             "Convert boxes given as x, y, width, height, and pad with rows of -1."
         )
-    height, width = size
-    x = torch.arange(width, device=boxes.device) + 0.5
-    y = torch.arange(height, device=boxes.device) + 0.5
-    columns = (x >= x1[..., None]) & (x < x2[..., None])
-    rows = (y >= y1[..., None]) & (y < y2[..., None])
-    return (rows[..., :, None] & columns[..., None, :]).any(dim=1)

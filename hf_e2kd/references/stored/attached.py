@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset, IterableDataset, Subset
 
-from .files import StoreError
+from .errors import StoreError
 from .ids import IdIndex, sample_id
 from .rows import StoredRows
 from .samples import distillation_transform, samples_of

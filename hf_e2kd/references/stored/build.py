@@ -21,25 +21,19 @@ from ...alignment.words import LAYOUT_COLUMNS
 from ...architectures.base import evaluating
 from ...explainers import Explainer, Explanation, build_explainer
 from ..teacher import refuse_quantised_arithmetic
+from .description import FORMAT, PLAN_FILE, STORE_FILE
 from .division import Division
-from .files import (
-    ShardInfo,
-    Shards,
-    ShardWriter,
-    StoreError,
-    read_json,
-    write_json,
-)
+from .errors import StoreError
+from .files import read_json, write_json
 from .ids import check_order, fingerprint, order_probes, refuse_duplicates, stated_ids
 from .key import explainer_key, field_of_view, processor_key, require_same, teacher_key
 from .rows import RowWriter
 from .samples import Collate, ModelInputs, Numbered, refuse_random_samples, with_images
+from .shard_writer import ShardWriter
+from .shards import ShardInfo, Shards
 from .targets import TARGETS, TargetRule
 from .text import SpanCollator, TextRows
 
-FORMAT = 1
-STORE_FILE = "store.json"
-PLAN_FILE = "unfinished.json"
 DTYPES = ("float16", "float32")
 
 # Named beside the explainer's own message, which shows the values.
@@ -113,8 +107,9 @@ class StoreBuilder:
         is_text = isinstance(processing_class, PreTrainedTokenizerBase)
         if explainer is None:
             explainer = "integrated_gradients" if is_text else "gradcam"
-        self.explainer = explainer if isinstance(explainer, Explainer) else build_explainer(explainer)
-        self.explainer.check(teacher)
+        explainer = explainer if isinstance(explainer, Explainer) else build_explainer(explainer)
+        self.explainer = explainer.with_tokenizer(processing_class)
+        self.explainer.check(teacher, trained=False)
         self.dataset = with_images(dataset, processing_class, transform, image_column, label_column, is_text)
         if not self.streams:
             refuse_random_samples(self.dataset)

@@ -5,7 +5,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .files import Field, ShardWriter, StoreError, fields_to_json, read_json, write_json
+from .errors import StoreError
+from .fields import Field, fields_to_json
+from .files import read_json, write_json
+from .shard_writer import ShardWriter
 
 
 class Division:
@@ -23,6 +26,7 @@ class Division:
         self.count = count
 
     def shards(self, count: int) -> int:
+        """How many shards so many samples make."""
         return -(-count // self.rows_per_shard)
 
     def rows_of(self, number: int) -> int:
@@ -48,6 +52,7 @@ class Division:
         return note if path.is_file() and path.stat().st_size == note["shard"]["bytes"] else None
 
     def writer(self, number: int, fields: Mapping[str, Field]) -> ShardWriter:
+        """What writes a shard."""
         if self.count is None:
             return ShardWriter(self._path(number), fields)
         after = max(0, self.count - (number + 1) * self.rows_per_shard)

@@ -8,7 +8,8 @@ import datasets
 import numpy as np
 import torch
 
-from .files import Shards, StoreError
+from .errors import StoreError
+from .shards import Shards
 
 Id = int | str
 

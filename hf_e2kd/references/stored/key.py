@@ -3,10 +3,12 @@
 import hashlib
 import inspect
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from huggingface_hub import constants, try_to_load_from_cache
 from huggingface_hub.file_download import repo_folder_name
@@ -16,17 +18,25 @@ from transformers import PreTrainedTokenizerBase
 from ...alignment.inputs import image_view
 from ...alignment.labels import class_count, class_names
 from ...explainers import Explainer
-from .files import StoreError
+from ...hub import is_hub_id
+from ...private import holds_secret
+from .errors import StoreError
 
 _NAMES_OF_A_TEACHER = ("name", "revision")
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
 def teacher_key(model: nn.Module, name: str | None = None, revision: str | None = None) -> dict[str, Any]:
-    """Says which model a teacher is: the digest of its weights decides, name and revision are for the reader."""
-    config = getattr(model, "config", None)
+    """Says which model a teacher is: the digest of its weights decides, name and revision are for the reader.
+
+    One that was loaded from a folder bears its architecture's name, unless another is given: the folder's is private.
+    """
+    source = getattr(getattr(model, "config", None), "_name_or_path", None)
+    published = source if source and is_hub_id(source) and not Path(source).exists() else None
+    given = None if name is None or holds_secret(name) else name
     return {
-        "name": name or getattr(config, "_name_or_path", None) or type(model).__name__,
-        "revision": revision or loaded_revision(getattr(config, "_name_or_path", None)),
+        "name": given or published or type(model).__name__,
+        "revision": revision or loaded_revision(published),
         "architecture": type(model).__name__,
         "weights": weights_digest(model),
         "classes": class_names(model),
@@ -85,7 +95,7 @@ def processor_key(processor: Any) -> dict[str, Any] | None:
         for name, value in processor.to_dict().items()
         if not name.startswith("_") and name not in ("processor_class", "device")
     }
-    return {"type": type(processor).__name__, **json.loads(json.dumps(settings, default=str))}
+    return {"type": type(processor).__name__, **_stable(json.loads(json.dumps(settings, default=str)))}
 
 
 def field_of_view(processor: Any) -> dict[str, Any] | None:
@@ -103,13 +113,24 @@ def field_of_view(processor: Any) -> dict[str, Any] | None:
 
 
 def explainer_key(explainer: Explainer) -> dict[str, Any]:
-    """A method's name and its options, as far as they change the map."""
+    """A method's name and its options, as far as they change the map.
+
+    The same in every process, and without paths: see `public_key`. A function is known by its name alone.
+    """
     options = {
-        name: _as_json(getattr(explainer, name))
+        name: _stable(getattr(explainer, name))
         for name in inspect.signature(type(explainer)).parameters
         if name not in explainer.without_effect and hasattr(explainer, name)
     }
     return {"name": explainer.name, "options": options}
+
+
+def public_key(key: Mapping[str, Any]) -> dict[str, Any]:
+    """A store's key without paths, tokens and memory addresses, which stores of earlier versions may hold.
+
+    In the place of a text with a path or a token stands its digest, so that it can still be told from another.
+    """
+    return {part: _public(part, value) for part, value in key.items()}
 
 
 def require_same(stored: Mapping[str, Any], given: Mapping[str, Any], folder: Any, remedy: str) -> None:
@@ -123,7 +144,7 @@ def require_same(stored: Mapping[str, Any], given: Mapping[str, Any], folder: An
     """
     found = []
     for part, value in given.items():
-        own = stored.get(part)
+        own, value = _public(part, stored.get(part)), _public(part, value)
         if part == "ids":
             own = {name: stored["ids"][name] for name in value}
         if part == "teacher" and own is not None and value is not None and own["weights"] == value["weights"]:
@@ -151,13 +172,35 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 100 else f"{text[:97]}…"
 
 
-def _as_json(value: Any) -> Any:
+def _public(part: str, value: Any) -> Any:
+    if part == "teacher" and value is not None and holds_secret(value["name"]):
+        return {**value, "name": value["architecture"]}
+    return _stable(value) if part in ("processor", "explainer") else value
+
+
+def _stable(value: Any) -> Any:
+    """A value as JSON that is the same in every process and on every machine, and holds no path; stable itself."""
     if isinstance(value, torch.Tensor):
         data = value.detach().cpu().contiguous()
         return (
             f"tensor {tuple(data.shape)} {hashlib.sha256(data.reshape(-1).view(torch.uint8).numpy().data).hexdigest()}"
         )
-    return json.loads(json.dumps(value, default=repr))
+    if isinstance(value, nn.Module):
+        return f"{type(value).__name__} {weights_digest(value)}"
+    if isinstance(value, np.ndarray | np.generic):
+        return _stable(value.tolist())
+    if isinstance(value, Mapping):
+        return {_stable(str(name)): _stable(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_stable(part) for part in value]
+    if isinstance(value, set | frozenset):
+        return sorted((_stable(part) for part in value), key=json.dumps)
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if type(value).__repr__ is object.__dict__["__repr__"]:
+        return {"type": type(value).__qualname__, **_stable(getattr(value, "__dict__", {}))}
+    text = _ADDRESS.sub("", value if isinstance(value, str) else repr(value))
+    return f"private, sha256 {hashlib.sha256(text.encode()).hexdigest()}" if holds_secret(text) else text
 
 
 def _tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:

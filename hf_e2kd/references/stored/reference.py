@@ -19,13 +19,18 @@ from ...explainers import Explainer, build_explainer
 from ...hub import check_repo_id, push_folder
 from ..base import Reference, ReferenceOutput
 from .attached import AttachedDataset, AttachedStream
-from .build import FORMAT, PLAN_FILE, STORE_FILE, StoreBuilder
+from .build import StoreBuilder
 from .card import store_card
-from .files import ShardInfo, Shards, StoreError, fields_from_json, read_json, write_text
+from .description import STORE_FILE, read_description
+from .errors import StoreError
+from .fields import fields_from_json
+from .files import write_json, write_text
 from .ids import IdIndex, check_order, fingerprint, stated_ids
-from .key import explainer_key, field_of_view, processor_key, require_same, teacher_key
+from .key import explainer_key, field_of_view, processor_key, public_key, require_same, teacher_key
 from .processes import launched_processes
 from .rows import MAP, VECTORS, StoredRows
+from .shards import ShardInfo, Shards
+from .targets import student_classes, unknown_targets
 
 _FILES = ["shard-*.arrow", STORE_FILE, "README.md"]
 _OF_TEXTS = ("logits", "target", MAP, "mask")
@@ -80,7 +85,7 @@ class StoredReference(Reference):
     ):
         super().__init__(**reference_options)
         self.folder = Path(folder)
-        self.description = _describe(self.folder)
+        self.description = read_description(self.folder)
         infos = [ShardInfo(**shard) for shard in self.description["shards"]]
         self.shards = Shards(self.folder, infos, fields_from_json(self.description["fields"]))
         if len(self.shards) != self.description["count"]:
@@ -175,6 +180,8 @@ class StoredReference(Reference):
     ) -> str:
         """Publishes the store as a data set with a card, and returns its address.
 
+        Paths that an earlier version wrote into store.json are taken out of it first; ids are published as they are.
+
         Args:
             repo_id: `"user/name"`.
             license: The Hub's name of the license, for the card.
@@ -184,6 +191,10 @@ class StoredReference(Reference):
             UploadError: (an OSError) the upload failed; calling it again sends what is missing.
         """
         check_repo_id(repo_id)
+        key = public_key(self.description["key"])
+        if key != self.description["key"]:
+            self.description["key"] = key
+            write_json(self.folder / STORE_FILE, self.description)
         write_text(self.folder / "README.md", store_card(self.description, repo_id, license))
         commit = push_folder(
             self.folder,
@@ -349,7 +360,7 @@ class StoredReference(Reference):
                 "`reference.attach(dataset, folder=...)`."
             )
         said = {column.removeprefix(f"{self.prefix}_"): inputs[column] for column in needed}
-        target = _student_classes(alignment, said["target"])
+        target = student_classes(alignment, said["target"])
         explained = inputs.get("explained")
         if explained is not None:
             target = target.masked_fill(~(explained if target.ndim == 1 else explained[:, None]), -1)
@@ -388,14 +399,7 @@ class StoredReference(Reference):
 
     def _warn_of_unknown_targets(self, alignment: LabelAlignment) -> None:
         """Says how many samples explain a class that the student lacks, and so explain nothing."""
-        if len(alignment.teacher) == alignment.teacher_classes:
-            return
-        unknown = 0
-        for first in range(0, len(self.shards), 4096):
-            rows = np.arange(first, min(first + 4096, len(self.shards)))
-            targets = self.shards.read(rows, ["target"])["target"]
-            for own in targets if isinstance(targets, list) else [targets]:
-                unknown += int((~np.isin(own, alignment.teacher.numpy())).sum())
+        unknown = unknown_targets(self.shards, alignment)
         if unknown:
             warnings.warn(
                 f"{unknown} of the explained classes in the store {self.folder} are not classes of the "
@@ -403,35 +407,3 @@ class StoredReference(Reference):
                 "student's classes.",
                 stacklevel=2,
             )
-
-
-def _student_classes(alignment: LabelAlignment, target: torch.Tensor) -> torch.Tensor:
-    """Classes of the teacher as classes of the student; −1 where it has none."""
-    lookup = torch.full((alignment.teacher_classes + 1,), -1, device=target.device)
-    lookup[alignment.teacher.to(target.device)] = alignment.student.to(target.device)
-    # −1 is the last place.
-    return lookup[target]
-
-
-def _describe(folder: Path) -> dict[str, Any]:
-    """The content of store.json.
-
-    Raises:
-        StoreError: there is no finished store.
-    """
-    path = folder / STORE_FILE
-    if not path.is_file():
-        if (folder / PLAN_FILE).is_file():
-            done = len(list(folder.glob("shard-*.arrow")))
-            raise StoreError(
-                f"The store {folder} is not finished: {done} shards are there. Call StoredReference.build again with "
-                "the same teacher and data; it goes on where it stopped."
-            )
-        raise StoreError(f"There is no store in {folder}: {path} is missing. Build one by StoredReference.build.")
-    description = read_json(path)
-    if description.get("format") != FORMAT:
-        raise StoreError(
-            f"{path} has the format {description.get('format')}, and this version reads {FORMAT}. Build the store "
-            "anew, or use the version that built it."
-        )
-    return description

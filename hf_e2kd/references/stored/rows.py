@@ -7,7 +7,9 @@ import numpy as np
 import torch
 
 from ...explainers import Explanation
-from .files import ID, Field, Shards, StoreError
+from .errors import StoreError
+from .fields import Field
+from .shards import ID, Shards
 from .text import CHECKSUM, FIRST, SCORES, SPANS, TextRows
 
 MAP, VECTORS = "map", "vectors"

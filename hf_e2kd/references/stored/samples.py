@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, Subset
 from transformers import default_data_collator
 
 from ...data.transforms import DistillationTransform
-from .files import StoreError
+from .errors import StoreError
 from .ids import sample_id
 from .text import TextRows
 

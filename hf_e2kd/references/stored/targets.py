@@ -1,12 +1,14 @@
-"""Which classes a store explains."""
+"""Which classes a store explains, and which of them are the student's."""
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import nn
 
-from ...alignment.labels import align_names, class_count, class_names
-from .files import StoreError
+from ...alignment.labels import LabelAlignment, align_names, class_count, class_names
+from .errors import StoreError
+from .shards import Shards
 
 TARGETS = ("teacher_top", "label", "positives")
 
@@ -80,3 +82,24 @@ class TargetRule:
         # The present classes first, in their order.
         order = present.int().argsort(dim=1, descending=True, stable=True)[:, :most]
         return torch.where(present.gather(1, order), order, -1)
+
+
+def student_classes(alignment: LabelAlignment, target: torch.Tensor) -> torch.Tensor:
+    """Classes of the teacher as classes of the student; −1 where it has none."""
+    lookup = torch.full((alignment.teacher_classes + 1,), -1, device=target.device)
+    lookup[alignment.teacher.to(target.device)] = alignment.student.to(target.device)
+    # −1 is the last place.
+    return lookup[target]
+
+
+def unknown_targets(shards: Shards, alignment: LabelAlignment) -> int:
+    """How many of the explained classes are none of the student's."""
+    if len(alignment.teacher) == alignment.teacher_classes:
+        return 0
+    unknown = 0
+    for first in range(0, len(shards), 4096):
+        rows = np.arange(first, min(first + 4096, len(shards)))
+        targets = shards.read(rows, ["target"])["target"]
+        for own in targets if isinstance(targets, list) else [targets]:
+            unknown += int((~np.isin(own, alignment.teacher.numpy())).sum())
+    return unknown

@@ -16,7 +16,7 @@ import torch
 from ...alignment.texts import length_limit, require_offsets_and_padding
 from ...alignment.words import pool_words
 from ...data.text import TextCollator
-from .files import StoreError
+from .errors import StoreError
 
 # Names of what a text's row holds; in a sample they stand after the reference's prefix.
 SPANS, SCORES, FIRST, CHECKSUM = "spans", "scores", "first_tokens", "text_crc32"

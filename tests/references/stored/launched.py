@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from hf_e2kd.cli import main
-from hf_e2kd.references.stored.files import ShardWriter
+from hf_e2kd.references.stored.shard_writer import ShardWriter
 
 add, seen = ShardWriter.add, []
 

@@ -15,7 +15,7 @@ import torch
 from hf_e2kd.cli import main
 from hf_e2kd.references import StoredReference, StoreError
 from tests.models import build
-from tests.references.stored.test_stored import PROCESSOR, photographs
+from tests.references.stored.stores import PROCESSOR, photographs
 
 ROOT = Path(__file__).parents[3]
 SHARDS = 7  # which two processes can't share evenly

@@ -1,4 +1,6 @@
-"""Trained from a store as from the live teacher: vectors, resumed runs, batches by length, another field of view."""
+"""Trained from a store as from the live teacher: terms, vectors, resumed runs, batches by length, another view."""
+
+import pickle
 
 import datasets
 import pytest
@@ -10,10 +12,11 @@ from hf_e2kd.explainers import Bcos
 from hf_e2kd.references import StoredReference, StoredTextCollator, StoreError
 from tests.bcos.networks import network, pixels
 from tests.models import CLASSES, build
-from tests.references.stored.test_stored import (
+from tests.references.stored.stores import (
     PROCESSOR,
     STUDENT,
     TEACHER,
+    TERMS,
     Stream,
     photographs,
     rows,
@@ -22,7 +25,56 @@ from tests.references.stored.test_stored import (
     texts,
     train,
 )
+from tests.references.test_teacher import reordered
 from tests.training import distiller, logged, relative_error, samples, weights
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float16", 2e-3), ("float32", 1e-6)])
+def test_training_equals_the_live_teachers(tmp_path, teacher, dtype, tolerance):
+    """Prevents: a row joined to another sample, a map at another scale or grid, logits of another class order."""
+    live, live_steps, _ = train(tmp_path, TeacherReference(build("vit", seed=1)), samples(16))
+    reference = store(teacher, samples(16), tmp_path / "store", dtype=dtype)
+    found, steps, trainer = train(tmp_path, reference, reference.attach(samples(16)))
+    for name in TERMS:
+        assert len(found[name]) == 4
+        assert found[name] == pytest.approx(live[name], rel=tolerance)
+    for one, other in zip(steps, live_steps, strict=True):
+        assert relative_error(one, other) < tolerance
+    metrics = trainer.evaluate(reference.attach(samples(16)))
+    assert {"eval_agreement", "eval_explanation_similarity", "eval_teacher_accuracy"} <= metrics.keys()
+
+
+def test_workers_and_an_evaluation_set_of_its_own(tmp_path, teacher):
+    """Prevents: mapped files that don't reach the workers, and an evaluation on the training set's rows."""
+    reference = store(teacher, rows(), tmp_path / "train", id_column="image_id", num_workers=2, rows_per_shard=6)
+    store(teacher, rows(13, 100, seed=7), tmp_path / "eval", id_column="image_id")
+    data = {"eval_dataset": reference.attach(rows(13, 100, seed=7), folder=tmp_path / "eval")}
+    alone, _, _ = train(tmp_path, reference, reference.attach(rows()), **data)
+    shared, _, _ = train(tmp_path, reference, reference.attach(rows()), settings={"dataloader_num_workers": 2}, **data)
+    assert shared == alone
+    spawned = pickle.loads(pickle.dumps(reference.attach(rows())))
+    assert torch.equal(spawned[7]["reference_map"], reference.attach(rows())[7]["reference_map"])
+    expected = distiller(build("vit"), teacher, tmp_path).evaluate()
+    found = distiller(build("vit"), None, tmp_path, references={"teacher": reference}, **data).evaluate()
+    for name in ("eval_agreement", "eval_explanation_similarity", "eval_teacher_accuracy"):
+        assert found[name] == pytest.approx(expected[name], rel=1e-3)
+
+
+def test_without_its_store_the_evaluation_says_so(tmp_path, teacher):
+    """Prevents: an evaluation that silently measures no fidelity, or a KeyError."""
+    reference = store(teacher, samples(8), tmp_path / "store")
+    trainer = distiller(build("vit"), None, tmp_path, references={"teacher": reference})
+    with pytest.raises(StoreError, match=r"no column \['reference_logits'.*folder=\.\.\."):
+        trainer.evaluate()
+
+
+def test_label_order_differs(tmp_path):
+    """Prevents: "cat" taught as "dog" because a store knows classes by number alone."""
+    plain = store(build("vit", seed=1), samples(16), tmp_path / "plain", dtype="float32")
+    other = store(reordered(build("vit", seed=1)), samples(16), tmp_path / "other", dtype="float32")
+    found = [train(tmp_path, reference, reference.attach(samples(16)))[0] for reference in (plain, other)]
+    for name in TERMS:
+        assert found[1][name] == pytest.approx(found[0][name], rel=1e-5)
 
 
 def bcos_samples(count=4):

@@ -1,0 +1,125 @@
+"""Inputs and what a classifier makes of them: its top classes, and where it looks."""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..alignment.inputs import image_view
+from ..alignment.labels import is_multi_label
+from ..alignment.texts import length_limit
+from ..data.opening import cut_texts, open_image
+from ..data.transforms import DistillationTransform
+from ..explainers import Explainer, Explanation
+from ..explainers import explain as explain_batch
+from .loading import Classifier
+
+LONGEST_TEXT = 512  # tokens, where neither the tokenizer nor the user states a limit
+
+
+@dataclass(frozen=True)
+class Explained:
+    """One input and what the model makes of it.
+
+    Args:
+        name: The file, the text itself, or both texts of a pair.
+        classes: The top ones, `{"class", "index", "probability"}`.
+        target: The explained one, as these.
+        map: (H, W), or (W) of words.
+        image: (3, H, W) in [0, 1], as the model is shown it; None of a text, and where it isn't to be drawn.
+        words: What stands in the map's cells; None of an image.
+    """
+
+    name: str | tuple[str, ...]
+    classes: list[dict[str, Any]]
+    target: dict[str, Any]
+    map: torch.Tensor
+    image: torch.Tensor | None = None
+    words: list[str] | None = None
+
+    def to_dict(self, with_map: bool) -> dict[str, Any]:
+        """For a JSON file."""
+        entry: dict[str, Any] = {"input": self.name, "classes": self.classes, "explained": self.target}
+        if self.words is not None:
+            entry["words"] = [{"word": word, "score": score} for word, score in self.scores()]
+        elif with_map:
+            entry["map"] = self.map.tolist()
+        return entry
+
+    def scores(self) -> list[tuple[str, float]]:
+        """A text's words with their scores."""
+        words = self.words or []
+        return list(zip(words, self.map[: len(words)].tolist(), strict=True))
+
+
+@dataclass
+class Explaining:
+    """How inputs are explained, and what can't be or isn't read of them, in `problems`."""
+
+    loaded: Classifier
+    method: Explainer | None
+    target: int | None
+    names: Sequence[str]
+    top: int
+    max_length: int | None
+    problems: list[str]
+
+    def __call__(self, inputs: Sequence[Any], drawn: int) -> list[Explained]:
+        """Explains a batch of texts, of pairs of them, or of images' paths, of which the first `drawn` are kept to be
+        drawn."""
+        return self._texts(inputs) if self.loaded.is_text else self._images(inputs, drawn)
+
+    def _images(self, paths: Sequence[str], drawn: int) -> list[Explained]:
+        opened = {}
+        for path in paths:
+            try:
+                opened[path] = open_image(path)
+            except (OSError, ValueError) as error:
+                self.problems.append(f"passed over: {error}")
+        if not opened:
+            return []
+        processor = self.loaded.processing_class
+        pixel_values = torch.stack(DistillationTransform(processor)({"image": list(opened.values())})["pixel_values"])
+        device = next(self.loaded.model.parameters()).device
+        inputs = {"pixel_values": pixel_values.to(device)}
+        explanation = explain_batch(self.loaded.model, inputs, self.method, self.target)
+        images = image_view(processor).intensities(pixel_values).clamp(0, 1)
+        return [
+            Explained(*result, image=images[row] if row < drawn else None)
+            for row, result in enumerate(self._results(list(opened), explanation))
+        ]
+
+    def _texts(self, texts: Sequence[tuple[str, ...]]) -> list[Explained]:
+        tokenizer = self.loaded.processing_class
+        limit = length_limit(tokenizer, self.max_length) or LONGEST_TEXT
+        with warnings.catch_warnings(record=True) as cut:
+            warnings.simplefilter("always")
+            parts = [cut_texts(each, tokenizer, limit) for each in texts]
+        self.problems += [str(warning.message) for warning in cut]
+        read: list[Any] = [each if len(each) == 2 else each[0] for each in parts]
+        explanation = explain_batch(self.loaded.model, read, self.method, self.target, tokenizer)
+        assert explanation.words is not None
+        results = self._results(read, explanation)
+        return [Explained(*result, words=own) for result, own in zip(results, explanation.words, strict=True)]
+
+    def _results(
+        self, inputs: Sequence[Any], explanation: Explanation
+    ) -> Iterator[tuple[str | tuple[str, ...], list[dict[str, Any]], dict[str, Any], torch.Tensor]]:
+        """Of each input its name, its top classes, the explained one, and the map."""
+        logits = explanation.logits.float().cpu()
+        several = is_multi_label(self.loaded.model)
+        probabilities = logits.sigmoid() if several else logits.softmax(1)
+
+        def entry(row: int, index: int) -> dict[str, Any]:
+            return {
+                "class": self.names[index],
+                "index": index,
+                "probability": round(probabilities[row, index].item(), 6),
+            }
+
+        order = probabilities.argsort(1, descending=True)[:, : self.top].tolist()
+        targets, maps = explanation.target.tolist(), explanation.maps.float().cpu()
+        for row, name in enumerate(inputs):
+            yield name, [entry(row, index) for index in order[row]], entry(row, targets[row]), maps[row]

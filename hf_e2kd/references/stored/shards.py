@@ -1,0 +1,167 @@
+"""The shards of a store: rows in Arrow, each file checksummed.
+
+A shard is an Arrow stream with a column `id` and columns of bytes. What the bytes are, little-endian numbers of one
+type in an array of one shape, is stated once for the whole store (`Field`): a row of 2 kB costs about ten
+microseconds so, and hundreds as nested lists. `datasets.Dataset.from_file` opens a shard.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+
+from .errors import StoreError
+from .fields import Field
+
+ID = "id"
+
+
+@dataclass(frozen=True)
+class ShardInfo:
+    """One finished shard: its file's name, how many rows and bytes it has, and the bytes' SHA-256."""
+
+    name: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+class _Column:
+    """One field of one shard: the rows' bytes where they lie in the mapped file."""
+
+    def __init__(self, chunks: Sequence[pa.Array], field: Field):
+        self.parts: list[tuple[int, np.ndarray, np.ndarray]] = []
+        first = 0
+        for chunk in chunks:
+            _, offsets, data = chunk.buffers()
+            places = np.frombuffer(offsets, np.int32, len(chunk) + 1, chunk.offset * 4)
+            held = np.frombuffer(data, np.uint8) if data is not None and data.size else np.empty(0, np.uint8)
+            sizes = np.diff(places)
+            # Else a damaged file would give a row's bytes from anywhere.
+            if places[0] < 0 or places[-1] > len(held) or not ((sizes % field.unit == 0) & (sizes >= 0)).all():
+                raise pa.ArrowInvalid("its rows don't have the size that the store states")
+            if field.is_fixed and (sizes != field.unit).any():
+                raise pa.ArrowInvalid(f"its rows don't have {field.unit} bytes")
+            self.parts.append((first, places, held))
+            first += len(chunk)
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        first, places, held = self.parts[0]
+        if len(self.parts) > 1:
+            first, places, held = next(part for part in reversed(self.parts) if part[0] <= row)
+        return held[places[row - first] : places[row - first + 1]]
+
+
+class _Shard:
+    """A shard, opened."""
+
+    def __init__(self, path: Path, info: ShardInfo, fields: Mapping[str, Field]):
+        try:
+            # Mapped: rows are read from the page cache, which all processes of a machine share.
+            with pa.memory_map(str(path)) as source:
+                table = pa.ipc.open_stream(source).read_all()
+            if table.num_rows != info.rows:
+                raise pa.ArrowInvalid(f"{table.num_rows} rows instead of {info.rows}")
+            self.ids = table.column(ID)
+            self.columns = {name: _Column(table.column(name).chunks, field) for name, field in fields.items()}
+        except (pa.ArrowException, KeyError, OSError) as error:
+            raise _damaged(path, str(error)) from error
+
+
+def _damaged(path: Path, what: str) -> StoreError:
+    return StoreError(
+        f"The shard {path} is damaged: {what}. Delete it and build again with the same teacher and data, or get the "
+        "file anew."
+    )
+
+
+class Shards:
+    """The rows of a store, by their number. Files are opened as they are needed, in each process for itself.
+
+    Args:
+        folder: Where the shards are.
+        infos: The shards in their order.
+        fields: Their columns beside `id`.
+    """
+
+    def __init__(self, folder: Path, infos: Sequence[ShardInfo], fields: Mapping[str, Field]):
+        self.folder = folder
+        self.infos = list(infos)
+        self.fields = dict(fields)
+        self.starts = np.cumsum([0, *(info.rows for info in infos)])
+        self._open: dict[int, _Shard] = {}
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A worker that is started anew (spawn) maps the files itself.
+        return {**vars(self), "_open": {}}
+
+    def check(self, verify: bool = False) -> None:
+        """Whether every shard is there and has its size.
+
+        Args:
+            verify: Read every byte and compare the checksums too.
+
+        Raises:
+            StoreError: naming the shard.
+        """
+        for info in self.infos:
+            path = self.folder / info.name
+            if not path.is_file():
+                half = any(self.folder.glob(f"{path.name}.*tmp"))
+                raise StoreError(
+                    f"The shard {path} is missing{'; it was only half written' if half else ''}. Build again with the "
+                    "same teacher and data, or get the file anew."
+                )
+            size = path.stat().st_size
+            if size != info.bytes:
+                raise _damaged(path, f"it has {size} bytes instead of {info.bytes}")
+            if verify:
+                with open(path, "rb") as file:
+                    found = _sha256(file)
+                if found != info.sha256:
+                    raise _damaged(path, f"its SHA-256 is {found} instead of {info.sha256}")
+
+    def ids(self) -> Iterable[Any]:
+        """All ids, in order, shard by shard."""
+        for number in range(len(self.infos)):
+            yield from self._shard(number).ids.to_pylist()
+
+    def ids_of(self, rows: np.ndarray) -> list[Any]:
+        """The ids of some rows."""
+        return [self._shard(number).ids[place].as_py() for number, place in self._places(rows)]
+
+    def read(self, rows: np.ndarray, names: Iterable[str] | None = None) -> dict[str, Any]:
+        """The fields of some rows: (B, *shape) where the shape is fixed, else a list of (B) arrays."""
+        places = [(self._shard(number), place) for number, place in self._places(rows)]
+        read: dict[str, Any] = {}
+        for name in self.fields if names is None else names:
+            field = self.fields[name]
+            found = [shard.columns[name][place] for shard, place in places]
+            read[name] = (
+                field.decode(np.stack(found)) if field.is_fixed else [field.decode(data.copy()) for data in found]
+            )
+        return read
+
+    def _places(self, rows: np.ndarray) -> list[tuple[int, int]]:
+        numbers = np.searchsorted(self.starts, rows, side="right") - 1
+        return list(zip(numbers.tolist(), (rows - self.starts[numbers]).tolist(), strict=True))
+
+    def _shard(self, number: int) -> _Shard:
+        if number not in self._open:
+            info = self.infos[number]
+            self._open[number] = _Shard(self.folder / info.name, info, self.fields)
+        return self._open[number]
+
+
+def _sha256(file: BinaryIO) -> str:
+    digest = hashlib.sha256()
+    while block := file.read(2**20):
+        digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,70 @@
+"""Derivatives of an explanation's loss: by autograd, and by finite differences."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..explainers import Explainer, Explanation
+from ..losses import explanation_loss
+
+STEPS = (1e-7, 1e-5, 1e-4, 1e-3)
+"""Of the finite differences, in float64. Models that compute a part in float32 need the long ones, kinks the short."""
+
+
+def loss_of(explanation: Explanation) -> torch.Tensor:
+    """The mean cosine loss of the maps against a fixed random reference, ()."""
+    reference = torch.rand(explanation.maps.shape, generator=torch.Generator().manual_seed(5))
+    return explanation_loss(explanation.maps, reference)[0].mean()
+
+
+def explained_gradients(
+    model: nn.Module, explainer: Explainer, inputs: Mapping[str, Any], target: torch.Tensor
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """`loss_of` an explanation and its gradient by parameter, zero where a parameter has none."""
+    model.zero_grad()
+    loss = loss_of(explainer(model, inputs, target, create_graph=True))
+    loss.backward()
+    gradients = {
+        name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.clone()
+        for name, parameter in model.named_parameters()
+    }
+    model.zero_grad()
+    return loss.detach(), gradients
+
+
+def total_norm(gradients: Mapping[str, torch.Tensor]) -> float:
+    """The norm of all tensors together."""
+    return float(torch.stack([gradient.square().sum() for gradient in gradients.values()]).sum().sqrt())
+
+
+def relative_error(found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> float:
+    """Of all gradients together, relative to their total norm: single ones (a key's bias) may be almost zero."""
+    assert found.keys() == expected.keys()
+    difference = {name: found[name] - expected[name] for name in found}
+    return total_norm(difference) / total_norm(expected)
+
+
+@torch.no_grad()
+def directional_derivative(
+    loss: Callable[[], torch.Tensor],
+    parameters: Mapping[str, torch.Tensor],
+    direction: Mapping[str, torch.Tensor],
+    step: float = STEPS[0],
+) -> float:
+    """A loss's derivative along a direction of some of the parameters (float64), by central differences."""
+    values = []
+    for sign in (1, -2, 1):
+        for name, change in direction.items():
+            parameters[name].add_(sign * step * change)
+        values.append(loss().item())
+    return (values[0] - values[1]) / (2 * step)
+
+
+def in_float64(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The inputs, floating-point ones in double precision."""
+    return {
+        name: value.double() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+        for name, value in inputs.items()
+    }

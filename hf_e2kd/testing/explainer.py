@@ -1,0 +1,55 @@
+"""The whole check of an explainer."""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..explainers import Explainer, build_explainer
+from .gradient import check_gradient
+from .result import check_result
+from .side_effects import check_hooks, check_modes
+
+
+def check_explainer(
+    explainer: str | Explainer,
+    model: nn.Module,
+    inputs: Mapping[str, Any],
+    target: torch.Tensor | None = None,
+    tolerance: float = 1e-4,
+) -> None:
+    """Checks on one model what the trainer relies on. The model is copied, and stays as it is.
+
+    - *Result*: the logits are those of the plain forward, and the maps finite, at least float32 and one a target.
+    - *Modes*: no module's training mode, no parameter's gradient and no `requires_grad` is touched.
+    - *Hooks*: none is left behind, after an error in the model neither.
+    - *Gradient*: that of a loss of the maps equals finite differences in float64, in the parameters before the layer
+      that is explained and in those behind it.
+
+    Args:
+        explainer: The explainer, or the name that it was registered by.
+        model: A small classifier, on the CPU. Its weights must let the maps vary; random ones do.
+        inputs: The forward's keyword arguments for a batch of at least two samples, without labels.
+        target: (B,) explained classes; the top ones by default.
+        tolerance: Of the gradient's error, relative to the norm of the whole.
+
+    Raises:
+        AssertionError: naming what failed, and the likely cause.
+
+    Example:
+        >>> import torch
+        >>> from transformers import ResNetConfig, ResNetForImageClassification
+        >>> from hf_e2kd.testing import check_explainer
+        >>> config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
+        >>> model = ResNetForImageClassification(config)
+        >>> check_explainer("gradcam", model, {"pixel_values": torch.randn(2, 3, 32, 32)})
+    """
+    explainer = build_explainer(explainer) if isinstance(explainer, str) else explainer
+    name = getattr(explainer, "name", type(explainer).__name__)
+    for check in (check_result, check_modes, check_hooks, check_gradient):
+        try:
+            check(explainer, copy.deepcopy(model).eval(), dict(inputs), target, tolerance)
+        except AssertionError as error:
+            raise AssertionError(f"The explainer '{name}' on {type(model).__name__}: {error}") from error.__cause__

@@ -1,0 +1,41 @@
+"""Modules and parameters in the order in which a forward meets them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..architectures import call_model
+
+GROUPS = 12
+"""Of parameters, whose gradients are compared with finite differences each."""
+
+
+def modules_in_order(model: nn.Module, inputs: Mapping[str, Any]) -> list[nn.Module]:
+    """The modules that hold no others, in the order in which the plain forward calls them."""
+    called: list[nn.Module] = []
+    leaves = [module for module in model.modules() if not list(module.children())]
+    handles = [module.register_forward_pre_hook(lambda module, _: called.append(module)) for module in leaves]
+    try:
+        with torch.no_grad():
+            call_model(model, inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return list(dict.fromkeys(called))
+
+
+def parameter_groups(model: nn.Module, inputs: Mapping[str, Any]) -> list[list[str]]:
+    """At most `GROUPS` groups of neighbouring parameters, in the order in which the forward meets them."""
+    paths = {module: path for path, module in model.named_modules()}
+    own = [
+        f"{paths[module]}.{name}" if paths[module] else name
+        for module in modules_in_order(model, inputs)
+        for name, _ in module.named_parameters()
+    ]
+    known = dict(model.named_parameters())
+    # Those that hang on a module with children, as a class token, come first; tied ones count once.
+    ordered = [name for name in [*(name for name in known if name not in set(own)), *own] if name in known]
+    size = -(-len(ordered) // GROUPS)
+    return [ordered[start : start + size] for start in range(0, len(ordered), size)]
