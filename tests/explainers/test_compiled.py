@@ -16,7 +16,7 @@ from tests.models import images
 from tests.text_models import build_text, token_batch
 
 TARGET = torch.tensor([3, 1])
-# One for each way in which a head is written; the others of tests/models.py compile likewise.
+# Some ways in which a head is written; the other families of tests/models.py compile likewise.
 GRADCAM = [
     "vit",
     "beit_shared",
@@ -26,7 +26,6 @@ GRADCAM = [
     "timm_vit",
     "timm_convnext",
     "timm_resnet",
-    "wrapped_vit",
 ]
 
 
@@ -63,7 +62,7 @@ def test_gradcam(tiny, name):
     assert_compiled_equals_eager(model, {"pixel_values": images()})
 
 
-@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "modernbert"])
+@pytest.mark.parametrize("name", ["bert", "modernbert"])
 def test_texts(name):
     """Prevents: other positions or padding where a model is given its word embeddings instead of its tokens."""
     # In float32 what a layer norm makes of empty rows of padding loses its digits (DeBERTa).
@@ -79,11 +78,10 @@ def test_images_at_their_pixels(tiny, name):
     assert_compiled_equals_eager(model, {"pixel_values": images()})
 
 
-@pytest.mark.parametrize("baseline", ["zero", "pad"])
-def test_random_points_of_integrated_gradients(baseline):
+def test_random_points_of_integrated_gradients():
     """Prevents: a step compiled anew for each draw, and one whose points are frozen by the first."""
     model = build_text("bert")
-    explainer = IntegratedGradients(baseline=baseline, random_points=2)
+    explainer = IntegratedGradients(baseline="pad", random_points=2)
     install_explained_forward(model, explainer)
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     found = []
