@@ -31,8 +31,8 @@ from hf_e2kd.alignment.labels import align_labels, is_multi_label
 from hf_e2kd.callbacks import AdaptiveClipping
 from hf_e2kd.cli.loading import load_classifier as load_for_command
 from hf_e2kd.data import MixingCollator, load_imagenet
-from hf_e2kd.data.images import load_images
 from hf_e2kd.data.imagenet import class_names
+from hf_e2kd.data.images import load_images
 from hf_e2kd.models import bcos_config
 from hf_e2kd.studies import run_side_by_side, side_by_side, waterbirds
 from hf_e2kd.studies.generated import write_imagenet, write_sun397, write_waterbirds
