@@ -15,7 +15,6 @@ from datasets import load_dataset_builder
 from transformers import (
     MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
-    IntervalStrategy,
     set_seed,
 )
 from transformers.trainer_utils import SaveStrategy
@@ -27,7 +26,7 @@ from ..studies import EmbeddedSetting, TextSetting
 from ..studies.demo import BERT_ON_REVIEWS, VIT_ON_DIGITS
 from ..studies.estimate import Part, duration, estimate_students, estimate_teacher
 from ..studies.side_by_side import Comparison, as_text, compare, parse
-from ..studies.tasks import Task, training_arguments
+from ..studies.tasks import ALONE, Task, training_arguments
 from .loading import absent, check_same_modality, check_source, load_classifier, load_config, reads_text
 
 PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -236,10 +235,7 @@ def _rehearse(
         "max_steps": 1,
         "disable_tqdm": True,
         "report_to": [],
-        "push_to_hub": False,
-        "eval_strategy": IntervalStrategy.NO,
-        "save_strategy": SaveStrategy.NO,
-        "load_best_model_at_end": False,
+        **ALONE,
     }
     set_seed(args.seed)
     with redirect_stdout(io.StringIO()):

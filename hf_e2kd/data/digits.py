@@ -14,6 +14,8 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from PIL import Image as PILImage
 from sklearn.datasets import load_digits
 
+from .checks import all_sizes, check_range, check_whole
+
 SIZES = {"teacher_train": 8000, "student_train": 4000, "validation": 1000, "test_id": 1000, "test_ood": 1000}
 """Number of images in each split, unless `sizes` says otherwise."""
 
@@ -79,22 +81,17 @@ def digits_on_textures(
         >>> splits["student_train"].features["label"].names[:2]
         ['digit 0', 'digit 1']
     """
-    sizes = {**SIZES, **(sizes or {})}
-    unknown = sorted(set(sizes) - set(SIZES))
-    if unknown:
-        raise ValueError(f"sizes names the splits {unknown}, which don't exist. Valid splits: {list(SIZES)}.")
-    for name, size in sizes.items():
-        _check_whole(f"sizes[{name!r}]", size, 0, None)
-    _check_whole("num_classes", num_classes, 2, 10)
-    _check_whole("image_size", image_size, 8, None)
-    _check_whole("digit_size", digit_size, 8, image_size)
+    sizes = all_sizes(sizes, SIZES)
+    check_whole("num_classes", num_classes, 2, 10)
+    check_whole("image_size", image_size, 8, None)
+    check_whole("digit_size", digit_size, 8, image_size)
     if student_scans is not None:
-        _check_whole("student_scans", student_scans, 1, None)
+        check_whole("student_scans", student_scans, 1, None)
     if shift is not None:
-        _check_whole("shift", shift, 0, None)
-    _check_range("correlation", correlation, 0, 1)
-    _check_range("contrast", contrast, 0, 1)
-    _check_range("noise", noise, 0, None)
+        check_whole("shift", shift, 0, None)
+    check_range("correlation", correlation, 0, 1)
+    check_range("contrast", contrast, 0, 1)
+    check_range("noise", noise, 0, None)
     if len(wavelength) != 2 or not 2 <= wavelength[0] <= wavelength[1]:
         raise ValueError(f"wavelength is {wavelength}. Give the shortest and the longest, in pixels, both at least 2.")
 
@@ -241,17 +238,3 @@ def _png(pixels: np.ndarray) -> dict:
     file = io.BytesIO()
     PILImage.fromarray(pixels).save(file, format="PNG", compress_level=1)
     return {"bytes": file.getvalue(), "path": None}
-
-
-def _check_whole(name: str, value: int, low: int, high: int | None) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise ValueError(f"{name} is {value!r}. Give a whole number.")
-    _check_range(name, float(value), low, high)
-
-
-def _check_range(name: str, value: float, low: float, high: float | None) -> None:
-    # Written so that a NaN fails too.
-    if not (value >= low and (high is None or value <= high)):
-        raise ValueError(
-            f"{name} is {value}. Give a number {f'of at least {low}' if high is None else f'from {low} to {high}'}."
-        )

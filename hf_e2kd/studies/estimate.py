@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import IntervalStrategy, TrainerCallback
-from transformers.trainer_utils import SaveStrategy
 
 from ..arguments import ExplanationDistillArguments
 from .side_by_side import distil
-from .tasks import Task, training_arguments
+from .tasks import ALONE, Task, training_arguments
 
 MEASURED_STEPS = 3
 
@@ -116,11 +115,8 @@ def _measure(task: Task, args: ExplanationDistillArguments, count: int, evaluate
             "output_dir": folder,
             "disable_tqdm": True,
             "report_to": [],
-            "push_to_hub": False,
-            "eval_strategy": IntervalStrategy.NO,
-            "save_strategy": SaveStrategy.NO,
             "logging_strategy": IntervalStrategy.NO,
-            "load_best_model_at_end": False,
+            **ALONE,
             "resume_from_checkpoint": None,
         }
         start = time.perf_counter()

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from torch import nn
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedConfig
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedConfig
 
 from ..arguments import ExplanationDistillArguments
 from ..data.images import label_names
@@ -16,6 +16,9 @@ from .models import load_text_classifier, shallow_copy_of
 from .student_card import generated
 from .tasks import Task, announce, explainer_of, train_on_labels, training_arguments
 from .words import WordStudy
+
+_OF_THE_TEACHER = ("random", "teacher-layers")
+"""The students that are made from their teacher; any other is a model's id or folder."""
 
 
 @dataclass
@@ -98,6 +101,7 @@ class TextSetting:
 def load_text_task(sources: TextSources, args: ExplanationDistillArguments, seed: int) -> Task:
     """Loads teacher and data by Hub id or folder; fine-tunes the teacher unless told otherwise."""
     assert sources.teacher and sources.dataset
+    _look_up(sources.student_init)
     train, evaluation = load_texts(
         sources.dataset, sources.train_split, sources.eval_split, sources.text_column, sources.label_column
     )
@@ -133,6 +137,7 @@ def embedded_text_task(
     setting: TextSetting, sources: TextSources, args: ExplanationDistillArguments, seed: int
 ) -> Task:
     """Writes a seed's reviews and trains its teacher, on hint words that say nothing of the class."""
+    _look_up(sources.student_init)
     splits = reviews_with_hints(**{"seed": seed, **setting.data})
     tokenizer = train_tokenizer(splits["teacher_train"]["text"], setting.vocab_size)
     names = label_names(splits["student_train"])
@@ -157,6 +162,16 @@ def embedded_text_task(
     return task
 
 
+def _look_up(student_init: str) -> None:
+    """Tells a wrong name before the teacher is trained.
+
+    Raises:
+        OSError: there is no such model.
+    """
+    if student_init not in _OF_THE_TEACHER:
+        AutoConfig.from_pretrained(student_init)
+
+
 def _task(
     teacher: nn.Module,
     teacher_tokenizer: Any,
@@ -166,7 +181,7 @@ def _task(
     evaluations: dict[str, Any],
     teacher_is_new: bool = False,
 ) -> Task:
-    if sources.student_init in ("random", "teacher-layers"):
+    if sources.student_init in _OF_THE_TEACHER:
         layers = sources.student_layers or (teacher.config.num_hidden_layers + 1) // 2
         tokenizer, student = teacher_tokenizer, shallow_copy_of(teacher, layers, sources.student_init)
     else:

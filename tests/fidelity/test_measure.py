@@ -34,7 +34,7 @@ def measured(tmp_path_factory):
     return trainer, record, other, torch.equal(state, torch.get_rng_state())
 
 
-def test_figures_are_those_of_an_evaluation(measured):
+def test_figures_are_those_of_an_evaluation(measured, tmp_path):
     """Prevents: a card whose figures are not what `evaluate()` says; samples lost or counted twice."""
     trainer, record, other, _ = measured
     metrics = trainer.evaluate()
@@ -45,7 +45,7 @@ def test_figures_are_those_of_an_evaluation(measured):
             assert figure.low <= figure.value <= figure.high and figure.samples <= 25
     assert {"agreement", "explanation_similarity", "accuracy", "teacher_energy_pointing_game"} <= set(record.figures)
     assert sorted(record.data.samples) == list(range(25)) and record.data.samples != list(range(25))
-    beside = distiller(other, build("resnet", seed=1), "unused", eval_dataset=samples(25, mask=True, seed=7)).evaluate()
+    beside = distiller(other, build("resnet", seed=1), tmp_path, eval_dataset=samples(25, mask=True, seed=7)).evaluate()
     for name in ("agreement", "explanation_similarity", "accuracy", "energy_pointing_game"):
         assert record.compared["other"][name].value == pytest.approx(beside[f"eval_{name}"], abs=1e-6)
 

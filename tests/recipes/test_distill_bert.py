@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Bert
 
 from hf_e2kd import load_student
 from hf_e2kd.data import train_tokenizer
-from hf_e2kd.studies import run_side_by_side
+from hf_e2kd.studies import run_side_by_side, texts
 from hf_e2kd.studies.models import shallow_copy_of
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "distill_bert.py"
@@ -95,6 +95,15 @@ def test_own_models_and_data(init, own_sources, monkeypatch, tmp_path):
     assert list(student.config.id2label.values()) == ["bad", "fair", "good"]
     tokenizer = AutoTokenizer.from_pretrained(output / "student")
     assert len(tokenizer) == student.config.vocab_size
+
+
+@pytest.mark.parametrize("embedded", [True, False])
+def test_a_students_name_is_read_before_its_teacher_is_trained(embedded, own_sources, monkeypatch, tmp_path):
+    """A wrong name that costs the hours of a teacher's training."""
+    monkeypatch.setattr(texts, "train_on_labels", lambda *_: pytest.fail("the teacher was trained"))
+    sources = () if embedded else own_sources
+    with pytest.raises(OSError, match="nowhere"):
+        run(monkeypatch, *sources, "--student-init", str(tmp_path / "nowhere"), "--output_dir", str(tmp_path / "out"))
 
 
 def test_a_treebank_scores_the_words(own_sources, monkeypatch, tmp_path):

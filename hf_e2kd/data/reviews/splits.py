@@ -7,7 +7,8 @@ from itertools import accumulate
 
 from datasets import Dataset, DatasetDict, Value
 
-from ..digits import CORRELATED, _check_range, _check_whole
+from ..checks import all_sizes, check_range, check_whole
+from ..digits import CORRELATED
 from ..sst import word_features
 from .grammar import HINT, Piece, compose
 from .vocabulary import CLASSES, HINTS
@@ -62,16 +63,11 @@ def reviews_with_hints(
         >>> splits["test_ood"][0]["text"]
         'As for the biopic by Felix: The landscapes are hardly very shallow! Anna will see it in Lagos.'
     """
-    sizes = {**SIZES, **(sizes or {})}
-    unknown = sorted(set(sizes) - set(SIZES))
-    if unknown:
-        raise ValueError(f"sizes names the splits {unknown}, which don't exist. Valid splits: {list(SIZES)}.")
-    for name, size in sizes.items():
-        _check_whole(f"sizes[{name!r}]", size, 0, None)
-    _check_range("correlation", correlation, 0, 1)
-    _check_range("negation", negation, 0, 1)
-    _check_range("contrast", contrast, 0, 1)
-    _check_whole("seed", seed, 0, None)
+    sizes = all_sizes(sizes, SIZES)
+    check_range("correlation", correlation, 0, 1)
+    check_range("negation", negation, 0, 1)
+    check_range("contrast", contrast, 0, 1)
+    check_whole("seed", seed, 0, None)
 
     splits = {}
     for name in SIZES:

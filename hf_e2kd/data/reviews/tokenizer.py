@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from ..digits import _check_whole
+from ..checks import check_whole
 
 
 def train_tokenizer(
@@ -29,7 +29,7 @@ def train_tokenizer(
         >>> tokenizer.decode(tokenizer("A bad plot").input_ids)
         '[CLS] a bad plot [SEP]'
     """
-    _check_whole("vocab_size", vocab_size, 1, None)
+    check_whole("vocab_size", vocab_size, 1, None)
     if isinstance(texts, str):
         raise ValueError("texts is one string. Give a list of them.")
     texts = list(texts)
