@@ -42,6 +42,7 @@ def check_explainer(
         >>> import torch
         >>> from transformers import ResNetConfig, ResNetForImageClassification
         >>> from hf_e2kd.testing import check_explainer
+        >>> _ = torch.manual_seed(0)
         >>> config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
         >>> model = ResNetForImageClassification(config)
         >>> check_explainer("gradcam", model, {"pixel_values": torch.randn(2, 3, 32, 32)})
