@@ -195,16 +195,6 @@ def load_classifier(
     return model, processor_like(view if size is None else replace(view, size=(size, size)), model)
 
 
-def check_image_size(size: int | None) -> None:
-    """Refuses an input without pixels.
-
-    Raises:
-        ValueError: the side is below 1.
-    """
-    if size is not None and size < 1:
-        raise ValueError(f"--image_size must be at least 1, not {size}.")
-
-
 def flip(augment: bool) -> v2.Transform | None:
     """The augmentation: a flip at random, or none."""
     return v2.RandomHorizontalFlip() if augment else None

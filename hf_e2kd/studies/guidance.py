@@ -20,10 +20,11 @@ from ..explainers import Explainer
 from ..losses import available_guidance_losses
 from ..references import AnnotationReference
 from ..trainer import ExplanationDistillTrainer
-from .annotated import AnnotatedSplits, check_image_size, explainer_at, load_classifier, load_splits, opened
+from .annotated import AnnotatedSplits, explainer_at, load_classifier, load_splits, opened
 from .guidance_setting import (
     METRICS,
     GuidanceSetting,
+    ViewOptions,
     collect_results,
     draw_examples,
     measure,
@@ -39,7 +40,7 @@ SELECTED_BY = ["f1", "energy_pointing_game", "localization_iou"]
 
 
 @dataclass
-class GuidanceOptions:
+class GuidanceOptions(ViewOptions):
     """How a model is guided; λ is `--explanation_weight`, the paper's times its batch size."""
 
     model: str | None = field(
@@ -51,13 +52,8 @@ class GuidanceOptions:
     model_weights: str | None = field(
         default=None, metadata={"help": "File of published weights of a model bcos/NAME, .pth or .safetensors."}
     )
-    image_size: int | None = field(default=None, metadata={"help": "Side of the input in pixels; the model's own."})
-    augment: bool = field(default=False, metadata={"help": "Flip the training images at random."})
     guidance_loss: str = field(
         default="energy", metadata={"help": "How maps are held in boxes.", "choices": available_guidance_losses()}
-    )
-    layer: str | None = field(
-        default=None, metadata={"help": "Depth of the maps: input, mid, final, or a layer's path; the explainer's own."}
     )
     annotated: float = field(default=1.0, metadata={"help": "Share of the training images whose boxes are used."})
     dilation: float = field(default=0.0, metadata={"help": "Boxes are larger by this share on each side in training."})
@@ -68,7 +64,7 @@ class GuidanceOptions:
     tolerance: float = field(default=0.02, metadata={"help": "F1 that the chosen model may lack to the front's best."})
 
     def __post_init__(self) -> None:
-        check_image_size(self.image_size)
+        super().__post_init__()
         if not 0 < self.annotated <= 1:
             raise ValueError(f"--annotated must lie in (0, 1], not {self.annotated}.")
         for name in ("dilation", "tolerance"):
@@ -174,8 +170,6 @@ def run_guidance(setting: GuidanceSetting, name: str, description: str) -> dict[
     source, options, comparison, args = parse(
         setting, GuidanceOptions, GuidanceComparison, name, description, ("data", "model")
     )
-    if args.explanation_loss != ExplanationDistillArguments.explanation_loss:
-        raise ValueError("Maps are held in boxes by --guidance_loss; --explanation_loss is of maps of two models.")
     output, start = Path(args.output_dir), time.monotonic()
     runs: list[dict[str, Any]] = []
     fronts: list[dict[str, Any]] = []

@@ -3,7 +3,7 @@
 import argparse
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,21 @@ TRAINING = {
     "learning_rate": 1e-4,
     "save_only_model": True,
 }
+
+
+@dataclass
+class ViewOptions:
+    """How the trained model sees an image, and where it is explained."""
+
+    image_size: int | None = field(default=None, metadata={"help": "Side of the input in pixels; the model's own."})
+    augment: bool = field(default=False, metadata={"help": "Flip the training images at random."})
+    layer: str | None = field(
+        default=None, metadata={"help": "Depth of the maps: input, mid, final, or a layer's path; the explainer's own."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.image_size is not None and self.image_size < 1:
+            raise ValueError(f"--image_size must be at least 1, not {self.image_size}.")
 
 
 @dataclass
@@ -93,6 +108,8 @@ def parse(
         parser.error(f"Give {', '.join(f'--{each}' for each in missing)}, or --smoke to try the recipe.")
     if compared.seeds < 1:
         parser.error(f"--seeds must be at least 1, not {compared.seeds}.")
+    if hasattr(asked, "guidance_loss") and args.explanation_loss != ExplanationDistillArguments.explanation_loss:
+        parser.error("maps are held in boxes by --guidance_loss; --explanation_loss compares maps of two models.")
     if args.resume_from_checkpoint is not None:
         parser.error("several models are trained one after the other, and none of them is resumed: start anew.")
     for option, weights in (("model", "model_weights"), ("student", "student_weights")):

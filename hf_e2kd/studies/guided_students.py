@@ -16,10 +16,11 @@ from ..data import AnnotatedCollator
 from ..explainers import Explainer
 from ..references import AnnotationReference
 from ..trainer import ExplanationDistillTrainer
-from .annotated import AnnotatedSplits, check_image_size, explainer_at, load_classifier, load_splits, opened
+from .annotated import AnnotatedSplits, explainer_at, load_classifier, load_splits, opened
 from .guidance import guide
 from .guidance_setting import (
     GuidanceSetting,
+    ViewOptions,
     collect_results,
     draw_examples,
     measure,
@@ -34,7 +35,7 @@ from .tasks import announce, training_arguments
 
 
 @dataclass
-class StudentOptions:
+class StudentOptions(ViewOptions):
     """What is distilled from a guided teacher."""
 
     teacher: str | None = field(
@@ -50,16 +51,6 @@ class StudentOptions:
     student_weights: str | None = field(
         default=None, metadata={"help": "File of published weights of a student bcos/NAME, .pth or .safetensors."}
     )
-    image_size: int | None = field(
-        default=None, metadata={"help": "Side of the student's input in pixels; the model's own."}
-    )
-    augment: bool = field(default=False, metadata={"help": "Flip the training images at random."})
-    layer: str | None = field(
-        default=None, metadata={"help": "Depth of the maps: input, mid, final, or a layer's path; the explainer's own."}
-    )
-
-    def __post_init__(self) -> None:
-        check_image_size(self.image_size)
 
 
 def run_guided_distillation(setting: GuidanceSetting, name: str, description: str) -> dict[str, Any]:

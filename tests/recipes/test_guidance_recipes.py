@@ -100,6 +100,7 @@ def test_distillation_measures_teacher_and_students(monkeypatch, tmp_path):
         ("guide_coco", ("--smoke", "--dilation", "-0.1"), "--dilation must be at least 0"),
         ("guide_coco", ("--smoke", "--image_size", "0"), "--image_size must be at least 1"),
         ("guide_voc", ("--smoke", "--held_out", "0"), "--held_out must lie in (0, 1)"),
+        ("guide_voc", ("--smoke", "--explanation_loss", "l1"), "maps are held in boxes by --guidance_loss"),
         ("distill_voc", ("--smoke", "--resume_from_checkpoint", "true"), "none of them is resumed"),
         ("guide_voc", ("--smoke", "--model_weights", "a.pth"), "give --model bcos/NAME too"),
     ],
