@@ -1,25 +1,19 @@
 """Explanation-enhanced knowledge distillation (e²KD) for the Hugging Face ecosystem."""
 
 from .architectures import available_architectures, register_architecture, wrap_timm
-from .arguments import ExplanationDistillArguments
 from .data.text import TextCollator
 from .explainers import Explainer, Explanation, available_explainers, explain, register_explainer
-from .losses import (
+from .published import Student, load_student
+from .references import AnnotationReference, Reference, ReferenceOutput, TeacherReference
+from .store import StoredReference, StoredTextCollator
+from .terms import (
     available_explanation_losses,
     available_guidance_losses,
     register_explanation_loss,
     register_guidance_loss,
 )
-from .published import Student, load_student
-from .references import (
-    AnnotationReference,
-    Reference,
-    ReferenceOutput,
-    StoredReference,
-    StoredTextCollator,
-    TeacherReference,
-)
 from .trainer import ExplanationDistillTrainer
+from .trainer.arguments import ExplanationDistillArguments
 
 __version__ = "0.1.0"
 

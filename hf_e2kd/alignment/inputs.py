@@ -186,7 +186,7 @@ class InputAdapter:
         if not self.views[0].same_field(self.views[1]):
             logger.info("The teacher is shown the student's field of view, at the teacher's own size.")
 
-    def meet(self, student: nn.Module) -> None:
+    def setup(self, student: nn.Module) -> None:
         """Compares the sizes of the vocabularies, where the tokenizers aren't known."""
         sizes = [vocabulary_size(model) for model in (self.teacher, student)]
         if self.same_tokens is None and None not in sizes and sizes[0] != sizes[1]:

@@ -64,7 +64,7 @@ def _looked_up(classes: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     return classes.to(positions.device)[positions.clamp(min=0)].where(positions >= 0, -1)
 
 
-def choose_positive(labels: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
+def choose_positive(labels: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
     """One of each sample's classes, each as likely as the others: what is explained of it at a training step.
 
     References:
@@ -86,7 +86,7 @@ def choose_positive(labels: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor
     shown = labels > 0
     count = shown.sum(1)
     # The product may round up to the count.
-    rank = (uniform * count).long().minimum(count - 1)
+    rank = (noise * count).long().minimum(count - 1)
     chosen = shown & (shown.cumsum(1) == rank[:, None] + 1)
     return torch.where(count > 0, chosen.long().argmax(1), -1)
 

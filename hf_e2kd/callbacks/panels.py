@@ -25,8 +25,8 @@ from ..architectures.base import evaluating
 from ..cards.figures import explanation_panel
 from ..cards.words import WordRow, WordSample, word_figure
 from ..fidelity import sample_metrics
-from ..objective import Objective, compared_maps, fold_targets
 from ..references import ReferenceOutput
+from ..terms.objective import Objective, align_maps, flatten_targets
 
 logger = logging.get_logger(__name__)
 
@@ -159,22 +159,24 @@ class ExplanationPanels(TrainerCallback):
         predicted = self._predicted(objective.logits)
         for name in objective.explained:
             alone = len(trainer.references) == 1
-            said = objective.references[name]
-            single, said_of_it = fold_targets(objective.explained[name], replace(said, vectors=None))
-            every = len(said_of_it.target) // len(said.target)
-            if said_of_it.annotation is not None:
-                student, reference, counted = single.maps, said_of_it.annotation.float(), None
+            reference_output = objective.references[name]
+            single, single_reference = flatten_targets(
+                objective.explained[name], replace(reference_output, vectors=None)
+            )
+            every = len(single_reference.target) // len(reference_output.target)
+            if single_reference.annotation is not None:
+                student, reference, counted = single.maps, single_reference.annotation.float(), None
             else:
-                student, reference, counted = compared_maps(single, said_of_it)
+                student, reference, counted = align_maps(single, single_reference)
             assert student is not None
             cells = counted[::every] if counted is not None and student.ndim == 2 else None
             similarity = values.get(f"explanation_similarity{'' if alone else f'_{name}'}")
             similarities = None if similarity is None else similarity.view(len(student) // every, -1)[:, 0].tolist()
             taught = None
-            if said.logits is not None:
-                classes = torch.arange(said.logits.shape[1], device=said.logits.device)
-                taught = self._predicted(said.logits, trainer.references[name].to_student(classes).tolist())
-            explained = said_of_it.target[::every].tolist()
+            if reference_output.logits is not None:
+                classes = torch.arange(reference_output.logits.shape[1], device=reference_output.logits.device)
+                taught = self._predicted(reference_output.logits, trainer.references[name].to_student(classes).tolist())
+            explained = single_reference.target[::every].tolist()
             heading = "Student" if alone else f"Student ({name})"
             columns += [
                 _Column(name.capitalize(), reference[::every], explained, cells, taught),

@@ -9,7 +9,7 @@ from typing import Any
 from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from ..pareto import pareto_front
+from ..metrics.pareto import pareto_front
 
 PARETO_FILE = "pareto.json"
 

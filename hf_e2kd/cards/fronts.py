@@ -34,7 +34,7 @@ def pareto_figure(
 
     Args:
         points: the measures of each point by name, all better the larger.
-        front: the positions of the points on the front, from `hf_e2kd.pareto.pareto_front`.
+        front: the positions of the points on the front, from `hf_e2kd.metrics.pareto.pareto_front`.
         x: the measure from left to right.
         y: the measure upwards, or several for as many panels.
         groups: each point's group, as the loss it was trained by; a group has one colour and marker.

@@ -19,14 +19,14 @@ from transformers import (
 )
 from transformers.trainer_utils import SaveStrategy
 
-from ..arguments import ExplanationDistillArguments
 from ..data import digits, reviews
-from ..interruptions import last_checkpoint
 from ..studies import EmbeddedSetting, TextSetting
 from ..studies.demo import BERT_ON_REVIEWS, VIT_ON_DIGITS
 from ..studies.estimate import Part, duration, estimate_students, estimate_teacher
 from ..studies.side_by_side import Comparison, as_text, compare, parse
 from ..studies.tasks import ALONE, Task, training_arguments
+from ..trainer.arguments import ExplanationDistillArguments
+from ..trainer.preemption import last_checkpoint
 from .loading import absent, check_same_modality, check_source, load_classifier, load_config, reads_text
 
 PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}

@@ -9,8 +9,8 @@ import typer
 
 from ..explainers import build_explainer
 from ..hub import check_repo_id
-from ..references import StoredReference
-from ..references.stored.processes import launched_processes
+from ..store import StoredReference
+from ..store.processes import launched_processes
 from .loading import load_classifier, load_split
 
 
@@ -21,7 +21,7 @@ def json_object(text: str | None) -> dict[str, Any]:
     except ValueError as error:
         raise typer.BadParameter(f"{text!r} is no JSON: {error}.") from error
     if not isinstance(options, dict):
-        raise typer.BadParameter(f"""{text!r} is no JSON object, such as '{{"points": 8}}'.""")
+        raise typer.BadParameter(f"""{text!r} is no JSON object, such as '{{"n_steps": 8}}'.""")
     return options
 
 
@@ -80,7 +80,7 @@ def store(
     Examples:
       hf-e2kd store --teacher microsoft/resnet-34 --dataset ./photos --split train maps
       hf-e2kd store --teacher textattack/bert-base-uncased-SST-2 --dataset stanfordnlp/sst2 \\
-          --text-columns sentence --explainer integrated_gradients --explainer-options '{"points": 16}' maps
+          --text-columns sentence --explainer integrated_gradients --explainer-options '{"n_steps": 16}' maps
       accelerate launch --num_processes 4 -m hf_e2kd.cli store --teacher … --dataset … maps
     """
     options = json_object(explainer_options)

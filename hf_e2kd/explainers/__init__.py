@@ -2,7 +2,7 @@
 
 from .attention_gradient import AttentionGradient
 from .attention_rollout import AttentionRollout
-from .base import Draws, Explainer, Explanation, Target, drawn
+from .base import Explainer, Explanation, Stochastic, Target, shared_noise
 from .bcos import Bcos
 from .explained_forward import ExplainedOutput, install_explained_forward
 from .gradcam import GradCAM
@@ -15,7 +15,7 @@ __all__ = [
     "AttentionGradient",
     "AttentionRollout",
     "Bcos",
-    "Draws",
+    "Stochastic",
     "ExplainedOutput",
     "Explainer",
     "Explanation",
@@ -26,8 +26,8 @@ __all__ = [
     "Target",
     "available_explainers",
     "build_explainer",
-    "drawn",
     "explain",
     "install_explained_forward",
     "register_explainer",
+    "shared_noise",
 ]

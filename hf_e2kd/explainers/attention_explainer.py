@@ -12,7 +12,7 @@ from ..architectures import call_model
 from .attention_weights import global_size, recorded_attention, refuse_checkpointing
 from .base import Explainer, Explanation, Target, resolve_target
 from .patch_grid import patch_grid
-from .read_tokens import ReadTokens, counted_tokens, find_read_tokens
+from .pooled_tokens import ReadTokens, counted_tokens, find_read_tokens
 
 Choice = int | Sequence[int] | None
 """Layers or heads by their numbers, negative ones counted from the end; None for all."""

@@ -49,16 +49,16 @@ class Explanation:
         return replace(self, **tensors)
 
 
-class Draws:
+class Stochastic:
     """What leaves something to chance in a training step, and nothing in an evaluation."""
 
     # How many random numbers it takes for each sample of a training step.
-    draws: int = 0
+    num_draws: int = 0
     # These, (draws, B) uniform in [0, 1), set by `drawn` for a training step; None: nothing is left to chance.
-    uniform: torch.Tensor | None = None
+    noise: torch.Tensor | None = None
 
 
-class Explainer(Draws, ABC):
+class Explainer(Stochastic, ABC):
     """One explanation method; its options are the constructor's keyword arguments.
 
     Subclasses implement `forward`. They neither touch the model's training mode nor leave hooks behind, and they call
@@ -78,7 +78,7 @@ class Explainer(Draws, ABC):
         The maps of a text are its tokens' scores (B, [K,] T) with the layout `"tokens"`; they become words' afterwards.
         """
 
-    def starts_at(self, model: nn.Module) -> str | None:
+    def target_layer_path(self, model: nn.Module) -> str | None:
         """Path of the layer from which on training differentiates the model twice; None for its input."""
         return None
 
@@ -135,22 +135,22 @@ def resolve_target(target: Target, logits: torch.Tensor) -> torch.Tensor:
 
 
 @contextmanager
-def drawn(drawing: Iterable[Draws], uniform: torch.Tensor | None) -> Iterator[None]:
+def shared_noise(stochastic: Iterable[Stochastic], noise: torch.Tensor | None) -> Iterator[None]:
     """Lets explainers make the same random choices while the context lasts, as both sides of a training step must.
 
     Args:
         uniform: (draws, B) in [0, 1), of which explainers take the first rows and references the last; None where
             nothing is left to chance. A tensor, because a compiled step would be compiled anew for each seed.
     """
-    drawing = list(drawing)
-    before = [each.uniform for each in drawing]
+    stochastic = list(stochastic)
+    before = [each.noise for each in stochastic]
     try:
-        for each in drawing:
-            each.uniform = uniform
+        for each in stochastic:
+            each.noise = noise
         yield
     finally:
-        for each, own in zip(drawing, before, strict=True):
-            each.uniform = own
+        for each, own in zip(stochastic, before, strict=True):
+            each.noise = own
 
 
 def one_hots(target: torch.Tensor, logits: torch.Tensor) -> list[torch.Tensor]:

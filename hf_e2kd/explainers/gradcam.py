@@ -9,10 +9,10 @@ from torch import nn
 
 from ..architectures import discover_target, find_architecture
 from ..architectures.base import Split, forget_biases
-from ..sharding import is_sharded
+from ..architectures.sharding import is_sharded
 from .attention_kernels import refuse_fused_attention
 from .base import Explainer, Explanation, Target, at_least_float32, one_hots, resolve_target
-from .layer_gradients import AtLayer, differentiate_layer
+from .layer_gradients import LayerGradients, differentiate_layer
 
 
 class GradCAM(Explainer):
@@ -32,7 +32,7 @@ class GradCAM(Explainer):
         self.target_layer = target_layer
         self._discovered: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 
-    def starts_at(self, model: nn.Module) -> str | None:
+    def target_layer_path(self, model: nn.Module) -> str | None:
         architecture = find_architecture(model)
         known = None if architecture is None else architecture.target_path(model)
         return self.target_layer or known or self._discovered.get(model)
@@ -81,7 +81,7 @@ def gradcam_map(activations: torch.Tensor, gradients: torch.Tensor) -> torch.Ten
     return (weights * activations).sum(dim=-1).relu()
 
 
-def _by_head(model: nn.Module, split: Split, target: Target) -> AtLayer:
+def _by_head(model: nn.Module, split: Split, target: Target) -> LayerGradients:
     """Differentiates the head alone. In full precision even under autocast, where the gradient would lose digits."""
     device = split.activation.device.type
     activation = split.activation

@@ -33,7 +33,7 @@ class InputExplainer(Explainer):
 
 
 @dataclass
-class AtInput:
+class InputGradients:
     """A forward pass and its derivatives at the (moved) input.
 
     Args:
@@ -54,7 +54,7 @@ def unmoved(value: torch.Tensor) -> torch.Tensor:
     return value
 
 
-def differentiate(model: nn.Module, inputs: Mapping[str, Any], target: Target, move: Move = unmoved) -> AtInput:
+def differentiate(model: nn.Module, inputs: Mapping[str, Any], target: Target, move: Move = unmoved) -> InputGradients:
     """Runs a model at its input, or at another one, and differentiates the targets' logits there.
 
     Args:
@@ -64,10 +64,10 @@ def differentiate(model: nn.Module, inputs: Mapping[str, Any], target: Target, m
         return _differentiate_function(model, inputs, target, move)
     logits, value = run_at(model, inputs, move)
     target = resolve_target(target, logits)
-    return AtInput(logits, value, target_gradients(logits, value, target), target)
+    return InputGradients(logits, value, target_gradients(logits, value, target), target)
 
 
-def _differentiate_function(model: nn.Module, inputs: Mapping[str, Any], target: Target, move: Move) -> AtInput:
+def _differentiate_function(model: nn.Module, inputs: Mapping[str, Any], target: Target, move: Move) -> InputGradients:
     """The same inside a compiled region, whose backward can't be differentiated, and which sees no new hook.
 
     The model as a function of its input is differentiated by `torch.func`, so that the derivative is forward code.
@@ -86,7 +86,7 @@ def _differentiate_function(model: nn.Module, inputs: Mapping[str, Any], target:
     target = resolve_target(target, logits)
     scale = gradient_scale(logits, value)
     gradients = [in_full_precision(pullback(one_hot * scale)[0], scale) for one_hot in one_hots(target, logits)]
-    return AtInput(logits, value, gradients, target)
+    return InputGradients(logits, value, gradients, target)
 
 
 def gradient_scale(*values: torch.Tensor) -> float:

@@ -14,13 +14,13 @@ from .attention_kernels import attention_kernel, is_checkpointed
 from .base import Target, one_hots, resolve_target
 from .hooks import captured_output, refuse_single_derivatives
 
-AtLayer = tuple[torch.Tensor, torch.Tensor, list[torch.Tensor], torch.Tensor, Grid]
+LayerGradients = tuple[torch.Tensor, torch.Tensor, list[torch.Tensor], torch.Tensor, Grid]
 """Logits (B, classes), activation, its gradient for each of the K targets, target (B,) or (B, K), and the layout."""
 
 
 # Within a compiled region a hook registered now captures nothing, so this forward is run as it is.
 @torch.compiler.disable
-def differentiate_layer(model: nn.Module, path: str, inputs: Mapping[str, Any], target: Target) -> AtLayer:
+def differentiate_layer(model: nn.Module, path: str, inputs: Mapping[str, Any], target: Target) -> LayerGradients:
     """Runs the model's own forward, by a kernel whose attention can be differentiated twice, and reads a layer of it.
 
     Args:

@@ -20,8 +20,8 @@ from torch.utils.data import Subset
 
 from ..explainers import Explainer
 from ..private import LEFT_OUT, without_private
-from ..references.stored.attached import unattached
-from ..references.stored.key import cached_commits, explainer_key, loaded_revision, weights_digest
+from ..store.attached import unattached
+from ..store.key import cached_commits, explainer_key, loaded_revision, weights_digest
 from .cost import device_name
 from .record import Cost, DataRecord, ModelRecord
 

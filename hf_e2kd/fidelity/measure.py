@@ -18,12 +18,13 @@ from transformers import PreTrainedModel
 
 from ..alignment.labels import class_names
 from ..architectures.base import evaluating
+from ..architectures.sharding import whole
 from ..explainers import Explainer, install_explained_forward
 from ..metrics import agreement_where_teacher_errs, explanation_similarity, f1_map, negative_flips
 from ..metrics.running import SampleValues
-from ..objective import Objective, compared_maps, fold_targets
-from ..references import Reference, StoredReference, TeacherReference
-from ..sharding import whole
+from ..references import Reference, TeacherReference
+from ..store import StoredReference
+from ..terms.objective import Objective, align_maps, flatten_targets
 from .cost import cost_of, device_name
 from .describe import data_digest, describe_data, describe_explainer, describe_model, environment
 from .record import DataRecord, FidelityRecord, Figure
@@ -171,9 +172,9 @@ def batch_measures(
     labels = inputs.get("labels")
     if labels is not None and labels.ndim == 1 and not labels.is_floating_point():
         values[_LABEL] = labels
-    for name, said in objective.references.items():
-        if said.logits is not None and not multi_label:
-            values[_TEACHER_CLASS] = references[name].to_student(said.logits.argmax(1))
+    for name, reference_output in objective.references.items():
+        if reference_output.logits is not None and not multi_label:
+            values[_TEACHER_CLASS] = references[name].to_student(reference_output.logits.argmax(1))
         if "explanation_similarity" in values:
             values[f"{_CHANCE}shuffled"] = _shuffled_similarity(objective, name)
     for prefix, found in others.items():
@@ -188,9 +189,13 @@ def student_measures(
 ) -> dict[str, torch.Tensor]:
     """`sample_metrics`, and where the student does worse than its teacher or repeats its mistakes."""
     values = sample_metrics(objective, references, inputs, multi_label)
-    for name, said in objective.references.items():
-        if said.logits is not None and said.shared_labels is not None and "accuracy" in values:
-            decisions = references[name].student_logits(objective.logits), said.logits, said.shared_labels
+    for name, reference_output in objective.references.items():
+        if reference_output.logits is not None and reference_output.shared_labels is not None and "accuracy" in values:
+            decisions = (
+                references[name].student_logits(objective.logits),
+                reference_output.logits,
+                reference_output.shared_labels,
+            )
             values["negative_flips"] = negative_flips(*decisions)
             values["agreement_where_teacher_errs"] = agreement_where_teacher_errs(*decisions)
     return values
@@ -199,7 +204,7 @@ def student_measures(
 def _shuffled_similarity(objective: Objective, name: str) -> torch.Tensor:
     """The similarity of the student's maps to the reference's of the batch's next sample; of texts, shuffled words."""
     target = objective.references[name].target
-    student, reference, _ = compared_maps(*fold_targets(objective.explained[name], objective.references[name]))
+    student, reference, _ = align_maps(*flatten_targets(objective.explained[name], objective.references[name]))
     if student.ndim == 2:
         # Another text's words have no places in this one; its own have, in another order.
         generator = torch.Generator().manual_seed(0)

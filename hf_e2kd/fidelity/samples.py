@@ -18,8 +18,8 @@ from ..metrics import (
     label_agreement,
     localization_iou,
 )
-from ..objective import Objective, compared_maps, fold_targets
 from ..references import Reference, ReferenceOutput, annotated_masks
+from ..terms.objective import Objective, align_maps, flatten_targets
 
 BatchMeasures = Callable[[Objective, Mapping[str, Any], Callable[[nn.Module], Objective]], Mapping[str, torch.Tensor]]
 """Values (B,) or (B, K) by name of a batch's objective and inputs, and of what other students say of it."""
@@ -62,7 +62,7 @@ def sample_metrics(
                 right = output.logits.argmax(1) == output.shared_labels
                 values[f"teacher_accuracy{suffix}"] = _where(output.shared_labels >= 0, right)
         if name in objective.explained:
-            single = fold_targets(objective.explained[name], output)
+            single = flatten_targets(objective.explained[name], output)
             found = _map_metrics(*single, inputs, output.target, iou_threshold)
             exists = output.target >= 0
             values |= {
@@ -81,7 +81,7 @@ def multi_label_metrics(evaluation: EvalPrediction) -> dict[str, float]:
 
 def _map_metrics(
     explained: ExplainedOutput,
-    said: ReferenceOutput,
+    reference_output: ReferenceOutput,
     inputs: Mapping[str, Any],
     target: torch.Tensor,
     iou_threshold: float,
@@ -95,8 +95,8 @@ def _map_metrics(
     assert explained.maps is not None
     student: torch.Tensor = explained.maps
     reference = None
-    if said.maps is not None:
-        student, reference, _ = compared_maps(explained, said)
+    if reference_output.maps is not None:
+        student, reference, _ = align_maps(explained, reference_output)
         similarity, valid = explanation_similarity(_as_map(student), _as_map(reference))
         values = {
             "explanation_similarity": _where(valid, similarity),
@@ -104,8 +104,8 @@ def _map_metrics(
             "zero_teacher_maps": (reference == 0).flatten(1).all(1),
         }
         if student.ndim == 4:  # where the energy lies is a matter of the scalar maps
-            student, reference, _ = compared_maps(explained, replace(said, vectors=None))
-    if inputs.get("mask") is None and inputs.get("boxes") is None or said.target.numel() == 0:
+            student, reference, _ = align_maps(explained, replace(reference_output, vectors=None))
+    if inputs.get("mask") is None and inputs.get("boxes") is None or reference_output.target.numel() == 0:
         return values
     # The reference's own annotation may be dilated, which is for training.
     masks = annotated_masks(inputs, target).flatten(0, -3)

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 from transformers.integrations.integration_utils import CodeCarbonCallback
 
-from ..references import AnnotationReference, Reference, StoredReference, TeacherReference
+from ..references import AnnotationReference, Reference, TeacherReference
+from ..store import StoredReference
 from .describe import describe_data, describe_explainer, describe_transform, hardware, license_of, loaded_from_hub
 from .record import TrainingRecord
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 ARGUMENTS = (
     *("task_weight", "logits_weight", "temperature"),
-    *("explanation_weight", "explanation_loss", "explanation_target", "explanation_share", "explanation_every"),
+    *("explanation_weight", "explanation_loss", "explanation_target", "explanation_fraction", "explanation_interval"),
     *("explanation_warmup_ratio", "learning_rate", "lr_scheduler_type", "warmup_steps", "optim", "weight_decay"),
     *("max_grad_norm", "per_device_train_batch_size", "gradient_accumulation_steps", "bf16", "fp16", "seed"),
 )
@@ -52,17 +53,17 @@ def describe_training(trainer: "ExplanationDistillTrainer", base_model: str | No
 
 def _describe_reference(reference: Reference, trainer: "ExplanationDistillTrainer") -> dict[str, Any]:
     matched = trainer.explanation_weight_of(reference)
-    said: dict[str, Any] = {"kind": type(reference).__name__, "explanation_weight": matched}
+    description: dict[str, Any] = {"kind": type(reference).__name__, "explanation_weight": matched}
     if matched:
         annotates = isinstance(reference, AnnotationReference)
-        said["explanation_loss"] = reference.explanation_loss or trainer.args.explanation_loss
-        said["explains"] = "label" if annotates else getattr(reference, "target", None)
+        description["explanation_loss"] = reference.explanation_loss or trainer.args.explanation_loss
+        description["explains"] = "label" if annotates else getattr(reference, "target", None)
     if isinstance(reference, TeacherReference | StoredReference):
-        said["logits_weight"] = trainer.logits_weight_of(reference)
+        description["logits_weight"] = trainer.logits_weight_of(reference)
     explainers = reference.explainers()
     if explainers and matched:
-        said["explainer"] = describe_explainer(explainers[0])
-    return said
+        description["explainer"] = describe_explainer(explainers[0])
+    return description
 
 
 def _transform_of(dataset: Any) -> Any:

@@ -7,9 +7,9 @@ import torch
 
 from ..alignment.labels import choose_positive, list_positives
 from ..alignment.masks import object_masks
-from ..losses import available_guidance_losses
 from ..metrics import boxes_to_masks
 from ..metrics.energy_pointing_game.function import check_boxes
+from ..terms import available_guidance_losses
 from .base import Reference, ReferenceOutput
 
 
@@ -46,7 +46,7 @@ class AnnotationReference(Reference):
     """
 
     explains_labels = True
-    draws = 1
+    num_draws = 1
 
     def __init__(
         self, explanation_loss: str = "energy", dilation: float = 0.0, explanation_weight: float | None = None
@@ -64,7 +64,7 @@ class AnnotationReference(Reference):
         labels = inputs.get("labels")
         is_there = labels is not None and not {"mask", "boxes"}.isdisjoint(inputs)
         # An evaluation on data without annotations measures the rest.
-        if not with_maps or (self.uniform is None and not is_there):
+        if not with_maps or (self.noise is None and not is_there):
             count = len(next(value for value in inputs.values() if isinstance(value, torch.Tensor) and value.ndim))
             return ReferenceOutput(torch.full((count,), -1))
         if labels is None:
@@ -75,10 +75,10 @@ class AnnotationReference(Reference):
         shown = annotated_classes(inputs, labels)
         if labels.ndim == 1:
             target = labels.masked_fill(~shown, -1)
-        elif self.uniform is None:
+        elif self.noise is None:
             target = list_positives(shown)
         else:
-            target = choose_positive(shown, self.uniform[-1])
+            target = choose_positive(shown, self.noise[-1])
         return ReferenceOutput(target, annotation=annotated_masks(inputs, target, self.dilation))
 
 

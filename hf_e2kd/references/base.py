@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..explainers import Draws, Explainer
+from ..explainers import Explainer, Stochastic
 
 
 @dataclass
@@ -43,7 +43,7 @@ class ReferenceOutput:
         return self.maps is not None or self.annotation is not None
 
 
-class Reference(Draws, ABC):
+class Reference(Stochastic, ABC):
     """A source of explanations to match, with the weight and the loss it is matched by.
 
     Args:
@@ -73,7 +73,7 @@ class Reference(Draws, ABC):
     # Whether the classes it explains are the labels, which must then be classes of the student.
     explains_labels: bool = False
 
-    def bind(self, student: nn.Module, explainer: Explainer | None) -> None:
+    def setup(self, student: nn.Module, explainer: Explainer | None) -> None:
         """Meets the student, before training: aligns labels, checks what can be checked.
 
         Args:

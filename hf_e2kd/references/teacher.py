@@ -9,22 +9,22 @@ from torch import nn
 from ..alignment.inputs import InputAdapter
 from ..alignment.labels import LabelAlignment, align_labels, choose_positive, is_multi_label, list_positives
 from ..architectures import call_model
+from ..architectures.sharding import root_gathered, shard_frozen
 from ..explainers import Explainer
-from ..sharding import root_gathered, shard_frozen
 from .base import Reference, ReferenceOutput
 
 _PREFIX = "teacher_"
 
 
 def _teacher_top(
-    alignment: LabelAlignment, logits: torch.Tensor, labels: torch.Tensor | None, uniform: torch.Tensor | None = None
+    alignment: LabelAlignment, logits: torch.Tensor, labels: torch.Tensor | None, noise: torch.Tensor | None = None
 ) -> torch.Tensor:
     """The teacher's top class among those it shares with the student (e²KD, Eq. 2)."""
     return alignment.teacher_logits(logits).argmax(dim=1)
 
 
 def _label(
-    alignment: LabelAlignment, logits: torch.Tensor, labels: torch.Tensor | None, uniform: torch.Tensor | None = None
+    alignment: LabelAlignment, logits: torch.Tensor, labels: torch.Tensor | None, noise: torch.Tensor | None = None
 ) -> torch.Tensor:
     """The sample's label; the teacher's top class where the label isn't shared or not known.
 
@@ -35,11 +35,11 @@ def _label(
         raise ValueError("explanation_target='label' needs labels in every batch; use 'teacher_top' without them.")
     if labels.ndim == 2:
         shown = alignment.student_logits(labels)
-        if uniform is None:
+        if noise is None:
             listed = list_positives(shown)
             # Nothing is listed of a sample without a shared label.
             return torch.where((listed[:, :1] < 0) & (torch.arange(listed.shape[1]).to(top) == 0), top[:, None], listed)
-        shared = choose_positive(shown, uniform[-1])
+        shared = choose_positive(shown, noise[-1])
     else:
         shared = alignment.student_to_shared(labels)
     return torch.where(shared >= 0, shared, top)
@@ -102,11 +102,11 @@ class TeacherReference(Reference):
         self.shard = shard
         self.explains_labels = target == "label"
         self.multi_label = False
-        self.draws = 1 if target == "label" else 0
+        self.num_draws = 1 if target == "label" else 0
         self.adapter = InputAdapter(model, processing_class, student_processing_class)
         self.alignment: LabelAlignment | None = None
 
-    def bind(self, student: nn.Module, explainer: Explainer | None) -> None:
+    def setup(self, student: nn.Module, explainer: Explainer | None) -> None:
         self.alignment = align_labels(self.model, student)
         self.multi_label = is_multi_label(student)
         if self.shard and self.multi_label and self.explains_labels:
@@ -114,7 +114,7 @@ class TeacherReference(Reference):
                 "A sharded teacher explains as many classes on each process, and these samples have several labels, "
                 "not equally many. Take target='teacher_top', or shard=False."
             )
-        self.adapter.meet(student)
+        self.adapter.setup(student)
         if explainer is not None:
             self.explainer = self.own_explainer or explainer
             self.explainer.check(self.model, trained=False)
@@ -143,11 +143,11 @@ class TeacherReference(Reference):
     def __call__(self, inputs: Mapping[str, Any], with_maps: bool = True) -> ReferenceOutput:
         alignment, labels = self._bound(), inputs.get("labels")
         own, batch = self._own_inputs(inputs), self.inputs_of(inputs)
-        baseline = getattr(self.explainer, "baseline", None)
+        baseline = getattr(self.explainer, "baselines", None)
         if with_maps and "input_ids" in own and self.own_explainer is None and isinstance(baseline, int):
             raise ValueError(
                 f"The baseline {baseline} is a token of the student's and another one to the teacher's tokenizer. "
-                "Give a teacher_explainer with the teacher's own id: IntegratedGradients(baseline=…)."
+                "Give a teacher_explainer with the teacher's own id: IntegratedGradients(baselines=…)."
             )
         if with_maps and "input_ids" in own and "word_ids" not in own:
             raise ValueError(
@@ -170,7 +170,7 @@ class TeacherReference(Reference):
         chosen: list[torch.Tensor] = []
 
         def explained_class(logits: torch.Tensor) -> torch.Tensor:
-            chosen.append(TARGET_RULES[self.target](alignment, logits, labels, self.uniform))
+            chosen.append(TARGET_RULES[self.target](alignment, logits, labels, self.noise))
             return _only(inputs.get("explained"), alignment.to_teacher(chosen[-1]))
 
         maps = mask = vectors = None
@@ -195,7 +195,7 @@ class TeacherReference(Reference):
 
     def _bound(self) -> LabelAlignment:
         if self.alignment is None:
-            raise RuntimeError("Give the reference to a trainer, or call `bind(student, explainer)`, before using it.")
+            raise RuntimeError("Give the reference to a trainer, or call `setup(student, explainer)`, before using it.")
         return self.alignment
 
 

@@ -18,12 +18,12 @@ from transformers import AutoModelForImageClassification, PreTrainedConfig
 from ..alignment.inputs import ImageView, image_view
 from ..architectures import call_model, grid_of
 from ..architectures.base import evaluating
-from ..arguments import ExplanationDistillArguments
 from ..cards.figures import explanation_panel
 from ..data import DistillationTransform, load_coco, load_voc
 from ..data.shapes import write_coco, write_voc
 from ..data.voc import CLASSES
 from ..explainers import Explainer, GradCAM, build_explainer
+from ..trainer.arguments import ExplanationDistillArguments
 from .models import load_processor, load_student, processor_like
 from .protocols import load_classifier as load_published
 
@@ -233,7 +233,7 @@ def explainer_at(args: ExplanationDistillArguments, layer: str | None, model: nn
 
 def _final_layer(model: nn.Module, pixel_values: torch.Tensor) -> str:
     """GradCAM's own layer, or, where that isn't a module's output but a method's (timm), the last one on its grid."""
-    own = GradCAM().starts_at(model)
+    own = GradCAM().target_layer_path(model)
     if own is not None and own in dict(model.named_modules()):
         return own
     return _layer_at(model, pixel_values, finer=1)

@@ -9,7 +9,6 @@ from datasets import Dataset
 from torch import nn
 
 from ..alignment.labels import is_multi_label
-from ..arguments import ExplanationDistillArguments
 from ..data import AnnotatedCollator, DistillationTransform
 from ..data.text import TextCollator
 from ..explainers import Explainer
@@ -17,6 +16,7 @@ from ..fidelity import FidelityRecord, Figure
 from ..fidelity.measure import drawn_rows
 from ..fidelity.record import DataRecord
 from ..trainer import ExplanationDistillTrainer
+from ..trainer.arguments import ExplanationDistillArguments
 
 
 @dataclass

@@ -9,10 +9,10 @@ from typing import ClassVar
 from datasets import Dataset, DatasetDict
 
 from ..alignment.inputs import image_view
-from ..arguments import ExplanationDistillArguments
 from ..callbacks import AdaptiveClipping
 from ..data import DistillationTransform, load_imagenet, load_sun397
 from ..data.images import label_names, load_image_splits, without_undecodable
+from ..trainer.arguments import ExplanationDistillArguments
 from .generated import write_imagenet, write_sun397
 from .images import crop_and_flip, draw
 from .models import load_student, processor_like

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from transformers import IntervalStrategy, TrainerCallback
 
-from ..arguments import ExplanationDistillArguments
+from ..trainer.arguments import ExplanationDistillArguments
 from .side_by_side import distil
 from .tasks import ALONE, Task, training_arguments
 
@@ -51,9 +51,9 @@ def estimate_students(
 
     Args:
         arms: What differs in the arguments of each student, by its name.
-        steps: How many are timed, after a first that isn't; rounded up to whole rounds of `explanation_every`.
+        steps: How many are timed, after a first that isn't; rounded up to whole rounds of `explanation_interval`.
     """
-    every = args.explanation_every
+    every = args.explanation_interval
     return {
         arm: _measure(task, training_arguments(args, **changes), math.ceil(steps / every) * every)
         for arm, changes in arms.items()

@@ -11,15 +11,15 @@ from torch import nn
 from transformers import set_seed
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from ..arguments import ExplanationDistillArguments
 from ..callbacks import ParetoCheckpoints
 from ..cards.fronts import pareto_figure
-from ..checkpoints import load_weights
 from ..data import AnnotatedCollator, keep_annotations
 from ..explainers import Explainer
-from ..losses import available_guidance_losses
 from ..references import AnnotationReference
+from ..terms import available_guidance_losses
 from ..trainer import ExplanationDistillTrainer
+from ..trainer.arguments import ExplanationDistillArguments
+from ..trainer.checkpoints import load_weights
 from .annotated import AnnotatedSplits, explainer_at, load_classifier, load_splits, opened
 from .guidance_setting import (
     METRICS,

@@ -11,10 +11,10 @@ from torch import nn
 from transformers import HfArgumentParser, PreTrainedConfig
 
 from ..alignment.inputs import image_view
-from ..arguments import ExplanationDistillArguments
 from ..data import DistillationTransform
 from ..explainers import Explainer
 from ..trainer import ExplanationDistillTrainer
+from ..trainer.arguments import ExplanationDistillArguments
 from .annotated import AnnotatedSource, AnnotatedSplits, draw, flip
 from .results import describe_machine, markdown_table, recorded_arguments, summarise, write_results
 from .side_by_side import COMMON_TRAINING, Comparison

@@ -11,11 +11,11 @@ from torch import nn
 from transformers import set_seed
 
 from ..alignment.labels import is_multi_label
-from ..arguments import ExplanationDistillArguments
 from ..data import AnnotatedCollator
 from ..explainers import Explainer
 from ..references import AnnotationReference
 from ..trainer import ExplanationDistillTrainer
+from ..trainer.arguments import ExplanationDistillArguments
 from .annotated import AnnotatedSplits, explainer_at, load_classifier, load_splits, opened
 from .guidance import guide
 from .guidance_setting import (

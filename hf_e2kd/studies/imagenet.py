@@ -12,12 +12,12 @@ from torchvision.transforms import v2
 from transformers import ResNetConfig, ResNetForImageClassification
 
 from ..alignment.inputs import image_view
-from ..arguments import ExplanationDistillArguments
 from ..callbacks import AdaptiveClipping
 from ..data import DistillationTransform, load_imagenet
 from ..data.images import label_names
 from ..models import BcosViTConfig, BcosViTForImageClassification
-from ..references import StoredReference
+from ..store import StoredReference
+from ..trainer.arguments import ExplanationDistillArguments
 from .generated import write_imagenet
 from .images import crop_and_flip, draw
 from .models import label_settings, load_student, processor_like

@@ -15,12 +15,12 @@ from transformers import AutoModelForImageClassification, PreTrainedConfig, ViTI
 
 from ..alignment.inputs import image_view
 from ..alignment.labels import align_labels, class_names
-from ..arguments import ExplanationDistillArguments
 from ..cards.figures import explanation_panel
 from ..data.digits import digits_on_textures
 from ..data.images import label_names, load_images
 from ..data.transforms import DistillationTransform
 from ..metrics import explanation_similarity
+from ..trainer.arguments import ExplanationDistillArguments
 from .models import load_processor, load_student, load_teacher, processor_like
 from .student_card import generated
 from .tasks import Task, announce, explainer_of, train_on_labels, training_arguments

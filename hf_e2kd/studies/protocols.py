@@ -11,9 +11,9 @@ from timm.data import ImageNetInfo
 from torch import nn
 from transformers import AutoModelForImageClassification, PreTrainedConfig, ViTImageProcessor
 
-from ..arguments import ExplanationDistillArguments
 from ..data.imagenet import class_names
 from ..models import BcosDenseNetConfig, BcosResNetConfig, bcos_config, load_bcos_weights
+from ..trainer.arguments import ExplanationDistillArguments
 from .models import bcos_processor, label_settings, load_teacher
 from .tasks import Task
 

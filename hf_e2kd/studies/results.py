@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..arguments import ExplanationDistillArguments
+from ..trainer.arguments import ExplanationDistillArguments
 
 # What a table of results shows, in this order, as far as it was measured.
 METRICS = {
@@ -23,7 +23,7 @@ METRICS = {
 
 _RECORDED = (
     *("explainer", "explainer_options", "explanation_weight", "explanation_loss", "explanation_target"),
-    *("explanation_share", "explanation_every", "task_weight", "logits_weight", "temperature"),
+    *("explanation_fraction", "explanation_interval", "task_weight", "logits_weight", "temperature"),
     *("num_train_epochs", "max_steps", "learning_rate", "weight_decay", "max_grad_norm", "bf16", "fp16", "seed"),
     *("per_device_train_batch_size", "gradient_accumulation_steps", "iou_threshold"),
 )

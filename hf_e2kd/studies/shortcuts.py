@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from torch import nn
 from transformers import HfArgumentParser, ViTImageProcessor, set_seed
 
-from ..arguments import ExplanationDistillArguments
 from ..data import DistillationTransform, digits_on_textures
 from ..data.images import label_names
 from ..references import AnnotationReference
+from ..trainer.arguments import ExplanationDistillArguments
 from .images import EmbeddedSetting, from_config
 from .results import METRICS, describe_machine, markdown_table, recorded_arguments, summarise, write_results
 from .side_by_side import COMMON_TRAINING, distil

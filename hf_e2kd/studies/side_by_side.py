@@ -11,10 +11,10 @@ from typing import Any
 from torch import nn
 from transformers import HfArgumentParser, set_seed
 
-from ..arguments import ExplanationDistillArguments
+from ..architectures.sharding import whole
 from ..hub import create_repo, push_folder
-from ..sharding import whole
 from ..trainer import ExplanationDistillTrainer
+from ..trainer.arguments import ExplanationDistillArguments
 from .images import EmbeddedSetting
 from .protocols import Protocol
 from .results import METRICS, describe_machine, markdown_table, recorded_arguments, summarise, write_results

@@ -11,12 +11,12 @@ from torch import nn
 from transformers import IntervalStrategy, TrainerCallback
 from transformers.trainer_utils import SaveStrategy
 
-from ..arguments import ExplanationDistillArguments
+from ..architectures.sharding import whole
 from ..explainers import Explainer, build_explainer
 from ..fidelity import DataRecord
 from ..references import Reference
-from ..sharding import whole
 from ..trainer import ExplanationDistillTrainer
+from ..trainer.arguments import ExplanationDistillArguments
 
 ALONE: Mapping[str, Any] = {
     **{"eval_strategy": IntervalStrategy.NO, "eval_on_start": False, "load_best_model_at_end": False},

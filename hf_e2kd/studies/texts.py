@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedConfig
 
-from ..arguments import ExplanationDistillArguments
 from ..data.images import label_names
 from ..data.reviews import reviews_with_hints, train_tokenizer
 from ..data.text import TextCollator, load_texts
+from ..trainer.arguments import ExplanationDistillArguments
 from .models import load_text_classifier, shallow_copy_of
 from .student_card import generated
 from .tasks import Task, announce, explainer_of, train_on_labels, training_arguments
@@ -73,7 +73,7 @@ class TextSetting:
     required: ClassVar[tuple[str, ...]] = ("teacher", "dataset")
     common_training: ClassVar[Mapping[str, Any]] = {
         "explainer": "integrated_gradients",
-        "explanation_share": 0.4,
+        "explanation_fraction": 0.4,
         # Every point of every text of an evaluation set would cost more than the training; a sample is explained.
         "evaluate_explanations": False,
         "task_weight": 0.5,

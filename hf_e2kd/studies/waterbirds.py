@@ -11,11 +11,11 @@ from torchvision.transforms import v2
 from transformers import ResNetConfig, ResNetForImageClassification
 
 from ..alignment.inputs import image_view
-from ..arguments import ExplanationDistillArguments
 from ..data import AnnotatedCollator, DistillationTransform, MixingCollator, load_waterbirds
 from ..data.waterbirds import CLASSES, IN_DISTRIBUTION, OUT_OF_DISTRIBUTION, select_groups
-from ..losses import available_guidance_losses
 from ..references import AnnotationReference
+from ..terms import available_guidance_losses
+from ..trainer.arguments import ExplanationDistillArguments
 from .generated import write_waterbirds
 from .images import crop_and_flip, draw
 from .models import label_settings, load_processor, load_student, processor_like

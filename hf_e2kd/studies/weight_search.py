@@ -10,10 +10,10 @@ from typing import Any
 from transformers import set_seed
 
 from ..alignment.labels import labels_belong_to
-from ..arguments import ExplanationDistillArguments
 from ..cards.fronts import pareto_figure
-from ..pareto import pareto_front
+from ..metrics.pareto import pareto_front
 from ..trainer import ExplanationDistillTrainer
+from ..trainer.arguments import ExplanationDistillArguments
 from .images import EmbeddedSetting, Sources
 from .protocols import SMOKE_TRAINING, chosen_first
 from .results import METRICS, describe_machine, recorded_arguments, write_results

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ..explainers import Explainer, Explanation
-from ..losses import explanation_loss
+from ..terms import explanation_loss
 
 STEPS = (1e-7, 1e-5, 1e-4, 1e-3)
 """Of the finite differences, in float64. Models that compute a part in float32 need the long ones, kinks the short."""

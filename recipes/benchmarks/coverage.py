@@ -43,7 +43,7 @@ from transformers.utils import logging
 from hf_e2kd.explainers import Explanation
 from hf_e2kd.explainers.base import Explainer
 from hf_e2kd.explainers.registry import available_explainers, build_explainer
-from hf_e2kd.losses import explanation_loss
+from hf_e2kd.terms import explanation_loss
 
 TASKS = {"image": IMAGE_CLASSES, "text": TEXT_CLASSES}
 EXPLAINERS = {
@@ -406,7 +406,7 @@ def try_explainer(model: nn.Module, double: nn.Module, name: str, inputs: Mappin
 
 
 # Few points: the maps need not be exact here.
-OPTIONS: dict[str, dict[str, Any]] = {"integrated_gradients": {"points": 2}}
+OPTIONS: dict[str, dict[str, Any]] = {"integrated_gradients": {"n_steps": 2}}
 TOLERANCE = 0.05
 
 

@@ -1,4 +1,4 @@
-"""How near Integrated Gradients with few points comes to the integral, by rule: cosine to a map of many points.
+"""How near Integrated Gradients with few steps comes to the integral, by rule: cosine to a map of many steps.
 
     python recipes/benchmarks/quadrature.py --model outputs/distill_bert/teacher --dataset PATH_OF_THE_TREES
 
@@ -31,8 +31,8 @@ def main() -> None:
     parser.add_argument("--dataset", required=True, help="Hub id or folder of labelled texts")
     parser.add_argument("--split", default="test")
     parser.add_argument("--samples", type=int, default=64)
-    parser.add_argument("--reference", type=int, default=300, help="points of the map that is compared with")
-    parser.add_argument("--points", type=int, nargs="+", default=[4, 8, 16, 32])
+    parser.add_argument("--reference", type=int, default=300, help="steps of the map that is compared with")
+    parser.add_argument("--n-steps", type=int, nargs="+", default=[4, 8, 16, 32])
     parser.add_argument("--rules", nargs="+", default=["gauss_legendre", "riemann_middle", "trapezoid"])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
@@ -45,15 +45,15 @@ def main() -> None:
     batches = [
         collator(list(data.select(range(start, min(start + 16, len(data)))))) for start in range(0, len(data), 16)
     ]
-    reference = word_maps(model, batches, points=options.reference)
-    print(f"{len(data)} texts; cosine to {options.reference} points of gauss_legendre\n")
-    print("| rule | points | mean | smallest |")
+    reference = word_maps(model, batches, n_steps=options.reference)
+    print(f"{len(data)} texts; cosine to {options.reference} steps of gauss_legendre\n")
+    print("| rule | steps | mean | smallest |")
     print("|---|---|---|---|")
     for rule in options.rules:
-        for points in options.points:
-            maps = word_maps(model, batches, points=points, rule=rule)
+        for n_steps in options.n_steps:
+            maps = word_maps(model, batches, n_steps=n_steps, rule=rule)
             cosines = torch.cat([F.cosine_similarity(*pair) for pair in zip(maps, reference, strict=True)])
-            print(f"| {rule} | {points} | {cosines.mean():.4f} | {cosines.min():.4f} |", flush=True)
+            print(f"| {rule} | {n_steps} | {cosines.mean():.4f} | {cosines.min():.4f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from transformers import TrainerCallback, ViTConfig, ViTForImageClassification
 from transformers.utils import logging
 
 from hf_e2kd import ExplanationDistillArguments, ExplanationDistillTrainer
-from hf_e2kd.references import StoredReference
+from hf_e2kd.store import StoredReference
 
 BASE = 1000
 BATCH = 100

@@ -100,12 +100,12 @@ CASES = {
 class Given(Reference):
     """Says what was computed of the batch before."""
 
-    def __init__(self, said: ReferenceOutput):
+    def __init__(self, reference_output: ReferenceOutput):
         super().__init__()
-        self.said = said
+        self.reference_output = reference_output
 
     def __call__(self, inputs: Mapping[str, Any], with_maps: bool = True) -> ReferenceOutput:
-        return self.said if with_maps else replace(self.said, maps=None, mask=None)
+        return self.reference_output if with_maps else replace(self.reference_output, maps=None, mask=None)
 
 
 def build_trainer(
@@ -122,7 +122,7 @@ def build_trainer(
         output_dir=str(Path(tempfile.gettempdir(), "step_cost")),  # nothing is written
         explainer=case.explainer,
         explanation_weight=explanation_weight,
-        explanation_share=case.share,
+        explanation_fraction=case.share,
         use_cpu=options.device == "cpu",
         bf16=options.bf16,
         torch_compile=compiled,
@@ -132,8 +132,16 @@ def build_trainer(
     )
     sources: dict[str, Any] = {"teacher_model": teacher}
     if case.given and explanation_weight:
-        said = explain(teacher.eval(), batch, case.explainer)
-        sources = {"references": {"given": Given(ReferenceOutput(said.target, said.maps, said.logits, said.mask))}}
+        reference_output = explain(teacher.eval(), batch, case.explainer)
+        sources = {
+            "references": {
+                "given": Given(
+                    ReferenceOutput(
+                        reference_output.target, reference_output.maps, reference_output.logits, reference_output.mask
+                    )
+                )
+            }
+        }
     trainer = ExplanationDistillTrainer(student, args, **sources)
     trainer.create_optimizer_and_scheduler(num_training_steps=1000)
     trainer.model_wrapped, trainer.optimizer = trainer.accelerator.prepare(trainer.model, trainer.optimizer)

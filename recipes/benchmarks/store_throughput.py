@@ -29,10 +29,10 @@ from transformers import default_data_collator
 from transformers.utils import logging
 
 from hf_e2kd import Explanation, ExplanationDistillArguments, ExplanationDistillTrainer, TeacherReference
-from hf_e2kd.references import StoredReference
-from hf_e2kd.references.stored.ids import IdIndex
-from hf_e2kd.references.stored.rows import RowWriter
-from hf_e2kd.references.stored.shard_writer import ShardWriter
+from hf_e2kd.store import StoredReference
+from hf_e2kd.store.ids import IdIndex
+from hf_e2kd.store.rows import RowEncoder
+from hf_e2kd.store.shard_writer import ShardWriter
 
 TEACHER, STUDENT = "resnet34", "resnet18"
 IMAGE_SIZE, CLASSES, GRID = 224, 1000, (7, 7)
@@ -127,11 +127,13 @@ def written(count: int, options: argparse.Namespace) -> StoredReference:
     teacher = timm.create_model("resnet18", num_classes=CLASSES)
     small = build(teacher, images(2), options)
     folder, batch, shards, target = Path(tempfile.mkdtemp()), 256, [], 4096
-    writer, write = None, RowWriter("float16", None, vectors=False)
+    writer, write = None, RowEncoder("float16", None, vectors=False)
     for start in range(0, count, batch):
         size = min(batch, count - start)
-        said = Explanation(torch.randn(size, CLASSES), torch.rand(size, *GRID), torch.zeros(size, dtype=torch.long))
-        rows, fields, _ = write([f"n01440764_{start + number:07d}" for number in range(size)], said, None)
+        reference_output = Explanation(
+            torch.randn(size, CLASSES), torch.rand(size, *GRID), torch.zeros(size, dtype=torch.long)
+        )
+        rows, fields, _ = write([f"n01440764_{start + number:07d}" for number in range(size)], reference_output, None)
         writer = writer or ShardWriter(folder / f"shard-{len(shards):05d}.arrow", fields)
         writer.add(rows)
         if writer.rows >= target or start + size == count:

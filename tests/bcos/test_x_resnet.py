@@ -31,7 +31,7 @@ def test_input_x_gradient_equals_integrated_gradients(name):
     """Prevents: a bias, in whatever layer, by which the two differ and neither sums to the logit."""
     model, inputs = network(name), {"pixel_values": images().double()}
     product = InputXGradient()(model, inputs, TARGET)
-    integral = IntegratedGradients(points=5, completeness=True)(model, inputs, TARGET)
+    integral = IntegratedGradients(n_steps=5, completeness=True)(model, inputs, TARGET)
     torch.testing.assert_close(product.maps, integral.maps, rtol=1e-5, atol=1e-7)
     torch.testing.assert_close(product.maps.sum((1, 2)), product.logits.gather(1, TARGET[:, None])[:, 0])
     torch.testing.assert_close(model(3 * inputs["pixel_values"]).logits, 3 * product.logits)

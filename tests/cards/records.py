@@ -135,7 +135,7 @@ def text_record(**changes):
             cost=Cost(22_710_000, 90_860_000, 2_730_000_000, 0.0081, "CPU", "64 tokens"),
         ),
         "data": DataRecord(None, "Stanford Sentiment Treebank", "test", rows=1821, samples=list(range(1821))),
-        "explainer": {"name": "integrated_gradients", "options": {"points": 16, "baseline": "zero"}},
+        "explainer": {"name": "integrated_gradients", "options": {"n_steps": 16, "baselines": "zero"}},
         "figures": {
             "accuracy": figure(0.577, samples=1821),
             "teacher_accuracy": figure(0.623, samples=1821),
@@ -157,7 +157,7 @@ def text_record(**changes):
                 "logits_weight": 0.5,
                 "explanation_weight": 1.0,
                 "temperature": 4.0,
-                "explanation_share": 0.4,
+                "explanation_fraction": 0.4,
             },
             hardware="CPU",
             seconds=9120.0,

@@ -146,7 +146,7 @@ def test_similarity_has_its_chance_levels_beside_it():
 
 
 @pytest.mark.parametrize(
-    ("weights", "said", "cited", "tagged"),
+    ("weights", "loss", "cited", "tagged"),
     [
         ({}, "trained to match its outputs and its explanations", {"e2kd", "kd"}, {"e2kd"}),
         ({"logits_weight": 0.0}, "trained to match its explanations", {"e2kd"}, {"e2kd"}),
@@ -154,13 +154,13 @@ def test_similarity_has_its_chance_levels_beside_it():
         ({"logits_weight": 0.0, "explanation_weight": 0.0}, "It is compared here with", set(), set()),
     ],
 )
-def test_what_really_happened(weights, said, cited, tagged):
+def test_what_really_happened(weights, loss, cited, tagged):
     """Prevents: a method claimed, tagged or cited that had no weight in the training."""
     record = image_record()
     training = replace(record.training, references={"teacher": taught(**weights)})
     record = image_record(training=training)
     card = model_card(record)
-    assert said in card.text
+    assert loss in card.text
     papers = {"e2kd": GOOD_TEACHERS_EXPLAIN, "kd": DISTILLATION}
     assert {name for name, entry in papers.items() if entry in card.text} == cited
     assert {"e2kd"} & set(card.data.tags) == tagged
@@ -222,7 +222,7 @@ def full_record():
         student=replace(record.student, **filled),
         teacher=replace(record.teacher, **filled),
         data=replace(record.data, arguments={"kind": ["a", {"b": "c"}]}, **data),
-        teacher_explainer={"name": "integrated_gradients", "options": {"baseline": "zero"}},
+        teacher_explainer={"name": "integrated_gradients", "options": {"baselines": "zero"}},
         training=replace(
             record.training, references=references, data=replace(record.training.data, arguments={}, seed=0, **data)
         ),

@@ -87,7 +87,7 @@ def test_images(place, tmp_path, capsys):
 def test_texts(place, tmp_path, capsys):
     """Prevents: a trained teacher that is trained again, or a JSON that no script can read."""
     sources = ["--teacher", place / "reader", "--student", "teacher-layers", "--dataset", place / "texts"]
-    line = ["distill", *sources, *FAST, "--max_steps", 1, "--explainer_options", '{"points": 1}']
+    line = ["distill", *sources, *FAST, "--max_steps", 1, "--explainer_options", '{"n_steps": 1}']
     assert run(*line, "--student_layers", 1, "--output_dir", tmp_path, "--json") == 0
     results = json.loads(capsys.readouterr().out)
     assert results["output_dir"] == str(tmp_path) and set(results["summary"]["evaluation"]) == {"teacher", "e²KD"}
@@ -134,7 +134,7 @@ def test_an_estimate_leaves_everything_as_it_was(place, tmp_path):
     for estimated in (False, True):
         torch.manual_seed(3), random.seed(3), np.random.seed(3)
         if estimated:
-            (part,) = estimate_students(task, args, {"e²KD": {"explanation_every": 2}}).values()
+            (part,) = estimate_students(task, args, {"e²KD": {"explanation_interval": 2}}).values()
         draws.append((torch.rand(2).tolist(), random.random(), np.random.rand()))
     assert draws[0] == draws[1]
     assert part.steps == 12 and MEASURED_STEPS > 2

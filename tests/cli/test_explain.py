@@ -132,7 +132,7 @@ def test_files_that_cannot_be_read(place, tmp_path, capsys):
         (2, "there is no folder '{place}/new'", ["{place}/vit", "x.png", "--output", "{place}/new/map.png"]),
         (2, "no device 'cudo' can be used here. Available: cpu", ["{place}/vit", "x.png", "--device", "cudo"]),
         (2, "is no JSON", ["{place}/vit", "x.png", "--explainer", "gradcam", "--explainer-options", "{"]),
-        (2, "need --explainer", ["{place}/vit", "x.png", "--explainer-options", '{"points": 2}']),
+        (2, "need --explainer", ["{place}/vit", "x.png", "--explainer-options", '{"n_steps": 2}']),
         (1, "Unknown explainer 'gradcram'. Available:", ["{place}/vit", "x.png", "--explainer", "gradcram"]),
         (1, "No class is named 'horse'", ["{place}/vit", "x.png", "--target", "horse"]),
         (1, "is an address. Give the id alone", ["https://huggingface.co/a/b", "x.png"]),

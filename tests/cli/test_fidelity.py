@@ -136,8 +136,8 @@ def test_options_that_a_record_leaves_open(place, capsys):
         assert run("fidelity", "--verify", place, *given) == 1
         return capsys.readouterr().err
 
-    tensor = describe_explainer(IntegratedGradients(baseline=torch.zeros(3, 1, 1)))
-    assert "doesn't state baseline of its explainer 'integrated_gradients'" in verify(tensor)
+    tensor = describe_explainer(IntegratedGradients(baselines=torch.zeros(3, 1, 1)))
+    assert "doesn't state baselines of its explainer 'integrated_gradients'" in verify(tensor)
     left_out = {"name": "gradcam", "options": {"target_layer": LEFT_OUT}}
     assert "Give it by --explainer-options '{\"target_layer\": …}'" in verify(left_out)
     # With it, the next thing that is missing is told.

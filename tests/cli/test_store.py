@@ -15,9 +15,8 @@ from transformers import ViTImageProcessor
 from hf_e2kd.cli import main
 from hf_e2kd.cli import store as command
 from hf_e2kd.data.transforms import DistillationTransform
-from hf_e2kd.references import StoredReference
-from hf_e2kd.references.stored import reference as stored
-from hf_e2kd.references.stored import shard_writer
+from hf_e2kd.store import StoredReference, shard_writer
+from hf_e2kd.store import reference as stored
 from tests.models import CLASSES, build
 from tests.text_models import build_text
 from tests.tokenizers import tokenizer
@@ -103,13 +102,13 @@ def test_texts(place, tmp_path, capsys):
     """Prevents: pairs read as one text, or options of the explainer that are lost."""
     line = ["store", "--teacher", place / "bert", "--dataset", place / "texts", "--verify"]
     line += ["--text-columns", "premise", "--text-columns", "claim", "--max-length", 16]
-    line += ["--explainer", "integrated_gradients", "--explainer-options", '{"points": 2}', tmp_path / "store"]
+    line += ["--explainer", "integrated_gradients", "--explainer-options", '{"n_steps": 2}', tmp_path / "store"]
     assert run(*line) == 0
     printed = capsys.readouterr()
     assert "Samples   5" in printed.out and str(tmp_path / "store") in printed.out
     key = StoredReference(tmp_path / "store").description["key"]
     assert key["text"] == {"columns": ["premise", "claim"], "max_length": 16}
-    assert key["explainer"]["options"]["points"] == 2
+    assert key["explainer"]["options"]["n_steps"] == 2
     assert run(*line) == 0  # a finished one is left as it is
 
 
@@ -147,9 +146,9 @@ def cut(folder):
         (1, "GradCAM explains images", {"--explainer": "gradcam", "--teacher": "{place}/bert", "text": True}),
         (1, "gives maps alone. Leave `vectors` out", {"--vectors": None}),
         (1, "'me/maps/2' is not the id of a repository", {"--push-to-hub": "me/maps/2"}),
-        (2, "is no JSON:", {"--explainer-options": "{points", "--explainer": "saliency"}),
+        (2, "is no JSON:", {"--explainer-options": "{n_steps", "--explainer": "saliency"}),
         (2, "is no JSON object", {"--explainer-options": "[8]", "--explainer": "saliency"}),
-        (2, "--explainer-options need --explainer", {"--explainer-options": '{"points": 8}'}),
+        (2, "--explainer-options need --explainer", {"--explainer-options": '{"n_steps": 8}'}),
         (2, "'top'", {"--target": "top"}),
         (2, "'--batch-size'", {"--batch-size": 0}),
         (2, "--nonsense", {"--nonsense": 1}),

@@ -14,10 +14,11 @@ from hf_e2kd.alignment import sample_maps
 from hf_e2kd.data import DistillationTransform, ExplanationMap, JointAugment, MixingCollator
 from hf_e2kd.explainers import ExplainedOutput, GradCAM
 from hf_e2kd.fidelity import sample_metrics
-from hf_e2kd.objective import Objective, compared_maps
-from hf_e2kd.references import ReferenceOutput, StoreError
+from hf_e2kd.references import ReferenceOutput
+from hf_e2kd.store import StoreError
+from hf_e2kd.terms.objective import Objective, align_maps
 from tests.models import CLASSES, build
-from tests.references.stored.stores import PROCESSOR, photographs, store, train
+from tests.store.stores import PROCESSOR, photographs, store, train
 from tests.training import distiller, logged, relative_error, samples
 
 CROPPING = BitImageProcessor(
@@ -38,10 +39,12 @@ def augmented(augmentation, processor=PROCESSOR, record_view=True):
 
 def matched(reference, data):
     """The reference's maps as the loss compares them on a grid of 4×4 cells, and which cells count."""
-    reference.bind(build("vit"), GradCAM())
-    said = reference(next(iter(DataLoader(reference.attach(data), batch_size=8, collate_fn=default_data_collator))))
-    student = ExplainedOutput(logits=torch.zeros(8, CLASSES), maps=torch.ones(*said.target.shape, 4, 4))
-    _, maps, counted = compared_maps(student, said)
+    reference.setup(build("vit"), GradCAM())
+    reference_output = reference(
+        next(iter(DataLoader(reference.attach(data), batch_size=8, collate_fn=default_data_collator)))
+    )
+    student = ExplainedOutput(logits=torch.zeros(8, CLASSES), maps=torch.ones(*reference_output.target.shape, 4, 4))
+    _, maps, counted = align_maps(student, reference_output)
     return maps, counted
 
 
@@ -144,17 +147,19 @@ def test_vectors_masks_and_several_targets_move_alike():
     """Prevents: a flip of the scalar maps alone."""
     vectors, maps, mask = torch.rand(2, 6, 4, 4), torch.rand(2, 4, 4), torch.rand(2, 4, 4) > 0.5
     flip = ExplanationMap(torch.zeros(0, 0), (8, 8)).moved((8, 8), [(-1, 0, 8), (0, 1, 0)]).matrix.expand(2, -1, -1)
-    said = ReferenceOutput(torch.zeros(2).long(), maps, vectors=vectors, mask=mask, view_matrix=flip)
+    reference_output = ReferenceOutput(torch.zeros(2).long(), maps, vectors=vectors, mask=mask, view_matrix=flip)
     student = ExplainedOutput(logits=torch.zeros(2, CLASSES), maps=maps, vectors=vectors)
-    _, found, counted = compared_maps(student, said)
+    _, found, counted = align_maps(student, reference_output)
     assert torch.equal(counted, mask.flip(-1)[:, None].expand(2, 6, 4, 4))
     torch.testing.assert_close(found, vectors.flip(-1) * counted)
     several = ReferenceOutput(torch.zeros(2, 6).long(), vectors, view_matrix=flip)
-    _, found, _ = compared_maps(ExplainedOutput(logits=torch.zeros(2, CLASSES), maps=vectors), several)
+    _, found, _ = align_maps(ExplainedOutput(logits=torch.zeros(2, CLASSES), maps=vectors), several)
     torch.testing.assert_close(found, vectors.flip(-1))
     # The energy of the reference's map is measured where its object is seen.
-    objective = Objective(torch.zeros(()), {}, torch.zeros(2, CLASSES), {"teacher": student}, {"teacher": said})
-    said.mask = None
+    objective = Objective(
+        torch.zeros(()), {}, torch.zeros(2, CLASSES), {"teacher": student}, {"teacher": reference_output}
+    )
+    reference_output.mask = None
     left = torch.zeros(2, 4, 4, dtype=torch.bool)
     left[..., :2] = True
     energy = sample_metrics(objective, {"teacher": None}, {"mask": left})["teacher_energy_pointing_game"]
@@ -201,11 +206,13 @@ def test_own_data_set_with_several_targets(tmp_path, teacher):
     ]
     reference = store(teacher, data, tmp_path / "store", target="positives")
     plain, _ = matched(reference, data)
-    reference.bind(build("vit"), GradCAM())
+    reference.setup(build("vit"), GradCAM())
     batch = next(iter(DataLoader(Own(reference.attach(data), v2.RandomVerticalFlip(1.0)), batch_size=8)))
-    said = reference(batch)
-    assert said.maps.shape == (8, 2, 4, 4) and said.view_matrix.shape[::2] == (8, 3)
-    _, maps, _ = compared_maps(ExplainedOutput(logits=torch.zeros(8, CLASSES), maps=torch.ones(8, 2, 4, 4)), said)
+    reference_output = reference(batch)
+    assert reference_output.maps.shape == (8, 2, 4, 4) and reference_output.view_matrix.shape[::2] == (8, 3)
+    _, maps, _ = align_maps(
+        ExplainedOutput(logits=torch.zeros(8, CLASSES), maps=torch.ones(8, 2, 4, 4)), reference_output
+    )
     torch.testing.assert_close(maps, plain.flip(-2))
 
 

@@ -37,14 +37,14 @@ def bert() -> nn.Module:
 STUDENTS: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
     "vit": (lambda: build("vit"), {"gradient_accumulation_steps": 2}),
     "convnext": (lambda: build("convnext"), {}),
-    "wrapped_vit": (lambda: build("wrapped_vit"), {"explanation_every": 2, "gradient_accumulation_steps": 2}),
+    "wrapped_vit": (lambda: build("wrapped_vit"), {"explanation_interval": 2, "gradient_accumulation_steps": 2}),
     "vit_by_hook": (lambda: build("vit"), {"explainer_options": {"target_layer": "vit.layers.1"}}),
     "vit_bf16": (lambda: build("vit"), {"bf16": True, CHECKPOINTING: True}),
     "vit_attention": (lambda: build("vit"), {"explainer": "attention_gradient"}),
     "bert": (bert, {"explainer": "input_x_gradient", "gradient_accumulation_steps": 2}),
     "bcos": (lambda: network("vit"), {"explainer": "bcos", "gradient_accumulation_steps": 2}),
     # Each rank draws its own samples and points, so one process alone does something else.
-    "bert_share": (bert, {"explainer": "integrated_gradients", "explanation_share": 0.5}),
+    "bert_share": (bert, {"explainer": "integrated_gradients", "explanation_fraction": 0.5}),
 }
 # Under FSDP2: blocks before the explanation's layer and behind it, and explanations of the whole student.
 SHARDED = ("vit", "convnext", "vit_by_hook", "vit_attention", "bert", "bcos")
@@ -175,12 +175,15 @@ def with_sharded_teacher(name: str, folder: Path) -> dict[str, Any]:
     teacher = TeacherReference(teacher_of(name), shard=True)
     trainer, results = trained(name, folder, 2, references={"teacher": teacher})
     whole_teacher = TeacherReference(teacher_of(name))
-    whole_teacher.bind(trainer.student, trainer.explainer)
+    whole_teacher.setup(trainer.student, trainer.explainer)
     batch = token_batch(4) if name.startswith("bert") else {"pixel_values": images(4)}
     parameters = list(teacher.model.parameters())
     own = sum((p.to_local() if isinstance(p, DTensor) else p).numel() for p in parameters)
     return results | {
-        "said": [(said.logits, said.maps) for said in (teacher(batch), whole_teacher(batch))],
+        "said": [
+            (reference_output.logits, reference_output.maps)
+            for reference_output in (teacher(batch), whole_teacher(batch))
+        ],
         "without maps": [each(batch, with_maps=False).logits for each in (teacher, whole_teacher)],
         "share": own / sum(p.numel() for p in parameters),
     }

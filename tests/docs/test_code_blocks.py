@@ -8,7 +8,7 @@ import pytest
 
 from hf_e2kd.architectures import base as architectures
 from hf_e2kd.explainers import registry as explainers
-from hf_e2kd.losses import explanation as losses
+from hf_e2kd.terms import maps as losses
 from tests.docs.commands import ROOT, check_line, check_shell
 from tests.docs.stand_ins import SETS
 from tests.hub.conftest import hub, waits  # noqa: F401

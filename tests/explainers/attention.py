@@ -4,7 +4,7 @@ import torch
 
 from hf_e2kd.explainers.attention_gradient import AttentionGradient
 from hf_e2kd.explainers.attention_rollout import AttentionRollout
-from hf_e2kd.explainers.read_tokens import ReadTokens
+from hf_e2kd.explainers.pooled_tokens import ReadTokens
 from tests.models import images
 
 TARGET = torch.tensor([3, 1])

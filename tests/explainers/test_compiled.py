@@ -8,8 +8,8 @@ from hf_e2kd.explainers import (
     InputXGradient,
     IntegratedGradients,
     Saliency,
-    drawn,
     install_explained_forward,
+    shared_noise,
 )
 from tests.gradients import loss_of, relative_error
 from tests.models import images
@@ -81,14 +81,14 @@ def test_images_at_their_pixels(tiny, name):
 def test_random_points_of_integrated_gradients():
     """Prevents: a step compiled anew for each draw, and one whose points are frozen by the first."""
     model = build_text("bert")
-    explainer = IntegratedGradients(baseline="pad", random_points=2)
+    explainer = IntegratedGradients(baselines="pad", random_points=2)
     install_explained_forward(model, explainer)
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     found = []
     with torch._dynamo.config.patch(error_on_recompile=True):
         for seed in (0, 1):
-            uniform = torch.rand(2, 2, generator=torch.Generator().manual_seed(seed))
-            with drawn([explainer], uniform):
+            noise = torch.rand(2, 2, generator=torch.Generator().manual_seed(seed))
+            with shared_noise([explainer], noise):
                 inputs = token_batch()
                 eager_loss, eager = gradients(model, model, inputs)
                 loss, own = gradients(model, compiled, inputs)
@@ -101,7 +101,7 @@ def test_random_points_of_integrated_gradients():
 def test_samples_without_a_target():
     """Prevents: a compiled share of a batch that explains samples that were not drawn."""
     model = build_text("bert")
-    install_explained_forward(model, IntegratedGradients(points=3))
+    install_explained_forward(model, IntegratedGradients(n_steps=3))
     target = torch.tensor([3, -1])
     assert_compiled_equals_eager(model, token_batch(), target=target)
 

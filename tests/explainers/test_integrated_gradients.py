@@ -9,7 +9,7 @@ from captum.attr import IntegratedGradients as CaptumIntegratedGradients
 from captum.attr import LayerIntegratedGradients
 
 from hf_e2kd import ExplanationDistillArguments, explain
-from hf_e2kd.explainers import IntegratedGradients, drawn
+from hf_e2kd.explainers import IntegratedGradients, shared_noise
 from tests.models import images
 from tests.text_models import PADDING, build_text, token_batch
 
@@ -56,7 +56,7 @@ def logits_at_baseline(model, inputs, baseline):
     return logits
 
 
-def uniform_numbers(count, batch, seed):
+def noise_numbers(count, batch, seed):
     return torch.rand(count, batch, generator=torch.Generator().manual_seed(seed))
 
 
@@ -68,7 +68,7 @@ def uniform_numbers(count, batch, seed):
 def test_equals_captums_on_images(tiny, name, rule):
     """Prevents: points or weights of another rule, and a sum over the wrong axis."""
     model, pixels = tiny(name), images()
-    maps = IntegratedGradients(points=6, rule=rule)(model, {"pixel_values": pixels}, TARGET).maps
+    maps = IntegratedGradients(n_steps=6, rule=rule)(model, {"pixel_values": pixels}, TARGET).maps
     torch.testing.assert_close(maps, on_images(model, pixels, rule), rtol=1e-4, atol=1e-4)
 
 
@@ -77,7 +77,7 @@ def test_equals_captums_on_images(tiny, name, rule):
 def test_equals_captums_on_texts(name, rule):
     """Prevents: positions that follow the baseline's tokens, which are padding to RoBERTa."""
     model, inputs = build_text(name), token_batch()
-    explanation = IntegratedGradients(points=6, rule=rule, baseline="pad")(model, inputs, TARGET)
+    explanation = IntegratedGradients(n_steps=6, rule=rule, baselines="pad")(model, inputs, TARGET)
     torch.testing.assert_close(explanation.maps, on_texts(model, inputs, rule), rtol=1e-4, atol=1e-4)
     assert torch.equal(explanation.mask, inputs["attention_mask"].bool())
     assert explanation.layout == "tokens"
@@ -90,11 +90,11 @@ def test_chunks_change_nothing(tiny, family, seed):
     model, inputs = (build_text("bert"), token_batch(3)) if family == "bert" else (tiny("vit"), {})
     inputs = inputs or {"pixel_values": images(3)}
     target = torch.tensor([[3, 0], [1, -1], [-1, -1]])
-    uniform = None if seed is None else uniform_numbers(5, 3, seed)
+    noise = None if seed is None else noise_numbers(5, 3, seed)
     maps = []
-    for chunk in (1, 3, 5, 100):
-        explainer = IntegratedGradients(points=5, random_points=5, chunk=chunk)
-        with drawn([explainer], uniform):
+    for size in (1, 7, 15, 300):
+        explainer = IntegratedGradients(n_steps=5, random_points=5, internal_batch_size=size)
+        with shared_noise([explainer], noise):
             maps.append(explainer(model, inputs, target).maps)
     for other in maps[1:]:
         torch.testing.assert_close(other, maps[0], rtol=1e-4, atol=1e-6)
@@ -108,7 +108,7 @@ def test_a_batchs_samples_do_not_touch_each_other(tiny, family):
         model, inputs = tiny("convnext"), {"pixel_values": images(3)}
     else:
         model, inputs = build_text(family), token_batch(3)
-    explainer, target = IntegratedGradients(points=4), torch.tensor([3, 1, 0])
+    explainer, target = IntegratedGradients(n_steps=4), torch.tensor([3, 1, 0])
     together = explainer(model, inputs, target).maps
     for row in range(3):
         one = {key: value[row : row + 1] for key, value in inputs.items()}
@@ -133,7 +133,7 @@ def test_completeness_error(tiny, family, points):
     else:
         model, inputs, option = tiny(family).double(), {"pixel_values": images().double()}, torch.full((3, 1, 1), 0.5)
         at_baseline = model(torch.full((2, 3, 32, 32), 0.5).double()).logits.detach()
-    explainer = IntegratedGradients(points=points, chunk=32, baseline=option, completeness=True)
+    explainer = IntegratedGradients(n_steps=points, internal_batch_size=32, baselines=option, completeness=True)
 
     explanation = explainer(model, inputs, TARGET)
 
@@ -159,13 +159,13 @@ def test_completeness_error(tiny, family, points):
 def test_completeness_of_several_targets(tiny):
     """Prevents: the error of another class's rise, or of a target that isn't there."""
     model, inputs = tiny("vit"), {"pixel_values": images()}
-    explainer = IntegratedGradients(points=3, completeness=True)
+    explainer = IntegratedGradients(n_steps=3, completeness=True)
     both = explainer(model, inputs, torch.tensor([[3, -1], [1, 0]])).completeness_error
     apart = [explainer(model, inputs, torch.tensor(column)).completeness_error for column in ([3, 1], [-1, 0])]
     assert both[0, 1] == 0
     torch.testing.assert_close(both, torch.stack(apart, 1), rtol=1e-4, atol=1e-5)
     assert explainer(model, inputs, torch.tensor([-1, -1])).completeness_error.tolist() == [0, 0]
-    assert IntegratedGradients(points=3)(model, inputs, TARGET).completeness_error is None
+    assert IntegratedGradients(n_steps=3)(model, inputs, TARGET).completeness_error is None
 
 
 # --- Baselines -------------------------------------------------------------------------------------------------------
@@ -178,7 +178,7 @@ def test_baselines_of_texts():
     table = model.get_input_embeddings().weight.detach()
 
     def of(baseline):
-        return IntegratedGradients(points=6, baseline=baseline)(model, inputs, TARGET).maps
+        return IntegratedGradients(n_steps=6, baselines=baseline)(model, inputs, TARGET).maps
 
     torch.testing.assert_close(of("mask"), on_texts(model, inputs, token=9), rtol=1e-4, atol=1e-4)
     for row in (table[9], table[9].expand(9, -1), table[9].expand(2, 9, -1), table[[9]][None]):
@@ -193,17 +193,17 @@ def test_baselines_of_images(tiny):
     model, pixels = tiny("vit"), images()
     inputs = {"pixel_values": pixels}
     for baseline in (torch.full((3, 1, 1), -1.5), torch.rand(3, 32, 32), torch.tensor(0.5)):
-        maps = IntegratedGradients(points=6, baseline=baseline)(model, inputs, TARGET).maps
+        maps = IntegratedGradients(n_steps=6, baselines=baseline)(model, inputs, TARGET).maps
         expected = on_images(model, pixels, baseline=baseline.expand(1, 3, 32, 32))
         torch.testing.assert_close(maps, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("chunk", [1, 4])
-def test_each_sample_may_have_its_own_baseline(tiny, chunk):
+@pytest.mark.parametrize("size", [1, 12])
+def test_each_sample_may_have_its_own_baseline(tiny, size):
     """Prevents: a blurred copy of the batch that fits one point a pass, but no two; rows of samples left out."""
     model, pixels = tiny("vit"), images(3)
     baseline = torch.nn.functional.avg_pool2d(pixels, 5, stride=1, padding=2)
-    explainer = IntegratedGradients(points=6, chunk=chunk, baseline=baseline, completeness=True)
+    explainer = IntegratedGradients(n_steps=6, internal_batch_size=size, baselines=baseline, completeness=True)
     target = torch.tensor([3, 1, 0])
     expected = on_images(model, pixels, baseline=baseline, target=target)
     found = explainer(model, {"pixel_values": pixels}, target)
@@ -219,14 +219,14 @@ def test_each_sample_may_have_its_own_baseline(tiny, chunk):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"baseline": "black"}, "Unknown baseline 'black'. Available: zero, pad, mask"),
-        ({"baseline": 0.5}, "a name, a token's id or a tensor, not 0.5"),
-        ({"baseline": None}, "a name, a token's id or a tensor, not None"),
-        ({"baseline": True}, "a name, a token's id or a tensor, not True"),
+        ({"baselines": "black"}, "Unknown baseline 'black'. Available: zero, pad, mask"),
+        ({"baselines": 0.5}, "a name, a token's id or a tensor, not 0.5"),
+        ({"baselines": None}, "a name, a token's id or a tensor, not None"),
+        ({"baselines": True}, "a name, a token's id or a tensor, not True"),
         ({"rule": "simpson"}, "Unknown rule 'simpson'. Available: gauss_legendre, riemann_left"),
-        ({"points": 0}, "points must be a whole number of at least 1, not 0"),
-        ({"points": True}, "points must be a whole number"),
-        ({"chunk": 1.5}, "chunk must be a whole number"),
+        ({"n_steps": 0}, "n_steps must be a whole number of at least 1, not 0"),
+        ({"n_steps": True}, "n_steps must be a whole number"),
+        ({"internal_batch_size": 1.5}, "internal_batch_size must be a whole number"),
         ({"random_points": -1}, "random_points must be a whole number"),
     ],
 )
@@ -247,14 +247,14 @@ def test_wrong_options_are_refused_with_the_arguments(tmp_path):
 def test_baselines_that_the_model_does_not_know_are_refused(tiny):
     """Prevents: a token's embedding asked of an image, or None looked up in a table."""
     with pytest.raises(ValueError, match="baseline 'pad' is a token; an image's is 'zero' or a tensor"):
-        IntegratedGradients(baseline="pad")(tiny("vit"), {"pixel_values": images()}, TARGET)
+        IntegratedGradients(baselines="pad")(tiny("vit"), {"pixel_values": images()}, TARGET)
     with pytest.raises(ValueError, match="states no mask_token_id, nor does .* token's id"):
-        IntegratedGradients(baseline="mask")(build_text("bert"), token_batch(), TARGET)
+        IntegratedGradients(baselines="mask")(build_text("bert"), token_batch(), TARGET)
 
 
 def test_one_point_of_the_trapezoid():
     """Prevents: a division by no step."""
-    maps = IntegratedGradients(points=1, rule="trapezoid")(build_text("bert"), token_batch(), TARGET).maps
+    maps = IntegratedGradients(n_steps=1, rule="trapezoid")(build_text("bert"), token_batch(), TARGET).maps
     assert maps.isfinite().all()
 
 
@@ -269,11 +269,11 @@ def test_random_points_are_right_on_average(tiny, family, count):
     one = one or {"pixel_values": images(1)}
     copies = 128
     inputs = {key: value.repeat(copies, *[1] * (value.ndim - 1)) for key, value in one.items()}
-    exact = IntegratedGradients(points=100, chunk=100)(model, one, TARGET[:1]).maps[0]
+    exact = IntegratedGradients(n_steps=100, internal_batch_size=100)(model, one, TARGET[:1]).maps[0]
     explainer = IntegratedGradients(random_points=count)
     draws = []
     for seed in range(8):
-        with drawn([explainer], uniform_numbers(count, copies, seed)):
+        with shared_noise([explainer], noise_numbers(count, copies, seed)):
             draws.append(explainer(model, inputs, TARGET[:1].expand(copies)).maps)
     maps = torch.cat(draws).flatten(1)
     assert len(maps.unique(dim=0)) == len(maps)  # each sample draws its own
@@ -288,7 +288,7 @@ def test_random_points_are_right_on_average(tiny, family, count):
 def test_random_points_lie_one_in_each_part():
     """Prevents: points drawn anywhere, whose estimate is noisier than it need be."""
     explainer = IntegratedGradients(random_points=5)
-    with drawn([explainer], uniform_numbers(5, 7, 1)):
+    with shared_noise([explainer], noise_numbers(5, 7, 1)):
         places, weights = explainer._places(torch.arange(7), torch.device("cpu"))
     assert torch.equal((places * 5).floor(), torch.arange(5.0)[:, None].expand(5, 7))
     assert weights.tolist() == pytest.approx([0.2] * 5)
@@ -297,31 +297,31 @@ def test_random_points_lie_one_in_each_part():
 def test_both_sides_of_a_step_draw_the_same_points(tiny):
     """Prevents: a teacher and a student that agree, and yet differ in their maps by where they were looked at."""
     inputs = {"pixel_values": images()}
-    student, teacher = IntegratedGradients(), IntegratedGradients(chunk=1)
-    with drawn([student, teacher], uniform_numbers(1, 2, 3)):
+    student, teacher = IntegratedGradients(), IntegratedGradients(internal_batch_size=1)
+    with shared_noise([student, teacher], noise_numbers(1, 2, 3)):
         maps = [explainer(tiny("vit"), inputs, TARGET).maps for explainer in (student, teacher, student)]
     torch.testing.assert_close(maps[0], maps[1], rtol=1e-4, atol=1e-6)
     assert torch.equal(maps[0], maps[2])
-    with drawn([student], uniform_numbers(1, 2, 4)):
+    with shared_noise([student], noise_numbers(1, 2, 4)):
         assert not torch.allclose(student(tiny("vit"), inputs, TARGET).maps, maps[0])
-    assert student.uniform is None and teacher.uniform is None
+    assert student.noise is None and teacher.noise is None
 
 
 def test_random_numbers_are_forgotten_after_an_error():
     """Prevents: evaluations that go on drawing points."""
     explainer = IntegratedGradients()
-    with pytest.raises(RuntimeError), drawn([explainer], uniform_numbers(1, 2, 3)):
+    with pytest.raises(RuntimeError), shared_noise([explainer], noise_numbers(1, 2, 3)):
         raise RuntimeError
-    assert explainer.uniform is None
+    assert explainer.noise is None
 
 
 def test_explain_is_exact(tiny):
     """Prevents: `explain` with the few random points of a training step, or another generator's state moved by it."""
     model, pixels = tiny("vit"), images()
     state = torch.get_rng_state()
-    maps = explain(model, pixels, "integrated_gradients", target=[3, 1], points=6).maps
+    maps = explain(model, pixels, "integrated_gradients", target=[3, 1], n_steps=6).maps
     torch.testing.assert_close(maps, on_images(model, pixels), rtol=1e-4, atol=1e-4)
     explainer = IntegratedGradients()
-    with drawn([explainer], uniform_numbers(1, 2, 3)):
+    with shared_noise([explainer], noise_numbers(1, 2, 3)):
         explainer(model, {"pixel_values": pixels}, TARGET)
     assert torch.equal(torch.get_rng_state(), state)

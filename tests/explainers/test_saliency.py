@@ -7,7 +7,7 @@ from captum.attr import LayerGradientXActivation
 from captum.attr import Saliency as CaptumSaliency
 
 from hf_e2kd.alignment.words import lay_out_tokens
-from hf_e2kd.explainers import InputXGradient, IntegratedGradients, Saliency, drawn, install_explained_forward
+from hf_e2kd.explainers import InputXGradient, IntegratedGradients, Saliency, install_explained_forward, shared_noise
 from tests.gradients import directional_derivative, explained_gradients, loss_of, relative_error
 from tests.models import CLASSES, images
 from tests.text_models import VOCABULARY, build_text, token_batch
@@ -18,9 +18,9 @@ EXPLAINERS = {
     "saliency": Saliency(),
     "saliency signed": Saliency(signed=True),
     "input_x_gradient": InputXGradient(),
-    "integrated_gradients": IntegratedGradients(points=3, chunk=2),
-    "integrated_gradients from pad": IntegratedGradients(points=2, baseline="pad"),
-    "integrated_gradients drawn": IntegratedGradients(random_points=3, chunk=2),
+    "integrated_gradients": IntegratedGradients(n_steps=3, internal_batch_size=2),
+    "integrated_gradients from pad": IntegratedGradients(n_steps=2, baselines="pad"),
+    "integrated_gradients drawn": IntegratedGradients(random_points=3, internal_batch_size=2),
 }
 ALL = sorted(EXPLAINERS)
 ON_IMAGES = [name for name in ALL if "pad" not in name]
@@ -31,8 +31,8 @@ EXPLAINED = [(name, "vit") for name in ON_IMAGES] + [(name, "bert") for name in 
 
 def explainer_of(name):
     """An explainer; `drawn` ones make the random choices of a training step."""
-    uniform = torch.rand(3, 16, generator=torch.Generator().manual_seed(3))  # for batches of up to 16
-    return drawn([EXPLAINERS[name]], uniform if "drawn" in name else None), EXPLAINERS[name]
+    noise = torch.rand(3, 16, generator=torch.Generator().manual_seed(3))  # for batches of up to 16
+    return shared_noise([EXPLAINERS[name]], noise if "drawn" in name else None), EXPLAINERS[name]
 
 
 def model_and_inputs(tiny, name, double=False):
@@ -207,7 +207,7 @@ def test_hooks_are_gone_where_the_path_ends_in_an_error():
     """Prevents: a hook left by the second, moved forward pass of Integrated Gradients."""
     model, inputs = build_text("bert"), token_batch()
     with pytest.raises(RuntimeError):
-        IntegratedGradients(baseline=torch.zeros(7))(model, inputs, TARGET)
+        IntegratedGradients(baselines=torch.zeros(7))(model, inputs, TARGET)
     assert not any(module._forward_hooks for module in model.modules())
 
 
@@ -231,7 +231,7 @@ def test_statistics_are_tracked_again_after_an_error(tiny):
     """Prevents: batch norms that stop learning their statistics because one explanation failed."""
     model = tiny("resnet").train()
     with pytest.raises(RuntimeError):
-        IntegratedGradients(baseline=torch.zeros(3, 7, 7))(model, {"pixel_values": images()}, TARGET)
+        IntegratedGradients(baselines=torch.zeros(3, 7, 7))(model, {"pixel_values": images()}, TARGET)
     assert all(m.track_running_stats for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d))
 
 
@@ -355,7 +355,7 @@ def test_an_encoder_decoder_is_explained_at_its_encoders_words():
     torch.testing.assert_close(maps["saliency"], gradient.abs().sum(-1) * counted, rtol=1e-4, atol=1e-6)
     expected = (gradient * embedded[0]).sum(-1).detach() * counted
     torch.testing.assert_close(maps["input_x_gradient"], expected, rtol=1e-4, atol=1e-6)
-    exact = IntegratedGradients(points=64, chunk=64, completeness=True)(model, inputs, TARGET)
+    exact = IntegratedGradients(n_steps=64, internal_batch_size=64, completeness=True)(model, inputs, TARGET)
     assert (exact.completeness_error.abs() < 1e-3 * exact.logits.abs().max()).all()
 
 

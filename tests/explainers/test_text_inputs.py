@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from hf_e2kd.architectures.text import longest_text, word_embeddings
 from hf_e2kd.explainers import IntegratedGradients, Saliency
-from hf_e2kd.explainers.base import drawn
+from hf_e2kd.explainers.base import shared_noise
 from hf_e2kd.explainers.input_gradients import run_at
 from tests.models import randomise
 
@@ -55,7 +55,7 @@ def tokens(batch: int, length: int) -> dict[str, torch.Tensor]:
 
 
 def explain(model: nn.Module, inputs: dict[str, torch.Tensor], create_graph: bool = False):
-    return IntegratedGradients(points=2)(model, inputs, torch.ones(2, dtype=torch.long), create_graph)
+    return IntegratedGradients(n_steps=2)(model, inputs, torch.ones(2, dtype=torch.long), create_graph)
 
 
 LIMITED = {
@@ -105,7 +105,7 @@ def test_a_causal_model_without_padding_token_is_refused_with_the_remedy(batch):
     """Even of one text, several points of the path are a batch."""
     model = build("GPT2", **GPT2)
     with pytest.raises(ValueError, match=r"model.config.pad_token_id = tokenizer.pad_token_id"):
-        IntegratedGradients(points=2)(model, tokens(batch, 6), torch.ones(batch, dtype=torch.long))
+        IntegratedGradients(n_steps=2)(model, tokens(batch, 6), torch.ones(batch, dtype=torch.long))
     model.config.pad_token_id = 0
     assert explain(model, tokens(2, 6)).maps.shape == (2, 6)
 
@@ -144,7 +144,7 @@ def test_random_points_train_a_padded_model():
     """The path's points repeat the batch, and with it the ids that the embeddings are recognised by."""
     model, explainer = build("Longformer", **LONGFORMER), IntegratedGradients(random_points=3)
     inputs = {**tokens(2, 7), "attention_mask": torch.ones(2, 7, dtype=torch.long)}
-    with drawn([explainer], torch.rand(1, 16, generator=torch.Generator().manual_seed(0))):
+    with shared_noise([explainer], torch.rand(1, 16, generator=torch.Generator().manual_seed(0))):
         explainer(model, inputs, torch.ones(2, dtype=torch.long), create_graph=True).maps.square().sum().backward()
     assert word_embeddings(model).weight.grad.abs().sum() > 0
 
@@ -207,14 +207,14 @@ def test_functions_without_a_right_second_derivative_are_refused(function, messa
     """Gradients that are silently wrong, or a RuntimeError in the first loss.backward()."""
     model, images, target = Net(function), {"pixel_values": torch.randn(2, 3, 8, 8)}, torch.tensor([0, 1])
     with pytest.raises(ValueError, match=message):
-        IntegratedGradients(points=2)(model, images, target, create_graph=True)
+        IntegratedGradients(n_steps=2)(model, images, target, create_graph=True)
     # Without training on it the first derivative is enough.
-    assert IntegratedGradients(points=2)(model, images, target).maps.abs().sum() > 0
+    assert IntegratedGradients(n_steps=2)(model, images, target).maps.abs().sum() > 0
 
 
 def test_a_function_that_keeps_its_input_is_trained_on():
     model, images, target = Net(Squared.apply), {"pixel_values": torch.randn(2, 3, 8, 8)}, torch.tensor([0, 1])
-    IntegratedGradients(points=2)(model, images, target, create_graph=True).maps.square().sum().backward()
+    IntegratedGradients(n_steps=2)(model, images, target, create_graph=True).maps.square().sum().backward()
     assert model.body.weight.grad.abs().sum() > 0
 
 
@@ -222,7 +222,9 @@ def test_a_function_may_be_vouched_for(monkeypatch):
     """A right second derivative that is refused for good."""
     monkeypatch.setattr(Scaled, "twice_differentiable", True, raising=False)
     model, images = Net(Scaled.apply), {"pixel_values": torch.randn(2, 3, 8, 8)}
-    IntegratedGradients(points=2)(model, images, torch.tensor([0, 1]), create_graph=True).maps.square().sum().backward()
+    IntegratedGradients(n_steps=2)(
+        model, images, torch.tensor([0, 1]), create_graph=True
+    ).maps.square().sum().backward()
     assert model.body.weight.grad.abs().sum() > 0
 
 

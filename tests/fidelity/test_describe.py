@@ -23,7 +23,7 @@ from hf_e2kd.fidelity.describe import (
     loaded_from_hub,
 )
 from hf_e2kd.private import LEFT_OUT, is_private, without_private
-from hf_e2kd.references.stored.key import loaded_revision, teacher_key
+from hf_e2kd.store.key import loaded_revision, teacher_key
 from tests.cards.records import image_record
 from tests.models import build
 

@@ -98,7 +98,7 @@ def test_longer_than_anyone_waits(hub, tmp_path, waits):
 
 
 @pytest.mark.parametrize(
-    ("user", "said"),
+    ("user", "message"),
     [
         (User("me", expired=True), "is expired"),
         (User("me", may_write=False), "must use a write token"),
@@ -106,12 +106,12 @@ def test_longer_than_anyone_waits(hub, tmp_path, waits):
     ],
     ids=["expired", "read-only", "unknown"],
 )
-def test_token_that_is_refused(hub, tmp_path, waits, user, said):
+def test_token_that_is_refused(hub, tmp_path, waits, user, message):
     """Prevents: a student lost because the token expired while it was trained, or a token tried again and again."""
     trainer = distillation(tmp_path / "student", push_to_hub=True)
     trainer.train()
     hub.tokens = {} if user is None else {TOKEN: user}
-    with pytest.raises(UploadError, match=said) as failed:
+    with pytest.raises(UploadError, match=message) as failed:
         trainer.push_to_hub()
     assert "hf auth login" in str(failed.value) and waits == []
     assert_saved(tmp_path / "student", trainer.model)

@@ -146,7 +146,7 @@ class TestShallowCopy:
     ("options", "message"),
     [
         (["--teacher", "somewhere"], "--teacher and --dataset belong together"),
-        (["--explanation_share", "0"], "explanation_share must lie in (0, 1]"),
+        (["--explanation_fraction", "0"], "explanation_fraction must lie in (0, 1]"),
     ],
 )
 def test_wrong_arguments_say_what_to_do(options, message, monkeypatch, capsys):

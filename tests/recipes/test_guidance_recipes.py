@@ -158,7 +158,7 @@ def test_depths_become_layers():
     by_input = depth("resnet", "input", "input_x_gradient")
     assert isinstance(by_input, InputXGradient) and by_input.layer is None
     final = depth("resnet", "final", "input_x_gradient").layer
-    assert final == GradCAM().starts_at(build("resnet"))
+    assert final == GradCAM().target_layer_path(build("resnet"))
 
 
 @pytest.mark.parametrize(

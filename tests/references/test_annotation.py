@@ -98,12 +98,17 @@ def test_dilation():
 def test_one_class_at_a_step_and_all_in_an_evaluation():
     reference = AnnotationReference()
     inputs = batch(box_labels=BOX_LABELS, labels=LABELS)
-    said = reference(inputs)
-    assert said.target.tolist() == [[1, 2], [-1, -1], [-1, -1]] and said.annotation.shape == (3, 2, 4, 4)
-    assert said.logits is None and said.maps is None
-    reference.uniform = torch.tensor([[0.6, 0.6, 0.6]])
-    said = reference(inputs)
-    assert said.target.tolist() == [2, -1, -1] and said.annotation.shape == (3, 4, 4)
+    reference_output = reference(inputs)
+    assert reference_output.target.tolist() == [[1, 2], [-1, -1], [-1, -1]] and reference_output.annotation.shape == (
+        3,
+        2,
+        4,
+        4,
+    )
+    assert reference_output.logits is None and reference_output.maps is None
+    reference.noise = torch.tensor([[0.6, 0.6, 0.6]])
+    reference_output = reference(inputs)
+    assert reference_output.target.tolist() == [2, -1, -1] and reference_output.annotation.shape == (3, 4, 4)
     assert reference(inputs, with_maps=False).annotation is None
     single = reference({**inputs, "labels": torch.tensor([1, 2, 0])})
     assert single.target.tolist() == [1, -1, 0]
@@ -126,7 +131,7 @@ def test_other_options_are_refused(options, message):
 def test_batches_without_annotations_are_refused():
     """Prevents: a guided training that guides nothing, for a column that was dropped on the way."""
     reference = AnnotationReference()
-    reference.uniform = torch.rand(1, 3)  # of a training step
+    reference.noise = torch.rand(1, 3)  # of a training step
     with pytest.raises(ValueError, match="has none. Its columns: .*'boxes', 'pixel_values'"):
         reference(batch())
     with pytest.raises(ValueError, match="no column `mask` or `boxes`. Its columns: .'labels'"):

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from hf_e2kd import Reference, ReferenceOutput, TeacherReference
 from hf_e2kd.explainers import GradCAM
-from hf_e2kd.losses import explanation_loss
+from hf_e2kd.terms import explanation_loss
 from tests.models import build
 from tests.training import Gradients, distiller, logged, relative_error, samples
 

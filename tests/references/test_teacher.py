@@ -90,7 +90,7 @@ def test_label_outside_the_shared_classes(tiny):
     """`target="label"` on a class that the teacher lacks must fall back to the teacher's top class, not to an index."""
     teacher = name_classes(build("vit", seed=1), ["class 4", "bird", "class 1", "fish", "class 0"])
     reference = TeacherReference(teacher, target="label")
-    reference.bind(tiny("vit"), GradCAM())
+    reference.setup(tiny("vit"), GradCAM())
     pixels = images(3)
     output = reference({"pixel_values": pixels, "labels": torch.tensor([4, 2, 1000])})
     top = output.logits.argmax(1)
@@ -101,14 +101,14 @@ def test_label_outside_the_shared_classes(tiny):
 def test_label_target_without_labels(tiny):
     """Unlabelled data can't be explained by its labels: the remedy must be named."""
     reference = TeacherReference(build("vit", seed=1), target="label")
-    reference.bind(tiny("vit"), GradCAM())
+    reference.setup(tiny("vit"), GradCAM())
     with pytest.raises(ValueError, match="use 'teacher_top' without them"):
         reference({"pixel_values": images(2)})
 
 
 def test_unbound_and_unknown(tiny):
     """A reference used before it met the student would match classes by chance."""
-    with pytest.raises(RuntimeError, match=r"bind\(student, explainer\)"):
+    with pytest.raises(RuntimeError, match=r"setup\(student, explainer\)"):
         TeacherReference(build("vit"))({"pixel_values": images(2)})
     with pytest.raises(ValueError, match="Unknown explanation target 'top'. Available: label, teacher_top"):
         TeacherReference(build("vit"), target="top")
@@ -123,9 +123,9 @@ def test_name_instead_of_a_model():
 def test_without_names_classes_match_by_index(tiny, tmp_path):
     """`LABEL_0` names nothing: with equal counts the match by index must be said aloud, with unequal ones refused."""
     teacher = name_classes(build("vit", seed=1), [f"LABEL_{index}" for index in range(CLASSES)])
-    with pytest.warns(UserWarning, match="matched by index") as said:
+    with pytest.warns(UserWarning, match="matched by index") as caught:
         distiller(tiny("vit"), teacher, tmp_path)
-    assert sum("matched by index" in str(warning.message) for warning in said) == 1
+    assert sum("matched by index" in str(warning.message) for warning in caught) == 1
     names = [f"LABEL_{index}" for index in range(CLASSES + 1)]
     with pytest.raises(ValueError, match=f"{CLASSES + 1} classes and the student {CLASSES}"):
         distiller(tiny("vit"), name_classes(build("vit", seed=1), names), tmp_path)

@@ -12,7 +12,7 @@ import torch
 from transformers import TrainerCallback
 
 from hf_e2kd import ExplanationDistillTrainer
-from hf_e2kd.references import StoredReference
+from hf_e2kd.store import StoredReference
 from tests.models import build
 from tests.training import arguments, samples
 
@@ -25,7 +25,7 @@ SETTINGS = {
     "optim": "adamw_torch",
     "learning_rate": 1e-2,
     "lr_scheduler_type": "linear",
-    "explanation_share": 0.5,
+    "explanation_fraction": 0.5,
     "explanation_warmup_ratio": 0.8,
     "save_strategy": "steps",
     "save_steps": 4,

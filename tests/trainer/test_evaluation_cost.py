@@ -46,8 +46,8 @@ def texts(count):
         ("vit", "attention_gradient", {}, 1),
         ("convnext", "saliency", {}, 1),
         ("bert", "input_x_gradient", {}, 1),
-        ("bert", "integrated_gradients", {"points": 6}, 7),
-        ("vit", "integrated_gradients", {"points": 5, "chunk": 2, "completeness": True}, 7),
+        ("bert", "integrated_gradients", {"n_steps": 6}, 7),
+        ("vit", "integrated_gradients", {"n_steps": 5, "internal_batch_size": 2, "completeness": True}, 7),
     ],
 )
 def test_forward_passes(tmp_path, caplog, family, explainer, options, passes):

@@ -6,10 +6,10 @@ import torch
 from torch.nn import functional as F
 
 from hf_e2kd import TeacherReference
-from hf_e2kd.explainers import GradCAM, IntegratedGradients, drawn
-from hf_e2kd.losses import guidance_loss, multi_label_distillation_loss
+from hf_e2kd.explainers import GradCAM, IntegratedGradients, shared_noise
 from hf_e2kd.metrics import energy_pointing_game, f1_map, localization_iou
 from hf_e2kd.references import AnnotationReference, annotated_masks
+from hf_e2kd.terms import guidance_loss, multi_label_distillation_loss
 from tests.models import CLASSES, IMAGE_SIZE, build
 from tests.training import Gradients, distiller, flat, logged, relative_error, samples
 
@@ -79,9 +79,9 @@ def test_a_class_is_drawn_at_each_step(tiny, tmp_path):
 
     class Watched(AnnotationReference):
         def __call__(self, inputs, with_maps=True):
-            said = own(inputs, with_maps) if self.uniform is None else super().__call__(inputs, with_maps)
-            targets.append((inputs, said.target))
-            return said
+            reference_output = own(inputs, with_maps) if self.noise is None else super().__call__(inputs, with_maps)
+            targets.append((inputs, reference_output.target))
+            return reference_output
 
     settings = {**MASKS, "max_steps": 6, "per_device_train_batch_size": 6}
     trainer = distiller(
@@ -193,7 +193,7 @@ def test_the_class_and_the_points_are_drawn_apart(tiny):
     data = several_labels(3)[1:2] * 400
     batch = batch_of(data)
     trainer_like = torch.rand(2, 400, generator=torch.Generator().manual_seed(0))
-    with drawn([explainer, reference], trainer_like):
+    with shared_noise([explainer, reference], trainer_like):
         chosen = reference(batch).target
         places = explainer._places(torch.arange(400), chosen.device)[0][0]
     for label in chosen.unique():

@@ -25,7 +25,7 @@ BY_FAMILY = {
     "bcos": ["bcos"],
 }
 EXPLAINED = [(family, explainer) for family, explainers in BY_FAMILY.items() for explainer in explainers]
-OPTIONS = {"integrated_gradients": {"points": 8, "chunk": 8}}
+OPTIONS = {"integrated_gradients": {"n_steps": 8, "internal_batch_size": 8}}
 
 
 @torch.no_grad()

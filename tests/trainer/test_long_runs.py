@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.trainer_utils import get_last_checkpoint
 
 from hf_e2kd.alignment.grids import resize_maps
-from hf_e2kd.interruptions import last_checkpoint
+from hf_e2kd.trainer.preemption import last_checkpoint
 from tests.bcos.networks import network
 from tests.models import build
 from tests.text_models import build_text, token_batch
@@ -35,10 +35,10 @@ def folder(tmp_path_factory):
         run = subprocess.Popen(line, env=environment, cwd=ROOT, stderr=errors, **pipes)
 
         def wait_until(words):
-            said = ""
-            while words not in said:
-                said = run.stdout.readline()
-                assert said, (path / "errors.txt").read_text()[-3000:]
+            printed = ""
+            while words not in printed:
+                printed = run.stdout.readline()
+                assert printed, (path / "errors.txt").read_text()[-3000:]
 
         try:
             wait_until("within a step")

@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig
 
 from hf_e2kd import ExplanationDistillTrainer, TeacherReference
 from hf_e2kd.explainers import build_explainer
-from hf_e2kd.refusals import refuse_unsupported
+from hf_e2kd.trainer.compatibility import refuse_unsupported
 from tests.models import CLASSES, build
 from tests.training import CHECKPOINTING, Unregistered, arguments, distiller, logged, samples
 

@@ -68,9 +68,9 @@ def test_terms_without_weight_cost_nothing(tiny, tmp_path, settings, terms):
 
 
 def test_every_nth_step(tiny, tmp_path):
-    """`explanation_every` that counts micro-batches instead of optimizer steps would split a step's accumulation."""
+    """`explanation_interval` that counts micro-batches instead of optimizer steps would split a step's accumulation."""
     settings = {
-        "explanation_every": 2,
+        "explanation_interval": 2,
         "max_steps": 4,
         "per_device_train_batch_size": 2,
         "gradient_accumulation_steps": 2,

@@ -10,9 +10,9 @@ from transformers import DataCollatorWithPadding
 from hf_e2kd import ExplanationDistillTrainer, TeacherReference, TextCollator, explain
 from hf_e2kd.alignment.words import lay_out_tokens
 from hf_e2kd.explainers import IntegratedGradients, Saliency
-from hf_e2kd.losses import distillation_loss, explanation_loss
 from hf_e2kd.metrics import explanation_similarity
-from hf_e2kd.randomness import StepGenerator, draw_samples
+from hf_e2kd.terms import distillation_loss, explanation_loss
+from hf_e2kd.trainer.noise import StepGenerator, draw_samples
 from tests.text_models import build_text
 from tests.tokenizers import STUDENT, TEACHER, data, rows, text_model, tokenizer, without_dropout
 from tests.training import Gradients, arguments, flat, logged, relative_error
@@ -37,7 +37,7 @@ def trainer_of(folder, student=None, teacher=None, settings=None, **keywords):
 
 
 @pytest.mark.parametrize(
-    "explainer", ["saliency", "input_x_gradient", "integrated_gradients", IntegratedGradients(baseline="pad")]
+    "explainer", ["saliency", "input_x_gradient", "integrated_gradients", IntegratedGradients(baselines="pad")]
 )
 def test_two_tokenizers(tmp_path, explainer):
     """Prevents: maps of two numbers of cells, or the collator's columns dropped on the way to it."""
@@ -60,16 +60,16 @@ def test_mask_tokens_of_two_tokenizers(tmp_path):
     own, theirs = copy.deepcopy(STUDENT), copy.deepcopy(TEACHER)
     own.mask_token, theirs.mask_token = own.unk_token, theirs.sep_token
     assert own.mask_token_id != theirs.mask_token_id
-    explainer = IntegratedGradients(points=2, baseline="mask")
+    explainer = IntegratedGradients(n_steps=2, baselines="mask")
     trainer = trainer_of(tmp_path, explainer=explainer, data_collator=TextCollator(own, theirs))
     batch = next(iter(trainer.get_eval_dataloader()))
     taught = {key.removeprefix("teacher_"): value for key, value in batch.items() if key.startswith("teacher_")}
     output, teacher = trainer.references["teacher"](batch), trainer.references["teacher"].model
-    expected = IntegratedGradients(points=2, baseline=theirs.mask_token_id)(teacher, taught, output.target)
+    expected = IntegratedGradients(n_steps=2, baselines=theirs.mask_token_id)(teacher, taught, output.target)
     torch.testing.assert_close(output.maps, expected.maps)
     student, text = trainer.student.eval(), ["a wonderful film"]
     expected = explain(
-        student, text, "integrated_gradients", points=2, baseline=own.mask_token_id, processing_class=own
+        student, text, "integrated_gradients", n_steps=2, baselines=own.mask_token_id, processing_class=own
     )
     torch.testing.assert_close(explain(student, text, explainer, processing_class=own).maps, expected.maps)
     batch = own(text, return_tensors="pt")
@@ -149,8 +149,8 @@ def test_token_types_of_a_collated_pair_reach_the_model_that_knows_them(tmp_path
     assert batch["token_type_ids"].any()
     with torch.no_grad():
         expected = teacher(**{key: batch[key] for key in ("input_ids", "attention_mask", "token_type_ids")}).logits
-    said = trainer.references["teacher"](batch)
-    torch.testing.assert_close(said.logits, expected)
+    reference_output = trainer.references["teacher"](batch)
+    torch.testing.assert_close(reference_output.logits, expected)
     trainer.train()
     assert trainer.evaluate()["eval_explanation_similarity"] > -1
 
@@ -212,10 +212,10 @@ def test_teacher_tokens_without_words_are_refused(tmp_path):
 class TwoPoints(IntegratedGradients):
     """Integrated Gradients that draw nothing in training."""
 
-    draws = 0
+    num_draws = 0
 
     def __init__(self):
-        super().__init__(points=2)
+        super().__init__(n_steps=2)
 
 
 @pytest.mark.parametrize("explainer", [Saliency, TwoPoints])
@@ -255,7 +255,7 @@ def test_a_steps_terms_equal_their_parts(tmp_path, explainer):
 def test_teacher_and_student_of_a_step_draw_the_same_points(tmp_path):
     """Prevents: a student that is its teacher, and has an explanation loss because it was looked at elsewhere."""
     teacher = text_model("bert")
-    settings = {"max_steps": 2, "learning_rate": 0.0, "explanation_share": 0.5}
+    settings = {"max_steps": 2, "learning_rate": 0.0, "explanation_fraction": 0.5}
     trainer = trainer_of(
         tmp_path,
         text_model("bert"),
@@ -269,7 +269,7 @@ def test_teacher_and_student_of_a_step_draw_the_same_points(tmp_path):
     forward = trainer.explainer.forward
 
     def watched(model, inputs, target):
-        seen.append(trainer.explainer.uniform)
+        seen.append(trainer.explainer.noise)
         return forward(model, inputs, target)
 
     trainer.explainer.forward = watched
@@ -287,7 +287,7 @@ def test_teacher_and_student_of_a_step_draw_the_same_points(tmp_path):
 def test_compiled_training_equals_eager(tmp_path, explainer):
     """Prevents: words whose number depends on the batch, in a graph that is fixed; points that no step draws anew."""
     found = []
-    settings = {"explanation_share": 0.5, "task_weight": 0.5, "explainer": explainer}
+    settings = {"explanation_fraction": 0.5, "task_weight": 0.5, "explainer": explainer}
     for compiled in ({}, {"torch_compile": True, "torch_compile_backend": "aot_eager"}):
         torch.compiler.reset()
         trainer = trainer_of(tmp_path, settings={**settings, **compiled}, explainer=None)
@@ -306,7 +306,7 @@ def test_compiled_training_equals_eager(tmp_path, explainer):
 @pytest.mark.parametrize(("share", "count"), [(0.25, 2), (0.5, 4), (0.01, 1), (0.99, 8), (1.0, 8)])
 def test_share_of_a_batch(tmp_path, share, count):
     """Prevents: a mean over samples that were not explained, and other samples for the teacher than the student."""
-    settings = {"explanation_share": share, "max_steps": 1, "per_device_train_batch_size": 8, "logits_weight": 0.0}
+    settings = {"explanation_fraction": share, "max_steps": 1, "per_device_train_batch_size": 8, "logits_weight": 0.0}
     trainer = trainer_of(tmp_path, settings=settings, train_dataset=data(8))
     student, teacher = without_dropout(text_model("bert")), trainer.references["teacher"].model
     targets, inputs = [], []
@@ -354,7 +354,7 @@ def test_samples_of_a_share_are_drawn_anew():
 def test_a_share_is_not_drawn_in_evaluations(tmp_path):
     """Prevents: metrics of half of the samples, that differ from call to call."""
     first, second = (
-        trainer_of(tmp_path, settings={"explanation_share": share}).evaluate()["eval_explanation_similarity"]
+        trainer_of(tmp_path, settings={"explanation_fraction": share}).evaluate()["eval_explanation_similarity"]
         for share in (0.25, 1.0)
     )
     assert first == second

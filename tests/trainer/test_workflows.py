@@ -93,7 +93,7 @@ def test_resume_is_the_uninterrupted_run(tiny, tmp_path, family):
 
     settings = {"max_steps": 6, "save_strategy": "steps", "save_steps": 3, "optim": "adamw_torch"}
     settings |= {"learning_rate": 1e-2, "lr_scheduler_type": "linear", "explanation_warmup_ratio": 0.8}
-    settings |= {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 2, "explanation_every": 2}
+    settings |= {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 2, "explanation_interval": 2}
     whole = distiller(student(), build("vit", seed=1), tmp_path / "a", settings)
     whole.train()
     resumed = distiller(student(), build("vit", seed=1), tmp_path / "b", settings)

@@ -138,7 +138,7 @@ def test_activation_checkpointing_changes_nothing(tiny, tmp_path, family):
 def test_compiled_training_equals_eager(tiny, tmp_path):
     """`torch.compile` has no double backward: an explanation outside the compiled graph would fail or be constant."""
     found = []
-    settings = {"explanation_every": 2, "gradient_accumulation_steps": 2, "per_device_train_batch_size": 2}
+    settings = {"explanation_interval": 2, "gradient_accumulation_steps": 2, "per_device_train_batch_size": 2}
     for compiled in ({}, {"torch_compile": True, "torch_compile_backend": "aot_eager"}):
         trainer = distiller(
             tiny("vit"), build("vit", seed=1), tmp_path, {**settings, **compiled}, eval_dataset=samples(8)

@@ -1,0 +1,338 @@
+"""Builds a store: the teacher's logits and maps, once per sample, shard by shard."""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset
+from transformers import PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from ..alignment.labels import class_count, dataset_label_names
+from ..alignment.words import LAYOUT_COLUMNS
+from ..architectures.base import evaluating
+from ..explainers import Explainer, Explanation, build_explainer
+from ..references.teacher import refuse_quantised_arithmetic
+from .description import FORMAT, PLAN_FILE, STORE_FILE
+from .division import ShardPlan
+from .errors import StoreError
+from .files import read_json, write_json
+from .ids import check_order, fingerprint, order_probes, refuse_duplicates, stated_ids
+from .key import explainer_key, field_of_view, processor_key, require_same, teacher_key
+from .rows import RowEncoder
+from .samples import Collate, IndexedDataset, ModelInputs, refuse_random_samples, with_images
+from .shard_writer import ShardWriter
+from .shards import ShardInfo, Shards
+from .targets import TARGETS, TargetRule
+from .text import SpanCollator, TextRows
+
+DTYPES = ("float16", "float32")
+
+# Named beside the explainer's own message, which shows the values.
+_REBUILD = "Give the same, or build into another folder."
+
+
+class StoreBuilder:
+    """What a store is built of. `run` makes the shards of one process, `finish` writes the description.
+
+    Args: as for `StoredReference.build`.
+    """
+
+    def __init__(
+        self,
+        teacher: nn.Module,
+        dataset: Any,
+        output_dir: str | Path,
+        *,
+        explainer: str | Explainer | None = None,
+        processing_class: Any = None,
+        transform: Callable[..., Any] | None = None,
+        collator: Callable[..., Any] | None = None,
+        id_column: str | None = None,
+        target: str = "teacher_top",
+        classes: Sequence[str] | None = None,
+        top_k: int | None = None,
+        dtype: str = "float16",
+        vectors: bool = False,
+        batch_size: int = 32,
+        num_workers: int = 0,
+        image_column: str = "image",
+        text_columns: str | Sequence[str] = "text",
+        label_column: str = "label",
+        max_length: int | None = None,
+        teacher_name: str | None = None,
+        revision: str | None = None,
+        rows_per_shard: int = 4096,
+        progress: bool = True,
+    ):
+        if not isinstance(teacher, nn.Module):
+            raise StoreError(f"The teacher must be a model, not {type(teacher).__name__}.")
+        for name, value, valid in (("target", target, TARGETS), ("dtype", dtype, DTYPES)):
+            if value not in valid:
+                raise StoreError(f"Unknown {name} '{value}'. Available: {', '.join(valid)}.")
+        for name, count in (("batch_size", batch_size), ("rows_per_shard", rows_per_shard), ("top_k", top_k)):
+            if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
+                raise StoreError(f"{name} must be a whole number of at least 1, not {count!r}.")
+        known = class_count(teacher)
+        if top_k is not None and known is not None and top_k >= known:
+            raise StoreError(f"top_k={top_k} of {known} classes saves nothing. Leave it out to store all logits.")
+        refuse_quantised_arithmetic(teacher)
+        self.teacher, self.folder = teacher, Path(output_dir)
+        self.streams = isinstance(dataset, IterableDataset | datasets.IterableDataset)
+        if self.streams and id_column is None:
+            raise StoreError(
+                "A streaming data set's samples have no positions by which stored rows could be found again. Name a "
+                "column of ids by `id_column`."
+            )
+        if not self.streams and len(dataset) == 0:
+            raise StoreError("The data set is empty: there is nothing to store.")
+        self.id_column = id_column
+        self.batch_size, self.num_workers, self.progress = batch_size, num_workers, progress
+        self.rows_per_shard, self.count = rows_per_shard, None if self.streams else len(dataset)
+        self.division = ShardPlan(self.folder, rows_per_shard, self.count)
+        # Told before the transform, which may drop the column.
+        self.ids = None if id_column is None or self.streams else stated_ids(dataset, id_column)
+        if self.ids is not None:
+            refuse_duplicates(self.ids)
+        self.probes = None if id_column is not None else order_probes(dataset)
+
+        is_text = isinstance(processing_class, PreTrainedTokenizerBase)
+        if explainer is None:
+            explainer = "integrated_gradients" if is_text else "gradcam"
+        explainer = explainer if isinstance(explainer, Explainer) else build_explainer(explainer)
+        self.explainer = explainer.with_tokenizer(processing_class)
+        self.explainer.check(teacher, trained=False)
+        self.dataset = with_images(dataset, processing_class, transform, image_column, label_column, is_text)
+        if not self.streams:
+            refuse_random_samples(self.dataset)
+        self.collate: Callable[..., Any]
+        if collator is not None:
+            self.collate = collator
+        elif is_text:
+            self.collate = SpanCollator(processing_class, text_columns, label_column, max_length)
+        else:
+            self.collate = ModelInputs(teacher, label_column)
+        self.rows = RowEncoder(dtype, top_k, vectors)
+        self.choose = TargetRule(target, teacher, dataset_label_names(dataset, label_column), classes)
+        self.field_of_view = field_of_view(processing_class)
+        self.key: dict[str, Any] = {
+            "teacher": teacher_key(teacher, teacher_name, revision),
+            "processor": processor_key(processing_class),
+            "explainer": explainer_key(self.explainer),
+            "target": {"rule": target, "classes": None if classes is None else list(classes)},
+            "precision": {"dtype": dtype, "top_k": top_k, "vectors": vectors},
+            "text": {"columns": list(self.collate.text_columns), "max_length": self.collate.max_length}
+            if isinstance(self.collate, SpanCollator)
+            else None,
+        }
+
+    # ---- One process's shards ------------------------------------------------------------------------------------
+
+    def is_finished(self) -> bool:
+        """Whether the folder holds this very store already.
+
+        Raises:
+            StoreError: it holds another one, or another one's shards.
+        """
+        for name in (STORE_FILE, PLAN_FILE):
+            if (self.folder / name).is_file():
+                there = read_json(self.folder / name)
+                stored, given = there["key"], dict(self.key)
+                # Of a stream, neither number nor order of the samples is known beforehand.
+                own = {part: value for part, value in self._ids().items() if value is not None or part == "column"}
+                given["ids"] = {part: value for part, value in own.items() if there["ids"].get(part) is not None}
+                given["ids"]["column"] = own["column"]
+                if name == STORE_FILE:  # nothing is left to be divided
+                    given["ids"].pop("rows_per_shard")
+                require_same({**stored, "ids": there["ids"]}, given, self.folder, _REBUILD)
+                if self.probes is not None:
+                    check_order(self.dataset, there["ids"]["probes"], self.folder)
+                return name == STORE_FILE
+        return False
+
+    def run(self, process_index: int = 0, num_processes: int = 1) -> None:
+        """Makes the shards number `process_index`, `process_index + num_processes`, … that aren't there yet.
+
+        Raises:
+            StoreError: the folder holds another store, or the data can't be stored.
+            OSError: the disk is full; what is finished stays.
+        """
+        if self.is_finished():
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not (self.folder / PLAN_FILE).is_file():
+            self._write_plan(self.count)
+        writer: ShardWriter | None = None
+        number = -1
+        read = self._stream if self.streams else self._batches
+        batches = read(process_index, num_processes)
+        device = next(self.teacher.parameters(), torch.empty(0)).device
+        missing = [] if self.streams else self.division.missing(process_index, num_processes)
+        bar = logging.tqdm(
+            total=None if self.streams else sum(self.division.rows_of(shard) for shard in missing),
+            desc="Storing explanations",
+            unit=" samples",
+            disable=not self.progress or process_index > 0,
+        )
+        most_targets = 0
+        with evaluating(self.teacher), _without_parameter_gradients(self.teacher), bar:
+            try:
+                for shard, ids, batch, text in batches:
+                    if shard != number:
+                        if writer is not None:
+                            self.division.close(writer, number, most_targets)
+                        writer, number, most_targets = None, shard, 0
+                    rows, fields, targets = self.rows(ids, self._explain(batch, device), text)
+                    if writer is None:
+                        writer = self.division.writer(shard, fields)
+                    writer.add(rows)
+                    most_targets = max(most_targets, targets)
+                    bar.update(len(ids))
+                if writer is not None:
+                    self.division.close(writer, number, most_targets)
+            except BaseException:
+                if writer is not None:
+                    writer.abandon()
+                raise
+
+    def finish(self) -> bool:
+        """Writes the description of the whole store, once all processes have made their shards.
+
+        Returns:
+            Whether all shards are there.
+
+        Raises:
+            StoreError: ids that occur twice, or shards of other data or other grids than the rest.
+        """
+        if (self.folder / STORE_FILE).is_file():
+            return True
+        plan = read_json(self.folder / PLAN_FILE)
+        if plan["count"] is None:
+            return False
+        notes = self.division.finished(plan["count"])
+        if notes is None:
+            return False
+        infos = [ShardInfo(**note["shard"]) for note in notes]
+        ids = list(Shards(self.folder, infos, {}).ids())
+        refuse_duplicates(ids)
+        write_json(
+            self.folder / STORE_FILE,
+            {
+                "format": FORMAT,
+                "key": plan["key"],
+                "field_of_view": plan["field_of_view"],
+                "count": plan["count"],
+                "targets": max(note["targets"] for note in notes),
+                "layout": "image" if plan["key"]["text"] is None else "text",
+                "ids": {**plan["ids"], "fingerprint": fingerprint(ids)},
+                "fields": notes[0]["fields"],
+                "shards": [asdict(info) for info in infos],
+                "versions": _versions(),
+            },
+        )
+        for leftover in (*self.folder.glob("shard-*.json"), *self.folder.glob("shard-*.tmp"), self.folder / PLAN_FILE):
+            leftover.unlink(missing_ok=True)
+        return True
+
+    def _write_plan(self, count: int | None) -> None:
+        plan = {
+            "format": FORMAT,
+            "key": self.key,
+            "field_of_view": self.field_of_view,
+            "count": count,
+            "ids": {**self._ids(), "probes": self.probes},
+        }
+        write_json(self.folder / PLAN_FILE, plan)
+
+    def _ids(self) -> dict[str, Any]:
+        """What of the ids is known beforehand."""
+        return {
+            "column": self.id_column,
+            "rows_per_shard": self.rows_per_shard,
+            "count": self.count,
+            "fingerprint": None if self.ids is None else fingerprint(self.ids),
+        }
+
+    # ---- Samples -------------------------------------------------------------------------------------------------
+
+    def _batches(self, process_index: int, num_processes: int) -> Iterator[tuple[int, list[Any], Any, TextRows | None]]:
+        """Batches of the missing shards, none of which reaches over a shard's end: (shard, ids, batch, text)."""
+        plan: list[tuple[int, Any]] = []  # ranges: lists would hold the number of every sample
+        for shard in self.division.missing(process_index, num_processes):
+            first, rows = shard * self.rows_per_shard, self.division.rows_of(shard)
+            for start in range(first, first + rows, self.batch_size):
+                plan.append((shard, range(start, min(start + self.batch_size, first + rows))))
+        if not plan:
+            return
+        loader = DataLoader(
+            IndexedDataset(self.dataset),
+            batch_sampler=[rows for _, rows in plan],
+            num_workers=self.num_workers,
+            collate_fn=Collate(self.collate, self.id_column if self.ids is None else None),
+        )
+        for (shard, numbers), (ids, batch, text) in zip(plan, loader, strict=True):
+            known = [self.ids[number] for number in numbers] if self.ids is not None else ids
+            yield shard, known, batch, text
+
+    def _stream(self, process_index: int, num_processes: int) -> Iterator[tuple[int, list[Any], Any, TextRows | None]]:
+        """The same of a data set that can only be read from its beginning."""
+        collate = Collate(self.collate, self.id_column)
+        samples = enumerate(iter(self.dataset))
+        read = 0
+        while True:
+            shard, within = divmod(read, self.rows_per_shard)
+            part = list(islice(samples, min(self.batch_size, self.rows_per_shard - within)))
+            if not part:
+                break
+            read += len(part)
+            if shard % num_processes == process_index and self.division.note(shard) is None:
+                yield (shard, *collate(part))
+        if read == 0:
+            raise StoreError("The data set is empty: there is nothing to store.")
+        self._write_plan(read)
+
+    # ---- Explanations --------------------------------------------------------------------------------------------
+
+    def _explain(self, batch: Mapping[str, Any], device: torch.device) -> Explanation:
+        own = {name.removeprefix("teacher_"): value for name, value in batch.items() if name.startswith("teacher_")}
+        dtype = next((p.dtype for p in self.teacher.parameters() if p.is_floating_point()), torch.float32)
+        accepted = {*inspect.signature(self.teacher.forward).parameters, "pixel_values", "input_ids", *LAYOUT_COLUMNS}
+        inputs = {
+            # A teacher loaded in half precision takes its images so.
+            name: value.to(device, dtype if value.is_floating_point() else None)
+            for name, value in (own or batch).items()
+            if isinstance(value, torch.Tensor) and name in accepted and name != "labels"
+        }
+        labels = batch.get("labels")
+        labels = labels.to(device) if isinstance(labels, torch.Tensor) else None
+        return self.explainer(self.teacher, inputs, lambda logits: self.choose(logits, labels))
+
+
+def _versions() -> dict[str, str]:
+    from .. import __version__
+
+    return {
+        "hf_e2kd": __version__,
+        **{name: version(name) for name in ("torch", "transformers", "datasets", "pyarrow")},
+    }
+
+
+@contextmanager
+def _without_parameter_gradients(model: nn.Module) -> Iterator[None]:
+    """No parameter asks for a gradient for a while, so that only the explanation's own is computed."""
+    asked = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        for parameter in asked:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in asked:
+            parameter.requires_grad_(True)

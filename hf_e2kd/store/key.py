@@ -1,0 +1,213 @@
+"""What a store depends on: the teacher, its processor, its explainer, and the rule by which a class is explained."""
+
+import hashlib
+import inspect
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from huggingface_hub import constants, try_to_load_from_cache
+from huggingface_hub.file_download import repo_folder_name
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from ..alignment.inputs import image_view
+from ..alignment.labels import class_count, class_names
+from ..explainers import Explainer
+from ..hub import is_hub_id
+from ..private import holds_secret
+from .errors import StoreError
+
+_NAMES_OF_A_TEACHER = ("name", "revision")
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+
+
+def teacher_key(model: nn.Module, name: str | None = None, revision: str | None = None) -> dict[str, Any]:
+    """Says which model a teacher is: the digest of its weights decides, name and revision are for the reader.
+
+    One that was loaded from a folder bears its architecture's name, unless another is given: the folder's is private.
+    """
+    source = getattr(getattr(model, "config", None), "_name_or_path", None)
+    published = source if source and is_hub_id(source) and not Path(source).exists() else None
+    given = None if name is None or holds_secret(name) else name
+    return {
+        "name": given or published or type(model).__name__,
+        "revision": revision or loaded_revision(published),
+        "architecture": type(model).__name__,
+        "weights": weights_digest(model),
+        "classes": class_names(model),
+        "num_classes": class_count(model),
+    }
+
+
+def cached_commits(name: str | None) -> list[str]:
+    """The commits of a model that the Hub's cache on this machine holds; none of the name of a folder."""
+    if not name or Path(name).exists():
+        return []
+    snapshots = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=name, repo_type="model"), "snapshots")
+    return sorted(path.parent.name for path in snapshots.glob("*/config.json"))
+
+
+def loaded_revision(name: str | None) -> str | None:
+    """The commit that a model of the Hub was loaded from, which its configuration doesn't tell.
+
+    The only one in the cache, or of several that of branch `main` when it was loaded last.
+    """
+    commits = cached_commits(name)
+    if name is None or len(commits) < 2:
+        return next(iter(commits), None)
+    main = try_to_load_from_cache(name, "config.json")
+    return Path(main).parent.name if isinstance(main, str) else None
+
+
+def weights_digest(model: nn.Module) -> str:
+    """SHA-256 of parameters and buffers, with their names, types and shapes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        if not isinstance(tensor, torch.Tensor):  # a module's extra state
+            continue
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def processor_key(processor: Any) -> dict[str, Any] | None:
+    """An image processor's or a tokenizer's settings; None where there is none.
+
+    Raises:
+        StoreError: something that is neither.
+    """
+    if processor is None:
+        return None
+    if isinstance(processor, PreTrainedTokenizerBase):
+        return {"type": type(processor).__name__, "tokenizer": _tokenizer_digest(processor)}
+    if not hasattr(processor, "to_dict"):
+        raise StoreError(
+            f"processing_class must be an image processor or a tokenizer, not {type(processor).__name__}, which has no "
+            "`to_dict()` to tell it from another."
+        )
+    settings = {
+        name: value
+        for name, value in processor.to_dict().items()
+        if not name.startswith("_") and name not in ("processor_class", "device")
+    }
+    return {"type": type(processor).__name__, **_stable(json.loads(json.dumps(settings, default=str)))}
+
+
+def field_of_view(processor: Any) -> dict[str, Any] | None:
+    """Which part of an image a processor shows: whether it crops to keep the ratio of the sides, and how much it keeps.
+
+    None for a tokenizer, and for a processor that doesn't say it.
+    """
+    if processor is None or isinstance(processor, PreTrainedTokenizerBase):
+        return None
+    try:
+        view = image_view(processor)
+    except ValueError:
+        return None
+    return {"keeps_ratio": view.keeps_ratio, "fraction": round(view.fraction, 2)}
+
+
+def explainer_key(explainer: Explainer) -> dict[str, Any]:
+    """A method's name and its options, as far as they change the map.
+
+    The same in every process, and without paths: see `public_key`. A function is known by its name alone.
+    """
+    options = {
+        name: _stable(getattr(explainer, name))
+        for name in inspect.signature(type(explainer)).parameters
+        if name not in explainer.without_effect and hasattr(explainer, name)
+    }
+    return {"name": explainer.name, "options": options}
+
+
+def public_key(key: Mapping[str, Any]) -> dict[str, Any]:
+    """A store's key without paths, tokens and memory addresses, which stores of earlier versions may hold.
+
+    In the place of a text with a path or a token stands its digest, so that it can still be told from another.
+    """
+    return {part: _public(part, value) for part, value in key.items()}
+
+
+def require_same(stored: Mapping[str, Any], given: Mapping[str, Any], folder: Any, remedy: str) -> None:
+    """Compares what a store was built with to what it shall be used with: only what is given, and known of `ids`.
+
+    Args:
+        remedy: What to do, for the message.
+
+    Raises:
+        StoreError: they differ; each difference is shown with both values.
+    """
+    found = []
+    for part, value in given.items():
+        own, value = _public(part, stored.get(part)), _public(part, value)
+        if part == "ids":
+            own = {name: stored["ids"][name] for name in value}
+        if part == "teacher" and own is not None and value is not None and own["weights"] == value["weights"]:
+            # The same model under another name, such as the folder that it was loaded from.
+            own, value = ({k: v for k, v in key.items() if k not in _NAMES_OF_A_TEACHER} for key in (own, value))
+        found += [
+            f"{path} is {_shown(one)} in the store and {_shown(other)} here"
+            for path, one, other in _differences(own, value, part)
+        ]
+    if found:
+        more = f" (and {len(found) - 4} more)" if len(found) > 4 else ""
+        raise StoreError(f"The store {folder} was built otherwise: {'; '.join(found[:4])}{more}. {remedy}")
+
+
+def _differences(one: Any, other: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        for name in [*one, *(name for name in other if name not in one)]:
+            yield from _differences(one.get(name), other.get(name), f"{path}.{name}")
+    elif one != other:
+        yield path, one, other
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:97]}…"
+
+
+def _public(part: str, value: Any) -> Any:
+    if part == "teacher" and value is not None and holds_secret(value["name"]):
+        return {**value, "name": value["architecture"]}
+    return _stable(value) if part in ("processor", "explainer") else value
+
+
+def _stable(value: Any) -> Any:
+    """A value as JSON that is the same in every process and on every machine, and holds no path; stable itself."""
+    if isinstance(value, torch.Tensor):
+        data = value.detach().cpu().contiguous()
+        return (
+            f"tensor {tuple(data.shape)} {hashlib.sha256(data.reshape(-1).view(torch.uint8).numpy().data).hexdigest()}"
+        )
+    if isinstance(value, nn.Module):
+        return f"{type(value).__name__} {weights_digest(value)}"
+    if isinstance(value, np.ndarray | np.generic):
+        return _stable(value.tolist())
+    if isinstance(value, Mapping):
+        return {_stable(str(name)): _stable(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_stable(part) for part in value]
+    if isinstance(value, set | frozenset):
+        return sorted((_stable(part) for part in value), key=json.dumps)
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if type(value).__repr__ is object.__dict__["__repr__"]:
+        return {"type": type(value).__qualname__, **_stable(getattr(value, "__dict__", {}))}
+    text = _ADDRESS.sub("", value if isinstance(value, str) else repr(value))
+    return f"private, sha256 {hashlib.sha256(text.encode()).hexdigest()}" if holds_secret(text) else text
+
+
+def _tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Of what it does to a text, without the truncation and padding that its last call left in it."""
+    if tokenizer.is_fast:
+        definition = json.loads(tokenizer.backend_tokenizer.to_str())
+        content: Any = {key: value for key, value in definition.items() if key not in ("truncation", "padding")}
+    else:
+        content = tokenizer.get_vocab()
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,152 @@
+"""From a data set's samples to the batches that a teacher is shown when a store is built."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+from torch.utils.data import Dataset, Subset
+from transformers import default_data_collator
+
+from ..data.transforms import DistillationTransform
+from .errors import StoreError
+from .ids import sample_id
+from .text import TextRows
+
+
+class ModelInputs:
+    """The default collator: of a sample's columns, those that the teacher's forward takes, and the labels."""
+
+    def __init__(self, teacher: nn.Module, label_column: str):
+        self.names = {*inspect.signature(teacher.forward).parameters, "pixel_values", "input_ids", "label", "labels"}
+        self.label_column = label_column
+
+    def __call__(self, samples: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+        kept = []
+        for sample in samples:
+            if not isinstance(sample, Mapping):
+                raise StoreError(
+                    f"A sample is a {type(sample).__name__}; samples must be dictionaries, such as "
+                    "{'pixel_values': image, 'labels': 3}."
+                )
+            own = {name: value for name, value in sample.items() if name in self.names or name.startswith("teacher_")}
+            if self.label_column in sample:
+                own["labels"] = sample[self.label_column]
+            if "labels" in own:
+                own.pop("label", None)
+            if not {"pixel_values", "input_ids", "teacher_pixel_values"} & own.keys():
+                raise StoreError(
+                    f"The samples have no 'pixel_values' for the teacher. Their columns: {sorted(sample)}. Give the "
+                    "teacher's image processor or tokenizer as `processing_class` with `image_column` or "
+                    "`text_columns`, or a `transform`."
+                )
+            kept.append(own)
+        return default_data_collator(kept)
+
+
+class IndexedDataset(Dataset):
+    """A data set whose samples come with their positions."""
+
+    def __init__(self, dataset: Any):
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, row: int) -> tuple[int, Any]:
+        return row, self.dataset[row]
+
+    def __getitems__(self, rows: Sequence[int]) -> list[tuple[int, Any]]:
+        return list(zip(rows, samples_of(self.dataset, list(rows)), strict=True))
+
+
+def samples_of(dataset: Any, rows: list[int]) -> list[Any]:
+    """Samples by their positions, together where the data set can."""
+    return dataset.__getitems__(rows) if hasattr(dataset, "__getitems__") else [dataset[row] for row in rows]
+
+
+class Collate:
+    """Numbered samples → their ids, the batch, and, of texts, where the text is in it."""
+
+    def __init__(self, collate: Callable[..., Any], id_column: str | None):
+        self.collate = collate
+        self.id_column = id_column
+
+    def __call__(self, numbered: Sequence[tuple[int, Any]]) -> tuple[list[Any], Any, TextRows | None]:
+        samples = [sample for _, sample in numbered]
+        if self.id_column is None:
+            ids: list[Any] = [row for row, _ in numbered]
+        else:
+            ids = [sample_id(sample, self.id_column, row) for row, sample in numbered]
+        batch = self.collate(samples)
+        return (ids, *batch) if isinstance(batch, tuple) else (ids, batch, None)
+
+
+def with_images(
+    dataset: Any,
+    processor: Any,
+    transform: Callable[..., Any] | None,
+    image_column: str,
+    label_column: str,
+    is_text: bool,
+) -> Any:
+    """A data set whose samples are what the teacher takes."""
+    if transform is not None:
+        if not isinstance(dataset, datasets.Dataset):
+            raise StoreError(
+                f"`transform` is set on a datasets.Dataset, not on a {type(dataset).__name__}. Transform its samples "
+                "beforehand, or give a `collator`."
+            )
+        return dataset.with_transform(transform)
+    raw = isinstance(dataset, datasets.Dataset) and dataset.format["type"] is None
+    if raw and processor is not None and not is_text and image_column in dataset.column_names:
+        return dataset.with_transform(
+            DistillationTransform(processor, image_column=image_column, label_column=label_column)
+        )
+    return dataset
+
+
+def distillation_transform(dataset: Any) -> DistillationTransform | None:
+    """The transform of a `datasets.Dataset`, if it is one of this package."""
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+    if not isinstance(dataset, datasets.Dataset):
+        return None
+    transform = dataset.format["format_kwargs"].get("transform")
+    return transform if isinstance(transform, DistillationTransform) else None
+
+
+def refuse_random_samples(dataset: Any) -> None:
+    """Refuses data that is augmented at random: the stored map would belong to a view that is never seen again."""
+    transform = distillation_transform(dataset)
+    if transform is not None and transform.augmentation is not None:
+        raise StoreError(
+            "The data's DistillationTransform has an augmentation. Stored maps belong to the image without one: build "
+            "the store with `DistillationTransform(processor)`, and augment in training with `record_view=True`."
+        )
+    for row in sorted({share * len(dataset) // 4 for share in range(4)}):
+        first = dataset[row]
+        # A flip at even odds is the same once more as often as not.
+        if not all(_same(first, dataset[row]) for _ in range(3)):
+            raise StoreError(
+                f"Sample {row} is another one each time it is read. Stored maps belong to the image without "
+                "augmentation: build the store on the data without it, and augment in training."
+            )
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_same(one[name], other[name]) for name in one)
+    if isinstance(one, Image.Image):
+        return one.tobytes() == other.tobytes()
+    if isinstance(one, torch.Tensor | np.ndarray):
+        # NaN is itself, though it doesn't equal itself; it is refused later, by its sample.
+        return one.shape == other.shape and bool(((one == other) | (one != one)).all())
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(_same(a, b) for a, b in zip(one, other, strict=True))
+    # Objects of unknown kinds are taken to be the same.
+    return not isinstance(one, int | str | bytes) or one == other

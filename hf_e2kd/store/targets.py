@@ -1,0 +1,105 @@
+"""Which classes a store explains, and which of them are the student's."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..alignment.labels import LabelAlignment, align_names, class_count, class_names
+from .errors import StoreError
+from .shards import Shards
+
+TARGETS = ("teacher_top", "label", "positives")
+
+
+class TargetRule:
+    """Which classes of the teacher are explained.
+
+    Args:
+        rule: One of `TARGETS`.
+        teacher: The teacher.
+        data_names: The classes that the data's labels stand for; None where the data doesn't state them, and the labels
+            are taken to be the teacher's classes.
+        classes: Only these are explained; None for all.
+    """
+
+    def __init__(self, rule: str, teacher: nn.Module, data_names: list[str] | None, classes: Sequence[str] | None):
+        self.rule = rule
+        names, count = class_names(teacher), class_count(teacher)
+        self.allowed: torch.Tensor | None = None
+        if classes is not None:
+            self.allowed = align_names(names, list(classes), count, len(classes)).teacher
+        self.labels = None
+        if rule != "teacher_top" and data_names is not None and names is not None:
+            self.labels = align_names(names, data_names, count, len(data_names))
+
+    def __call__(self, logits: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+        """(B,) classes of the teacher; (B, K), padded by −1, for the rule "positives"."""
+        if self.rule == "positives":
+            return self._positives(logits, labels)
+        top = logits.argmax(1)
+        if self.allowed is not None:
+            allowed = self.allowed.to(logits.device)
+            top = allowed[logits[:, allowed].argmax(1)]
+        if self.rule == "teacher_top":
+            return top
+        if labels is None or labels.ndim != 1 or labels.is_floating_point():
+            raise StoreError(
+                "target='label' needs one label a sample, as whole numbers in a column `labels`; name it by "
+                "`label_column`, or use 'teacher_top'."
+            )
+        own = labels if self.labels is None else self._of_teacher(labels)
+        valid = (own >= 0) & (own < logits.shape[1])
+        if self.allowed is not None:
+            valid &= torch.isin(own, self.allowed.to(own.device))
+        return torch.where(valid, own, top)
+
+    def _of_teacher(self, labels: torch.Tensor) -> torch.Tensor:
+        assert self.labels is not None
+        shared = self.labels.student_to_shared(labels)
+        return torch.where(shared >= 0, self.labels.to_teacher(shared.clamp(min=0)), -1)
+
+    def _positives(self, logits: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+        expected = logits.shape[1] if self.labels is None else self.labels.student_classes
+        if labels is None or labels.ndim != 2 or labels.shape[1] != expected:
+            found = None if labels is None else tuple(labels.shape)
+            raise StoreError(
+                f"target='positives' needs labels of shape ({len(logits)}, {expected}), 1 where a class is present, "
+                f"not {found}."
+            )
+        present = torch.zeros_like(logits, dtype=torch.bool)
+        if self.labels is None:
+            present = labels > 0
+        else:
+            teacher, data = self.labels.teacher.to(labels.device), self.labels.student.to(labels.device)
+            present[:, teacher] = labels[:, data] > 0
+        if self.allowed is not None:
+            keep = torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device)
+            keep[self.allowed.to(logits.device)] = True
+            present = present & keep
+        most = max(1, int(present.sum(1).max()))
+        # The present classes first, in their order.
+        order = present.int().argsort(dim=1, descending=True, stable=True)[:, :most]
+        return torch.where(present.gather(1, order), order, -1)
+
+
+def student_classes(alignment: LabelAlignment, target: torch.Tensor) -> torch.Tensor:
+    """Classes of the teacher as classes of the student; −1 where it has none."""
+    lookup = torch.full((alignment.teacher_classes + 1,), -1, device=target.device)
+    lookup[alignment.teacher.to(target.device)] = alignment.student.to(target.device)
+    # −1 is the last place.
+    return lookup[target]
+
+
+def unknown_targets(shards: Shards, alignment: LabelAlignment) -> int:
+    """How many of the explained classes are none of the student's."""
+    if len(alignment.teacher) == alignment.teacher_classes:
+        return 0
+    unknown = 0
+    for first in range(0, len(shards), 4096):
+        rows = np.arange(first, min(first + 4096, len(shards)))
+        targets = shards.read(rows, ["target"])["target"]
+        for own in targets if isinstance(targets, list) else [targets]:
+            unknown += int((~np.isin(own, alignment.teacher.numpy())).sum())
+    return unknown

@@ -1,0 +1,43 @@
+"""A training step's random choices: which samples are explained, at which points, for which classes."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+
+class StepGenerator:
+    """A generator apart from the others, so that the data's order and the student's dropout are plain distillation's.
+
+    It begins anew with each step, so that a resumed training draws what an uninterrupted one does.
+    """
+
+    def __init__(self) -> None:
+        self._moment: tuple[int, ...] | None = None
+        self._generator = torch.Generator()
+
+    def at(self, seed: int, step: int, process: int) -> torch.Generator:
+        """The step's generator; within a step it goes on, from micro-batch to micro-batch."""
+        moment = (seed, step, process)
+        if self._moment != moment:
+            self._moment = moment
+            self._generator.manual_seed(int(np.random.SeedSequence(moment).generate_state(1)[0]))
+        return self._generator
+
+
+def draw_noise(rows: int, inputs: Mapping[str, Any], generator: torch.Generator) -> torch.Tensor:
+    """(rows, B) in [0, 1), on the batch's device."""
+    batch = _batched(inputs)
+    return torch.rand(rows, len(batch), generator=generator).to(batch.device)
+
+
+def draw_samples(share: float, inputs: Mapping[str, Any], generator: torch.Generator) -> torch.Tensor:
+    """A random share of the batch, (B,) bool on its device; at least one sample."""
+    batch = _batched(inputs)
+    count = max(1, round(share * len(batch)))
+    return (torch.randperm(len(batch), generator=generator) < count).to(batch.device)
+
+
+def _batched(inputs: Mapping[str, Any]) -> torch.Tensor:
+    return next(value for value in inputs.values() if isinstance(value, torch.Tensor) and value.ndim)

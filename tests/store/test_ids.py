@@ -1,0 +1,81 @@
+"""Which row is a sample's: by ids, or by the order of the data."""
+
+import datasets
+import pytest
+import torch
+
+from hf_e2kd.store import StoreError, ids
+from hf_e2kd.store.ids import IdIndex
+from tests.store.stores import PROCESSOR, Calls, Stream, photographs, rows, store
+from tests.training import samples
+
+
+def test_another_order(tmp_path, teacher):
+    """Prevents: every row given to another sample after a shuffle, the worst that a store by position can do."""
+    data = photographs(40)
+    reference = store(teacher, data, tmp_path / "rows", processing_class=PROCESSOR)
+    reference.attach(data)
+    reference.attach(data.select(range(30)))  # a data set that shrank at its end
+    reference.attach(data.remove_columns(["key"]).add_column("other", list(range(40))))
+    for other in (
+        data.shuffle(seed=0),
+        data.sort("label"),
+        data.select(range(1, 40)),
+        data.filter(lambda r: r["key"] != 70),
+    ):
+        with pytest.raises(
+            StoreError, match="not in the order in which the store .* attach the store first|Attach the store first"
+        ):
+            reference.attach(other)
+    with pytest.raises(StoreError, match="Sample 40 of the data is not in the store .* 41 samples, and 40 are stored"):
+        reference.attach(datasets.concatenate_datasets([data, data.select([0])]))
+    with pytest.raises(StoreError, match="Attach the store first"):
+        store(teacher, data.shuffle(seed=0), tmp_path / "rows", processing_class=PROCESSOR)
+    listed = store(teacher, samples(16), tmp_path / "list")
+    with pytest.raises(StoreError, match="sample .* has another 'labels'"):
+        listed.attach(samples(16)[::-1])
+
+
+def test_ids(tmp_path, teacher):
+    """Prevents: a sample given another's row because an id is missing, occurs twice or is no id."""
+    data = rows(12)
+    calls = Calls(teacher.vit.embeddings)
+    twice = [*data, {**data[0], "image_id": "image-5"}]
+    with pytest.raises(StoreError, match=r"1 ids occur more than once, such as \['image-5'\]"):
+        store(teacher, twice, tmp_path / "twice", id_column="image_id")
+    assert not calls.batches  # found before the teacher is asked
+    with pytest.raises(StoreError, match=r"1 ids occur more than once, such as \['image-5'\]"):
+        store(teacher, Stream(twice), tmp_path / "stream", id_column="image_id")
+    with pytest.raises(StoreError, match="no column 'key' of ids. Their columns: .*'image_id'"):
+        store(teacher, data, tmp_path / "key", id_column="key")
+    with pytest.raises(StoreError, match="of sample 0 is 0.5; ids are whole numbers or texts"):
+        store(teacher, [{**data[0], "image_id": 0.5}], tmp_path / "half", id_column="image_id")
+    reference = store(teacher, data, tmp_path / "store", id_column="image_id")
+    part = [data[7], data[2], data[7]]
+    assert torch.equal(reference.attach(part)[1]["reference_map"], reference.attach(data)[2]["reference_map"])
+    with pytest.raises(StoreError, match="the id 'image-99' is not in the store"):
+        reference.attach([*data, *rows(1, 99)])
+    with pytest.raises(StoreError, match="the id 3 is not in the store.*ids are text"):
+        reference.attach([{**data[0], "image_id": 3}])
+
+    class Computed(torch.utils.data.Dataset):
+        def __len__(self):
+            return 13
+
+        def __getitem__(self, row):
+            return rows(13)[row]
+
+    attached = reference.attach(Computed())
+    assert torch.equal(attached[2]["reference_map"], reference.attach(data)[2]["reference_map"])
+    with pytest.raises(StoreError, match="'image-12' is not in the store"):
+        attached[12]
+    with pytest.raises(StoreError, match="was built without an `id_column`"):
+        store(teacher, samples(4), tmp_path / "rows").attach(data, id_column="image_id")
+
+
+def test_keys_that_two_ids_share(tmp_path, teacher, monkeypatch):
+    """Prevents: one in 2⁶⁴ turned into a wrong row."""
+
+    reference = store(teacher, rows(8), tmp_path / "store", id_column="image_id")
+    monkeypatch.setattr(ids, "_key", lambda value: 7)
+    assert IdIndex(reference.shards).rows(["image-5", "image-0"]).tolist() == [5, 0]

@@ -1,0 +1,64 @@
+"""Kinds of data that are stored: with transforms, without a length, in parts."""
+
+import random
+
+import datasets
+import pytest
+import torch
+
+from hf_e2kd import explain
+from hf_e2kd.store import StoreError
+from hf_e2kd.store.build import StoreBuilder
+from tests.store.stores import PROCESSOR, Stream, photographs, rows, store, train
+
+
+def test_images_with_a_transform(tmp_path, teacher):
+    """Prevents: ids lost because a transform drops their column, or `remove_unused_columns` that drops the rest."""
+    from hf_e2kd.data.transforms import DistillationTransform
+
+    data = photographs()
+    reference = store(teacher, data, tmp_path / "store", processing_class=PROCESSOR, id_column="key")
+    data.set_transform(DistillationTransform(PROCESSOR))
+    attached = reference.attach(data.shuffle(seed=0))
+    part = torch.utils.data.Subset(data, [4, 1])
+    assert reference.attach(torch.utils.data.Subset(attached, [1])).features == data.features
+    with pytest.raises(StoreError, match="`transform` is set on a datasets.Dataset, not on a Subset"):
+        store(teacher, part, tmp_path / "part", id_column="key", transform=DistillationTransform(PROCESSOR))
+    assert attached.features["label"] and "reference_map" in attached.column_names
+    assert {"pixel_values", "labels", "reference_map"} <= attached[0].keys()
+    for row in range(len(attached)):
+        expected = explain(teacher, attached[row]["pixel_values"][None])
+        torch.testing.assert_close(attached[row]["reference_map"], expected.maps[0], rtol=2e-3, atol=1e-4)
+    found, _, trainer = train(tmp_path, reference, attached, settings={"max_steps": 1}, processing_class=PROCESSOR)
+    assert trainer.args.remove_unused_columns and found["loss_explanation"][0] > 0
+    reference.check(teacher, PROCESSOR, "gradcam")
+    again = store(teacher, photographs(), tmp_path / "store", processing_class=PROCESSOR, id_column="key")
+    assert len(again.shards) == 6
+
+
+def test_streams(tmp_path, teacher):
+    """Prevents: a stream whose rows are those of other samples, since it knows no positions."""
+    data = rows(10)
+    reference = store(teacher, Stream(data), tmp_path / "store", id_column="image_id", rows_per_shard=4)
+    listed = store(teacher, data, tmp_path / "listed", id_column="image_id", rows_per_shard=4)
+    expected = listed.attach(data)
+    shuffled = random.Random(0).sample(data, 7)
+    hub = datasets.IterableDataset.from_generator(
+        lambda: iter([{"image_id": sample["image_id"], "labels": sample["labels"]} for sample in shuffled])
+    )
+    for stream in (Stream(shuffled), hub):
+        for sample, original in zip(reference.attach(stream), shuffled, strict=True):
+            number = int(original["image_id"].removeprefix("image-"))
+            for column in ("reference_map", "reference_logits", "reference_target"):
+                assert torch.equal(sample[column], expected[number][column])
+    train(tmp_path, reference, reference.attach(Stream(data)))
+    builder = StoreBuilder(
+        teacher, Stream(data[:6]), tmp_path / "short", id_column="image_id", rows_per_shard=4, progress=False
+    )
+    builder.run()
+    with pytest.raises(StoreError, match=r"shard-00001\.arrow has 2 rows instead of 4: the data has changed"):
+        store(teacher, Stream(data), tmp_path / "short", id_column="image_id", rows_per_shard=4)
+    with pytest.raises(StoreError, match="'image-99' is not in the store"):
+        list(reference.attach(Stream(rows(1, 99))))
+    with pytest.raises(StoreError, match="streaming data set's samples have no positions"):
+        store(teacher, Stream(data), tmp_path / "none")

@@ -1,0 +1,92 @@
+"""The classes that a store explains, and those of the student."""
+
+import datasets
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from hf_e2kd import TeacherReference, explain
+from hf_e2kd.explainers import GradCAM
+from hf_e2kd.store import StoreError
+from tests.models import CLASS_NAMES, CLASSES, build, images
+from tests.references.test_teacher import name_classes, reordered
+from tests.store.stores import store
+from tests.training import samples
+
+
+def test_classes_that_the_student_lacks(tmp_path):
+    """Prevents: a class explained that the student has not; the remedy `classes` must be what the live teacher does."""
+    names = ["class 4", "bird", "class 1", "fish", "class 0"]
+    data = samples(16, seed=5)
+    batch = {"pixel_values": torch.stack([sample["pixel_values"] for sample in data])}
+    live = TeacherReference(name_classes(build("vit", seed=1), names))
+    live.setup(build("vit"), GradCAM())
+    expected = live(batch)
+
+    def reference_output(folder, **options):
+        reference = store(
+            name_classes(build("vit", seed=1), names), data, tmp_path / folder, dtype="float32", **options
+        )
+        reference.setup(build("vit"), GradCAM())
+        attached = reference.attach(data)
+        loaded = next(iter(DataLoader(attached, batch_size=16)))
+        return reference({name: loaded[name] for name in reference.columns})
+
+    with pytest.warns(UserWarning, match="of the explained classes .* are not classes of the student"):
+        assert (reference_output("all").target == -1).any()
+    output = reference_output("shared", classes=CLASS_NAMES)
+    assert torch.equal(output.target, expected.target)
+    torch.testing.assert_close(output.maps, expected.maps)
+    torch.testing.assert_close(output.logits, expected.logits)
+
+
+def test_targets_by_label(tmp_path, teacher):
+    """Prevents: the data's classes taken for the teacher's, whose order may be another."""
+    data = samples(8)
+    labels = [sample["labels"] for sample in data]
+    feature = datasets.Features(
+        {
+            "pixel_values": datasets.Array3D((3, 32, 32), "float32"),
+            "label": datasets.ClassLabel(names=CLASS_NAMES[::-1]),
+        }
+    )
+    named = datasets.Dataset.from_dict(
+        {"pixel_values": [sample["pixel_values"].numpy() for sample in data], "label": labels}, features=feature
+    ).with_format("torch")
+    targets = {}
+    for name, source in (("plain", data), ("named", named)):
+        attached = store(teacher, source, tmp_path / name, target="label").attach(source)
+        targets[name] = [int(attached[row]["reference_target"]) for row in range(8)]
+    assert targets["plain"] == labels
+    assert targets["named"] == [CLASSES - 1 - label for label in labels]
+    with pytest.raises(StoreError, match="needs one label a sample"):
+        store(teacher, samples(4, labels=False), tmp_path / "unlabelled", target="label")
+
+
+def test_one_map_for_each_positive(tmp_path, teacher):
+    """Prevents: one object of several explained, or maps of one class under another's number."""
+    positives = [[1], [0, 3], [], [0, 1, 4], [2], [2, 3]]
+    data = [
+        {"pixel_values": image, "labels": torch.eye(CLASSES)[own].sum(0)}
+        for image, own in zip(images(6), positives, strict=True)
+    ]
+    reference = store(teacher, data, tmp_path / "store", target="positives", rows_per_shard=2)
+    student = reordered(build("vit"))
+    reference.setup(student, GradCAM())
+    batch = next(iter(DataLoader(reference.attach(data), batch_size=6)))
+    output = reference(batch)
+    assert output.target.shape == (6, 3) and output.maps.shape == (6, 3, 4, 4)
+    student_names = [student.config.id2label[index] for index in range(CLASSES)]
+    for row, own in enumerate(positives):
+        assert output.target[row].tolist() == [
+            *(student_names.index(CLASS_NAMES[c]) for c in own),
+            *[-1] * (3 - len(own)),
+        ]
+        for number, wanted in enumerate(own):
+            expected = explain(teacher, images(6)[row : row + 1], target=wanted).maps[0]
+            torch.testing.assert_close(output.maps[row, number], expected, rtol=2e-3, atol=1e-4)
+        assert not output.maps[row, len(own) :].any()
+    assert output.shared_labels is None
+    assert (reference({**batch, "explained": torch.arange(6) > 2}).target[:3] == -1).all()
+    with pytest.raises(StoreError, match=r"needs labels of shape \(4, 5\)"):
+        store(teacher, samples(4), tmp_path / "single", target="positives")

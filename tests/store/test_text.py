@@ -1,0 +1,92 @@
+"""Stored texts: scores of the teacher's tokens as maps over words."""
+
+import pytest
+import torch
+from transformers import DataCollatorWithPadding
+
+from hf_e2kd import TeacherReference, TextCollator
+from hf_e2kd.store import StoredTextCollator, StoreError
+from tests.models import CLASSES
+from tests.store.stores import STUDENT, TEACHER, TERMS, store, text_model, texts, train
+from tests.training import relative_error
+
+
+@pytest.mark.parametrize("pair", [False, True])
+def test_texts_for_another_tokenizer(tmp_path, pair):
+    """Prevents: scores summed to other words than with the teacher at hand; the student's tokenizer is not known
+    when the store is built."""
+    teacher, columns = text_model("roberta", TEACHER, 1), ("text", "second") if pair else "text"
+    data = texts(pair=pair)
+    options = {"processing_class": TEACHER, "text_columns": columns, "explainer": "saliency"}
+    reference = store(teacher, data, tmp_path / "store", dtype="float32", **options)
+    live = TeacherReference(teacher)
+    settings = {"explainer": "saliency", "settings": {"max_steps": 3, "logging_steps": 1}}
+    collator = TextCollator(STUDENT, text_columns=columns)
+    found, steps, trainer = train(
+        tmp_path,
+        reference,
+        reference.attach(data),
+        text_model("bert", STUDENT).eval(),
+        data_collator=StoredTextCollator(collator),
+        **settings,
+    )
+    expected, live_steps, _ = train(
+        tmp_path,
+        live,
+        data,
+        text_model("bert", STUDENT).eval(),
+        data_collator=TextCollator(STUDENT, TEACHER, text_columns=columns),
+        **settings,
+    )
+    for name in TERMS:
+        assert found[name] == pytest.approx(expected[name], rel=1e-4)
+    for one, other in zip(steps, live_steps, strict=True):
+        assert relative_error(one, other) < 1e-4
+    batch = next(iter(trainer.get_train_dataloader()))
+    assert {"word_ids", "reference_map", "reference_mask", "labels"} <= batch.keys()
+
+
+def test_positives_of_texts(tmp_path):
+    """Prevents: one target's scores read as the next one's, or a text without positives that ends the batch."""
+    teacher = text_model("bert", TEACHER, 1)
+    positives = [[1], [], [0, 3], [2]]
+    data = [
+        {"text": row["text"], "labels": torch.eye(CLASSES)[own].sum(0).tolist()}
+        for row, own in zip(texts(4), positives, strict=True)
+    ]
+    options = {"processing_class": TEACHER, "explainer": "saliency", "dtype": "float32"}
+    several = store(teacher, data, tmp_path / "several", target="positives", **options)
+    batch = StoredTextCollator(TextCollator(STUDENT))(list(several.attach(data)))
+    assert batch["reference_target"].tolist() == [[1, -1], [-1, -1], [0, 3], [2, -1]]
+    assert batch["labels"].shape == (4, CLASSES)
+    for number, wanted in enumerate((0, 3)):
+        single = [{"text": row["text"], "labels": wanted} for row in data]
+        one = store(teacher, single, tmp_path / f"single{wanted}", target="label", **options)
+        expected = StoredTextCollator(TextCollator(STUDENT))(list(one.attach(single)))
+        torch.testing.assert_close(batch["reference_map"][2, number], expected["reference_map"][2])
+    assert not batch["reference_map"][1].any()
+
+
+def test_texts_that_changed(tmp_path):
+    """Prevents: scores laid on other words because the text, or the collator, isn't the one that was stored."""
+    teacher, data = text_model("bert", TEACHER, 1), texts(4)
+    reference = store(teacher, data, tmp_path / "store", processing_class=TEACHER)
+    assert reference.description["key"]["explainer"]["name"] == "integrated_gradients"
+    collator = StoredTextCollator(TextCollator(STUDENT))
+    attached = reference.attach(data)
+    batch = collator([attached[0], attached[1]])
+    assert batch["reference_map"].shape == batch["reference_mask"].shape
+    with pytest.raises(StoreError, match="is not the one that the teacher read"):
+        collator([{**attached[0], "text": "Another text."}])
+    with pytest.raises(StoreError, match="has no column 'reference_spans'"):
+        collator([data[0]])
+    with pytest.raises(StoreError, match="A stored teacher needs no tokenizer"):
+        StoredTextCollator(TextCollator(STUDENT, TEACHER))
+    reference.setup(text_model("bert", STUDENT), None)
+    with pytest.raises(StoreError, match="make batches by StoredTextCollator"):
+        reference({"input_ids": torch.zeros(2, 3)})
+    with pytest.raises(StoreError, match="The column 'sentence' holds nothing; the columns are"):
+        store(teacher, data, tmp_path / "column", processing_class=TEACHER, text_columns="sentence")
+    tokens = [{"input_ids": TEACHER(row["text"], truncation=True)["input_ids"]} for row in data]
+    with pytest.raises(StoreError, match="give the teacher's tokenizer as `processing_class`, and no collator"):
+        store(teacher, tokens, tmp_path / "tokens", collator=DataCollatorWithPadding(TEACHER), explainer="saliency")

@@ -1,0 +1,78 @@
+"""The arguments: their defaults, their ranges, and the ways from a command line or a file to them."""
+
+import json
+
+import pytest
+from transformers import HfArgumentParser, TrainingArguments
+
+from hf_e2kd import ExplanationDistillArguments
+
+
+def parse(tmp_path, *line):
+    (parsed,) = HfArgumentParser(ExplanationDistillArguments).parse_args_into_dataclasses(
+        ["--output_dir", str(tmp_path), *line]
+    )
+    return parsed
+
+
+def test_defaults_are_the_papers(tmp_path):
+    """The defaults are e²KD's: no loss on labels; a change would alter every recipe that names none."""
+    settings = ExplanationDistillArguments(str(tmp_path))
+    assert isinstance(settings, TrainingArguments)
+    assert (settings.task_weight, settings.logits_weight, settings.explanation_weight) == (0.0, 1.0, 1.0)
+    assert (settings.temperature, settings.explanation_interval, settings.explanation_warmup_ratio) == (1.0, 1, 0.0)
+    assert (settings.explainer, settings.explanation_loss) == ("gradcam", "cosine")
+    assert (settings.explainer_options, settings.explanation_target) == (None, "teacher_top")
+
+
+def test_command_line(tmp_path):
+    """Every argument must be reachable from a command line, options of the explainer included."""
+    line = "--task_weight 0.5 --logits_weight 2 --explanation_weight 10 --temperature 5 --explanation_interval 4"
+    line += " --explanation_loss mse --explanation_target label --explanation_warmup_ratio 0.1 --explainer gradcam"
+    settings = parse(tmp_path, *line.split(), "--explainer_options", '{"target_layer": "resnet.encoder.stages.2"}')
+    assert (settings.task_weight, settings.logits_weight, settings.explanation_weight) == (0.5, 2.0, 10.0)
+    assert (settings.temperature, settings.explanation_interval, settings.explanation_warmup_ratio) == (5.0, 4, 0.1)
+    assert (settings.explanation_loss, settings.explanation_target) == ("mse", "label")
+    assert settings.explainer_options == {"target_layer": "resnet.encoder.stages.2"}
+    assert parse(tmp_path).explainer_options is None
+
+
+def test_file_and_back(tmp_path):
+    """Arguments saved with a run must give the same run: options survive as JSON, not as a string of one."""
+    options = {"target_layer": "vit.layers.1.layernorm_before"}
+    path = tmp_path / "arguments.json"
+    path.write_text(json.dumps({"output_dir": str(tmp_path), "temperature": 4, "explainer_options": options}))
+    (settings,) = HfArgumentParser(ExplanationDistillArguments).parse_json_file(path)
+    assert settings.explainer_options == options
+    assert json.loads(settings.to_json_string())["explainer_options"] == options
+
+
+def test_integer_weights_become_numbers_with_a_fraction(tmp_path):
+    """A hyperparameter search casts to the type it finds: `int(0.5)` would be 0."""
+    settings = ExplanationDistillArguments(str(tmp_path), task_weight=1, temperature=4, explanation_warmup_ratio=0)
+    for name in ("task_weight", "temperature", "explanation_warmup_ratio"):
+        assert type(getattr(settings, name)) is float, name
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"task_weight": -0.1}, "task_weight must be at least 0, not -0.1"),
+        ({"logits_weight": float("nan")}, "logits_weight must be at least 0"),
+        ({"explanation_weight": -1}, "explanation_weight must be at least 0"),
+        ({"temperature": 0}, "temperature must be above 0"),
+        ({"explanation_interval": 0}, "explanation_interval must be at least 1"),
+        ({"explanation_warmup_ratio": 1.5}, r"explanation_warmup_ratio must lie in \[0, 1\]"),
+        ({"explanation_loss": "cosin"}, "Unknown explanation_loss 'cosin'. Available: cosine, kl, l1, mse, pearson"),
+        ({"explanation_target": "top"}, "Unknown explanation_target 'top'. Available: label, teacher_top"),
+        ({"explainer": "gradcan"}, "Unknown explainer 'gradcan'. Available: .*gradcam"),
+        ({"explainer_options": {"layer": "x"}}, "Options {'layer': 'x'} don't fit the explainer 'gradcam'"),
+        ({"explainer_options": "{target_layer: x}"}, "explainer_options is not JSON: '{target_layer: x}'"),
+        ({"explainer_options": "[1]"}, r"must be a JSON object, not \[1\]"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_wrong_values_are_named(tmp_path, wrong, message):
+    """A value outside its range must be refused where it was given, not after hours of training."""
+    with pytest.raises(ValueError, match=message):
+        ExplanationDistillArguments(str(tmp_path), **wrong)
