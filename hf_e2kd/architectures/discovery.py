@@ -138,6 +138,15 @@ def call_model(model: nn.Module, inputs: Mapping[str, Any]) -> torch.Tensor:
             outputs = model(**accepted_inputs(model, inputs))
         except ValueError as error:
             raise explain_missing_padding(model, error) from error
+    return logits_of(model, outputs)
+
+
+def logits_of(model: nn.Module, outputs: Any) -> torch.Tensor:
+    """Return the logits (B, classes) of a model's output: a tensor, a tuple or a `ModelOutput`.
+
+    Raises:
+        ValueError: the output holds no logits.
+    """
     if isinstance(outputs, torch.Tensor):
         return outputs
     if isinstance(outputs, Mapping) and "logits" not in outputs:

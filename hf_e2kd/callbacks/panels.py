@@ -1,15 +1,13 @@
 """Shows during the training where the student looks, beside its losses."""
 
-import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
-from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import send_to_device
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
@@ -24,9 +22,10 @@ from ..alignment.labels import class_names, labels_belong_to
 from ..architectures.base import evaluating
 from ..cards.figures import explanation_panel
 from ..cards.words import WordRow, WordSample, word_figure
+from ..data.first_samples import first_samples, keeping_random_state
 from ..fidelity import sample_metrics
-from ..references import ReferenceOutput
-from ..terms.objective import Objective, align_maps, flatten_targets
+from ..terms import ReferenceOutput, StepOutput
+from ..terms.matching import align_maps, flatten_targets
 
 logger = logging.get_logger(__name__)
 
@@ -79,7 +78,7 @@ class ExplanationPanels(TrainerCallback):
         self.trainer = trainer
         with keeping_random_state(trainer.args.device):
             collator = trainer._get_collator_with_removed_columns(trainer.data_collator.for_evaluation(), "evaluation")
-            self.batch = collator(_first(samples, count))
+            self.batch = collator(first_samples(samples, count))
         if not labels_belong_to(samples, trainer.student, trainer.data_collator.label_column):
             self.batch = {name: values for name, values in self.batch.items() if name != "labels"}
         tokenizer = trainer.processing_class or trainer.data_collator.tokenizer
@@ -91,14 +90,14 @@ class ExplanationPanels(TrainerCallback):
             raise ValueError(
                 "Texts can't be read without their tokenizer. Give the trainer processing_class=tokenizer."
             )
-        self._said: dict[str, ReferenceOutput] | None = None
+        self._reference_outputs: dict[str, ReferenceOutput] | None = None
         self._drawn_at: int | None = None
 
     # ---- As a callback -------------------------------------------------------------------------------------------
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:
         # A trial of a hyperparameter search may explain otherwise than the one before.
-        self._said = self._drawn_at = None
+        self._reference_outputs = self._drawn_at = None
         if not self._reporters():
             logger.warning(
                 f"ExplanationPanels has nowhere to log to: report_to={args.report_to} names none of tensorboard, wandb "
@@ -118,18 +117,11 @@ class ExplanationPanels(TrainerCallback):
 
     def draw(self) -> Figure:
         """The picture of the student as it is now."""
-        trainer, student = self.trainer, self.trainer.student
-        # Not the wrapped model: DDP's forward waits for the other processes.
-        model = trainer.model_wrapped if trainer.is_fsdp_enabled else student
-        weights = dict.fromkeys(trainer.references, 0.0)
-        with keeping_random_state(trainer.args.device), evaluating(student), torch.no_grad(), trainer._gathered(model):
-            batch = trainer._prepare_inputs(self.batch)
-            if self._said is None:
-                objective = trainer._objective(model, batch, weights, with_maps=True, all_references=True)
-                self._said = objective.references
-            else:
-                objective = trainer._matched(model, batch, self._said, weights)
-            columns = self._columns(objective, batch)
+        trainer = self.trainer
+        with keeping_random_state(trainer.args.device), evaluating(trainer.student):
+            batch = send_to_device(self.batch, trainer.args.device)
+            output, self._reference_outputs = trainer.explain_batch(batch, self._reference_outputs)
+            columns = self._columns(output, self._reference_outputs, batch)
         return self._words(columns) if self.images is None else self._panel(self.images, columns)
 
     def _reporters(self) -> list[TrainerCallback]:
@@ -152,17 +144,17 @@ class ExplanationPanels(TrainerCallback):
 
     # ---- What is drawn -------------------------------------------------------------------------------------------
 
-    def _columns(self, objective: Objective, batch: dict[str, Any]) -> "list[_Column]":
-        """By reference, its own maps and the student's."""
+    def _columns(
+        self, output: StepOutput, reference_outputs: Mapping[str, ReferenceOutput], batch: dict[str, Any]
+    ) -> "list[_Column]":
+        """The maps of each reference, and the student's."""
         trainer, columns = self.trainer, []
-        values = sample_metrics(objective, trainer.references, batch, trainer.is_multi_label)
-        predicted = self._predicted(objective.logits)
-        for name in objective.explained:
+        values = sample_metrics(output, reference_outputs, trainer.references, batch, trainer.is_multi_label)
+        predicted = self._predicted(output.logits)
+        for name, explained_output in output.explanations.items():
             alone = len(trainer.references) == 1
-            reference_output = objective.references[name]
-            single, single_reference = flatten_targets(
-                objective.explained[name], replace(reference_output, vectors=None)
-            )
+            reference_output = reference_outputs[name]
+            single, single_reference = flatten_targets(explained_output, replace(reference_output, vectors=None))
             every = len(single_reference.target) // len(reference_output.target)
             if single_reference.annotation is not None:
                 student, reference, counted = single.maps, single_reference.annotation.float(), None
@@ -277,24 +269,6 @@ class _Column:
     cells: torch.Tensor | None = None
     predictions: list[str] | None = None
     similarities: list[float] | None = None
-
-
-@contextmanager
-def keeping_random_state(device: torch.device) -> Iterator[None]:
-    """Leaves the random generators of Python, numpy and torch as they were before."""
-    python, numpy = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
-
-
-def _first(samples: Any, count: int) -> list[Any]:
-    if has_length(samples):
-        return [samples[number] for number in range(min(count, len(samples)))]
-    return list(islice(samples, count))
 
 
 def _intensities(pixel_values: torch.Tensor, processor: Any) -> torch.Tensor:

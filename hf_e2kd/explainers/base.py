@@ -1,7 +1,7 @@
 """What every explainer takes and gives."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
@@ -84,6 +84,10 @@ class Explainer(Stochastic, ABC):
 
     def with_tokenizer(self, tokenizer: Any) -> "Explainer":
         """The explainer of a model with that tokenizer, None where it isn't known: itself, where it needs none."""
+        return self
+
+    def with_features(self, model: nn.Module, paths: Sequence[str]) -> "Explainer":
+        """Return the explainer whose forward pass of a model calls the layers at these paths: itself, mostly."""
         return self
 
     def check(self, model: nn.Module, compiled: bool = False, trained: bool = True) -> None:

@@ -5,7 +5,7 @@ outside that call would escape them: its gradients would not be reduced over ran
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MethodType
 from typing import Any
@@ -14,24 +14,28 @@ import torch
 from torch import nn
 from transformers.utils import ModelOutput
 
+from ..architectures.discovery import accepted_inputs, logits_of
+from ..architectures.taps import Taps
 from .base import Explainer
 
 
 @dataclass
 class ExplainedOutput(ModelOutput):
-    """What an explained forward returns when it is given `explain_target`.
+    """Output of an explained forward that is given `explain_target` or `with_features`.
 
     Args:
         logits: (B, classes).
         maps: (B, *grid), or (B, K, *grid) for targets (B, K). Of a text, the scores of its tokens.
         mask: (B, *grid) bool, or None where every cell counts.
         vectors: (B, channels, *grid), or (B, K, channels, *grid), for methods that explain by a vector at every place.
+        features: Outputs of the tapped layers by path, laid out by `hf_e2kd.architectures.taps.feature_cells`.
     """
 
     logits: torch.Tensor | None = None
     maps: torch.Tensor | None = None
     mask: torch.Tensor | None = None
     vectors: torch.Tensor | None = None
+    features: dict[str, torch.Tensor] | None = None
 
     def of_target(self, number: int | slice) -> "ExplainedOutput":
         """The output for one of the K targets, or for some of them."""
@@ -42,26 +46,56 @@ class ExplainedOutput(ModelOutput):
         )
 
 
-def install_explained_forward(model: nn.Module, explainer: Explainer) -> None:
-    """Adds the keyword `explain_target` to this instance's forward: `(B,)` or `(B, K)` classes to explain.
+def install_explained_forward(model: nn.Module, explainer: Explainer | None, taps: Sequence[str] = ()) -> None:
+    """Add the keywords `explain_target`, (B,) or (B, K) classes to explain, and `with_features` to a model's forward.
 
-    Without it, the forward is the model's own. The model's class, parameters, state dict and the signature that others
-    read from its forward don't change. A second installation replaces the first.
+    Without them, the forward is the model's own. The model's class, parameters, state dict and the signature that
+    others read from its forward don't change. A second installation replaces the first.
+
+    Args:
+        explainer: Explainer of the targets; None where nothing will be explained.
+        taps: Paths of the layers whose outputs are features.
+
+    Raises:
+        ValueError: the model has no such layer.
     """
     own_forward = getattr(model.forward, "own_forward", model.forward)
     # The function without its instance, so that a deep copy of the model calls its own layers.
     is_method = inspect.ismethod(own_forward)
     own_function: Callable[..., Any] = own_forward.__func__ if is_method else own_forward
+    before: Taps | None = vars(model).pop("_feature_taps", None)
+    if before is not None:
+        before.remove()
+    if taps:
+        # On the model, so that a deep copy has its own.
+        vars(model)["_feature_taps"] = Taps(model, taps)
 
     def explained_forward(
-        self: nn.Module, *args: Any, explain_target: torch.Tensor | None = None, **inputs: Any
+        self: nn.Module,
+        *args: Any,
+        explain_target: torch.Tensor | None = None,
+        with_features: bool = False,
+        **inputs: Any,
     ) -> Any:
-        if explain_target is None:
+        def forward(inputs: Mapping[str, Any]) -> Any:
             return own_function(self, *args, **inputs) if is_method else own_function(*args, **inputs)
-        explanation = explainer.forward(self, inputs, explain_target)
-        return ExplainedOutput(
-            logits=explanation.logits, maps=explanation.maps, mask=explanation.mask, vectors=explanation.vectors
-        )
+
+        if explain_target is None and not with_features:
+            return forward(inputs)
+        reading: Taps | None = vars(self).get("_feature_taps") if with_features else None
+        if reading is not None:
+            reading.start()
+        if explain_target is None:
+            output = ExplainedOutput(logits=logits_of(self, forward(accepted_inputs(self, inputs))))
+        else:
+            assert explainer is not None
+            explanation = explainer.forward(self, inputs, explain_target)
+            output = ExplainedOutput(
+                logits=explanation.logits, maps=explanation.maps, mask=explanation.mask, vectors=explanation.vectors
+            )
+        if reading is not None:
+            output.features = reading.stop(inputs)
+        return output
 
     signature = inspect.signature(own_function)
     if not is_method:

@@ -1,6 +1,7 @@
 """GradCAM (Selvaraju et al., ICCV 2017), differentiable."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from copy import copy
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -30,12 +31,28 @@ class GradCAM(Explainer):
 
     def __init__(self, target_layer: str | None = None):
         self.target_layer = target_layer
+        self._by_hook = False
         self._discovered: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 
     def target_layer_path(self, model: nn.Module) -> str | None:
         architecture = find_architecture(model)
         known = None if architecture is None else architecture.target_path(model)
         return self.target_layer or known or self._discovered.get(model)
+
+    def with_features(self, model: nn.Module, paths: Sequence[str]) -> "GradCAM":
+        """Return the explainer that takes the hook, where a layer lies in the head that the split path cuts open."""
+        architecture = None if self.target_layer is not None else find_architecture(model)
+        if architecture is None or architecture.split is None:
+            return self
+        target, layers = architecture.target_path(model), [name for name, _ in model.named_modules()]
+        if target not in layers:
+            return self
+        cut = layers.index(target)
+        if all(layers.index(path) <= cut and not target.startswith(f"{path}.") for path in paths if path in layers):
+            return self
+        by_hook = copy(self)
+        by_hook._by_hook = True
+        return by_hook
 
     def check(self, model: nn.Module, compiled: bool = False, trained: bool = True) -> None:
         if any(cls.__name__.endswith("ForSequenceClassification") for cls in type(model).__mro__):
@@ -46,7 +63,8 @@ class GradCAM(Explainer):
         if trained:
             refuse_fused_attention(model)
         architecture = find_architecture(model)
-        if compiled and (self.target_layer is not None or architecture is None or architecture.split is None):
+        by_hook = self._by_hook or self.target_layer is not None
+        if compiled and (by_hook or architecture is None or architecture.split is None):
             raise ValueError(
                 f"torch_compile can't see into {type(model).__name__} through a hook. Train without torch_compile, or "
                 "register the architecture with a `split` function."
@@ -55,7 +73,7 @@ class GradCAM(Explainer):
     def forward(self, model: nn.Module, inputs: Mapping[str, Any], target: Target) -> Explanation:
         architecture = None if self.target_layer is not None else find_architecture(model)
         # What FSDP2 does before and after a block, `torch.func` can't differentiate.
-        by_hook = not torch.compiler.is_compiling() and is_sharded(model)
+        by_hook = self._by_hook or (not torch.compiler.is_compiling() and is_sharded(model))
         if architecture is not None and architecture.split is not None and not by_hook:
             if not torch.compiler.is_compiling():
                 forget_biases(model)

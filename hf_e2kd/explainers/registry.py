@@ -3,7 +3,7 @@
 import inspect
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -18,6 +18,8 @@ from .gradcam import GradCAM
 from .input_x_gradient import InputXGradient
 from .integrated_gradients import IntegratedGradients
 from .saliency import Saliency
+
+T = TypeVar("T")
 
 _EXPLAINERS: dict[str, type[Explainer]] = {
     explainer.name: explainer
@@ -58,15 +60,27 @@ def build_explainer(name: str, **options: Any) -> Explainer:
     Raises:
         ValueError: unknown name or option; the message lists the valid ones.
     """
-    if name not in _EXPLAINERS:
-        raise ValueError(f"Unknown explainer '{name}'. Available: {', '.join(available_explainers())}.")
+    return construct("explainer", _EXPLAINERS, name, options)
+
+
+def construct(kind: str, classes: Mapping[str, type[T]], name: str, options: Mapping[str, Any]) -> T:
+    """Construct an instance of a registered class.
+
+    Args:
+        kind: Kind of the classes, for the errors: `"explainer"`.
+        classes: The registered classes by name.
+        options: Arguments of the constructor.
+
+    Raises:
+        ValueError: unknown name or option; the message lists the valid ones.
+    """
+    if name not in classes:
+        raise ValueError(f"Unknown {kind} '{name}'. Available: {', '.join(sorted(classes))}.")
     try:
-        return _EXPLAINERS[name](**options)
+        return classes[name](**options)
     except TypeError as error:
-        valid = ", ".join(inspect.signature(_EXPLAINERS[name]).parameters) or "none"
-        raise ValueError(
-            f"Options {options} don't fit the explainer '{name}': {error}. Its options: {valid}."
-        ) from error
+        valid = ", ".join(inspect.signature(classes[name]).parameters) or "none"
+        raise ValueError(f"Options {options} don't fit the {kind} '{name}': {error}. Its options: {valid}.") from error
 
 
 def explain(

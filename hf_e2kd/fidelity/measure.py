@@ -19,12 +19,13 @@ from transformers import PreTrainedModel
 from ..alignment.labels import class_names
 from ..architectures.base import evaluating
 from ..architectures.sharding import whole
-from ..explainers import Explainer, install_explained_forward
+from ..explainers import ExplainedOutput, Explainer, install_explained_forward
 from ..metrics import agreement_where_teacher_errs, explanation_similarity, f1_map, negative_flips
 from ..metrics.running import SampleValues
 from ..references import Reference, TeacherReference
 from ..store import StoredReference
-from ..terms.objective import Objective, align_maps, flatten_targets
+from ..terms import ReferenceOutput, StepOutput
+from ..terms.matching import align_maps, flatten_targets
 from .cost import cost_of, device_name
 from .describe import data_digest, describe_data, describe_explainer, describe_model, environment
 from .record import DataRecord, FidelityRecord, Figure
@@ -46,7 +47,8 @@ SMALLEST_CLASS = 10
 _LABEL, _TEACHER_CLASS = "_label", "_teacher_class"
 _CHANCE, _UNTRAINED = "chance/", "untrained/"
 
-Matched = Callable[[nn.Module], Objective]
+Matched = Callable[[nn.Module], StepOutput]
+ReferenceOutputs = Mapping[str, ReferenceOutput]
 
 
 def measure_fidelity(
@@ -99,11 +101,13 @@ def measure_fidelity(
         others[_UNTRAINED] = untrained
     shown: dict[str, torch.Tensor] = {}
 
-    def measures(objective: Objective, inputs: Mapping[str, Any], matched: Matched) -> Mapping[str, torch.Tensor]:
+    def measures(
+        output: StepOutput, outputs: ReferenceOutputs, inputs: Mapping[str, Any], matched: Matched
+    ) -> Mapping[str, torch.Tensor]:
         shown.update(inputs)
-        found = {other: _of_reference(matched(model), name) for other, model in others.items()}
-        references = {} if name is None else {name: trainer.references[name]}
-        return batch_measures(_of_reference(objective, name), references, inputs, trainer.is_multi_label, found)
+        found = {other: matched(model) for other, model in others.items()}
+        measured = {} if name is None else {name: (trainer.references[name], outputs[name])}
+        return batch_measures(output, measured, inputs, trainer.is_multi_label, found)
 
     # A data loader draws a random number too.
     with torch.random.fork_rng(), ExitStack() as stack:
@@ -152,59 +156,62 @@ def drawn_rows(rows: int, count: int, seed: int) -> list[int]:
 
 
 def batch_measures(
-    objective: Objective,
-    references: Mapping[str, Reference],
+    output: StepOutput,
+    measured: Mapping[str, tuple[Reference, ReferenceOutput]],
     inputs: Mapping[str, Any],
     multi_label: bool,
-    others: Mapping[str, Objective],
+    others: Mapping[str, StepOutput],
 ) -> dict[str, torch.Tensor]:
-    """What is measured of one batch beside `sample_metrics`.
+    """Values of one batch: `sample_metrics`, and what a card adds to them.
 
     Args:
-        objective: What student and reference said of it.
-        references: The reference that is measured, by its name; none, if there is none.
-        others: What other students said, by what the names of their metrics begin with.
+        output: Output of the student.
+        measured: The measured reference and its output by name; empty if there is none.
+        inputs: The batch.
+        multi_label: Whether the student decides each class for itself.
+        others: Outputs of other students, by the beginning of their metrics' names.
 
     Returns:
         Values (B,) or (B, K) by metric; NaN where one doesn't count.
     """
-    values = student_measures(objective, references, inputs, multi_label)
+    values = student_measures(output, measured, inputs, multi_label)
     labels = inputs.get("labels")
     if labels is not None and labels.ndim == 1 and not labels.is_floating_point():
         values[_LABEL] = labels
-    for name, reference_output in objective.references.items():
+    for name, (reference, reference_output) in measured.items():
         if reference_output.logits is not None and not multi_label:
-            values[_TEACHER_CLASS] = references[name].to_student(reference_output.logits.argmax(1))
+            values[_TEACHER_CLASS] = reference.to_student(reference_output.logits.argmax(1))
         if "explanation_similarity" in values:
-            values[f"{_CHANCE}shuffled"] = _shuffled_similarity(objective, name)
+            values[f"{_CHANCE}shuffled"] = _shuffled_similarity(output.explanations[name], reference_output)
     for prefix, found in others.items():
-        metrics = student_measures(found, references, inputs, multi_label)
+        metrics = student_measures(found, measured, inputs, multi_label)
         own = {name: value for name, value in metrics.items() if not name.startswith(("teacher_", "zero_teacher_"))}
         values |= {f"{prefix}{name}": value for name, value in own.items()}
     return values
 
 
 def student_measures(
-    objective: Objective, references: Mapping[str, Reference], inputs: Mapping[str, Any], multi_label: bool
+    output: StepOutput,
+    measured: Mapping[str, tuple[Reference, ReferenceOutput]],
+    inputs: Mapping[str, Any],
+    multi_label: bool,
 ) -> dict[str, torch.Tensor]:
-    """`sample_metrics`, and where the student does worse than its teacher or repeats its mistakes."""
-    values = sample_metrics(objective, references, inputs, multi_label)
-    for name, reference_output in objective.references.items():
-        if reference_output.logits is not None and reference_output.shared_labels is not None and "accuracy" in values:
-            decisions = (
-                references[name].student_logits(objective.logits),
-                reference_output.logits,
-                reference_output.shared_labels,
-            )
+    """Values of `sample_metrics`, and where the student does worse than its teacher or repeats its mistakes."""
+    references = {name: reference for name, (reference, _) in measured.items()}
+    outputs = {name: reference_output for name, (_, reference_output) in measured.items()}
+    values = sample_metrics(output, outputs, references, inputs, multi_label)
+    for reference, found in measured.values():
+        if found.logits is not None and found.shared_labels is not None and "accuracy" in values:
+            decisions = reference.student_logits(output.logits), found.logits, found.shared_labels
             values["negative_flips"] = negative_flips(*decisions)
             values["agreement_where_teacher_errs"] = agreement_where_teacher_errs(*decisions)
     return values
 
 
-def _shuffled_similarity(objective: Objective, name: str) -> torch.Tensor:
-    """The similarity of the student's maps to the reference's of the batch's next sample; of texts, shuffled words."""
-    target = objective.references[name].target
-    student, reference, _ = align_maps(*flatten_targets(objective.explained[name], objective.references[name]))
+def _shuffled_similarity(explained: ExplainedOutput, reference_output: ReferenceOutput) -> torch.Tensor:
+    """Similarity of the student's maps to the reference's of the batch's next sample; of texts, of shuffled words."""
+    target = reference_output.target
+    student, reference, _ = align_maps(*flatten_targets(explained, reference_output))
     if student.ndim == 2:
         # Another text's words have no places in this one; its own have, in another order.
         generator = torch.Generator().manual_seed(0)
@@ -317,15 +324,6 @@ def _measured_reference(trainer: "ExplanationDistillTrainer") -> str | None:
     named = trainer.references
     teachers = [name for name, each in named.items() if isinstance(each, TeacherReference | StoredReference)]
     return "teacher" if "teacher" in named else next(iter([*teachers, *named]), None)
-
-
-def _of_reference(objective: Objective, name: str | None) -> Objective:
-    """What one reference said, and how the student explained it."""
-    return replace(
-        objective,
-        references={key: value for key, value in objective.references.items() if key == name},
-        explained={key: value for key, value in objective.explained.items() if key == name},
-    )
 
 
 @contextmanager

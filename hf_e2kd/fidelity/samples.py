@@ -19,14 +19,19 @@ from ..metrics import (
     localization_iou,
 )
 from ..references import Reference, ReferenceOutput, annotated_masks
-from ..terms.objective import Objective, align_maps, flatten_targets
+from ..terms import StepOutput
+from ..terms.matching import align_maps, flatten_targets
 
-BatchMeasures = Callable[[Objective, Mapping[str, Any], Callable[[nn.Module], Objective]], Mapping[str, torch.Tensor]]
-"""Values (B,) or (B, K) by name of a batch's objective and inputs, and of what other students say of it."""
+BatchMeasures = Callable[
+    [StepOutput, Mapping[str, ReferenceOutput], Mapping[str, Any], Callable[[nn.Module], StepOutput]],
+    Mapping[str, torch.Tensor],
+]
+"""(student's output, references' outputs, inputs, function that runs another student) → values (B,) or (B, K)."""
 
 
 def sample_metrics(
-    objective: Objective,
+    output: StepOutput,
+    reference_outputs: Mapping[str, ReferenceOutput],
     references: Mapping[str, Reference],
     inputs: Mapping[str, Any],
     multi_label: bool = False,
@@ -35,7 +40,8 @@ def sample_metrics(
     """Per-sample values by metric, (B,), or (B, K) where K classes are explained; NaN where one doesn't count.
 
     Args:
-        objective: What student and references said of the batch.
+        output: Output of the student for the batch.
+        reference_outputs: Outputs of the references by name.
         references: The references by name; with several, a metric bears its reference's name.
         inputs: The batch. `labels` (B,) as classes of the student, `mask` (B, H, W) or `boxes` (B, N, 4) with
             `box_labels` (B, N) are used where they are there.
@@ -48,25 +54,25 @@ def sample_metrics(
     if labels is not None and (labels.ndim != 1 or labels.is_floating_point()):
         labels = None
     if labels is not None:
-        scored = (labels >= 0) & (labels < objective.logits.shape[1])
-        values["accuracy"] = _where(scored, objective.logits.argmax(1) == labels)
-    for name, output in objective.references.items():
+        scored = (labels >= 0) & (labels < output.logits.shape[1])
+        values["accuracy"] = _where(scored, output.logits.argmax(1) == labels)
+    for name, reference_output in reference_outputs.items():
         suffix = "" if len(references) == 1 else f"_{name}"
-        if output.logits is not None:
-            own = references[name].student_logits(objective.logits)
+        if reference_output.logits is not None:
+            own = references[name].student_logits(output.logits)
             if multi_label:
-                values[f"agreement{suffix}"] = label_agreement(own, output.logits).float()
+                values[f"agreement{suffix}"] = label_agreement(own, reference_output.logits).float()
             else:
-                values[f"agreement{suffix}"] = agreement(own, output.logits)
-            if labels is not None and output.shared_labels is not None:
-                right = output.logits.argmax(1) == output.shared_labels
-                values[f"teacher_accuracy{suffix}"] = _where(output.shared_labels >= 0, right)
-        if name in objective.explained:
-            single = flatten_targets(objective.explained[name], output)
-            found = _map_metrics(*single, inputs, output.target, iou_threshold)
-            exists = output.target >= 0
+                values[f"agreement{suffix}"] = agreement(own, reference_output.logits)
+            if labels is not None and reference_output.shared_labels is not None:
+                right = reference_output.logits.argmax(1) == reference_output.shared_labels
+                values[f"teacher_accuracy{suffix}"] = _where(reference_output.shared_labels >= 0, right)
+        if name in output.explanations:
+            single = flatten_targets(output.explanations[name], reference_output)
+            found = _map_metrics(*single, inputs, reference_output.target, iou_threshold)
+            target = reference_output.target
             values |= {
-                f"{metric}{suffix}": value if output.target.ndim == 1 else _where(exists, value.view_as(exists))
+                f"{metric}{suffix}": value if target.ndim == 1 else _where(target >= 0, value.view_as(target))
                 for metric, value in found.items()
             }
     return values

@@ -1,7 +1,8 @@
 """Where the map to match comes from."""
 
+from ..terms.base import ReferenceOutput
 from .annotation import AnnotationReference, annotated_masks
-from .base import Reference, ReferenceOutput
+from .base import Reference
 from .teacher import TeacherReference
 
 __all__ = [

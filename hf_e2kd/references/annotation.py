@@ -10,7 +10,8 @@ from ..alignment.masks import object_masks
 from ..metrics import boxes_to_masks
 from ..metrics.energy_pointing_game.function import check_boxes
 from ..terms import available_guidance_losses
-from .base import Reference, ReferenceOutput
+from ..terms.base import ReferenceOutput
+from .base import Reference
 
 
 class AnnotationReference(Reference):
@@ -45,6 +46,7 @@ class AnnotationReference(Reference):
         )
     """
 
+    gives = frozenset({"annotation"})
     explains_labels = True
     num_draws = 1
 

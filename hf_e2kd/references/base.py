@@ -1,46 +1,14 @@
 """Where the map that a student must match comes from."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
 from ..explainers import Explainer, Stochastic
-
-
-@dataclass
-class ReferenceOutput:
-    """What a reference says of one batch. All of it is constant to the gradient.
-
-    Args:
-        target: (B,) the explained classes, as classes of the student; −1 for samples that aren't explained. (B, K),
-            padded by −1, where samples have several, and so with everything below that belongs to a target.
-        maps: (B, *grid), or None where only logits, or an annotation, are given.
-        vectors: (B, channels, *grid), matched instead of the maps where the student's explanation has them too.
-        logits: (B, shared) over the classes that reference and student share, or None where there are none.
-        mask: (B, *grid) bool, the cells that count; None where all do.
-        shared_labels: (B,) the labels as positions among the shared classes (−1 where not shared), or None.
-        annotation: (B, H, W) bool, where the explained object is, in place of a map; empty where that isn't known.
-        view_matrix: (B, R, 3), where maps, vectors and mask belong to another view of the image than the student's:
-            from the student's to theirs, as `hf_e2kd.alignment.sample_maps` takes it.
-    """
-
-    target: torch.Tensor
-    maps: torch.Tensor | None = None
-    logits: torch.Tensor | None = None
-    mask: torch.Tensor | None = None
-    shared_labels: torch.Tensor | None = None
-    vectors: torch.Tensor | None = None
-    annotation: torch.Tensor | None = None
-    view_matrix: torch.Tensor | None = None
-
-    @property
-    def has_explanation(self) -> bool:
-        """Whether it says where to look."""
-        return self.maps is not None or self.annotation is not None
+from ..terms.base import ReferenceOutput
 
 
 class Reference(Stochastic, ABC):
@@ -68,6 +36,8 @@ class Reference(Stochastic, ABC):
         self.explanation_loss = explanation_loss
         self.logits_weight = logits_weight
 
+    # Kinds of output to compare: "logits", "maps", "annotation", "features".
+    gives: ClassVar[frozenset[str]] = frozenset({"logits", "maps"})
     # Columns of the data that the reference reads beside what the student's forward takes.
     columns: tuple[str, ...] = ()
     # Whether the classes it explains are the labels, which must then be classes of the student.
@@ -96,6 +66,26 @@ class Reference(Stochastic, ABC):
                 samples will be looked at.
             with_maps: Whether maps are needed at this step.
         """
+
+    def default_taps(self) -> list[str]:
+        """Return the paths of the reference's stages or blocks.
+
+        Raises:
+            ValueError: the reference has no features.
+        """
+        raise ValueError(
+            f"A {type(self).__name__} has no features, which a live teacher alone gives. Give `teacher_model` or a "
+            "TeacherReference, or leave out the terms that compare features."
+        )
+
+    def tap(self, paths: Sequence[str]) -> None:
+        """Let each output hold the features of the layers at these paths, in the place of those named before.
+
+        Raises:
+            ValueError: the reference has no features, or no such layer.
+        """
+        if paths:
+            self.default_taps()
 
     def explainers(self) -> list[Explainer]:
         """The explainers that it calls, which make the student's random choices at each training step."""

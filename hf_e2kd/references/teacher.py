@@ -1,6 +1,6 @@
 """The teacher, live: it explains every batch anew."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,8 +10,10 @@ from ..alignment.inputs import InputAdapter
 from ..alignment.labels import LabelAlignment, align_labels, choose_positive, is_multi_label, list_positives
 from ..architectures import call_model
 from ..architectures.sharding import root_gathered, shard_frozen
+from ..architectures.taps import Taps, default_taps
 from ..explainers import Explainer
-from .base import Reference, ReferenceOutput
+from ..terms.base import ReferenceOutput
+from .base import Reference
 
 _PREFIX = "teacher_"
 
@@ -73,6 +75,8 @@ class TeacherReference(Reference):
         student's tokens, if both tokenizers are the same.
     """
 
+    gives = frozenset({"logits", "maps", "features"})
+
     def __init__(
         self,
         model: nn.Module,
@@ -105,6 +109,7 @@ class TeacherReference(Reference):
         self.num_draws = 1 if target == "label" else 0
         self.adapter = InputAdapter(model, processing_class, student_processing_class)
         self.alignment: LabelAlignment | None = None
+        self.taps: Taps | None = None
 
     def setup(self, student: nn.Module, explainer: Explainer | None) -> None:
         self.alignment = align_labels(self.model, student)
@@ -117,8 +122,18 @@ class TeacherReference(Reference):
         self.adapter.setup(student)
         if explainer is not None:
             self.explainer = self.own_explainer or explainer
+            if self.taps is not None:
+                self.explainer = self.explainer.with_features(self.model, self.taps.paths)
             self.explainer.check(self.model, trained=False)
         self.model.requires_grad_(False).eval()
+
+    def default_taps(self) -> list[str]:
+        return default_taps(self.model)
+
+    def tap(self, paths: Sequence[str]) -> None:
+        if self.taps is not None:
+            self.taps.remove()
+        self.taps = Taps(self.model, paths) if paths else None
 
     def explainers(self) -> list[Explainer]:
         return [] if self.explainer is None else [self.explainer]
@@ -174,6 +189,8 @@ class TeacherReference(Reference):
             return _only(inputs.get("explained"), alignment.to_teacher(chosen[-1]))
 
         maps = mask = vectors = None
+        if self.taps is not None:
+            self.taps.start()
         with root_gathered(self.model):
             if with_maps:
                 assert self.explainer is not None
@@ -191,6 +208,8 @@ class TeacherReference(Reference):
             vectors=vectors,
             logits=alignment.teacher_logits(logits),
             shared_labels=None if labels is None or self.multi_label else alignment.student_to_shared(labels),
+            # Explainers take gradients of the teacher's own graph, of which these would be a part.
+            features={} if self.taps is None else {k: v.detach() for k, v in self.taps.stop(batch).items()},
         )
 
     def _bound(self) -> LabelAlignment:

@@ -23,11 +23,15 @@ no gradient, while the mean is still taken over the whole batch, as in the offic
 costs what the formula gives, `energy` 1, `l1` the mask's share, `ppce` 100 and `rrr` 0 where it is all zero.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 import torch
 
 from ..alignment.grids import resize_maps
+from ..metrics.citations import MODEL_GUIDANCE
+from .base import ReferenceOutput, StepOutput, Term
+from .matching import flatten_targets, mean_of_explained
 
 GuidanceLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """(maps (B, h, w) in at least float32, masks (B, H, W) bool) → (B,), finite for empty maps and masks too."""
@@ -152,3 +156,41 @@ def _normalised(maps: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     peak = maps.abs().amax(dim=(1, 2), keepdim=True)
     maps = maps / torch.where(peak < FAINT, torch.ones_like(peak), peak)
     return resize_maps(maps, (masks.shape[1], masks.shape[2]))
+
+
+class Guidance(Term):
+    """Loss between the student's attribution maps and annotated masks (model guidance, Rao et al., ICCV 2023, Sec. 3).
+
+    A sample with several targets counts by the mean over them. The share of samples whose map is all-zero is logged as
+    `zero_map_share`.
+
+    Args:
+        weight: Weight λ; None for the argument `explanation_weight`.
+        reference: Name of the reference that gives annotations.
+        loss: One of `available_guidance_losses()`.
+    """
+
+    name = "guidance"
+    log_name = "explanation"
+    citation = MODEL_GUIDANCE
+    needs = frozenset({"annotation"})
+    weight_argument = "explanation_weight"
+
+    def __init__(self, weight: float | None = None, reference: str | None = None, loss: str = "energy"):
+        super().__init__(weight, reference)
+        self.loss = loss
+
+    def forward(
+        self, output: StepOutput, reference_output: ReferenceOutput | None, inputs: Mapping[str, Any]
+    ) -> torch.Tensor | None:
+        assert reference_output is not None
+        explained = output.explanations.get(cast(str, self.reference))
+        if explained is None:
+            return None
+        single, flat = flatten_targets(explained, reference_output)
+        assert single.maps is not None and flat.annotation is not None
+        losses = guidance_loss(single.maps, flat.annotation, self.loss)
+        empty = (single.maps == 0).flatten(1).all(1) & (flat.target >= 0)
+        target, sample_mask = reference_output.target, inputs.get("explained")
+        self.logged = {"zero_map_share": mean_of_explained(empty.float(), target, sample_mask).mean()}
+        return mean_of_explained(losses, target, sample_mask)

@@ -1,25 +1,36 @@
-"""Losses between a student's and a teacher's logits."""
+"""Loss between a student's and a teacher's logits, each (B, classes) → (B,)."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
+from ..alignment.labels import is_multi_label
+from ..explainers.base import at_least_float32
+from .base import ReferenceOutput, StepOutput, Term
+
+LogitsLoss = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
+"""(student (B, classes), teacher (B, classes), temperature) → (B,); both in at least float32."""
+
 NEAREST = 1e-6
-"""How near to 0 and 1 a probability may come in a logarithm [the official code]."""
+"""Distance from 0 and 1 to which a probability is clamped before its logarithm [the official code]."""
+
+HINTON = r"""@misc{hinton2015distilling,
+    title = {Distilling the Knowledge in a Neural Network},
+    author = {Hinton, Geoffrey and Vinyals, Oriol and Dean, Jeff},
+    year = {2015},
+    eprint = {1503.02531},
+    archivePrefix = {arXiv}
+}"""
 
 
-def distillation_loss(student: torch.Tensor, teacher: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
-    """τ²·KL(softmax(teacher/τ) ‖ softmax(student/τ)), per sample (Hinton et al., 2015; e²KD, Eq. 1).
+def kl_loss(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
+    """τ²·KL(softmax(teacher/τ) ‖ softmax(student/τ)) (Hinton et al., 2015, Sec. 2; e²KD, Eq. 1).
 
     It differs from the cross-entropy that the papers print by the teacher's entropy, a constant.
-
-    Args:
-        student, teacher: (B, classes) logits.
-        temperature: τ > 0.
-
-    Returns:
-        (B,) in at least float32.
     """
-    student, teacher = _at_least_float32(student), _at_least_float32(teacher)
     divergence = F.kl_div(
         (student / temperature).log_softmax(dim=1),
         (teacher / temperature).log_softmax(dim=1),
@@ -29,24 +40,108 @@ def distillation_loss(student: torch.Tensor, teacher: torch.Tensor, temperature:
     return divergence.sum(dim=1) * temperature**2
 
 
-def multi_label_distillation_loss(
-    student: torch.Tensor, teacher: torch.Tensor, temperature: float = 1.0
-) -> torch.Tensor:
-    """τ²·Σ_classes KL(t‖s) + KL(1−t‖1−s), per sample, t and s being sigmoid(logits/τ) (e²KD's code, for VOC).
-
-    Args:
-        student, teacher: (B, classes) logits, each class for itself.
-        temperature: τ > 0.
-
-    Returns:
-        (B,) in at least float32.
-    """
-    s, t = (
-        (_at_least_float32(logits) / temperature).sigmoid().clamp(NEAREST, 1 - NEAREST) for logits in (student, teacher)
-    )
+def multi_label_kl_loss(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
+    """τ²·Σ_classes KL(t‖s) + KL(1−t‖1−s), with t and s = sigmoid(logits/τ) (e²KD's code, for VOC)."""
+    s, t = ((logits / temperature).sigmoid().clamp(NEAREST, 1 - NEAREST) for logits in (student, teacher))
     divergence = t * (t.log() - s.log()) + (1 - t) * ((1 - t).log() - (1 - s).log())
     return divergence.sum(dim=1) * temperature**2
 
 
-def _at_least_float32(logits: torch.Tensor) -> torch.Tensor:
-    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+def mse_loss(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Mean squared difference of the logits (Ba & Caruana, NeurIPS 2014, Eq. 1, but a mean over the classes).
+
+    The temperature has no effect.
+    """
+    return (student - teacher).square().mean(dim=1)
+
+
+_LOSSES: dict[str, LogitsLoss] = {"kl": kl_loss, "mse": mse_loss}
+
+# Losses of distributions over classes need another form where each class is decided for itself.
+_MULTI_LABEL: dict[str, LogitsLoss] = {"kl": multi_label_kl_loss}
+
+
+def register_logits_loss(name: str, loss: LogitsLoss) -> None:
+    """Make a loss known by `name` to the argument `logits_loss`.
+
+    Args:
+        loss: (student (B, classes), teacher (B, classes), temperature) → (B,); both in at least float32.
+    """
+    _LOSSES[name] = loss
+
+
+def available_logits_losses() -> list[str]:
+    """Names of the losses between logits."""
+    return sorted(_LOSSES)
+
+
+def logits_loss(
+    student: torch.Tensor,
+    teacher: torch.Tensor,
+    loss: str = "kl",
+    temperature: float = 1.0,
+    multi_label: bool = False,
+) -> torch.Tensor:
+    """Compare logits.
+
+    Args:
+        student, teacher: (B, classes) logits.
+        loss: One of `available_logits_losses()`.
+        temperature: τ > 0.
+        multi_label: Whether each class is decided for itself, by a sigmoid.
+
+    Returns:
+        (B,) in at least float32.
+
+    Raises:
+        ValueError: unknown loss.
+
+    Example:
+        >>> logits_loss(torch.tensor([[1.0, 3.0]]), torch.tensor([[0.0, 1.0]]), "mse")
+        tensor([2.5000])
+    """
+    if loss not in _LOSSES:
+        raise ValueError(f"Unknown logits loss '{loss}'. Available: {', '.join(available_logits_losses())}.")
+    function = _MULTI_LABEL.get(loss, _LOSSES[loss]) if multi_label else _LOSSES[loss]
+    return function(at_least_float32(student), at_least_float32(teacher), temperature)
+
+
+class Logits(Term):
+    """Loss between the student's and a teacher's logits over the classes that they share.
+
+    Args:
+        weight: Weight; None for the argument `logits_weight`.
+        reference: Name of the reference.
+        loss: One of `available_logits_losses()`.
+        temperature: Temperature τ.
+    """
+
+    name = "logits"
+    citation = HINTON
+    needs = frozenset({"logits"})
+    weight_argument = "logits_weight"
+
+    def __init__(
+        self,
+        weight: float | None = None,
+        reference: str | None = None,
+        loss: str = "kl",
+        temperature: float = 1.0,
+    ):
+        super().__init__(weight, reference)
+        self.loss = loss
+        self.temperature = temperature
+        self.multi_label = False
+
+    def attach(self, student: nn.Module, reference: Any) -> None:
+        self.multi_label = is_multi_label(student)
+        self._shared = reference.student_logits
+
+    def forward(
+        self, output: StepOutput, reference_output: ReferenceOutput | None, inputs: Mapping[str, Any]
+    ) -> torch.Tensor | None:
+        assert reference_output is not None
+        if reference_output.logits is None:
+            return None
+        student = self._shared(output.logits)
+        return logits_loss(student, reference_output.logits, self.loss, self.temperature, self.multi_label)

@@ -2,20 +2,21 @@
 
 import json
 from dataclasses import dataclass, field
+from typing import cast
 
 from transformers import TrainingArguments
 
 from ..explainers import build_explainer
 from ..references.teacher import TARGET_RULES
-from ..terms import available_explanation_losses
+from ..terms import available_explanation_losses, available_logits_losses, build_term
 
 
 @dataclass
 class ExplanationDistillArguments(TrainingArguments):
     """`TrainingArguments` and what explanation-enhanced distillation adds.
 
-    The objective is task_weight · cross-entropy + logits_weight · τ²KL + explanation_weight · explanation loss
-    (e²KD, ECCV 2024, where the task weight is 0). Each term with a weight is logged.
+    The loss is task_weight · cross-entropy + logits_weight · τ²KL + explanation_weight · explanation loss (e²KD, ECCV
+    2024, where the task weight is 0) + the weighted terms that `terms` names. Each term with a weight is logged.
 
     Raises:
         ValueError: a value outside its range, or a name that isn't known; the valid ones are listed.
@@ -26,6 +27,7 @@ class ExplanationDistillArguments(TrainingArguments):
     explanation_weight: float = field(
         default=1.0, metadata={"help": "Weight λ of the loss on the explanations; 0 computes none in training."}
     )
+    logits_loss: str = field(default="kl", metadata={"help": "Loss between logits: kl, mse or a registered one."})
     temperature: float = field(default=1.0, metadata={"help": "Temperature τ of the loss on the logits."})
     explainer: str = field(
         default="gradcam",
@@ -36,6 +38,13 @@ class ExplanationDistillArguments(TrainingArguments):
     )
     explanation_loss: str = field(
         default="cosine", metadata={"help": "Loss between maps: cosine, kl, l1, mse, pearson or a registered one."}
+    )
+    terms: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "Further terms of the loss with their options, as JSON: "
+            '\'{"hint": {"weight": 1.0, "layers": {"encoder.stages.3": "layer4"}}}\'.'
+        },
     )
     explanation_target: str = field(
         default="teacher_top", metadata={"help": "The class that both sides explain: teacher_top or label."}
@@ -62,13 +71,8 @@ class ExplanationDistillArguments(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
-        if isinstance(self.explainer_options, str):
-            try:
-                self.explainer_options = json.loads(self.explainer_options)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"explainer_options is not JSON: {self.explainer_options!r} ({error}).") from error
-        if self.explainer_options is not None and not isinstance(self.explainer_options, dict):
-            raise ValueError(f"explainer_options must be a JSON object, not {self.explainer_options!r}.")
+        for name in ("explainer_options", "terms"):
+            setattr(self, name, _read_json(name, getattr(self, name)))
         super().__post_init__()
         for name in ("task_weight", "logits_weight", "explanation_weight"):
             if not getattr(self, name) >= 0:
@@ -87,11 +91,28 @@ class ExplanationDistillArguments(TrainingArguments):
             raise ValueError(f"explanation_warmup_ratio must lie in [0, 1], not {self.explanation_warmup_ratio}.")
         if not 0 <= self.iou_threshold < 1:
             raise ValueError(f"iou_threshold must lie in [0, 1), not {self.iou_threshold}.")
+        _require_known("logits_loss", self.logits_loss, available_logits_losses())
         _require_known("explanation_loss", self.explanation_loss, available_explanation_losses())
         _require_known("explanation_target", self.explanation_target, sorted(TARGET_RULES))
-        build_explainer(self.explainer, **(self.explainer_options or {}))
+        build_explainer(self.explainer, **(cast(dict, self.explainer_options) or {}))
+        for term, options in (cast(dict, self.terms) or {}).items():
+            if not isinstance(options, dict):
+                raise ValueError(f"The options of the term '{term}' must be a JSON object, not {options!r}.")
+            build_term(term, **options)
 
 
 def _require_known(name: str, value: str, known: list[str]) -> None:
     if value not in known:
         raise ValueError(f"Unknown {name} '{value}'. Available: {', '.join(known)}.")
+
+
+def _read_json(name: str, value: dict | str | None) -> dict | None:
+    """Read an option that is an object, or JSON of one, as it comes from a command line."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{name} is not JSON: {value!r} ({error}).") from error
+    if value is not None and not isinstance(value, dict):
+        raise ValueError(f"{name} must be a JSON object, not {value!r}.")
+    return value

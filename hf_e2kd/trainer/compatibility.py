@@ -10,13 +10,18 @@ from ..explainers import Explainer
 
 
 def refuse_unsupported(
-    accelerator: Accelerator, args: Any, explainers: Sequence[Explainer] = (), shards_teacher: bool = False
+    accelerator: Accelerator,
+    args: Any,
+    explainers: Sequence[Explainer] = (),
+    shards_teacher: bool = False,
+    taps: Sequence[str] = (),
 ) -> None:
     """Checks how the student will be trained.
 
     Args:
         explainers: What its explanations are made by; none where nothing is explained in training.
         shards_teacher: Whether a teacher is to be sharded.
+        taps: Layers of the student that terms read.
 
     Raises:
         ValueError: DataParallel, FSDP1, ZeRO-3, FSDP2 with what it can't be combined with, a sharded teacher without
@@ -50,6 +55,12 @@ def refuse_unsupported(
                 "accelerate config and set the argument activation_checkpointing=True, with "
                 "attn_implementation='eager'."
             )
+    sharded = (DistributedType.FSDP, DistributedType.DEEPSPEED)
+    if taps and accelerator.distributed_type in sharded:
+        raise ValueError(
+            f"Terms that compare features read the student's layers {', '.join(taps)}, which FSDP and DeepSpeed shard. "
+            "Train with DDP or in one process."
+        )
     if shards_teacher and accelerator.distributed_type != DistributedType.FSDP:
         raise ValueError(
             f"A teacher is sharded (shard=True) by FSDP2, and this training's type is "

@@ -33,7 +33,7 @@ PICTURE = "explanations.png"
 _MODEL_FILES = ("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "*.bin")
 
 
-class PublishingTrainer(Trainer):
+class PublishingMixin(Trainer):
     """Saves before it uploads, tries again what failed in passing, and says what is to be done about the rest."""
 
     hub_model_id: str | None
@@ -263,7 +263,7 @@ class PublishingTrainer(Trainer):
         # The checkpoint's own training arguments too: they were pickled without the token.
         for pattern in (*_MODEL_FILES, "training_args.bin"):
             for file in checkpoint.glob(pattern):
-                if not file.name.startswith(("optimizer", "scheduler")):
+                if not file.name.startswith(("optimizer", "scheduler", "terms")):
                     shutil.copy(file, output / file.name)
         if self.processing_class is not None:
             self.processing_class.save_pretrained(output)

@@ -1,42 +1,44 @@
 """A `Trainer` whose student matches its references' explanations as well as their logits."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
+from transformers import Trainer
 from transformers.trainer_jit_checkpoint import JITCheckpointCallback
 from transformers.trainer_utils import has_length
-from transformers.utils import logging
 
 from ..alignment.inputs import ANNOTATION_COLUMNS
 from ..alignment.labels import is_multi_label, labels_belong_to
-from ..alignment.words import lay_out_tokens, mark_special_tokens
-from ..architectures import accepted_inputs, is_timm, wrap_timm
+from ..alignment.words import mark_special_tokens
+from ..architectures import is_timm, wrap_timm
 from ..data.collate import FiniteBatches
 from ..explainers import Explainer, build_explainer, install_explained_forward, shared_noise
-from ..fidelity import BatchMeasures, multi_label_metrics, sample_metrics
+from ..fidelity import multi_label_metrics
 from ..hub import check_repo_id
-from ..metrics.running import RunningMeans, SampleValues
-from ..references import Reference, ReferenceOutput, TeacherReference
+from ..references import Reference, TeacherReference
 from ..store.attached import unattached
-from ..terms.objective import Objective, TermMeans, classification_loss, concat_targets
+from ..terms import ReferenceOutput, StepOutput, Term
+from ..terms.task import classification_loss
 from .arguments import ExplanationDistillArguments
-from .checkpoints import forget_preparation, load_weights
+from .checkpoints import CheckpointsMixin, forget_preparation
 from .compatibility import refuse_unsupported
+from .evaluation import EvaluationMixin
+from .logged_means import LoggedMeans
 from .noise import StepGenerator, draw_noise, draw_samples
-from .preemption import checkpoint_on_sigterm, last_checkpoint
-from .publishing import PublishingTrainer
-from .sharding import gathered, name_blocks
-
-logger = logging.get_logger(__name__)
+from .publishing import PublishingMixin
+from .sharding import gathered
+from .step import run_student, sum_terms
+from .term_setup import attach_terms, build_terms
+from .terms import TermsMixin
 
 _DEFAULTS = {f.name: f.default for f in fields(ExplanationDistillArguments)}
 
 
-class ExplanationDistillTrainer(PublishingTrainer):
+class ExplanationDistillTrainer(PublishingMixin, EvaluationMixin, TermsMixin, CheckpointsMixin, Trainer):
     """Distils a student from references that say where to look (e²KD, Parchami-Araghi et al., ECCV 2024).
 
     Everything that `transformers.Trainer` takes and does stays; with `task_weight=1` and the other weights at 0 it is
@@ -50,6 +52,7 @@ class ExplanationDistillTrainer(PublishingTrainer):
         teacher_model: The teacher; short for `references={"teacher": TeacherReference(teacher_model)}`.
         references: Sources of explanations by name, each matched with its own loss and weight in one forward pass of
             the student.
+        terms: Further terms of the loss, as `Hint(layers={…})`, beside those that `args.terms` names or in their place.
         explainer: How the student is explained: a name or an `Explainer`; overrides `args.explainer`.
         teacher_explainer: The same for `teacher_model`, where it differs.
         teacher_processing_class: The teacher's image processor or tokenizer, where it differs from `processing_class`.
@@ -86,6 +89,7 @@ class ExplanationDistillTrainer(PublishingTrainer):
         *arguments: Any,
         teacher_model: nn.Module | None = None,
         references: Mapping[str, Reference] | None = None,
+        terms: Sequence[Term] = (),
         explainer: str | Explainer | None = None,
         teacher_explainer: str | Explainer | None = None,
         teacher_processing_class: Any = None,
@@ -101,6 +105,8 @@ class ExplanationDistillTrainer(PublishingTrainer):
         processor = keywords.get("processing_class", arguments[3] if len(arguments) > 3 else None)
         self._tokenizer = processor or getattr(collator, "tokenizer", None)
         self._explainer_given = explainer
+        self._terms_given = list(terms)
+        self.terms: nn.ModuleDict = nn.ModuleDict()
         self.explainer = self._explainer(explainer)
         self.references = dict(references or {})
         if teacher_model is not None:
@@ -131,18 +137,17 @@ class ExplanationDistillTrainer(PublishingTrainer):
             self.pop_callback(JITCheckpointCallback).on_train_end(self.args, self.state, self.control)
         matches_maps = any(self.explanation_weight_of(reference) > 0 for reference in self.references.values())
         shards_teacher = any(getattr(reference, "shard", False) for reference in self.references.values())
-        refuse_unsupported(self.accelerator, self.args, [self.explainer] if matches_maps else [], shards_teacher)
+        refuse_unsupported(
+            self.accelerator, self.args, [self.explainer] if matches_maps else [], shards_teacher, self._taps()
+        )
         if self.explains:
             for reference in self.references.values():
                 reference.check_processor(self.processing_class)
         if self.is_multi_label and self.compute_metrics is None and not self.args.batch_eval_metrics:
             self.compute_metrics = multi_label_metrics
         self.data_collator = FiniteBatches(self.data_collator)
-        self._terms = TermMeans()
-        self._fidelity: RunningMeans | SampleValues | None = None
-        self._batch_measures: BatchMeasures | None = None
-        self._chance = StepGenerator()
-        self._labels_are_ours = True
+        self._logged = LoggedMeans()
+        self._generators = StepGenerator()
         reads_labels = any(reference.explains_labels for reference in self.references.values())
         if (self._setting("task_weight") > 0 or reads_labels) and not labels_belong_to(
             self.train_dataset, self.student, self.data_collator.label_column
@@ -169,7 +174,7 @@ class ExplanationDistillTrainer(PublishingTrainer):
         return self._equip(super().call_model_init(trial))
 
     def _equip(self, model: nn.Module) -> nn.Module:
-        """Makes a student ready: saveable, explained by its own forward, known to the references."""
+        """Make a student ready: saveable, explained by its own forward, known to references and terms."""
         if any(reference.is_model(model) for reference in self.references.values()):
             raise ValueError("Teacher and student are the same object. Give the student its own copy of the weights.")
         if is_timm(model):
@@ -178,13 +183,31 @@ class ExplanationDistillTrainer(PublishingTrainer):
         self.base_model = getattr(getattr(model, "config", None), "_name_or_path", None)
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         # Anew for each trial of a hyperparameter search, which may have changed the arguments.
-        self.explainer = self._explainer(self._explainer_given)
-        if self.references and self.explains:
-            self.explainer.check(base, compiled=bool(self.args.torch_compile))
-            install_explained_forward(base, self.explainer)
-        for reference in self.references.values():
-            reference.setup(base, self.explainer if self.explains else None)
+        built = build_terms(self._setting, self.references, self._terms_given, self._task_loss)
+        self.terms = nn.ModuleDict(built)
+        self._terms_set_up = False
+        self._connect(base)
         return model
+
+    def _connect(self, student: nn.Module) -> None:
+        """Let the student explain itself, and the references and terms find what they compare in it."""
+        attach_terms(self._named_terms(), student, self.references)
+        taps = self._taps()
+        self.explainer = self._explainer(self._explainer_given)
+        explained = bool(self.references) and self.explains
+        if explained:
+            self.explainer = self.explainer.with_features(student, taps)
+            self.explainer.check(student, compiled=bool(self.args.torch_compile))
+        if explained or taps:
+            install_explained_forward(student, self.explainer if explained else None, taps)
+        for reference in self.references.values():
+            reference.setup(student, self.explainer if self.explains else None)
+
+    def _hp_search_setup(self, trial: Any) -> None:
+        super()._hp_search_setup(trial)
+        if trial is not None:
+            # The trial's arguments are set after its student was made.
+            self._equip(self.model)
 
     def _explainer(self, explainer: str | Explainer | None) -> Explainer:
         if isinstance(explainer, Explainer):
@@ -208,6 +231,7 @@ class ExplanationDistillTrainer(PublishingTrainer):
         if self._signature_columns is None:
             super()._set_signature_columns_if_needed()
             columns = {column for reference in self.references.values() for column in reference.columns}
+            columns |= {column for term in self._named_terms().values() for column in term.columns}
             collated = getattr(self.data_collator, "columns", ())
             extra = columns | {*ANNOTATION_COLUMNS, "teacher_pixel_values", *collated}
             if collated:
@@ -233,33 +257,7 @@ class ExplanationDistillTrainer(PublishingTrainer):
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
         return super()._get_eval_sampler(unattached(eval_dataset))
 
-    # ---- Checkpoints and repeated calls ------------------------------------------------------------------------
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if self._is_sharded() or not load_weights(self.model, resume_from_checkpoint):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-
-    def _load_best_model(self) -> None:
-        if self._is_sharded() or not load_weights(self.model, self.state.best_model_checkpoint):
-            super()._load_best_model()
-
-    def _is_sharded(self) -> bool:
-        return self.is_deepspeed_enabled or self.is_fsdp_enabled
-
-    def train(self, resume_from_checkpoint: str | bool | None = None, *arguments: Any, **keywords: Any) -> Any:
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint = last_checkpoint(self.args.output_dir) or True
-        # An evaluation before the first training marks the model as prepared, with which Accelerate would not wrap it
-        # for several processes any more, and each would train a student of its own.
-        wrapped = getattr(self.model_wrapped, "_orig_mod", self.model_wrapped)
-        replicated = self.accelerator.num_processes > 1 and not self._is_sharded()
-        if replicated and self.model is not None and wrapped is self.model:
-            forget_preparation(self.model)
-            self.model_wrapped = self.model
-        if self.is_fsdp_enabled and self.model is not None:
-            name_blocks(self.student, self.accelerator.state.fsdp_plugin)
-        with checkpoint_on_sigterm(self) if self.args.enable_jit_checkpoint else nullcontext():
-            return super().train(resume_from_checkpoint, *arguments, **keywords)
+    # ---- FSDP2 -------------------------------------------------------------------------------------------------
 
     def _gathered(self, model: nn.Module) -> AbstractContextManager[None]:
         """What a step needs where FSDP2 has sharded the student."""
@@ -275,7 +273,7 @@ class ExplanationDistillTrainer(PublishingTrainer):
         with self._gathered(model):
             return super().training_step(model, *arguments, **keywords)
 
-    # ---- The objective -----------------------------------------------------------------------------------------
+    # ---- The loss ----------------------------------------------------------------------------------------------
 
     def compute_loss(
         self,
@@ -285,84 +283,112 @@ class ExplanationDistillTrainer(PublishingTrainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         """The weighted sum of the terms, a mean over the batch; `num_items_in_batch` is therefore not needed."""
-        rise = self._explanation_rise()
-        weights = {name: rise * self.explanation_weight_of(reference) for name, reference in self.references.items()}
-        every = self._setting("explanation_interval")
-        matches_maps = any(weights.values()) and self.state.global_step % every == 0
-        if matches_maps and self._setting("explanation_fraction") < 1:
+        terms, weights = self._named_terms(), self._weights(self._explanation_rise())
+        weighed = {name for name, weight in weights.items() if weight > 0}
+        with_maps = any(_explains(terms[name]) for name in weighed)
+        with_maps = with_maps and self.state.global_step % self._setting("explanation_interval") == 0
+        active = [terms[name] for name in weighed if with_maps or not _explains(terms[name])]
+        asked = {term.reference for term in active}
+        if with_maps and self._setting("explanation_fraction") < 1:
             chosen = draw_samples(self._setting("explanation_fraction"), inputs, self._generator())
             inputs = {**inputs, "explained": chosen}
-        with shared_noise(
-            [*self._explainers(), *self.references.values()], self._noise(inputs) if matches_maps else None
-        ):
-            objective = self._objective(model, inputs, weights, with_maps=matches_maps)
-        if not objective.terms:
+        with shared_noise([*self._explainers(), *self.references.values()], self._noise(inputs) if with_maps else None):
+            reference_outputs = self._ask(inputs, asked, with_maps)
+            loss, logged, output = self._compare(model, inputs, reference_outputs, weights)
+        if not logged:
             raise ValueError(
                 "No term of the loss applies to this batch: it has no labels, or all weights are 0. Columns: "
                 f"{sorted(inputs)}."
             )
-        self._terms.add(objective.terms)
-        return (objective.loss, {"logits": objective.logits}) if return_outputs else objective.loss
+        self._logged.add(logged)
+        return (loss, {"logits": output.logits}) if return_outputs else loss
 
     def _explainers(self) -> list[Explainer]:
         return [self.explainer, *(own for reference in self.references.values() for own in reference.explainers())]
 
     def _noise(self, inputs: Mapping[str, Any]) -> torch.Tensor | None:
-        """This process's random numbers (draws, B) of a micro-batch; None where nothing is drawn."""
-        # What references draw (a class) stands behind what explainers draw (points), so that neither follows the other.
-        num_draws = max(each.num_draws for each in self._explainers()) + max(
-            each.num_draws for each in self.references.values()
-        )
-        return draw_noise(num_draws, inputs, self._generator()) if num_draws else None
+        """This process's random numbers (rows, B) of a micro-batch; None where nothing is left to chance."""
+        # A reference's numbers (for a class) stand behind the explainers' (for points): neither follows the other.
+        rows = max(each.num_draws for each in self._explainers())
+        rows += max(each.num_draws for each in self.references.values())
+        return draw_noise(rows, inputs, self._generator()) if rows else None
 
     def _generator(self) -> torch.Generator:
-        return self._chance.at(self.args.seed, self.state.global_step, self.args.process_index)
+        return self._generators.at(self.args.seed, self.state.global_step, self.args.process_index)
+
+    def _weights(self, rise: float = 1.0) -> dict[str, float]:
+        """The terms' weights by name.
+
+        Args:
+            rise: Factor on those of explanations, during the warm-up of λ.
+        """
+        weights = {}
+        for name, term in self._named_terms().items():
+            weight = self._setting(cast(str, term.weight_argument)) if term.weight is None else term.weight
+            weights[name] = weight * rise if _explains(term) else weight
+        return weights
 
     def explanation_weight_of(self, reference: Reference) -> float:
+        """The weight λ of a reference's explanations."""
         own = reference.explanation_weight
         return self._setting("explanation_weight") if own is None else own
+
+    def logits_weight_of(self, reference: Reference) -> float:
+        """The weight of a reference's logits."""
+        return self._setting("logits_weight") if reference.logits_weight is None else reference.logits_weight
 
     def _explanation_rise(self) -> float:
         """How far the warm-up of λ has come, from 0 to 1. An evaluation takes λ as it will be."""
         warmup = self._setting("explanation_warmup_ratio") * self.state.max_steps
         return min(1.0, self.state.global_step / warmup) if warmup > 0 else 1.0
 
-    def logits_weight_of(self, reference: Reference) -> float:
-        return self._setting("logits_weight") if reference.logits_weight is None else reference.logits_weight
+    def _ask(self, inputs: Mapping[str, Any], names: set[Any], with_maps: bool) -> dict[str, ReferenceOutput]:
+        """The outputs of some references for one batch."""
+        shared = self._shared(inputs)
+        with self.accelerator.autocast():
+            return {
+                name: reference(shared | {key: inputs[key] for key in reference.columns if key in inputs}, with_maps)
+                for name, reference in self.references.items()
+                if name in names
+            }
 
-    def _objective(
+    def _compare(
         self,
         model: nn.Module,
         inputs: Mapping[str, Any],
+        reference_outputs: Mapping[str, ReferenceOutput],
         weights: Mapping[str, float],
-        with_maps: bool,
-        all_references: bool = False,
-    ) -> Objective:
-        """One forward pass of the student for all references.
-
-        Args:
-            weights: λ by reference.
-            with_maps: Whether to explain.
-            all_references: Whether to ask the references whose weights are all 0 too, as an evaluation does.
-        """
-        shared = self._shared(inputs)
-        with self.accelerator.autocast():
-            reference_output = {
-                name: reference(shared | {key: inputs[key] for key in reference.columns if key in inputs}, with_maps)
-                for name, reference in self.references.items()
-                if all_references or (with_maps and weights[name] > 0) or self.logits_weight_of(reference) > 0
-            }
-        return self._matched(model, inputs, reference_output, weights)
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor], StepOutput]:
+        """Run the student once and compare it: the loss, the values to log, and the student's output."""
+        terms = self._named_terms()
+        views = {name: term.views(inputs) for name, term in terms.items() if weights[name] > 0}
+        further = {name: {**view} for name, view in views.items() if view is not None}
+        output, outputs = run_student(
+            model,
+            self.student,
+            self.student_inputs(inputs),
+            reference_outputs,
+            sample_mask=inputs.get("explained"),
+            with_features=bool(self._taps()),
+            views={name: self.student_inputs(view) for name, view in further.items()},
+        )
+        seen: dict[str, tuple[StepOutput, ReferenceOutput | None]] = {}
+        for name, own in outputs.items():
+            theirs = self._ask(further[name], {terms[name].reference}, with_maps=False)
+            seen[name] = own, theirs.get(cast(str, terms[name].reference))
+        loss, logged = sum_terms(terms, weights, output, reference_outputs, inputs, seen)
+        return loss, logged, output
 
     def _shared(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """The batch without the columns that one reference reads: these are neither the student's nor another's."""
         private = {column for reference in self.references.values() for column in reference.columns}
+        private |= {column for term in self._named_terms().values() for column in term.columns}
         shared = {key: value for key, value in inputs.items() if key in ANNOTATION_COLUMNS or key not in private}
         tokenizer = self.processing_class or self.data_collator.tokenizer
         return mark_special_tokens(shared, getattr(tokenizer, "tokenizer", tokenizer))
 
     def student_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """What of a batch is the student's to see."""
+        """The columns of a batch that the student is given."""
         shared = self._shared(inputs)
         return {
             key: value
@@ -370,165 +396,26 @@ class ExplanationDistillTrainer(PublishingTrainer):
             if key not in ANNOTATION_COLUMNS and not key.startswith("teacher_")
         }
 
-    def _matched(
-        self,
-        model: nn.Module,
-        inputs: Mapping[str, Any],
-        reference_output: Mapping[str, ReferenceOutput],
-        weights: Mapping[str, float],
-    ) -> Objective:
-        """The objective of a student that explains what the references have said.
-
-        Args:
-            model: The student, or another one with an explained forward.
-        """
-        labels, rows = inputs.get("labels"), inputs.get("explained")
-        explained = [name for name, output in reference_output.items() if output.has_explanation]
-        student_inputs = self.student_inputs(inputs)
-        if explained:
-            targets = [reference_output[name].target for name in explained]
-            if rows is not None:
-                targets = [each.masked_fill(~rows if each.ndim == 1 else ~rows[:, None], -1) for each in targets]
-            # Several references' targets side by side, as (B, K): still one forward.
-            target, places = concat_targets(targets)
-            outputs = model(**student_inputs, explain_target=target)
-            if "pixel_values" not in student_inputs:
-                outputs.maps, outputs.mask, _ = lay_out_tokens(outputs.maps, student_inputs)
-            each = [outputs if place is None else outputs.of_target(place) for place in places]
-        else:
-            outputs, each = model(**accepted_inputs(self.student, student_inputs)), []
-        objective = Objective(
-            outputs["logits"].new_zeros(()),
-            {},
-            outputs["logits"],
-            dict(zip(explained, each, strict=True)),
-            dict(reference_output),
-        )
-        if labels is not None and self._setting("task_weight") > 0:
-            objective.add("loss_task", self._setting("task_weight"), self._task_loss(outputs, labels))
-        for name, output in reference_output.items():
-            reference = self.references[name]
-            # With several references, each term bears its reference's name.
-            suffix = "" if len(self.references) == 1 else f"_{name}"
-            objective.add_logits(
-                f"loss_logits{suffix}",
-                self.logits_weight_of(reference),
-                reference,
-                output,
-                self._setting("temperature"),
-                multi_label=self.is_multi_label,
-            )
-            if name in objective.explained and weights[name] > 0:
-                objective.terms[f"zero_map_share{suffix}"] = objective.add_explanation(
-                    f"loss_explanation{suffix}",
-                    weights[name],
-                    objective.explained[name],
-                    output,
-                    reference.explanation_loss or self._setting("explanation_loss"),
-                    rows,
-                )
-        return objective
-
-    def _task_loss(self, outputs: Any, labels: torch.Tensor) -> torch.Tensor:
+    def _task_loss(self, model_output: Any, labels: torch.Tensor) -> torch.Tensor:
         """The student's own loss on the labels, as the stock `Trainer` chooses it, a mean over this batch."""
         if self.compute_loss_func is not None:
-            return self.compute_loss_func(outputs, labels, num_items_in_batch=labels.numel())
+            return self.compute_loss_func(model_output, labels, num_items_in_batch=labels.numel())
         if self.label_smoother is not None:
-            return self.label_smoother({"logits": outputs["logits"]}, labels)
-        return classification_loss(self.student, outputs["logits"], labels)
+            return self.label_smoother({"logits": model_output["logits"]}, labels)
+        return classification_loss(self.student, model_output["logits"], labels)
 
     # ---- Logging -----------------------------------------------------------------------------------------------
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds each term's mean over the micro-batches and processes since the last log."""
         if "loss" in logs:
-            logs.update(self._terms.means(self.accelerator))
+            logs.update(self._logged.means(self.accelerator))
         if "loss" in logs or "train_loss" in logs:
             # With the end of a training, what its last steps left unlogged ends too.
-            self._terms.clear()
+            self._logged.clear()
         super().log(logs, start_time)
 
-    # ---- Evaluation --------------------------------------------------------------------------------------------
 
-    def evaluation_loop(
-        self, dataloader: Any, *arguments: Any, metric_key_prefix: str = "eval", **keywords: Any
-    ) -> Any:
-        """The parent's, with the fidelity metrics added before anyone reads them."""
-        if self.is_fsdp_enabled and not self.accelerator._models:
-            raise ValueError(
-                "FSDP2 shards a student together with its optimizer. Call train() before evaluate() and predict(), or "
-                "evaluate in one process or with DDP."
-            )
-        meter = RunningMeans if self._batch_measures is None else SampleValues
-        self._fidelity = meter(self.accelerator.gather_for_metrics)
-        self._labels_are_ours = labels_belong_to(
-            getattr(dataloader, "dataset", None), self.student, self.data_collator.label_column
-        )
-        if not self._labels_are_ours:
-            logger.warning("The data's labels are not the student's classes: accuracy is not measured.")
-        if self.references and self._setting("evaluate_explanations"):
-            passes = max(explainer.forward_passes for explainer in self._explainers())
-            logger.info(f"Each sample takes {passes} forward passes of a model that is explained.")
-        output = super().evaluation_loop(dataloader, *arguments, metric_key_prefix=metric_key_prefix, **keywords)
-        for name, value in self._fidelity.means().items():
-            # What the user's own `compute_metrics` measures stays.
-            output.metrics.setdefault(f"{metric_key_prefix}_{name}", value)
-        return output
-
-    def collect_samples(self, dataset: Any, measures: BatchMeasures) -> tuple[SampleValues, Any]:
-        """Runs an evaluation that keeps the values of every sample; `hf_e2kd.fidelity.measure` asks for it.
-
-        Args:
-            measures: Gives the values by name, (B,) or (B, K), from a batch's objective, its inputs, and a function
-                that gives another student's objective of the same batch.
-
-        Returns:
-            The values, and what `evaluation_loop` returned.
-        """
-        self._batch_measures = measures
-        try:
-            output = self.evaluation_loop(
-                self.get_eval_dataloader(dataset),
-                description="Fidelity",
-                prediction_loss_only=not self.is_multi_label,
-                metric_key_prefix="fidelity",
-            )
-            assert isinstance(self._fidelity, SampleValues)
-            return self._fidelity, output
-        finally:
-            self._batch_measures = None
-
-    def prediction_step(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        prediction_loss_only: bool,
-        ignore_keys: list[str] | None = None,
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
-        """One forward pass of student and references for the loss, the logits and the fidelity metrics together."""
-        inputs = self._prepare_inputs(inputs)
-        weights = {name: self.explanation_weight_of(reference) for name, reference in self.references.items()}
-        with torch.no_grad(), self._gathered(model):
-            # Labels of another label space enter neither the loss nor the metrics.
-            scored = {key: value for key, value in inputs.items() if key != "labels" or self._labels_are_ours}
-            # What is asked for sample by sample is asked for whole.
-            collected = self._batch_measures is not None and self.explains
-            measured = bool(self._setting("evaluate_explanations")) or collected
-            objective = self._objective(model, scored, weights, with_maps=measured, all_references=True)
-            if self._batch_measures is not None:
-                assert self._fidelity is not None
-
-                def matched(other: nn.Module) -> Objective:
-                    """What another student says of this batch."""
-                    with self.accelerator.autocast():
-                        return self._matched(other, scored, objective.references, weights)
-
-                self._fidelity.update(self._batch_measures(objective, scored, matched))
-            elif self._fidelity is not None:
-                threshold = self._setting("iou_threshold")
-                metrics = sample_metrics(objective, self.references, scored, self.is_multi_label, threshold)
-                self._fidelity.update(metrics)
-        loss = objective.loss.detach() if objective.terms else None
-        # A `compute_metrics` of the user's own is given the labels as they are.
-        labels = (scored if self.compute_metrics is multi_label_metrics else inputs).get("labels")
-        return (loss, None, None) if prediction_loss_only else (loss, objective.logits.detach(), labels)
+def _explains(term: Term) -> bool:
+    """Whether a term compares explanations."""
+    return not term.needs.isdisjoint({"maps", "annotation"})

@@ -16,7 +16,8 @@ from hf_e2kd.explainers import ExplainedOutput, GradCAM
 from hf_e2kd.fidelity import sample_metrics
 from hf_e2kd.references import ReferenceOutput
 from hf_e2kd.store import StoreError
-from hf_e2kd.terms.objective import Objective, align_maps
+from hf_e2kd.terms import StepOutput
+from hf_e2kd.terms.matching import align_maps
 from tests.models import CLASSES, build
 from tests.store.stores import PROCESSOR, photographs, store, train
 from tests.training import distiller, logged, relative_error, samples
@@ -156,13 +157,12 @@ def test_vectors_masks_and_several_targets_move_alike():
     _, found, _ = align_maps(ExplainedOutput(logits=torch.zeros(2, CLASSES), maps=vectors), several)
     torch.testing.assert_close(found, vectors.flip(-1))
     # The energy of the reference's map is measured where its object is seen.
-    objective = Objective(
-        torch.zeros(()), {}, torch.zeros(2, CLASSES), {"teacher": student}, {"teacher": reference_output}
-    )
+    output = StepOutput(torch.zeros(2, CLASSES), {"teacher": student})
     reference_output.mask = None
     left = torch.zeros(2, 4, 4, dtype=torch.bool)
     left[..., :2] = True
-    energy = sample_metrics(objective, {"teacher": None}, {"mask": left})["teacher_energy_pointing_game"]
+    values = sample_metrics(output, {"teacher": reference_output}, {"teacher": None}, {"mask": left})
+    energy = values["teacher_energy_pointing_game"]
     torch.testing.assert_close(energy, maps[..., 2:].sum((1, 2)) / maps.sum((1, 2)))
 
 

@@ -6,7 +6,7 @@ import torch
 
 from hf_e2kd import explain
 from hf_e2kd.store import StoreError
-from hf_e2kd.terms import distillation_loss
+from hf_e2kd.terms import logits_loss
 from tests.models import CLASSES, images
 from tests.store.stores import store
 from tests.training import samples
@@ -24,7 +24,7 @@ def test_the_largest_logits(tmp_path, teacher):
     assert found.shape == (6, CLASSES) and torch.equal(found.argmax(1), expected.argmax(1))
     others = found.softmax(1).scatter(1, kept, 0)
     torch.testing.assert_close(others.amax(1), others.sum(1) / (CLASSES - 2))
-    assert distillation_loss(torch.randn(6, CLASSES), found).isfinite().all()
+    assert logits_loss(torch.randn(6, CLASSES), found).isfinite().all()
     with pytest.raises(StoreError, match="top_k=5 of 5 classes saves nothing"):
         store(teacher, data, tmp_path / "all", top_k=5)
 

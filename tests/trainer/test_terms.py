@@ -15,13 +15,13 @@ class MicroBatches:
         self.seen = []
 
     def watch(self, trainer):
-        record = trainer._terms.add
+        record = trainer._logged.add
 
         def kept(terms):
             self.seen.append({name: value.item() for name, value in terms.items()})
             record(terms)
 
-        trainer._terms.add = kept
+        trainer._logged.add = kept
 
 
 def test_terms_are_averaged_over_micro_batches_and_steps(tiny, tmp_path):

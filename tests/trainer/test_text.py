@@ -11,7 +11,7 @@ from hf_e2kd import ExplanationDistillTrainer, TeacherReference, TextCollator, e
 from hf_e2kd.alignment.words import lay_out_tokens
 from hf_e2kd.explainers import IntegratedGradients, Saliency
 from hf_e2kd.metrics import explanation_similarity
-from hf_e2kd.terms import distillation_loss, explanation_loss
+from hf_e2kd.terms import explanation_loss, logits_loss
 from hf_e2kd.trainer.noise import StepGenerator, draw_samples
 from tests.text_models import build_text
 from tests.tokenizers import STUDENT, TEACHER, data, rows, text_model, tokenizer, without_dropout
@@ -240,7 +240,7 @@ def test_a_steps_terms_equal_their_parts(tmp_path, explainer):
     own = explainer()(student, mine, taught.target, create_graph=True)
     terms = {
         "loss_task": torch.nn.functional.cross_entropy(own.logits, batch["labels"]),
-        "loss_logits": distillation_loss(own.logits, taught.logits, 3.0).mean(),
+        "loss_logits": logits_loss(own.logits, taught.logits, temperature=3.0).mean(),
         "loss_explanation": explanation_loss(own.maps, taught.maps, "cosine", own.mask)[0].mean(),
     }
     for name, value in terms.items():

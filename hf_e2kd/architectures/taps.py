@@ -1,0 +1,181 @@
+"""Feature taps: outputs of a model's layers, read during its forward pass, and the layers that are read by default."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import TimmWrapperForImageClassification
+
+from .discovery import grid_of
+from .timm import is_timm
+
+# Lists of stages or blocks, below a model of transformers' backbone.
+_LISTS = (
+    *("encoder.stages", "encoder.layers", "encoder.layer", "encoder.blocks", "encoder.block"),
+    *("layers", "layer", "blocks", "stages", "transformer.layer"),
+)
+
+
+class Taps:
+    """Hooks that read the outputs of a model's layers while they are switched on.
+
+    The hooks stay on the model, switched off, so that a compiled model sees the same ones at each call. Each layer's
+    first output after `start` counts, as a copy that later operations in place can't change.
+
+    Args:
+        model: The model.
+        paths: Paths of the layers, as in `model.get_submodule`.
+
+    Raises:
+        ValueError: the model has no such layer; the nearest paths are listed.
+    """
+
+    def __init__(self, model: nn.Module, paths: Sequence[str]):
+        self.paths = tuple(dict.fromkeys(paths))
+        self.outputs: dict[str, torch.Tensor] = {}
+        self.on = False
+        self._handles = [find_layer(model, path).register_forward_hook(self._hook(path)) for path in self.paths]
+
+    def _hook(self, path: str) -> Any:
+        def keep(module: nn.Module, args: Any, output: Any) -> None:
+            if self.on and path not in self.outputs:
+                feature = output[0] if isinstance(output, tuple) else output
+                if not isinstance(feature, torch.Tensor):
+                    raise ValueError(
+                        f"The layer '{path}' gives a {type(feature).__name__}, not a tensor. Tap a layer inside it."
+                    )
+                if torch._C._functorch.is_functorch_wrapped_tensor(feature):
+                    raise ValueError(
+                        f"The layer '{path}' lies in the head that GradCAM differentiates inside the forward pass. Tap "
+                        "a layer before it, such as the last stage or block."
+                    )
+                self.outputs[path] = feature.clone()
+
+        return keep
+
+    def start(self) -> None:
+        """Switch the hooks on, with no outputs kept."""
+        self.outputs.clear()
+        self.on = True
+
+    def stop(self, inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        """Switch the hooks off and return the outputs by path, laid out by `feature_cells`.
+
+        Args:
+            inputs: The forward's inputs.
+
+        Raises:
+            ValueError: a layer wasn't called, or is a part of what is differentiated inside the forward pass.
+        """
+        self.on = False
+        outputs = dict(self.outputs)
+        self.outputs.clear()
+        missing = [path for path in self.paths if path not in outputs]
+        if missing:
+            raise ValueError(f"The forward pass doesn't call the layers {missing}. Tap others, such as whole blocks.")
+        return {path: feature_cells(outputs[path], inputs, path) for path in self.paths}
+
+    def remove(self) -> None:
+        """Take the hooks off the model."""
+        for handle in self._handles:
+            handle.remove()
+
+
+def find_layer(model: nn.Module, path: str) -> nn.Module:
+    """Return the layer at a path.
+
+    Raises:
+        ValueError: there is none; the nearest paths are listed.
+    """
+    layers = dict(model.named_modules())
+    if path in layers and path:
+        return layers[path]
+    close = difflib.get_close_matches(path, layers, n=5, cutoff=0.3)
+    nearest = f"The nearest: {', '.join(close)}." if close else f"Its layers: {', '.join(filter(None, layers))}."
+    raise ValueError(f"{type(model).__name__} has no layer '{path}'. {nearest}")
+
+
+def feature_cells(feature: torch.Tensor, inputs: Mapping[str, Any], path: str = "") -> torch.Tensor:
+    """Lay out a layer's output by places.
+
+    Args:
+        feature: (B, C, h, w), (B, h, w, C), (B, prefix + h·w, C) or (B, C) of images; (B, T, C) or (B, C) of texts.
+        inputs: The forward's inputs; `pixel_values` (B, channels, H, W) tells the image's shape.
+        path: Path of the layer, for the error.
+
+    Returns:
+        (B, h, w, C) of images, without prefix tokens; (B, T, C) of texts; (B, C) of pooled features.
+
+    Raises:
+        ValueError: a layout that isn't known.
+    """
+    if feature.ndim == 2:
+        return feature
+    pixel_values = inputs.get("pixel_values")
+    if pixel_values is None:
+        if feature.ndim == 3:
+            return feature
+    elif feature.ndim == 4 and feature.shape[2:].numel() == 1:
+        return feature.flatten(1)
+    else:
+        grid = grid_of(feature, *pixel_values.shape[-2:])
+        if grid is not None:
+            return grid.cells(feature)
+    raise ValueError(
+        f"The output of the layer '{path}' has the shape {tuple(feature.shape)}, which is neither laid out in space "
+        "nor a row of tokens. Tap another layer, such as a whole stage or block."
+    )
+
+
+def default_taps(model: nn.Module) -> list[str]:
+    """Return the paths of a model's stages, or of its blocks where it has no stages, from the first to the last.
+
+    A stage ends where the next block lowers the resolution by a convolution with a stride.
+
+    Raises:
+        ValueError: the model's stages or blocks aren't known.
+    """
+    wrapped = isinstance(model, TimmWrapperForImageClassification)
+    bare: Any = model.timm_model if wrapped else model
+    if is_timm(bare) and getattr(bare, "feature_info", None):
+        prefix = "timm_model." if wrapped else ""
+        known = dict(model.named_modules())
+        paths = [f"{prefix}{each['module']}" for each in bare.feature_info]
+        return [path for path in paths if path in known]
+    backbone = getattr(model, "base_model", model)
+    prefix = next((f"{name}." for name, module in model.named_modules() if module is backbone and name), "")
+    for name in _LISTS:
+        try:
+            blocks = backbone.get_submodule(name)
+        except AttributeError:
+            continue
+        if isinstance(blocks, nn.ModuleList) and len(blocks):
+            return [f"{prefix}{name}.{number}" for number in _ends_of_stages(list(blocks))]
+    raise ValueError(
+        f"The stages or blocks of {type(model).__name__} aren't known. Name the layers to compare: "
+        'layers={"path.in.the.student": "path.in.the.teacher"}.'
+    )
+
+
+def pair_layers(student: Sequence[str], teacher: Sequence[str]) -> dict[str, str]:
+    """Pair two models' layers, the last with the last and the others at the same relative depth.
+
+    Example:
+        >>> pair_layers(["a", "b"], ["1", "2", "3", "4"])
+        {'a': '2', 'b': '4'}
+    """
+    count = min(len(student), len(teacher))
+
+    def spread(paths: Sequence[str]) -> list[str]:
+        return [paths[-(-number * len(paths) // count) - 1] for number in range(1, count + 1)]
+
+    return dict(zip(spread(student), spread(teacher), strict=True))
+
+
+def _ends_of_stages(blocks: Sequence[nn.Module]) -> list[int]:
+    lowers = [any(isinstance(m, nn.Conv2d) and max(m.stride) > 1 for m in block.modules()) for block in blocks]
+    if not any(lowers[1:]):
+        return list(range(len(blocks)))
+    return [number for number in range(len(blocks)) if number + 1 == len(blocks) or lowers[number + 1]]

@@ -1,0 +1,1 @@
+"""Terms that compare features, one file a method."""

@@ -1,0 +1,69 @@
+"""Attention transfer (Zagoruyko & Komodakis, ICLR 2017)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from ..base import ReferenceOutput, StepOutput
+from .base import FeatureTerm, mean_over_places, to_smaller_grid, token_mask
+
+
+class AttentionTransfer(FeatureTerm):
+    """Difference of where the features of student and teacher are strong.
+
+    Σ_layers mean_places (Q_S/‖Q_S‖₂ − Q_T/‖Q_T‖₂)², with Q = mean_channels |A|² at each place (activation-based
+    attention transfer: Eq. 2 with F²_sum, in the form of the authors' code, a mean of squares in the place of a norm).
+    The features of a pair are average-pooled to the smaller grid. The paper's weight is 1000 (β/2 with β = 1e3 over the
+    mean).
+
+    Args:
+        weight: Weight in the loss.
+        layers: Paths of the student's layers and of the teacher's; by default the ends of stages, or the blocks.
+        reference: Name of the teacher.
+    """
+
+    name = "attention_transfer"
+    citation = r"""@inproceedings{zagoruyko2017paying,
+    title = {Paying More Attention to Attention: Improving the Performance of Convolutional Neural Networks via
+             Attention Transfer},
+    author = {Zagoruyko, Sergey and Komodakis, Nikos},
+    booktitle = {International Conference on Learning Representations},
+    year = {2017}
+}"""
+
+    def setup(
+        self, output: StepOutput, reference_output: ReferenceOutput, inputs: Mapping[str, Any], dataset: Any
+    ) -> None:
+        self.check_places(output, reference_output)
+
+    def forward(
+        self, output: StepOutput, reference_output: ReferenceOutput | None, inputs: Mapping[str, Any]
+    ) -> torch.Tensor:
+        assert reference_output is not None
+        losses = [
+            attention_transfer_loss(student, teacher, token_mask(student, inputs))
+            for student, teacher in self.pairs(output, reference_output)
+        ]
+        return torch.stack(losses).sum(dim=0)
+
+
+def attention_transfer_loss(
+    student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor | None = None
+) -> torch.Tensor:
+    """mean_places (Q_S/‖Q_S‖₂ − Q_T/‖Q_T‖₂)², Q = mean_channels A² (Zagoruyko & Komodakis, Eq. 2, as in their code).
+
+    Args:
+        student, teacher: Features (B, *grid, C) and (B, *grid', C'); images are average-pooled to the smaller grid.
+        mask: (B, T) bool, the tokens of texts that count; None for all places.
+
+    Returns:
+        (B,)
+    """
+    student, teacher = to_smaller_grid(student, teacher)
+    strengths = [features.square().mean(dim=-1) for features in (student, teacher)]
+    if mask is not None:
+        strengths = [strength * mask for strength in strengths]
+    own, theirs = (F.normalize(strength.flatten(1), dim=1).view_as(strength) for strength in strengths)
+    return mean_over_places((own - theirs).square(), mask)

@@ -1,0 +1,96 @@
+"""Common ground of the terms that compare features: layers to tap, and features on one grid."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ...architectures.taps import default_taps, find_layer, pair_layers
+from ...explainers.base import at_least_float32
+from ..base import ReferenceOutput, StepOutput, Term
+
+
+class FeatureTerm(Term):
+    """A term that compares the student's features with a live teacher's, layer by layer.
+
+    Args:
+        weight: Weight in the loss.
+        layers: Paths of the student's layers and of the teacher's that each is compared with. By default the ends of
+            stages, or the blocks, of both, paired at the same relative depth.
+        reference: Name of the teacher; by default the one named "teacher", or the only one.
+
+    Raises:
+        ValueError: the weight is out of range, or `layers` isn't a mapping of paths.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"features"})
+
+    def __init__(self, weight: float = 1.0, layers: Mapping[str, str] | None = None, reference: str | None = None):
+        super().__init__(weight, reference)
+        paths = [] if not isinstance(layers, Mapping) else [*layers, *layers.values()]
+        if layers is not None and not (paths and all(isinstance(path, str) for path in paths)):
+            raise ValueError(
+                f"layers of the term '{self.name}' must map paths of the student to paths of the teacher, as "
+                f'{{"encoder.stages.3": "layer4"}}, not {layers!r}.'
+            )
+        self.layers = None if layers is None else dict(layers)
+
+    def attach(self, student: nn.Module, reference: Any) -> None:
+        layers = self.layers or self.default_layers(default_taps(student), reference.default_taps())
+        for path in layers:
+            find_layer(student, path)
+        self.taps, self.reference_taps = tuple(layers), tuple(layers.values())
+
+    def default_layers(self, student: list[str], teacher: list[str]) -> dict[str, str]:
+        """Choose the compared layers among the default taps of both models."""
+        return pair_layers(student, teacher)
+
+    def pairs(
+        self, output: StepOutput, reference_output: ReferenceOutput
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield the features of each pair of layers, (B, *grid, C) and (B, *grid', C'), in at least float32."""
+        for own, theirs in zip(self.taps, self.reference_taps, strict=True):
+            yield at_least_float32(output.features[own]), at_least_float32(reference_output.features[theirs])
+
+    def check_places(self, output: StepOutput, reference_output: ReferenceOutput) -> None:
+        """Refuse pairs of layers whose places don't correspond.
+
+        Raises:
+            ValueError: a pooled feature beside one with places, or texts of two tokenizers.
+        """
+        for (own, theirs), path, other in zip(
+            self.pairs(output, reference_output), self.taps, self.reference_taps, strict=True
+        ):
+            same_tokens = own.ndim != 3 or own.shape[1] == theirs.shape[1]
+            if own.ndim != theirs.ndim or not same_tokens:
+                raise ValueError(
+                    f"The term '{self.name}' can't compare the student's layer '{path}' with the teacher's '{other}': "
+                    f"their features have the shapes {tuple(own.shape)} and {tuple(theirs.shape)}. Choose layers that "
+                    "both have places, and of texts models of one tokenizer."
+                )
+
+
+def to_smaller_grid(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Average-pool features (B, h, w, C) and (B, h', w', C') to the smaller of both grids, side by side."""
+    if first.ndim != 4:
+        return first, second
+    size = min(first.shape[1], second.shape[1]), min(first.shape[2], second.shape[2])
+    pooled = [F.adaptive_avg_pool2d(each.movedim(-1, 1), size).movedim(1, -1) for each in (first, second)]
+    return pooled[0], pooled[1]
+
+
+def token_mask(features: torch.Tensor, inputs: Mapping[str, Any]) -> torch.Tensor | None:
+    """Return the mask (B, T) of a text's tokens that are no padding; None for images, whose places all count."""
+    mask = inputs.get("attention_mask")
+    return None if mask is None or features.ndim != 3 else mask.bool()
+
+
+def mean_over_places(values: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Average values (B, *grid) over each sample's places, or over those of a mask (B, *grid) bool: (B,)."""
+    if values.ndim == 1:
+        return values
+    if mask is None:
+        return values.flatten(1).mean(dim=1)
+    return (values * mask).flatten(1).sum(dim=1) / mask.flatten(1).sum(dim=1).clamp(min=1)

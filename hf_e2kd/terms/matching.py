@@ -1,0 +1,136 @@
+"""Maps of a student and of a reference, made comparable: one target a row, one grid, one mask."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from ..alignment.grids import common_size, resize_maps, sample_maps
+from ..explainers import ExplainedOutput
+from .base import ReferenceOutput
+
+
+def concat_targets(
+    targets: Sequence[torch.Tensor],
+) -> tuple[torch.Tensor, list[int | slice | None]]:
+    """Concatenate the targets (B,) or (B, K) of several references to one target.
+
+    Returns:
+        The target, (B,) of one reference or else (B, ΣK), and each reference's place in it: None for the whole, a
+        column, or a slice of columns.
+    """
+    if len(targets) == 1:
+        return targets[0], [None]
+    columns = [target[:, None] if target.ndim == 1 else target for target in targets]
+    places: list[int | slice | None] = []
+    start = 0
+    for target, own in zip(targets, columns, strict=True):
+        places.append(start if target.ndim == 1 else slice(start, start + own.shape[1]))
+        start += own.shape[1]
+    return torch.cat(columns, dim=1), places
+
+
+def flatten_targets(
+    explained: ExplainedOutput, reference_output: ReferenceOutput
+) -> tuple[ExplainedOutput, ReferenceOutput]:
+    """Flatten explanations of K targets a sample, (B, K, …), to those of B·K samples with one target each."""
+    if reference_output.target.ndim == 1:
+        return explained, reference_output
+    count = reference_output.target.shape[1]
+
+    def of_targets(values: torch.Tensor | None) -> torch.Tensor | None:
+        return None if values is None else values.flatten(0, 1)
+
+    def of_samples(values: torch.Tensor | None) -> torch.Tensor | None:
+        return None if values is None else values.repeat_interleave(count, 0)
+
+    single = replace(
+        explained,
+        maps=of_targets(explained.maps),
+        vectors=of_targets(explained.vectors),
+        mask=of_samples(explained.mask),
+    )
+    return single, replace(
+        reference_output,
+        target=reference_output.target.flatten(),
+        maps=of_targets(reference_output.maps),
+        vectors=of_targets(reference_output.vectors),
+        annotation=of_targets(reference_output.annotation),
+        mask=of_samples(reference_output.mask),
+        view_matrix=of_samples(reference_output.view_matrix),
+    )
+
+
+def mean_over_targets(values: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Average values (B,) or (B·K,) over each sample's targets: (B,), 0 for a sample without a target."""
+    if target.ndim == 1:
+        return values
+    exists = target >= 0
+    return (values.view_as(target) * exists).sum(1) / exists.sum(1).clamp(min=1)
+
+
+def mean_of_explained(values: torch.Tensor, target: torch.Tensor, sample_mask: torch.Tensor | None) -> torch.Tensor:
+    """Average values over each sample's targets, and keep the samples that were to be explained.
+
+    Args:
+        values: (B,), or (B·K,) for targets (B, K).
+        target: (B,) or (B, K) explained classes.
+        sample_mask: (B,) bool, the samples that were to be explained; None for all.
+    """
+    values = mean_over_targets(values, target)
+    return values if sample_mask is None else values[sample_mask]
+
+
+def align_maps(
+    student: ExplainedOutput, reference_output: ReferenceOutput
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Resize the student's and the reference's maps (B, *grid), or vectors (B, C, *grid), to a common grid.
+
+    Args:
+        student, reference_output: Explanations of one target a sample.
+
+    Returns:
+        Both maps, 0 in the cells that don't count, and the mask of those that do (the same shape, or None for all).
+
+    Raises:
+        ValueError: two texts' maps have different numbers of cells.
+    """
+    assert student.maps is not None and reference_output.maps is not None
+    if student.maps.ndim == 2:
+        return _align_texts(student, reference_output)
+    own, reference = student.maps, reference_output.maps
+    if student.vectors is not None and reference_output.vectors is not None:
+        own, reference = student.vectors, reference_output.vectors
+    size, view = common_size(own, reference), reference_output.view_matrix
+    own, reference, inside = resize_maps(own, size), *_in_view(reference, view, size)
+    masks = [] if inside is None else [inside]
+    if reference_output.mask is not None:
+        masks.append(_in_view(reference_output.mask.float(), view, size)[0] > 0.5)
+    if not masks:
+        return own, reference, None
+    mask = masks[0] & masks[-1]
+    mask = mask if own.ndim == 3 else mask[:, None].expand_as(own)
+    return own * mask, reference * mask, mask
+
+
+def _in_view(
+    maps: torch.Tensor, matrix: torch.Tensor | None, size: tuple[int, int]
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Sample a reference's maps in the student's view, with the mask of cells that they reach (None for all)."""
+    return (resize_maps(maps, size), None) if matrix is None else sample_maps(maps, matrix, size)
+
+
+def _align_texts(
+    student: ExplainedOutput, reference_output: ReferenceOutput
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Mask the words that both have seen; without words, the tokens, which must then be the same."""
+    assert student.maps is not None and reference_output.maps is not None
+    if student.maps.shape != reference_output.maps.shape:
+        raise ValueError(
+            f"The student's explanation has {student.maps.shape[-1]} cells and the reference's "
+            f"{reference_output.maps.shape[-1]}: they are of different texts, or of different tokenizers. Make the "
+            "batches by hf_e2kd.TextCollator(tokenizer, teacher_tokenizer), which matches words."
+        )
+    masks = [mask for mask in (student.mask, reference_output.mask) if mask is not None]
+    mask = masks[0] & masks[-1] if masks else torch.ones_like(student.maps, dtype=torch.bool)
+    return student.maps * mask, reference_output.maps * mask, mask

@@ -1,0 +1,45 @@
+"""Terms by name."""
+
+from typing import Any
+
+from ..explainers.registry import construct
+from .base import Term
+from .features.attention_transfer import AttentionTransfer
+from .features.hint import Hint
+from .guidance import Guidance
+from .logits import Logits
+from .maps import Maps
+from .task import Task
+
+_TERMS: dict[str, type[Term]] = {term.name: term for term in (AttentionTransfer, Guidance, Hint, Logits, Maps, Task)}
+
+BUILT_IN = frozenset({"task", "logits", "maps", "explanation", "guidance"})
+"""Names of the terms that every training has, weighed by arguments of their own."""
+
+
+def register_term(term: type[Term]) -> None:
+    """Make a term known to the argument `terms` by its `name`.
+
+    Args:
+        term: Subclass of `Term`; the options of its constructor become the term's options.
+
+    Raises:
+        ValueError: something else than a subclass of `Term` with a name.
+    """
+    if not (isinstance(term, type) and issubclass(term, Term) and getattr(term, "name", None)):
+        raise ValueError(f"A term is registered by its class, a subclass of `Term` with a `name`, not by {term!r}.")
+    _TERMS[term.name] = term
+
+
+def available_terms() -> list[str]:
+    """Names of the terms."""
+    return sorted(_TERMS)
+
+
+def build_term(name: str, **options: Any) -> Term:
+    """Build a term by name.
+
+    Raises:
+        ValueError: unknown name or option; the message lists the valid ones.
+    """
+    return construct("term", _TERMS, name, options)

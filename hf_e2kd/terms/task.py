@@ -1,0 +1,75 @@
+"""Loss on the labels."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ..alignment.labels import is_multi_label
+from .base import ReferenceOutput, StepOutput, Term
+
+
+class Task(Term):
+    """The student's own loss on the labels, as the stock `Trainer` computes it, a mean over the batch.
+
+    Args:
+        weight: Weight; None for the argument `task_weight`.
+        loss: Loss of the model's output and the labels, in the place of `classification_loss`.
+    """
+
+    name = "task"
+    needs = frozenset({"labels"})
+    weight_argument = "task_weight"
+
+    def __init__(self, weight: float | None = None, loss: Callable[[Any, torch.Tensor], torch.Tensor] | None = None):
+        super().__init__(weight)
+        self.loss = loss
+
+    def attach(self, student: nn.Module, reference: Any) -> None:
+        # Not the student itself, which would become a part of this module.
+        self._classification_loss = partial(classification_loss, student)
+
+    def forward(
+        self, output: StepOutput, reference_output: ReferenceOutput | None, inputs: Mapping[str, Any]
+    ) -> torch.Tensor | None:
+        labels = inputs.get("labels")
+        if labels is None:
+            return None
+        if self.loss is not None:
+            return self.loss(output.model_output, labels)
+        return self._classification_loss(output.logits, labels)
+
+
+def classification_loss(student: nn.Module, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy of a classifier as transformers chooses it; binary cross-entropy for a multi-label one.
+
+    Args:
+        student: Classifier whose `config.problem_type` and `loss_function` decide, as in transformers.
+        logits: (B, classes).
+        labels: (B,) classes, −100 where none counts; of a multi-label student (B, classes) of zeros and ones.
+
+    Raises:
+        ValueError: labels of another shape or type.
+    """
+    if is_multi_label(student):
+        if labels.shape != logits.shape:
+            raise ValueError(
+                f"A multi-label student's labels are zeros and ones of the logits' shape {tuple(logits.shape)}, "
+                f"not {tuple(labels.shape)}. Give DistillationTransform the number of `classes`."
+            )
+        return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+    if labels.ndim != 1 or labels.is_floating_point():
+        raise ValueError(
+            f"The loss on labels takes one class a sample, not {labels.dtype} of shape {tuple(labels.shape)}. "
+            "For several labels set config.problem_type='multi_label_classification', for soft ones give a "
+            "`compute_loss_func`, or set task_weight to 0."
+        )
+    if (labels < 0).all():
+        # The mean over no labels would be NaN.
+        return logits.sum() * 0.0
+    if hasattr(student, "loss_function"):
+        return student.loss_function(labels, logits, student.config)
+    return F.cross_entropy(logits, labels)

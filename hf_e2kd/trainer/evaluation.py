@@ -1,0 +1,138 @@
+"""Evaluation with fidelity metrics, in one pass of student and references."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import Trainer
+from transformers.utils import logging
+
+from ..alignment.labels import labels_belong_to
+from ..fidelity import BatchMeasures, multi_label_metrics, sample_metrics
+from ..metrics.running import RunningMeans, SampleValues
+from ..terms import ReferenceOutput, StepOutput
+from .step import run_student
+
+logger = logging.get_logger(__name__)
+
+
+class EvaluationMixin(Trainer):
+    """Measures fidelity in `evaluate()` and `predict()`, and gives single batches' outputs to those who draw them."""
+
+    _fidelity: RunningMeans | SampleValues | None = None
+    _batch_measures: BatchMeasures | None = None
+    _labels_are_ours = True
+
+    def explain_batch(
+        self,
+        inputs: Mapping[str, Any],
+        reference_outputs: Mapping[str, ReferenceOutput] | None = None,
+        model: nn.Module | None = None,
+    ) -> tuple[StepOutput, dict[str, ReferenceOutput]]:
+        """Explain a batch by the student and the references, without gradient.
+
+        Args:
+            inputs: The batch as collated, on the student's device.
+            reference_outputs: Earlier outputs of the references for it; by default they are asked.
+            model: Another student with an explained forward, in the place of the trainer's.
+
+        Returns:
+            The student's output and the references'.
+        """
+        own = self.model_wrapped if self.is_fsdp_enabled else self.student
+        with torch.no_grad(), self._gathered(own):
+            outputs = self._ask(inputs, set(self.references), True) if reference_outputs is None else reference_outputs
+            # Wrapped by autocast alone: DDP's forward would wait for the other processes.
+            with self.accelerator.autocast():
+                output, _ = run_student(
+                    own if model is None else model, self.student, self.student_inputs(inputs), outputs
+                )
+        return output, dict(outputs)
+
+    def evaluation_loop(
+        self, dataloader: Any, *arguments: Any, metric_key_prefix: str = "eval", **keywords: Any
+    ) -> Any:
+        """The parent's, with the fidelity metrics added before anyone reads them."""
+        if self.is_fsdp_enabled and not self.accelerator._models:
+            raise ValueError(
+                "FSDP2 shards a student together with its optimizer. Call train() before evaluate() and predict(), or "
+                "evaluate in one process or with DDP."
+            )
+        self.set_up_terms()
+        meter = RunningMeans if self._batch_measures is None else SampleValues
+        self._fidelity = meter(self.accelerator.gather_for_metrics)
+        self._labels_are_ours = labels_belong_to(
+            getattr(dataloader, "dataset", None), self.student, self.data_collator.label_column
+        )
+        if not self._labels_are_ours:
+            logger.warning("The data's labels are not the student's classes: accuracy is not measured.")
+        if self.references and self._setting("evaluate_explanations"):
+            passes = max(explainer.forward_passes for explainer in self._explainers())
+            logger.info(f"Each sample takes {passes} forward passes of a model that is explained.")
+        output = super().evaluation_loop(dataloader, *arguments, metric_key_prefix=metric_key_prefix, **keywords)
+        for name, value in self._fidelity.means().items():
+            # A metric of the user's own `compute_metrics` stays.
+            output.metrics.setdefault(f"{metric_key_prefix}_{name}", value)
+        return output
+
+    def collect_samples(self, dataset: Any, measures: BatchMeasures) -> tuple[SampleValues, Any]:
+        """Run an evaluation that keeps the values of every sample.
+
+        Args:
+            measures: Function that gives the values by name, (B,) or (B, K), of a batch; see `BatchMeasures`.
+
+        Returns:
+            The values, and the output of `evaluation_loop`.
+        """
+        self._batch_measures = measures
+        try:
+            output = self.evaluation_loop(
+                self.get_eval_dataloader(dataset),
+                description="Fidelity",
+                prediction_loss_only=not self.is_multi_label,
+                metric_key_prefix="fidelity",
+            )
+            assert isinstance(self._fidelity, SampleValues)
+            return self._fidelity, output
+        finally:
+            self._batch_measures = None
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+        """One forward pass of student and references for the loss, the logits and the fidelity metrics together."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self._gathered(model):
+            # Labels of another label space enter neither the loss nor the metrics.
+            scored = {key: value for key, value in inputs.items() if key != "labels" or self._labels_are_ours}
+            # Sample values are wanted of explanations too.
+            with_maps = bool(self._setting("evaluate_explanations")) or (
+                self._batch_measures is not None and self.explains
+            )
+            reference_outputs = self._ask(scored, set(self.references), with_maps)
+            loss, logged, output = self._compare(model, scored, reference_outputs, self._weights())
+            if self._batch_measures is not None:
+                assert self._fidelity is not None
+
+                def matched(other: nn.Module) -> StepOutput:
+                    """Output of another student for this batch."""
+                    with self.accelerator.autocast():
+                        student_inputs = self.student_inputs(scored)
+                        return run_student(other, self.student, student_inputs, reference_outputs)[0]
+
+                self._fidelity.update(self._batch_measures(output, reference_outputs, scored, matched))
+            elif self._fidelity is not None:
+                threshold = self._setting("iou_threshold")
+                metrics = sample_metrics(
+                    output, reference_outputs, self.references, scored, self.is_multi_label, threshold
+                )
+                self._fidelity.update(metrics)
+        # A `compute_metrics` of the user's own is given the labels as they are.
+        labels = (scored if self.compute_metrics is multi_label_metrics else inputs).get("labels")
+        own_loss = loss.detach() if logged else None
+        return (own_loss, None, None) if prediction_loss_only else (own_loss, output.logits.detach(), labels)

@@ -1,0 +1,94 @@
+"""Stages before the training: a term trains its own modules, or the student's lower layers, alone."""
+
+import copy
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import IntervalStrategy, set_seed
+from transformers.trainer_utils import SaveStrategy
+
+from ..architectures.base import evaluating
+from ..terms import Term
+from .preemption import last_checkpoint
+
+_ALONE: dict[str, Any] = {
+    **{"task_weight": 0.0, "logits_weight": 0.0, "explanation_weight": 0.0, "terms": None, "max_steps": -1},
+    **{"evaluate_explanations": False, "push_to_hub": False, "load_best_model_at_end": False, "eval_on_start": False},
+    **{"eval_strategy": IntervalStrategy.NO, "enable_jit_checkpoint": False},
+}
+
+
+def stage_folder(output_dir: str, name: str) -> str:
+    """Return the folder of a stage's checkpoints."""
+    return str(Path(output_dir) / f"stage-{name}")
+
+
+def stage_was_started(output_dir: str) -> bool:
+    """Whether a stage of an interrupted training has left a checkpoint."""
+    return any(last_checkpoint(folder) for folder in Path(output_dir).glob("stage-*"))
+
+
+def prepare_terms(trainer: Any, terms: Iterable[Term]) -> None:
+    """Run the terms' first stages; the training's random numbers are the same after a stage that was resumed."""
+    for term in terms:
+        if type(term).prepare is not Term.prepare:
+            term.prepare(trainer)
+            set_seed(trainer.args.seed)
+
+
+def train_stage(trainer: Any, term: Term, num_train_epochs: float, resume: bool = False) -> None:
+    """Train the student's layers below a term's taps, and the term's parameters, on that term alone.
+
+    Args:
+        trainer: The trainer of the student.
+        term: The term, which is set up.
+        num_train_epochs: Epochs of the stage; other arguments are the training's.
+        resume: Whether to go on from the stage's last checkpoint, if there is one.
+    """
+    args = copy.copy(trainer.args)
+    for name, value in {**_ALONE, "num_train_epochs": num_train_epochs}.items():
+        setattr(args, name, value)
+    args.output_dir = stage_folder(trainer.args.output_dir, term.name)
+    if args.save_strategy == SaveStrategy.BEST:
+        args.save_strategy = SaveStrategy.EPOCH
+    weight, term.weight = term.weight, 1.0
+    stage = type(trainer)(
+        trainer.student,
+        args,
+        trainer.data_collator,
+        trainer.train_dataset,
+        processing_class=trainer.processing_class,
+        references=trainer.references,
+        terms=[term],
+        explainer=trainer.explainer,
+    )
+    stage.adopt_terms()
+    checkpoint = last_checkpoint(args.output_dir) if resume else None
+    try:
+        with _unreached_frozen(stage):
+            stage.train(resume_from_checkpoint=checkpoint)
+    finally:
+        term.weight = weight
+
+
+@contextmanager
+def _unreached_frozen(stage: Any) -> Iterator[None]:
+    """Freeze the student's parameters that the stage's loss doesn't reach: DDP would wait for their gradients."""
+    student: nn.Module = stage.student
+    trained = {name: parameter for name, parameter in student.named_parameters() if parameter.requires_grad}
+    batch = stage._prepare_inputs(stage._first_batch())
+    with evaluating(student), torch.enable_grad():
+        loss = stage.compute_loss(student, batch)
+        gradients = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
+    frozen = [p for p, gradient in zip(trained.values(), gradients, strict=True) if gradient is None]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(True)

@@ -1,0 +1,120 @@
+"""Terms with modules of their own, in the training: set up, optimised with the student, saved and restored."""
+
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+from transformers import Trainer
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from ..architectures.base import evaluating
+from ..data.first_samples import first_samples, keeping_random_state
+from ..terms import Term
+from .checkpoints import forget_preparation
+from .stages import prepare_terms, train_stage
+from .step import run_student
+from .term_setup import TermGradients, add_parameters, check_parameters, load_terms, save_terms
+
+
+class TermsMixin(Trainer):
+    """Optimises and saves the terms' parameters beside the student's, and runs their stages before the training."""
+
+    terms: nn.ModuleDict
+    _terms_set_up = False
+    _runs_stages = True
+
+    def _named_terms(self) -> dict[str, Term]:
+        return {name: cast(Term, term) for name, term in self.terms.items()}
+
+    def _taps(self) -> list[str]:
+        """Paths of the student's layers that terms read."""
+        return list(dict.fromkeys(path for term in self._named_terms().values() for path in term.taps))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        self.set_up_terms()
+        load_terms(self.terms, resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        load_terms(self.terms, self.state.best_model_checkpoint)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        if self.args.should_save:
+            folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            save_terms(self.terms, folder)
+        super()._save_checkpoint(model, trial)
+
+    def _inner_training_loop(
+        self,
+        batch_size: int | None = None,
+        args: Any = None,
+        resume_from_checkpoint: str | None = None,
+        *arguments: Any,
+        **keywords: Any,
+    ) -> Any:
+        self.set_up_terms()
+        if resume_from_checkpoint is None and self._runs_stages:
+            prepare_terms(self, self._named_terms().values())
+        gradients = TermGradients(self.terms, self.accelerator)
+        self.add_callback(gradients)
+        try:
+            return super()._inner_training_loop(batch_size, args, resume_from_checkpoint, *arguments, **keywords)
+        finally:
+            self.remove_callback(gradients)
+
+    def train_stage(self, term: Term, num_train_epochs: float) -> None:
+        """Train the student's layers below a term's taps, and the term's parameters, on that term alone.
+
+        A term calls it in its `prepare`. The stage's checkpoints lie in `stage-NAME` in the output folder; a training
+        that is resumed goes on in its middle.
+        """
+        train_stage(self, term, num_train_epochs, resume=self._resumes_stages)
+        forget_preparation(self.student)
+        self._connect(self.student)
+
+    def adopt_terms(self) -> None:
+        """Take the terms as another trainer has set them up, for a stage of its training."""
+        self._terms_set_up, self._runs_stages = True, False
+        self.terms.to(self.args.device)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        own_scheduler = self.optimizer is not None and self.lr_scheduler is not None
+        optimizer = super().create_optimizer(model)
+        groups = len(optimizer.param_groups)
+        add_parameters(optimizer, self.terms, self.args.weight_decay)
+        if own_scheduler and len(optimizer.param_groups) > groups and not self._created_lr_scheduler:
+            raise ValueError(
+                "A term has parameters of its own, for which a scheduler that was made before has no learning rate. "
+                "Give `optimizers=(optimizer, None)`, or leave both to the trainer's arguments."
+            )
+        return optimizer
+
+    def set_up_terms(self) -> None:
+        """Create the terms' parameters for the shapes of the data, unless that is done."""
+        if self._terms_set_up:
+            return
+        waiting = [term for term in self._named_terms().values() if type(term).setup is not Term.setup]
+        if waiting:
+            batch = self._prepare_inputs(self._first_batch())
+            with evaluating(self.student), torch.no_grad():
+                reference_outputs = self._ask(batch, {term.reference for term in waiting}, with_maps=False)
+                output, _ = run_student(
+                    self.student, self.student, self.student_inputs(batch), reference_outputs, with_features=True
+                )
+            # Projections are the same on all processes and don't change the random numbers of the training.
+            with torch.random.fork_rng():
+                torch.manual_seed(self.args.seed)
+                for term in waiting:
+                    term.setup(output, reference_outputs[cast(str, term.reference)], batch, self.train_dataset)
+        self.terms.to(self.args.device)
+        check_parameters(self.terms, self._is_sharded())
+        self._terms_set_up = True
+
+    def _first_batch(self) -> Any:
+        data = self.eval_dataset if self.train_dataset is None else self.train_dataset
+        data = list(data.values())[-1] if isinstance(data, dict) else data
+        collator = self._get_collator_with_removed_columns(self.data_collator.for_evaluation(), "training")
+        with keeping_random_state(self.args.device):
+            return collator(first_samples(data, 2))

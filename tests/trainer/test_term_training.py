@@ -1,0 +1,448 @@
+"""Terms with layers and parameters of their own, in a training."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.nn import functional as F
+from transformers import AutoModelForImageClassification, TrainerCallback
+
+from hf_e2kd import AnnotationReference, StoredReference, TeacherReference, TextCollator
+from hf_e2kd.explainers import GradCAM
+from hf_e2kd.terms import Term
+from hf_e2kd.terms.features.attention_transfer import AttentionTransfer
+from hf_e2kd.terms.features.hint import Hint, hint_loss
+from tests.models import build
+from tests.tokenizers import STUDENT, data, text_model, without_dropout
+from tests.training import (
+    CHECKPOINTING,
+    Gradients,
+    distiller,
+    flat,
+    logged,
+    relative_error,
+    samples,
+    weights,
+)
+
+LAYERS = {"resnet.encoder.stages.1": "resnet.encoder.stages.1"}
+HINT = {"terms": {"hint": {"weight": 0.5, "layers": LAYERS}}}
+
+
+def trained(folder, student="resnet", teacher="resnet", settings=None, **keywords):
+    trainer = distiller(build(student), build(teacher, seed=1), folder, {**HINT, **(settings or {})}, **keywords)
+    trainer.train()
+    return trainer
+
+
+# --- One step --------------------------------------------------------------------------------------------------------
+
+
+def test_a_step_with_a_hint_equals_its_parts(tmp_path):
+    """Prevents: features of another pass or mode, a hint outside the loss's mean, or a projection without gradient."""
+    gradients = Gradients()
+    settings = {**HINT, "max_steps": 1, "explanation_weight": 0.0}
+    student, teacher = build("resnet"), build("resnet", seed=1)
+    trainer = distiller(student, teacher, tmp_path, settings, train_dataset=samples(4), callbacks=[gradients])
+    trainer.set_up_terms()
+    projection = trainer.terms["hint"].projections[0]
+    before = {name: value.detach().clone() for name, value in projection.named_parameters()}
+    trainer.train()
+
+    pixels = torch.stack([sample["pixel_values"] for sample in samples(4)])
+    model = build("resnet").train()
+    own = {name: value.clone().requires_grad_() for name, value in before.items()}
+    features = model.resnet(pixels).last_hidden_state.movedim(1, -1)
+    theirs = build("resnet", seed=1)
+    taught = theirs.resnet(pixels).last_hidden_state.movedim(1, -1).detach()
+    hint = hint_loss(F.linear(features, own["weight"], own["bias"]), taught).mean()
+    logits, targets = model.classifier(model.resnet.pooler(features.movedim(-1, 1))), theirs(pixels).logits.detach()
+    kl = F.kl_div(logits.log_softmax(1), targets.log_softmax(1), log_target=True, reduction="batchmean")
+    assert logged(trainer, "loss_hint") == pytest.approx([hint.item()], rel=1e-5)
+    assert logged(trainer, "loss") == pytest.approx([(kl + 0.5 * hint).item()], rel=1e-5)
+    (kl + 0.5 * hint).backward()
+    expected = flat(p.grad for p in model.parameters() if p.grad is not None)
+    assert relative_error(gradients.steps[0], expected) < 1e-5
+    for name, value in projection.named_parameters():
+        # Plain gradient descent without clipping.
+        torch.testing.assert_close(value, before[name] - trainer.args.learning_rate * own[name].grad)
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher"),
+    [("vit", "vit"), ("convnext", "resnet"), ("wrapped_convnext", "timm_resnet"), ("swin", "vit"), ("vit", "resnet")],
+)
+def test_default_layers_of_families(tmp_path, student, teacher):
+    """Prevents: a pair of families whose default layers aren't called, can't be laid out, or give no gradient."""
+    settings = {"terms": {"attention_transfer": {"weight": 10.0}, "hint": {}}, "max_steps": 1, "logits_weight": 0.0}
+    gradients = Gradients()
+    trainer = distiller(
+        build(student),
+        build(teacher, seed=1),
+        tmp_path,
+        {**settings, "explanation_weight": 0.0},
+        callbacks=[gradients],
+        train_dataset=samples(4),
+    )
+    trainer.train()
+    hint, transfer = logged(trainer, "loss_hint"), logged(trainer, "loss_attention_transfer")
+    assert logged(trainer, "loss") == pytest.approx([hint[0] + 10 * transfer[0]], rel=1e-5)
+    assert gradients.steps[0].norm() > 0
+    assert trainer.evaluate()["eval_loss"] > 0
+
+
+def test_texts(tmp_path):
+    """Prevents: words in the place of tokens, or padding that counts."""
+    trainer = distiller(
+        without_dropout(text_model("bert")),
+        text_model("bert", 1),
+        tmp_path,
+        {"terms": {"hint": {}, "attention_transfer": {}}, "max_steps": 1},
+        data_collator=TextCollator(STUDENT),
+        train_dataset=data(4),
+        eval_dataset=data(9, seed=7),
+        explainer="saliency",
+    )
+    trainer.train()
+    batch = trainer.data_collator(list(data(4)))
+    trainer = distiller(
+        without_dropout(text_model("bert")),
+        text_model("bert", 1),
+        tmp_path,
+        {"terms": {"attention_transfer": {}}, "max_steps": 1},
+        data_collator=TextCollator(STUDENT),
+        train_dataset=data(4),
+        explainer="saliency",
+    )
+    tokens = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
+    models = without_dropout(text_model("bert")).eval(), text_model("bert", 1)
+    states = [model(**tokens, output_hidden_states=True).hidden_states[1:] for model in models]
+    expected = 0.0
+    for own, theirs in zip(*states, strict=True):
+        strengths = [state.square().mean(-1) * tokens["attention_mask"] for state in (own, theirs)]
+        difference = F.normalize(strengths[0], dim=1) - F.normalize(strengths[1], dim=1)
+        expected += (difference.square().sum(1) / tokens["attention_mask"].sum(1)).mean()
+    trainer.train()
+    assert logged(trainer, "loss_attention_transfer") == pytest.approx([expected.item()], rel=1e-4)
+
+
+def test_features_beside_maps_are_those_without(tmp_path):
+    """Prevents: the last block's features missing where GradCAM computes it for the class token alone."""
+    found = []
+    for weight in (0.0, 1.0):
+        settings = {"terms": {"attention_transfer": {}}, "explanation_weight": weight, "max_steps": 1}
+        trainer = distiller(build("vit"), build("vit", seed=1), tmp_path, settings, train_dataset=samples(4))
+        trainer.train()
+        found.append(logged(trainer, "loss_attention_transfer"))
+        assert bool(logged(trainer, "loss_explanation")) == (weight > 0)
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+
+
+def test_layers_before_the_target_keep_the_split_path():
+    """Prevents: the slower hook where no tapped layer asks for it."""
+    model, explainer = build("vit"), GradCAM()
+    assert explainer.with_features(model, ["vit.layers.1"]) is explainer
+    assert explainer.with_features(model, ["vit.layers.2"])._by_hook
+    assert explainer.with_features(build("resnet"), ["resnet.encoder.stages.1"]) is explainer
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2},
+        {CHECKPOINTING: True, f"{CHECKPOINTING}_kwargs": {"use_reentrant": False}},
+        {"torch_compile": True, "torch_compile_backend": "aot_eager"},
+    ],
+    ids=["accumulation", "checkpointing", "compiled"],
+)
+def test_ways_to_train_give_the_same_gradients(tmp_path, settings):
+    """Prevents: a hint of the last micro-batch alone, features of a recomputed pass, or a graph without its hooks."""
+    terms = {"terms": {"hint": {"layers": {"vit.layers.1": "vit.layers.1"}}, "attention_transfer": {}}, "max_steps": 1}
+    if settings.get("torch_compile"):
+        terms["terms"].pop("attention_transfer")
+    found = []
+    for changed in ({}, settings):
+        student, teacher = build("vit"), build("vit", seed=1)
+        for model in (student, teacher):
+            model.set_attn_implementation("eager")
+        gradients = Gradients()
+        trainer = distiller(
+            student, teacher, tmp_path, {**terms, **changed}, callbacks=[gradients], train_dataset=samples(4)
+        )
+        trainer.train()
+        found.append((gradients.steps[0], flat(trainer.terms.parameters()), logged(trainer, "loss_hint")))
+    (plain, own, losses), (other, others, other_losses) = found
+    assert relative_error(other, plain) < 1e-5
+    assert relative_error(others, own) < 1e-6
+    assert other_losses == pytest.approx(losses, rel=1e-5)
+
+
+def test_half_precision(tmp_path):
+    """Prevents: a dtype error, or a distance in bfloat16."""
+    losses = [
+        logged(trained(tmp_path, settings={"max_steps": 1, "bf16": bf16}), "loss_hint")[0] for bf16 in (False, True)
+    ]
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+
+
+# --- Parameters ------------------------------------------------------------------------------------------------------
+
+
+def test_the_student_is_clipped_as_without_a_term(tmp_path):
+    """Prevents: a projection's large gradient that shrinks the student's step."""
+    norms = []
+    for weight in (0.0, 1e-6):
+        settings = {"terms": {"hint": {"weight": weight, "layers": LAYERS}}, "max_grad_norm": 0.1, "max_steps": 1}
+        trainer = trained(tmp_path, settings=settings)
+        norms.append(logged(trainer, "grad_norm")[0])
+        student = weights(trainer.student)
+    assert norms[1] == pytest.approx(norms[0], rel=1e-4)
+    moved = student - weights(build("resnet"))
+    assert moved.norm().item() == pytest.approx(0.1 * trainer.args.learning_rate, rel=1e-3)
+
+
+def test_adding_a_term_changes_no_random_number(tmp_path):
+    """Prevents: another order of the data or other dropout because a projection was drawn."""
+    plain = trained(tmp_path, settings={"terms": None})
+    beside = trained(tmp_path, settings={"terms": {"hint": {"weight": 0.0, "layers": LAYERS}}})
+    assert torch.equal(weights(plain.student), weights(beside.student))
+
+
+def test_what_is_saved_is_the_student_alone(tmp_path):
+    """Prevents: a projection among the published weights, or in the count of parameters."""
+    trainer = trained(tmp_path, settings={"save_strategy": "steps", "save_steps": 1})
+    trainer.save_model(tmp_path / "saved")
+    assert not list((tmp_path / "saved").glob("terms*"))
+    saved = load_file(tmp_path / "saved" / "model.safetensors")
+    assert not [name for name in saved if "projection" in name or "hint" in name]
+    assert sum(p.numel() for p in AutoModelForImageClassification.from_pretrained(tmp_path / "saved").parameters()) == (
+        sum(p.numel() for p in build("resnet").parameters())
+    )
+    checkpoint = load_file(tmp_path / "checkpoint-1" / "terms.safetensors")
+    assert set(checkpoint) == {"hint.projections.0.weight", "hint.projections.0.bias"}
+    assert trainer.measure_fidelity(samples=4, chance=False).student.cost.parameters == sum(
+        p.numel() for p in build("resnet").parameters()
+    )
+
+
+@pytest.mark.parametrize("optim", ["adamw_torch", "sgd"])
+def test_a_resumed_training_is_the_uninterrupted_one(tmp_path, optim):
+    """Prevents: a projection drawn anew, or without its optimizer's moments, after a training was resumed."""
+    settings = {"save_strategy": "steps", "save_steps": 2, "max_steps": 5, "optim": optim, "learning_rate": 1e-2}
+    whole = trained(tmp_path / "whole", settings=settings)
+    distiller(build("resnet"), build("resnet", seed=1), tmp_path / "cut", {**HINT, **settings, "max_steps": 5})
+    first = distiller(
+        build("resnet"), build("resnet", seed=1), tmp_path / "cut", {**HINT, **settings}, callbacks=[StopAfter(2)]
+    )
+    first.train()
+    resumed = distiller(build("resnet", seed=5), build("resnet", seed=1), tmp_path / "cut", {**HINT, **settings})
+    resumed.train(resume_from_checkpoint=True)
+    assert torch.equal(weights(resumed.student), weights(whole.student))
+    assert torch.equal(flat(resumed.terms.parameters()), flat(whole.terms.parameters()))
+    assert logged(resumed, "loss")[-1] == logged(whole, "loss")[-1]
+
+
+class StopAfter(TrainerCallback):
+    def __init__(self, steps):
+        self.steps = steps
+
+    def on_step_end(self, args, state, control, **_):
+        control.should_training_stop = state.global_step >= self.steps
+
+
+def test_the_best_checkpoints_terms_come_back(tmp_path):
+    """Prevents: the best student beside the last projection, whose evaluation then differs."""
+    settings = {"save_strategy": "steps", "save_steps": 1, "eval_strategy": "steps", "eval_steps": 1, "max_steps": 3}
+    settings |= {"load_best_model_at_end": True, "metric_for_best_model": "loss", "learning_rate": 0.5}
+    trainer = trained(tmp_path, settings=settings)
+    best = load_file(Path(trainer.state.best_model_checkpoint) / "terms.safetensors")
+    for name, value in trainer.terms.state_dict().items():
+        assert torch.equal(value, best[name])
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(trainer.state.best_metric, rel=1e-5)
+
+
+def test_each_trial_has_terms_of_its_own(tmp_path):
+    """Prevents: a second trial that begins with the projection of the first, or that keeps its weight."""
+    starts = []
+
+    class Watch(TrainerCallback):
+        def on_train_begin(self, *_, **__):
+            starts.append(flat(trainer.terms.parameters()).clone())
+
+    trainer = distiller(
+        None,
+        build("resnet", seed=1),
+        tmp_path,
+        {**HINT, "max_steps": 2},
+        model_init=lambda trial: build("resnet"),
+        callbacks=[Watch()],
+    )
+    trainer.hyperparameter_search(
+        lambda trial: {"temperature": trial.suggest_categorical("temperature", [1.0, 4.0])},
+        n_trials=2,
+        backend="optuna",
+        direction="minimize",
+        compute_objective=lambda metrics: metrics["eval_loss"],
+    )
+    assert torch.equal(starts[0], starts[1])
+    assert trainer.terms["logits"].temperature == trainer.args.temperature
+
+
+def test_a_checkpoint_without_terms_is_refused(tmp_path):
+    """Prevents: a projection that is silently drawn anew."""
+    trained(tmp_path, settings={"terms": None, "save_strategy": "steps", "save_steps": 1, "max_steps": 1})
+    trainer = distiller(build("resnet"), build("resnet", seed=1), tmp_path, {**HINT, "max_steps": 2})
+    with pytest.raises(ValueError, match=r"holds no terms.safetensors, with the parameters of the terms \['hint'\]"):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+
+
+# --- Stages ----------------------------------------------------------------------------------------------------------
+
+
+def fitnet(folder, callbacks=(), **settings):
+    options = {"weight": 0.0, "layers": {"resnet.encoder.stages.0": "resnet.encoder.stages.0"}, "stage_epochs": 1.0}
+    return distiller(
+        build("resnet"),
+        build("resnet", seed=1),
+        folder,
+        {"terms": {"hint": options}, "max_steps": 2, "explanation_weight": 0.0, **settings},
+        callbacks=list(callbacks),
+    )
+
+
+def test_a_stage_trains_the_layers_below_the_hint_alone(tmp_path):
+    """Prevents: a first stage that moves the layers behind the hint, or leaves those before it."""
+    trainer = fitnet(tmp_path, max_steps=1, learning_rate=0.01, logits_weight=0.0, task_weight=1e-9)
+    before = {name: value.clone() for name, value in trainer.student.named_parameters()}
+    trainer.train()
+    moved = {name for name, value in trainer.student.named_parameters() if (value - before[name]).abs().max() > 1e-7}
+    assert moved == {name for name in before if name.startswith(("resnet.embedder", "resnet.encoder.stages.0"))}
+    assert all(parameter.requires_grad for parameter in trainer.student.parameters())
+    assert not logged(trainer, "loss_hint")
+
+
+def test_a_stage_resumes_in_its_middle(tmp_path):
+    """Prevents: a first stage begun anew, or skipped, after an interruption."""
+    settings = {"save_strategy": "steps", "save_steps": 1, "max_steps": 2}
+    whole = fitnet(tmp_path / "whole", **settings)
+    whole.train()
+    cut = fitnet(tmp_path / "cut", **settings)
+    cut.set_up_terms()
+    stop = StopAfter(2)
+    own = type(cut).__init__
+
+    def interrupted(self, *arguments, **keywords):
+        own(self, *arguments, **{**keywords, "callbacks": [stop]})
+
+    type(cut).__init__ = interrupted
+    try:
+        cut.train_stage(cut.terms["hint"], 1.0)
+    finally:
+        type(cut).__init__ = own
+    assert json.loads((tmp_path / "cut" / "stage-hint" / "checkpoint-2" / "trainer_state.json").read_text())
+    resumed = fitnet(tmp_path / "cut", **settings)
+    resumed.train(resume_from_checkpoint=True)
+    assert (tmp_path / "cut" / "stage-hint" / "checkpoint-4").is_dir()
+    assert torch.equal(weights(resumed.student), weights(whole.student))
+
+
+# --- Further inputs --------------------------------------------------------------------------------------------------
+
+
+class Rotated(Term):
+    """Agreement on images that are turned by 180 degrees."""
+
+    name = "rotated"
+    needs = frozenset({"logits"})
+
+    def views(self, inputs):
+        return {"pixel_values": inputs["pixel_values"].rot90(2, (2, 3)).repeat(2, 1, 1, 1)}
+
+    def forward(self, output, reference_output, inputs):
+        assert output.logits.shape[0] == len(inputs["pixel_values"])
+        assert output.view.logits.shape[0] == reference_output.view.logits.shape[0] == 2 * len(inputs["pixel_values"])
+        distances = (output.view.logits - reference_output.view.logits).square().mean(1)
+        return distances.unflatten(0, (2, -1)).mean(0)
+
+
+@pytest.mark.parametrize("family", ["vit", "resnet"])
+def test_further_inputs_join_the_one_forward_pass(tmp_path, family):
+    """Prevents: maps or other terms that see the further rows, or a second forward pass of the student."""
+    found = []
+    for terms in ((), [Rotated(weight=0.5)]):
+        student = build(family)
+        calls = []
+        trainer = distiller(
+            student, build("vit", seed=1), tmp_path, {"max_steps": 1}, train_dataset=samples(4), terms=terms
+        )
+        # Batch norms' statistics would mix the rows.
+        student.eval().train = lambda mode=True, student=student: student
+        student.base_model.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
+        trainer.train()
+        assert len(calls) == (1 if family == "resnet" else 0)
+        found.append(trainer)
+    plain, turned = found
+    for name in ("loss_logits", "loss_explanation"):
+        assert logged(turned, name) == pytest.approx(logged(plain, name), rel=1e-5)
+    pixels = torch.stack([sample["pixel_values"] for sample in samples(4)]).rot90(2, (2, 3))
+    expected = (build(family)(pixels).logits - build("vit", seed=1)(pixels).logits).square().mean()
+    assert logged(turned, "loss_rotated") == pytest.approx([expected.item()], rel=1e-4)
+    total = logged(plain, "loss")[0] + 0.5 * expected.item()
+    assert logged(turned, "loss") == pytest.approx([total], rel=1e-4)
+
+
+# --- Refused ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "keywords", "message"),
+    [
+        ({"terms": '{"hint": '}, {}, "terms is not JSON"),
+        ({"terms": "[1]"}, {}, "terms must be a JSON object"),
+        ({"terms": {"hint": 3}}, {}, "The options of the term 'hint' must be a JSON object, not 3"),
+        ({"terms": {"hinted": {}}}, {}, "Unknown term 'hinted'. Available:"),
+        ({"terms": {"maps": {}}}, {}, "Every training has the term 'maps'.*explanation_weight"),
+        (
+            {"terms": {"hint": {"layers": {"resnet.stage": "x"}}}},
+            {},
+            "ResNet.* has no layer 'resnet.stage'. The nearest:",
+        ),
+        ({"terms": {"hint": {"layers": {"resnet.encoder": "y"}}}}, {}, "ResNet.* has no layer 'y'"),
+        ({"terms": {"hint": {"reference": "second"}}}, {}, "names the reference 'second'. The references: teacher"),
+        ({}, {"terms": [Hint(), Hint(layers=LAYERS)]}, "Two terms are named 'hint'"),
+    ],
+)
+def test_bad_input(tmp_path, settings, keywords, message):
+    """Prevents: a message from inside torch, or a term that is silently left out."""
+    with pytest.raises(ValueError, match=message):
+        distiller(build("resnet"), build("resnet", seed=1), tmp_path, settings, **keywords)
+
+
+def test_objects_override_arguments(tmp_path):
+    """Prevents: two hints at once where an object was given for the one that the arguments name."""
+    term = Hint(weight=3.0, layers=LAYERS)
+    trainer = distiller(build("resnet"), build("resnet", seed=1), tmp_path, HINT, terms=[term])
+    assert trainer.terms["hint"] is term
+    assert trainer._weights()["hint"] == 3.0
+
+
+def test_features_take_a_live_teacher(tmp_path):
+    """Prevents: a KeyError at the first batch of a store, or of annotations."""
+    StoredReference.build(build("vit", seed=1), samples(4), tmp_path / "store")
+    reference = StoredReference(tmp_path / "store")
+    for name, given in (("teacher", reference), ("boxes", AnnotationReference())):
+        with pytest.raises(ValueError, match=rf"'hint' compares features.*'{name}'.*Features take a live teacher"):
+            distiller(build("resnet"), None, tmp_path, HINT, references={name: given})
+    references = {name: TeacherReference(build("resnet", seed=1)) for name in ("one", "two")}
+    with pytest.raises(ValueError, match="must name one of the references one, two: reference='one'"):
+        distiller(build("resnet"), None, tmp_path, HINT, references=references)
+
+
+def test_terms_from_a_command_line(tmp_path):
+    """Prevents: JSON that only a dictionary can say."""
+    trainer = distiller(build("resnet"), build("resnet", seed=1), tmp_path, {"terms": json.dumps(HINT["terms"])})
+    assert trainer._weights()["hint"] == 0.5
+    assert isinstance(trainer.terms["hint"], Hint)
+    assert AttentionTransfer.citation.startswith("@inproceedings")
