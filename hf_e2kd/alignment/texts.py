@@ -49,12 +49,20 @@ def length_limit(tokenizer: Any, given: int | None = None) -> int | None:
 
 
 def same_tokenizer(first: Any, second: Any) -> bool:
-    """Whether two tokenizers cut every text alike into the same ids."""
+    """Tell whether two tokenizers cut every text alike into the same ids."""
     if first is second:
         return True
-    if not (first.is_fast and second.is_fast):
-        return first.get_vocab() == second.get_vocab() and type(first) is type(second)
-    return _without_call_settings(first) == _without_call_settings(second)
+    # A slow tokenizer's rules are in its class.
+    same_rules = first.is_fast or type(first) is type(second)
+    return same_rules and tokenizer_definition(first) == tokenizer_definition(second)
+
+
+def tokenizer_definition(tokenizer: Any) -> dict[str, Any]:
+    """A fast tokenizer's definition without the truncation and padding of its last call; a slow one's vocabulary."""
+    if not tokenizer.is_fast:
+        return tokenizer.get_vocab()
+    definition = json.loads(tokenizer.backend_tokenizer.to_str())
+    return {name: value for name, value in definition.items() if name not in ("truncation", "padding")}
 
 
 def require_offsets_and_padding(tokenizer: Any) -> None:
@@ -106,12 +114,6 @@ def _number_words(parts: tuple[str, ...], encodings: Sequence[Any]) -> tuple[lis
                 numbers[side][place] = word + len(found) if word >= 0 else -1
         found += [text[start:end] for start, end in words.spans]
     return numbers, found
-
-
-def _without_call_settings(tokenizer: Any) -> str:
-    """A fast tokenizer's definition, without the truncation and padding that its last call left in it."""
-    definition = json.loads(tokenizer.backend_tokenizer.to_str())
-    return json.dumps({key: value for key, value in definition.items() if key not in ("truncation", "padding")})
 
 
 def number_spans(

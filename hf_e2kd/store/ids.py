@@ -1,4 +1,4 @@
-"""Which row of a store belongs to which sample of a data set."""
+"""Ids of samples: reading them, finding their rows in a store, and noticing a changed order where there are none."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,7 +8,7 @@ import datasets
 import numpy as np
 import torch
 
-from .errors import StoreError
+from .files import StoreError
 from .shards import Shards
 
 Id = int | str

@@ -1,4 +1,4 @@
-"""Which classes a store explains, and which of them are the student's."""
+"""The classes that a store explains, as the teacher's and as the student's."""
 
 from collections.abc import Sequence
 
@@ -7,21 +7,21 @@ import torch
 from torch import nn
 
 from ..alignment.labels import LabelAlignment, align_names, class_count, class_names
-from .errors import StoreError
+from .files import StoreError
 from .shards import Shards
 
 TARGETS = ("teacher_top", "label", "positives")
 
 
 class TargetRule:
-    """Which classes of the teacher are explained.
+    """The rule by which the explained classes are chosen among the teacher's.
 
     Args:
         rule: One of `TARGETS`.
-        teacher: The teacher.
-        data_names: The classes that the data's labels stand for; None where the data doesn't state them, and the labels
-            are taken to be the teacher's classes.
-        classes: Only these are explained; None for all.
+        teacher: The classifier that is explained.
+        data_names: Names of the classes that the data's labels stand for; None where the data doesn't state them, and
+            the labels are taken to be the teacher's classes.
+        classes: Names of the classes that may be explained; None for all.
     """
 
     def __init__(self, rule: str, teacher: nn.Module, data_names: list[str] | None, classes: Sequence[str] | None):
@@ -93,7 +93,7 @@ def student_classes(alignment: LabelAlignment, target: torch.Tensor) -> torch.Te
 
 
 def unknown_targets(shards: Shards, alignment: LabelAlignment) -> int:
-    """How many of the explained classes are none of the student's."""
+    """The number of explained classes that are none of the student's."""
     if len(alignment.teacher) == alignment.teacher_classes:
         return 0
     unknown = 0

@@ -21,7 +21,7 @@ from ..fidelity import BatchMeasures, multi_label_metrics, sample_metrics
 from ..hub import check_repo_id
 from ..metrics.running import RunningMeans, SampleValues
 from ..references import Reference, ReferenceOutput, TeacherReference
-from ..store.attached import unattached
+from ..store.joining import unattached
 from ..terms.objective import Objective, TermMeans, classification_loss, concat_targets
 from .arguments import ExplanationDistillArguments
 from .checkpoints import forget_preparation, load_weights
