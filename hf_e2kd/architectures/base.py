@@ -3,34 +3,12 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
-
-@dataclass(frozen=True)
-class Grid:
-    """How an activation is laid out in space.
-
-    Args:
-        height, width: Cells of the grid.
-        layout: `"nchw"` (B, C, h, w), `"nhwc"` (B, h, w, C) or `"tokens"` (B, prefix + h·w, C).
-        prefix_tokens: Tokens before the patches (class, distillation and register tokens).
-    """
-
-    height: int
-    width: int
-    layout: Literal["nchw", "nhwc", "tokens"] = "nchw"
-    prefix_tokens: int = 0
-
-    def cells(self, activation: torch.Tensor) -> torch.Tensor:
-        """Arranges an activation as (B, h, w, C), without its prefix tokens."""
-        if self.layout == "nchw":
-            return activation.movedim(1, -1)
-        if self.layout == "nhwc":
-            return activation
-        return activation[:, self.prefix_tokens :].unflatten(1, (self.height, self.width))
+from .grids import Grid
 
 
 @dataclass(frozen=True)

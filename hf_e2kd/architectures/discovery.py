@@ -12,37 +12,12 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from ..alignment.words import LAYOUT_COLUMNS
-from .base import Grid, evaluating, forget_biases
+from .base import evaluating, forget_biases
+from .grids import Grid, grid_of
 from .text import explain_missing_padding, refuse_unfit_text
-from .timm import is_timm, token_grid
+from .timm import is_timm
 
 logger = logging.get_logger(__name__)
-
-_MOST_PREFIX_TOKENS = 7
-
-
-def grid_of(activation: torch.Tensor, height: int, width: int) -> Grid | None:
-    """The layout of an activation of an image of `height` × `width` pixels; None where it has no spatial grid.
-
-    Tokens are taken to be (B, prefix + h·w, C) with the h:w nearest to the image's shape, and the fewest prefix tokens.
-    """
-    if activation.ndim == 4:
-        _, first, second, last = activation.shape
-        channels_last = abs(first * width - second * height) <= max(height, width) and second != last
-        grid = Grid(first, second, "nhwc") if channels_last else Grid(second, last)
-        return grid if min(grid.height, grid.width) > 1 else None
-    if activation.ndim != 3 or activation.shape[2] == 1:  # a pooled map (B, C, 1) is no row of tokens
-        return None
-    grids = []
-    for prefix in range(min(_MOST_PREFIX_TOKENS, activation.shape[1] - 4) + 1):
-        try:
-            rows, columns = token_grid(activation.shape[1] - prefix, height, width)
-        except ValueError:
-            continue
-        # What keeps no place in the image, a Perceiver's latents, say, mostly has no count that makes a square.
-        if min(rows, columns) > 1 and (height != width or rows == columns):
-            grids.append(Grid(rows, columns, "tokens", prefix))
-    return min(grids, key=lambda grid: abs(grid.height * width - grid.width * height), default=None)
 
 
 def discover_target(model: nn.Module, inputs: Mapping[str, Any]) -> str:

@@ -11,7 +11,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import TimmWrapperConfig, TimmWrapperForImageClassification
 
 from .attention import timm_attention, vit_block
-from .base import Architecture, Grid, Split, evaluating, require_inputs
+from .base import Architecture, Split, evaluating, require_inputs
+from .grids import Grid, token_grid
 
 
 def is_timm(model: nn.Module) -> bool:
@@ -101,18 +102,6 @@ def _tokens_split(bare: VisionTransformer, pixel_values: torch.Tensor) -> Split:
         lambda tokens: bare.forward_head(bare.norm(block(tokens))),
         Grid(rows, columns, "tokens", prefix),
     )
-
-
-def token_grid(tokens: int, height: int, width: int) -> tuple[int, int]:
-    """The grid (h, w) of `tokens` patches of a `height` × `width` image whose patches are square.
-
-    Raises:
-        ValueError: no such grid exists.
-    """
-    rows = round((tokens * height / width) ** 0.5)
-    if rows == 0 or tokens % rows or abs(tokens // rows * height - rows * width) > max(height, width):
-        raise ValueError(f"{tokens} tokens can't be laid out as the grid of an image of {height}×{width} pixels.")
-    return rows, tokens // rows
 
 
 def wrap_timm(

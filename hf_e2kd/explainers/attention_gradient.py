@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..alignment.precision import at_least_float32
 from .attention_explainer import AttentionExplainer
-from .base import at_least_float32, one_hots
+from .base import one_hots
 from .input_gradients import gradient_scale, run_at
 
 

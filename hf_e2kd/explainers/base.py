@@ -158,8 +158,3 @@ def one_hots(target: torch.Tensor, logits: torch.Tensor) -> list[torch.Tensor]:
     columns = target.unsqueeze(1) if target.ndim == 1 else target
     chosen = F.one_hot(columns.clamp(min=0), logits.shape[1]).to(logits.dtype) * (columns >= 0).unsqueeze(-1)
     return list(chosen.unbind(1))
-
-
-def at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
-    """Half precision becomes float32; float64 stays."""
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

@@ -9,11 +9,12 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ..alignment.precision import at_least_float32
 from ..architectures import call_model, find_architecture
 from ..architectures.discovery import image_size
 from ..architectures.text import reads_embeddings, text_at_embeddings, word_embeddings
-from .attention_kernels import attention_kernel, is_checkpointed, refuse_fused_attention
-from .base import Explainer, Explanation, Target, at_least_float32, one_hots, resolve_target
+from .attention_kernels import refuse_fused_attention, refuse_fused_recomputation
+from .base import Explainer, Explanation, Target, one_hots, resolve_target
 from .hooks import refuse_single_derivatives
 
 Move = Callable[[torch.Tensor], torch.Tensor]
@@ -130,11 +131,8 @@ def run_at(model: nn.Module, inputs: Mapping[str, Any], move: Move = unmoved) ->
         ValueError: the model can't be explained at its input, with the reason.
     """
     grad_is_on = torch.is_grad_enabled()
-    if grad_is_on and attention_kernel(model) == "sdpa" and is_checkpointed(model):
-        raise ValueError(
-            f"Activation checkpointing would recompute {type(model).__name__} with a fused attention kernel, which has "
-            "no double backward. Call model.set_attn_implementation('eager'), or train without checkpointing."
-        )
+    if grad_is_on:
+        refuse_fused_recomputation(model)
     # The fused kernels have no double backward; where no graph is kept they are welcome.
     kernel = sdpa_kernel(SDPBackend.MATH) if grad_is_on else nullcontext()
     with torch.enable_grad(), kernel:

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from .base import Explanation, Target, at_least_float32
+from ..alignment.precision import at_least_float32
+from .base import Explanation, Target
 from .input_gradients import InputExplainer, differentiate, input_explanation, over_channels
 from .layer_gradients import differentiate_layer
 

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..alignment.precision import at_least_float32
 from ..architectures import call_model
-from .base import Explanation, Target, at_least_float32, resolve_target
+from .base import Explanation, Target, resolve_target
 from .input_gradients import (
     InputExplainer,
     differentiate,

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from ..architectures.base import evaluating
+from ..architectures.grids import MOST_PREFIX_TOKENS
 from .attention_weights import global_size, recorded_attention
 from .base import one_hots
 from .input_gradients import gradient_scale, run_at
-from .patch_grid import MOST_LEADING_TOKENS
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def find_read_tokens(model: nn.Module, inputs: Mapping[str, Any]) -> ReadTokens:
 def _pattern(strength: torch.Tensor, counted: torch.Tensor) -> ReadTokens | None:
     """The tokens read, by the size (B, N) of each one's gradient; None where they aren't the same in every sample."""
     read = strength > 0
-    leading = min(MOST_LEADING_TOKENS + 1, strength.shape[1] // 2)
+    leading = min(MOST_PREFIX_TOKENS + 1, strength.shape[1] // 2)
     averaged = [first for first in range(leading) if torch.equal(read[:, first:], counted[:, first:])]
     mean_from = averaged[0] if averaged else None
     before = read[:, :mean_from]

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from ..alignment.precision import at_least_float32
+
 
 def check_batch(name: str, values: Tensor, axes: str) -> None:
     """Refuse a tensor of another number of axes than `axes` names, or one that holds a NaN.
@@ -51,7 +53,7 @@ def unit_peak(maps: Tensor) -> Tensor:
 
     Cosines and shares don't change, and the squares and sums of tiny values no longer underflow.
     """
-    maps = maps if maps.dtype == torch.float64 else maps.float()
+    maps = at_least_float32(maps)
     peak = maps.abs().amax(dim=(1, 2), keepdim=True)
     return maps / peak.where(peak > 0, 1)
 

@@ -6,18 +6,15 @@ place stand Fixup's initialisation and a scalar a block (Zhang et al., ICLR 2019
 """
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig
 from transformers import initialization as init
-from transformers.modeling_outputs import ImageClassifierOutput
-from transformers.utils.generic import can_return_tuple
 
-from ..architectures.base import Grid, Split, register_architecture, require_inputs
+from ..architectures.base import register_architecture
+from .base import ImageClassifier, split_at_features
 from .bcos_resnet import RESIDUAL_BLOCKS
 
 
@@ -66,12 +63,10 @@ class _Block(nn.Module):
         return F.relu(self.scale * branch + self.downsample(features))
 
 
-class XResNetForImageClassification(PreTrainedModel):
+class XResNetForImageClassification(ImageClassifier):
     """An X-DNN ResNet that classifies images, `pixel_values` (B, 3, H, W)."""
 
     config_class = XResNetConfig
-    main_input_name = "pixel_values"
-    input_modalities = ("image",)
     _no_split_modules = ["_Block"]
 
     def __init__(self, config: XResNetConfig):
@@ -94,24 +89,13 @@ class XResNetForImageClassification(PreTrainedModel):
         self.post_init()
 
     def forward_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """The last feature map, (B, C, h, w)."""
         features = self.pool(F.relu(self.stem(pixel_values)))
         for stage in self.stages:
             features = stage(features)
         return features
 
     def forward_head(self, features: torch.Tensor) -> torch.Tensor:
-        """Logits (B, classes) of the last feature map."""
         return self.classifier(features.mean((2, 3)))
-
-    @can_return_tuple
-    def forward(
-        self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **loss_kwargs: Any
-    ) -> ImageClassifierOutput:
-        """Classifies images. `loss_kwargs` (`num_items_in_batch`) are passed on to the loss."""
-        logits = self.forward_head(self.forward_features(pixel_values))
-        loss = None if labels is None else self.loss_function(labels, logits, self.config, **loss_kwargs)
-        return ImageClassifierOutput(loss=loss, logits=logits)
 
     def _init_weights(self, module: nn.Module) -> None:
         """Fixup: each branch begins at zero, and its other convolutions smaller by L^(−1/(2m−2)), m being their number.
@@ -134,13 +118,8 @@ class XResNetForImageClassification(PreTrainedModel):
             init.normal_(module.weight, std=0.01)
 
 
-def _split(model: nn.Module, inputs: Mapping[str, Any]) -> Split:
-    features = model.forward_features(require_inputs(inputs))
-    return Split(features, model.forward_head, Grid(features.shape[2], features.shape[3]))
-
-
 def _last_stage(model: nn.Module) -> str:
     return f"stages.{len(model.config.depths) - 1}"
 
 
-register_architecture("XResNetForImageClassification", _last_stage, _split)
+register_architecture("XResNetForImageClassification", _last_stage, split_at_features)

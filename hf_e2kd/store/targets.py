@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..alignment.labels import LabelAlignment, align_names, class_count, class_names
+from ..alignment.labels import LabelAlignment, align_names, class_count, class_names, list_positives
 from .files import StoreError
 from .shards import Shards
 
@@ -78,10 +78,7 @@ class TargetRule:
             keep = torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device)
             keep[self.allowed.to(logits.device)] = True
             present = present & keep
-        most = max(1, int(present.sum(1).max()))
-        # The present classes first, in their order.
-        order = present.int().argsort(dim=1, descending=True, stable=True)[:, :most]
-        return torch.where(present.gather(1, order), order, -1)
+        return list_positives(present)
 
 
 def student_classes(alignment: LabelAlignment, target: torch.Tensor) -> torch.Tensor:

@@ -3,6 +3,8 @@
 import torch
 from torch.nn import functional as F
 
+from ..alignment.precision import at_least_float32
+
 NEAREST = 1e-6
 """How near to 0 and 1 a probability may come in a logarithm [the official code]."""
 
@@ -19,7 +21,7 @@ def distillation_loss(student: torch.Tensor, teacher: torch.Tensor, temperature:
     Returns:
         (B,) in at least float32.
     """
-    student, teacher = _at_least_float32(student), _at_least_float32(teacher)
+    student, teacher = at_least_float32(student), at_least_float32(teacher)
     divergence = F.kl_div(
         (student / temperature).log_softmax(dim=1),
         (teacher / temperature).log_softmax(dim=1),
@@ -42,11 +44,7 @@ def multi_label_distillation_loss(
         (B,) in at least float32.
     """
     s, t = (
-        (_at_least_float32(logits) / temperature).sigmoid().clamp(NEAREST, 1 - NEAREST) for logits in (student, teacher)
+        (at_least_float32(logits) / temperature).sigmoid().clamp(NEAREST, 1 - NEAREST) for logits in (student, teacher)
     )
     divergence = t * (t.log() - s.log()) + (1 - t) * ((1 - t).log() - (1 - s).log())
     return divergence.sum(dim=1) * temperature**2
-
-
-def _at_least_float32(logits: torch.Tensor) -> torch.Tensor:
-    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
