@@ -201,9 +201,7 @@ def dataset_label_names(dataset: Any, label_column: str | None = None) -> list[s
 
     A `torch.utils.data.Subset` states those of the data set that it is a part of.
     """
-    while isinstance(dataset, Subset):
-        dataset = dataset.dataset
-    features: Mapping[str, Any] | None = getattr(dataset, "features", None)
+    features: Mapping[str, Any] | None = getattr(without_subsets(dataset), "features", None)
     for column in filter(None, (label_column, "labels", "label")):
         feature = features[column] if features and column in features else None
         # Several labels a sample are a list of classes.
@@ -211,6 +209,13 @@ def dataset_label_names(dataset: Any, label_column: str | None = None) -> list[s
         if names:
             return list(names)
     return None
+
+
+def without_subsets(dataset: Any) -> Any:
+    """The data set that a `torch.utils.data.Subset`, or a subset of one, is a part of; others are given back."""
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+    return dataset
 
 
 def labels_belong_to(dataset: Any, model: nn.Module, label_column: str | None = None) -> bool:

@@ -15,7 +15,7 @@ from transformers import initialization as init
 
 from ..architectures.base import register_architecture
 from .base import ImageClassifier, split_at_features
-from .bcos_resnet import RESIDUAL_BLOCKS
+from .residual import Convolution, check_layer_type, residual_stages
 
 
 class XResNetConfig(PreTrainedConfig):
@@ -37,14 +37,13 @@ class XResNetConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
-        if self.layer_type not in RESIDUAL_BLOCKS:
-            raise ValueError(f"layer_type must be one of {sorted(RESIDUAL_BLOCKS)}, not '{self.layer_type}'.")
+        check_layer_type(self.layer_type)
 
 
 class _Block(nn.Module):
     """A residual block of convolutions (channels in, out, kernel, stride); its branch is multiplied by `scale`."""
 
-    def __init__(self, convolutions: list[tuple[int, int, int, int]]):
+    def __init__(self, convolutions: list[Convolution]):
         super().__init__()
         self.convolutions = nn.ModuleList(
             nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
@@ -75,15 +74,7 @@ class XResNetForImageClassification(ImageClassifier):
         kernel, stride = (3, 1) if config.small_inputs else (7, 2)
         self.stem = nn.Conv2d(3, channels, kernel, stride, padding=kernel // 2, bias=False)
         self.pool = nn.Identity() if config.small_inputs else nn.MaxPool2d(3, stride=2, padding=1)
-        stages = []
-        for stage, depth in enumerate(config.depths):
-            blocks = []
-            for number in range(depth):
-                stride = 2 if stage > 0 and number == 0 else 1
-                convolutions = RESIDUAL_BLOCKS[config.layer_type](channels, config.embedding_size * 2**stage, stride)
-                channels = convolutions[-1][1]
-                blocks.append(_Block(convolutions))
-            stages.append(nn.Sequential(*blocks))
+        stages, channels = residual_stages(config, _Block)
         self.stages = nn.ModuleList(stages)
         self.classifier = nn.Linear(channels, config.num_labels, bias=False)
         self.post_init()

@@ -4,8 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from torch.utils.data import Dataset, IterableDataset, Subset
+from torch.utils.data import Dataset, IterableDataset
 
+from ..alignment.labels import without_subsets
 from .files import StoreError
 from .ids import IdIndex, sample_id
 from .rows import RowDecoder
@@ -40,10 +41,7 @@ class AttachedDataset(Dataset):
     @property
     def features(self) -> Any:
         """The features of the data set itself, by which the names of its classes are read."""
-        dataset = self.dataset
-        while isinstance(dataset, Subset):
-            dataset = dataset.dataset
-        return getattr(dataset, "features", None)
+        return getattr(without_subsets(self.dataset), "features", None)
 
     @property
     def column_names(self) -> list[str]:

@@ -159,11 +159,6 @@ class StoredReference(Reference):
         state.wait_for_everyone()
         return cls(output_dir)
 
-    @classmethod
-    def load(cls, folder: str | os.PathLike[str], **options: Any) -> "StoredReference":
-        """Load a store; `options` as for the class."""
-        return cls(folder, **options)
-
     def push_to_hub(
         self,
         repo_id: str,

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import nn
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Dataset
 from transformers import default_data_collator
 
+from ..alignment.labels import without_subsets
 from ..data.transforms import DistillationTransform
 from .files import StoreError
 from .ids import sample_id
@@ -112,8 +113,7 @@ def with_images(
 
 def distillation_transform(dataset: Any) -> DistillationTransform | None:
     """The transform of a `datasets.Dataset`, if it is one of this package."""
-    while isinstance(dataset, Subset):
-        dataset = dataset.dataset
+    dataset = without_subsets(dataset)
     if not isinstance(dataset, datasets.Dataset):
         return None
     transform = dataset.format["format_kwargs"].get("transform")

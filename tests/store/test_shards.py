@@ -27,7 +27,7 @@ def test_damaged_files(tmp_path, teacher):
     content, text = shard.read_bytes(), description.read_text()
     shard.write_bytes(content[:-10])
     with pytest.raises(StoreError, match=r"shard-00001\.arrow is damaged: it has \d+ bytes instead of \d+"):
-        StoredReference.load(tmp_path / "store")
+        StoredReference(tmp_path / "store")
     changed = bytearray(content)
     changed[len(content) // 2] ^= 255
     shard.write_bytes(changed)
