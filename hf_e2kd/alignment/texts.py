@@ -16,7 +16,7 @@ _NOT_FOR_THE_MODEL = ("offset_mapping", "special_tokens_mask", "overflow_to_samp
 def tokenize_texts(
     texts: Sequence[tuple[str, ...]], *sides: tuple[Any, int | None]
 ) -> tuple[list[dict[str, torch.Tensor]], list[list[str]]]:
-    """Tokenizes a batch for each side.
+    """Tokenize a batch for each side.
 
     Args:
         texts: (B) texts, each a tuple of one or, for a pair, two.
@@ -66,7 +66,7 @@ def tokenizer_definition(tokenizer: Any) -> dict[str, Any]:
 
 
 def require_offsets_and_padding(tokenizer: Any) -> None:
-    """Refuses tokenizers whose tokens can't be matched to words, or whose texts can't be batched.
+    """Refuse tokenizers whose tokens can't be matched to words, or whose texts can't be batched.
 
     Raises:
         ValueError: a slow tokenizer, or one without a padding token, with the remedy.
@@ -122,8 +122,8 @@ def number_spans(
     """For each token the given span that its first character lies in, (B, T); −1 for none and for special tokens.
 
     Args:
-        spans: Of each text, [start, end) of what scores shall be summed to, such as a treebank's words, in order.
-        limit: As given to `tokenize_texts`, so that the columns are the same.
+        spans: [start, end) of each text's parts to which scores shall be summed, such as a treebank's words, in order.
+        limit: Limit that `tokenize_texts` was given, so that the columns are the same.
     """
     encoding = _encode(tokenizer, [(text,) for text in texts], limit)
     rows = []

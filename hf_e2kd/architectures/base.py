@@ -1,4 +1,4 @@
-"""What an explainer must know of a model, and the registry of the model classes for which it is known."""
+"""The target layer and head of a class of models, and the registry of the classes for which they are known."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -29,7 +29,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Architecture:
-    """What an explainer must know of a family of models.
+    """The target layer of a family of models, and the head behind it.
 
     Args:
         target: Path of the target layer (as in `model.get_submodule`), or a function of the model that gives it.
@@ -53,7 +53,7 @@ def register_architecture(
     target: str | Callable[[nn.Module], str],
     split: Callable[[nn.Module, Mapping[str, Any]], Split] | None = None,
 ) -> None:
-    """Tells the explainers where to look in a class of models; its subclasses inherit the entry.
+    """Tell the explainers where to look in a class of models; its subclasses inherit the entry.
 
     Args:
         model_class: The class, or its name.
@@ -81,7 +81,7 @@ def available_architectures() -> list[str]:
 
 
 def require_inputs(inputs: Mapping[str, Any], *optional: str) -> torch.Tensor:
-    """Checks that a split is given only inputs it passes on, and returns `pixel_values` (B, channels, H, W)."""
+    """Check that a split is given only inputs it passes on, and return `pixel_values` (B, channels, H, W)."""
     unknown = sorted(
         key for key, value in inputs.items() if key not in ("pixel_values", *optional) and value is not None
     )
@@ -110,7 +110,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def forget_biases(model: nn.Module) -> None:
-    """Empties what LeViT and its like remember of a pass in evaluation mode: biases, with a graph that is used up."""
+    """Empty the biases that LeViT and its like keep of a pass in evaluation mode, with a graph that is used up."""
     for module in model.modules():
         remembered = vars(module).get("attention_bias_cache")
         if remembered:

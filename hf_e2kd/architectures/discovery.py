@@ -1,4 +1,4 @@
-"""Finds the target layer of a model whose architecture isn't registered, by tracing shapes and gradients."""
+"""Find the target layer of a model whose architecture isn't registered, by tracing shapes and gradients."""
 
 import inspect
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ def discover_target(model: nn.Module, inputs: Mapping[str, Any]) -> str:
     One forward and backward pass in evaluation mode; each module's training mode is put back as it was.
 
     Args:
-        inputs: What the model's forward takes; `pixel_values` (B, channels, H, W) among it.
+        inputs: Inputs of the model's forward; `pixel_values` (B, channels, H, W) among it.
 
     Raises:
         ValueError: the model has no such layer, or the inputs are no images.
@@ -128,7 +128,7 @@ def call_model(model: nn.Module, inputs: Mapping[str, Any]) -> torch.Tensor:
 
 
 def accepted_inputs(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Leaves out the columns that describe tokens to explainers, and token types where the model knows none.
+    """Leave out the columns that describe tokens to explainers, and token types where the model knows none.
 
     DistilBERT and BERT share a tokenizer, which gives token types, and DistilBERT's forward refuses or ignores them.
     """
@@ -141,18 +141,18 @@ def accepted_inputs(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, An
 
 
 def _may_be_target(module: nn.Module) -> bool:
-    """Leaves out what keeps a grid's shape without being a feature map: attention weights and their projections."""
+    """Leave out what keeps a grid's shape without being a feature map: attention weights and their projections."""
     return not isinstance(module, _DropoutNd | nn.Softmax | nn.Linear | nn.Identity | nn.ModuleList)
 
 
 def _is_text(output: torch.Tensor, inputs: Mapping[str, Any]) -> bool:
-    """Whether an activation has a row for each token of a prompt, which some counts would lay out as a grid."""
+    """Tell whether an activation has a row for each token of a prompt, which some counts would lay out as a grid."""
     ids = inputs.get("input_ids")
     return ids is not None and output.ndim == 3 and output.shape[1] == ids.shape[1]
 
 
 def _is_in_attention(model: nn.Module, path: str) -> bool:
-    """Whether one of the modules around a layer is an attention, by its class's name."""
+    """Tell whether one of the modules around a layer is an attention, by its class's name."""
     parts = path.split(".")
     around = [model.get_submodule(".".join(parts[:end])) for end in range(1, len(parts))]
     names = [type(module).__name__.lower() for module in around]

@@ -12,10 +12,10 @@ MOST_PREFIX_TOKENS = 7
 
 @dataclass(frozen=True)
 class Grid:
-    """How an activation is laid out in space.
+    """The layout of an activation in space.
 
     Args:
-        height, width: Cells of the grid.
+        height, width: Numbers of the grid's rows and columns.
         layout: `"nchw"` (B, C, h, w), `"nhwc"` (B, h, w, C) or `"tokens"` (B, prefix + h·w, C).
         prefix_tokens: Tokens before the patches (class, distillation and register tokens).
     """
@@ -26,7 +26,7 @@ class Grid:
     prefix_tokens: int = 0
 
     def cells(self, activation: torch.Tensor) -> torch.Tensor:
-        """Arranges an activation as (B, h, w, C), without its prefix tokens."""
+        """Arrange an activation as (B, h, w, C), without its prefix tokens."""
         if self.layout == "nchw":
             return activation.movedim(1, -1)
         if self.layout == "nhwc":

@@ -17,7 +17,7 @@ from .grids import Grid, config_patches
 def _pooled_split(
     model: nn.Module, inputs: Mapping[str, Any], head: Callable[[nn.Module, torch.Tensor], torch.Tensor]
 ) -> Split:
-    """Runs the family's own backbone; `head(model, last_hidden_state)` gives the logits."""
+    """Run the family's own backbone; `head(model, last_hidden_state)` gives the logits."""
     optional = ("interpolate_pos_encoding",) if model.config.model_type == "swin" else ()
     pixel_values = require_inputs(inputs, *optional)
     activation = model.base_model(**inputs).last_hidden_state

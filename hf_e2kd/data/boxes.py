@@ -13,7 +13,7 @@ Corners = tuple[float, float, float, float]
 
 
 def box_fault(box: Sequence[float]) -> str:
-    """What is wrong with a box by itself, as a message goes on after it; nothing where it has an area.
+    """The fault of a box by itself, as the end of a message; empty where it has an area.
 
     Example:
         >>> box_fault([2, 2, 2, 5]), box_fault([0, 0, float("nan"), 1]), box_fault([0, 0, 1, 1])
@@ -86,7 +86,7 @@ def pad_boxes(boxes: Sequence[Sequence[Sequence[float]]]) -> torch.Tensor:
 
 
 def choose_annotated(count: int, fraction: float, seed: int) -> np.ndarray:
-    """Which samples keep their annotations, where only a fraction of a data set is annotated.
+    """Choose the samples that keep their annotations, where only a fraction of a data set is annotated.
 
     The samples of a smaller fraction are among those of a larger one, by the same seed, so that what more annotations
     bring isn't mixed with which they are.

@@ -1,4 +1,4 @@
-"""What explainers that follow attention share: its weights, from the tokens that the classifier reads to the input."""
+"""The base of explainers that follow attention from the tokens that the classifier reads to the input."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -81,8 +81,8 @@ class AttentionExplainer(Explainer):
         """The tokens' scores.
 
         Args:
-            weights: Of each layer that is followed, first to last, (B, heads, N, N).
-            read: How much of each token the classifier reads, (B, N).
+            weights: Attention (B, heads, N, N) of each layer that is followed, first to last.
+            read: Share of each token in what the classifier reads, (B, N).
             target: (B,) or (B, K).
 
         Returns:

@@ -1,4 +1,4 @@
-"""Lets a model's own `forward` return its explanation, so that every wrapper around it sees one forward pass.
+"""Let a model's own `forward` return its explanation, so that every wrapper around it sees one forward pass.
 
 DDP, FSDP2, `torch.compile`, autocast and activation checkpointing all act on a module's call. An explanation computed
 outside that call would escape them: its gradients would not be reduced over ranks, its half precision not be applied.
@@ -19,7 +19,7 @@ from .base import Explainer
 
 @dataclass
 class ExplainedOutput(ModelOutput):
-    """What an explained forward returns when it is given `explain_target`.
+    """The output of an explained forward that is given `explain_target`.
 
     Args:
         logits: (B, classes).
@@ -43,7 +43,7 @@ class ExplainedOutput(ModelOutput):
 
 
 def install_explained_forward(model: nn.Module, explainer: Explainer) -> None:
-    """Adds the keyword `explain_target` to this instance's forward: `(B,)` or `(B, K)` classes to explain.
+    """Add the keyword `explain_target` to this instance's forward: `(B,)` or `(B, K)` classes to explain.
 
     Without it, the forward is the model's own. The model's class, parameters, state dict and the signature that others
     read from its forward don't change. A second installation replaces the first.

@@ -83,7 +83,7 @@ def gradcam_map(activations: torch.Tensor, gradients: torch.Tensor) -> torch.Ten
 
 
 def _by_head(model: nn.Module, split: Split, target: Target) -> LayerGradients:
-    """Differentiates the head alone. In full precision even under autocast, where the gradient would lose digits."""
+    """Differentiate the head alone. In full precision even under autocast, where the gradient would lose digits."""
     device = split.activation.device.type
     activation = split.activation
     if torch.is_autocast_enabled(device):

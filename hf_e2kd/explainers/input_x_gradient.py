@@ -13,7 +13,7 @@ from .layer_gradients import differentiate_layer
 
 
 class InputXGradient(InputExplainer):
-    """What each pixel or token contributes to the logit, to first order: Σ_c x_c · ∂z/∂x_c, signed.
+    """Each pixel's or token's contribution to the logit, to first order: Σ_c x_c · ∂z/∂x_c, signed.
 
     x are the pixel values as the model gets them (normalised), or the word embeddings; the sum is over an image's
     colours, or over the dimensions of an embedding. Of a network without biases it equals Integrated Gradients.

@@ -20,7 +20,7 @@ LayerGradients = tuple[torch.Tensor, torch.Tensor, list[torch.Tensor], torch.Ten
 # Within a compiled region a hook registered now captures nothing, so this forward is run as it is.
 @torch.compiler.disable
 def differentiate_layer(model: nn.Module, path: str, inputs: Mapping[str, Any], target: Target) -> LayerGradients:
-    """Runs the model's own forward, by a kernel whose attention can be differentiated twice, and reads a layer of it.
+    """Run the model's own forward, by a kernel whose attention can be differentiated twice, and read a layer of it.
 
     Args:
         path: The layer's, as in `model.get_submodule`.

@@ -16,7 +16,7 @@ from .input_gradients import gradient_scale, run_at
 
 @dataclass(frozen=True)
 class ReadTokens:
-    """Which tokens of the last layer a classifier reads.
+    """The tokens of the last layer that a classifier reads.
 
     Args:
         alone: Places of the tokens that are read by themselves: class and distillation tokens.
@@ -27,7 +27,7 @@ class ReadTokens:
     mean_from: int | None
 
     def weights(self, counted: torch.Tensor) -> torch.Tensor:
-        """How much of each token is read, (B, N), 1 in total: single tokens and the mean have equal parts.
+        """The share of each token in what is read, (B, N), 1 in total: single tokens and the mean have equal parts.
 
         Args:
             counted: (B, N) bool, which tokens are no padding.
@@ -43,7 +43,7 @@ class ReadTokens:
 
 
 def find_read_tokens(model: nn.Module, inputs: Mapping[str, Any]) -> ReadTokens:
-    """Which tokens the classifier reads: the rows of the last layer's attention whose gradient isn't zero.
+    """Find the tokens that the classifier reads: the rows of the last layer's attention whose gradient isn't zero.
 
     One forward and backward pass in evaluation mode; each module's training mode is put back as it was. Where the rows
     are all tokens, one that weighs far more than the mean's part is read by itself beside the mean, as DINOv2's class
@@ -98,7 +98,7 @@ def _pattern(strength: torch.Tensor, counted: torch.Tensor) -> ReadTokens | None
 
 
 def _standing_out(strength: torch.Tensor, leading: int) -> int:
-    """How many tokens at the start are read by themselves beside a mean over the others, as a class token may be.
+    """The number of tokens at the start that are read by themselves beside a mean over the others, as a class token.
 
     In a mean over N tokens each weighs 1/N; a token that is read by itself weighs 1. √N stands between.
     """
@@ -108,7 +108,7 @@ def _standing_out(strength: torch.Tensor, leading: int) -> int:
 
 
 def counted_tokens(inputs: Mapping[str, Any], tokens: int, logits: torch.Tensor) -> torch.Tensor:
-    """Which tokens are no padding, (B, N) bool."""
+    """The mask of the tokens that are no padding, (B, N) bool."""
     mask = inputs.get("attention_mask")
     if mask is None:
         return torch.ones(len(logits), tokens, dtype=torch.bool, device=logits.device)

@@ -1,4 +1,4 @@
-"""What the metrics ask of their inputs, and how an `evaluate` column becomes a tensor."""
+"""Checks of the metrics' inputs, and the conversion of an `evaluate` column to a tensor."""
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ def check_batch(name: str, values: Tensor, axes: str) -> None:
     """Refuse a tensor of another number of axes than `axes` names, or one that holds a NaN.
 
     Args:
-        name: what the caller knows the tensor as; it opens the message.
+        name: the argument's name, which opens the message.
         values: the tensor.
         axes: the expected axes, as "(B, h, w)".
 

@@ -26,7 +26,7 @@ class BcosViTConfig(BcosConfig):
 
     Args:
         hidden_size: Channels, a multiple of 4 and of the heads.
-        num_hidden_layers, num_attention_heads, intermediate_size: As in transformers' ViT.
+        num_hidden_layers, num_attention_heads, intermediate_size: Sizes with the meaning of transformers' ViT.
         image_size: Pixels of the images that the model is meant for. It takes others: the position embedding is a
             function of the grid.
         patch_size: Pixels of a patch's side; behind a convolutional stem, places of the stem's grid.
@@ -80,7 +80,7 @@ def _conv_stem(widths: list[int] | tuple[int, ...], max_out: int) -> nn.Sequenti
 
 
 class PositionEmbedding(nn.Module):
-    """Adds sines and cosines of the rows and columns to (B, h, w, C). No share of W(x): it doesn't depend on x."""
+    """Add sines and cosines of the rows and columns to (B, h, w, C). No share of W(x): it doesn't depend on x."""
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         height, width, channels = features.shape[1:]

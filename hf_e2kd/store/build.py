@@ -213,7 +213,7 @@ class StoreBuilder:
                 raise
 
     def finish(self) -> bool:
-        """Writes the description of the whole store, once all processes have made their shards.
+        """Write the description of the whole store, once all processes have made their shards.
 
         Returns:
             Whether all shards are there.

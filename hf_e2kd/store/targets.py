@@ -35,7 +35,7 @@ class TargetRule:
             self.labels = align_names(names, data_names, count, len(data_names))
 
     def __call__(self, logits: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
-        """(B,) classes of the teacher; (B, K), padded by −1, for the rule "positives"."""
+        """The explained classes (B,) of the teacher; (B, K), padded by −1, for the rule "positives"."""
         if self.rule == "positives":
             return self._positives(logits, labels)
         top = logits.argmax(1)

@@ -64,7 +64,7 @@ class SpanCollator:
         self.max_length = length_limit(tokenizer, max_length)
 
     def __call__(self, samples: Sequence[Mapping[str, Any]]) -> tuple[dict[str, torch.Tensor], TextRows]:
-        """Returns `input_ids`, `attention_mask`, … and `special_tokens_mask`, all (B, T), `labels` where there are
+        """The batch: `input_ids`, `attention_mask`, … and `special_tokens_mask`, all (B, T), `labels` where there are
         some, and where the text is in them."""
         texts = [texts_of(sample, self.text_columns) for sample in samples]
         encoding = self.tokenizer(
@@ -149,7 +149,7 @@ class StoredTextCollator:
         return (*self.collator.columns, *(f"{self.prefix}_{name}" for name in stored))
 
     def __call__(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        """Returns the student's batch and, each after the prefix, `logits` (B, classes), `target` (B,) or (B, K), `map`
+        """The student's batch and, each after the prefix, `logits` (B, classes), `target` (B,) or (B, K), `map`
         (B, [K,] W) over the student's words, and `mask` (B, W) bool."""
         stored = [self._stored(sample) for sample in samples]
         tokens = _StoredTokens([row[SPANS] for row in stored], [int(row[FIRST]) for row in stored])
@@ -184,7 +184,7 @@ class StoredTextCollator:
 
 
 class _StoredTokens:
-    """Stands for the teacher's tokenizer: it knows one batch's tokens, and no text."""
+    """A stand-in for the teacher's tokenizer: it knows one batch's tokens, and no text."""
 
     def __init__(self, spans: Sequence[torch.Tensor], first: Sequence[int]):
         self.encodings = [

@@ -12,7 +12,7 @@ class Agreement(MetricModule, citation=GOOD_TEACHERS_EXPLAIN, columns=LOGITS):
     Args:
         predictions: the student's logits, a list of C numbers a sample.
         references: the teacher's logits, over the same classes in the same order.
-        multi_label: whether each class is decided for itself, by the sign of its logit.
+        multi_label: true where each class is decided for itself, by the sign of its logit.
 
     Returns:
         agreement: the share of samples with equal argmax, between 0 and 1; of several labels, the share of equal

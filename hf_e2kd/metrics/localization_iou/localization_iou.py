@@ -12,8 +12,8 @@ class LocalizationIou(MetricModule, citation=MODEL_GUIDANCE, columns=MAPS):
     Args:
         predictions: the maps, h rows of w numbers a sample, signed or not.
         references: the object's masks, H rows of W zeros and ones a sample.
-        threshold: what a pixel of the map, stretched from 0 to 1, must exceed (.5 by default); or "mean", "median" or
-            "top5" for each map's own.
+        threshold: number that a pixel of the map, stretched from 0 to 1, must exceed (.5 by default); or "mean",
+            "median" or "top5" for each map's own.
         classes: the class that each map explains, in the samples' order; for the means by class.
 
     Returns:

@@ -18,7 +18,7 @@ class PointingAccuracy(MetricModule, citation=_CITATION, columns=MAPS):
     Args:
         predictions: the maps, h rows of w numbers a sample, signed or not.
         references: the object's masks, H rows of W zeros and ones a sample.
-        tolerance: how far from the object still counts, in pixels of the mask (0 by default).
+        tolerance: distance from the object that still counts, in pixels of the mask (0 by default).
         classes: the class that each map explains, in the samples' order; for the means by class.
 
     Returns:

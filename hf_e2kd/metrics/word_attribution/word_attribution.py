@@ -18,7 +18,7 @@ class WordAttribution(
         "predicted_labels": CLASS,
     },
 ):
-    """How well words' attributions tell those that agree with their sentence's polarity from the others.
+    """Accuracy and ranking of words' attributions as predictions of whether a word agrees with its sentence.
 
     Args:
         predictions: the words' signed scores for the predicted class, a list a sample.
