@@ -53,10 +53,10 @@ def register_architecture(
     target: str | Callable[[nn.Module], str],
     split: Callable[[nn.Module, Mapping[str, Any]], Split] | None = None,
 ) -> None:
-    """Tell the explainers where to look in a class of models; its subclasses inherit the entry.
+    """Register the target layer of a class of models; its subclasses inherit the entry.
 
     Args:
-        model_class: The class, or its name.
+        model_class: Class of models, or its name.
         target: Path of the layer that is explained, for example `"features.7"`, or a function of the model.
         split: `split(model, inputs) -> Split`, which cuts the forward pass at the target layer. Worth writing where
             the model is trained with `torch.compile`; without it the layer is read by a hook.

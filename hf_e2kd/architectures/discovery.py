@@ -141,7 +141,7 @@ def accepted_inputs(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, An
 
 
 def _may_be_target(module: nn.Module) -> bool:
-    """Leave out what keeps a grid's shape without being a feature map: attention weights and their projections."""
+    """Tell feature maps from attention weights and their projections, which may keep a grid's shape too."""
     return not isinstance(module, _DropoutNd | nn.Softmax | nn.Linear | nn.Identity | nn.ModuleList)
 
 

@@ -1,4 +1,4 @@
-"""Check of the arguments of data that is generated."""
+"""Checks of the arguments of data that is generated."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""Check on collated batches."""
+"""Collators, and checks on collated batches."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

@@ -15,7 +15,7 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as TF
 
 BORDERS = 16
-"""Number of borders of filled corners and margins can be kept: two for each rotation or padding that left some."""
+"""Largest number of borders of filled corners and margins that are kept, two for each rotation or padding."""
 
 # Of a row: the matrix, height and width of the canvas, height and width of the map; then the map.
 _MATRIX = 3 * (2 + BORDERS)

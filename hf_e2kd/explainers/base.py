@@ -54,7 +54,7 @@ class Stochastic:
 
     # How many random numbers it takes for each sample of a training step.
     num_draws: int = 0
-    # These, (draws, B) uniform in [0, 1), set by `drawn` for a training step; None: nothing is left to chance.
+    # Random numbers (num_draws, B) in [0, 1), set by `shared_noise` for a training step; None: no random choices.
     noise: torch.Tensor | None = None
 
 

@@ -15,7 +15,7 @@ from .input_gradients import gradient_scale, run_at
 
 
 @dataclass(frozen=True)
-class ReadTokens:
+class PooledTokens:
     """The tokens of the last layer that a classifier reads.
 
     Args:
@@ -26,23 +26,23 @@ class ReadTokens:
     alone: tuple[int, ...]
     mean_from: int | None
 
-    def weights(self, counted: torch.Tensor) -> torch.Tensor:
+    def weights(self, mask: torch.Tensor) -> torch.Tensor:
         """The share of each token in what is read, (B, N), 1 in total: single tokens and the mean have equal parts.
 
         Args:
-            counted: (B, N) bool, which tokens are no padding.
+            mask: (B, N) bool, which tokens are no padding.
         """
-        parts = [torch.zeros(counted.shape, device=counted.device) for _ in self.alone]
+        parts = [torch.zeros(mask.shape, device=mask.device) for _ in self.alone]
         for part, place in zip(parts, self.alone, strict=True):
             part[:, place] = 1.0
         if self.mean_from is not None:
-            averaged = counted.float()
+            averaged = mask.float()
             averaged[:, : self.mean_from] = 0.0
             parts.append(averaged / averaged.sum(1, keepdim=True).clamp(min=1.0))
         return torch.stack(parts).mean(0)
 
 
-def find_read_tokens(model: nn.Module, inputs: Mapping[str, Any]) -> ReadTokens:
+def find_pooled_tokens(model: nn.Module, inputs: Mapping[str, Any]) -> PooledTokens:
     """Find the tokens that the classifier reads: the rows of the last layer's attention whose gradient isn't zero.
 
     One forward and backward pass in evaluation mode; each module's training mode is put back as it was. Where the rows
@@ -73,7 +73,7 @@ def find_read_tokens(model: nn.Module, inputs: Mapping[str, Any]) -> ReadTokens:
         (gradient,) = torch.autograd.grad(logits, weights[-1], grad_outputs=top * scale, allow_unused=True)
     if gradient is None:
         raise ValueError(f"The last attention of {type(model).__name__} doesn't reach the logits.")
-    read = _pattern(gradient.float().abs().sum((1, 3)), counted_tokens(inputs, tokens, logits))
+    read = _pattern(gradient.float().abs().sum((1, 3)), token_mask(inputs, tokens, logits))
     if read is None:
         raise ValueError(
             f"{type(model).__name__}'s classifier reads neither its first tokens nor the mean of all, so attention has "
@@ -82,19 +82,19 @@ def find_read_tokens(model: nn.Module, inputs: Mapping[str, Any]) -> ReadTokens:
     return read
 
 
-def _pattern(strength: torch.Tensor, counted: torch.Tensor) -> ReadTokens | None:
+def _pattern(strength: torch.Tensor, mask: torch.Tensor) -> PooledTokens | None:
     """The tokens read, by the size (B, N) of each one's gradient; None where they aren't the same in every sample."""
     read = strength > 0
     leading = min(MOST_PREFIX_TOKENS + 1, strength.shape[1] // 2)
-    averaged = [first for first in range(leading) if torch.equal(read[:, first:], counted[:, first:])]
+    averaged = [first for first in range(leading) if torch.equal(read[:, first:], mask[:, first:])]
     mean_from = averaged[0] if averaged else None
     before = read[:, :mean_from]
     if (before != before[:1]).any() or before[:, leading:].any() or not read.any():
         return None
     if mean_from == 0:
         mean_from = _standing_out(strength, leading)
-        return ReadTokens(tuple(range(mean_from)), mean_from)
-    return ReadTokens(tuple(before[0].nonzero().flatten().tolist()), mean_from)
+        return PooledTokens(tuple(range(mean_from)), mean_from)
+    return PooledTokens(tuple(before[0].nonzero().flatten().tolist()), mean_from)
 
 
 def _standing_out(strength: torch.Tensor, leading: int) -> int:
@@ -107,7 +107,7 @@ def _standing_out(strength: torch.Tensor, leading: int) -> int:
     return int((averaged[:, :leading] > limit.unsqueeze(1)).all(0).cumprod(0).sum())
 
 
-def counted_tokens(inputs: Mapping[str, Any], tokens: int, logits: torch.Tensor) -> torch.Tensor:
+def token_mask(inputs: Mapping[str, Any], tokens: int, logits: torch.Tensor) -> torch.Tensor:
     """The mask of the tokens that are no padding, (B, N) bool."""
     mask = inputs.get("attention_mask")
     if mask is None:
