@@ -14,8 +14,7 @@ from .terms import (
 )
 from .trainer import ExplanationDistillTrainer
 from .trainer.arguments import ExplanationDistillArguments
-
-__version__ = "0.1.0"
+from .version import __version__
 
 __all__ = [
     "AnnotationReference",
@@ -30,6 +29,7 @@ __all__ = [
     "Student",
     "TeacherReference",
     "TextCollator",
+    "__version__",
     "available_architectures",
     "available_explainers",
     "available_explanation_losses",

@@ -13,7 +13,7 @@ def resize_maps(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 
 def sample_maps(maps: torch.Tensor, matrix: torch.Tensor, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Reads maps at the places that the cells of another view have in theirs, bilinear.
+    """Read maps at the places that the cells of another view have in theirs, bilinear.
 
     A view that is not moved gets exactly the maps that `resize_maps` gives.
 
@@ -51,6 +51,6 @@ def common_size(first: torch.Tensor, second: torch.Tensor) -> tuple[int, int]:
 
 
 def to_common_grid(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Brings maps (..., h, w) and (..., h', w') to the larger of both grids, side by side, bilinear."""
+    """Bring maps (..., h, w) and (..., h', w') to the larger of both grids, side by side, bilinear."""
     size = common_size(first, second)
     return resize_maps(first, size), resize_maps(second, size)

@@ -23,14 +23,15 @@ logger = logging.get_logger(__name__)
 
 @dataclass(frozen=True)
 class ImageView:
-    """What a model sees of an image: its size, its field of view and its normalisation.
+    """A model's view of an image: its size, its field of view and its normalisation.
 
     Args:
         size: (H, W) in pixels.
         mean, std: Per channel, of intensities in [0, 1].
-        keeps_ratio: Whether the image's shorter side is fitted (and the longer one cropped), or both are squashed.
+        keeps_ratio: True where the image's shorter side is fitted and the longer one cropped; False where both are
+            squashed.
         fraction: Share of the resized image's side that the centre crop keeps.
-        interpolation: How it is resized.
+        interpolation: Filter of the resizing.
     """
 
     size: tuple[int, int]
@@ -76,7 +77,7 @@ class ImageView:
 
 
 def image_view(processor: Any) -> ImageView:
-    """Reads an image processor's settings, those of timm's wrapper included.
+    """Read an image processor's settings, those of timm's wrapper included.
 
     Raises:
         ValueError: the processor doesn't say what it does to an image, or does what an `ImageView` can't express.
@@ -124,7 +125,7 @@ PIL_FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4
 
 
 def _refuse_inexpressible(processor: Any) -> None:
-    """Refuses settings that would silently show a model other intensities, or another size, than its processor does."""
+    """Refuse settings that would silently show a model other intensities, or another size, than its processor does."""
     factor = getattr(processor, "rescale_factor", None)
     found = None
     if getattr(processor, "do_flip_channel_order", False):
@@ -155,10 +156,10 @@ def _normalisation(processor: Any) -> tuple[tuple[float, ...], tuple[float, ...]
 
 
 class InputAdapter:
-    """Gives the teacher a batch that was made for the student.
+    """Give the teacher a batch that was made for the student.
 
     Args:
-        teacher: The teacher.
+        teacher: Model that is given the batch.
         teacher_processor, student_processor: Image processors; with the teacher's given, the student's images are
             resized and normalised for the teacher, so that both see the same augmented view. Or tokenizers, which must
             be the same where the batch has no columns of the teacher's own.
@@ -187,7 +188,7 @@ class InputAdapter:
             logger.info("The teacher is shown the student's field of view, at the teacher's own size.")
 
     def setup(self, student: nn.Module) -> None:
-        """Compares the sizes of the vocabularies, where the tokenizers aren't known."""
+        """Compare the sizes of the vocabularies, where the tokenizers aren't known."""
         sizes = [vocabulary_size(model) for model in (self.teacher, student)]
         if self.same_tokens is None and None not in sizes and sizes[0] != sizes[1]:
             self.same_tokens = False
@@ -225,5 +226,5 @@ class InputAdapter:
 
 
 def vocabulary_size(model: nn.Module) -> int | None:
-    """How many tokens a model of text embeds, as far as its configuration says so."""
+    """The number of tokens that a text model embeds, as far as its configuration says so."""
     return getattr(getattr(model, "config", None), "vocab_size", None)

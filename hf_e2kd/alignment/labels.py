@@ -12,12 +12,12 @@ from torch.utils.data import Subset
 
 @dataclass(frozen=True)
 class LabelAlignment:
-    """Which class of the teacher is which class of the student.
+    """The classes that teacher and student share, by their indices in both.
 
     Args:
         teacher: (shared,) indices of the shared classes in the teacher's logits.
         student: (shared,) indices of the same classes in the student's logits.
-        teacher_classes, student_classes: How many classes each model has.
+        teacher_classes, student_classes: Number of classes of each model.
     """
 
     teacher: torch.Tensor
@@ -27,7 +27,7 @@ class LabelAlignment:
 
     @property
     def is_identity(self) -> bool:
-        """Whether both models have the same classes in the same order, so that nothing must be selected."""
+        """Tell whether both models have the same classes in the same order, so that nothing must be selected."""
         everything = torch.arange(self.student_classes)
         return (
             self.teacher_classes == self.student_classes
@@ -65,7 +65,7 @@ def _looked_up(classes: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
 
 
 def choose_positive(labels: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-    """One of each sample's classes, each as likely as the others: what is explained of it at a training step.
+    """One of each sample's classes, each as likely as the others, to be explained at a training step.
 
     References:
         Rao et al., "Studying How to Efficiently and Effectively Guide Models with Explanations", ICCV 2023: one
@@ -73,7 +73,7 @@ def choose_positive(labels: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
 
     Args:
         labels: (B, classes), above zero where a sample has the class (and it may be chosen).
-        uniform: (B,) random numbers in [0, 1).
+        noise: (B,) random numbers in [0, 1).
 
     Returns:
         (B,); −1 for a sample without a class.
@@ -115,18 +115,18 @@ def class_names(model: nn.Module) -> list[str] | None:
 
 
 def class_count(model: nn.Module) -> int | None:
-    """How many logits a model gives, as far as its configuration or timm says so."""
+    """The number of logits that a model gives, as far as its configuration or timm says so."""
     config = getattr(model, "config", None)
     return getattr(config, "num_labels", None) or getattr(model, "num_classes", None)
 
 
 def is_multi_label(model: nn.Module) -> bool:
-    """Whether a model decides each class for itself, as its configuration's `problem_type` says."""
+    """Tell whether a model decides each class for itself, as its configuration's `problem_type` says."""
     return getattr(getattr(model, "config", None), "problem_type", None) == "multi_label_classification"
 
 
 def align_labels(teacher: nn.Module, student: nn.Module) -> LabelAlignment:
-    """Matches the classes of two models.
+    """Match the classes of two models.
 
     By name where both have names (letter case and surrounding blanks don't matter). Where a side has none, by index if
     both have equally many classes, with a warning.
@@ -201,9 +201,7 @@ def dataset_label_names(dataset: Any, label_column: str | None = None) -> list[s
 
     A `torch.utils.data.Subset` states those of the data set that it is a part of.
     """
-    while isinstance(dataset, Subset):
-        dataset = dataset.dataset
-    features: Mapping[str, Any] | None = getattr(dataset, "features", None)
+    features: Mapping[str, Any] | None = getattr(without_subsets(dataset), "features", None)
     for column in filter(None, (label_column, "labels", "label")):
         feature = features[column] if features and column in features else None
         # Several labels a sample are a list of classes.
@@ -213,8 +211,15 @@ def dataset_label_names(dataset: Any, label_column: str | None = None) -> list[s
     return None
 
 
+def without_subsets(dataset: Any) -> Any:
+    """The data set that a `torch.utils.data.Subset`, or a subset of one, is a part of; others are given back."""
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+    return dataset
+
+
 def labels_belong_to(dataset: Any, model: nn.Module, label_column: str | None = None) -> bool:
-    """Whether a data set's labels (see `dataset_label_names`) are classes of the model, as far as both state names.
+    """Tell whether a data set's labels are classes of the model, as far as both state names (`dataset_label_names`).
 
     Labels of another label space (distilling a model of birds on photographs of furniture) must never be scored.
     """

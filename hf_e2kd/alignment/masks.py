@@ -1,4 +1,4 @@
-"""What of a mask is the object."""
+"""The object in a mask of any type."""
 
 import warnings
 

@@ -16,7 +16,7 @@ _NOT_FOR_THE_MODEL = ("offset_mapping", "special_tokens_mask", "overflow_to_samp
 def tokenize_texts(
     texts: Sequence[tuple[str, ...]], *sides: tuple[Any, int | None]
 ) -> tuple[list[dict[str, torch.Tensor]], list[list[str]]]:
-    """Tokenizes a batch for each side.
+    """Tokenize a batch for each side.
 
     Args:
         texts: (B) texts, each a tuple of one or, for a pair, two.
@@ -49,16 +49,24 @@ def length_limit(tokenizer: Any, given: int | None = None) -> int | None:
 
 
 def same_tokenizer(first: Any, second: Any) -> bool:
-    """Whether two tokenizers cut every text alike into the same ids."""
+    """Tell whether two tokenizers cut every text alike into the same ids."""
     if first is second:
         return True
-    if not (first.is_fast and second.is_fast):
-        return first.get_vocab() == second.get_vocab() and type(first) is type(second)
-    return _without_call_settings(first) == _without_call_settings(second)
+    # A slow tokenizer's rules are in its class.
+    same_rules = first.is_fast or type(first) is type(second)
+    return same_rules and tokenizer_definition(first) == tokenizer_definition(second)
+
+
+def tokenizer_definition(tokenizer: Any) -> dict[str, Any]:
+    """A fast tokenizer's definition without the truncation and padding of its last call; a slow one's vocabulary."""
+    if not tokenizer.is_fast:
+        return tokenizer.get_vocab()
+    definition = json.loads(tokenizer.backend_tokenizer.to_str())
+    return {name: value for name, value in definition.items() if name not in ("truncation", "padding")}
 
 
 def require_offsets_and_padding(tokenizer: Any) -> None:
-    """Refuses tokenizers whose tokens can't be matched to words, or whose texts can't be batched.
+    """Refuse tokenizers whose tokens can't be matched to words, or whose texts can't be batched.
 
     Raises:
         ValueError: a slow tokenizer, or one without a padding token, with the remedy.
@@ -108,20 +116,14 @@ def _number_words(parts: tuple[str, ...], encodings: Sequence[Any]) -> tuple[lis
     return numbers, found
 
 
-def _without_call_settings(tokenizer: Any) -> str:
-    """A fast tokenizer's definition, without the truncation and padding that its last call left in it."""
-    definition = json.loads(tokenizer.backend_tokenizer.to_str())
-    return json.dumps({key: value for key, value in definition.items() if key not in ("truncation", "padding")})
-
-
 def number_spans(
     tokenizer: Any, texts: Sequence[str], spans: Sequence[Sequence[Span]], limit: int | None
 ) -> torch.Tensor:
     """For each token the given span that its first character lies in, (B, T); −1 for none and for special tokens.
 
     Args:
-        spans: Of each text, [start, end) of what scores shall be summed to, such as a treebank's words, in order.
-        limit: As given to `tokenize_texts`, so that the columns are the same.
+        spans: [start, end) of each text's parts to which scores shall be summed, such as a treebank's words, in order.
+        limit: Limit that `tokenize_texts` was given, so that the columns are the same.
     """
     encoding = _encode(tokenizer, [(text,) for text in texts], limit)
     rows = []

@@ -44,8 +44,8 @@ class Words:
     """The words that every tokenizer has seen whole.
 
     Args:
-        spans: Of each word, in the order of the text.
-        ids: For each tokenizer, for each of its tokens, the number of the word that it belongs to; −1 where a
+        spans: First character of each word and the one after its last, in the order of the text.
+        ids: Number of the word that each token belongs to, by tokenizer; −1 where a
             truncation left that word incomplete on some side.
     """
 
@@ -54,10 +54,10 @@ class Words:
 
 
 def align_words(text: str, *tokens: Sequence[Span]) -> Words:
-    """Finds the words of a text that was cut into tokens by one or more tokenizers.
+    """Find the words of a text that was cut into tokens by one or more tokenizers.
 
     Args:
-        tokens: For each tokenizer, the character span of each token, as `return_offsets_mapping` gives it, without
+        tokens: Character span of each token, by tokenizer, as `return_offsets_mapping` gives it, without
             special tokens and padding. A token that holds spaces alone belongs to the word after it.
     """
     trimmed = [[trim(text, span) for span in side] for side in tokens]
@@ -75,7 +75,7 @@ def align_words(text: str, *tokens: Sequence[Span]) -> Words:
 
 
 def pool_words(scores: torch.Tensor, word_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sums tokens' scores to words.
+    """Sum tokens' scores to words.
 
     Args:
         scores: (B, *, T).
@@ -98,7 +98,7 @@ def pool_words(scores: torch.Tensor, word_ids: torch.Tensor) -> tuple[torch.Tens
 def lay_out_tokens(
     scores: torch.Tensor, inputs: Mapping[str, Any]
 ) -> tuple[torch.Tensor, torch.Tensor, Literal["tokens", "words"]]:
-    """Turns tokens' scores into a map: of words where the batch says which they are, else of tokens.
+    """Turn tokens' scores into a map: of words where the batch says which they are, else of tokens.
 
     Args:
         scores: (B, T) or (B, K, T).
@@ -121,7 +121,7 @@ def lay_out_tokens(
 
 
 def mark_special_tokens(inputs: Mapping[str, Any], tokenizer: Any) -> dict[str, Any]:
-    """Adds `special_tokens_mask` (B, T) to a batch of tokens that neither has it nor knows its words."""
+    """Add `special_tokens_mask` (B, T) to a batch of tokens that neither has it nor knows its words."""
     if "input_ids" not in inputs or not inputs.keys().isdisjoint(("word_ids", "special_tokens_mask")):
         return dict(inputs)
     names = ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id", "pad_token_id")
@@ -150,7 +150,7 @@ def _split(text: str) -> list[Span]:
 
 
 def _join(words: list[Span], tokens: list[Span]) -> list[Span]:
-    """Joins the words that a token spans."""
+    """Join the words that a token spans."""
     joined: list[Span] = []
     # At one start the longest token comes first, so that each token need only be compared with the last word.
     pieces = sorted([*words, *(span for span in tokens if span[1] > span[0])], key=lambda span: (span[0], -span[1]))
@@ -177,7 +177,7 @@ def trim(text: str, span: Span) -> Span:
 
 @lru_cache(maxsize=65536)
 def _belong_together(base: str, previous: str, char: str) -> bool:
-    """Whether no word may begin at `char` after `previous`, which is `base` or a mark on it."""
+    """Tell whether no word may begin at `char` after `previous`, which is `base` or a mark on it."""
     return _attaches(char) or previous == _ZERO_WIDTH_JOINER or (_is_letter(base) and _is_letter(char))
 
 
@@ -194,7 +194,7 @@ def _is_letter(char: str) -> bool:
 
 
 def _is_needed(char: str) -> bool:
-    """Whether a tokenizer that has seen a word must have a token over this character; marks may be dropped.
+    """Tell whether a tokenizer that has seen a word must have a token over this character; marks may be dropped.
 
     BERT's drop control characters, and the one that stands for what couldn't be decoded.
     """

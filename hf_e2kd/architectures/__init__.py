@@ -3,13 +3,14 @@
 from torch import nn
 
 from . import vision  # noqa: F401  (registers the families)
-from .base import Architecture, Grid, Split, available_architectures, register_architecture, registered_architecture
-from .discovery import accepted_inputs, call_model, discover_target, grid_of
+from .base import Architecture, Split, available_architectures, register_architecture, registered_architecture
+from .discovery import accepted_inputs, call_model, discover_target
+from .grids import Grid, grid_of
 from .timm import is_timm, timm_architecture, wrap_timm
 
 
 def find_architecture(model: nn.Module) -> Architecture | None:
-    """What is known of a model: what was registered for its class, or timm's own interface; else None."""
+    """The entry of a model: the one registered for its class, or timm's own interface; else None."""
     return registered_architecture(model) or timm_architecture(model)
 
 

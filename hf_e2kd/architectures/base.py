@@ -1,36 +1,14 @@
-"""What an explainer must know of a model, and the registry of the model classes for which it is known."""
+"""The target layer and head of a class of models, and the registry of the classes for which they are known."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
-
-@dataclass(frozen=True)
-class Grid:
-    """How an activation is laid out in space.
-
-    Args:
-        height, width: Cells of the grid.
-        layout: `"nchw"` (B, C, h, w), `"nhwc"` (B, h, w, C) or `"tokens"` (B, prefix + h·w, C).
-        prefix_tokens: Tokens before the patches (class, distillation and register tokens).
-    """
-
-    height: int
-    width: int
-    layout: Literal["nchw", "nhwc", "tokens"] = "nchw"
-    prefix_tokens: int = 0
-
-    def cells(self, activation: torch.Tensor) -> torch.Tensor:
-        """Arranges an activation as (B, h, w, C), without its prefix tokens."""
-        if self.layout == "nchw":
-            return activation.movedim(1, -1)
-        if self.layout == "nhwc":
-            return activation
-        return activation[:, self.prefix_tokens :].unflatten(1, (self.height, self.width))
+from .grids import Grid
 
 
 @dataclass(frozen=True)
@@ -51,7 +29,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Architecture:
-    """What an explainer must know of a family of models.
+    """The target layer of a family of models, and the head behind it.
 
     Args:
         target: Path of the target layer (as in `model.get_submodule`), or a function of the model that gives it.
@@ -75,10 +53,10 @@ def register_architecture(
     target: str | Callable[[nn.Module], str],
     split: Callable[[nn.Module, Mapping[str, Any]], Split] | None = None,
 ) -> None:
-    """Tells the explainers where to look in a class of models; its subclasses inherit the entry.
+    """Register the target layer of a class of models; its subclasses inherit the entry.
 
     Args:
-        model_class: The class, or its name.
+        model_class: Class of models, or its name.
         target: Path of the layer that is explained, for example `"features.7"`, or a function of the model.
         split: `split(model, inputs) -> Split`, which cuts the forward pass at the target layer. Worth writing where
             the model is trained with `torch.compile`; without it the layer is read by a hook.
@@ -103,7 +81,7 @@ def available_architectures() -> list[str]:
 
 
 def require_inputs(inputs: Mapping[str, Any], *optional: str) -> torch.Tensor:
-    """Checks that a split is given only inputs it passes on, and returns `pixel_values` (B, channels, H, W)."""
+    """Check that a split is given only inputs it passes on, and return `pixel_values` (B, channels, H, W)."""
     unknown = sorted(
         key for key, value in inputs.items() if key not in ("pixel_values", *optional) and value is not None
     )
@@ -132,7 +110,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def forget_biases(model: nn.Module) -> None:
-    """Empties what LeViT and its like remember of a pass in evaluation mode: biases, with a graph that is used up."""
+    """Empty the biases that LeViT and its like keep of a pass in evaluation mode, with a graph that is used up."""
     for module in model.modules():
         remembered = vars(module).get("attention_bias_cache")
         if remembered:

@@ -1,4 +1,4 @@
-"""Finds the target layer of a model whose architecture isn't registered, by tracing shapes and gradients."""
+"""Find the target layer of a model whose architecture isn't registered, by tracing shapes and gradients."""
 
 import inspect
 from collections.abc import Mapping
@@ -12,37 +12,12 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from ..alignment.words import LAYOUT_COLUMNS
-from .base import Grid, evaluating, forget_biases
+from .base import evaluating, forget_biases
+from .grids import Grid, grid_of
 from .text import explain_missing_padding, refuse_unfit_text
-from .timm import is_timm, token_grid
+from .timm import is_timm
 
 logger = logging.get_logger(__name__)
-
-_MOST_PREFIX_TOKENS = 7
-
-
-def grid_of(activation: torch.Tensor, height: int, width: int) -> Grid | None:
-    """The layout of an activation of an image of `height` × `width` pixels; None where it has no spatial grid.
-
-    Tokens are taken to be (B, prefix + h·w, C) with the h:w nearest to the image's shape, and the fewest prefix tokens.
-    """
-    if activation.ndim == 4:
-        _, first, second, last = activation.shape
-        channels_last = abs(first * width - second * height) <= max(height, width) and second != last
-        grid = Grid(first, second, "nhwc") if channels_last else Grid(second, last)
-        return grid if min(grid.height, grid.width) > 1 else None
-    if activation.ndim != 3 or activation.shape[2] == 1:  # a pooled map (B, C, 1) is no row of tokens
-        return None
-    grids = []
-    for prefix in range(min(_MOST_PREFIX_TOKENS, activation.shape[1] - 4) + 1):
-        try:
-            rows, columns = token_grid(activation.shape[1] - prefix, height, width)
-        except ValueError:
-            continue
-        # What keeps no place in the image, a Perceiver's latents, say, mostly has no count that makes a square.
-        if min(rows, columns) > 1 and (height != width or rows == columns):
-            grids.append(Grid(rows, columns, "tokens", prefix))
-    return min(grids, key=lambda grid: abs(grid.height * width - grid.width * height), default=None)
 
 
 def discover_target(model: nn.Module, inputs: Mapping[str, Any]) -> str:
@@ -51,7 +26,7 @@ def discover_target(model: nn.Module, inputs: Mapping[str, Any]) -> str:
     One forward and backward pass in evaluation mode; each module's training mode is put back as it was.
 
     Args:
-        inputs: What the model's forward takes; `pixel_values` (B, channels, H, W) among it.
+        inputs: Inputs of the model's forward; `pixel_values` (B, channels, H, W) among it.
 
     Raises:
         ValueError: the model has no such layer, or the inputs are no images.
@@ -162,7 +137,7 @@ def logits_of(model: nn.Module, outputs: Any) -> torch.Tensor:
 
 
 def accepted_inputs(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Leaves out the columns that describe tokens to explainers, and token types where the model knows none.
+    """Leave out the columns that describe tokens to explainers, and token types where the model knows none.
 
     DistilBERT and BERT share a tokenizer, which gives token types, and DistilBERT's forward refuses or ignores them.
     """
@@ -175,18 +150,18 @@ def accepted_inputs(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, An
 
 
 def _may_be_target(module: nn.Module) -> bool:
-    """Leaves out what keeps a grid's shape without being a feature map: attention weights and their projections."""
+    """Tell feature maps from attention weights and their projections, which may keep a grid's shape too."""
     return not isinstance(module, _DropoutNd | nn.Softmax | nn.Linear | nn.Identity | nn.ModuleList)
 
 
 def _is_text(output: torch.Tensor, inputs: Mapping[str, Any]) -> bool:
-    """Whether an activation has a row for each token of a prompt, which some counts would lay out as a grid."""
+    """Tell whether an activation has a row for each token of a prompt, which some counts would lay out as a grid."""
     ids = inputs.get("input_ids")
     return ids is not None and output.ndim == 3 and output.shape[1] == ids.shape[1]
 
 
 def _is_in_attention(model: nn.Module, path: str) -> bool:
-    """Whether one of the modules around a layer is an attention, by its class's name."""
+    """Tell whether one of the modules around a layer is an attention, by its class's name."""
     parts = path.split(".")
     around = [model.get_submodule(".".join(parts[:end])) for end in range(1, len(parts))]
     names = [type(module).__name__.lower() for module in around]

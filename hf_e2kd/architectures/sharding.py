@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether FSDP2 gathers and frees parameters of this model, whose modules then can't be run by `torch.func`."""
+    """Tell whether FSDP2 gathers and frees parameters of this model, so that `torch.func` can't run its modules."""
     return any(isinstance(module, FSDPModule) for module in model.modules())
 
 
@@ -36,7 +36,7 @@ def whole(model: nn.Module) -> nn.Module:
 
 
 def shard_frozen(model: nn.Module, device: torch.device) -> None:
-    """Leaves each process a share of a frozen model's blocks; a second call changes nothing.
+    """Leave each process a share of a frozen model's blocks; a second call changes nothing.
 
     All processes must call it, and from then on call the model equally often. The blocks are those which transformers
     names for the family; a model of none is gathered as a whole while it runs.
@@ -52,7 +52,7 @@ def shard_frozen(model: nn.Module, device: torch.device) -> None:
 
 @contextmanager
 def root_gathered(model: nn.Module) -> Iterator[None]:
-    """Keeps what no block of a sharded model holds, such as its word embeddings, readable outside its own forward."""
+    """Keep what no block of a sharded model holds, such as its word embeddings, readable outside its own forward."""
     if isinstance(model, FSDPModule):
         model.unshard()
     yield

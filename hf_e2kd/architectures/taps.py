@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers import TimmWrapperForImageClassification
 
-from .discovery import grid_of
+from .grids import grid_of
 from .timm import is_timm
 
 # Lists of stages or blocks, below a model of transformers' backbone.

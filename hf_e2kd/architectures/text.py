@@ -1,4 +1,4 @@
-"""What an explainer must know of a text classifier: its table of word embeddings, and which texts fit it."""
+"""Text classifiers: their table of word embeddings, and the texts that fit them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -45,13 +45,13 @@ _READ_EMBEDDINGS = (*("Bert", "DistilBert", "Roberta", "XLMRoberta", "Electra", 
 
 
 def reads_embeddings(model: nn.Module) -> bool:
-    """Whether a text classifier is known to be a function of its word embeddings (B, T, C), as `inputs_embeds`."""
+    """Tell whether a text classifier is known to be a function of its word embeddings (B, T, C), as `inputs_embeds`."""
     names = {f"{family}ForSequenceClassification" for family in _READ_EMBEDDINGS}
     return any(cls.__name__ in names for cls in type(model).__mro__)
 
 
 def text_at_embeddings(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """What such a model is given beside `inputs_embeds`, so that it does with them what it does with the tokens."""
+    """The inputs of such a model beside `inputs_embeds`, so that it does with them what it does with the tokens."""
     others = {name: value for name, value in inputs.items() if name != "input_ids"}
     embeddings: Any = getattr(getattr(model, "base_model", None), "embeddings", None)
     if "position_ids" not in others and hasattr(embeddings, "create_position_ids_from_input_ids"):
@@ -62,7 +62,7 @@ def text_at_embeddings(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str,
 
 
 def refuse_unfit_text(model: nn.Module, inputs: Mapping[str, Any]) -> None:
-    """Refuses texts that would end in an error from deep inside the model, on a GPU one that spoils the process.
+    """Refuse texts that would end in an error from deep inside the model, on a GPU one that spoils the process.
 
     Args:
         inputs: The batch; nothing is checked without `input_ids`.
@@ -100,7 +100,7 @@ def refuse_unfit_text(model: nn.Module, inputs: Mapping[str, Any]) -> None:
 
 
 def longest_text(model: nn.Module) -> int | None:
-    """How many tokens a text may have, by the model's shortest table of positions; None where it has none."""
+    """The largest number of tokens of a text, by the model's shortest table of positions; None where it has none."""
     if getattr(getattr(model, "config", None), "reset_position_index_per_cell", False):
         return None  # TAPAS counts positions anew in each cell of a table, up to the last one
     tables = [
@@ -121,7 +121,7 @@ def _first_position(table: nn.Module) -> int:
 
 
 def explain_missing_padding(model: nn.Module, error: ValueError) -> ValueError:
-    """What to say for a model's own complaint that it has no padding token; other errors are given back."""
+    """The error to raise in place of a model's own on a missing padding token; other errors are given back."""
     if "no padding token is defined" not in str(error):
         return error
     return ValueError(

@@ -11,11 +11,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import TimmWrapperConfig, TimmWrapperForImageClassification
 
 from .attention import timm_attention, vit_block
-from .base import Architecture, Grid, Split, evaluating, require_inputs
+from .base import Architecture, Split, evaluating, require_inputs
+from .grids import Grid, token_grid
 
 
 def is_timm(model: nn.Module) -> bool:
-    """Whether the model is a bare timm classifier."""
+    """Tell whether the model is a bare timm classifier."""
     return all(hasattr(model, name) for name in ("forward_features", "forward_head", "pretrained_cfg"))
 
 
@@ -103,22 +104,10 @@ def _tokens_split(bare: VisionTransformer, pixel_values: torch.Tensor) -> Split:
     )
 
 
-def token_grid(tokens: int, height: int, width: int) -> tuple[int, int]:
-    """The grid (h, w) of `tokens` patches of a `height` × `width` image whose patches are square.
-
-    Raises:
-        ValueError: no such grid exists.
-    """
-    rows = round((tokens * height / width) ** 0.5)
-    if rows == 0 or tokens % rows or abs(tokens // rows * height - rows * width) > max(height, width):
-        raise ValueError(f"{tokens} tokens can't be laid out as the grid of an image of {height}×{width} pixels.")
-    return rows, tokens // rows
-
-
 def wrap_timm(
     model: nn.Module, id2label: Mapping[int, str] | None = None, model_args: Mapping[str, Any] | None = None
 ) -> TimmWrapperForImageClassification:
-    """Puts a bare timm classifier into transformers' wrapper, so that what is saved loads with the Auto classes.
+    """Put a bare timm classifier into transformers' wrapper, so that what is saved loads with the Auto classes.
 
     The model itself is shared, not copied.
 
@@ -162,7 +151,7 @@ _GIVE_ARGUMENTS = 'Give the arguments it was created with: wrap_timm(model, mode
 
 
 def _same_function(model: nn.Module, rebuilt: nn.Module, cfg: Mapping[str, Any]) -> bool:
-    """Whether both give the same logits of one random image; arguments such as a stride change no weight's shape."""
+    """Tell whether both give the same logits of a random image; a stride, say, changes no weight's shape."""
     size = getattr(getattr(model, "patch_embed", None), "img_size", None) or cfg["input_size"][1:]
     weight = next(model.parameters())
     image = torch.rand(1, cfg["input_size"][0], *size, generator=torch.Generator().manual_seed(0))

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from .attention import transformers_attention, vit_block
-from .base import Grid, Split, register_architecture, require_inputs
+from .base import Split, register_architecture, require_inputs
+from .grids import Grid, config_patches
 
 # --- Families whose head pools the last feature map ---------------------------------------------------------------
 
@@ -16,7 +17,7 @@ from .base import Grid, Split, register_architecture, require_inputs
 def _pooled_split(
     model: nn.Module, inputs: Mapping[str, Any], head: Callable[[nn.Module, torch.Tensor], torch.Tensor]
 ) -> Split:
-    """Runs the family's own backbone; `head(model, last_hidden_state)` gives the logits."""
+    """Run the family's own backbone; `head(model, last_hidden_state)` gives the logits."""
     optional = ("interpolate_pos_encoding",) if model.config.model_type == "swin" else ()
     pixel_values = require_inputs(inputs, *optional)
     activation = model.base_model(**inputs).last_hidden_state
@@ -81,10 +82,9 @@ for _name, _target, _head in _POOLED:
 
 
 def _patch_grid(model: nn.Module, pixel_values: torch.Tensor, prefix_tokens: int) -> Grid:
-    patch = model.config.patch_size
-    patch_height, patch_width = (patch, patch) if isinstance(patch, int) else patch
-    height, width = pixel_values.shape[-2:]
-    return Grid(height // patch_height, width // patch_width, "tokens", prefix_tokens)
+    patches = config_patches(model, *pixel_values.shape[-2:])
+    assert patches is not None
+    return Grid(*patches, "tokens", prefix_tokens)
 
 
 def _vit_layers(model: nn.Module) -> nn.ModuleList:

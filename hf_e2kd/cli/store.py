@@ -10,7 +10,7 @@ import typer
 from ..explainers import build_explainer
 from ..hub import check_repo_id
 from ..store import StoredReference
-from ..store.processes import launched_processes
+from ..store.build import launched_processes
 from .loading import load_classifier, load_split
 
 

@@ -27,16 +27,16 @@ from .boxes import box_fault, choose_annotated, clip_box
 from .decoding import NamedImage, image_size, workers
 
 Outside = Literal["clip", "refuse"]
-"""What becomes of a box that leaves its image."""
+"""The treatment of a box that leaves its image."""
 
 Faulty = Literal["refuse", "drop"]
-"""What becomes of a box that has no area or isn't finite."""
+"""The treatment of a box that has no area or isn't finite."""
 
 ROUNDING = 0.5
 """A box that leaves its image by no more, in pixels, was rounded: it is cut without a word."""
 
 SHOWN = 5
-"""How many of several files a message names."""
+"""Number of files that a message names."""
 
 Sizes = tuple[tuple[int, int], tuple[int, int] | None]
 """(width, height) of an image and of its mask, in pixels."""
@@ -48,9 +48,9 @@ class Box:
 
     Args:
         corners: x0, y0, x1, y1 in pixels.
-        label: Its class.
-        name: What messages call it, as "object 2 (dog)".
-        difficult: Whether the source's own scoring leaves it out.
+        label: Class of the object.
+        name: Name in messages, such as "object 2 (dog)".
+        difficult: True where the source's own scoring leaves it out.
     """
 
     corners: tuple[float, float, float, float]
@@ -64,11 +64,11 @@ class AnnotatedImage:
     """One image with what is known of it.
 
     Args:
-        id: Once in a data set.
-        path: Its file.
-        labels: Its classes; exactly one where the data set isn't multi-label.
-        boxes: Its objects; none where nothing is annotated.
-        mask: The file of its mask.
+        id: Name that is unique in the data set.
+        path: File of the image.
+        labels: Classes; exactly one where the data set isn't multi-label.
+        boxes: Objects; none where nothing is annotated.
+        mask: File of its mask.
         size: (width, height) that the annotation states, in pixels; None where it states none.
         source: The file that annotates it, for messages.
         extra: Further columns.
@@ -97,22 +97,22 @@ def annotated_dataset(
     skip_undecodable: bool = False,
     open_images: bool = True,
 ) -> Dataset:
-    """Checks annotated images and makes the data set of them, in their order.
+    """Check annotated images and make the data set of them, in their order.
 
     Args:
-        images: What a loader read.
+        images: Images as a loader read them.
         classes: The names of the classes.
-        multi_label: Whether an image may have several or no classes (`labels`), or has one (`label`).
-        difficult, masks: Whether there are these columns.
+        multi_label: True where an image may have several or no classes (`labels`); False where it has one (`label`).
+        difficult, masks: Add these columns.
         extra: The further columns.
         outside: "clip" cuts a box that leaves its image, and says how many; "refuse" names it.
         faulty: "refuse" names a box that has no area or isn't finite; "drop" leaves it out, and says how many.
-        skip_undecodable: Whether images that can't be decoded are left out, with a warning that names them. Every image
+        skip_undecodable: Leave out images that can't be decoded, with a warning that names them. Every image
             and mask is decoded once for that, in threads, at each loading: 1 to 3 ms of a core for a photograph of
             640×480 pixels. Otherwise only a JPEG's header and end are read now, in .1 ms, while other formats are
             decoded, and a file that is no image, or is cut off, is an error. One that is damaged in between is named as
             it is decoded in the training, and found before by `undecodable_images`.
-        open_images: Whether the files are looked at at all.
+        open_images: Open the files; False trusts the annotations.
 
     Raises:
         FileNotFoundError: an image or a mask is missing.
@@ -155,8 +155,8 @@ def keep_annotations(dataset: Dataset, fraction: float, seed: int = 0) -> Datase
     Rao et al. (ICCV 2023) guide with 1, 10 and 100 %. The images of a smaller fraction are among those of a larger one.
 
     Args:
-        dataset: Has a column `boxes`.
-        fraction: Of the images that have boxes, from 0 to 1; above 0 at least one image.
+        dataset: Data set with a column `boxes`.
+        fraction: Share of the images with boxes that keep them, from 0 to 1; above 0 at least one image.
         seed: The same seed chooses the same images.
 
     Raises:
@@ -184,11 +184,11 @@ def keep_annotations(dataset: Dataset, fraction: float, seed: int = 0) -> Datase
 
 
 def check_folder(folder: Path, needed: Sequence[str], layout: str) -> None:
-    """Refuses a folder that lacks some of the files and folders of its layout.
+    """Refuse a folder that lacks some of the files and folders of its layout.
 
     Args:
         needed: Paths inside the folder.
-        layout: How the folder should look, for the message.
+        layout: Description of the layout, for the message.
 
     Raises:
         FileNotFoundError: naming what is missing, what is there, and the layout.
@@ -206,12 +206,12 @@ def check_folder(folder: Path, needed: Sequence[str], layout: str) -> None:
 
 
 def check_apart(splits: Mapping[str, Iterable[str]], what: str, source: Path) -> None:
-    """Refuses splits that share an image, as a test on what was trained on says nothing.
+    """Refuse splits that share an image, as a test on what was trained on says nothing.
 
     Args:
-        splits: What names the images, by split.
-        what: How that is called, in the plural, for the message.
-        source: Where it stands.
+        splits: Names of the images, by split.
+        what: Plural noun for these names, for the message.
+        source: File or folder that states them.
 
     Raises:
         ValueError: naming what stands in several splits, and which these are.

@@ -1,4 +1,4 @@
-"""What is done with boxes and classes between a data set and a guidance loss, as pure functions.
+"""Boxes between a data set and a guidance loss, as pure functions.
 
 A box is [x0, y0, x1, y1] in pixels, x to the right and y down; the pixel in column 0 spans x from 0 to 1.
 """
@@ -13,7 +13,7 @@ Corners = tuple[float, float, float, float]
 
 
 def box_fault(box: Sequence[float]) -> str:
-    """What is wrong with a box by itself, as a message goes on after it; nothing where it has an area.
+    """The fault of a box by itself, as the end of a message; empty where it has an area.
 
     Example:
         >>> box_fault([2, 2, 2, 5]), box_fault([0, 0, float("nan"), 1]), box_fault([0, 0, 1, 1])
@@ -38,8 +38,10 @@ def clip_box(box: Sequence[float], width: float, height: float) -> Corners:
     return x0, y0, x1, y1
 
 
-def dilate_boxes(boxes: Sequence[Sequence[float]], fraction: float, width: float, height: float) -> list[Corners]:
-    """Boxes made larger on each side by a fraction of their own width or height, cut to the image.
+def dilate_boxes(boxes: torch.Tensor, fraction: float) -> torch.Tensor:
+    """Enlarge boxes on each side by a fraction of their own width or height.
+
+    What leaves the image is cut when the boxes become masks.
 
     References:
         Rao et al., "Studying How to Efficiently and Effectively Guide Models with Explanations", ICCV 2023: .1, .25
@@ -47,34 +49,23 @@ def dilate_boxes(boxes: Sequence[Sequence[float]], fraction: float, width: float
         keep their fractions.
 
     Args:
-        boxes: each x0, y0, x1, y1.
-        fraction: of the box's width to the left and to the right, of its height above and below; from 0.
-        width, height: of the image, in pixels.
+        boxes: (..., 4), x0, y0, x1, y1 in pixels; rows of −1 are padding and stay.
+        fraction: Share of the box's width to the left and to the right, and of its height above and below; from 0.
 
     Raises:
         ValueError: the fraction is negative.
 
     Example:
-        >>> dilate_boxes([[10, 10, 20, 30]], fraction=0.25, width=100, height=32)
-        [(7.5, 5.0, 22.5, 32.0)]
+        >>> dilate_boxes(torch.tensor([[10.0, 10.0, 20.0, 30.0], [-1.0, -1.0, -1.0, -1.0]]), fraction=0.25)
+        tensor([[ 7.5000,  5.0000, 22.5000, 35.0000],
+                [-1.0000, -1.0000, -1.0000, -1.0000]])
     """
     if not fraction >= 0:
         raise ValueError(f"fraction is {fraction}. Give 0 or more, such as .1 for a tenth on each side.")
-    dilated = []
-    for x0, y0, x1, y1 in boxes:
-        dx, dy = fraction * (x1 - x0), fraction * (y1 - y0)
-        dilated.append(clip_box((x0 - dx, y0 - dy, x1 + dx, y1 + dy), width, height))
-    return dilated
-
-
-def class_boxes(boxes: Sequence[Sequence[float]], box_labels: Sequence[int], label: int) -> list[Sequence[float]]:
-    """The boxes of one class, which together are its mask.
-
-    Example:
-        >>> class_boxes([[0, 0, 1, 1], [2, 2, 3, 3]], [4, 7], label=7)
-        [[2, 2, 3, 3]]
-    """
-    return [box for box, own in zip(boxes, box_labels, strict=True) if own == label]
+    boxes = boxes.float()
+    # Padding has no area, and so no margin.
+    margin = fraction * (boxes[..., 2:] - boxes[..., :2])
+    return torch.cat([boxes[..., :2] - margin, boxes[..., 2:] + margin], dim=-1)
 
 
 def pad_boxes(boxes: Sequence[Sequence[Sequence[float]]]) -> torch.Tensor:
@@ -95,7 +86,7 @@ def pad_boxes(boxes: Sequence[Sequence[Sequence[float]]]) -> torch.Tensor:
 
 
 def choose_annotated(count: int, fraction: float, seed: int) -> np.ndarray:
-    """Which samples keep their annotations, where only a fraction of a data set is annotated.
+    """Choose the samples that keep their annotations, where only a fraction of a data set is annotated.
 
     The samples of a smaller fraction are among those of a larger one, by the same seed, so that what more annotations
     bring isn't mixed with which they are.

@@ -21,7 +21,7 @@ def all_sizes(sizes: Mapping[str, int] | None, known: Mapping[str, int]) -> dict
 
 
 def check_whole(name: str, value: int, low: int, high: int | None) -> None:
-    """Refuses what is no whole number from low to high.
+    """Refuse a value that is no whole number from low to high.
 
     Raises:
         ValueError: it is no whole number, or out of the range.
@@ -32,7 +32,7 @@ def check_whole(name: str, value: int, low: int, high: int | None) -> None:
 
 
 def check_range(name: str, value: float, low: float, high: float | None) -> None:
-    """Refuses a number that isn't from low to high; None is no limit.
+    """Refuse a number that isn't from low to high; None is no limit.
 
     Raises:
         ValueError: it is out of the range, or NaN.

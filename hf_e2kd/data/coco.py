@@ -19,7 +19,7 @@ VOC_NAMES = {
     "sofa": "couch",
     "tvmonitor": "tv",
 }
-"""What COCO calls the classes that VOC names otherwise; the other 14 have the same name."""
+"""COCO's names of the classes that VOC names otherwise; the other 14 have the same name."""
 
 SPLITS = {"val": "validation"}
 """Splits under another name than COCO's."""
@@ -32,7 +32,7 @@ NEEDED = {
 """The lists of an instances file, and what each of their entries must state."""
 
 OPTIONAL = {"images": ("width", "height", "split")}
-"""What else is read of them."""
+"""Further entries that are read where they are stated."""
 
 KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     **dict.fromkeys(("id", "image_id", "category_id"), ((int, str), "a whole number or a text")),
@@ -40,7 +40,7 @@ KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     **dict.fromkeys(("width", "height"), ((int, float), "a number of pixels")),
     "bbox": ((list,), "x, y, width and height in pixels"),
 }
-"""What values may be, and how a message says so."""
+"""Types of the values, and their names in messages."""
 
 ONCE = {"images": ("id", "file_name"), "annotations": ("id",), "categories": ("id", "name")}
 """Whose values occur once in a list."""
@@ -48,7 +48,7 @@ ONCE = {"images": ("id", "file_name"), "annotations": ("id",), "categories": ("i
 
 @dataclass(frozen=True)
 class Selection:
-    """Which of a file's annotations are read, and how strictly; the arguments of `load_coco`."""
+    """The selection of a file's annotations, and its strictness; the arguments of `load_coco`."""
 
     classes: Sequence[str] | None = None
     difficult: bool = True
@@ -69,21 +69,21 @@ def load_coco(
     faulty: Faulty = "refuse",
     skip_undecodable: bool = False,
 ) -> DatasetDict:
-    """Loads COCO's images, classes and boxes.
+    """Load COCO's images, classes and boxes.
 
     References:
         Lin et al., "Microsoft COCO: Common Objects in Context", ECCV 2014; https://cocodataset.org.
 
     Args:
-        folder: Holds `annotations/instances_train<year>.json`, `annotations/instances_val<year>.json` and the images
-            in `train<year>` and `val<year>`; or one `instances.json`, whose images name their file by its path in the
-            folder, and may each state a "split" ("train" otherwise).
+        folder: Folder of `annotations/instances_train<year>.json`, `annotations/instances_val<year>.json` and the
+            images in `train<year>` and `val<year>`; or one `instances.json`, whose images name their file by its path
+            in the folder, and may each state a "split" ("train" otherwise).
         year: 2014 or 2017.
         classes: The classes to keep, in the order of their labels; None keeps all, in the file's order. VOC's names
             are understood: `hf_e2kd.data.voc.CLASSES` selects VOC's 20 classes, under these names.
-        difficult: Whether regions of a crowd, one box around many objects, are kept, flagged in the column `difficult`.
+        difficult: Keep regions of a crowd, one box around many objects, flagged in the column `difficult`.
             Without them, a class that an image shows in a crowd alone counts as a negative of it.
-        unannotated: Whether images without an object of the classes are kept, with empty lists.
+        unannotated: Keep images without an object of the classes, with empty lists.
         outside, skip_undecodable: See `hf_e2kd.data.annotated.annotated_dataset`. Boxes up to half a pixel outside are
             taken as rounded.
         faulty: The same. COCO's own training split has a few boxes without an area: pass "drop" there.

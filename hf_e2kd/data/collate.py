@@ -1,4 +1,4 @@
-"""Checks on collated batches."""
+"""Collators, and checks on collated batches."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,7 +16,7 @@ class FiniteBatches:
     """A collator that refuses NaN and infinite inputs, in the data loader, before they reach a device.
 
     Args:
-        collator: What makes a batch of samples.
+        collator: Function that makes a batch of samples.
 
     Raises:
         ValueError: on a call, naming the column and the samples of the batch.
@@ -58,7 +58,7 @@ def _check_several_labels(labels: Any) -> None:
 
 
 class AnnotatedCollator:
-    """Collates samples with differing numbers of boxes; their other columns as transformers' default collator does.
+    """Collate samples with differing numbers of boxes; their other columns as transformers' default collator does.
 
     `boxes` (n, 4) become (B, N, 4) and `box_labels` (n,) become (B, N), both padded by −1; N is at least 1. A sample
     without these columns has no boxes.
@@ -78,7 +78,7 @@ class AnnotatedCollator:
 
 
 class MixingCollator:
-    """Mixes the images of each batch, for a live teacher, which explains what the student sees.
+    """Mix the images of each batch, for a live teacher, which explains what the student sees.
 
     The trainer's evaluations leave them unmixed.
     Stored explanations are of single images and refuse mixed ones. The labels become shares of classes, (B, classes);
@@ -86,7 +86,7 @@ class MixingCollator:
 
     Args:
         mixing: torchvision's `MixUp` or `CutMix`, of v2, or a `RandomChoice` of them.
-        collator: What makes a batch of samples.
+        collator: Function that makes a batch of samples.
 
     Raises:
         ValueError: on a call: no labels, or a column that belongs to the single images.

@@ -44,7 +44,7 @@ def image_size(path: Path, decode: bool) -> tuple[int, int]:
     """(width, height) of an image as `datasets` decodes it, turned where its EXIF says so.
 
     Args:
-        decode: Whether the whole image is decoded. Otherwise a JPEG that has a header and an end is believed; one
+        decode: Decode the whole image. Otherwise a JPEG that has a header and an end is believed; one
             without its end, and an image of another format, is decoded all the same.
 
     Raises:
@@ -86,12 +86,12 @@ def undecodable_images(dataset: Dataset, column: str = "image") -> list[int]:
 
 
 def workers() -> int:
-    """How many threads open or decode images."""
+    """The number of threads that open or decode images."""
     return min(8, os.cpu_count() or 1)
 
 
 def _has_end(file: IO[bytes]) -> bool:
-    """Whether a JPEG isn't cut off; the file is left where it was."""
+    """Tell whether a JPEG isn't cut off; the file is left where it was."""
     place = file.tell()
     file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
     tail = file.read()

@@ -56,7 +56,7 @@ def digits_on_textures(
             takes them all.
         image_size: side of the square image, in pixels.
         digit_size: side of the square that holds the digit, in pixels, from 8 to `image_size`.
-        shift: how far, down and across, that square may stand from the middle of the image, in pixels. None lets
+        shift: largest distance, down and across, of that square from the middle of the image, in pixels. None lets
             it stand anywhere inside.
         contrast: brightness of the stripes, from 0 (no background) to 1 (as bright as the digits).
         wavelength: the stripes' shortest and longest wavelength, in pixels, from 2.
@@ -125,7 +125,7 @@ def digits_on_textures(
 
 
 def split_scans(digits: np.ndarray, num_classes: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Shuffles the scans of the first `num_classes` digits and divides them as `SCANS` says: name → row numbers."""
+    """Shuffle the scans of the first `num_classes` digits and divide them as `SCANS` says: name → row numbers."""
     rows = rng.permutation(np.flatnonzero(digits < num_classes))
     cuts = np.cumsum([int(share * len(rows)) for share in SCANS.values()])[:-1]
     return dict(zip(SCANS, np.split(rows, cuts), strict=True))
@@ -171,13 +171,13 @@ def compose(
     noise: float,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Lays each scan, in a random bright colour, at a random place on its texture.
+    """Lay each scan, in a random bright colour, at a random place on its texture.
 
     Args:
         scans: (N, 8, 8) in [0, 1].
         textures: (N, H, H, 3) in [0, 1].
         digit_size: the side to which the scans are enlarged, at most H.
-        shift: how far from the middle they may stand, or None for anywhere.
+        shift: largest distance from the middle, or None for anywhere.
         noise: standard deviation of the noise added to every pixel.
         rng: draws the places, the colours and the noise.
 

@@ -15,7 +15,7 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as TF
 
 BORDERS = 16
-"""How many borders of filled corners and margins can be kept: two for each rotation or padding that left some."""
+"""Largest number of borders of filled corners and margins that are kept, two for each rotation or padding."""
 
 # Of a row: the matrix, height and width of the canvas, height and width of the map; then the map.
 _MATRIX = 3 * (2 + BORDERS)
@@ -141,7 +141,7 @@ def _to_pixels(canvas: Canvas) -> np.ndarray:
 
 
 def _follow(functional: Callable[..., Any]) -> Callable[[Step], Step]:
-    """Registers how a canvas changes, by torchvision's name of the transform."""
+    """Register how a canvas changes, by torchvision's name of the transform."""
 
     def register(step: Step) -> Step:
         @TF.register_kernel(functional, ExplanationMap)
@@ -243,7 +243,7 @@ def _affine(
 
 
 def _no_boxes(canvas: Canvas) -> tv_tensors.BoundingBoxes:
-    """Asks torchvision itself how large an image becomes."""
+    """Ask torchvision itself how large an image becomes."""
     return tv_tensors.BoundingBoxes(torch.zeros(1, 4), format="XYXY", canvas_size=canvas)
 
 

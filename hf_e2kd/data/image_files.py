@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-"""What an image's file name ends in, in small or capital letters."""
+"""Endings of image files' names, in small or capital letters."""
 
 
 def images_below(folder: Path) -> Iterator[Path]:

@@ -21,14 +21,14 @@ def load_imagenet(
     skip_undecodable: bool = False,
     open_images: bool = False,
 ) -> DatasetDict:
-    """Loads ImageNet, or some of its classes, from one folder a class.
+    """Load ImageNet, or some of its classes, from one folder a class.
 
     References:
         Russakovsky et al., "ImageNet Large Scale Visual Recognition Challenge", 2015. The names are WordNet's, as timm
         has them.
 
     Args:
-        folder: Holds `train` and `val`, each with one folder a class such as `n01440764`.
+        folder: Folder of `train` and `val`, each with one folder a class such as `n01440764`.
         splits: Folders to read; None takes those of `train` and `val` that exist.
         skip_undecodable, open_images: See `hf_e2kd.data.annotated.annotated_dataset`. The files aren't looked at unless
             asked, because there may be more than a million.

@@ -20,7 +20,7 @@ def load_images(
     seed: int = 0,
     skip_undecodable: bool = False,
 ) -> tuple[Dataset, Dataset]:
-    """Loads images to distil on.
+    """Load images to distil on.
 
     Args:
         source: A Hub id, a folder saved by `save_to_disk`, or a folder of images (in one folder a class, or without
@@ -96,7 +96,7 @@ def _read_splits(source: str) -> DatasetDict:
 
 
 def _has_class_folders(folder: Path) -> bool:
-    """Whether images stand in one folder a class; folders named after splits are none."""
+    """Tell whether images stand in one folder a class; folders named after splits are none."""
     splits = [folder / name for name in SPLIT_FOLDERS if (folder / name).is_dir()]
     return any(child.is_dir() for parent in splits or [folder] for child in parent.iterdir())
 

@@ -8,7 +8,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 AUTO_AUGMENTS = (v2.RandAugment, v2.TrivialAugmentWide, v2.AutoAugment)
-"""What draws among geometric and photometric operations, and transforms an image alone."""
+"""Transforms that draw among geometric and photometric operations, and move an image alone."""
 
 GEOMETRIC = {"ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate"}
 PHOTOMETRIC = {
@@ -18,7 +18,7 @@ PHOTOMETRIC = {
 
 
 class JointAugment(v2.Transform):
-    """Makes RandAugment, TrivialAugmentWide or AutoAugment move what belongs to an image with it.
+    """Make RandAugment, TrivialAugmentWide or AutoAugment move what belongs to an image with it.
 
     By themselves they refuse masks, boxes and explanation maps. Here their shears, translations and rotations act on
     these too, and what changes colours on the image alone.

@@ -15,7 +15,7 @@ _SIXTEEN_BITS = 65535
 
 
 def open_image(source: str | Path | bytes | Image.Image | IO[bytes]) -> Image.Image:
-    """Opens an image upright, as its EXIF orientation says, in RGB; of an animated one the first frame.
+    """Open an image upright, as its EXIF orientation says, in RGB; of an animated one the first frame.
 
     Args:
         source: A file's path, its content, an open file, or an image of PIL.

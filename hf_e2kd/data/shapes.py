@@ -56,7 +56,7 @@ def draw_shapes(count: int, side: int = 64, seed: int = 0) -> list[DrawnImage]:
 
 
 def write_voc(folder: str | Path, year: int = 2007, sizes: Mapping[str, int] = SIZES, seed: int = 0) -> None:
-    """Writes drawn images as `VOCdevkit/VOC<year>` with the lists `sizes` names."""
+    """Write drawn images as `VOCdevkit/VOC<year>` with the lists `sizes` names."""
     root = Path(folder) / "VOCdevkit" / f"VOC{year}"
     for name in ("Annotations", "JPEGImages", "ImageSets/Main"):
         (root / name).mkdir(parents=True)
@@ -77,7 +77,7 @@ def write_voc(folder: str | Path, year: int = 2007, sizes: Mapping[str, int] = S
 
 
 def write_coco(folder: str | Path, year: int = 2017, sizes: Mapping[str, int] = SIZES, seed: int = 0) -> None:
-    """Writes drawn images as `train<year>` and `val<year>` with their instances files; `sizes` names the splits."""
+    """Write drawn images as `train<year>` and `val<year>` with their instances files; `sizes` names the splits."""
     root = Path(folder)
     (root / "annotations").mkdir(parents=True)
     names = [VOC_NAMES.get(name, name) for name in CLASSES]

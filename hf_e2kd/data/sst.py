@@ -27,15 +27,15 @@ NODE = re.compile(r"\(([0-4])[ \t]+(?:([^() \t\r]+)[ \t]*\))?|(\))|[ \t\r]+")
 
 
 def load_sst(folder: str | Path, neutral: bool = False) -> DatasetDict:
-    """Loads the treebank: sentences with their sentiment and the polarity of each word.
+    """Load the treebank: sentences with their sentiment and the polarity of each word.
 
     References:
         Socher et al., "Recursive Deep Models for Semantic Compositionality Over a Sentiment Treebank", EMNLP 2013.
         The files are `trainDevTestTrees_PTB.zip` of https://nlp.stanford.edu/sentiment/.
 
     Args:
-        folder: Holds `train.txt`, `dev.txt` and `test.txt`, UTF-8, one tree a line: `(3 (2 It) (4 ...))`.
-        neutral: Whether to keep the sentences of label 2. Without them the classes are "very negative", "negative",
+        folder: Folder of `train.txt`, `dev.txt` and `test.txt`, UTF-8, one tree a line: `(3 (2 It) (4 ...))`.
+        neutral: Keep the sentences of label 2. Without them the classes are "very negative", "negative",
             "positive" and "very positive"; with them "neutral" stands in the middle.
 
     Returns:
@@ -62,7 +62,7 @@ def load_sst(folder: str | Path, neutral: bool = False) -> DatasetDict:
 
 
 def parse_tree(line: str) -> tuple[int, list[str], list[int]]:
-    """Reads one tree: its root's label, and its leaves' words (escapes undone) and labels.
+    """Read one tree: its root's label, and its leaves' words (escapes undone) and labels.
 
     Raises:
         ValueError: the line is no tree; the column, counted from 1, is named.

@@ -27,7 +27,7 @@ def load_sun397(
     skip_undecodable: bool = False,
     open_images: bool = True,
 ) -> DatasetDict:
-    """Loads SUN397's scenes.
+    """Load SUN397's scenes.
 
     References:
         Xiao et al., "SUN Database: Large-scale Scene Recognition from Abbey to Zoo", CVPR 2010;

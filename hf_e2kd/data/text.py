@@ -12,7 +12,7 @@ from .sst import load_sst
 
 
 class TextCollator:
-    """Tokenizes a batch of texts for the student and, where its tokenizer differs, for the teacher.
+    """Tokenize a batch of texts for the student and, where its tokenizer differs, for the teacher.
 
     Both get the numbers of the words that their tokens belong to, so that maps over different tokens are compared word
     by word (see `alignment.words`).
@@ -72,7 +72,7 @@ class TextCollator:
         return tuple(dict.fromkeys((*self.text_columns, *self.teacher_text_columns, self.label_column, "labels")))
 
     def __call__(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        """Returns `input_ids`, `attention_mask`, … and `word_ids`, all (B, T), the same with `teacher_` before them
+        """The batch: `input_ids`, `attention_mask`, … and `word_ids`, all (B, T), the same with `teacher_` before them
         where the teacher has its own tokenizer, and `labels` (B,)."""
         texts = [_texts(sample, self.text_columns) for sample in samples]
         if self.teacher_text_columns != self.text_columns:
@@ -138,7 +138,7 @@ def load_text_splits(source: str) -> Mapping[str, Dataset]:
 def load_texts(
     source: str, train_split: str, eval_split: str, text_column: str, label_column: str
 ) -> tuple[Dataset, Dataset]:
-    """Loads labelled texts to distil on.
+    """Load labelled texts to distil on.
 
     Args:
         source: A Hub id, a folder saved by `save_to_disk`, a folder of CSV, JSON or Parquet files, or a folder of the

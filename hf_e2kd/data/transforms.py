@@ -20,7 +20,7 @@ from .opening import as_rgb
 
 
 class DistillationTransform:
-    """Makes `pixel_values` for the student and, where its processor differs, `teacher_pixel_values` for the teacher.
+    """Make `pixel_values` for the student and, where its processor differs, `teacher_pixel_values` for the teacher.
 
     Both show the same augmented image, each at its own size and normalisation: without an augmentation the student's
     field of view; with one, the whole of what it returns. For `datasets.Dataset.set_transform`.
@@ -28,11 +28,11 @@ class DistillationTransform:
     Args:
         student_processor, teacher_processor: Image processors.
         augmentation: A transform of torchvision v2 on images (PIL), drawn once for both and for the mask.
-        record_view: Whether to add a column `view_matrix` that says how the augmentation moved the image, with which a
+        record_view: Add a column `view_matrix` that says how the augmentation moved the image, with which a
             `StoredReference` finds the places of its maps: `ExplanationMap.matrix`, from what is shown to the student's
             field of view without augmentation. The augmentation may then be made of what `ExplanationMap` follows, of
             `JointAugment` and of whatever changes colours alone.
-        classes: How many classes there are, where a row's label is a list of them; they become zeros and ones.
+        classes: Number of classes, where a row's label is a list of them; they become zeros and ones.
         image_column, label_column, mask_column: Columns of the data set; a missing label or mask is left out. So are
             missing `boxes` (N, 4), as x0, y0, x1, y1 in pixels of the image, which become pixels of `pixel_values`,
             and their `box_labels`. Boxes that an augmentation has moved out of the view go; collate the others by
@@ -150,7 +150,7 @@ class DistillationTransform:
 
 
 def _refuse_unrecorded(augmentation: Any) -> None:
-    """Looks for transforms that would leave an explanation map where it is, or stop at it with an unclear error."""
+    """Look for transforms that would leave an explanation map where it is, or stop at it with an unclear error."""
     if not isinstance(augmentation, v2.Transform):
         raise ValueError(
             f"record_view=True needs an augmentation of torchvision.transforms.v2, and {type(augmentation).__name__} "
@@ -188,7 +188,7 @@ def _read_mask(mask: Any, image: Image.Image) -> torch.Tensor:
 
 
 def _check_boxes(boxes: Any, name: str) -> None:
-    """Refuses boxes that would vanish in the resizing without a word; rows of −1 are padding."""
+    """Refuse boxes that would vanish in the resizing without a word; rows of −1 are padding."""
     for number, box in enumerate(boxes):
         corners = [float(value) for value in box]
         fault = box_fault(corners)

@@ -35,7 +35,7 @@ def load_voc(
     faulty: Faulty = "refuse",
     skip_undecodable: bool = False,
 ) -> DatasetDict:
-    """Loads PASCAL VOC in the layout of its development kit.
+    """Load PASCAL VOC in the layout of its development kit.
 
     The files count pixels from 1, and both corners belong to the box; here x0 and y0 are one less, so that
     [0, 0, width, height] is the whole image.
@@ -49,7 +49,7 @@ def load_voc(
         year: 2007 or 2012, or another whose folder has this layout.
         splits: Names of lists in `ImageSets/Main`, as ["trainval", "test"]. None takes `train` and `val`, and `test`
             where there is one. Lists that share images, as `trainval` and `val` do, are loaded by a call each.
-        difficult: Whether objects that are hard to recognise are kept, flagged in the column `difficult`. Without
+        difficult: Keep objects that are hard to recognise, flagged in the column `difficult`. Without
             them an image has neither their boxes nor the classes that no other object of it shows: such a class counts
             as a negative of the image, where VOC's own scoring leaves the image out for this class.
         outside, faulty, skip_undecodable: See `hf_e2kd.data.annotated.annotated_dataset`.

@@ -25,7 +25,7 @@ OUT_OF_DISTRIBUTION = (1, 2)
 """The groups whose background is the other bird's."""
 
 FOLDERS = ("waterbirds_v1.0", "waterbird_complete95_forest2water2", "waterbird_1.0_forest2water2")
-"""What the data's folder is called in WILDS and by those who made it."""
+"""Names of the data's folder, in WILDS and by those who made it."""
 
 LAYOUT = (
     "the folder with 'metadata.csv' and the images in a folder for each species, as WILDS unpacks it ("
@@ -36,7 +36,7 @@ COLUMNS = ("img_filename", "y", "split", "place")
 
 @dataclass(frozen=True)
 class Annotations:
-    """What the Caltech-UCSD Birds say of the images: their folders of masks, and their boxes by file name."""
+    """Annotations by the Caltech-UCSD Birds: their folders of masks, and their boxes by file name."""
 
     segmentations: Path | None = None
     boxes: Mapping[str, tuple[float, float, float, float]] | None = None
@@ -52,14 +52,14 @@ def load_waterbirds(
     faulty: Faulty = "refuse",
     skip_undecodable: bool = False,
 ) -> DatasetDict:
-    """Loads Waterbirds: the bird is the class, and in training the background nearly tells it.
+    """Load Waterbirds: the bird is the class, and in training the background nearly tells it.
 
     References:
         Sagawa et al., "Distributionally Robust Neural Networks for Group Shifts", ICLR 2020; the layout is that of
         WILDS (Koh et al., 2021). Waterbirds-100, with which e²KD is evaluated, is `correlation=1.0`.
 
     Args:
-        folder: Holds `metadata.csv` (with the columns img_filename, y, split and place) and the images.
+        folder: Folder of `metadata.csv` (with the columns img_filename, y, split and place) and the images.
         correlation: None keeps the training split as it is published (.95); 1.0 leaves out its images before the other
             bird's background. Validation and test split stay as they are.
         segmentations: The folder of the Caltech-UCSD Birds' masks, `<species>/<image>.png`; their annotators' share

@@ -1,4 +1,4 @@
-"""What explainers that follow attention share: its weights, from the tokens that the classifier reads to the input."""
+"""The base of explainers that follow attention from the tokens that the classifier reads to the input."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from ..architectures import call_model
 from .attention_weights import global_size, recorded_attention, refuse_checkpointing
 from .base import Explainer, Explanation, Target, resolve_target
 from .patch_grid import patch_grid
-from .pooled_tokens import ReadTokens, counted_tokens, find_read_tokens
+from .pooled_tokens import PooledTokens, find_pooled_tokens, token_mask
 
 Choice = int | Sequence[int] | None
 """Layers or heads by their numbers, negative ones counted from the end; None for all."""
@@ -33,7 +33,7 @@ class AttentionExplainer(Explainer):
     def __init__(self, layers: Choice = None, heads: Choice = None):
         self.layers = layers
         self.heads = heads
-        self._read: WeakKeyDictionary[nn.Module, ReadTokens] = WeakKeyDictionary()
+        self._pooled: WeakKeyDictionary[nn.Module, PooledTokens] = WeakKeyDictionary()
 
     def check(self, model: nn.Module, compiled: bool = False, trained: bool = True) -> None:
         if compiled:
@@ -46,14 +46,14 @@ class AttentionExplainer(Explainer):
             pass
 
     def forward(self, model: nn.Module, inputs: Mapping[str, Any], target: Target) -> Explanation:
-        if model not in self._read:
+        if model not in self._pooled:
             ids = inputs.get("input_ids")
             if ids is not None and ids.shape[1] < 2:
                 raise ValueError(
                     "Texts of one token show nothing of what a classifier reads. Tokenize with the special tokens, or "
                     "begin with a batch of longer texts."
                 )
-            self._read[model] = find_read_tokens(model, inputs)
+            self._pooled[model] = find_pooled_tokens(model, inputs)
         if torch.is_grad_enabled():
             refuse_checkpointing(model)
         # What checkpointing recomputes for the explanation's own gradient is recomputed in here.
@@ -63,7 +63,7 @@ class AttentionExplainer(Explainer):
             tokens = global_size(model, weights, inputs, logits)
             followed = [weights[layer] for layer in _chosen("layers", self.layers, len(weights), model)]
             _chosen("heads", self.heads, followed[0].shape[1], model)
-            read = self._read[model].weights(counted_tokens(inputs, tokens, logits))
+            read = self._pooled[model].weights(token_mask(inputs, tokens, logits))
             target = resolve_target(target, logits)
             # Products of many small numbers: in full precision, under autocast too.
             with torch.autocast(logits.device.type, enabled=False):
@@ -81,8 +81,8 @@ class AttentionExplainer(Explainer):
         """The tokens' scores.
 
         Args:
-            weights: Of each layer that is followed, first to last, (B, heads, N, N).
-            read: How much of each token the classifier reads, (B, N).
+            weights: Attention (B, heads, N, N) of each layer that is followed, first to last.
+            read: Share of each token in what the classifier reads, (B, N).
             target: (B,) or (B, K).
 
         Returns:

@@ -6,13 +6,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..alignment.precision import at_least_float32
 from .attention_explainer import AttentionExplainer
-from .base import at_least_float32, one_hots
+from .base import one_hots
 from .input_gradients import gradient_scale, run_at
 
 
 class AttentionGradient(AttentionExplainer):
-    """How much each input token adds to a logit by being attended to: a row of ∏_l (I + Ā_l) − I, Ā = mean_h (∇A⊙A)⁺.
+    """Each token's addition to a logit by being attended to: a row of ∏_l (I + Ā_l) − I, with Ā = mean_h (∇A⊙A)⁺.
 
     This is the rule R ← R + Ā·R for self-attention, ∇A being the gradient of the explained class's logit with respect
     to a layer's weights. The identity that R starts from is left out of the map: it says no more than that each token

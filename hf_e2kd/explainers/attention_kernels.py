@@ -1,4 +1,4 @@
-"""Which kernels compute a model's attention, and whether they can be differentiated twice."""
+"""Kernels that compute a model's attention, and their missing second derivatives."""
 
 from torch import nn
 
@@ -9,7 +9,7 @@ def attention_kernel(model: nn.Module) -> str:
 
 
 def refuse_fused_attention(model: nn.Module) -> None:
-    """Refuses kernels through which a loss of an explanation has no gradient; a map alone can be taken in them.
+    """Refuse kernels through which a loss of an explanation has no gradient; a map alone can be taken in them.
 
     Raises:
         ValueError: flash or flex attention, with the remedy.
@@ -23,5 +23,18 @@ def refuse_fused_attention(model: nn.Module) -> None:
 
 
 def is_checkpointed(model: nn.Module) -> bool:
-    """Whether activations are recomputed in the backward pass."""
+    """Tell whether activations are recomputed in the backward pass."""
     return any(module.training and getattr(module, "gradient_checkpointing", False) for module in model.modules())
+
+
+def refuse_fused_recomputation(model: nn.Module) -> None:
+    """Refuse activation checkpointing that would recompute attention by a fused kernel in the backward pass.
+
+    Raises:
+        ValueError: with the remedy.
+    """
+    if attention_kernel(model) == "sdpa" and is_checkpointed(model):
+        raise ValueError(
+            f"Activation checkpointing would recompute {type(model).__name__} with a fused attention kernel, which has "
+            "no double backward. Call model.set_attn_implementation('eager'), or train without checkpointing."
+        )

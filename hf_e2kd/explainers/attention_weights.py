@@ -18,7 +18,7 @@ _HOOKS_MARK = "_output_capturing_hooks_installed"
 
 @contextmanager
 def recorded_attention(model: nn.Module) -> Iterator[list[torch.Tensor]]:
-    """Collects each layer's attention weights (B, heads, N, N), with their graph, of the forward that runs meanwhile.
+    """Collect each layer's attention weights (B, heads, N, N), with their graph, of the forward that runs meanwhile.
 
     They are those that are multiplied with the values: after the softmax, and after dropout where it acts. The model's
     kernel is another for that long; its configuration and hooks are put back after it, errors included.
@@ -36,7 +36,7 @@ def recorded_attention(model: nn.Module) -> Iterator[list[torch.Tensor]]:
 
 @contextmanager
 def _recorded_by_transformers(model: nn.Module) -> Iterator[list[torch.Tensor]]:
-    """Asks a model of transformers for its attentions, which it has in eager mode alone."""
+    """Ask a model of transformers for its attentions, which it has in eager mode alone."""
     parameters = inspect.signature(model.forward).parameters
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     if not _configs(model) or not (takes_any or "output_attentions" in parameters):
@@ -68,7 +68,7 @@ def _recorded_by_transformers(model: nn.Module) -> Iterator[list[torch.Tensor]]:
 
 @contextmanager
 def _recorded_by_hooks(model: nn.Module) -> Iterator[list[torch.Tensor]]:
-    """Reads what timm's attention gives to its values, as the output of its dropout."""
+    """Read what timm's attention gives to its values, as the output of its dropout."""
     fused = [module for module in model.modules() if getattr(module, "fused_attn", False)]
     dropouts = [
         module.attn_drop for module in model.modules() if isinstance(getattr(module, "attn_drop", None), nn.Module)
@@ -111,7 +111,7 @@ def _eager(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _own_hooks_only(model: nn.Module) -> Iterator[None]:
-    """Takes away the hooks that transformers registers when it is first asked for attentions.
+    """Take away the hooks that transformers registers when it is first asked for attentions.
 
     It would leave them, idle; but a model with them can be neither pickled nor compiled as one graph.
     """
@@ -127,7 +127,7 @@ def _own_hooks_only(model: nn.Module) -> Iterator[None]:
 
 
 def refuse_checkpointing(model: nn.Module) -> None:
-    """Refuses checkpointing that gives no graph of the weights, or that would compute attention otherwise later.
+    """Refuse checkpointing that gives no graph of the weights, or that would compute attention otherwise later.
 
     Raises:
         ValueError: with the remedy.

@@ -1,4 +1,4 @@
-"""What every explainer takes and gives."""
+"""The interface of explainers: what they are given, and the explanation of a batch."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,7 +29,7 @@ class Explanation:
         vectors: (B, [K,] channels, *grid), for methods that explain by a vector at every place; these are matched.
         completeness_error: (B,) or (B, K): how much of the logit's rise from the baseline the map leaves out, where a
             method gives it on request.
-        words: What stands in each cell of a text's map, where the text is known; (B) lists.
+        words: Words of the cells of a text's map, where the text is known; (B) lists.
     """
 
     logits: torch.Tensor
@@ -50,11 +50,11 @@ class Explanation:
 
 
 class Stochastic:
-    """What leaves something to chance in a training step, and nothing in an evaluation."""
+    """A part of a training step that makes random choices, and none in an evaluation."""
 
     # How many random numbers it takes for each sample of a training step.
     num_draws: int = 0
-    # These, (draws, B) uniform in [0, 1), set by `drawn` for a training step; None: nothing is left to chance.
+    # Random numbers (num_draws, B) in [0, 1), set by `shared_noise` for a training step; None: no random choices.
     noise: torch.Tensor | None = None
 
 
@@ -73,7 +73,7 @@ class Explainer(Stochastic, ABC):
 
     @abstractmethod
     def forward(self, model: nn.Module, inputs: Mapping[str, Any], target: Target) -> Explanation:
-        """Explains one batch. Logits and maps carry the gradient of the model's parameters where gradients are on.
+        """Explain one batch. Logits and maps carry the gradient of the model's parameters where gradients are on.
 
         The maps of a text are its tokens' scores (B, [K,] T) with the layout `"tokens"`; they become words' afterwards.
         """
@@ -91,11 +91,11 @@ class Explainer(Stochastic, ABC):
         return self
 
     def check(self, model: nn.Module, compiled: bool = False, trained: bool = True) -> None:
-        """Says before training what would fail during it.
+        """Refuse, before training, a model that would fail during it.
 
         Args:
-            compiled: Whether the model will run under `torch.compile`.
-            trained: Whether the maps will be differentiated, as a student's are; a teacher's aren't.
+            compiled: True where the model will run under `torch.compile`.
+            trained: True where the maps will be differentiated, as a student's are; a teacher's aren't.
 
         Raises:
             ValueError: the method can't explain this model as it is, with the remedy.
@@ -104,7 +104,7 @@ class Explainer(Stochastic, ABC):
     def __call__(
         self, model: nn.Module, inputs: Mapping[str, Any], target: Target = None, create_graph: bool = False
     ) -> Explanation:
-        """Explains one batch.
+        """Explain one batch.
 
         Args:
             model: A classifier that gives logits (B, classes).
@@ -140,11 +140,13 @@ def resolve_target(target: Target, logits: torch.Tensor) -> torch.Tensor:
 
 @contextmanager
 def shared_noise(stochastic: Iterable[Stochastic], noise: torch.Tensor | None) -> Iterator[None]:
-    """Lets explainers make the same random choices while the context lasts, as both sides of a training step must.
+    """Let explainers make the same random choices while the context lasts, as both sides of a training step must.
 
     Args:
-        uniform: (draws, B) in [0, 1), of which explainers take the first rows and references the last; None where
-            nothing is left to chance. A tensor, because a compiled step would be compiled anew for each seed.
+        stochastic: Explainers and references that choose.
+        noise: (num_draws, B) random numbers in [0, 1), of which explainers take the first rows and references the last;
+            None where nothing is left to chance. A tensor, because a compiled step would be compiled anew for each
+            seed.
     """
     stochastic = list(stochastic)
     before = [each.noise for each in stochastic]
@@ -162,8 +164,3 @@ def one_hots(target: torch.Tensor, logits: torch.Tensor) -> list[torch.Tensor]:
     columns = target.unsqueeze(1) if target.ndim == 1 else target
     chosen = F.one_hot(columns.clamp(min=0), logits.shape[1]).to(logits.dtype) * (columns >= 0).unsqueeze(-1)
     return list(chosen.unbind(1))
-
-
-def at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
-    """Half precision becomes float32; float64 stays."""
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

@@ -6,10 +6,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..alignment.precision import at_least_float32
 from ..architectures import call_model, grid_of
 from ..architectures.discovery import image_size
 from ..models.bcos import AddInverse, dynamic_weights
-from .base import Explainer, Explanation, Target, at_least_float32, one_hots, resolve_target
+from .base import Explainer, Explanation, Target, one_hots, resolve_target
 from .hooks import captured_output
 
 

@@ -1,4 +1,4 @@
-"""Lets a model's own `forward` return its explanation, so that every wrapper around it sees one forward pass.
+"""Let a model's own `forward` return its explanation, so that every wrapper around it sees one forward pass.
 
 DDP, FSDP2, `torch.compile`, autocast and activation checkpointing all act on a module's call. An explanation computed
 outside that call would escape them: its gradients would not be reduced over ranks, its half precision not be applied.

@@ -8,11 +8,12 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
+from ..alignment.precision import at_least_float32
 from ..architectures import discover_target, find_architecture
 from ..architectures.base import Split, forget_biases
 from ..architectures.sharding import is_sharded
 from .attention_kernels import refuse_fused_attention
-from .base import Explainer, Explanation, Target, at_least_float32, one_hots, resolve_target
+from .base import Explainer, Explanation, Target, one_hots, resolve_target
 from .layer_gradients import LayerGradients, differentiate_layer
 
 
@@ -100,7 +101,7 @@ def gradcam_map(activations: torch.Tensor, gradients: torch.Tensor) -> torch.Ten
 
 
 def _by_head(model: nn.Module, split: Split, target: Target) -> LayerGradients:
-    """Differentiates the head alone. In full precision even under autocast, where the gradient would lose digits."""
+    """Differentiate the head alone. In full precision even under autocast, where the gradient would lose digits."""
     device = split.activation.device.type
     activation = split.activation
     if torch.is_autocast_enabled(device):

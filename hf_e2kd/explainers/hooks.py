@@ -1,4 +1,4 @@
-"""Reads one layer's output during a model's own forward, and the graph that the forward has left."""
+"""Read one layer's output during a model's own forward, and the graph that the forward has left."""
 
 import re
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from torch import nn
 
 @contextmanager
 def captured_output(model: nn.Module, path: str) -> Iterator[list[torch.Tensor]]:
-    """Collects what the layer at `path` gives while the context lasts; the hook is gone after it, errors included.
+    """Collect what the layer at `path` gives while the context lasts; the hook is gone after it, errors included.
 
     The model goes on with a copy, so that a following in-place operation can't change what was captured. A tensor
     without gradient (a frozen model's) is captured as a leaf that requires one. Within `torch.compile` a hook that is
@@ -45,7 +45,7 @@ def captured_output(model: nn.Module, path: str) -> Iterator[list[torch.Tensor]]
 
 
 def refuse_single_derivatives(model: nn.Module, place: str, logits: torch.Tensor, value: torch.Tensor) -> None:
-    """Refuses a model whose logits can't be differentiated twice, or only wrongly. It is looked at once a place.
+    """Refuse a model whose logits can't be differentiated twice, or only wrongly. It is looked at once a place.
 
     Some of torch's operations have no second derivative and say so late, in the loss's backward pass. A hand-written
     `torch.autograd.Function` says nothing: what its forward computes and keeps for its backward is a constant to the
@@ -54,7 +54,7 @@ def refuse_single_derivatives(model: nn.Module, place: str, logits: torch.Tensor
     Args:
         place: Name of the value's place in the model.
         logits: (B, classes), with their graph.
-        value: What they will be differentiated with respect to.
+        value: Tensor with respect to which they will be differentiated.
 
     Raises:
         ValueError: names the operation.
@@ -101,7 +101,7 @@ def _is_written_by_hand(node: Any) -> bool:
 
 
 def _keeps_constants(node: Any) -> bool:
-    """Whether a hand-written function has kept numbers that are neither its inputs nor its outputs.
+    """Tell whether a hand-written function has kept numbers that are neither its inputs nor its outputs.
 
     Those two come with their graph. A constant input has none either, and can't be told apart.
     """

@@ -9,11 +9,12 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ..alignment.precision import at_least_float32
 from ..architectures import call_model, find_architecture
 from ..architectures.discovery import image_size
 from ..architectures.text import reads_embeddings, text_at_embeddings, word_embeddings
-from .attention_kernels import attention_kernel, is_checkpointed, refuse_fused_attention
-from .base import Explainer, Explanation, Target, at_least_float32, one_hots, resolve_target
+from .attention_kernels import refuse_fused_attention, refuse_fused_recomputation
+from .base import Explainer, Explanation, Target, one_hots, resolve_target
 from .hooks import refuse_single_derivatives
 
 Move = Callable[[torch.Tensor], torch.Tensor]
@@ -38,8 +39,8 @@ class InputGradients:
 
     Args:
         logits: (B, classes).
-        value: What the derivatives are with respect to: pixels (B, channels, H, W) or word embeddings (B, T, C).
-        gradients: For each of the K targets that of its logit, shaped like `value`, in at least float32; zero where
+        value: Input with respect to which the derivatives are: pixels (B, channels, H, W) or word embeddings (B, T, C).
+        gradients: Gradient of the logit of each of the K targets, shaped like `value`, in at least float32; zero where
             the target is −1.
         target: (B,) or (B, K).
     """
@@ -55,10 +56,11 @@ def unmoved(value: torch.Tensor) -> torch.Tensor:
 
 
 def differentiate(model: nn.Module, inputs: Mapping[str, Any], target: Target, move: Move = unmoved) -> InputGradients:
-    """Runs a model at its input, or at another one, and differentiates the targets' logits there.
+    """Run a model at its input, or at another one, and differentiate the targets' logits there.
 
     Args:
-        inputs, move: As for `run_at`.
+        inputs, move: Arguments of `run_at`.
+        target: Classes to explain, (B,) or (B, K), or a function of the logits that gives them.
     """
     if torch.compiler.is_compiling():
         return _differentiate_function(model, inputs, target, move)
@@ -90,7 +92,7 @@ def _differentiate_function(model: nn.Module, inputs: Mapping[str, Any], target:
 
 
 def gradient_scale(*values: torch.Tensor) -> float:
-    """What keeps the gradients of a pass in float16 above the smallest number that it has."""
+    """A factor that keeps the gradients of a float16 pass above float16's smallest number."""
     return FLOAT16_SCALE if torch.float16 in {value.dtype for value in values} else 1.0
 
 
@@ -99,7 +101,7 @@ def in_full_precision(gradient: torch.Tensor, scale: float) -> torch.Tensor:
 
 
 def refuse_uncompilable(model: nn.Module, explainer: str) -> None:
-    """Refuses models that aren't known to be a function of their input, as a compiled explanation needs.
+    """Refuse models that aren't known to be a function of their input, as a compiled explanation needs.
 
     Raises:
         ValueError: with the remedy.
@@ -117,11 +119,11 @@ def refuse_uncompilable(model: nn.Module, explainer: str) -> None:
 
 
 def run_at(model: nn.Module, inputs: Mapping[str, Any], move: Move = unmoved) -> tuple[torch.Tensor, torch.Tensor]:
-    """Runs the model's own forward at another input, in a way that can be differentiated.
+    """Run the model's own forward at another input, in a way that can be differentiated.
 
     Args:
-        inputs: Has `pixel_values` (B, channels, H, W), or `input_ids` (B, T) and what belongs to them.
-        move: Where to go from the pixels, or from the word embeddings (B, T, C) before positions are added.
+        inputs: Batch with `pixel_values` (B, channels, H, W), or `input_ids` (B, T) and what belongs to them.
+        move: Function that moves the pixels, or the word embeddings (B, T, C) before positions are added.
 
     Returns:
         The logits (B, classes), and the moved input, with respect to which they can be differentiated.
@@ -130,11 +132,8 @@ def run_at(model: nn.Module, inputs: Mapping[str, Any], move: Move = unmoved) ->
         ValueError: the model can't be explained at its input, with the reason.
     """
     grad_is_on = torch.is_grad_enabled()
-    if grad_is_on and attention_kernel(model) == "sdpa" and is_checkpointed(model):
-        raise ValueError(
-            f"Activation checkpointing would recompute {type(model).__name__} with a fused attention kernel, which has "
-            "no double backward. Call model.set_attn_implementation('eager'), or train without checkpointing."
-        )
+    if grad_is_on:
+        refuse_fused_recomputation(model)
     # The fused kernels have no double backward; where no graph is kept they are welcome.
     kernel = sdpa_kernel(SDPBackend.MATH) if grad_is_on else nullcontext()
     with torch.enable_grad(), kernel:
@@ -216,7 +215,7 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _moved_embeddings(model: nn.Module, ids: torch.Tensor, move: Move) -> Iterator[list[torch.Tensor]]:
-    """Moves the word embeddings that the model makes of these ids (B, T); the hooks are gone after it.
+    """Move the word embeddings that the model makes of these ids (B, T); the hooks are gone after it.
 
     An encoder-decoder embeds twice, by tables that share their weight: the first call, the encoder's, is moved. Some
     models lengthen the text first, to a multiple of their window, and some put tokens before samples.
@@ -248,7 +247,7 @@ def _moved_embeddings(model: nn.Module, ids: torch.Tensor, move: Move) -> Iterat
 
 
 def _is_turned(embedded: torch.Tensor | None, ids: torch.Tensor) -> bool:
-    """Whether a table is given the ids (T, B)."""
+    """Tell whether a table is given the ids (T, B)."""
     if embedded is None or embedded.shape != ids.T.shape or torch.equal(embedded, ids):
         return False
     return torch.equal(embedded, ids.T)

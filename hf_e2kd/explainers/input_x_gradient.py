@@ -6,13 +6,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from .base import Explanation, Target, at_least_float32
+from ..alignment.precision import at_least_float32
+from .base import Explanation, Target
 from .input_gradients import InputExplainer, differentiate, input_explanation, over_channels
 from .layer_gradients import differentiate_layer
 
 
 class InputXGradient(InputExplainer):
-    """What each pixel or token contributes to the logit, to first order: Σ_c x_c · ∂z/∂x_c, signed.
+    """Each pixel's or token's contribution to the logit, to first order: Σ_c x_c · ∂z/∂x_c, signed.
 
     x are the pixel values as the model gets them (normalised), or the word embeddings; the sum is over an image's
     colours, or over the dimensions of an embedding. Of a network without biases it equals Integrated Gradients.

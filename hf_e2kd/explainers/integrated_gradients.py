@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..alignment.precision import at_least_float32
 from ..architectures import call_model
-from .base import Explanation, Target, at_least_float32, resolve_target
+from .base import Explanation, Target, resolve_target
 from .input_gradients import (
     InputExplainer,
     differentiate,
@@ -135,7 +136,7 @@ class IntegratedGradients(InputExplainer):
         return places, torch.full((count,), 1 / count, device=device)
 
     def _baseline(self, model: nn.Module, inputs: Mapping[str, Any]) -> torch.Tensor | None:
-        """What broadcasts to x; None for zero."""
+        """The baseline, which broadcasts to x; None for zero."""
         if isinstance(self.baselines, torch.Tensor):
             return self.baselines
         if self.baselines == "zero":
@@ -169,7 +170,7 @@ def _along_path(
     places: torch.Tensor,
     weights: torch.Tensor,
 ) -> list[torch.Tensor]:
-    """What the points α (n, B) contribute to each target's map, (B, H, W) or (B, T), in one forward pass."""
+    """The contribution of the points α (n, B) to each target's map, (B, H, W) or (B, T), in one forward pass."""
     count, batch = places.shape
     whole: list[torch.Tensor] = []
 
@@ -217,7 +218,7 @@ def _completeness_error(
 
 
 def _is_per_sample(baseline: torch.Tensor, inputs: Mapping[str, Any], batch: int) -> bool:
-    """Whether each sample has a baseline of its own.
+    """Tell whether each sample has a baseline of its own.
 
     Raises:
         ValueError: there are more or fewer baselines than samples.

@@ -7,10 +7,9 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..architectures import call_model, grid_of
-from ..architectures.base import Grid
+from ..architectures import Grid, call_model, grid_of
 from ..architectures.discovery import image_size
-from .attention_kernels import attention_kernel, is_checkpointed
+from .attention_kernels import refuse_fused_recomputation
 from .base import Target, one_hots, resolve_target
 from .hooks import captured_output, refuse_single_derivatives
 
@@ -21,7 +20,7 @@ LayerGradients = tuple[torch.Tensor, torch.Tensor, list[torch.Tensor], torch.Ten
 # Within a compiled region a hook registered now captures nothing, so this forward is run as it is.
 @torch.compiler.disable
 def differentiate_layer(model: nn.Module, path: str, inputs: Mapping[str, Any], target: Target) -> LayerGradients:
-    """Runs the model's own forward, by a kernel whose attention can be differentiated twice, and reads a layer of it.
+    """Run the model's own forward, by a kernel whose attention can be differentiated twice, and read a layer of it.
 
     Args:
         path: The layer's, as in `model.get_submodule`.
@@ -32,11 +31,8 @@ def differentiate_layer(model: nn.Module, path: str, inputs: Mapping[str, Any], 
     """
     create_graph = torch.is_grad_enabled()
     height, width = image_size(model, inputs)
-    if create_graph and attention_kernel(model) == "sdpa" and is_checkpointed(model):
-        raise ValueError(
-            f"Activation checkpointing would recompute {type(model).__name__} with a fused attention kernel, which has "
-            "no double backward. Call model.set_attn_implementation('eager'), or train without checkpointing."
-        )
+    if create_graph:
+        refuse_fused_recomputation(model)
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), captured_output(model, path) as captured:
         logits = call_model(model, inputs)
         if not captured:

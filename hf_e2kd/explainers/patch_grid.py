@@ -1,18 +1,19 @@
-"""How an image's tokens are laid out: the grid of its patches, and the tokens before them."""
+"""The layout of an image's tokens in a model: the grid of its patches, and the tokens before them."""
 
 import torch
 from torch import nn
 
-from ..architectures import grid_of, is_timm
-from ..architectures.base import Grid
-from ..architectures.timm import token_grid
-
-# Class, distillation and register tokens stand before the patches or words, and are no more than these.
-MOST_LEADING_TOKENS = 7
+from ..architectures import is_timm
+from ..architectures.grids import MOST_PREFIX_TOKENS, Grid, config_patches, grid_of, token_grid
 
 
 def patch_grid(model: nn.Module, tokens: int, height: int, width: int) -> Grid:
-    """How an image's tokens are laid out: as the model says; else with the fewest prefix tokens that leave a grid.
+    """The layout of an image's tokens: as the model says; else with the fewest prefix tokens that leave a grid.
+
+    Args:
+        model: Model whose attention is followed.
+        tokens: Number of its tokens.
+        height, width: Size of the image in pixels.
 
     Raises:
         ValueError: the tokens are no grid of patches.
@@ -26,12 +27,9 @@ def patch_grid(model: nn.Module, tokens: int, height: int, width: int) -> Grid:
     prefix = getattr(bare, "num_prefix_tokens", None)
     if prefix is not None:
         return Grid(*token_grid(tokens - prefix, height, width), "tokens", prefix)
-    patch = getattr(getattr(model, "config", None), "patch_size", None)
-    if patch is not None:
-        patch_height, patch_width = (patch, patch) if isinstance(patch, int) else patch
-        rows, columns = height // patch_height, width // patch_width
-        if 0 <= tokens - rows * columns <= MOST_LEADING_TOKENS:
-            return Grid(rows, columns, "tokens", tokens - rows * columns)
+    patches = config_patches(model, height, width)
+    if patches is not None and 0 <= (before := tokens - patches[0] * patches[1]) <= MOST_PREFIX_TOKENS:
+        return Grid(*patches, "tokens", before)
     grid = grid_of(torch.empty(1, tokens, tokens, device="meta"), height, width)
     if grid is None:
         raise ValueError(

@@ -8,15 +8,15 @@ import torch
 from torch import nn
 
 from ..architectures.base import evaluating
+from ..architectures.grids import MOST_PREFIX_TOKENS
 from .attention_weights import global_size, recorded_attention
 from .base import one_hots
 from .input_gradients import gradient_scale, run_at
-from .patch_grid import MOST_LEADING_TOKENS
 
 
 @dataclass(frozen=True)
-class ReadTokens:
-    """Which tokens of the last layer a classifier reads.
+class PooledTokens:
+    """The tokens of the last layer that a classifier reads.
 
     Args:
         alone: Places of the tokens that are read by themselves: class and distillation tokens.
@@ -26,24 +26,24 @@ class ReadTokens:
     alone: tuple[int, ...]
     mean_from: int | None
 
-    def weights(self, counted: torch.Tensor) -> torch.Tensor:
-        """How much of each token is read, (B, N), 1 in total: single tokens and the mean have equal parts.
+    def weights(self, mask: torch.Tensor) -> torch.Tensor:
+        """The share of each token in what is read, (B, N), 1 in total: single tokens and the mean have equal parts.
 
         Args:
-            counted: (B, N) bool, which tokens are no padding.
+            mask: (B, N) bool, which tokens are no padding.
         """
-        parts = [torch.zeros(counted.shape, device=counted.device) for _ in self.alone]
+        parts = [torch.zeros(mask.shape, device=mask.device) for _ in self.alone]
         for part, place in zip(parts, self.alone, strict=True):
             part[:, place] = 1.0
         if self.mean_from is not None:
-            averaged = counted.float()
+            averaged = mask.float()
             averaged[:, : self.mean_from] = 0.0
             parts.append(averaged / averaged.sum(1, keepdim=True).clamp(min=1.0))
         return torch.stack(parts).mean(0)
 
 
-def find_read_tokens(model: nn.Module, inputs: Mapping[str, Any]) -> ReadTokens:
-    """Which tokens the classifier reads: the rows of the last layer's attention whose gradient isn't zero.
+def find_pooled_tokens(model: nn.Module, inputs: Mapping[str, Any]) -> PooledTokens:
+    """Find the tokens that the classifier reads: the rows of the last layer's attention whose gradient isn't zero.
 
     One forward and backward pass in evaluation mode; each module's training mode is put back as it was. Where the rows
     are all tokens, one that weighs far more than the mean's part is read by itself beside the mean, as DINOv2's class
@@ -73,7 +73,7 @@ def find_read_tokens(model: nn.Module, inputs: Mapping[str, Any]) -> ReadTokens:
         (gradient,) = torch.autograd.grad(logits, weights[-1], grad_outputs=top * scale, allow_unused=True)
     if gradient is None:
         raise ValueError(f"The last attention of {type(model).__name__} doesn't reach the logits.")
-    read = _pattern(gradient.float().abs().sum((1, 3)), counted_tokens(inputs, tokens, logits))
+    read = _pattern(gradient.float().abs().sum((1, 3)), token_mask(inputs, tokens, logits))
     if read is None:
         raise ValueError(
             f"{type(model).__name__}'s classifier reads neither its first tokens nor the mean of all, so attention has "
@@ -82,23 +82,23 @@ def find_read_tokens(model: nn.Module, inputs: Mapping[str, Any]) -> ReadTokens:
     return read
 
 
-def _pattern(strength: torch.Tensor, counted: torch.Tensor) -> ReadTokens | None:
+def _pattern(strength: torch.Tensor, mask: torch.Tensor) -> PooledTokens | None:
     """The tokens read, by the size (B, N) of each one's gradient; None where they aren't the same in every sample."""
     read = strength > 0
-    leading = min(MOST_LEADING_TOKENS + 1, strength.shape[1] // 2)
-    averaged = [first for first in range(leading) if torch.equal(read[:, first:], counted[:, first:])]
+    leading = min(MOST_PREFIX_TOKENS + 1, strength.shape[1] // 2)
+    averaged = [first for first in range(leading) if torch.equal(read[:, first:], mask[:, first:])]
     mean_from = averaged[0] if averaged else None
     before = read[:, :mean_from]
     if (before != before[:1]).any() or before[:, leading:].any() or not read.any():
         return None
     if mean_from == 0:
         mean_from = _standing_out(strength, leading)
-        return ReadTokens(tuple(range(mean_from)), mean_from)
-    return ReadTokens(tuple(before[0].nonzero().flatten().tolist()), mean_from)
+        return PooledTokens(tuple(range(mean_from)), mean_from)
+    return PooledTokens(tuple(before[0].nonzero().flatten().tolist()), mean_from)
 
 
 def _standing_out(strength: torch.Tensor, leading: int) -> int:
-    """How many tokens at the start are read by themselves beside a mean over the others, as a class token may be.
+    """The number of tokens at the start that are read by themselves beside a mean over the others, as a class token.
 
     In a mean over N tokens each weighs 1/N; a token that is read by itself weighs 1. √N stands between.
     """
@@ -107,8 +107,8 @@ def _standing_out(strength: torch.Tensor, leading: int) -> int:
     return int((averaged[:, :leading] > limit.unsqueeze(1)).all(0).cumprod(0).sum())
 
 
-def counted_tokens(inputs: Mapping[str, Any], tokens: int, logits: torch.Tensor) -> torch.Tensor:
-    """Which tokens are no padding, (B, N) bool."""
+def token_mask(inputs: Mapping[str, Any], tokens: int, logits: torch.Tensor) -> torch.Tensor:
+    """The mask of the tokens that are no padding, (B, N) bool."""
     mask = inputs.get("attention_mask")
     if mask is None:
         return torch.ones(len(logits), tokens, dtype=torch.bool, device=logits.device)

@@ -36,7 +36,7 @@ _EXPLAINERS: dict[str, type[Explainer]] = {
 
 
 def register_explainer(name: str, explainer: type[Explainer]) -> None:
-    """Makes a method known by `name` to `explain`, the arguments and the recipes.
+    """Register a method by `name`, for `explain`, the arguments and the recipes.
 
     Args:
         explainer: A subclass of `Explainer`; the options of its constructor become the method's options.
@@ -91,14 +91,14 @@ def explain(
     processing_class: Any = None,
     **options: Any,
 ) -> Explanation:
-    """Explains a batch of a model's decisions.
+    """Explain a batch of a model's decisions.
 
     The model is explained in the mode it is in: call `model.eval()` first, or dropout and batch statistics act, with a
     warning.
 
     Args:
         model: A classifier, of transformers, timm or your own.
-        inputs: What its forward takes, as a processor or tokenizer gives it with `return_tensors="pt"`; or
+        inputs: Inputs of its forward, as a processor or tokenizer gives it with `return_tensors="pt"`; or
             `pixel_values` (B, channels, H, W) alone; or, with `processing_class`, texts, or pairs of texts, such as
             premise and hypothesis.
         method: One of `available_explainers()`, or an explainer. By default images are explained by `"gradcam"`, texts

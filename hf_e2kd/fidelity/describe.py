@@ -20,8 +20,9 @@ from torch.utils.data import Subset
 
 from ..explainers import Explainer
 from ..private import LEFT_OUT, without_private
-from ..store.attached import unattached
+from ..store.joining import unattached
 from ..store.key import cached_commits, explainer_key, loaded_revision, weights_digest
+from ..version import __version__
 from .cost import device_name
 from .record import Cost, DataRecord, ModelRecord
 
@@ -123,9 +124,6 @@ def unstated_options(explainer: Mapping[str, Any]) -> list[str]:
 
 def environment() -> dict[str, str]:
     """The versions that a figure may depend on."""
-    # Not known before the package is whole.
-    from .. import __version__
-
     return {"hf_e2kd": __version__} | {name: version(name) for name in PACKAGES}
 
 

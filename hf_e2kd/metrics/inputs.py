@@ -1,14 +1,16 @@
-"""What the metrics ask of their inputs, and how an `evaluate` column becomes a tensor."""
+"""Checks of the metrics' inputs, and the conversion of an `evaluate` column to a tensor."""
 
 import torch
 from torch import Tensor
+
+from ..alignment.precision import at_least_float32
 
 
 def check_batch(name: str, values: Tensor, axes: str) -> None:
     """Refuse a tensor of another number of axes than `axes` names, or one that holds a NaN.
 
     Args:
-        name: what the caller knows the tensor as; it opens the message.
+        name: the argument's name, which opens the message.
         values: the tensor.
         axes: the expected axes, as "(B, h, w)".
 
@@ -51,7 +53,7 @@ def unit_peak(maps: Tensor) -> Tensor:
 
     Cosines and shares don't change, and the squares and sums of tiny values no longer underflow.
     """
-    maps = maps if maps.dtype == torch.float64 else maps.float()
+    maps = at_least_float32(maps)
     peak = maps.abs().amax(dim=(1, 2), keepdim=True)
     return maps / peak.where(peak > 0, 1)
 

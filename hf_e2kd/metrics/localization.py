@@ -1,4 +1,4 @@
-"""What the localisation metrics share: their inputs, the map on the mask's grid, and means by class."""
+"""The common part of the localisation metrics: checks, the map on the mask's grid, and means by class."""
 
 from collections.abc import Sequence
 

@@ -1,10 +1,9 @@
-"""What the `evaluate` modules share.
+"""The base of the `evaluate` modules: what they tell of themselves, and their columns as tensors."""
 
-`evaluate` takes the first subclass of its `Metric` that it finds in a module for the metric itself, imported ones too,
-so these are functions and no base class.
-"""
-
-from collections.abc import Sequence
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import datasets
 import evaluate
@@ -13,29 +12,50 @@ from torch import Tensor
 from .inputs import column_to_tensor
 from .localization import class_means
 
+CLASS = datasets.Value("int64")
+"""A column of one class a sample."""
 
-def metric_info(
-    description: str, citation: str, inputs: str, axes: int = 1, **labels: datasets.Value
-) -> evaluate.MetricInfo:
-    """What a module says of itself, where `predictions` and `references` are alike.
+NUMBERS = datasets.Sequence(datasets.Value("float64"))
+"""A column of one list of numbers a sample."""
 
-    Args:
-        axes: Of a sample's numbers: 1 for a list (logits), 2 for rows (maps, masks).
-        labels: Further columns.
+LOGITS = {"predictions": NUMBERS, "references": NUMBERS}
+"""The columns of a metric of two models' logits, or of logits and labels."""
+
+MAPS = {"predictions": datasets.Sequence(NUMBERS), "references": datasets.Sequence(NUMBERS)}
+"""The columns of a metric of maps, or of maps and masks: rows of numbers."""
+
+
+# Abstract, because `evaluate` takes the first concrete metric that it finds in a module, imported ones included.
+class MetricModule(evaluate.Metric, ABC):
+    """A metric that `evaluate` loads, described by its docstring: one sentence, then its inputs.
+
+    Args (of a subclass, as `class Agreement(MetricModule, citation=…, columns=LOGITS)`):
+        citation: BibTeX of the metric's papers.
+        columns: Type of each column by its name, `LOGITS` or `MAPS` among them.
     """
-    numbers = datasets.Value("float64")
-    for _ in range(axes):
-        numbers = datasets.Sequence(numbers)
-    return evaluate.MetricInfo(
-        description=description,
-        citation=citation,
-        inputs_description=inputs,
-        features=datasets.Features({"predictions": numbers, "references": numbers, **labels}),
-    )
+
+    papers: str
+    columns: Mapping[str, Any]
+
+    def __init_subclass__(cls, citation: str, columns: Mapping[str, Any]) -> None:
+        cls.papers, cls.columns = citation, columns
+
+    def _info(self) -> evaluate.MetricInfo:
+        description, _, inputs = (inspect.getdoc(self) or "").partition("\n\n")
+        return evaluate.MetricInfo(
+            description=description,
+            citation=self.papers,
+            inputs_description=f"\n{inputs}\n",
+            features=datasets.Features(self.columns),
+        )
+
+    @abstractmethod
+    def _compute(self, *args: Any, **columns: Any) -> dict[str, Any]:
+        """The metric of all samples, by the columns' names."""
 
 
 def as_tensors(predictions: list, references: list) -> tuple[Tensor, Tensor]:
-    """Both columns as float64 tensors (B, ...).
+    """Convert both columns to float64 tensors (B, ...).
 
     Raises:
         ValueError: the samples of a column differ in shape.

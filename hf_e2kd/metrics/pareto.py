@@ -1,4 +1,4 @@
-"""Which of several models no other one beats in every respect."""
+"""The Pareto front: the models that no other one beats in every respect."""
 
 from collections.abc import Mapping, Sequence
 
@@ -51,7 +51,7 @@ def pareto_front(
 
 
 def _is_beaten(value: np.ndarray, number: int, values: np.ndarray) -> bool:
-    """Whether a row dominates this one, or an earlier row equals it."""
+    """Tell whether a row dominates this one, or an earlier row equals it."""
     as_good = np.all(values >= value, axis=1)
     better = np.any(values > value, axis=1)
     return bool(np.any(as_good & better) or np.any(as_good[:number]))

@@ -8,10 +8,11 @@ from torch import Tensor
 
 
 class RunningMeans:
-    """Averages per-sample values without keeping them, so that memory doesn't grow with the data set.
+    """Means of per-sample values without keeping these, so that memory doesn't grow with the data set.
 
     Args:
-        gather: Joins a tensor (B, …) of every process along its first axis, without a padded last batch's repeats.
+        gather: Function that joins a tensor (B, …) of every process along its first axis, without a padded last batch's
+            repeats.
     """
 
     def __init__(self, gather: Callable[[Tensor], Tensor]):
@@ -20,11 +21,11 @@ class RunningMeans:
         self.counts: dict[str, int] = {}
 
     def update(self, values: Mapping[str, Tensor]) -> None:
-        """Adds a batch.
+        """Add a batch.
 
         Args:
-            values: By name, (B,), or (B, K) of K values a sample, on one device; NaN where a value doesn't count. The
-                same names on every process.
+            values: Tensors by name, (B,), or (B, K) of K values a sample, on one device; NaN where a value doesn't
+                count. The same names on every process.
         """
         if not values:
             return
@@ -44,10 +45,11 @@ class RunningMeans:
 
 
 class SampleValues:
-    """Keeps each sample's values, as `RunningMeans` keeps their means.
+    """All per-sample values, where `RunningMeans` has their means alone.
 
     Args:
-        gather: Joins a tensor (B, …) of every process along its first axis, without a padded last batch's repeats.
+        gather: Function that joins a tensor (B, …) of every process along its first axis, without a padded last batch's
+            repeats.
     """
 
     def __init__(self, gather: Callable[[Tensor], Tensor]):
@@ -55,7 +57,7 @@ class SampleValues:
         self.batches: list[dict[str, tuple[np.ndarray, np.ndarray]]] = []
 
     def update(self, values: Mapping[str, Tensor]) -> None:
-        """Adds a batch: (B,) or (B, K) by name, on one device; NaN where a value doesn't count."""
+        """Add a batch: (B,) or (B, K) by name, on one device; NaN where a value doesn't count."""
         each = [value.double().view(len(value), -1) for value in values.values()]
         sums = [value.nansum(1) for value in each]
         counts = [(~value.isnan()).double().sum(1) for value in each]
@@ -72,7 +74,7 @@ class SampleValues:
 
     @property
     def names(self) -> list[str]:
-        """What was measured of any sample."""
+        """Names of the values that were measured of any sample."""
         return list(dict.fromkeys(name for batch in self.batches for name in batch))
 
     def of(self, name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -18,6 +18,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ..alignment.precision import at_least_float32
+
 # --- What is held while W(x) is taken --------------------------------------------------------------------------------
 
 # Counts open contexts. Not thread-local: on accelerators a backward pass runs in threads of its own.
@@ -114,7 +116,7 @@ class BcosConv2d(nn.Module):
 
     def _patch_norms(self, features: torch.Tensor) -> torch.Tensor:
         """(B, 1, h, w), in at least float32: half precision overflows at the square of 256."""
-        squares = _at_least_float32(features).square().sum(1, keepdim=True)
+        squares = at_least_float32(features).square().sum(1, keepdim=True)
         means = F.avg_pool2d(squares, self.kernel_size, self.stride, self.padding)
         return (means * self.kernel_size**2 + 1e-6).sqrt()
 
@@ -132,7 +134,7 @@ class BcosLinear(nn.Module):
         if self.max_out > 1:
             projection = projection.unflatten(-1, (-1, self.max_out)).amax(-1)
         # A lower bound instead of the package's addition: the same numbers, and no 0/0 in second derivatives.
-        squares = _at_least_float32(features).square().sum(-1, keepdim=True)
+        squares = at_least_float32(features).square().sum(-1, keepdim=True)
         return _scaled(projection, squares.clamp(min=1e-24).sqrt())
 
 
@@ -154,7 +156,7 @@ class UncenteredBatchNorm2d(nn.Module):
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         variance = self.running_var
         if self.training:
-            variance = _at_least_float32(features).var(dim=(0, 2, 3), unbiased=False)
+            variance = at_least_float32(features).var(dim=(0, 2, 3), unbiased=False)
             if self.track_running_stats:
                 with torch.no_grad():
                     self.running_var.lerp_(variance.to(self.running_var.dtype), self.momentum)
@@ -180,7 +182,7 @@ class BiaslessNorm(nn.Module):
         axes = (-1,) if self.layout == "last" else (1, 2, 3)
         weight = self.weight if self.layout == "last" else self.weight[:, None, None]
         # The mean is linear in the features, so that it belongs to W(x).
-        centred = _at_least_float32(features)
+        centred = at_least_float32(features)
         centred = centred - centred.mean(axes, keepdim=True)
         variance = centred.square().mean(axes, keepdim=True)
         return (centred * holdable((variance + self.eps).rsqrt()) * weight).to(features.dtype)
@@ -202,7 +204,3 @@ class LogitLayer(nn.Module):
 
     def forward(self, logits: torch.Tensor) -> torch.Tensor:
         return logits / self.temperature + self.bias
-
-
-def _at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

@@ -1,23 +1,22 @@
-"""What the families of B-cos networks share as models of transformers."""
+"""The base of the B-cos networks: their configuration, and the image with its inverse."""
 
 import math
 from typing import Any
 
 import torch
-from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.modeling_outputs import ImageClassifierOutput
-from transformers.utils.generic import can_return_tuple
+from transformers import PreTrainedConfig
 
+from .base import ImageClassifier
 from .bcos import AddInverse, LogitLayer
 
 
 class BcosConfig(PreTrainedConfig):
-    """What every B-cos network is configured by, beside its own sizes and what transformers gives all configurations.
+    """The settings that all B-cos networks have beside their sizes.
 
     Args:
-        max_out: Weight vectors an output has, of which the best counts.
-        logit_bias: Added to the logits; −log(classes − 1) where None.
-        logit_temperature: What the logits are divided by.
+        max_out: Number of weight vectors of an output, of which the best counts.
+        logit_bias: Number added to the logits; −log(classes − 1) where None.
+        logit_temperature: Divisor of the logits.
     """
 
     max_out: int = 1
@@ -25,7 +24,7 @@ class BcosConfig(PreTrainedConfig):
     logit_temperature: float = 1.0
 
 
-class BcosPreTrainedModel(PreTrainedModel):
+class BcosPreTrainedModel(ImageClassifier):
     """A B-cos image classifier: `forward_features`, then `forward_head`, of an image's six channels.
 
     `pixel_values` (B, 3, H, W) are RGB in [0, 1], **not normalised**: the model adds the inverse itself. A processor
@@ -36,8 +35,6 @@ class BcosPreTrainedModel(PreTrainedModel):
     """
 
     config_class = BcosConfig
-    main_input_name = "pixel_values"
-    input_modalities = ("image",)
 
     def __init__(self, config: Any):
         super().__init__(config)
@@ -68,22 +65,9 @@ class BcosPreTrainedModel(PreTrainedModel):
             self._pixels_checked = bool(pixel_values.any())
         return self._features(self.add_inverse(pixel_values.to(self.dtype)))
 
-    def forward_head(self, features: torch.Tensor) -> torch.Tensor:
-        """Logits (B, classes) of the last feature map."""
-        raise NotImplementedError
-
     def _features(self, channels: torch.Tensor) -> torch.Tensor:
         """The last feature map of an image and its inverse (B, 6, H, W)."""
         raise NotImplementedError
-
-    @can_return_tuple
-    def forward(
-        self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **loss_kwargs: Any
-    ) -> ImageClassifierOutput:
-        """Classifies images. `loss_kwargs` (`num_items_in_batch`) are passed on to the loss."""
-        logits = self.forward_head(self.forward_features(pixel_values))
-        loss = None if labels is None else self.loss_function(labels, logits, self.config, **loss_kwargs)
-        return ImageClassifierOutput(loss=loss, logits=logits)
 
 
 def _check_range(pixel_values: torch.Tensor, model: str) -> None:

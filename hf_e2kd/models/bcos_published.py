@@ -43,8 +43,9 @@ def bcos_config(name: str, **settings: Any) -> BcosConfig:
     """The configuration of a B-cos network by the name that the `bcos` package gives it.
 
     Args:
-        name: For example `"resnet34"`, `"densenet169"` or `"simple_vit_ti_patch16_224"`.
-        settings: What is to be different, `id2label` among it. The published weights have `num_labels=1000`.
+        name: Name of the `bcos` package, such as `"resnet34"`, `"densenet169"` or `"simple_vit_ti_patch16_224"`.
+        settings: Settings of the configuration that differ, such as `id2label`. The published weights have
+            `num_labels=1000`.
 
     Raises:
         ValueError: unknown name; the message lists the known ones.
@@ -74,10 +75,10 @@ def bcos_config(name: str, **settings: Any) -> BcosConfig:
 def load_bcos_weights(
     model: BcosPreTrainedModel, weights: Mapping[str, torch.Tensor] | str | PathLike[str]
 ) -> BcosPreTrainedModel:
-    """Copies weights in the format of the `bcos` package (github.com/B-cos/B-cos-v2) into a model of the same sizes.
+    """Copy weights in the format of the `bcos` package (github.com/B-cos/B-cos-v2) into a model of the same sizes.
 
     Args:
-        model: As `bcos_config` describes it.
+        model: Model of a configuration by `bcos_config`.
         weights: A state dict, or a file of one: `.safetensors`, or what `torch.save` wrote (read with
             `weights_only=True`, so that nothing in it is executed).
 

@@ -6,8 +6,11 @@ import torch
 from torch import nn
 from transformers import initialization as init
 
+from ..architectures.base import register_architecture
+from .base import split_at_features
 from .bcos import BcosConv2d, UncenteredBatchNorm2d
 from .bcos_base import BcosConfig, BcosPreTrainedModel
+from .residual import Convolution, check_layer_type, residual_stages
 
 
 class BcosResNetConfig(BcosConfig):
@@ -29,8 +32,7 @@ class BcosResNetConfig(BcosConfig):
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
-        if self.layer_type not in RESIDUAL_BLOCKS:
-            raise ValueError(f"layer_type must be one of {sorted(RESIDUAL_BLOCKS)}, not '{self.layer_type}'.")
+        check_layer_type(self.layer_type)
 
 
 class _Block(nn.Module):
@@ -39,7 +41,7 @@ class _Block(nn.Module):
     Its children are called `conv1`, `bn1`, `conv2`, … and `downsample`.
     """
 
-    def __init__(self, convolutions: list[tuple[int, int, int, int]], max_out: int):
+    def __init__(self, convolutions: list[Convolution], max_out: int):
         super().__init__()
         self.length = len(convolutions)
         for number, (inputs, outputs, kernel, stride) in enumerate(convolutions, start=1):
@@ -61,18 +63,6 @@ class _Block(nn.Module):
         return features + residual
 
 
-def _basic(inputs: int, width: int, stride: int) -> list[tuple[int, int, int, int]]:
-    return [(inputs, width, 3, stride), (width, width, 3, 1)]
-
-
-def _bottleneck(inputs: int, width: int, stride: int) -> list[tuple[int, int, int, int]]:
-    return [(inputs, width, 1, 1), (width, width, 3, stride), (width, 4 * width, 1, 1)]
-
-
-RESIDUAL_BLOCKS = {"basic": _basic, "bottleneck": _bottleneck}
-"""A block's convolutions (channels in, out, kernel, stride), of channels in, width and stride."""
-
-
 class BcosResNetForImageClassification(BcosPreTrainedModel):
     """A B-cos ResNet that classifies every place and averages the places' logits."""
 
@@ -91,14 +81,9 @@ class BcosResNetForImageClassification(BcosPreTrainedModel):
             self.pool = nn.AvgPool2d(3, stride=2, padding=1)
         self.bn1 = UncenteredBatchNorm2d(channels)
         self.stages = len(config.depths)
-        for stage, depth in enumerate(config.depths):
-            blocks = []
-            for block in range(depth):
-                stride = 2 if stage > 0 and block == 0 else 1
-                convolutions = RESIDUAL_BLOCKS[config.layer_type](channels, config.embedding_size * 2**stage, stride)
-                channels = convolutions[-1][1]
-                blocks.append(_Block(convolutions, config.max_out))
-            self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
+        stages, channels = residual_stages(config, partial(_Block, max_out=config.max_out))
+        for number, stage in enumerate(stages, start=1):
+            self.add_module(f"layer{number}", stage)
         self.fc = convolution(channels, config.num_labels, 1)
         self.post_init()
 
@@ -117,3 +102,10 @@ class BcosResNetForImageClassification(BcosPreTrainedModel):
         elif isinstance(module, UncenteredBatchNorm2d):
             init.ones_(module.weight)
             init.ones_(module.running_var)
+
+
+def _last_stage(model: nn.Module) -> str:
+    return f"layer{len(model.config.depths)}"
+
+
+register_architecture("BcosResNetForImageClassification", _last_stage, split_at_features)

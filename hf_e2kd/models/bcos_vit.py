@@ -6,13 +6,17 @@ backward. Its weights are a scaling like the others: held through the queries an
 
 import math
 from collections import OrderedDict
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
 from transformers import initialization as init
 
 from ..architectures.attention import attend
+from ..architectures.base import Split, register_architecture, require_inputs
+from ..architectures.grids import Grid
 from .bcos import BcosConv2d, BcosLinear, BiaslessNorm, holdable
 from .bcos_base import BcosConfig, BcosPreTrainedModel
 
@@ -22,7 +26,7 @@ class BcosViTConfig(BcosConfig):
 
     Args:
         hidden_size: Channels, a multiple of 4 and of the heads.
-        num_hidden_layers, num_attention_heads, intermediate_size: As in transformers' ViT.
+        num_hidden_layers, num_attention_heads, intermediate_size: Sizes with the meaning of transformers' ViT.
         image_size: Pixels of the images that the model is meant for. It takes others: the position embedding is a
             function of the grid.
         patch_size: Pixels of a patch's side; behind a convolutional stem, places of the stem's grid.
@@ -76,7 +80,7 @@ def _conv_stem(widths: list[int] | tuple[int, ...], max_out: int) -> nn.Sequenti
 
 
 class PositionEmbedding(nn.Module):
-    """Adds sines and cosines of the rows and columns to (B, h, w, C). No share of W(x): it doesn't depend on x."""
+    """Add sines and cosines of the rows and columns to (B, h, w, C). No share of W(x): it doesn't depend on x."""
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         height, width, channels = features.shape[1:]
@@ -167,3 +171,15 @@ class BcosViTForImageClassification(BcosPreTrainedModel):
             init.kaiming_uniform_(module.weight, a=math.sqrt(5))
         elif isinstance(module, BiaslessNorm):
             init.ones_(module.weight)
+
+
+def _split(model: nn.Module, inputs: Mapping[str, Any]) -> Split:
+    features = model.forward_features(require_inputs(inputs))
+    return Split(features, model.forward_head, Grid(features.shape[1], features.shape[2], "nhwc"))
+
+
+def _last_encoder(model: nn.Module) -> str:
+    return f"transformer.encoder_{model.config.num_hidden_layers - 1}"
+
+
+register_architecture("BcosViTForImageClassification", _last_encoder, _split)

@@ -1,18 +1,16 @@
 """ShuffleNet V2 (Ma et al., ECCV 2018): torchvision's network as a model of transformers."""
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 from torchvision.models import ShuffleNetV2
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig
 from transformers import initialization as init
-from transformers.modeling_outputs import ImageClassifierOutput
-from transformers.utils.generic import can_return_tuple
 
-from ..architectures.base import Grid, Split, register_architecture, require_inputs
+from ..architectures.base import register_architecture
+from .base import ImageClassifier, split_at_features
 
 _CHANNELS = {
     "shufflenet_v2_x0_5": (24, 48, 96, 192, 1024),
@@ -26,8 +24,8 @@ class ShuffleNetConfig(PreTrainedConfig):
     """Sizes of a ShuffleNet V2; ×0.5 by default, the student of e²KD's Waterbirds table.
 
     Args:
-        depths: Units of the three stages.
-        channels: Of the stem, the three stages (even numbers) and the last convolution.
+        depths: Number of units of each of the three stages.
+        channels: Channels of the stem, the three stages (even numbers) and the last convolution.
     """
 
     model_type = "shufflenet_v2"
@@ -51,12 +49,10 @@ def shufflenet_config(name: str, **settings: Any) -> ShuffleNetConfig:
     return ShuffleNetConfig(channels=_CHANNELS[name], **settings)
 
 
-class ShuffleNetForImageClassification(PreTrainedModel):
+class ShuffleNetForImageClassification(ImageClassifier):
     """A ShuffleNet V2 that classifies images, `pixel_values` (B, 3, H, W)."""
 
     config_class = ShuffleNetConfig
-    main_input_name = "pixel_values"
-    input_modalities = ("image",)
 
     def __init__(self, config: ShuffleNetConfig):
         super().__init__(config)
@@ -64,23 +60,12 @@ class ShuffleNetForImageClassification(PreTrainedModel):
         self.post_init()
 
     def forward_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """The last feature map, (B, C, h, w)."""
         network = self.network
         features = network.maxpool(network.conv1(pixel_values))
         return network.conv5(network.stage4(network.stage3(network.stage2(features))))
 
     def forward_head(self, features: torch.Tensor) -> torch.Tensor:
-        """Logits (B, classes) of the last feature map."""
         return self.network.fc(features.mean((2, 3)))
-
-    @can_return_tuple
-    def forward(
-        self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **loss_kwargs: Any
-    ) -> ImageClassifierOutput:
-        """Classifies images. `loss_kwargs` (`num_items_in_batch`) are passed on to the loss."""
-        logits = self.forward_head(self.forward_features(pixel_values))
-        loss = None if labels is None else self.loss_function(labels, logits, self.config, **loss_kwargs)
-        return ImageClassifierOutput(loss=loss, logits=logits)
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Conv2d | nn.Linear):
@@ -95,9 +80,4 @@ class ShuffleNetForImageClassification(PreTrainedModel):
             init.zeros_(module.num_batches_tracked)
 
 
-def _split(model: nn.Module, inputs: Mapping[str, Any]) -> Split:
-    features = model.forward_features(require_inputs(inputs))
-    return Split(features, model.forward_head, Grid(features.shape[2], features.shape[3]))
-
-
-register_architecture("ShuffleNetForImageClassification", "network.conv5", _split)
+register_architecture("ShuffleNetForImageClassification", "network.conv5", split_at_features)

@@ -6,19 +6,16 @@ place stand Fixup's initialisation and a scalar a block (Zhang et al., ICLR 2019
 """
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig
 from transformers import initialization as init
-from transformers.modeling_outputs import ImageClassifierOutput
-from transformers.utils.generic import can_return_tuple
 
-from ..architectures.base import Grid, Split, register_architecture, require_inputs
-from .bcos_resnet import RESIDUAL_BLOCKS
+from ..architectures.base import register_architecture
+from .base import ImageClassifier, split_at_features
+from .residual import Convolution, check_layer_type, residual_stages
 
 
 class XResNetConfig(PreTrainedConfig):
@@ -40,14 +37,13 @@ class XResNetConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
-        if self.layer_type not in RESIDUAL_BLOCKS:
-            raise ValueError(f"layer_type must be one of {sorted(RESIDUAL_BLOCKS)}, not '{self.layer_type}'.")
+        check_layer_type(self.layer_type)
 
 
 class _Block(nn.Module):
     """A residual block of convolutions (channels in, out, kernel, stride); its branch is multiplied by `scale`."""
 
-    def __init__(self, convolutions: list[tuple[int, int, int, int]]):
+    def __init__(self, convolutions: list[Convolution]):
         super().__init__()
         self.convolutions = nn.ModuleList(
             nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
@@ -66,12 +62,10 @@ class _Block(nn.Module):
         return F.relu(self.scale * branch + self.downsample(features))
 
 
-class XResNetForImageClassification(PreTrainedModel):
+class XResNetForImageClassification(ImageClassifier):
     """An X-DNN ResNet that classifies images, `pixel_values` (B, 3, H, W)."""
 
     config_class = XResNetConfig
-    main_input_name = "pixel_values"
-    input_modalities = ("image",)
     _no_split_modules = ["_Block"]
 
     def __init__(self, config: XResNetConfig):
@@ -80,38 +74,19 @@ class XResNetForImageClassification(PreTrainedModel):
         kernel, stride = (3, 1) if config.small_inputs else (7, 2)
         self.stem = nn.Conv2d(3, channels, kernel, stride, padding=kernel // 2, bias=False)
         self.pool = nn.Identity() if config.small_inputs else nn.MaxPool2d(3, stride=2, padding=1)
-        stages = []
-        for stage, depth in enumerate(config.depths):
-            blocks = []
-            for number in range(depth):
-                stride = 2 if stage > 0 and number == 0 else 1
-                convolutions = RESIDUAL_BLOCKS[config.layer_type](channels, config.embedding_size * 2**stage, stride)
-                channels = convolutions[-1][1]
-                blocks.append(_Block(convolutions))
-            stages.append(nn.Sequential(*blocks))
+        stages, channels = residual_stages(config, _Block)
         self.stages = nn.ModuleList(stages)
         self.classifier = nn.Linear(channels, config.num_labels, bias=False)
         self.post_init()
 
     def forward_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """The last feature map, (B, C, h, w)."""
         features = self.pool(F.relu(self.stem(pixel_values)))
         for stage in self.stages:
             features = stage(features)
         return features
 
     def forward_head(self, features: torch.Tensor) -> torch.Tensor:
-        """Logits (B, classes) of the last feature map."""
         return self.classifier(features.mean((2, 3)))
-
-    @can_return_tuple
-    def forward(
-        self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **loss_kwargs: Any
-    ) -> ImageClassifierOutput:
-        """Classifies images. `loss_kwargs` (`num_items_in_batch`) are passed on to the loss."""
-        logits = self.forward_head(self.forward_features(pixel_values))
-        loss = None if labels is None else self.loss_function(labels, logits, self.config, **loss_kwargs)
-        return ImageClassifierOutput(loss=loss, logits=logits)
 
     def _init_weights(self, module: nn.Module) -> None:
         """Fixup: each branch begins at zero, and its other convolutions smaller by L^(−1/(2m−2)), m being their number.
@@ -134,13 +109,8 @@ class XResNetForImageClassification(PreTrainedModel):
             init.normal_(module.weight, std=0.01)
 
 
-def _split(model: nn.Module, inputs: Mapping[str, Any]) -> Split:
-    features = model.forward_features(require_inputs(inputs))
-    return Split(features, model.forward_head, Grid(features.shape[2], features.shape[3]))
-
-
 def _last_stage(model: nn.Module) -> str:
     return f"stages.{len(model.config.depths) - 1}"
 
 
-register_architecture("XResNetForImageClassification", _last_stage, _split)
+register_architecture("XResNetForImageClassification", _last_stage, split_at_features)

@@ -7,6 +7,7 @@ import torch
 
 from ..alignment.labels import choose_positive, list_positives
 from ..alignment.masks import object_masks
+from ..data.boxes import dilate_boxes
 from ..metrics import boxes_to_masks
 from ..metrics.energy_pointing_game.function import check_boxes
 from ..terms import available_guidance_losses
@@ -134,7 +135,7 @@ def annotated_masks(inputs: Mapping[str, Any], target: torch.Tensor, dilation: f
         # Here, as what follows makes padding of boxes.
         check_boxes(inputs["boxes"])
         size = (inputs["pixel_values"].shape[-2], inputs["pixel_values"].shape[-1])
-        boxes = _dilated(inputs["boxes"], dilation)
+        boxes = dilate_boxes(inputs["boxes"], dilation)
         own = inputs.get("box_labels")
         masks = torch.stack(
             [
@@ -162,12 +163,3 @@ def _boxes_of(boxes: torch.Tensor, box_labels: torch.Tensor | None, target: torc
 
 def _has_area(boxes: torch.Tensor) -> torch.Tensor:
     return (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])
-
-
-def _dilated(boxes: torch.Tensor, fraction: float) -> torch.Tensor:
-    """Boxes larger by a fraction of their size on each side; what leaves the image is cut when they become masks."""
-    if fraction == 0:
-        return boxes
-    boxes = boxes.float()
-    margin = fraction * (boxes[..., 2:] - boxes[..., :2])
-    return torch.cat([boxes[..., :2] - margin, boxes[..., 2:] + margin], dim=-1).where(_has_area(boxes)[..., None], -1)

@@ -1,6 +1,6 @@
-"""The teacher, stored: what it said of a data set, computed once and read from files."""
+"""Stored references: a teacher's logits and maps of a data set, computed once and read from files."""
 
-from .errors import StoreError
+from .files import StoreError
 from .reference import StoredReference
 from .text import StoredTextCollator
 

@@ -1,9 +1,10 @@
-"""Builds a store: the teacher's logits and maps, once per sample, shard by shard."""
+"""Building a store: the teacher's logits and maps, once per sample, shard by shard, in one process or several."""
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import timedelta
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import datasets
 import torch
+from accelerate import PartialState
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedTokenizerBase
@@ -21,18 +23,16 @@ from ..alignment.words import LAYOUT_COLUMNS
 from ..architectures.base import evaluating
 from ..explainers import Explainer, Explanation, build_explainer
 from ..references.teacher import refuse_quantised_arithmetic
-from .description import FORMAT, PLAN_FILE, STORE_FILE
-from .division import ShardPlan
-from .errors import StoreError
-from .files import read_json, write_json
+from ..version import __version__
+from .files import FORMAT, PLAN_FILE, STORE_FILE, StoreError, read_json, write_json
 from .ids import check_order, fingerprint, order_probes, refuse_duplicates, stated_ids
 from .key import explainer_key, field_of_view, processor_key, require_same, teacher_key
 from .rows import RowEncoder
 from .samples import Collate, IndexedDataset, ModelInputs, refuse_random_samples, with_images
-from .shard_writer import ShardWriter
 from .shards import ShardInfo, Shards
 from .targets import TARGETS, TargetRule
 from .text import SpanCollator, TextRows
+from .writer import ShardPlan, ShardWriter
 
 DTYPES = ("float16", "float32")
 
@@ -40,8 +40,17 @@ DTYPES = ("float16", "float32")
 _REBUILD = "Give the same, or build into another folder."
 
 
+def launched_processes() -> PartialState:
+    """The processes that `accelerate launch` has started, or this process alone.
+
+    A process may have whole shards more to make than another that waits for it, so nobody gives up after minutes.
+    """
+    # Unless it is told so, Accelerate takes processes on a machine without accelerators for so many single ones.
+    return PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=30))
+
+
 class StoreBuilder:
-    """What a store is built of. `run` makes the shards of one process, `finish` writes the description.
+    """The building of one store: `run` makes the shards of one process, `finish` writes the description.
 
     Args: as for `StoredReference.build`.
     """
@@ -97,7 +106,7 @@ class StoreBuilder:
         self.id_column = id_column
         self.batch_size, self.num_workers, self.progress = batch_size, num_workers, progress
         self.rows_per_shard, self.count = rows_per_shard, None if self.streams else len(dataset)
-        self.division = ShardPlan(self.folder, rows_per_shard, self.count)
+        self.plan = ShardPlan(self.folder, rows_per_shard, self.count)
         # Told before the transform, which may drop the column.
         self.ids = None if id_column is None or self.streams else stated_ids(dataset, id_column)
         if self.ids is not None:
@@ -120,7 +129,7 @@ class StoreBuilder:
             self.collate = SpanCollator(processing_class, text_columns, label_column, max_length)
         else:
             self.collate = ModelInputs(teacher, label_column)
-        self.rows = RowEncoder(dtype, top_k, vectors)
+        self.encoder = RowEncoder(dtype, top_k, vectors)
         self.choose = TargetRule(target, teacher, dataset_label_names(dataset, label_column), classes)
         self.field_of_view = field_of_view(processing_class)
         self.key: dict[str, Any] = {
@@ -137,7 +146,7 @@ class StoreBuilder:
     # ---- One process's shards ------------------------------------------------------------------------------------
 
     def is_finished(self) -> bool:
-        """Whether the folder holds this very store already.
+        """Tell whether the folder holds this very store already.
 
         Raises:
             StoreError: it holds another one, or another one's shards.
@@ -159,7 +168,7 @@ class StoreBuilder:
         return False
 
     def run(self, process_index: int = 0, num_processes: int = 1) -> None:
-        """Makes the shards number `process_index`, `process_index + num_processes`, … that aren't there yet.
+        """Make the shards number `process_index`, `process_index + num_processes`, … that aren't there yet.
 
         Raises:
             StoreError: the folder holds another store, or the data can't be stored.
@@ -175,9 +184,9 @@ class StoreBuilder:
         read = self._stream if self.streams else self._batches
         batches = read(process_index, num_processes)
         device = next(self.teacher.parameters(), torch.empty(0)).device
-        missing = [] if self.streams else self.division.missing(process_index, num_processes)
+        missing = [] if self.streams else self.plan.missing(process_index, num_processes)
         bar = logging.tqdm(
-            total=None if self.streams else sum(self.division.rows_of(shard) for shard in missing),
+            total=None if self.streams else sum(self.plan.rows_of(shard) for shard in missing),
             desc="Storing explanations",
             unit=" samples",
             disable=not self.progress or process_index > 0,
@@ -188,23 +197,23 @@ class StoreBuilder:
                 for shard, ids, batch, text in batches:
                     if shard != number:
                         if writer is not None:
-                            self.division.close(writer, number, most_targets)
+                            self.plan.close(writer, number, most_targets)
                         writer, number, most_targets = None, shard, 0
-                    rows, fields, targets = self.rows(ids, self._explain(batch, device), text)
+                    rows, fields, targets = self.encoder(ids, self._explain(batch, device), text)
                     if writer is None:
-                        writer = self.division.writer(shard, fields)
+                        writer = self.plan.writer(shard, fields)
                     writer.add(rows)
                     most_targets = max(most_targets, targets)
                     bar.update(len(ids))
                 if writer is not None:
-                    self.division.close(writer, number, most_targets)
+                    self.plan.close(writer, number, most_targets)
             except BaseException:
                 if writer is not None:
                     writer.abandon()
                 raise
 
     def finish(self) -> bool:
-        """Writes the description of the whole store, once all processes have made their shards.
+        """Write the description of the whole store, once all processes have made their shards.
 
         Returns:
             Whether all shards are there.
@@ -217,7 +226,7 @@ class StoreBuilder:
         plan = read_json(self.folder / PLAN_FILE)
         if plan["count"] is None:
             return False
-        notes = self.division.finished(plan["count"])
+        notes = self.plan.finished(plan["count"])
         if notes is None:
             return False
         infos = [ShardInfo(**note["shard"]) for note in notes]
@@ -253,7 +262,7 @@ class StoreBuilder:
         write_json(self.folder / PLAN_FILE, plan)
 
     def _ids(self) -> dict[str, Any]:
-        """What of the ids is known beforehand."""
+        """The part of the description's `ids` that is known beforehand."""
         return {
             "column": self.id_column,
             "rows_per_shard": self.rows_per_shard,
@@ -265,20 +274,20 @@ class StoreBuilder:
 
     def _batches(self, process_index: int, num_processes: int) -> Iterator[tuple[int, list[Any], Any, TextRows | None]]:
         """Batches of the missing shards, none of which reaches over a shard's end: (shard, ids, batch, text)."""
-        plan: list[tuple[int, Any]] = []  # ranges: lists would hold the number of every sample
-        for shard in self.division.missing(process_index, num_processes):
-            first, rows = shard * self.rows_per_shard, self.division.rows_of(shard)
+        batches: list[tuple[int, Any]] = []  # ranges: lists would hold the number of every sample
+        for shard in self.plan.missing(process_index, num_processes):
+            first, rows = shard * self.rows_per_shard, self.plan.rows_of(shard)
             for start in range(first, first + rows, self.batch_size):
-                plan.append((shard, range(start, min(start + self.batch_size, first + rows))))
-        if not plan:
+                batches.append((shard, range(start, min(start + self.batch_size, first + rows))))
+        if not batches:
             return
         loader = DataLoader(
             IndexedDataset(self.dataset),
-            batch_sampler=[rows for _, rows in plan],
+            batch_sampler=[rows for _, rows in batches],
             num_workers=self.num_workers,
             collate_fn=Collate(self.collate, self.id_column if self.ids is None else None),
         )
-        for (shard, numbers), (ids, batch, text) in zip(plan, loader, strict=True):
+        for (shard, numbers), (ids, batch, text) in zip(batches, loader, strict=True):
             known = [self.ids[number] for number in numbers] if self.ids is not None else ids
             yield shard, known, batch, text
 
@@ -293,7 +302,7 @@ class StoreBuilder:
             if not part:
                 break
             read += len(part)
-            if shard % num_processes == process_index and self.division.note(shard) is None:
+            if shard % num_processes == process_index and self.plan.note(shard) is None:
                 yield (shard, *collate(part))
         if read == 0:
             raise StoreError("The data set is empty: there is nothing to store.")
@@ -317,8 +326,6 @@ class StoreBuilder:
 
 
 def _versions() -> dict[str, str]:
-    from .. import __version__
-
     return {
         "hf_e2kd": __version__,
         **{name: version(name) for name in ("torch", "transformers", "datasets", "pyarrow")},

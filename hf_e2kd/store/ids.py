@@ -1,4 +1,4 @@
-"""Which row of a store belongs to which sample of a data set."""
+"""Ids of samples: reading them, finding their rows in a store, and noticing a changed order where there are none."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,7 +8,7 @@ import datasets
 import numpy as np
 import torch
 
-from .errors import StoreError
+from .files import StoreError
 from .shards import Shards
 
 Id = int | str
@@ -69,7 +69,7 @@ def no_column(column: str, columns: Iterable[str]) -> StoreError:
 
 
 def refuse_duplicates(ids: Iterable[Id]) -> None:
-    """Raises a StoreError that names ids which occur twice."""
+    """Refuse ids that occur twice."""
     seen: set[Id] = set()
     twice: dict[Id, None] = {}
     for value in ids:
@@ -93,7 +93,7 @@ def fingerprint(ids: Iterable[Id]) -> str:
 
 
 class IdIndex:
-    """Finds rows by id: sorted 64-bit keys, 16 bytes a row, which forked workers share.
+    """An index of rows by id: sorted 64-bit keys, 16 bytes a row, which forked workers share.
 
     Args:
         shards: The store's rows.
@@ -151,7 +151,7 @@ def _key(value: Id) -> int:
 
 
 def order_probes(dataset: Any) -> dict[str, Any]:
-    """What some samples look like, spread over the data: `{"positions": [...], "columns": {name: [digests]}}`.
+    """Digests of some samples, spread over the data: `{"positions": [...], "columns": {name: [digests]}}`.
 
     Of a `datasets.Dataset` the rows as they are stored, whatever transform they pass; of others the numbers and texts
     of a sample, its label above all, which no augmentation changes.
@@ -160,7 +160,7 @@ def order_probes(dataset: Any) -> dict[str, Any]:
 
 
 def check_order(dataset: Any, expected: Mapping[str, Any], folder: Any) -> None:
-    """Refuses a data set without ids whose samples aren't in the order of the store any more.
+    """Refuse a data set without ids whose samples aren't in the order of the store any more.
 
     One column that differs between samples and is the same at every place looked at is enough: another column may have
     been changed on purpose.
@@ -214,7 +214,7 @@ def _probes(dataset: Any, positions: list[int]) -> dict[str, Any]:
 
 
 def _digests(row: Any) -> dict[str, str]:
-    """Of each column of a row in Arrow, but for long lists of numbers, which take long to look at."""
+    """A digest of each column of a row in Arrow, without long lists of numbers, which take long to read."""
     types = {name: str(row.column(name).type) for name in row.column_names}
     short = [name for name in types if row.column(name).nbytes <= _LONG or "binary" in types[name]]
     values = row.select(short).to_pylist()[0]

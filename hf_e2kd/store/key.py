@@ -1,4 +1,4 @@
-"""What a store depends on: the teacher, its processor, its explainer, and the rule by which a class is explained."""
+"""Keys of a store: digests of the teacher, its processor and its explainer, by which another one is refused."""
 
 import hashlib
 import inspect
@@ -17,17 +17,18 @@ from transformers import PreTrainedTokenizerBase
 
 from ..alignment.inputs import image_view
 from ..alignment.labels import class_count, class_names
+from ..alignment.texts import tokenizer_definition
 from ..explainers import Explainer
 from ..hub import is_hub_id
 from ..private import holds_secret
-from .errors import StoreError
+from .files import StoreError
 
 _NAMES_OF_A_TEACHER = ("name", "revision")
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
 def teacher_key(model: nn.Module, name: str | None = None, revision: str | None = None) -> dict[str, Any]:
-    """Says which model a teacher is: the digest of its weights decides, name and revision are for the reader.
+    """The teacher's identity: the digest of its weights decides, name and revision are for the reader.
 
     One that was loaded from a folder bears its architecture's name, unless another is given: the folder's is private.
     """
@@ -84,7 +85,8 @@ def processor_key(processor: Any) -> dict[str, Any] | None:
     if processor is None:
         return None
     if isinstance(processor, PreTrainedTokenizerBase):
-        return {"type": type(processor).__name__, "tokenizer": _tokenizer_digest(processor)}
+        definition = json.dumps(tokenizer_definition(processor), sort_keys=True)
+        return {"type": type(processor).__name__, "tokenizer": hashlib.sha256(definition.encode()).hexdigest()}
     if not hasattr(processor, "to_dict"):
         raise StoreError(
             f"processing_class must be an image processor or a tokenizer, not {type(processor).__name__}, which has no "
@@ -99,7 +101,7 @@ def processor_key(processor: Any) -> dict[str, Any] | None:
 
 
 def field_of_view(processor: Any) -> dict[str, Any] | None:
-    """Which part of an image a processor shows: whether it crops to keep the ratio of the sides, and how much it keeps.
+    """The part of an image that a processor shows: the kept fraction, and whether it crops to keep the sides' ratio.
 
     None for a tokenizer, and for a processor that doesn't say it.
     """
@@ -134,10 +136,13 @@ def public_key(key: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def require_same(stored: Mapping[str, Any], given: Mapping[str, Any], folder: Any, remedy: str) -> None:
-    """Compares what a store was built with to what it shall be used with: only what is given, and known of `ids`.
+    """Refuse to use a store with something else than it was built with; only what is given is compared.
 
     Args:
-        remedy: What to do, for the message.
+        stored: Key of the store.
+        given: Parts of a key; of `ids`, those that are known.
+        folder: Folder of the store, for the message.
+        remedy: Advice at the end of the message.
 
     Raises:
         StoreError: they differ; each difference is shown with both values.
@@ -201,13 +206,3 @@ def _stable(value: Any) -> Any:
         return {"type": type(value).__qualname__, **_stable(getattr(value, "__dict__", {}))}
     text = _ADDRESS.sub("", value if isinstance(value, str) else repr(value))
     return f"private, sha256 {hashlib.sha256(text.encode()).hexdigest()}" if holds_secret(text) else text
-
-
-def _tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Of what it does to a text, without the truncation and padding that its last call left in it."""
-    if tokenizer.is_fast:
-        definition = json.loads(tokenizer.backend_tokenizer.to_str())
-        content: Any = {key: value for key, value in definition.items() if key not in ("truncation", "padding")}
-    else:
-        content = tokenizer.get_vocab()
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

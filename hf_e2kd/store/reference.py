@@ -1,4 +1,4 @@
-"""The teacher, stored: its logits and maps, computed once ("frozen explanations", e²KD, ECCV 2024)."""
+"""The stored teacher: its logits and maps, computed once ("frozen explanations", e²KD, ECCV 2024)."""
 
 import os
 import warnings
@@ -9,30 +9,23 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-from huggingface_hub import snapshot_download
 from torch import nn
 from torch.utils.data import IterableDataset
 
 from ..alignment.labels import LabelAlignment, align_names, class_count, class_names
 from ..data.explanation_map import ExplanationMap
 from ..explainers import Explainer, build_explainer
-from ..hub import check_repo_id, push_folder
 from ..references.base import Reference, ReferenceOutput
-from .attached import AttachedDataset, AttachedStream
-from .build import StoreBuilder
-from .card import store_card
-from .description import STORE_FILE, read_description
-from .errors import StoreError
-from .fields import fields_from_json
-from .files import write_json, write_text
+from .build import StoreBuilder, launched_processes
+from .files import STORE_FILE, StoreError, read_description
+from .hub_dataset import download_store, upload_store
 from .ids import IdIndex, check_order, fingerprint, stated_ids
-from .key import explainer_key, field_of_view, processor_key, public_key, require_same, teacher_key
-from .processes import launched_processes
+from .joining import AttachedDataset, AttachedStream
+from .key import explainer_key, field_of_view, processor_key, require_same, teacher_key
 from .rows import MAP, VECTORS, RowDecoder
-from .shards import ShardInfo, Shards
+from .shards import ShardInfo, Shards, fields_from_json
 from .targets import student_classes, unknown_targets
 
-_FILES = ["shard-*.arrow", STORE_FILE, "README.md"]
 _OF_TEXTS = ("logits", "target", MAP, "mask")
 
 
@@ -46,12 +39,12 @@ class StoredReference(Reference):
     stored and matched, unless the store was built with `vectors`.
 
     Args:
-        folder: Of the store.
-        verify: Read all files and compare their checksums. Otherwise their presence and size are checked, and each
+        folder: Folder of the store.
+        verify: Compare the checksums of all files. Otherwise their presence and size are checked, and each
             shard's structure and number of rows when it is first read.
-        prefix: Of the columns that the reference reads; two stores in one training need two.
-        allow_explainer_mismatch: Whether the student may be explained by another method than the teacher was.
-        reference_options: `explanation_weight`, `explanation_loss`, `logits_weight`, as in `Reference`.
+        prefix: Beginning of the names of the columns that the reference reads; two stores in one training need two.
+        allow_explainer_mismatch: Let the student be explained by another method than the teacher was.
+        reference_options: Keywords of `Reference`: `explanation_weight`, `explanation_loss`, `logits_weight`.
 
     Inputs:
         `reference_logits` (B, teacher_classes), `reference_target` (B,) classes of the teacher and `reference_map`
@@ -99,9 +92,9 @@ class StoredReference(Reference):
         self.is_text = self.description["layout"] == "text"
         key = self.description["key"]
         several = key["target"]["rule"] == "positives"
-        self.rows = RowDecoder(self.shards, self.classes, self.description["targets"] if several else None, prefix)
+        self.decoder = RowDecoder(self.shards, self.classes, self.description["targets"] if several else None, prefix)
         # Of a text, the collator makes a map over words of the tokens' scores.
-        self.columns = tuple(f"{prefix}_{name}" for name in _OF_TEXTS) if self.is_text else self.rows.columns
+        self.columns = tuple(f"{prefix}_{name}" for name in _OF_TEXTS) if self.is_text else self.decoder.columns
         self.alignment: LabelAlignment | None = None
         self._index: IdIndex | None = None
 
@@ -111,41 +104,43 @@ class StoredReference(Reference):
     def build(
         cls, teacher: nn.Module, dataset: Any, output_dir: str | os.PathLike[str], **options: Any
     ) -> "StoredReference":
-        """Computes the teacher's logits and maps of every sample, in one forward pass a batch, and loads the store.
+        """Compute the teacher's logits and maps of every sample, in one forward pass a batch, and load the store.
 
         The teacher runs in evaluation mode; afterwards it is as it was, on this process's device. Under `accelerate
         launch` each process makes its share of the shards. A building that was interrupted goes on where it stopped
         when it is called again; a finished one is loaded.
 
         Args:
-            teacher: The teacher: a classifier of transformers, timm or your own.
+            teacher: Classifier of transformers, timm or your own.
             dataset: Samples that are dictionaries: a `datasets.Dataset`, a list, a data set of torch; or a stream of
                 `datasets` or torch. Without random augmentation.
             output_dir: Folder of the store.
-            explainer: How the teacher is explained: a name or an `Explainer`. By default images by `"gradcam"`, texts
-                by `"integrated_gradients"`.
-            processing_class: The teacher's image processor or tokenizer. It makes the teacher's inputs where the
+            explainer: Method by which the teacher is explained, a name or an `Explainer`; by default images by
+                `"gradcam"`, texts by `"integrated_gradients"`.
+            processing_class: Image processor or tokenizer of the teacher. It makes the teacher's inputs where the
                 samples don't hold them already, and the store is keyed by it.
-            transform: Makes the teacher's inputs of a `datasets.Dataset`'s rows, as for `set_transform`.
-            collator: Makes batches of samples; columns that begin with `teacher_` go to the teacher alone.
+            transform: Function that makes the teacher's inputs of a `datasets.Dataset`'s rows, as for `set_transform`.
+            collator: Function that makes batches of samples; columns that begin with `teacher_` go to the teacher
+                alone.
             id_column: Column of the samples' ids, whole numbers or texts. Without it a sample is known by its position,
                 and the data must keep its order and may only be cut short at its end; where its order has changed,
                 `attach` finds out by a few rows.
-            target: The class that is explained: `"teacher_top"`, `"label"`, or each of the `"positives"` of labels
+            target: Class that is explained: `"teacher_top"`, `"label"`, or each of the `"positives"` of labels
                 (B, classes). Labels are matched with the teacher's classes by the names that the data states, else by
                 number; where the teacher lacks a label's class, its top class is explained.
             classes: Names of the student's classes, where it has not all of the teacher's: the explained class is
                 among these.
-            top_k: Store this many of the largest logits. The other classes share equally what is left of the
-                probability, so at temperature 1 the stored classes keep theirs exactly.
-            dtype: `"float16"`, or `"float32"` to keep every digit.
+            top_k: Number of the largest logits that are stored; all by default. The other classes share equally what is
+                left of the probability, so at temperature 1 the stored classes keep theirs exactly.
+            dtype: Precision of logits and maps, `"float16"`, or `"float32"` to keep every digit.
             vectors: Store the vectors too, by which a method such as `"bcos"` explains each place, so that these are
                 matched as with the teacher at hand: 6×H×W numbers a sample, 600 kB at 224 pixels in half precision.
-            batch_size, num_workers: Of the data loader.
+            batch_size, num_workers: Options of the data loader.
             image_column, text_columns, label_column: Columns of the data.
             max_length: Longest text in tokens.
-            teacher_name, revision: For the record, where the teacher's configuration doesn't state them.
-            rows_per_shard: Samples of one file, which is what an interruption may cost.
+            teacher_name, revision: Hub id and commit for the record, where the teacher's configuration doesn't state
+                them.
+            rows_per_shard: Number of samples of one file, which is what an interruption may cost.
             progress: Show a progress bar.
 
         Raises:
@@ -164,11 +159,6 @@ class StoredReference(Reference):
         state.wait_for_everyone()
         return cls(output_dir)
 
-    @classmethod
-    def load(cls, folder: str | os.PathLike[str], **options: Any) -> "StoredReference":
-        """Loads a store; `options` as for the class."""
-        return cls(folder, **options)
-
     def push_to_hub(
         self,
         repo_id: str,
@@ -178,48 +168,41 @@ class StoredReference(Reference):
         token: str | bool | None = None,
         commit_message: str = "Stored explanations",
     ) -> str:
-        """Publishes the store as a data set with a card, and returns its address.
+        """Publish the store as a data set with a card, and return its address.
 
         Paths that an earlier version wrote into store.json are taken out of it first; ids are published as they are.
 
         Args:
             repo_id: `"user/name"`.
-            license: The Hub's name of the license, for the card.
+            license: Identifier of the license on the Hub, for the card.
 
         Raises:
             ValueError: `repo_id` can't be one.
             UploadError: (an OSError) the upload failed; calling it again sends what is missing.
         """
-        check_repo_id(repo_id)
-        key = public_key(self.description["key"])
-        if key != self.description["key"]:
-            self.description["key"] = key
-            write_json(self.folder / STORE_FILE, self.description)
-        write_text(self.folder / "README.md", store_card(self.description, repo_id, license))
-        commit = push_folder(
+        address, self.description = upload_store(
             self.folder,
+            self.description,
             repo_id,
-            repo_type="dataset",
             private=private,
+            license=license,
             token=token,
             commit_message=commit_message,
-            allow_patterns=_FILES,
         )
-        return str(commit.repo_url)
+        return address
 
     @classmethod
     def from_hub(
         cls, repo_id: str, *, revision: str | None = None, token: str | bool | None = None, **options: Any
     ) -> "StoredReference":
-        """Downloads a store that was published; `options` as for the class."""
-        folder = snapshot_download(repo_id, repo_type="dataset", revision=revision, token=token, allow_patterns=_FILES)
-        return cls(folder, **options)
+        """Download a store that was published; `options` as for the class."""
+        return cls(download_store(repo_id, revision, token), **options)
 
-    # ---- What it was built with ----------------------------------------------------------------------------------
+    # ---- Compatibility ---------------------------------------------------------------------------------------------
 
     @property
     def classes(self) -> int:
-        """How many classes the teacher has."""
+        """The number of the teacher's classes."""
         fields = self.shards.fields
         return self.description["key"]["teacher"]["num_classes"] or int(fields["logits"].shape[0])
 
@@ -230,11 +213,15 @@ class StoredReference(Reference):
         explainer: str | Explainer | None = None,
         student_processing_class: Any = None,
     ) -> None:
-        """Refuses a teacher, a processor or an explainer with which the store was not built.
+        """Refuse a teacher, a processor or an explainer with which the store was not built.
 
         Args:
-            student_processing_class: An image processor; it must show the student the teacher's field of view, at
-                whatever size, because the cells of a stored map are places in it. The trainer asks this itself.
+            teacher: Classifier that must have the stored teacher's weights.
+            processing_class: Image processor or tokenizer that must be the stored teacher's.
+            explainer: Method that must have the stored one's name and options.
+            student_processing_class: Image processor of the student; it must show the student the teacher's field of
+                view, at whatever size, because the cells of a stored map are places in it. The trainer asks this
+                itself.
 
         Raises:
             StoreError: showing both values.
@@ -263,7 +250,7 @@ class StoredReference(Reference):
     def attach(
         self, dataset: Any, id_column: str | None = None, folder: str | os.PathLike[str] | None = None
     ) -> AttachedDataset | AttachedStream:
-        """A data set whose samples carry what is stored of them; rows are read in the DataLoader's workers.
+        """Join the stored columns with a data set's samples; rows are read in the DataLoader's workers.
 
         With ids, the data may be in any order and be a part of what was stored. Without, sample n is given row n:
         attach the data in the order of the building, and shuffle or filter afterwards.
@@ -271,8 +258,8 @@ class StoredReference(Reference):
         Args:
             dataset: Samples that are dictionaries; a stream's must bear ids. `Trainer` resumes a stream in the same
                 order within its first pass alone, because it doesn't know where a pass ends.
-            id_column: Where the ids are, if not in the column of the building.
-            folder: Another store of the same teacher, such as that of the evaluation set.
+            id_column: Column of the ids, if not the one of the building.
+            folder: Folder of another store of the same teacher, such as that of the evaluation set.
 
         Raises:
             StoreError: a sample isn't in the store, naming its id; the data is in another order than the store.
@@ -292,14 +279,14 @@ class StoredReference(Reference):
                     f"A stream's samples have no positions, and the store {self.folder} has no ids. Build it with an "
                     "`id_column`."
                 )
-            return AttachedStream(dataset, self.rows, self._ids(), column)
+            return AttachedStream(dataset, self.decoder, self._ids(), column)
         if column is None:
-            return AttachedDataset(dataset, self.rows, self._positions(dataset))
+            return AttachedDataset(dataset, self.decoder, self._positions(dataset))
         own = stated_ids(dataset, column)
         if own is None:
-            return AttachedDataset(dataset, self.rows, None, self._ids(), column)
+            return AttachedDataset(dataset, self.decoder, None, self._ids(), column)
         same_order = len(own) == len(self.shards) and fingerprint(own) == ids["fingerprint"]
-        return AttachedDataset(dataset, self.rows, np.arange(len(own)) if same_order else self._ids().rows(own))
+        return AttachedDataset(dataset, self.decoder, np.arange(len(own)) if same_order else self._ids().rows(own))
 
     def _positions(self, dataset: Any) -> np.ndarray:
         if len(dataset) > len(self.shards):
@@ -398,7 +385,7 @@ class StoredReference(Reference):
         return self.alignment
 
     def _warn_of_unknown_targets(self, alignment: LabelAlignment) -> None:
-        """Says how many samples explain a class that the student lacks, and so explain nothing."""
+        """Warn of samples that explain a class that the student lacks, and so explain nothing."""
         unknown = unknown_targets(self.shards, alignment)
         if unknown:
             warnings.warn(

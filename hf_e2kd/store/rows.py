@@ -1,4 +1,4 @@
-"""What a stored row holds: from an explanation to rows of numbers, and from rows to columns of samples."""
+"""Encoding explanations as stored rows, and decoding rows as columns of samples."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,20 +7,19 @@ import numpy as np
 import torch
 
 from ..explainers import Explanation
-from .errors import StoreError
-from .fields import Field
-from .shards import ID, Shards
+from .files import StoreError
+from .shards import ID, Field, Shards
 from .text import CHECKSUM, FIRST, SCORES, SPANS, TextRows
 
 MAP, VECTORS = "map", "vectors"
 
 
 class RowEncoder:
-    """Makes rows of a batch's explanations.
+    """Encode a batch's explanations as rows.
 
     Args:
-        dtype: Of logits and maps: `"float16"` or `"float32"`.
-        top_k: Store this many of the largest logits; None for all.
+        dtype: Precision of logits and maps, `"float16"` or `"float32"`.
+        top_k: Number of the largest logits that are stored; None for all.
         vectors: Store the vectors by which the method explains, beside the maps.
     """
 
@@ -32,7 +31,7 @@ class RowEncoder:
     def __call__(
         self, ids: list[Any], explanation: Explanation, text: TextRows | None
     ) -> tuple[dict[str, Any], dict[str, Field], int]:
-        """The rows to store, what their columns are, and the largest number of targets.
+        """The rows to store, their columns' fields, and the largest number of targets of a sample.
 
         Raises:
             StoreError: values that are not finite or too large, vectors that the method doesn't give, or tokens' maps
@@ -125,13 +124,13 @@ class RowEncoder:
 
 
 class RowDecoder:
-    """A store's rows as columns of samples.
+    """Decode a store's rows to columns of samples.
 
     Args:
         shards: The rows as they are stored.
-        classes: How many logits a row has.
-        targets: The largest number of explained classes of a sample; None where each row has one.
-        prefix: Of the columns' names.
+        classes: Number of the teacher's classes.
+        targets: Largest number of explained classes of a sample; None where each row has one.
+        prefix: Beginning of the columns' names.
     """
 
     def __init__(self, shards: Shards, classes: int, targets: int | None, prefix: str):

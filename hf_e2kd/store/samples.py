@@ -9,17 +9,18 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import nn
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Dataset
 from transformers import default_data_collator
 
+from ..alignment.labels import without_subsets
 from ..data.transforms import DistillationTransform
-from .errors import StoreError
+from .files import StoreError
 from .ids import sample_id
 from .text import TextRows
 
 
 class ModelInputs:
-    """The default collator: of a sample's columns, those that the teacher's forward takes, and the labels."""
+    """The default collator: the columns that the teacher's forward takes, and the labels."""
 
     def __init__(self, teacher: nn.Module, label_column: str):
         self.names = {*inspect.signature(teacher.forward).parameters, "pixel_values", "input_ids", "label", "labels"}
@@ -70,18 +71,18 @@ def samples_of(dataset: Any, rows: list[int]) -> list[Any]:
 
 
 class Collate:
-    """Numbered samples → their ids, the batch, and, of texts, where the text is in it."""
+    """Collate samples with their positions to (ids, batch, rows of texts or None)."""
 
     def __init__(self, collate: Callable[..., Any], id_column: str | None):
         self.collate = collate
         self.id_column = id_column
 
-    def __call__(self, numbered: Sequence[tuple[int, Any]]) -> tuple[list[Any], Any, TextRows | None]:
-        samples = [sample for _, sample in numbered]
+    def __call__(self, indexed: Sequence[tuple[int, Any]]) -> tuple[list[Any], Any, TextRows | None]:
+        samples = [sample for _, sample in indexed]
         if self.id_column is None:
-            ids: list[Any] = [row for row, _ in numbered]
+            ids: list[Any] = [row for row, _ in indexed]
         else:
-            ids = [sample_id(sample, self.id_column, row) for row, sample in numbered]
+            ids = [sample_id(sample, self.id_column, row) for row, sample in indexed]
         batch = self.collate(samples)
         return (ids, *batch) if isinstance(batch, tuple) else (ids, batch, None)
 
@@ -112,8 +113,7 @@ def with_images(
 
 def distillation_transform(dataset: Any) -> DistillationTransform | None:
     """The transform of a `datasets.Dataset`, if it is one of this package."""
-    while isinstance(dataset, Subset):
-        dataset = dataset.dataset
+    dataset = without_subsets(dataset)
     if not isinstance(dataset, datasets.Dataset):
         return None
     transform = dataset.format["format_kwargs"].get("transform")
@@ -121,7 +121,7 @@ def distillation_transform(dataset: Any) -> DistillationTransform | None:
 
 
 def refuse_random_samples(dataset: Any) -> None:
-    """Refuses data that is augmented at random: the stored map would belong to a view that is never seen again."""
+    """Refuse data that is augmented at random: the stored map would belong to a view that is never seen again."""
     transform = distillation_transform(dataset)
     if transform is not None and transform.augmentation is not None:
         raise StoreError(

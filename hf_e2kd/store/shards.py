@@ -14,15 +14,59 @@ from typing import Any, BinaryIO
 import numpy as np
 import pyarrow as pa
 
-from .errors import StoreError
-from .fields import Field
+from .files import StoreError
 
 ID = "id"
 
 
 @dataclass(frozen=True)
+class Field:
+    """The layout of one column's bytes.
+
+    Args:
+        dtype: NumPy's name of the numbers' type; they are little-endian.
+        shape: Shape of one row; −1 first stands for a length that differs from row to row.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def is_fixed(self) -> bool:
+        """True where all rows have one shape."""
+        return -1 not in self.shape
+
+    @property
+    def unit(self) -> int:
+        """Bytes of a row; where its length differs, of each of its parts."""
+        return self._little_endian.itemsize * int(np.prod([side for side in self.shape if side >= 0], dtype=int))
+
+    def encode(self, row: Any) -> bytes:
+        """A row's array as bytes."""
+        return np.asarray(row).astype(self._little_endian, copy=False).tobytes()
+
+    def decode(self, data: np.ndarray) -> np.ndarray:
+        """A row's array of its bytes (n,), or of several rows' bytes (B, n) where the shape is fixed."""
+        return data.view(self._little_endian).reshape(*data.shape[:-1], *self.shape)
+
+    @property
+    def _little_endian(self) -> np.dtype:
+        return np.dtype(self.dtype).newbyteorder("<")
+
+
+def fields_to_json(fields: Mapping[str, Field]) -> dict[str, Any]:
+    """The fields as they stand in store.json."""
+    return {name: {"dtype": field.dtype, "shape": list(field.shape)} for name, field in fields.items()}
+
+
+def fields_from_json(content: Mapping[str, Any]) -> dict[str, Field]:
+    """The fields that `fields_to_json` wrote."""
+    return {name: Field(field["dtype"], tuple(field["shape"])) for name, field in content.items()}
+
+
+@dataclass(frozen=True)
 class ShardInfo:
-    """One finished shard: its file's name, how many rows and bytes it has, and the bytes' SHA-256."""
+    """One finished shard: its file's name, its numbers of rows and bytes, and the bytes' SHA-256."""
 
     name: str
     rows: int
@@ -83,7 +127,7 @@ class Shards:
     """The rows of a store, by their number. Files are opened as they are needed, in each process for itself.
 
     Args:
-        folder: Where the shards are.
+        folder: Folder of the shards.
         infos: The shards in their order.
         fields: Their columns beside `id`.
     """
@@ -103,10 +147,10 @@ class Shards:
         return {**vars(self), "_open": {}}
 
     def check(self, verify: bool = False) -> None:
-        """Whether every shard is there and has its size.
+        """Check that every shard is there and has its size.
 
         Args:
-            verify: Read every byte and compare the checksums too.
+            verify: Compare the checksums of all bytes too.
 
         Raises:
             StoreError: naming the shard.

@@ -1,4 +1,4 @@
-"""Which classes a store explains, and which of them are the student's."""
+"""The classes that a store explains, as the teacher's and as the student's."""
 
 from collections.abc import Sequence
 
@@ -6,22 +6,22 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..alignment.labels import LabelAlignment, align_names, class_count, class_names
-from .errors import StoreError
+from ..alignment.labels import LabelAlignment, align_names, class_count, class_names, list_positives
+from .files import StoreError
 from .shards import Shards
 
 TARGETS = ("teacher_top", "label", "positives")
 
 
 class TargetRule:
-    """Which classes of the teacher are explained.
+    """The rule by which the explained classes are chosen among the teacher's.
 
     Args:
         rule: One of `TARGETS`.
-        teacher: The teacher.
-        data_names: The classes that the data's labels stand for; None where the data doesn't state them, and the labels
-            are taken to be the teacher's classes.
-        classes: Only these are explained; None for all.
+        teacher: The classifier that is explained.
+        data_names: Names of the classes that the data's labels stand for; None where the data doesn't state them, and
+            the labels are taken to be the teacher's classes.
+        classes: Names of the classes that may be explained; None for all.
     """
 
     def __init__(self, rule: str, teacher: nn.Module, data_names: list[str] | None, classes: Sequence[str] | None):
@@ -35,7 +35,7 @@ class TargetRule:
             self.labels = align_names(names, data_names, count, len(data_names))
 
     def __call__(self, logits: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
-        """(B,) classes of the teacher; (B, K), padded by −1, for the rule "positives"."""
+        """The explained classes (B,) of the teacher; (B, K), padded by −1, for the rule "positives"."""
         if self.rule == "positives":
             return self._positives(logits, labels)
         top = logits.argmax(1)
@@ -78,10 +78,7 @@ class TargetRule:
             keep = torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device)
             keep[self.allowed.to(logits.device)] = True
             present = present & keep
-        most = max(1, int(present.sum(1).max()))
-        # The present classes first, in their order.
-        order = present.int().argsort(dim=1, descending=True, stable=True)[:, :most]
-        return torch.where(present.gather(1, order), order, -1)
+        return list_positives(present)
 
 
 def student_classes(alignment: LabelAlignment, target: torch.Tensor) -> torch.Tensor:
@@ -93,7 +90,7 @@ def student_classes(alignment: LabelAlignment, target: torch.Tensor) -> torch.Te
 
 
 def unknown_targets(shards: Shards, alignment: LabelAlignment) -> int:
-    """How many of the explained classes are none of the student's."""
+    """The number of explained classes that are none of the student's."""
     if len(alignment.teacher) == alignment.teacher_classes:
         return 0
     unknown = 0

@@ -16,7 +16,7 @@ import torch
 from ..alignment.texts import length_limit, require_offsets_and_padding
 from ..alignment.words import pool_words
 from ..data.text import TextCollator
-from .errors import StoreError
+from .files import StoreError
 
 # Names of what a text's row holds; in a sample they stand after the reference's prefix.
 SPANS, SCORES, FIRST, CHECKSUM = "spans", "scores", "first_tokens", "text_crc32"
@@ -25,12 +25,12 @@ TEXT_COLUMNS = (SPANS, SCORES, FIRST, CHECKSUM)
 
 @dataclass
 class TextRows:
-    """Which tokens of a batch are text.
+    """The tokens of a batch that are text, without special tokens and padding.
 
     Args:
-        places: Of each sample, its tokens' columns in the batch, without special tokens and padding.
-        spans: Of each, (n, 2) int32, the tokens' first character and the one after the last.
-        first: How many of the tokens are of the first text; the others are of a pair's second.
+        places: Columns in the batch of each sample's tokens.
+        spans: First character of each token and the one after its last, (n, 2) int32 a sample.
+        first: Number of tokens of the first text; the others are of a pair's second.
         checksums: CRC-32 of each sample's text.
     """
 
@@ -41,7 +41,7 @@ class TextRows:
 
 
 class SpanCollator:
-    """Tokenizes a batch of texts for the teacher, and keeps the characters that its tokens stand for.
+    """Tokenize a batch of texts for the teacher, and keeps the characters that its tokens stand for.
 
     Args:
         tokenizer: The teacher's fast tokenizer.
@@ -64,7 +64,7 @@ class SpanCollator:
         self.max_length = length_limit(tokenizer, max_length)
 
     def __call__(self, samples: Sequence[Mapping[str, Any]]) -> tuple[dict[str, torch.Tensor], TextRows]:
-        """Returns `input_ids`, `attention_mask`, … and `special_tokens_mask`, all (B, T), `labels` where there are
+        """The batch: `input_ids`, `attention_mask`, … and `special_tokens_mask`, all (B, T), `labels` where there are
         some, and where the text is in them."""
         texts = [texts_of(sample, self.text_columns) for sample in samples]
         encoding = self.tokenizer(
@@ -111,11 +111,11 @@ def checksum(texts: Sequence[str]) -> int:
 
 
 class StoredTextCollator:
-    """Makes the student's batch with `TextCollator`, and the stored map over the words that both have seen.
+    """Make the student's batch with `TextCollator`, and the stored map over the words that both have seen.
 
     Args:
-        collator: Of the student's tokenizer alone: `TextCollator(tokenizer)`.
-        prefix: The stored reference's.
+        collator: Collator of the student's tokenizer alone, `TextCollator(tokenizer)`.
+        prefix: Prefix of the stored reference's columns.
 
     Raises:
         StoreError: on a call, a sample without stored columns, or whose text isn't the one that the teacher read.
@@ -149,7 +149,7 @@ class StoredTextCollator:
         return (*self.collator.columns, *(f"{self.prefix}_{name}" for name in stored))
 
     def __call__(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        """Returns the student's batch and, each after the prefix, `logits` (B, classes), `target` (B,) or (B, K), `map`
+        """The student's batch and, each after the prefix, `logits` (B, classes), `target` (B,) or (B, K), `map`
         (B, [K,] W) over the student's words, and `mask` (B, W) bool."""
         stored = [self._stored(sample) for sample in samples]
         tokens = _StoredTokens([row[SPANS] for row in stored], [int(row[FIRST]) for row in stored])
@@ -184,7 +184,7 @@ class StoredTextCollator:
 
 
 class _StoredTokens:
-    """Stands for the teacher's tokenizer: it knows one batch's tokens, and no text."""
+    """A stand-in for the teacher's tokenizer: it knows one batch's tokens, and no text."""
 
     def __init__(self, spans: Sequence[torch.Tensor], first: Sequence[int]):
         self.encodings = [

@@ -29,6 +29,7 @@ from typing import Any, cast
 import torch
 
 from ..alignment.grids import resize_maps
+from ..alignment.precision import at_least_float32
 from ..metrics.citations import MODEL_GUIDANCE
 from .base import ReferenceOutput, StepOutput, Term
 from .matching import flatten_targets, mean_of_explained
@@ -146,8 +147,7 @@ def guidance_loss(maps: torch.Tensor, masks: torch.Tensor, loss: str = "energy")
             f"Masks of {tuple(masks.shape[1:])} are coarser than the maps of {tuple(maps.shape[1:])}. Make the masks "
             "at the size of the model's input."
         )
-    maps = maps if maps.dtype == torch.float64 else maps.float()
-    losses = _LOSSES[loss](maps, masks)
+    losses = _LOSSES[loss](at_least_float32(maps), masks)
     return torch.where(masks.flatten(1).any(dim=1), losses, torch.zeros_like(losses))
 
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..alignment.labels import is_multi_label
-from ..explainers.base import at_least_float32
+from ..alignment.precision import at_least_float32
 from .base import ReferenceOutput, StepOutput, Term
 
 LogitsLoss = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]

@@ -20,7 +20,7 @@ from ..explainers import Explainer, build_explainer, install_explained_forward, 
 from ..fidelity import multi_label_metrics
 from ..hub import check_repo_id
 from ..references import Reference, TeacherReference
-from ..store.attached import unattached
+from ..store.joining import unattached
 from ..terms import ReferenceOutput, StepOutput, Term
 from ..terms.task import classification_loss
 from .arguments import ExplanationDistillArguments

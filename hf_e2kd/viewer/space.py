@@ -8,9 +8,9 @@ from pathlib import Path
 
 from huggingface_hub import SpaceCard, SpaceCardData
 
-from .. import __version__
 from ..explainers import build_explainer
 from ..hub import check_repo_id
+from ..version import __version__
 from .settings import Settings
 
 NO_GRADIO = "The viewer needs gradio: pip install 'hf-e2kd[viewer]'"

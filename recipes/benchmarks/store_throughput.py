@@ -32,7 +32,7 @@ from hf_e2kd import Explanation, ExplanationDistillArguments, ExplanationDistill
 from hf_e2kd.store import StoredReference
 from hf_e2kd.store.ids import IdIndex
 from hf_e2kd.store.rows import RowEncoder
-from hf_e2kd.store.shard_writer import ShardWriter
+from hf_e2kd.store.writer import ShardWriter
 
 TEACHER, STUDENT = "resnet34", "resnet18"
 IMAGE_SIZE, CLASSES, GRID = 224, 1000, (7, 7)
@@ -172,7 +172,7 @@ def reading(options: argparse.Namespace) -> list[dict[str, Any]]:
 
     drain(attached)  # maps the files
     arms = {
-        "rows alone": lambda: [reference.rows(order[batch]) for batch in batches],
+        "rows alone": lambda: [reference.decoder(order[batch]) for batch in batches],
         "joined": lambda: [attached.__getitems__(batch) for batch in batches],
         "loader": lambda: drain(attached),
         "without": lambda: drain(data),

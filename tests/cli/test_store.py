@@ -15,8 +15,7 @@ from transformers import ViTImageProcessor
 from hf_e2kd.cli import main
 from hf_e2kd.cli import store as command
 from hf_e2kd.data.transforms import DistillationTransform
-from hf_e2kd.store import StoredReference, shard_writer
-from hf_e2kd.store import reference as stored
+from hf_e2kd.store import StoredReference, hub_dataset, writer
 from tests.models import CLASSES, build
 from tests.text_models import build_text
 from tests.tokenizers import tokenizer
@@ -120,7 +119,7 @@ def test_publishes(place, tmp_path, capsys, monkeypatch):
         made.update(options, files=sorted(path.name for path in folder.iterdir()))
         return SimpleNamespace(repo_url=f"hub/{repo_id}")
 
-    monkeypatch.setattr(stored, "push_folder", push)
+    monkeypatch.setattr(hub_dataset, "push_folder", push)
     line = ["store", "--teacher", place / "vit", "--dataset", place / "photos", "--push-to-hub", "me/maps", "--private"]
     assert run(*line, "--json", tmp_path / "store") == 0
     assert json.loads(capsys.readouterr().out)["url"] == "hub/me/maps"
@@ -216,7 +215,7 @@ def test_full_disk_and_interruption(place, tmp_path, capsys, monkeypatch):
         2,
         tmp_path / "store",
     ]
-    write = shard_writer._Hashed.write
+    write = writer._Hashed.write
 
     def fails_with(error):
         def failing(self, data):
@@ -224,7 +223,7 @@ def test_full_disk_and_interruption(place, tmp_path, capsys, monkeypatch):
                 raise error
             return write(self, data)
 
-        monkeypatch.setattr(shard_writer._Hashed, "write", failing)
+        monkeypatch.setattr(writer._Hashed, "write", failing)
 
     fails_with(OSError(errno.ENOSPC, "No space left on device"))
     assert run(*line) == 1

@@ -4,11 +4,11 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from hf_e2kd.data.boxes import (
     box_fault,
     choose_annotated,
-    class_boxes,
     clip_box,
     dilate_boxes,
     pad_boxes,
@@ -44,24 +44,25 @@ def test_faults_of_a_box(box, fault):
 
 
 def test_dilation_is_per_side_of_the_boxs_own_size():
-    assert dilate_boxes([[40, 40, 60, 80]], 0.5, 200, 200) == [(30, 20, 70, 100)]
-    assert dilate_boxes([[40, 40, 60, 80], [0, 0, 10, 10]], 0, 200, 200) == [(40, 40, 60, 80), (0, 0, 10, 10)]
+    """Prevents: margins of another box, of one side alone, or of padding, which has no size."""
+    boxes = torch.tensor([[[40, 40, 60, 80], [5, 5, 95, 45], [-1, -1, -1, -1]]])
+    assert dilate_boxes(boxes, 0.5).tolist() == [[[30, 20, 70, 100], [-40, -15, 140, 65], [-1] * 4]]
+    assert dilate_boxes(boxes, 0).tolist() == boxes.tolist()
 
 
 def test_dilated_boxes_stay_in_the_image():
-    assert dilate_boxes([[5, 5, 95, 45]], 0.1, width=100, height=50) == [(0, 1, 100, 49)]
+    masks = boxes_to_masks(dilate_boxes(torch.tensor([[[1, 1, 3, 2]]]), 1.0), size=(2, 4))
+    assert masks.int().tolist() == [[[1, 1, 1, 1], [1, 1, 1, 1]]]
 
 
 @pytest.mark.parametrize("fraction", [-0.1, float("nan")])
 def test_a_negative_dilation_is_refused(fraction):
     with pytest.raises(ValueError, match="fraction is .*Give 0 or more"):
-        dilate_boxes([[0, 0, 1, 1]], fraction, 10, 10)
+        dilate_boxes(torch.tensor([[0, 0, 1, 1]]), fraction)
 
 
-def test_boxes_of_a_class_become_its_mask():
-    boxes, labels = [[0, 0, 1, 1], [1, 1, 3, 2], [2, 0, 3, 1]], [4, 7, 7]
-
-    padded = pad_boxes([class_boxes(boxes, labels, label) for label in (4, 7, 9)])
+def test_padded_boxes_become_masks():
+    padded = pad_boxes([[[0, 0, 1, 1]], [[1, 1, 3, 2], [2, 0, 3, 1]], []])
 
     assert padded.shape == (3, 2, 4)
     assert boxes_to_masks(padded, size=(2, 3)).int().tolist() == [

@@ -10,7 +10,7 @@ from transformers import (
 
 from hf_e2kd.explainers.attention_gradient import AttentionGradient
 from hf_e2kd.explainers.attention_rollout import AttentionRollout
-from hf_e2kd.explainers.pooled_tokens import ReadTokens, find_read_tokens
+from hf_e2kd.explainers.pooled_tokens import PooledTokens, find_pooled_tokens
 from tests.explainers.attention import CLASS_TOKEN, PIXELS, TARGET, VISION
 from tests.models import CLASSES, randomise
 from tests.text_models import TEXT, build_text, token_batch
@@ -19,13 +19,13 @@ from tests.text_models import TEXT, build_text, token_batch
 @pytest.mark.parametrize(("name", "expected"), VISION.items())
 def test_tokens_that_image_classifiers_read(tiny, name, expected):
     """Prevents: the class token's row, where the classifier reads the patches' mean."""
-    assert find_read_tokens(tiny(name).train(), PIXELS) == expected
+    assert find_pooled_tokens(tiny(name).train(), PIXELS) == expected
 
 
 @pytest.mark.parametrize("name", TEXT)
 def test_text_classifiers_read_the_class_token(name):
     """Prevents: padded rows, or all rows, taken to be read."""
-    assert find_read_tokens(build_text(name), token_batch()) == CLASS_TOKEN
+    assert find_pooled_tokens(build_text(name), token_batch()) == CLASS_TOKEN
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -33,9 +33,9 @@ def test_mean_of_the_tokens_that_count(seed):
     """Prevents: padding in the mean, and a token that happens to weigh more taken for a class token."""
     model = build_text("modernbert", seed, classifier_pooling="mean")
 
-    read = find_read_tokens(model, token_batch(seed=seed))
+    read = find_pooled_tokens(model, token_batch(seed=seed))
 
-    assert read == ReadTokens((), 0)
+    assert read == PooledTokens((), 0)
     expected = torch.tensor([[1 / 9] * 9, [1 / 7] * 7 + [0.0, 0.0]])
     torch.testing.assert_close(read.weights(token_batch()["attention_mask"] != 0), expected)
 
@@ -43,14 +43,14 @@ def test_mean_of_the_tokens_that_count(seed):
 def test_class_token_beside_a_mean():
     """Prevents: DINOv2's class token counted as one of many tokens, and its registers as patches."""
     expected = torch.tensor([[0.5, 0.0, 0.0, 0.25, 0.25]])
-    torch.testing.assert_close(ReadTokens((0,), 3).weights(torch.ones(1, 5, dtype=torch.bool)), expected)
+    torch.testing.assert_close(PooledTokens((0,), 3).weights(torch.ones(1, 5, dtype=torch.bool)), expected)
 
     config = Dinov2WithRegistersConfig(
         hidden_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=8, num_labels=CLASSES
     )
     model = Dinov2WithRegistersForImageClassification(config)
     randomise(model)
-    assert find_read_tokens(model, PIXELS) == ReadTokens((0,), 5)
+    assert find_pooled_tokens(model, PIXELS) == PooledTokens((0,), 5)
     assert AttentionRollout()(model.eval(), PIXELS).maps.shape == (2, 4, 4)
 
 

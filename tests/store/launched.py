@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from hf_e2kd.cli import main
-from hf_e2kd.store.shard_writer import ShardWriter
+from hf_e2kd.store.writer import ShardWriter
 
 add, seen = ShardWriter.add, []
 

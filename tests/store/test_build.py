@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hf_e2kd import explain
-from hf_e2kd.store import StoredReference, StoreError, shard_writer
+from hf_e2kd.store import StoredReference, StoreError, writer
 from hf_e2kd.store.build import StoreBuilder
 from tests.models import build, images
 from tests.store.stores import Calls, rows, store
@@ -112,7 +112,7 @@ def test_full_disk(tmp_path, teacher, monkeypatch):
         # Linux's device that is always full: as on a disk, the buffer fails when it is flushed, and again on closing.
         return open("/dev/full", *mode)
 
-    monkeypatch.setattr(shard_writer, "open", on_a_full_disk, raising=False)
+    monkeypatch.setattr(writer, "open", on_a_full_disk, raising=False)
     with pytest.raises(
         OSError, match=r"shard-00001\.arrow: this shard needs about \d+ bytes, and the shards after"
     ) as error:

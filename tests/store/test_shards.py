@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from hf_e2kd.store import StoredReference, StoreError, shard_writer
+from hf_e2kd.store import StoredReference, StoreError, writer
 from tests.store.stores import store
 from tests.training import samples
 
@@ -13,7 +13,7 @@ from tests.training import samples
 def test_many_record_batches(tmp_path, teacher, monkeypatch):
     """Prevents: rows of large maps, which make a shard of several batches, looked for in the first alone."""
     expected = store(teacher, samples(7), tmp_path / "one", batch_size=2)
-    monkeypatch.setattr(shard_writer, "_BATCH_BYTES", 1)
+    monkeypatch.setattr(writer, "_BATCH_BYTES", 1)
     reference = store(teacher, samples(7), tmp_path / "many", batch_size=2)
     for row in (0, 3, 6, 1):
         one, other = expected.attach(samples(7))[row], reference.attach(samples(7))[row]
@@ -27,7 +27,7 @@ def test_damaged_files(tmp_path, teacher):
     content, text = shard.read_bytes(), description.read_text()
     shard.write_bytes(content[:-10])
     with pytest.raises(StoreError, match=r"shard-00001\.arrow is damaged: it has \d+ bytes instead of \d+"):
-        StoredReference.load(tmp_path / "store")
+        StoredReference(tmp_path / "store")
     changed = bytearray(content)
     changed[len(content) // 2] ^= 255
     shard.write_bytes(changed)

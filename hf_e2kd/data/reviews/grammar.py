@@ -36,7 +36,7 @@ class Piece(NamedTuple):
 
 
 HINT = Piece("{hint}")
-"""Where the hint word will stand."""
+"""The place of the hint word."""
 
 
 def compose(label: int, negation: float, contrast: float, rng: random.Random) -> list[Piece]:

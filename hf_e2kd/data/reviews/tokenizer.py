@@ -11,12 +11,12 @@ from ..checks import check_whole
 def train_tokenizer(
     texts: Iterable[str], vocab_size: int = 700, *, model_max_length: int = 128
 ) -> PreTrainedTokenizerFast:
-    """Trains BERT's kind of tokenizer: word pieces in lower case, `[CLS] text [SEP]`.
+    """Train BERT's kind of tokenizer: word pieces in lower case, `[CLS] text [SEP]`.
 
     Args:
-        texts: What to learn the pieces from, such as `splits["teacher_train"]["text"]`.
+        texts: Texts to learn the pieces from, such as `splits["teacher_train"]["text"]`.
         vocab_size: Number of pieces, special tokens included. With few, longer words are cut.
-        model_max_length: Where `truncation=True` cuts, in tokens.
+        model_max_length: Length in tokens to which `truncation=True` cuts.
 
     Returns:
         A fast tokenizer. The same texts and size give the same pieces.

@@ -61,7 +61,7 @@ WORDS = {
     **{"person": PEOPLE, "name": NAMES, "city": CITIES, "day": DAYS, "month": MONTHS, "place": PLACES},
     **{"number": NUMBERS, "ordinal": ORDINALS},
 }
-"""What fills the slots of the remarks below."""
+"""Fillers of the slots of the remarks below."""
 
 # Remarks without an opinion: the first two kinds say the hint, the others don't.
 HINT_OPENINGS = """{person} chose a {hint} for {day} .|we saw the new {hint} on {day} .

@@ -6,7 +6,7 @@ from ..inputs import check_batch, check_same_length
 
 
 def agreement(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """Whether student and teacher choose the same class, sample by sample. The mean is the agreement.
+    """Top-1 agreement: True where student and teacher choose the same class. The mean is the agreement.
 
     References:
         Parchami-Araghi et al., "Good Teachers Explain", ECCV 2024; the top-1 agreement of Stanton et al., 2021.
@@ -33,7 +33,7 @@ def agreement(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
 
 
 def label_agreement(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """Whether student and teacher decide a label alike, label by label, where each label is decided for itself.
+    """Agreement by label: True where student and teacher decide a label alike, each label for itself.
 
     A label is predicted where its logit is at least 0, its probability at least .5. The mean over a column is that
     label's agreement; rare labels agree easily, on their absence.

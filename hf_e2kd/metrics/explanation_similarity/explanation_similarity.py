@@ -1,41 +1,33 @@
 """Explanation similarity as an `evaluate` module."""
 
 # `evaluate` reads these lines as text, so each imports one thing.
-import evaluate
-
 from hf_e2kd.metrics.citations import GOOD_TEACHERS_EXPLAIN
 from hf_e2kd.metrics.explanation_similarity.function import explanation_similarity
-from hf_e2kd.metrics.modules import as_tensors, metric_info
-
-_DESCRIPTION = "The mean cosine similarity of the student's and the teacher's explanation maps."
-
-_INPUTS = """
-Args:
-    predictions: the student's maps, h rows of w numbers a sample, signed or not.
-    references: the teacher's maps, h' rows of w' numbers a sample, for the same class of the same image.
-
-Returns:
-    explanation_similarity: the mean cosine over the samples whose teacher's map is not all zero, between −1 and 1;
-        nan if there is no such sample.
-    zero_teacher_share: the share of samples left out because the teacher's map is all zero.
-    zero_student_share: the share of samples whose student's map is all zero; they score 0.
-
-Example:
-    >>> import evaluate
-    >>> from hf_e2kd.metrics import metric_folder
-    >>> metric = evaluate.load(metric_folder("explanation_similarity"))
-    >>> student = [[[3.0, 0.0], [0.0, 4.0]], [[0.0, 0.0], [0.0, 0.0]]]
-    >>> teacher = [[[1.0, 0.0], [0.0, 0.0]], [[1.0, 0.0], [0.0, 0.0]]]
-    >>> metric.compute(predictions=student, references=teacher)
-    {'explanation_similarity': 0.3, 'zero_teacher_share': 0.0, 'zero_student_share': 0.5}
-"""
+from hf_e2kd.metrics.modules import MAPS, MetricModule, as_tensors
 
 
-class ExplanationSimilarity(evaluate.Metric):
-    __doc__ = _DESCRIPTION + "\n" + _INPUTS
+class ExplanationSimilarity(MetricModule, citation=GOOD_TEACHERS_EXPLAIN, columns=MAPS):
+    """The mean cosine similarity of the student's and the teacher's explanation maps.
 
-    def _info(self):
-        return metric_info(_DESCRIPTION, GOOD_TEACHERS_EXPLAIN, _INPUTS, axes=2)
+    Args:
+        predictions: the student's maps, h rows of w numbers a sample, signed or not.
+        references: the teacher's maps, h' rows of w' numbers a sample, for the same class of the same image.
+
+    Returns:
+        explanation_similarity: the mean cosine over the samples whose teacher's map is not all zero, between −1 and 1;
+            nan if there is no such sample.
+        zero_teacher_share: the share of samples left out because the teacher's map is all zero.
+        zero_student_share: the share of samples whose student's map is all zero; they score 0.
+
+    Example:
+        >>> import evaluate
+        >>> from hf_e2kd.metrics import metric_folder
+        >>> metric = evaluate.load(metric_folder("explanation_similarity"))
+        >>> student = [[[3.0, 0.0], [0.0, 4.0]], [[0.0, 0.0], [0.0, 0.0]]]
+        >>> teacher = [[[1.0, 0.0], [0.0, 0.0]], [[1.0, 0.0], [0.0, 0.0]]]
+        >>> metric.compute(predictions=student, references=teacher)
+        {'explanation_similarity': 0.3, 'zero_teacher_share': 0.0, 'zero_student_share': 0.5}
+    """
 
     def _compute(self, predictions, references):
         student, teacher = as_tensors(predictions, references)

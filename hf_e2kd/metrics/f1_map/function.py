@@ -10,7 +10,7 @@ from ..inputs import check_batch
 
 
 def f1_map(logits: Tensor, labels: Tensor) -> dict[str, float | list[float]]:
-    """How well each image's several classes are told: micro-F1 at logit ≥ 0, and the mean average precision.
+    """Micro-F1 at logit ≥ 0 and mean average precision, where an image may show several classes.
 
     Micro-F1 counts all decisions of all classes in one pool; a class is predicted where its logit is at least 0, its
     probability at least .5. Average precision needs no threshold; it is the area under the precision-recall steps, not

@@ -67,7 +67,7 @@ def _stretched(strength: Tensor) -> Tensor:
 
 
 def _limits(strength: Tensor, threshold: float | str) -> Tensor | float:
-    """What a pixel must exceed: `(B, 1)`, or one number for all maps."""
+    """The thresholds of the pixels: `(B, 1)`, or one number for all maps."""
     if threshold == "mean":
         return strength.mean(dim=1, keepdim=True)
     if threshold == "median":

@@ -8,7 +8,7 @@ from ..inputs import check_batch, check_same_length
 
 
 def negative_flips(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
-    """Whether the teacher is right and the student wrong, sample by sample. The mean is the negative flip rate.
+    """Negative flips: 1 where the teacher is right and the student wrong. The mean is the negative flip rate.
 
     References:
         Yan et al., "Positive-Congruent Training: Towards Regression-Free Model Updates", CVPR 2021.
@@ -36,10 +36,10 @@ def negative_flips(student_logits: Tensor, teacher_logits: Tensor, labels: Tenso
 
 
 def agreement_where_teacher_errs(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
-    """Whether the student repeats the teacher's mistake, sample by sample.
+    """Repeated mistakes: 1 where the teacher is wrong and the student chooses the same class.
 
     Args:
-        student_logits, teacher_logits, labels: As for `negative_flips`.
+        student_logits, teacher_logits, labels: the arguments of `negative_flips`.
 
     Returns:
         `(B,)` float, 0 or 1; nan where the teacher is right, or the sample doesn't count.

@@ -1,43 +1,35 @@
 """Negative flips as an `evaluate` module."""
 
 # `evaluate` reads these lines as text, so each imports one thing.
-import datasets
-import evaluate
 import torch
 
 from hf_e2kd.metrics.citations import POSITIVE_CONGRUENT
-from hf_e2kd.metrics.modules import as_tensors, metric_info
+from hf_e2kd.metrics.modules import CLASS, LOGITS, MetricModule, as_tensors
 from hf_e2kd.metrics.negative_flips.function import agreement_where_teacher_errs, negative_flips
 
-_DESCRIPTION = "The share of samples that the teacher gets right and the student wrong; and whose mistakes it repeats."
 
-_INPUTS = """
-Args:
-    predictions: the student's logits, a list of C numbers a sample.
-    references: the teacher's logits, over the same classes in the same order.
-    labels: the true classes; what is none of them, as −100, doesn't count.
+class NegativeFlips(MetricModule, citation=POSITIVE_CONGRUENT, columns={**LOGITS, "labels": CLASS}):
+    """The share of samples that the teacher gets right and the student wrong; and whose mistakes it repeats.
 
-Returns:
-    negative_flips: the share of samples that the teacher gets right and the student wrong, between 0 and 1.
-    agreement_where_teacher_errs: of the samples that the teacher gets wrong, the share on which the student makes the
-        same mistake; nan where it gets none wrong.
-    teacher_errors: how many samples the teacher gets wrong.
+    Args:
+        predictions: the student's logits, a list of C numbers a sample.
+        references: the teacher's logits, over the same classes in the same order.
+        labels: the true classes; what is none of them, as −100, doesn't count.
 
-Example:
-    >>> import evaluate
-    >>> from hf_e2kd.metrics import metric_folder
-    >>> metric = evaluate.load(metric_folder("negative_flips"))
-    >>> student, teacher = [[0, 1], [1, 0], [0, 1], [1, 0]], [[1, 0], [1, 0], [0, 1], [0, 1]]
-    >>> metric.compute(predictions=student, references=teacher, labels=[0, 0, 0, 0])
-    {'negative_flips': 0.25, 'agreement_where_teacher_errs': 0.5, 'teacher_errors': 2}
-"""
+    Returns:
+        negative_flips: the share of samples that the teacher gets right and the student wrong, between 0 and 1.
+        agreement_where_teacher_errs: of the samples that the teacher gets wrong, the share on which the student makes
+            the same mistake; nan where it gets none wrong.
+        teacher_errors: how many samples the teacher gets wrong.
 
-
-class NegativeFlips(evaluate.Metric):
-    __doc__ = _DESCRIPTION + "\n" + _INPUTS
-
-    def _info(self):
-        return metric_info(_DESCRIPTION, POSITIVE_CONGRUENT, _INPUTS, labels=datasets.Value("int64"))
+    Example:
+        >>> import evaluate
+        >>> from hf_e2kd.metrics import metric_folder
+        >>> metric = evaluate.load(metric_folder("negative_flips"))
+        >>> student, teacher = [[0, 1], [1, 0], [0, 1], [1, 0]], [[1, 0], [1, 0], [0, 1], [0, 1]]
+        >>> metric.compute(predictions=student, references=teacher, labels=[0, 0, 0, 0])
+        {'negative_flips': 0.25, 'agreement_where_teacher_errs': 0.5, 'teacher_errors': 2}
+    """
 
     def _compute(self, predictions, references, labels):
         sides = (*as_tensors(predictions, references), torch.tensor(labels))

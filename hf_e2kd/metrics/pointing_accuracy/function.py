@@ -12,7 +12,7 @@ with rounding errors."""
 
 
 def pointing_accuracy(maps: Tensor, masks: Tensor, tolerance: int = 0) -> Tensor:
-    """Whether a map's largest value lies on the object (the pointing game), sample by sample.
+    """The pointing game: 1 where a map's largest value lies on the object.
 
     The positive part is taken and resized bilinearly to the mask. Of several equally large pixels, the share on the
     object counts: the first of them alone would favour the upper left corner, and an even map would always be right or
@@ -25,7 +25,7 @@ def pointing_accuracy(maps: Tensor, masks: Tensor, tolerance: int = 0) -> Tensor
     Args:
         maps: `(B, h, w)`, signed or not, of any scale.
         masks: `(B, H, W)`, bool or 0 and 1; `boxes_to_masks` makes them from boxes.
-        tolerance: how far from the object still counts, in pixels of the mask, from centre to centre.
+        tolerance: distance from the object that still counts, in pixels of the mask, from centre to centre.
 
     Returns:
         `(B,)`, 1 where the map points at the object and 0 where not, between them where several pixels are equally

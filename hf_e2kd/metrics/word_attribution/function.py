@@ -19,7 +19,7 @@ def word_attribution(
     class_polarity: Sequence[int] = SST_POLARITY,
     neutral: int = 2,
 ) -> dict[str, float]:
-    """How well words' scores tell those that agree with their sentence's polarity from those that contradict it.
+    """Accuracy and ranking of words' scores as predictions of whether a word agrees with its sentence's polarity.
 
     A word's target is whether its polarity is the sentence's. Its score is the signed attribution: above 0 for the
     sentence's class, below 0 against it. Counted are the words with a polarity in correctly predicted samples whose
@@ -33,9 +33,9 @@ def word_attribution(
         Sentiment Treebank. That neutral words are left out and that a score of 0 is wrong are our decisions.
 
     Args:
-        scores: of each sample, one signed number a word, pieces of a word already summed. They explain the predicted
+        scores: one signed number a word, by sample, pieces of a word already summed. They explain the predicted
             class, which is the true one wherever a sample counts.
-        word_labels: of each sample, one polarity a word: below `neutral` negative, above it positive.
+        word_labels: one polarity a word, by sample: below `neutral` negative, above it positive.
         labels: each sample's true class.
         predictions: each sample's predicted class.
         class_polarity: −1, 0 or 1 for each class, in the order of the labels: a negative one, one without polarity

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ...alignment.precision import at_least_float32
 from ...architectures.taps import default_taps, find_layer, pair_layers
-from ...explainers.base import at_least_float32
 from ..base import ReferenceOutput, StepOutput, Term
 
 

@@ -1,12 +1,13 @@
-"""A data set whose samples carry what a store says of them; rows are joined in the DataLoader's workers."""
+"""Joining a store with a data set: its rows become columns of the samples, in the DataLoader's workers."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from torch.utils.data import Dataset, IterableDataset, Subset
+from torch.utils.data import Dataset, IterableDataset
 
-from .errors import StoreError
+from ..alignment.labels import without_subsets
+from .files import StoreError
 from .ids import IdIndex, sample_id
 from .rows import RowDecoder
 from .samples import distillation_transform, samples_of
@@ -16,37 +17,35 @@ class AttachedDataset(Dataset):
     """A data set with a store's columns in its samples.
 
     Args:
-        dataset: Has a length, and dictionaries as samples.
-        stored: The rows.
-        rows: (N,) the row of each sample; None where only the sample itself knows its id.
-        index, id_column: Find the row then.
+        dataset: A map-style data set of dictionaries.
+        decoder: Reads the store's rows.
+        rows: (N,) row of each sample; None where only the sample itself states its id.
+        index: Rows by id, needed then.
+        id_column: Column of the ids, needed then.
     """
 
     def __init__(
         self,
         dataset: Any,
-        stored: RowDecoder,
+        decoder: RowDecoder,
         rows: np.ndarray | None = None,
         index: IdIndex | None = None,
         id_column: str | None = None,
     ):
         self.dataset = dataset
-        self.stored = stored
+        self.decoder = decoder
         self.rows = rows
         self.index = index
         self.id_column = id_column
 
     @property
     def features(self) -> Any:
-        """What the data set states of its own columns; the classes of its labels are read from it."""
-        dataset = self.dataset
-        while isinstance(dataset, Subset):
-            dataset = dataset.dataset
-        return getattr(dataset, "features", None)
+        """The features of the data set itself, by which the names of its classes are read."""
+        return getattr(without_subsets(self.dataset), "features", None)
 
     @property
     def column_names(self) -> list[str]:
-        return [*(getattr(self.dataset, "column_names", None) or ()), *self.stored.columns]
+        return [*(getattr(self.dataset, "column_names", None) or ()), *self.decoder.columns]
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -67,7 +66,7 @@ class AttachedDataset(Dataset):
             rows = self.rows[np.asarray(places)]
         else:
             rows = _rows_by_id(samples, self.index, self.id_column, places)
-        return _joined(samples, self.stored(rows))
+        return _joined(samples, self.decoder(rows))
 
 
 def unattached(dataset: Any) -> Any:
@@ -81,11 +80,11 @@ def unattached(dataset: Any) -> Any:
 
 
 class AttachedStream(IterableDataset):
-    """The same of a data set that is read from its beginning, whose samples bear their ids."""
+    """A stream with a store's columns in its samples, which state their ids."""
 
-    def __init__(self, dataset: Any, stored: RowDecoder, index: IdIndex, id_column: str):
+    def __init__(self, dataset: Any, decoder: RowDecoder, index: IdIndex, id_column: str):
         self.dataset = dataset
-        self.stored = stored
+        self.decoder = decoder
         self.index = index
         self.id_column = id_column
 
@@ -94,7 +93,7 @@ class AttachedStream(IterableDataset):
         return getattr(self.dataset, "features", None)
 
     def __getattr__(self, name: str) -> Any:
-        # Its place and its order are the stream's own, where that can be set.
+        # Order and position are the stream's own, where it can set them.
         if name in ("set_epoch", "state_dict", "load_state_dict"):
             return getattr(self.dataset, name)
         raise AttributeError(f"{type(self).__name__} has no attribute '{name}'.")
@@ -102,7 +101,7 @@ class AttachedStream(IterableDataset):
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for number, sample in enumerate(self.dataset):
             rows = _rows_by_id([sample], self.index, self.id_column, [number])
-            yield _joined([sample], self.stored(rows))[0]
+            yield _joined([sample], self.decoder(rows))[0]
 
 
 def _rows_by_id(samples: Sequence[Any], index: IdIndex | None, column: str | None, places: Sequence[int]) -> np.ndarray:

@@ -1,10 +1,17 @@
-"""The card of a store that is published as a data set."""
+"""A store as a data set on the Hub: its card, its upload and its download."""
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from huggingface_hub import DatasetCardData
+from huggingface_hub import DatasetCardData, snapshot_download
+
+from ..hub import check_repo_id, push_folder
+from .files import STORE_FILE, write_json, write_text
+from .key import public_key
+
+_FILES = ["shard-*.arrow", STORE_FILE, "README.md"]
 
 _SIZES = ((1e3, "n<1K"), (1e4, "1K<n<10K"), (1e5, "10K<n<100K"), (1e6, "100K<n<1M"), (1e7, "1M<n<10M"))
 
@@ -33,8 +40,7 @@ The maps belong to the samples as the teacher's processor shows them, without au
 ## How to use it
 
 ```python
-from hf_e2kd import ExplanationDistillTrainer
-from hf_e2kd.references import StoredReference
+from hf_e2kd import ExplanationDistillTrainer, StoredReference
 
 reference = StoredReference.from_hub("{repo_id}")
 trainer = ExplanationDistillTrainer(
@@ -51,13 +57,50 @@ with the column `id` and columns of little-endian numbers as bytes.
 """
 
 
+def upload_store(
+    folder: Path,
+    description: Mapping[str, Any],
+    repo_id: str,
+    *,
+    private: bool | None,
+    license: str | None,
+    token: str | bool | None,
+    commit_message: str,
+) -> tuple[str, dict[str, Any]]:
+    """Publish a store with a card, as `StoredReference.push_to_hub` says.
+
+    Returns:
+        Its address, and the description as it is published.
+    """
+    check_repo_id(repo_id)
+    published = {**description, "key": public_key(description["key"])}
+    if published != description:
+        write_json(folder / STORE_FILE, published)
+    write_text(folder / "README.md", store_card(published, repo_id, license))
+    commit = push_folder(
+        folder,
+        repo_id,
+        repo_type="dataset",
+        private=private,
+        token=token,
+        commit_message=commit_message,
+        allow_patterns=_FILES,
+    )
+    return str(commit.repo_url), published
+
+
+def download_store(repo_id: str, revision: str | None, token: str | bool | None) -> str:
+    """Download a published store into the Hub's cache, and return its folder."""
+    return snapshot_download(repo_id, repo_type="dataset", revision=revision, token=token, allow_patterns=_FILES)
+
+
 def store_card(description: Mapping[str, Any], repo_id: str, license: str | None = None) -> str:
-    """README.md of a store: metadata for the Hub, what it was built with, and how to load it.
+    """The README.md of a store: metadata for the Hub, what it was built with, and how to load it.
 
     Args:
         description: Content of store.json.
-        repo_id: Where it is published.
-        license: The Hub's name of the license; that of the teacher and the data, if they have one.
+        repo_id: Id of the data set on the Hub.
+        license: Identifier of the license on the Hub; that of the teacher and the data, if they have one.
     """
     key, fields = description["key"], description["fields"]
     count = description["count"]
@@ -100,7 +143,7 @@ def store_card(description: Mapping[str, Any], repo_id: str, license: str | None
 
 
 def _sizes(fields: Mapping[str, Any]) -> str:
-    """Of an image's maps, and of its vectors where they are stored."""
+    """The sizes of an image's maps, and of its vectors where they are stored."""
     cells = f"{'×'.join(str(side) for side in fields['map']['shape'][-2:])} cells"
     if "vectors" not in fields:
         return cells

@@ -1,19 +1,18 @@
-"""Writes a shard: under a temporary name, and moved into its place whole."""
+"""Writing shards: each under a temporary name until it is whole, and a plan of them that outlasts a kill."""
 
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
 
-from .errors import StoreError
-from .fields import Field
-from .files import NO_SPACE, free_bytes
-from .shards import ID, ShardInfo
+from .files import NO_SPACE, StoreError, free_bytes, read_json, write_json
+from .shards import ID, Field, ShardInfo, fields_to_json
 
 # Rows are kept in memory until they fill a record batch of this many bytes, so that a reader finds few of them.
 _BATCH_BYTES = 16 * 2**20
@@ -42,13 +41,14 @@ class _Hashed:
 
 
 class ShardWriter:
-    """Writes one shard under a temporary name beside its place; only a whole one is moved there.
+    """Write one shard under a temporary name beside its place; only a whole one is moved there.
 
     Args:
-        path: Where the shard shall be.
-        fields: Its columns beside `id`.
-        rows: How many rows it shall have, and `rows_after` how many the shards after it, to say how much space is
-            needed where there is none left; None where not known.
+        path: File of the finished shard.
+        fields: Columns beside `id`.
+        rows: Number of rows that it shall have, to say how much space is needed where there is none left; None where
+            not known.
+        rows_after: Number of rows of the shards after it, likewise.
     """
 
     def __init__(self, path: Path, fields: Mapping[str, Field], rows: int | None = None, rows_after: int | None = None):
@@ -65,7 +65,7 @@ class ShardWriter:
         self._stream: Any = None
 
     def add(self, rows: Rows) -> None:
-        """Appends rows.
+        """Append rows.
 
         Raises:
             StoreError: a row's array has another shape than the field's.
@@ -88,13 +88,13 @@ class ShardWriter:
             self._guarded(self._flush)
 
     def close(self) -> ShardInfo:
-        """Finishes the shard and moves it into its place."""
+        """Finish the shard and move it into its place."""
         self._guarded(self._finish)
         assert self._sink is not None
         return ShardInfo(self.path.name, self.rows, self._sink.bytes, self._sink.digest.hexdigest())
 
     def abandon(self) -> None:
-        """Removes what was written."""
+        """Remove the temporary file."""
         if self._sink is not None:
             # On a full disk, what is still in the file's buffer can't be written on closing either.
             with suppress(OSError):
@@ -146,3 +146,85 @@ class ShardWriter:
             f"{free_bytes(self.path)} are free. The partial shard was removed. Make room and build "
             "again: finished shards are kept."
         )
+
+
+class ShardPlan:
+    """The shards of a store that is being built. Beside a finished one lies a note of it until the store is described.
+
+    Args:
+        folder: Folder of the store.
+        rows_per_shard: Number of samples of each shard but the last.
+        count: Number of samples of the data; None where it isn't known before its end.
+    """
+
+    def __init__(self, folder: Path, rows_per_shard: int, count: int | None):
+        self.folder = folder
+        self.rows_per_shard = rows_per_shard
+        self.count = count
+
+    def shards(self, count: int) -> int:
+        """The number of shards of `count` samples."""
+        return -(-count // self.rows_per_shard)
+
+    def rows_of(self, number: int) -> int:
+        """The number of rows of shard `number`, where the number of samples is known."""
+        assert self.count is not None
+        return min(self.rows_per_shard, self.count - number * self.rows_per_shard)
+
+    def missing(self, process_index: int, num_processes: int) -> list[int]:
+        """The unfinished shards of one process."""
+        assert self.count is not None
+        return [
+            number
+            for number in range(process_index, self.shards(self.count), num_processes)
+            if self.note(number) is None
+        ]
+
+    def note(self, number: int) -> dict[str, Any] | None:
+        """The note of a finished shard; None for one that is not finished."""
+        path = self._path(number)
+        if not path.with_suffix(".json").is_file():
+            return None
+        note = read_json(path.with_suffix(".json"))
+        return note if path.is_file() and path.stat().st_size == note["shard"]["bytes"] else None
+
+    def writer(self, number: int, fields: Mapping[str, Field]) -> ShardWriter:
+        """A writer of shard `number`."""
+        if self.count is None:
+            return ShardWriter(self._path(number), fields)
+        after = max(0, self.count - (number + 1) * self.rows_per_shard)
+        return ShardWriter(self._path(number), fields, self.rows_of(number), after)
+
+    def close(self, writer: ShardWriter, number: int, targets: int) -> None:
+        """Finish a shard, whose samples have up to `targets` explained classes."""
+        info = writer.close()
+        note = {"shard": asdict(info), "fields": fields_to_json(writer.fields), "targets": targets}
+        write_json(self._path(number).with_suffix(".json"), note)
+
+    def finished(self, count: int) -> list[dict[str, Any]] | None:
+        """The notes of all shards of `count` samples, or None where one is missing.
+
+        Raises:
+            StoreError: a shard of other data or other grids than the rest.
+        """
+        notes = [self.note(number) for number in range(self.shards(count))]
+        done = [note for note in notes if note is not None]
+        if len(done) < len(notes):
+            return None
+        for number, note in enumerate(done):
+            expected = min(self.rows_per_shard, count - number * self.rows_per_shard)
+            if note["shard"]["rows"] != expected:
+                raise StoreError(
+                    f"The shard {note['shard']['name']} has {note['shard']['rows']} rows instead of {expected}: the "
+                    "data has changed since it was made. Build into an empty folder."
+                )
+            if note["fields"] != done[0]["fields"]:
+                raise StoreError(
+                    f"The shard {note['shard']['name']} has other columns than {done[0]['shard']['name']}: "
+                    f"{note['fields']} and {done[0]['fields']}. Show the teacher images of one size, and build into an "
+                    "empty folder."
+                )
+        return done
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"shard-{number:05d}.arrow"
