@@ -3,7 +3,7 @@
 from .architectures import available_architectures, register_architecture, wrap_timm
 from .data.text import TextCollator
 from .explainers import Explainer, Explanation, available_explainers, explain, register_explainer
-from .published import Student, load_student
+from .hub.loading import Student, load_student
 from .references import AnnotationReference, Reference, ReferenceOutput, TeacherReference
 from .store import StoredReference, StoredTextCollator
 from .terms import (

@@ -11,9 +11,11 @@ os.environ["MPLBACKEND"] = "Agg"
 
 from collections.abc import Callable  # noqa: E402
 from copy import deepcopy  # noqa: E402
+from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from huggingface_hub import constants  # noqa: E402
 from torch import nn  # noqa: E402
 
 from tests.models import build  # noqa: E402
@@ -42,3 +44,21 @@ def tiny(_built: dict[str, nn.Module]) -> Callable[[str], nn.Module]:
         return deepcopy(_built[name])
 
     return copy_of
+
+
+@pytest.fixture
+def hub_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
+    """`hub_cache("me/model", commit, main=True)` puts a commit of a model into the Hub's cache, of branch `main` or of
+    none. The test runs in `tmp_path`, so that folders can be called as models are."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.chdir(tmp_path)
+
+    def put(name: str, commit: str, main: bool) -> None:
+        folder = tmp_path / "hub" / f"models--{name.replace('/', '--')}"
+        (folder / "snapshots" / commit).mkdir(parents=True)
+        (folder / "snapshots" / commit / "config.json").write_text("{}")
+        if main:
+            (folder / "refs").mkdir(exist_ok=True)
+            (folder / "refs/main").write_text(commit)
+
+    return put

@@ -3,13 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from accelerate.utils import send_to_device
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image
 from torch import nn
 from transformers import TrainerCallback
@@ -20,12 +18,15 @@ from transformers.utils import logging
 from ..alignment.inputs import image_view
 from ..alignment.labels import class_names, labels_belong_to
 from ..architectures.base import evaluating
-from ..cards.figures import explanation_panel
-from ..cards.words import WordRow, WordSample, word_figure
+from ..cards.plots import explanation_panel
+from ..cards.word_plots import WordRow, WordSample, word_plot
 from ..data.first_samples import first_samples, keeping_random_state
 from ..fidelity import sample_metrics
 from ..terms import ReferenceOutput, StepOutput
 from ..terms.matching import align_maps, flatten_targets
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 logger = logging.get_logger(__name__)
 
@@ -115,7 +116,7 @@ class ExplanationPanels(TrainerCallback):
             if state.is_world_process_zero:
                 self._log(figure, state.global_step)
 
-    def draw(self) -> Figure:
+    def draw(self) -> "Figure":
         """The picture of the student as it is now."""
         trainer = self.trainer
         with keeping_random_state(trainer.args.device), evaluating(trainer.student):
@@ -128,7 +129,9 @@ class ExplanationPanels(TrainerCallback):
         kinds = (TensorBoardCallback, *_MODULES)
         return [callback for callback in self.trainer.callback_handler.callbacks if isinstance(callback, kinds)]
 
-    def _log(self, figure: Figure, step: int) -> None:
+    def _log(self, figure: "Figure", step: int) -> None:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+
         # As pixels, which all three take alike: W&B reads a figure only beside pyplot, trackio none.
         figure.set_dpi(DPI)
         canvas = FigureCanvasAgg(figure)
@@ -201,7 +204,7 @@ class ExplanationPanels(TrainerCallback):
             return _joined(labels > 0, names)
         return [names[label] if 0 <= label < len(names) else "unknown" for label in labels.tolist()]
 
-    def _panel(self, images: torch.Tensor, columns: "list[_Column]") -> Figure:
+    def _panel(self, images: torch.Tensor, columns: "list[_Column]") -> "Figure":
         truths, names = self._truths(), self._names()
         if truths is not None:
             explained = [names[number] if number >= 0 else "nothing" for number in columns[0].explained]
@@ -217,7 +220,7 @@ class ExplanationPanels(TrainerCallback):
             similarities={column.heading: column.similarities for column in columns if column.similarities is not None},
         )
 
-    def _words(self, columns: "list[_Column]") -> Figure:
+    def _words(self, columns: "list[_Column]") -> "Figure":
         truths, names = self._truths(), self._names()
         samples = []
         for row, ids in enumerate(self.batch["input_ids"]):
@@ -241,7 +244,7 @@ class ExplanationPanels(TrainerCallback):
                     explained=names[explained] if explained >= 0 else None,
                 )
             )
-        return word_figure(samples)
+        return word_plot(samples)
 
     def _cells(self, row: int, cells: Sequence[int]) -> list[str]:
         """What stands in cells of a text's map, as the student's tokenizer reads it."""

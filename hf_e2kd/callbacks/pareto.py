@@ -19,7 +19,7 @@ class ParetoCheckpoints(TrainerCallback):
 
     After each evaluation a model that no earlier one beats is saved, and checkpoints that it beats are removed, those
     of an earlier training's front in the same folder too. The front and every evaluation's measures stand in
-    `pareto.json` in the output folder; `hf_e2kd.cards.fronts.pareto_figure` draws them.
+    `pareto.json` in the output folder; `hf_e2kd.cards.pareto_plot.pareto_plot` draws them.
 
     Args:
         maximise: Names of the measures, without the evaluation's prefix; all better the larger.

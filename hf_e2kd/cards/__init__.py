@@ -1,1 +1,1 @@
-"""What is shown of a trained student: pictures of its explanations, and its card."""
+"""Model cards of trained students, and plots of their explanations."""

@@ -1,23 +1,47 @@
-"""Model cards: what was measured of a student, how to use it, how it came about and what it doesn't show."""
+"""Model cards: a student's figures, its use, its training and its limits.
+
+The prose stands in `templates/model_card.md.jinja`; the modules beside this one compute the rest.
+"""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from ..fidelity.record import FIDELITY_FILE, FidelityRecord
-from ..hub import check_repo_id
-from ..private import is_private, without_private
-from .inert import one_line, text
-from .measured import cost_section, figures_section, picture_section, verification_section
-from .measures import CHANCE
+from .. import models
+from ..fidelity.record import FIDELITY_FILE, FidelityRecord, TrainingRecord
+from ..hub.ids import check_repo_id, is_hub_id
+from ..hub.redaction import is_private, without_private
+from .citations import citations
+from .escaping import code, count, hub_link, json_code, one_line, python_string, unless_escaped
+from .measures import CHANCE, EXPLAINERS, TARGETS
 from .metadata import card_data
-from .origin import checkpoint_note, citations_section, limits_section, sources_section, summary, training_section
-from .usage import usage
+from .methods import methods, terms
+from .tables import costs_table, figures_table, is_above_chance, is_explained
 
 CARD_FILE = "README.md"
+
+# `ModelCard.from_template` takes no filters: its values would go in as they are.
+_ENVIRONMENT = Environment(
+    loader=PackageLoader("hf_e2kd.cards"),
+    trim_blocks=True,
+    lstrip_blocks=True,
+    undefined=StrictUndefined,
+    autoescape=True,
+    finalize=unless_escaped,
+)
+_ENVIRONMENT.filters |= {
+    "code": code,
+    "count": count,
+    "hub_link": hub_link,
+    "json_code": json_code,
+    "python_string": python_string,
+    "thousands": "{:,}".format,
+}
 
 
 def model_card(
@@ -29,17 +53,17 @@ def model_card(
     has_record: bool = True,
     **metadata: Any,
 ) -> ModelCard:
-    """The card of a student, made of what its record holds; of what wasn't measured it doesn't speak.
+    """Make the card of a student of what its record holds; of what wasn't measured it doesn't speak.
 
-    Labels, names and options come out as text, whatever markup they hold, and those with a token, a path of this
-    machine or its name are left out, with a warning.
+    Labels, names and options come out as text, whatever markup they hold, and those with a token, a path or an address
+    of this machine are left out, with a warning.
 
     Args:
-        record: What was measured of the student, against its teacher where there is one.
-        repo_id: Where the student is published. Without it, the card's code loads the folder that it is run in.
+        record: The student's figures, against its teacher where there is one.
+        repo_id: Id of the published student. Without it, the card's code loads the folder that it is run in.
         picture: File name, beside the card, of a panel of explanations.
         has_processor: Whether an image processor or a tokenizer is published with the student.
-        has_record: Whether `fidelity.json` is.
+        has_record: Whether `fidelity.json` is published with it.
         metadata: Fields of the card's YAML, in the place of those that the record gives: `license`, `language`,
             `base_model`, `datasets`, `model_name`, … `tags` are added to those that it gives.
 
@@ -60,32 +84,42 @@ def model_card(
     metadata = without_private({name: value for name, value in metadata.items() if value is not None})
     if record.training is not None and metadata.get("base_model"):
         record = replace(record, training=replace(record.training, base_model=metadata["base_model"]))
-    name, source = repo_id or record.student.name, repo_id or "."
-    title = one_line(metadata.pop("model_name", name.split("/")[-1])) or "student"
+    title = one_line(metadata.pop("model_name", (repo_id or record.student.name).split("/")[-1])) or "student"
     data = card_data(record, title, **metadata)
-    sections = [
-        f"# {text(title)}",
-        summary(record),
-        checkpoint_note(record.step),
-        usage(record, source, has_processor=has_processor, has_record=has_record),
-        figures_section(record),
-        picture_section(record, picture),
-        verification_section(record, source) if has_record and record.figures else None,
-        cost_section(record),
-        limits_section(record),
-        training_section(record),
-        sources_section(record, name, data.get("license")),
-        citations_section(record),
-    ]
-    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(section for section in sections if section) + "\n")
+    card = _ENVIRONMENT.get_template("model_card.md.jinja").render(
+        record=record,
+        metadata=data.to_yaml(),
+        title=title,
+        name=repo_id or record.student.name,
+        place=repo_id or ".",
+        license=data.get("license"),
+        picture=picture,
+        has_processor=has_processor,
+        has_record=has_record,
+        is_own_architecture=record.student.architecture in models.__all__,
+        is_data_on_hub=is_hub_id(record.data.id),
+        input_shape=_input_shape(record),
+        figures=figures_table(record),
+        is_explained=is_explained(record),
+        is_above_chance=is_above_chance(record),
+        costs=costs_table(record),
+        terms=terms(record.training),
+        methods=methods(record.training),
+        length=_length(record.training),
+        citations="\n\n".join(citations(record)),
+        explainers=EXPLAINERS,
+        targets=TARGETS,
+    )
+    return ModelCard(re.sub(r"\n{3,}", "\n\n", card).strip() + "\n")
 
 
 def save_card(record: FidelityRecord, folder: str | Path, **options: Any) -> Path:
-    """Writes the card into a student's folder, as `README.md`.
+    """Write the card into a student's folder, as `README.md`.
 
     Args:
-        folder: Which files lie in it decides what the card's code makes use of.
-        options: Of `model_card`.
+        record: The student's figures.
+        folder: The student's; the card's code makes use of the files that lie in it.
+        options: Keyword arguments of `model_card`.
 
     Returns:
         The file's path.
@@ -114,10 +148,29 @@ def _has_processor(folder: Path) -> bool:
 
 
 def _published_part(record: FidelityRecord) -> FidelityRecord:
-    """The record without anything private, and without local paths, of which a card has no use."""
+    """Leave out of a record what is private, and local paths, of which a card has no use."""
     values = record.to_dict()
     training = values["training"] or {}
     for part in (values["student"], values["teacher"], values["data"], training.get("data")):
         if part is not None:
             part["path"] = None
     return FidelityRecord.from_dict(without_private(values))
+
+
+def _input_shape(record: FidelityRecord) -> str:
+    """Channels, height and width of an image, as `"3, 224, 224"`."""
+    sides = (record.student.cost.input or "" if record.student.cost else "").split("×")
+    return ", ".join(sides) if len(sides) == 3 and all(side.isdecimal() for side in sides) else "3, 224, 224"
+
+
+def _length(training: TrainingRecord | None) -> str:
+    """Steps, epochs and time of a training, as far as they are known."""
+    if training is None:
+        return ""
+    parts = [] if training.steps is None else [f"{training.steps:,} optimizer steps"]
+    parts += [] if training.epochs is None else [f"{round(training.epochs, 2):g} epochs"]
+    seconds = training.seconds
+    if seconds is not None:
+        hours, minutes = f"{seconds / 3600:.1f} h", f"{seconds / 60:.0f} min"
+        parts.append(f"{seconds:.0f} s" if seconds < 120 else minutes if seconds < 7200 else hours)
+    return ", ".join(parts)

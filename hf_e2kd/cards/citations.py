@@ -2,7 +2,7 @@
 
 from ..fidelity.record import FidelityRecord
 from ..metrics.citations import GOOD_TEACHERS_EXPLAIN, KD_INTERPRETABILITY, MODEL_GUIDANCE, SCORE_CAM
-from .objective import terms
+from .methods import methods, terms
 
 DISTILLATION = r"""@misc{hinton2015distilling,
     title = {Distilling the Knowledge in a Neural Network},
@@ -87,12 +87,12 @@ _LIBRARY = r"""@software{hf_e2kd,
 def citations(record: FidelityRecord) -> list[str]:
     """BibTeX entries of what was really used, each once: losses, explainers, metrics and the library."""
     found = []
-    used = terms(record.training)
-    if any(term.explanation_weight > 0 and not term.annotated for term in used):
+    used = methods(record.training)
+    if "e2kd" in used:
         found.append(GOOD_TEACHERS_EXPLAIN)
-    if any(term.explanation_weight > 0 and term.annotated for term in used):
+    if "guidance" in used:
         found.append(MODEL_GUIDANCE)
-    if any(term.logits_weight > 0 for term in used):
+    if "logits" in used:
         found.append(DISTILLATION)
     measured = {"explanation_similarity", "energy_pointing_game", "localization_iou", *_METRICS} & record.figures.keys()
     explained = [
@@ -100,7 +100,8 @@ def citations(record: FidelityRecord) -> list[str]:
         for explainer in (record.explainer, record.teacher_explainer)
         if explainer is not None and "name" in explainer and measured - {"negative_flips"}
     ]
-    explained += [(term.explainer or record.explainer).get("name") for term in used if term.explanation_weight > 0]
+    matched = [term for term in terms(record.training) if term.explanation_weight > 0]
+    explained += [(term.explainer or record.explainer).get("name") for term in matched]
     found += [EXPLAINERS[name] for name in explained if name in EXPLAINERS]
     found += [entry for name, entry in _METRICS.items() if name in measured]
     return list(dict.fromkeys([*found, _LIBRARY]))

@@ -1,8 +1,8 @@
-"""What figures are called, and what they mean."""
+"""Titles and meanings of figures, chance levels, explainers and targets."""
 
 from dataclasses import dataclass
 
-from .inert import one_line
+from .escaping import one_line
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,9 @@ CHANCE = {
 }
 """Chance levels of the similarity, by modality."""
 
+TARGETS = {"teacher_top": "the class that the teacher decides for", "label": "the labelled class"}
+"""The explained class, by its rule."""
+
 EXPLAINERS = {
     "attention_gradient": "attention weighted by its gradient",
     "attention_rollout": "attention rollout",
@@ -87,7 +90,7 @@ EXPLAINERS = {
 }
 
 
-def measure(name: str, multi_label: bool = False) -> Measure:
-    """The kind of a figure, by the name that a record has it under."""
+def measure_named(name: str, multi_label: bool = False) -> Measure:
+    """Look a figure's title and meaning up by the name that a record has it under."""
     known = {**MEASURES, **MULTI_LABEL} if multi_label else MEASURES
     return known.get(name) or Measure(one_line(name))

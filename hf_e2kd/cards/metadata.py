@@ -9,11 +9,11 @@ from huggingface_hub import EvalResult, ModelCardData
 from transformers.utils import logging
 
 from ..fidelity.record import FidelityRecord
-from ..hub import is_hub_id
-from ..private import LEFT_OUT
-from .inert import one_line
-from .measures import measure
-from .objective import terms
+from ..hub.ids import is_hub_id
+from ..hub.redaction import LEFT_OUT
+from .escaping import one_line
+from .measures import measure_named
+from .methods import methods
 
 logger = logging.get_logger(__name__)
 
@@ -84,7 +84,7 @@ def eval_results(record: FidelityRecord) -> list[EvalResult]:
             dataset_split=one_line(data.split) if data.split else None,
             dataset_revision=one_line(data.revision) if is_on_hub and data.revision else None,
             metric_type=_slug(metric),
-            metric_name=measure(metric).title,
+            metric_name=measure_named(metric).title,
             metric_value=round(figure.value, 4),
         )
         for metric, figure in record.figures.items()
@@ -116,14 +116,11 @@ def _license(record: FidelityRecord, given: str | None) -> str | None:
 
 
 def _tags(record: FidelityRecord, given: Sequence[str]) -> list[str]:
-    used = terms(record.training)
+    used = methods(record.training)
     tags = ["hf_e2kd", "explainability"]
-    if any(term.logits_weight > 0 for term in used):
-        tags.append("knowledge-distillation")
-    if any(term.explanation_weight > 0 and not term.annotated for term in used):
-        tags += ["knowledge-distillation", "e2kd"]
-    if any(term.explanation_weight > 0 and term.annotated for term in used):
-        tags.append("model-guidance")
+    tags += ["knowledge-distillation"] if used & {"logits", "e2kd"} else []
+    tags += ["e2kd"] if "e2kd" in used else []
+    tags += ["model-guidance"] if "guidance" in used else []
     if record.teacher is not None and is_hub_id(record.teacher.id):
         tags.append(f"teacher:{record.teacher.id}")
     cleaned = [one_line(tag) for tag in given]

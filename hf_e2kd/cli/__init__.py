@@ -1,7 +1,6 @@
 """The command line `hf-e2kd`. A command is a function in a file of its own, and a line in `COMMANDS`."""
 
 import os
-import sys
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
@@ -11,6 +10,7 @@ from datasets.exceptions import DatasetsError
 from PIL.Image import DecompressionBombError
 
 from . import card, distill, explain, fidelity, store, viewer
+from .output import echo, escaped_messages
 
 COMMANDS: tuple[Callable[..., Any], ...] = (
     card.card,
@@ -40,7 +40,7 @@ def settings(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command line.
+    """Run the command line.
 
     Args:
         arguments: Without the program's name; the process's own by default.
@@ -51,12 +51,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     given = os.environ.get(_DEBUG)
     try:
-        app(arguments, prog_name="hf-e2kd")
+        with escaped_messages():
+            app(arguments, prog_name="hf-e2kd")
     except _EXPECTED as error:
         if os.environ.get(_DEBUG):
             raise
         message = " ".join(str(error).split()) or type(error).__name__
-        print(f"hf-e2kd: error: {message}", file=sys.stderr)
+        echo(f"hf-e2kd: error: {message}", err=True)
         raise SystemExit(1) from None
     finally:
         # --debug is for this command alone, not for the next one of the same process.

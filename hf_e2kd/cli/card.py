@@ -8,7 +8,9 @@ import typer
 
 from ..cards.card import save_card
 from ..fidelity import FIDELITY_FILE, FidelityRecord
-from ..hub import check_repo_id, push_folder
+from ..hub.ids import check_repo_id
+from ..hub.upload import push_folder
+from .output import echo
 
 PICTURE = "explanations.png"
 
@@ -61,6 +63,6 @@ def card(
         url = push_folder(folder, repo_id, private=private or None, commit_message="Model card and student").repo_url
     summary = {"card": str(path), "figures": len(record.figures), "url": None if url is None else str(url)}
     if as_json:
-        typer.echo(json.dumps(summary))
+        echo(json.dumps(summary))
     else:
-        typer.echo(f"{path}: {summary['figures']} figures" + (f"\n{url}" if url else ""))
+        echo(f"{path}: {summary['figures']} figures" + (f"\n{url}" if url else ""))

@@ -28,6 +28,7 @@ from ..studies.tasks import ALONE, Task, training_arguments
 from ..trainer.arguments import ExplanationDistillArguments
 from ..trainer.preemption import last_checkpoint
 from .loading import absent, check_same_modality, check_source, load_classifier, load_config, reads_text
+from .output import echo
 
 PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 """How typer reads this command's line: what it doesn't know are options of the data and of the training."""
@@ -123,20 +124,20 @@ def distill(
                     _check_label_column(task, sources)
                     parts = estimate_students(task, args, arms)
                     if args.process_index == 0:
-                        print(_estimate_as_text(parts, comparison, args), flush=True)
+                        echo(_estimate_as_text(parts, comparison, args), err=True)
 
                 results = compare(setting, "distill", sources, comparison, args, before=prepare)
         except KeyboardInterrupt:
             if args.process_index == 0:
                 # Beneath the progress bar.
-                typer.echo(f"\n{_interrupted(args, comparison)}", err=True)
+                echo(f"\n{_interrupted(args, comparison)}", err=True)
             raise typer.Exit(130) from None
     if args.process_index != 0:
         return
     if dry_run:
-        typer.echo(json.dumps(_as_dict(parts, comparison)) if as_json else _estimate_as_text(parts, comparison, args))
+        echo(json.dumps(_as_dict(parts, comparison)) if as_json else _estimate_as_text(parts, comparison, args))
     else:
-        typer.echo(
+        echo(
             json.dumps({"output_dir": args.output_dir, **results}, ensure_ascii=False)
             if as_json
             else as_text(results, args.output_dir)

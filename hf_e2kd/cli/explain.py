@@ -15,6 +15,7 @@ from .classes import find_class
 from .explained import Explained, Explaining
 from .inputs import find_images, find_texts
 from .loading import load_classifier
+from .output import echo
 from .rendering import PICTURES, as_text, write
 from .store import json_object
 
@@ -97,19 +98,19 @@ def explain(
     for start in tqdm(starts, desc="Explaining", unit="batch", disable=None if len(starts) > 1 else True):
         found += explaining(items[start : start + batch_size], pictures - len(found) if drawn else 0)
     for problem in explaining.problems:
-        typer.echo(f"hf-e2kd: {problem}", err=True)
+        echo(f"hf-e2kd: {problem}", err=True)
     if not found:
         raise ValueError("None of the inputs could be read.")
     title = f"{model}, explained by {explainer or ('integrated_gradients' if loaded.is_text else 'gradcam')}"
     for path in output or ():
         write(found, path, title, pictures)
     if drawn and len(found) > pictures:
-        typer.echo(f"The first {pictures} of {len(found)} are drawn; --pictures draws more.", err=True)
+        echo(f"The first {pictures} of {len(found)} are drawn; --pictures draws more.", err=True)
     if as_json:
-        typer.echo(json.dumps([each.to_dict(with_map=False) for each in found], ensure_ascii=False))
+        echo(json.dumps([each.to_dict(with_map=False) for each in found], ensure_ascii=False))
     else:
-        typer.echo("\n".join(as_text(each) for each in found))
-        typer.echo("".join(f"Written: {path}\n" for path in output or ()), nl=False)
+        echo("\n".join(as_text(each) for each in found))
+        echo("".join(f"Written: {path}\n" for path in output or ()), nl=False)
     if len(found) < len(items):
         raise typer.Exit(1)
 

@@ -56,7 +56,7 @@ class Explained:
 
 @dataclass
 class Explaining:
-    """How inputs are explained, and what can't be or isn't read of them, in `problems`."""
+    """Explains inputs, and collects in `problems` what can't be or isn't read of them."""
 
     loaded: Classifier
     method: Explainer | None
@@ -107,7 +107,7 @@ class Explaining:
     def _results(
         self, inputs: Sequence[Any], explanation: Explanation
     ) -> Iterator[tuple[str | tuple[str, ...], list[dict[str, Any]], dict[str, Any], torch.Tensor]]:
-        """Of each input its name, its top classes, the explained one, and the map."""
+        """Each input's name, its top classes, the explained one, and the map."""
         logits = explanation.logits.float().cpu()
         several = is_multi_label(self.loaded.model)
         probabilities = logits.sigmoid() if several else logits.softmax(1)

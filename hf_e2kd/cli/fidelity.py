@@ -11,10 +11,12 @@ import typer
 from ..callbacks import ExplanationPanels
 from ..cards.card import save_card
 from ..explainers import Explainer, build_explainer
-from ..fidelity import FidelityRecord, Figure, ModelRecord, measure_fidelity
-from ..fidelity.describe import describe_data, hub_id
+from ..fidelity import FidelityRecord, MetricValue, ModelRecord, measure_fidelity
+from ..fidelity.describe import describe_data
+from ..hub.ids import is_hub_id
 from ..studies.comparison import Columns, Side, evaluator
 from .loading import Classifier, check_pair, load_classifier, load_split
+from .output import echo
 from .store import json_object
 from .verification import Instead, as_checks, verified
 
@@ -104,7 +106,7 @@ def fidelity(
             explainer_options=json_object(explainer_options),
         )
         checks = verified(verify_, instead, tolerance, output_dir, trust_remote_code)
-        typer.echo(json.dumps([vars(check) for check in checks]) if as_json else as_checks(checks))
+        echo(json.dumps([vars(check) for check in checks]) if as_json else as_checks(checks))
         raise typer.Exit(1 if any(check.holds is False for check in checks) else 0)
     given = {"--student": student, "--teacher": teacher, "--dataset": dataset}
     missing = [name for name, value in given.items() if value is None]
@@ -143,7 +145,7 @@ def fidelity(
         },
         path=_path_from(dataset, output_dir),
     )
-    if hub_id(dataset):
+    if is_hub_id(dataset):
         known = replace(known, id=dataset, name=dataset, config=dataset_config)
     record = measure_fidelity(trainer, samples=samples, seed=seed, data=known, chance=chance)
     record = replace(
@@ -157,10 +159,12 @@ def fidelity(
         drawn = ExplanationPanels(trainer, count=pictures)
         drawn.draw().savefig(output_dir / PICTURE, dpi=150)
     if card:
-        save_card(record, output_dir, repo_id=hub_id(student), picture=PICTURE if pictures else None)
-    typer.echo(json.dumps(record.to_dict(), ensure_ascii=False) if as_json else as_table(record))
+        save_card(
+            record, output_dir, repo_id=student if is_hub_id(student) else None, picture=PICTURE if pictures else None
+        )
+    echo(json.dumps(record.to_dict(), ensure_ascii=False) if as_json else as_table(record))
     if not as_json:
-        typer.echo(f"\nIn {output_dir}: {', '.join(sorted(path.name for path in output_dir.iterdir()))}")
+        echo(f"\nIn {output_dir}: {', '.join(sorted(path.name for path in output_dir.iterdir()))}")
 
 
 def default_explainer(classifier: Classifier) -> Explainer:
@@ -187,7 +191,7 @@ def as_table(record: FidelityRecord) -> str:
 
 def _from(model: ModelRecord, source: str, output_dir: Path) -> ModelRecord:
     """The model with where it was loaded from: its id, or its path as seen from the record."""
-    return replace(model, id=hub_id(source), path=_path_from(source, output_dir))
+    return replace(model, id=source if is_hub_id(source) else None, path=_path_from(source, output_dir))
 
 
 def _path_from(source: str, folder: Path) -> str | None:
@@ -197,11 +201,11 @@ def _path_from(source: str, folder: Path) -> str | None:
     return Path(os.path.relpath(source, folder)).as_posix()
 
 
-def _title(name: str, figure: Figure) -> str:
+def _title(name: str, figure: MetricValue) -> str:
     title = name.replace("_", " ")
     return f"{title} ({figure.detail})" if figure.detail else title
 
 
-def _value(figure: Figure) -> str:
+def _value(figure: MetricValue) -> str:
     interval = "" if figure.low is None else f"  [{figure.low:.3f}, {figure.high:.3f}]"
     return f"{figure.value:.3f}{interval}"

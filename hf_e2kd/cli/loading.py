@@ -23,7 +23,7 @@ from transformers.utils import logging
 from ..alignment.labels import align_labels
 from ..data.images import load_image_splits, with_names
 from ..data.text import load_text_splits
-from ..hub import check_repo_id
+from ..hub.ids import check_repo_id
 from ..studies.models import load_processor, name_classes_apart, no_processing_class
 
 logger = logging.get_logger(__name__)
@@ -42,7 +42,7 @@ class Classifier:
 
 
 def load_classifier(source: str, revision: str | None = None, trust_remote_code: bool = False) -> Classifier:
-    """Loads a classifier of images or texts, as its configuration says.
+    """Load a classifier of images or texts, as its configuration says.
 
     Args:
         source: Hub id or folder.
@@ -87,7 +87,7 @@ def load_config(source: str, revision: str | None = None, trust_remote_code: boo
 
 
 def reads_text(config: Any, source: str) -> bool:
-    """Whether a classifier reads texts, or sees images.
+    """Tell whether a classifier reads texts, or sees images.
 
     Raises:
         ValueError: it is no classifier of either.
@@ -105,7 +105,7 @@ def reads_text(config: Any, source: str) -> bool:
 
 
 def check_same_modality(teacher: str, teacher_is_text: bool, student: str, student_is_text: bool) -> None:
-    """Refuses a classifier of images beside one of texts.
+    """Refuse a classifier of images beside one of texts.
 
     Raises:
         ValueError: naming both.
@@ -119,7 +119,7 @@ def check_same_modality(teacher: str, teacher_is_text: bool, student: str, stude
 
 
 def check_pair(teacher: Classifier, student: Classifier) -> None:
-    """Refuses models that can't be compared.
+    """Refuse models that can't be compared.
 
     Raises:
         ValueError: they are of different modalities, or share no class.
@@ -129,7 +129,7 @@ def check_pair(teacher: Classifier, student: Classifier) -> None:
 
 
 def load_split(source: str, is_text: bool, split: str, name: str | None, columns: Sequence[str]) -> Dataset:
-    """Loads one split of a data set. No code of the data set is run.
+    """Load one split of a data set. No code of the data set is run.
 
     Args:
         source: A Hub id, a folder saved by `save_to_disk`, a folder of images or of data files (CSV, JSON, Parquet).
@@ -158,7 +158,7 @@ def load_split(source: str, is_text: bool, split: str, name: str | None, columns
 
 
 def check_source(source: str) -> None:
-    """Whether a model or a data set may be named so; a look at the network, where it is to be loaded from the Hub.
+    """Refuse what no model or data set can be called; look for the network, where one is to be loaded from the Hub.
 
     Raises:
         ValueError: an address, or what can't be an id.
@@ -179,7 +179,7 @@ def check_source(source: str) -> None:
 
 
 def look_for_network() -> None:
-    """Where the Hub can't be reached, makes its clients use what was downloaded before, instead of trying for long."""
+    """Make the Hub's clients use what was downloaded before, instead of trying for long, where it can't be reached."""
     if is_offline_mode():
         return
     try:
@@ -191,7 +191,7 @@ def look_for_network() -> None:
 
 
 def absent(source: str, error: OSError) -> OSError:
-    """Why a model or data set can't be loaded. Without a network, the libraries don't say what they looked for."""
+    """The error of a model or data set that can't be loaded; of a missing network the libraries' own don't speak."""
     if Path(source).exists() or not is_offline_mode():
         return OSError(f"'{source}' can't be loaded: {error}")
     variable = next((name for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE") if os.environ.get(name)), None)

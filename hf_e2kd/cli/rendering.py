@@ -1,7 +1,6 @@
-"""How explained inputs are rendered: as text, as a picture, as a page, as JSON."""
+"""Rendering of explained inputs: as text, as a picture, as a page, as JSON."""
 
 import base64
-import html
 import json
 from collections.abc import Sequence
 from io import BytesIO
@@ -10,8 +9,9 @@ from typing import Any
 
 import torch
 
-from ..cards.figures import explanation_panel
-from ..cards.words import WordRow, WordSample, gaps, word_figure, word_page
+from ..cards.escaping import escape_html
+from ..cards.plots import explanation_panel
+from ..cards.word_plots import WordRow, WordSample, gaps, word_page, word_plot
 from .explained import Explained
 
 PICTURES = (".png", ".jpg", ".jpeg", ".pdf", ".svg", ".webp")
@@ -19,7 +19,7 @@ LONGEST_WORD = 60  # characters of a word that are drawn
 
 
 def as_text(explained: Explained) -> str:
-    """The classes for a reader; of a text the words that count most, too."""
+    """Render the classes for a reader, and of a text the words that count most."""
     name = explained.name if isinstance(explained.name, str) else " / ".join(explained.name)
     name = name if len(name) <= 100 else f"{name[:99]}…"
     lines = [name, *(f"  {each['probability']:6.1%}  {each['class']}" for each in explained.classes)]
@@ -32,7 +32,7 @@ def as_text(explained: Explained) -> str:
 
 
 def write(found: Sequence[Explained], path: Path, title: str, pictures: int) -> None:
-    """Writes a picture, a page or JSON, as the suffix says."""
+    """Write a picture, a page or JSON, as the suffix says."""
     suffix = path.suffix.lower()
     if suffix == ".json":
         entries = [each.to_dict(with_map=True) for each in found]
@@ -44,7 +44,7 @@ def write(found: Sequence[Explained], path: Path, title: str, pictures: int) -> 
         if suffix == ".html":
             word_page(samples, path, title=title)
         else:
-            word_figure(samples, path, title=title)
+            word_plot(samples, path, title=title)
         return
     figure = explanation_panel(
         torch.stack([each.image for each in shown if each.image is not None]),
@@ -59,11 +59,11 @@ def write(found: Sequence[Explained], path: Path, title: str, pictures: int) -> 
     picture = BytesIO()
     figure.savefig(picture, dpi=150, format="png")
     rows = "".join(
-        f"<tr><td>{html.escape(str(each.name))}<td>{html.escape(', '.join(map(_with_probability, each.classes)))}"
+        f"<tr><td>{escape_html(str(each.name))}<td>{escape_html(', '.join(map(_with_probability, each.classes)))}"
         for each in shown
     )
     page = _PAGE.format(
-        title=html.escape(title), picture=base64.b64encode(picture.getvalue()).decode("ascii"), rows=rows
+        title=escape_html(title), picture=base64.b64encode(picture.getvalue()).decode("ascii"), rows=rows
     )
     path.write_text(page, encoding="utf-8")
 

@@ -8,14 +8,15 @@ from typing import Annotated, Any, Literal
 import typer
 
 from ..explainers import build_explainer
-from ..hub import check_repo_id
+from ..hub.ids import check_repo_id
 from ..store import StoredReference
 from ..store.build import launched_processes
 from .loading import load_classifier, load_split
+from .output import echo
 
 
 def json_object(text: str | None) -> dict[str, Any]:
-    """The options of an explainer, as a command line gives them."""
+    """Read the options of an explainer from a command line's JSON."""
     try:
         options = json.loads(text or "{}")
     except ValueError as error:
@@ -119,7 +120,7 @@ def store(
             rows_per_shard=rows_per_shard,
         )
     except KeyboardInterrupt:
-        typer.echo(f"Interrupted. Finished shards stay in {output_dir}; the same command goes on from there.", err=True)
+        echo(f"Interrupted. Finished shards stay in {output_dir}; the same command goes on from there.", err=True)
         raise typer.Exit(130) from None
     seconds = time.perf_counter() - start
     if state.is_main_process:
@@ -127,13 +128,13 @@ def store(
             reference.shards.check(verify=True)
         address = reference.push_to_hub(push_to_hub, private=private or None) if push_to_hub else None
         summary = summarise(reference, seconds, address)
-        typer.echo(json.dumps(summary) if as_json else as_text(summary))
+        echo(json.dumps(summary) if as_json else as_text(summary))
     state.wait_for_everyone()
     state.destroy_process_group()
 
 
 def summarise(reference: StoredReference, seconds: float, address: str | None) -> dict[str, Any]:
-    """What was stored: sizes in bytes, the time in seconds, and where it is."""
+    """Summarise a store: sizes in bytes, the time in seconds, and where it is."""
     shards = reference.shards.infos
     size = sum(shard.bytes for shard in shards)
     key = reference.description["key"]

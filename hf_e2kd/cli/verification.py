@@ -1,4 +1,4 @@
-"""What `hf-e2kd fidelity --verify` does: measures a record's student again, and says which figures hold."""
+"""`hf-e2kd fidelity --verify`: measures a record's student again, and says which figures hold."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +25,7 @@ GENERATORS: dict[str, Callable[..., Any]] = {
 
 @dataclass(frozen=True)
 class Instead:
-    """What stands in for what a record states; None leaves that as it is.
+    """Stand-ins for what a record states; None leaves that as it is.
 
     Args:
         explainer_options: Values of the explainer's options that the record doesn't state.
@@ -48,12 +48,12 @@ class Instead:
 def verified(
     source: str, instead: Instead, tolerance: float, output_dir: Path, trust_remote_code: bool = False
 ) -> list[Check]:
-    """Measures what a record is of again.
+    """Measure a record's student again.
 
     Args:
-        source: Where the record is: the student's id on the Hub, or a folder.
-        instead: What the user knows better.
-        tolerance: How far figures may be apart.
+        source: The student's id on the Hub, or a folder.
+        instead: Stand-ins for what the record states.
+        tolerance: Largest difference of two figures that agree.
 
     Raises:
         ValueError: the record states nothing that could be verified, what it names is nowhere, or the data are others.
@@ -95,7 +95,7 @@ def verified(
 
 
 def as_checks(checks: Sequence[Check]) -> str:
-    """What holds and what doesn't, for a reader."""
+    """Render for a reader which figures hold."""
     width = max(len(check.name) for check in checks)
     marks = {True: "holds", False: "FAILS", None: "–"}
     lines = [f"{'':5} {'':{width}}  {'stated':>14} {'found':>14}"]
@@ -111,7 +111,7 @@ def as_checks(checks: Sequence[Check]) -> str:
 
 
 def _folder(source: str, revision: str | None) -> Path:
-    """Where the record lies on this machine."""
+    """The folder of the record on this machine."""
     check_source(source)
     if Path(source).is_dir():
         folder = Path(source)
@@ -176,7 +176,7 @@ def _models(
 def _place(
     model: ModelRecord, folder: Path, role: str, given: str | None, revision: str | None
 ) -> tuple[str, str | None]:
-    """Where a model can be loaded from, and its revision: what the user gives goes before what the record states."""
+    """The place that a model can be loaded from, and its revision; what the user gives goes before the record."""
     if given is not None:
         return given, revision
     if model.id is not None:

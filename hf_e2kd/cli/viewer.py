@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from .output import echo
 from .store import json_object
 
 
@@ -89,11 +90,11 @@ def viewer(
         from ..viewer.space import export_space as export
 
         folder = export(settings, export_space)
-        typer.echo(f"{folder} is ready. Publish it: hf upload USER/NAME {folder} --repo-type space")
+        echo(f"{folder} is ready. Publish it: hf upload USER/NAME {folder} --repo-type space")
     elif report is not None:
         from ..viewer.report import report_of
 
-        typer.echo(report_of(settings, report))
+        echo(str(report_of(settings, report)))
     else:
         from ..viewer.app import launch
 

@@ -1,7 +1,7 @@
-"""How faithful a student is to its teacher: what is measured, the record of it, and whether the record holds."""
+"""Fidelity of a student to its teacher: its measurement and the record of it."""
 
 from .measure import measure_fidelity
-from .record import FIDELITY_FILE, Cost, DataRecord, FidelityRecord, Figure, ModelRecord, TrainingRecord
+from .record import FIDELITY_FILE, Cost, DataRecord, FidelityRecord, MetricValue, ModelRecord, TrainingRecord
 from .samples import BatchMeasures, multi_label_metrics, sample_metrics
 
 __all__ = [
@@ -10,7 +10,7 @@ __all__ = [
     "Cost",
     "DataRecord",
     "FidelityRecord",
-    "Figure",
+    "MetricValue",
     "ModelRecord",
     "TrainingRecord",
     "measure_fidelity",

@@ -1,4 +1,4 @@
-"""What a model costs to run."""
+"""The cost of running a model."""
 
 import statistics
 import time
@@ -18,9 +18,10 @@ WARM_UPS, RUNS = 3, 20
 
 
 def cost_of(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> Cost:
-    """Counts parameters and operations of a model, and times its forward pass.
+    """Count parameters and operations of a model, and time its forward pass.
 
     Args:
+        model: The model; its mode stays.
         inputs: A batch, of which the first sample is taken.
 
     Returns:
@@ -48,7 +49,7 @@ def cost_of(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> Cost:
 
 
 def device_name(device: torch.device) -> str:
-    """What a figure was measured on: the accelerator's name, or the CPU with its threads."""
+    """The device of a measurement: the accelerator's name, or the CPU with its threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type == "cpu":

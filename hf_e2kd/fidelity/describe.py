@@ -1,4 +1,4 @@
-"""Says which models and data a record is of, without the paths, hosts and users of the machine that made it."""
+"""Descriptions of the models and data of a record, without the paths, hosts and users of the machine that made it."""
 
 import hashlib
 import json
@@ -14,14 +14,14 @@ import torch
 from datasets import Dataset, Image
 from huggingface_hub import HfApi, is_offline_mode
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
-from huggingface_hub.utils import validate_repo_id
 from torch import nn
 from torch.utils.data import Subset
 
 from ..explainers import Explainer
-from ..private import LEFT_OUT, without_private
+from ..hub.ids import loaded_from_hub, loaded_revision
+from ..hub.redaction import LEFT_OUT, without_private
 from ..store.joining import unattached
-from ..store.key import cached_commits, explainer_key, loaded_revision, weights_digest
+from ..store.key import explainer_key, weights_digest
 from ..version import __version__
 from .cost import device_name
 from .record import Cost, DataRecord, ModelRecord
@@ -39,9 +39,11 @@ _ON_THE_HUB = re.compile(r"^hf://datasets/(?P<id>[^@]+)@(?P<revision>[^/]+)/")
 
 
 def describe_model(model: nn.Module, cost: Cost | None = None, *, published: bool = True) -> ModelRecord:
-    """A model's id and revision where it came from the Hub, and the digest of its weights in any case.
+    """Describe a model by its id and revision where it came from the Hub, and by the digest of its weights in any case.
 
     Args:
+        model: The model.
+        cost: Its cost, where that was measured.
         published: Whether its weights are still those that it was loaded with; False of a student that was trained,
             whose configuration names what it started from.
     """
@@ -58,11 +60,12 @@ def describe_model(model: nn.Module, cost: Cost | None = None, *, published: boo
 
 
 def describe_data(dataset: Any, known: DataRecord | None = None, split: str | None = None) -> DataRecord:
-    """Where a data set is from, as far as it says so itself.
+    """Describe where a data set is from, as far as it says so itself.
 
     Args:
-        known: What is known of it beside, which goes before what it says.
-        split: What it is called in an evaluation of several.
+        dataset: The data set.
+        known: A description that goes before the data set's own.
+        split: Name of the split, where the data set doesn't state one.
     """
     if known is not None:
         return known
@@ -107,7 +110,7 @@ def data_digest(dataset: Any, columns: Sequence[str]) -> str | None:
 
 
 def describe_explainer(explainer: Explainer) -> dict[str, Any]:
-    """Name and options, as `build_explainer` takes them; those that no file can hold or others may not see left out."""
+    """Describe an explainer by name and options, without those that no file can hold or others may not see."""
     key = explainer_key(explainer)
     options = {
         name: stated if isinstance(getattr(explainer, name), torch.Tensor) else _plain(getattr(explainer, name))
@@ -117,34 +120,14 @@ def describe_explainer(explainer: Explainer) -> dict[str, Any]:
 
 
 def unstated_options(explainer: Mapping[str, Any]) -> list[str]:
-    """Which options of a described explainer can't be built from what is stated: tensors, and what was left out."""
+    """The options of a described explainer that can't be built from what is stated: tensors, and what was left out."""
     texts = {name: json.dumps(value) for name, value in explainer["options"].items()}
     return [name for name, text in texts.items() if LEFT_OUT in text or _TENSOR.fullmatch(text)]
 
 
 def environment() -> dict[str, str]:
-    """The versions that a figure may depend on."""
+    """The versions of packages that a figure may depend on."""
     return {"hf_e2kd": __version__} | {name: version(name) for name in PACKAGES}
-
-
-def hub_id(source: Any) -> str | None:
-    """What a user gave, if it can only be an id on the Hub: no folder, no address, no path."""
-    if not isinstance(source, str) or not source or source.count("/") > 1 or Path(source).exists():
-        return None
-    try:
-        validate_repo_id(source)
-    except HFValidationError:
-        return None
-    return source
-
-
-def loaded_from_hub(name: str | None) -> str | None:
-    """The id that a model was loaded by, of the name that its configuration remembers.
-
-    That name may be a folder too, and one that isn't there any more looks like an id: the Hub's cache tells them apart.
-    """
-    source = hub_id(name)
-    return source if source and cached_commits(source) else None
 
 
 def license_of(repo_id: str, repo_type: str = "model") -> str | None:
@@ -174,7 +157,7 @@ def _stated_license(repo_id: str, repo_type: str) -> str | None:
 
 
 def describe_transform(transform: Any) -> str | None:
-    """An augmentation in words: the names of its steps."""
+    """Describe an augmentation by the names of its steps."""
     if transform is None:
         return None
     steps: Iterable[Any] = getattr(transform, "transforms", [transform])
@@ -192,5 +175,5 @@ def _bytes(value: Any) -> bytes:
 
 
 def hardware(processes: int, device: torch.device) -> str:
-    """What a training ran on, as "4 × NVIDIA H100"."""
+    """The hardware of a training, as "4 × NVIDIA H100"."""
     return f"{processes} × {device_name(device)}" if processes > 1 else device_name(device)

@@ -1,4 +1,4 @@
-"""Measures a student against its references, sample by sample, with intervals and chance levels."""
+"""Measurement of a student against its references, sample by sample, with intervals and chance levels."""
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,17 +28,17 @@ from ..terms import ReferenceOutput, StepOutput
 from ..terms.matching import align_maps, flatten_targets
 from .cost import cost_of, device_name
 from .describe import data_digest, describe_data, describe_explainer, describe_model, environment
-from .record import DataRecord, FidelityRecord, Figure
+from .record import DataRecord, FidelityRecord, MetricValue
 from .samples import sample_metrics
 
 if TYPE_CHECKING:
     from ..trainer import ExplanationDistillTrainer
 
 RESAMPLES = 1000
-"""Of the bootstrap, for means."""
+"""Bootstrap resamples of a mean."""
 
 POOLED_RESAMPLES = 200
-"""For figures of all samples at once (F1, mAP), which take longer."""
+"""Bootstrap resamples of figures of all samples at once (F1, mAP), which take longer."""
 
 SMALLEST_CLASS = 10
 """Samples that a class must have to be the worst one."""
@@ -64,7 +64,7 @@ def measure_fidelity(
     chance: bool = True,
     costs: bool = True,
 ) -> FidelityRecord:
-    """Measures a trainer's student against its reference: every figure of a card, and what is needed to repeat it.
+    """Measure a trainer's student against its reference: every figure of a card, and what is needed to repeat it.
 
     Teacher and student take one forward pass a sample (or their explainer's `forward_passes`), each further student
     another one. With several processes all of them must call it.
@@ -114,10 +114,10 @@ def measure_fidelity(
         for other in others.values():
             stack.enter_context(explained(other.to(trainer.args.device), trainer.explainer))
         values, output = trainer.collect_samples(drawn, measures)
-    figures = figures_of(values, seed, class_names(student))
+    figures = metric_values(values, seed, class_names(student))
     if trainer.is_multi_label and output.predictions is not None and output.label_ids is not None:
         logits, labels = (torch.as_tensor(each) for each in (output.predictions, output.label_ids))
-        figures |= pooled_figures(logits, labels, seed)
+        figures |= pooled_values(logits, labels, seed)
     teacher = teacher_explainer = None
     if isinstance(reference, TeacherReference):
         model = whole(reference.model)
@@ -233,7 +233,7 @@ def _shuffle_nonzero(scores: torch.Tensor, generator: torch.Generator) -> torch.
     return shuffled
 
 
-def figures_of(values: SampleValues, seed: int, names: Sequence[str] | None) -> dict[str, Figure]:
+def metric_values(values: SampleValues, seed: int, names: Sequence[str] | None) -> dict[str, MetricValue]:
     """Means of the samples' values with their bootstrap intervals, and the worst classes.
 
     Args:
@@ -246,7 +246,7 @@ def figures_of(values: SampleValues, seed: int, names: Sequence[str] | None) -> 
     for name in values.names:
         sums, counts = values.of(name)
         if not name.startswith("_") and counts.sum():
-            found[name] = mean_figure(sums, counts, seed)
+            found[name] = mean_with_interval(sums, counts, seed)
     for metric, column in {"accuracy": _LABEL, "agreement": _TEACHER_CLASS}.items():
         if metric in found and column in values.names:
             worst = _worst_class(values, metric, column, names)
@@ -255,7 +255,7 @@ def figures_of(values: SampleValues, seed: int, names: Sequence[str] | None) -> 
     return found
 
 
-def mean_figure(sums: np.ndarray, counts: np.ndarray, seed: int) -> Figure:
+def mean_with_interval(sums: np.ndarray, counts: np.ndarray, seed: int) -> MetricValue:
     """The mean of (N,) samples' values with its 95 % percentile bootstrap interval over the samples.
 
     Args:
@@ -268,7 +268,7 @@ def mean_figure(sums: np.ndarray, counts: np.ndarray, seed: int) -> Figure:
     sums, counts = sums[kept], counts[kept]
     value, samples = float(sums.sum() / counts.sum()), len(sums)
     if samples < 2:
-        return Figure(value, samples=samples)
+        return MetricValue(value, samples=samples)
     interval = stats.bootstrap(
         (sums, counts),
         lambda sums, counts, axis: sums.sum(axis) / counts.sum(axis),
@@ -279,10 +279,10 @@ def mean_figure(sums: np.ndarray, counts: np.ndarray, seed: int) -> Figure:
         method="percentile",
         rng=np.random.default_rng(seed),
     ).confidence_interval
-    return Figure(value, float(interval.low), float(interval.high), samples)
+    return MetricValue(value, float(interval.low), float(interval.high), samples)
 
 
-def pooled_figures(logits: torch.Tensor, labels: torch.Tensor, seed: int) -> dict[str, Figure]:
+def pooled_values(logits: torch.Tensor, labels: torch.Tensor, seed: int) -> dict[str, MetricValue]:
     """Micro-F1 and mean average precision of a multi-label student, with intervals over the samples.
 
     Args:
@@ -299,11 +299,11 @@ def pooled_figures(logits: torch.Tensor, labels: torch.Tensor, seed: int) -> dic
     for name, (value, *resampled) in values.items():
         if not np.isnan(value):
             low, high = np.nanpercentile(resampled, [2.5, 97.5]).tolist()
-            figures[name] = Figure(value, low, high, count)
+            figures[name] = MetricValue(value, low, high, count)
     return figures
 
 
-def _worst_class(values: SampleValues, metric: str, column: str, names: Sequence[str] | None) -> Figure | None:
+def _worst_class(values: SampleValues, metric: str, column: str, names: Sequence[str] | None) -> MetricValue | None:
     """The class that a metric is lowest in, among those with enough samples; None where there are none."""
     sums, counts = values.of(metric)
     classes = values.of(column)[0]
@@ -315,7 +315,7 @@ def _worst_class(values: SampleValues, metric: str, column: str, names: Sequence
         value = float(sums[rows].sum() / counts[rows].sum())
         if worst is None or value < worst.value:
             name = str(int(number)) if names is None else names[int(number)]
-            worst = Figure(value, samples=int(rows.sum()), detail=name)
+            worst = MetricValue(value, samples=int(rows.sum()), detail=name)
     return worst
 
 
@@ -328,7 +328,7 @@ def _measured_reference(trainer: "ExplanationDistillTrainer") -> str | None:
 
 @contextmanager
 def explained(model: nn.Module, explainer: Explainer) -> Iterator[None]:
-    """Lets a model in evaluation mode explain itself for a while."""
+    """Let a model in evaluation mode explain itself for a while."""
     own = vars(model).get("forward")
     install_explained_forward(model, explainer)
     try:
@@ -350,11 +350,11 @@ def _untrained(student: nn.Module, seed: int) -> nn.Module | None:
         return type(student)(copy.deepcopy(student.config)).to(parameter.device, parameter.dtype)
 
 
-def _under(figures: Mapping[str, Figure], prefix: str) -> dict[str, Figure]:
+def _under(figures: Mapping[str, MetricValue], prefix: str) -> dict[str, MetricValue]:
     return {name.removeprefix(prefix): figure for name, figure in figures.items() if name.startswith(prefix)}
 
 
-def _chance(figures: Mapping[str, Figure]) -> dict[str, Figure]:
+def _chance(figures: Mapping[str, MetricValue]) -> dict[str, MetricValue]:
     untrained = figures.get(f"{_UNTRAINED}explanation_similarity")
     return _under(figures, _CHANCE) | ({} if untrained is None else {"untrained": untrained})
 

@@ -1,4 +1,4 @@
-"""What was measured of a student, and what is needed to measure it again (`fidelity.json`)."""
+"""The fidelity record: a student's figures, and what is needed to measure them again (`fidelity.json`)."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -10,14 +10,14 @@ FORMAT = "hf_e2kd.fidelity/1"
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A measured figure.
+class MetricValue:
+    """A measured value of a metric.
 
     Args:
         value: The mean over the samples that count, or a statistic of all of them (F1, mAP).
         low, high: Ends of its 95 % bootstrap interval; None where none was computed.
-        samples: How many counted.
-        detail: What the figure is of, as the name of the worst class; None for all samples.
+        samples: Number of samples that count.
+        detail: Name of the class that the value is of, as of the worst one; None for all samples.
     """
 
     value: float
@@ -29,14 +29,14 @@ class Figure:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a model costs to run.
+    """The cost of running a model.
 
     Args:
-        parameters: Their number.
-        bytes: Of its parameters and buffers, as they were loaded.
+        parameters: Number of parameters.
+        bytes: Size of its parameters and buffers, as they were loaded.
         flops: Floating-point operations of one sample's forward pass, two a multiply-add; None where not counted.
         seconds: Median time of a forward pass of one sample.
-        device: Where that was.
+        device: Device of that measurement.
         input: Shape of the sample, as `"3×224×224"` or `"64 tokens"`.
     """
 
@@ -50,16 +50,16 @@ class Cost:
 
 @dataclass(frozen=True)
 class ModelRecord:
-    """Which model it was.
+    """A model of a record.
 
     Args:
-        id: On the Hub; None of a model that lies nowhere else.
+        id: Id on the Hub; None of a model that isn't there.
         revision: The commit on the Hub.
-        path: Of a local model the path relative to the folder of the record, as `"../teacher"`; None otherwise.
-        architecture: The class, of timm the architecture's name.
-        weights: `"sha256:…"` of its parameters and buffers.
-        license: As its card states it, e.g. `"apache-2.0"`.
-        cost: What it costs to run.
+        path: A local model's path relative to the folder of the record, as `"../teacher"`; None otherwise.
+        architecture: Name of the class; of timm that of the architecture.
+        weights: Digest `"sha256:…"` of its parameters and buffers.
+        license: License that its card states, as `"apache-2.0"`.
+        cost: Cost of running it.
     """
 
     id: str | None
@@ -72,28 +72,28 @@ class ModelRecord:
 
     @property
     def name(self) -> str:
-        """What to call it."""
+        """The id, or else the architecture."""
         return self.id or self.architecture
 
 
 @dataclass(frozen=True)
 class DataRecord:
-    """Which samples it was measured on.
+    """The data of a record.
 
     Args:
-        id: On the Hub; or the generator's name, as `"digits_on_textures"`, with its `arguments`; None of other data.
-        name: What to call it.
-        split: Of it.
+        id: Id on the Hub; or the generator's name, as `"digits_on_textures"`, with its `arguments`; None of other data.
+        name: Name for readers.
+        split: Name of the split.
         config: The data set's configuration on the Hub.
         revision: The commit on the Hub.
-        path: Of local data the path relative to the folder of the record; None otherwise.
-        arguments: Of the generator.
-        rows: How many samples the split has.
+        path: Local data's path relative to the folder of the record; None otherwise.
+        arguments: Arguments of the generator.
+        rows: Number of samples in the split.
         samples: Positions of the measured ones in it, in the order of measuring.
-        seed: What drew them.
-        columns: Of the image or the texts, the label, and the annotation.
-        fingerprint: `"sha256:…"` of the measured samples' inputs.
-        license: As its card states it.
+        seed: Seed that drew them; None where they were given.
+        columns: Names of the columns of image or texts, label and annotation.
+        fingerprint: Digest `"sha256:…"` of the measured samples' inputs.
+        license: License that its card states.
     """
 
     id: str | None
@@ -113,20 +113,20 @@ class DataRecord:
 
 @dataclass(frozen=True)
 class TrainingRecord:
-    """How the student was trained.
+    """The training of a student.
 
     Args:
         base_model: Hub id of the checkpoint that it started from; None after a random start.
-        base_license: As that checkpoint's card states it.
-        data: Which data, as `DataRecord`; `samples` is empty, and stands for all rows.
-        references: What it learnt from, by name: `{"kind": "TeacherReference", "explanation_weight": …,
+        base_license: License that the checkpoint's card states.
+        data: Training data; `samples` is empty, and stands for all rows.
+        references: References that it learnt from, by name: `{"kind": "TeacherReference", "explanation_weight": …,
             "explanation_loss": …, "explains": "teacher_top", "logits_weight": …, "explainer": {…}}`.
         arguments: The training arguments that matter, by name, as `{"explanation_weight": 1.0}`.
-        augmentation: In words; None where none is known.
-        hardware: As `"1 × NVIDIA H100"` or `"CPU"`.
-        seconds: Of the training.
-        steps: Optimizer steps, and the epochs that they were.
-        co2_kg: Estimated by codecarbon, if it is installed.
+        augmentation: Augmentation in words; None where none is known.
+        hardware: Devices, as `"1 × NVIDIA H100"` or `"CPU"`.
+        seconds: Time of the training.
+        steps, epochs: Optimizer steps, and the epochs that they were.
+        co2_kg: Emissions that codecarbon estimates, if it is installed.
     """
 
     base_model: str | None = None
@@ -144,13 +144,13 @@ class TrainingRecord:
 
 @dataclass(frozen=True)
 class FidelityRecord:
-    """What was measured of a student, against its teacher where there is one.
+    """The figures of a student, against its teacher where there is one, and what is needed to measure them again.
 
     Args:
         modality: `"image"` or `"text"`.
         problem: `"single_label_classification"` or `"multi_label_classification"`.
         student, teacher: The models; the teacher is None where the explanations were stored or annotated.
-        data: The samples.
+        data: The measured samples.
         explainer, teacher_explainer: Method and options, as `{"name": "gradcam", "options": {}}`; the teacher's is None
             where it is the student's.
         target: The explained class: `"teacher_top"` or `"label"`.
@@ -160,14 +160,14 @@ class FidelityRecord:
             `energy_pointing_game`, `localization_iou`, `teacher_…` of these two, `word_accuracy`, `word_auroc`,
             `word_auprc`, `zero_student_maps`, `zero_teacher_maps`. What wasn't measured is not there.
         compared: Figures of other students on the same samples by what they are called, as `"plain KD"`.
-        chance: What the similarity would be for no good reason: `shuffled` (maps of another sample; of a text its own
+        chance: Levels that the similarity has for no good reason: `shuffled` (maps of another sample; of a text its own
             words in another order) and `untrained` (the student's architecture with random weights).
-        training: How the student was trained, where that is known.
+        training: The student's training, where that is known.
         environment: Versions and the device, by name.
-        seed: Of everything random in the measurement.
-        batch_size: Samples that were measured at a time, on which the maps of "another sample" depend.
+        seed: Seed of everything random in the measurement.
+        batch_size: Number of samples that were measured at a time, on which the maps of "another sample" depend.
         step: The optimizer step of a checkpoint in the middle of a training; None of a finished student.
-        created: The day, as `"2026-01-31"`.
+        created: Day of the measurement, as `"2026-01-31"`.
     """
 
     modality: str
@@ -175,12 +175,12 @@ class FidelityRecord:
     student: ModelRecord
     data: DataRecord
     explainer: dict[str, Any]
-    figures: dict[str, Figure]
+    figures: dict[str, MetricValue]
     teacher: ModelRecord | None = None
     teacher_explainer: dict[str, Any] | None = None
     target: str = "teacher_top"
-    compared: dict[str, dict[str, Figure]] = field(default_factory=dict)
-    chance: dict[str, Figure] = field(default_factory=dict)
+    compared: dict[str, dict[str, MetricValue]] = field(default_factory=dict)
+    chance: dict[str, MetricValue] = field(default_factory=dict)
     training: TrainingRecord | None = None
     environment: dict[str, str] = field(default_factory=dict)
     seed: int = 0
@@ -189,12 +189,12 @@ class FidelityRecord:
     created: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """What the file holds."""
+        """The content of `fidelity.json`."""
         return {"format": FORMAT, **asdict(self)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "FidelityRecord":
-        """Reads what `to_dict` gave.
+        """Read what `to_dict` gave.
 
         Raises:
             ValueError: it is of another format.
@@ -223,14 +223,14 @@ class FidelityRecord:
             raise ValueError(f"This fidelity record lacks a part, or has one too many: {error}.") from error
 
     def save(self, folder: str | Path) -> Path:
-        """Writes `fidelity.json` into a folder."""
+        """Write `fidelity.json` into a folder."""
         path = Path(folder) / FIDELITY_FILE
         path.write_text(json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         return path
 
     @classmethod
     def load(cls, folder: str | Path) -> "FidelityRecord":
-        """Reads `fidelity.json` of a folder."""
+        """Read `fidelity.json` of a folder."""
         return cls.from_dict(json.loads((Path(folder) / FIDELITY_FILE).read_text(encoding="utf-8")))
 
 
@@ -248,5 +248,5 @@ def _training(values: dict[str, Any] | None) -> TrainingRecord | None:
     return TrainingRecord(**{**values, "data": None if data is None else DataRecord(**data)})
 
 
-def _figures(values: dict[str, dict[str, Any]]) -> dict[str, Figure]:
-    return {name: Figure(**figure) for name, figure in values.items()}
+def _figures(values: dict[str, dict[str, Any]]) -> dict[str, MetricValue]:
+    return {name: MetricValue(**figure) for name, figure in values.items()}

@@ -1,4 +1,4 @@
-"""How faithful a student is to its references, sample by sample."""
+"""Metrics of a student against its references, sample by sample."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""How a student was trained, as its trainer knows it."""
+"""Description of a student's training, as its trainer knows it."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -6,7 +6,7 @@ from transformers.integrations.integration_utils import CodeCarbonCallback
 
 from ..references import AnnotationReference, Reference, TeacherReference
 from ..store import StoredReference
-from .describe import describe_data, describe_explainer, describe_transform, hardware, license_of, loaded_from_hub
+from .describe import describe_data, describe_explainer, describe_transform, hardware, license_of
 from .record import TrainingRecord
 
 if TYPE_CHECKING:
@@ -22,23 +22,23 @@ ARGUMENTS = (
 
 
 def describe_training(trainer: "ExplanationDistillTrainer", base_model: str | None) -> TrainingRecord | None:
-    """What the trainer has done so far; None if it hasn't trained.
+    """Describe the training so far; None if there was none.
 
     Args:
-        base_model: What the student's configuration named before the training.
+        trainer: The trainer of the student.
+        base_model: Hub id of the checkpoint that the student started from; None after any other start.
     """
     state, args = trainer.state, trainer.args
     if state.global_step == 0:
         return None
-    base = loaded_from_hub(base_model)
     ended: dict[str, Any] = next((entry for entry in reversed(state.log_history) if "train_runtime" in entry), {})
     arguments = {name: _plain(getattr(args, name)) for name in ARGUMENTS if hasattr(args, name)}
     if args.load_best_model_at_end and state.best_global_step:
         arguments["best_model_of_step"] = state.best_global_step
     transform = _transform_of(trainer.train_dataset)
     return TrainingRecord(
-        base_model=base,
-        base_license=license_of(base) if base else None,
+        base_model=base_model,
+        base_license=license_of(base_model) if base_model else None,
         data=describe_data(trainer.train_dataset),
         references={name: _describe_reference(reference, trainer) for name, reference in trainer.references.items()},
         arguments=arguments,

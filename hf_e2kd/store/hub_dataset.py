@@ -7,7 +7,8 @@ from typing import Any
 
 from huggingface_hub import DatasetCardData, snapshot_download
 
-from ..hub import check_repo_id, push_folder
+from ..hub.ids import check_repo_id
+from ..hub.upload import push_folder
 from .files import STORE_FILE, write_json, write_text
 from .key import public_key
 

@@ -5,13 +5,10 @@ import inspect
 import json
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from huggingface_hub import constants, try_to_load_from_cache
-from huggingface_hub.file_download import repo_folder_name
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
@@ -19,8 +16,8 @@ from ..alignment.inputs import image_view
 from ..alignment.labels import class_count, class_names
 from ..alignment.texts import tokenizer_definition
 from ..explainers import Explainer
-from ..hub import is_hub_id
-from ..private import holds_secret
+from ..hub.ids import loaded_from_hub, loaded_revision
+from ..hub.redaction import holds_secret
 from .files import StoreError
 
 _NAMES_OF_A_TEACHER = ("name", "revision")
@@ -33,7 +30,7 @@ def teacher_key(model: nn.Module, name: str | None = None, revision: str | None 
     One that was loaded from a folder bears its architecture's name, unless another is given: the folder's is private.
     """
     source = getattr(getattr(model, "config", None), "_name_or_path", None)
-    published = source if source and is_hub_id(source) and not Path(source).exists() else None
+    published = loaded_from_hub(source)
     given = None if name is None or holds_secret(name) else name
     return {
         "name": given or published or type(model).__name__,
@@ -43,26 +40,6 @@ def teacher_key(model: nn.Module, name: str | None = None, revision: str | None 
         "classes": class_names(model),
         "num_classes": class_count(model),
     }
-
-
-def cached_commits(name: str | None) -> list[str]:
-    """The commits of a model that the Hub's cache on this machine holds; none of the name of a folder."""
-    if not name or Path(name).exists():
-        return []
-    snapshots = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=name, repo_type="model"), "snapshots")
-    return sorted(path.parent.name for path in snapshots.glob("*/config.json"))
-
-
-def loaded_revision(name: str | None) -> str | None:
-    """The commit that a model of the Hub was loaded from, which its configuration doesn't tell.
-
-    The only one in the cache, or of several that of branch `main` when it was loaded last.
-    """
-    commits = cached_commits(name)
-    if name is None or len(commits) < 2:
-        return next(iter(commits), None)
-    main = try_to_load_from_cache(name, "config.json")
-    return Path(main).parent.name if isinstance(main, str) else None
 
 
 def weights_digest(model: nn.Module) -> str:

@@ -18,7 +18,7 @@ from transformers import AutoModelForImageClassification, PreTrainedConfig
 from ..alignment.inputs import ImageView, image_view
 from ..architectures import call_model, grid_of
 from ..architectures.base import evaluating
-from ..cards.figures import explanation_panel
+from ..cards.plots import explanation_panel
 from ..data import DistillationTransform, load_coco, load_voc
 from ..data.shapes import write_coco, write_voc
 from ..data.voc import CLASSES

@@ -12,7 +12,7 @@ from ..alignment.labels import is_multi_label
 from ..data import AnnotatedCollator, DistillationTransform
 from ..data.text import TextCollator
 from ..explainers import Explainer
-from ..fidelity import FidelityRecord, Figure
+from ..fidelity import FidelityRecord, MetricValue
 from ..fidelity.measure import drawn_rows
 from ..fidelity.record import DataRecord
 from ..trainer import ExplanationDistillTrainer
@@ -154,7 +154,7 @@ def verify(stated: FidelityRecord, found: FidelityRecord, tolerance: float = 0.0
         _same("the samples' number", len(stated.data.samples), len(found.data.samples)),
         _drawn(stated.data),
     ]
-    pairs: Sequence[tuple[str, Mapping[str, Figure], Mapping[str, Figure]]] = (
+    pairs: Sequence[tuple[str, Mapping[str, MetricValue], Mapping[str, MetricValue]]] = (
         ("", stated.figures, found.figures),
         ("chance, ", stated.chance, found.chance),
     )
@@ -212,7 +212,7 @@ def _drawn(data: DataRecord) -> Check:
     return Check(name, data.seed, data.seed if holds else None, holds, None if holds else reason)
 
 
-def _figure(name: str, stated: Figure, found: Figure | None, tolerance: float) -> Check:
+def _figure(name: str, stated: MetricValue, found: MetricValue | None, tolerance: float) -> Check:
     if found is None and "word" in name.split():
         # A recipe measures it, on words whose polarity its data knows.
         return Check(name, stated.value, None, None, "not checked: it takes the recipe that measured it")
@@ -223,7 +223,7 @@ def _figure(name: str, stated: Figure, found: Figure | None, tolerance: float) -
     return Check(name, stated.value, found.value, not differing, differing or None)
 
 
-def _differences(stated: Figure, found: Figure, tolerance: float) -> Iterator[str]:
+def _differences(stated: MetricValue, found: MetricValue, tolerance: float) -> Iterator[str]:
     """What of a figure doesn't repeat, in words."""
     if not _near(stated.value, found.value, tolerance):
         yield "value"
@@ -241,6 +241,6 @@ def _near(one: float | None, other: float | None, tolerance: float) -> bool:
     return abs(one - other) <= tolerance
 
 
-def _interval(figure: Figure) -> str:
+def _interval(figure: MetricValue) -> str:
     low, high = ("–" if end is None else f"{end:.4f}" for end in (figure.low, figure.high))
     return f"[{low}, {high}]"

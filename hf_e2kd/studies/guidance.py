@@ -12,7 +12,7 @@ from transformers import set_seed
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..callbacks import ParetoCheckpoints
-from ..cards.fronts import pareto_figure
+from ..cards.pareto_plot import pareto_plot
 from ..data import AnnotatedCollator, keep_annotations
 from ..explainers import Explainer
 from ..references import AnnotationReference
@@ -230,4 +230,4 @@ def _plot_fronts(trained: Mapping[str, GuidedModel], path: Path) -> None:
         front += [len(points) + row for row, point in enumerate(each.evaluations) if point["step"] in kept]
         groups += [arm] * len(each.evaluations)
         points += each.evaluations
-    pareto_figure(points, front, SELECTED_BY[0], SELECTED_BY[1:], groups=groups, names=METRICS, path=path)
+    pareto_plot(points, front, SELECTED_BY[0], SELECTED_BY[1:], groups=groups, names=METRICS, path=path)

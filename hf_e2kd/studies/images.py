@@ -15,7 +15,7 @@ from transformers import AutoModelForImageClassification, PreTrainedConfig, ViTI
 
 from ..alignment.inputs import image_view
 from ..alignment.labels import align_labels, class_names
-from ..cards.figures import explanation_panel
+from ..cards.plots import explanation_panel
 from ..data.digits import digits_on_textures
 from ..data.images import label_names, load_images
 from ..data.transforms import DistillationTransform

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import HfArgumentParser, set_seed
 
 from ..architectures.sharding import whole
-from ..hub import create_repo, push_folder
+from ..hub.upload import create_repo, push_folder
 from ..trainer import ExplanationDistillTrainer
 from ..trainer.arguments import ExplanationDistillArguments
 from .images import EmbeddedSetting

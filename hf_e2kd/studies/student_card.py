@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from ..cards.card import save_card
-from ..fidelity import DataRecord, FidelityRecord, Figure
+from ..fidelity import DataRecord, FidelityRecord, MetricValue
 from ..trainer import ExplanationDistillTrainer
 from .tasks import Task
 
@@ -88,9 +88,9 @@ def generated(function: str, arguments: Mapping[str, Any], splits: Mapping[str, 
 def _with_words(record: FidelityRecord, run: Mapping[str, Any], split: str, samples: int) -> FidelityRecord:
     """The record with the figures of words that the recipe has measured on so many texts."""
 
-    def figures(side: str, prefix: str = "") -> dict[str, Figure]:
+    def figures(side: str, prefix: str = "") -> dict[str, MetricValue]:
         found = run[side][split]
-        return {f"{prefix}{name}": Figure(found[name], samples=samples) for name in _WORD_METRICS if name in found}
+        return {f"{prefix}{name}": MetricValue(found[name], samples=samples) for name in _WORD_METRICS if name in found}
 
     return replace(
         record,

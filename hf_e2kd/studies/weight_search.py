@@ -10,7 +10,7 @@ from typing import Any
 from transformers import set_seed
 
 from ..alignment.labels import labels_belong_to
-from ..cards.fronts import pareto_figure
+from ..cards.pareto_plot import pareto_plot
 from ..metrics.pareto import pareto_front
 from ..trainer import ExplanationDistillTrainer
 from ..trainer.arguments import ExplanationDistillArguments
@@ -114,7 +114,7 @@ def run_search(setting: SearchSetting, name: str, description: str) -> dict[str,
     table = front_table(points, front, split, measures)
     write_results(results, output, "search.json")
     (output / "search.md").write_text(table + "\n", encoding="utf-8")
-    pareto_figure(
+    pareto_plot(
         figures,
         front,
         measures[-1],

@@ -14,7 +14,7 @@ from torch import nn
 from ..alignment.labels import align_labels, class_names
 from ..alignment.texts import length_limit, number_spans, tokenize_texts
 from ..alignment.words import LAYOUT_COLUMNS, pool_words
-from ..cards.words import WordRow, WordSample, word_figure, word_page
+from ..cards.word_plots import WordRow, WordSample, word_page, word_plot
 from ..explainers import Explainer
 from ..metrics import explanation_similarity, word_attribution
 
@@ -112,7 +112,7 @@ class WordStudy:
             label, explained = names[data[self.label_column][row]], names[int(teacher.logits[row].argmax())]
             shown.append(WordSample(text, rows, label=label, explained=explained))
         word_page(shown, folder / "explanations.html")
-        word_figure(shown, folder / "explanations.png")
+        word_plot(shown, folder / "explanations.png")
 
     def _drawn(self, split: str, count: int) -> Dataset:
         data = self.evaluations[split].shuffle(seed=0)

@@ -19,10 +19,11 @@ from ..architectures.sharding import whole
 from ..callbacks.panels import ExplanationPanels
 from ..cards.card import save_card
 from ..cards.measures import MEASURES
-from ..fidelity import FIDELITY_FILE, FidelityRecord, Figure, ModelRecord, measure_fidelity
-from ..fidelity.describe import describe_data, describe_explainer, describe_model, loaded_from_hub
+from ..fidelity import FIDELITY_FILE, FidelityRecord, MetricValue, ModelRecord, measure_fidelity
+from ..fidelity.describe import describe_data, describe_explainer, describe_model
 from ..fidelity.training import describe_training
-from ..hub import check_online, check_repo_id, named_repo, push_folder, repo_name, retried, warn_of_failed_uploads
+from ..hub.ids import check_repo_id, loaded_from_hub
+from ..hub.upload import check_online, named_repo, push_folder, repo_name, retried, warn_of_failed_uploads
 from ..references import TeacherReference
 
 logger = logging.get_logger(__name__)
@@ -37,7 +38,7 @@ class PublishingMixin(Trainer):
     """Saves before it uploads, tries again what failed in passing, and says what is to be done about the rest."""
 
     hub_model_id: str | None
-    # What the student's configuration named before the training.
+    # The Hub id of the checkpoint that the student started from.
     base_model: str | None = None
     push_in_progress: Any
     _measured: "_Measured | None" = None
@@ -142,7 +143,7 @@ class PublishingMixin(Trainer):
             return self._record_without_measuring({})
         return self.measure_fidelity()
 
-    def _record_without_measuring(self, figures: dict[str, Figure], step: int | None = None) -> FidelityRecord:
+    def _record_without_measuring(self, figures: dict[str, MetricValue], step: int | None = None) -> FidelityRecord:
         student: nn.Module = self.student
         return FidelityRecord(
             modality="image" if getattr(student, "main_input_name", "pixel_values") == "pixel_values" else "text",
@@ -292,14 +293,14 @@ class PublishingMixin(Trainer):
             before.jobs.extend(jobs)
         warn_of_failed_uploads(self, before)
 
-    def _last_figures(self) -> dict[str, Figure]:
+    def _last_figures(self) -> dict[str, MetricValue]:
         """The figures of an evaluation at this very step, by the names of a record; none where there was none."""
         figures = {}
         for entry in self.state.log_history:
             if entry.get("step") == self.state.global_step:
                 for name, value in entry.items():
                     if name.removeprefix("eval_") in MEASURES and name.startswith("eval_"):
-                        figures[name.removeprefix("eval_")] = Figure(float(value))
+                        figures[name.removeprefix("eval_")] = MetricValue(float(value))
         return figures
 
     def _finish_current_push(self) -> None:

@@ -18,7 +18,7 @@ from ..architectures import is_timm, wrap_timm
 from ..data.collate import FiniteBatches
 from ..explainers import Explainer, build_explainer, install_explained_forward, shared_noise
 from ..fidelity import multi_label_metrics
-from ..hub import check_repo_id
+from ..hub.ids import check_repo_id, loaded_from_hub
 from ..references import Reference, TeacherReference
 from ..store.joining import unattached
 from ..terms import ReferenceOutput, StepOutput, Term
@@ -180,7 +180,8 @@ class ExplanationDistillTrainer(PublishingMixin, EvaluationMixin, TermsMixin, Ch
         if is_timm(model):
             model = wrap_timm(model)
         forget_preparation(model)
-        self.base_model = getattr(getattr(model, "config", None), "_name_or_path", None)
+        # Now, before a folder of that name is gone or out of sight.
+        self.base_model = loaded_from_hub(getattr(getattr(model, "config", None), "_name_or_path", None))
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         # Anew for each trial of a hyperparameter search, which may have changed the arguments.
         built = build_terms(self._setting, self.references, self._terms_given, self._task_loss)

@@ -13,9 +13,10 @@ try:
 except ModuleNotFoundError as error:
     raise ImportError(NO_GRADIO) from error
 
+from ..cards.escaping import escape_html
 from ..data.opening import open_image
 from .comparison import Comparison, Pair, Target
-from .markup import OPACITY, comparison_section, error_message, escape, image_legend, style, word_legend
+from .markup import OPACITY, comparison_section, error_message, image_legend, style, word_legend
 from .report import report_page
 from .settings import Settings, Viewing, browse, facts, load
 
@@ -137,7 +138,9 @@ def build_page(viewing: Viewing, browsed: list[Comparison], left_out: list[str])
     pair, answers = viewing.pair, Answers(viewing, browsed)
     methods = list(viewing.explainers)
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(KEPT, KEPT)) as page:
-        named = " · ".join(f"{escape(name)}: <b>{escape(value)}</b>" for name, value in facts(viewing.settings).items())
+        named = " · ".join(
+            f"{escape_html(name)}: <b>{escape_html(value)}</b>" for name, value in facts(viewing.settings).items()
+        )
         _html(f'<h1>{TITLE}</h1><p class="facts" dir="auto">{named}</p>')
         row, comparison = gr.State(None), gr.State(None)
         with gr.Row():
@@ -216,7 +219,7 @@ def _samples(browsed: list[Comparison], left_out: list[str], is_text: bool) -> A
         "Given are the teacher's class, the student's where it differs, and the similarity.</p>"
     )
     if left_out:
-        _html("".join(f'<p class="note">{escape(each)}</p>' for each in left_out))
+        _html("".join(f'<p class="note">{escape_html(each)}</p>' for each in left_out))
     if is_text:
         choices = [(caption(each), row) for row, each in enumerate(browsed)]
         return gr.Radio(choices, label="Samples", elem_id="texts")

@@ -9,7 +9,7 @@ from matplotlib import colormaps
 from PIL import Image
 
 from ..alignment.grids import resize_maps
-from ..cards.figures import COLORMAP
+from ..cards.plots import COLORMAP
 
 STUDENT = (0, 114, 178)  # blue, where the student looks more
 TEACHER = (230, 159, 0)  # orange, where the teacher does: told apart by colour-blind people, and dark against light

@@ -1,6 +1,5 @@
 """A comparison as HTML, for the page and for the report alike. All given text is escaped."""
 
-import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,8 +9,9 @@ from matplotlib import colormaps
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from ..cards.figures import COLORMAP
-from ..cards.words import AGAINST, AGAINST_DARK, FOR, FOR_DARK, WordRow, WordSample, word_rows
+from ..cards.escaping import escape_html
+from ..cards.plots import COLORMAP
+from ..cards.word_plots import AGAINST, AGAINST_DARK, FOR, FOR_DARK, WordRow, WordSample, word_rows
 from .comparison import Comparison, Reading, strength
 from .drawing import STUDENT, TEACHER, data_uri, draw_difference, draw_map, place_of
 
@@ -112,7 +112,7 @@ def comparison_section(comparison: Comparison, opacity: float = OPACITY, number:
     """
     heading = "Comparison" if comparison.position is None else f"Row {comparison.position}"
     body = _words(comparison, number) if isinstance(comparison.sample, str) else _tiles(comparison, opacity)
-    notes = "".join(f'<p class="note">{escape(note)}</p>\n' for note in comparison.notes)
+    notes = "".join(f'<p class="note">{escape_html(note)}</p>\n' for note in comparison.notes)
     return (
         f'<section aria-labelledby="comparison-{number}">\n<h2 id="comparison-{number}">{heading}</h2>'
         f"\n{verdict(comparison)}\n{_facts(comparison)}\n{notes}{body}\n</section>"
@@ -121,7 +121,7 @@ def comparison_section(comparison: Comparison, opacity: float = OPACITY, number:
 
 def verdict(comparison: Comparison) -> str:
     """Whether both models choose the same class, as a sentence."""
-    teacher, student = (f"<b>{escape(each.names[0])}</b>" for each in (comparison.teacher, comparison.student))
+    teacher, student = (f"<b>{escape_html(each.names[0])}</b>" for each in (comparison.teacher, comparison.student))
     if comparison.agree:
         return f'<p class="verdict agree" dir="auto">✓ Same class: both choose {teacher}.</p>'
     return (
@@ -132,7 +132,7 @@ def verdict(comparison: Comparison) -> str:
 
 def error_message(message: str) -> str:
     """What went wrong, in place of a comparison."""
-    return f'<p class="error" role="alert" dir="auto">{escape(message)}</p>'
+    return f'<p class="error" role="alert" dir="auto">{escape_html(message)}</p>'
 
 
 def image_legend() -> str:
@@ -162,7 +162,7 @@ def _facts(comparison: Comparison) -> str:
     }
     if comparison.label is not None:
         facts["True class"] = comparison.label
-    listed = " · ".join(f"{name}: <b>{escape(value)}</b>" for name, value in facts.items())
+    listed = " · ".join(f"{name}: <b>{escape_html(value)}</b>" for name, value in facts.items())
     return f'<p class="facts" dir="auto">{listed}</p>'
 
 
@@ -178,7 +178,7 @@ def _tiles(comparison: Comparison, opacity: float) -> str:
     difference = comparison.difference()
     seen = _difference_in_words(difference)
     difference_tile = _tile(
-        "Difference", draw_difference(image, difference, opacity), seen, f'<p class="note">{escape(seen)}</p>'
+        "Difference", draw_difference(image, difference, opacity), seen, f'<p class="note">{escape_html(seen)}</p>'
     )
     shown = _tile("Image", image, "What both models are shown.", '<p class="note">What both models are shown.</p>')
     return f'<div class="tiles">\n{sides["Teacher"]}\n{sides["Student"]}\n{difference_tile}\n{shown}\n</div>'
@@ -186,7 +186,7 @@ def _tiles(comparison: Comparison, opacity: float) -> str:
 
 def _tile(heading: str, picture: Image.Image, seen: str, below: str) -> str:
     return (
-        f'<figure><h3>{heading}</h3><img src="{data_uri(picture)}" alt="{escape(seen)}" width="{picture.width}" '
+        f'<figure><h3>{heading}</h3><img src="{data_uri(picture)}" alt="{escape_html(seen)}" width="{picture.width}" '
         f'height="{picture.height}"><figcaption>{below}</figcaption></figure>'
     )
 
@@ -202,7 +202,7 @@ def _difference_in_words(difference: torch.Tensor) -> str:
 
 def _top(reading: Reading) -> str:
     classes = "".join(
-        f'<li style="--p:{100 * probability:.0f}%"><span dir="auto">{escape(name)}</span> '
+        f'<li style="--p:{100 * probability:.0f}%"><span dir="auto">{escape_html(name)}</span> '
         f'<span class="percent">{_percent(probability)}</span></li>'
         for name, probability in zip(reading.names, reading.probabilities, strict=True)
     )
@@ -231,7 +231,3 @@ def _words(comparison: Comparison, number: int) -> str:
 
 def _numbers(colour: tuple[int, int, int]) -> str:
     return " ".join(map(str, colour))
-
-
-def escape(text: str) -> str:
-    return html.escape(text, quote=True)

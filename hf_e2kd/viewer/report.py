@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..cards.escaping import escape_html
 from .comparison import Comparison
-from .markup import OPACITY, comparison_section, escape, image_legend, style, word_legend
+from .markup import OPACITY, comparison_section, image_legend, style, word_legend
 from .settings import Settings, browse, facts, load
 
 PAGE = """<!DOCTYPE html>
@@ -67,13 +68,14 @@ def report_page(
     if len(similarities) > 1:
         summary["Explanation similarity"] = f"{sum(similarities) / len(similarities):.3f} on average"
     return PAGE.format(
-        title=escape(title),
+        title=escape_html(title),
         style=style("@media (prefers-color-scheme: dark) {{ .e2kd {{ {} }} }}"),
         facts="\n".join(
-            f'<dt>{escape(name)}</dt><dd dir="auto">{escape(value)}</dd>' for name, value in (facts | summary).items()
+            f'<dt>{escape_html(name)}</dt><dd dir="auto">{escape_html(value)}</dd>'
+            for name, value in (facts | summary).items()
         ),
         legend=word_legend() if isinstance(comparisons[0].sample, str) else image_legend(),
-        notes="\n".join(f'<p class="note">{escape(note)}</p>' for note in notes),
+        notes="\n".join(f'<p class="note">{escape_html(note)}</p>' for note in notes),
         sections="\n".join(
             comparison_section(each, opacity, number) for number, each in enumerate(comparisons, start=1)
         ),

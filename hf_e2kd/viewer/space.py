@@ -9,7 +9,7 @@ from pathlib import Path
 from huggingface_hub import SpaceCard, SpaceCardData
 
 from ..explainers import build_explainer
-from ..hub import check_repo_id
+from ..hub.ids import check_repo_id
 from ..version import __version__
 from .settings import Settings
 

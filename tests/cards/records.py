@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
-from hf_e2kd.fidelity import Cost, DataRecord, FidelityRecord, Figure, ModelRecord, TrainingRecord
+from hf_e2kd.fidelity import Cost, DataRecord, FidelityRecord, MetricValue, ModelRecord, TrainingRecord
 
 
 def figure(value, half=0.02, samples=1000, **settings):
-    return Figure(value, round(value - half, 4), round(value + half, 4), samples, **settings)
+    return MetricValue(value, round(value - half, 4), round(value + half, 4), samples, **settings)
 
 
 def taught(explainer="gradcam", **changes):
@@ -69,8 +69,8 @@ def image_record(**changes):
             "teacher_accuracy": figure(0.928),
             "negative_flips": figure(0.041, 0.01),
             "agreement_where_teacher_errs": figure(0.486, 0.1, samples=72),
-            "worst_class_accuracy": Figure(0.571, samples=28, detail="American Pit Bull Terrier"),
-            "worst_class_agreement": Figure(0.667, samples=27, detail="Ragdoll"),
+            "worst_class_accuracy": MetricValue(0.571, samples=28, detail="American Pit Bull Terrier"),
+            "worst_class_agreement": MetricValue(0.667, samples=27, detail="Ragdoll"),
             "energy_pointing_game": figure(0.742),
             "teacher_energy_pointing_game": figure(0.761),
             "localization_iou": figure(0.418),
@@ -143,8 +143,8 @@ def text_record(**changes):
             "explanation_similarity": figure(0.79, samples=1821),
             "word_accuracy": figure(0.71, samples=1050),
             "teacher_word_accuracy": figure(0.722, samples=1134),
-            "word_auroc": Figure(0.74, samples=1050),
-            "teacher_word_auroc": Figure(0.75, samples=1134),
+            "word_auroc": MetricValue(0.74, samples=1050),
+            "teacher_word_auroc": MetricValue(0.75, samples=1134),
         },
         "chance": {"shuffled": figure(0.13, samples=1821), "untrained": figure(0.09, samples=1821)},
         "training": TrainingRecord(
@@ -208,5 +208,9 @@ def bare_record(**changes):
 def checkpoint_record(**changes):
     """From the middle of a training, with its last evaluation's figures."""
     training = text_record().training
-    figures = {"agreement": Figure(0.81), "explanation_similarity": Figure(0.55), "loss_explanation": Figure(0.45)}
+    figures = {
+        "agreement": MetricValue(0.81),
+        "explanation_similarity": MetricValue(0.55),
+        "loss_explanation": MetricValue(0.45),
+    }
     return bare_record(**{"figures": figures, "step": 500, "training": replace(training, seconds=None), **changes})

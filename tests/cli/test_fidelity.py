@@ -13,9 +13,9 @@ from transformers import ViTImageProcessor
 
 from hf_e2kd.cli import main, verification
 from hf_e2kd.explainers import IntegratedGradients
-from hf_e2kd.fidelity import DataRecord, FidelityRecord, Figure, ModelRecord
+from hf_e2kd.fidelity import DataRecord, FidelityRecord, MetricValue, ModelRecord
 from hf_e2kd.fidelity.describe import describe_explainer
-from hf_e2kd.private import LEFT_OUT
+from hf_e2kd.hub.redaction import LEFT_OUT
 from tests.models import build
 from tests.text_models import build_text
 from tests.tokenizers import tokenizer
@@ -131,7 +131,7 @@ def test_options_that_a_record_leaves_open(place, capsys):
 
     def verify(explainer, *given):
         data = DataRecord(None, "photos", rows=10, samples=[0, 1])
-        figures = {"agreement": Figure(1.0)}
+        figures = {"agreement": MetricValue(1.0)}
         FidelityRecord("image", "single_label_classification", MODEL, data, explainer, figures).save(place)
         assert run("fidelity", "--verify", place, *given) == 1
         return capsys.readouterr().err

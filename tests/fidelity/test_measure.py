@@ -10,7 +10,7 @@ from hf_e2kd import AnnotationReference, ExplanationDistillTrainer, TextCollator
 from hf_e2kd.fidelity import FidelityRecord, measure_fidelity
 from hf_e2kd.fidelity.cost import cost_of
 from hf_e2kd.fidelity.describe import data_digest, describe_data, describe_model
-from hf_e2kd.fidelity.measure import figures_of, mean_figure
+from hf_e2kd.fidelity.measure import mean_with_interval, metric_values
 from hf_e2kd.metrics.running import SampleValues
 from tests.models import CLASSES, build, images
 from tests.text_models import build_text
@@ -154,12 +154,12 @@ def test_interval_is_that_of_the_mean():
     """Prevents: an interval of single values, or one that ignores how many values a sample has."""
     rng = np.random.default_rng(0)
     values, counts = rng.random(400), np.ones(400)
-    figure = mean_figure(values, counts, seed=0)
+    figure = mean_with_interval(values, counts, seed=0)
     expected = 1.96 * values.std() / 20
     assert figure.high - figure.value == pytest.approx(expected, rel=0.15)
     assert figure.value - figure.low == pytest.approx(expected, rel=0.15)
-    assert mean_figure(np.array([3.0, 1.0]), np.array([3.0, 1.0]), seed=0).value == 1
-    alone = mean_figure(np.array([0.5, 0.0]), np.array([1.0, 0.0]), seed=0)
+    assert mean_with_interval(np.array([3.0, 1.0]), np.array([3.0, 1.0]), seed=0).value == 1
+    alone = mean_with_interval(np.array([0.5, 0.0]), np.array([1.0, 0.0]), seed=0)
     assert alone.value == 0.5 and alone.low is None and alone.samples == 1
 
 
@@ -170,7 +170,7 @@ def test_worst_class_is_named_and_has_enough_samples():
     right = torch.tensor([1.0] * 20 + [1.0] * 15 + [0.0] * 5 + [0.0] * 3)
     values.update({"accuracy": right[:30], "_label": labels[:30]})
     values.update({"accuracy": right[30:], "_label": labels[30:]})
-    worst = figures_of(values, 0, ["cat", "dog", "fish"])["worst_class_accuracy"]
+    worst = metric_values(values, 0, ["cat", "dog", "fish"])["worst_class_accuracy"]
     assert (worst.detail, worst.value, worst.samples) == ("dog", 0.75, 20)
 
 

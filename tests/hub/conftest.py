@@ -20,7 +20,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """For how long anyone would have waited before another try, in seconds."""
     seconds: list[float] = []
     clock = SimpleNamespace(**{**vars(time), "sleep": seconds.append})
-    for module in ("huggingface_hub.utils._http", "huggingface_hub.file_download", "hf_e2kd.hub"):
+    for module in ("huggingface_hub.utils._http", "huggingface_hub.file_download", "hf_e2kd.hub.upload"):
         monkeypatch.setattr(f"{module}.time", clock)
     return seconds
 

@@ -12,7 +12,7 @@ from huggingface_hub import constants
 from huggingface_hub.errors import OfflineModeIsEnabled
 from transformers import AutoModelForImageClassification
 
-from hf_e2kd.hub import UploadError, push_folder
+from hf_e2kd.hub.upload import UploadError, push_folder
 from tests.hub.conftest import TOKEN
 from tests.hub.server import Fault, User
 from tests.hub.students import SAVED, assert_same, assert_saved, distillation

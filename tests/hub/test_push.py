@@ -9,7 +9,7 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from hf_e2kd import load_student
-from hf_e2kd.hub import UploadError
+from hf_e2kd.hub.upload import UploadError
 from tests.hub.cards import check_card
 from tests.hub.conftest import TOKEN
 from tests.hub.server import User

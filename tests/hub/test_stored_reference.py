@@ -7,7 +7,7 @@ from huggingface_hub.errors import RepositoryNotFoundError
 
 from hf_e2kd import StoredReference
 from hf_e2kd.explainers import GradCAM
-from hf_e2kd.hub import UploadError
+from hf_e2kd.hub.upload import UploadError
 from hf_e2kd.store import StoreError
 from tests.hub.server import Fault, User
 from tests.models import build

@@ -68,11 +68,13 @@ def test_keys_of_own_explainers():
     assert public_key({"explainer": key()}) == {"explainer": key()}
 
 
-def test_a_folder_is_no_name(tmp_path, teacher):
+def test_a_folder_is_no_name(tmp_path, teacher, hub_cache):
     """Prevents: the folder that a teacher was loaded from in store.json and in its card."""
-    for source in (str(tmp_path), "/home/alice/gone"):
+    for source in (str(tmp_path), "/home/alice/gone", "models/gone"):
         teacher.config._name_or_path = source
         assert teacher_key(teacher)["name"] == "ViTForImageClassification"
-        assert teacher_key(teacher, source)["name"] == "ViTForImageClassification"
+    for given in (str(tmp_path), "/home/alice/gone"):
+        assert teacher_key(teacher, given)["name"] == "ViTForImageClassification"
+    hub_cache("google/vit", "a" * 40, main=True)
     teacher.config._name_or_path = "google/vit"
     assert teacher_key(teacher)["name"] == "google/vit"

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from hf_e2kd.fidelity import DataRecord, FidelityRecord, Figure, ModelRecord
+from hf_e2kd.fidelity import DataRecord, FidelityRecord, MetricValue, ModelRecord
 from hf_e2kd.fidelity.measure import drawn_rows
 from hf_e2kd.studies.comparison import verify
 
@@ -15,8 +15,8 @@ def record(**changes):
     """Of 6 of 20 samples, as an honest measurement states it."""
     data = DataRecord(None, "photos", rows=20, samples=drawn_rows(20, 6, 3), seed=3, fingerprint="sha256:d")
     figures = {
-        "agreement": Figure(0.8, 0.7, 0.9, 6),
-        "worst_class_accuracy": Figure(0.5, samples=3, detail="cat"),
+        "agreement": MetricValue(0.8, 0.7, 0.9, 6),
+        "worst_class_accuracy": MetricValue(0.5, samples=3, detail="cat"),
     }
     own = FidelityRecord(
         modality="image",
@@ -26,14 +26,14 @@ def record(**changes):
         data=replace(data, **changes.pop("data", {})),
         explainer={"name": "gradcam", "options": {}},
         figures={**figures, **changes.pop("figures", {})},
-        chance={"shuffled": Figure(0.1, 0.0, 0.2, 6)},
+        chance={"shuffled": MetricValue(0.1, 0.0, 0.2, 6)},
     )
     return replace(own, **changes)
 
 
 def test_the_same_figures_hold():
     """Prevents: an honest record that is called false, through rounding or a figure without an interval."""
-    near = {"agreement": Figure(0.8004, 0.6996, 0.9004, 6)}
+    near = {"agreement": MetricValue(0.8004, 0.6996, 0.9004, 6)}
     checks = verify(record(), record(figures=near))
     assert all(check.holds for check in checks) and all(check.reason is None for check in checks)
     assert {DRAWN, "the samples' number", "agreement", "chance, shuffled"} <= {check.name for check in checks}
@@ -41,7 +41,7 @@ def test_the_same_figures_hold():
 
 def test_what_a_recipe_alone_measures_is_named():
     """Prevents: an honest card of texts that fails for the words whose polarity no other data knows."""
-    words = {"word_accuracy": Figure(0.7, samples=6), "teacher_word_auroc": Figure(0.8, samples=6)}
+    words = {"word_accuracy": MetricValue(0.7, samples=6), "teacher_word_auroc": MetricValue(0.8, samples=6)}
     told = {check.name: check for check in verify(record(figures=words), record())}
     for name in ("word accuracy", "teacher word auroc"):
         assert told[name].holds is None and "takes the recipe" in told[name].reason
@@ -51,13 +51,13 @@ def test_what_a_recipe_alone_measures_is_named():
 @pytest.mark.parametrize(
     ("figure", "reason"),
     [
-        ({"agreement": Figure(0.81, 0.7, 0.9, 6)}, "value"),
-        ({"agreement": Figure(float("nan"), 0.7, 0.9, 6)}, "value"),
-        ({"agreement": Figure(0.8, 0.79, 0.81, 6)}, "interval [0.7900, 0.8100] stated, [0.7000, 0.9000] found"),
-        ({"agreement": Figure(0.8, samples=6)}, "interval [–, –] stated"),
-        ({"agreement": Figure(0.8, 0.7, 0.9, 9999)}, "9999 samples stated, 6 found"),
-        ({"worst_class_accuracy": Figure(0.5, samples=3, detail="dog")}, "of dog stated, of cat found"),
-        ({"f1": Figure(0.9, 0.8, 1.0, 6)}, "not measured"),
+        ({"agreement": MetricValue(0.81, 0.7, 0.9, 6)}, "value"),
+        ({"agreement": MetricValue(float("nan"), 0.7, 0.9, 6)}, "value"),
+        ({"agreement": MetricValue(0.8, 0.79, 0.81, 6)}, "interval [0.7900, 0.8100] stated, [0.7000, 0.9000] found"),
+        ({"agreement": MetricValue(0.8, samples=6)}, "interval [–, –] stated"),
+        ({"agreement": MetricValue(0.8, 0.7, 0.9, 9999)}, "9999 samples stated, 6 found"),
+        ({"worst_class_accuracy": MetricValue(0.5, samples=3, detail="dog")}, "of dog stated, of cat found"),
+        ({"f1": MetricValue(0.9, 0.8, 1.0, 6)}, "not measured"),
     ],
 )
 def test_any_faked_part_of_a_figure_fails(figure, reason):
@@ -88,7 +88,9 @@ def test_picked_samples_fail(samples, seed, reason):
 def test_what_is_not_checked_is_told():
     """Prevents: digests left out and other students' figures that seem to have been verified."""
     stated = record(
-        student=ModelRecord(None, "A"), data={"fingerprint": None}, compared={"plain KD": {"agreement": Figure(0.0)}}
+        student=ModelRecord(None, "A"),
+        data={"fingerprint": None},
+        compared={"plain KD": {"agreement": MetricValue(0.0)}},
     )
     unchecked = {check.name: check.reason for check in verify(stated, record()) if check.holds is None}
     assert unchecked == {

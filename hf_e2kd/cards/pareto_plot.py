@@ -1,11 +1,12 @@
-"""Pictures of what models pay in one measure for another."""
+"""Plots of Pareto fronts: what models pay in one measure for another."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from matplotlib import colormaps
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 COLOURS = "tab10"  # qualitative, of which groups are told by their marker too
 MARKERS = "osD^vP*X<>"
@@ -16,7 +17,7 @@ Points = Sequence[Mapping[str, float]]
 Place = tuple[float, float]  # from left to right, and upwards
 
 
-def pareto_figure(
+def pareto_plot(
     points: Points,
     front: Sequence[int],
     x: str,
@@ -26,8 +27,8 @@ def pareto_figure(
     labels: Sequence[str] | None = None,
     names: Mapping[str, str] | None = None,
     path: str | Path | None = None,
-) -> Figure:
-    """The points of a Pareto front beside those they dominate, one panel for each measure against `x`.
+) -> "Figure":
+    """Draw the points of a Pareto front beside those they dominate, one panel for each measure against `x`.
 
     A front over three measures has points that each panel of two measures shows as dominated. They stay solid; the
     line joins those that make up the front of the panel's own two measures, in each group.
@@ -40,7 +41,7 @@ def pareto_figure(
         groups: each point's group, as the loss it was trained by; a group has one colour and marker.
         labels: a short text for each point, as its λ; written beside the points of the front.
         names: how to write the measures, as {"epg": "EPG"}; by default as they are.
-        path: where to save the figure too, at 150 dpi; the suffix decides the format.
+        path: where to save the plot too, at 150 dpi; the suffix decides the format.
 
     Returns:
         The figure. It belongs to no pyplot window, so the user's backend isn't touched and nothing must be closed.
@@ -51,10 +52,12 @@ def pareto_figure(
 
     Example:
         >>> points = [{"f1": 0.70, "epg": 0.50}, {"f1": 0.65, "epg": 0.60}, {"f1": 0.64, "epg": 0.55}]
-        >>> figure = pareto_figure(points, [0, 1], "f1", "epg", labels=["0", "1", "5"])
+        >>> figure = pareto_plot(points, [0, 1], "f1", "epg", labels=["0", "1", "5"])
         >>> [text.get_text() for text in figure.axes[0].texts]
         ['0', '1']
     """
+    from matplotlib.figure import Figure
+
     heights = [y] if isinstance(y, str) else list(y)
     _check_inputs(points, front, [x, *heights], groups=groups, labels=labels)
     names, solid = names or {}, set(front)
@@ -83,8 +86,10 @@ def pareto_figure(
     return figure
 
 
-def _draw(axis: Axes, places: Sequence[Place], best: Sequence[Place], number: int, group: str) -> None:
-    """One group: all its points pale, those of the front solid over them, and the line that joins the best."""
+def _draw(axis: "Axes", places: Sequence[Place], best: Sequence[Place], number: int, group: str) -> None:
+    """Draw one group: all its points pale, those of the front solid over them, and the line that joins the best."""
+    from matplotlib import colormaps
+
     colour, marker = colormaps[COLOURS](number % 10), MARKERS[number % len(MARKERS)]
     # Named without a place, so that the legend is whole where a group has no point on the front.
     axis.plot([], [], color=colour, marker=marker, markersize=5, linewidth=1.2, label=group)

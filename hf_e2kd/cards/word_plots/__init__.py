@@ -1,8 +1,8 @@
-"""Pictures of the words that teacher and students look at: a page to read, and a figure for a model card."""
+"""The words that teacher and students look at: a page to read, and a plot for a model card."""
 
 from .colours import AGAINST, AGAINST_DARK, FOR, FOR_DARK
-from .figure import word_figure
 from .page import word_page, word_rows
+from .plot import word_plot
 from .samples import WordRow, WordSample, gaps
 
 __all__ = [
@@ -13,7 +13,7 @@ __all__ = [
     "WordRow",
     "WordSample",
     "gaps",
-    "word_figure",
+    "word_plot",
     "word_page",
     "word_rows",
 ]

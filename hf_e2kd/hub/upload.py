@@ -1,8 +1,7 @@
-"""To the Hugging Face Hub: uploads that can be taken up again."""
+"""Uploads to the Hugging Face Hub that can be taken up again."""
 
 import json
 import os
-import re
 import shlex
 import time
 from collections.abc import Callable, Sequence
@@ -10,16 +9,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from huggingface_hub import CommitInfo, HfApi, is_offline_mode
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled
+from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import parse_ratelimit_headers, validate_repo_id
 from transformers import Trainer, TrainingArguments
 from transformers.utils import logging
+
+from .ids import check_repo_id
 
 logger = logging.get_logger(__name__)
 
 T = TypeVar("T")
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 _WAITS = (2, 8, 32)
 _LONGEST_WAIT = 600
 _PASSING_STATUS = {408, 429, 500, 502, 503, 504}
@@ -29,28 +29,8 @@ class UploadError(OSError):
     """An upload to the Hub failed; the message says where the files lie and how to go on. The cause is attached."""
 
 
-def check_repo_id(repo_id: str) -> None:
-    """Whether a repository on the Hub may be named so.
-
-    Raises:
-        ValueError: saying what is expected.
-    """
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise ValueError(
-            f"{repo_id!r} is not the id of a repository on the Hub. Give 'name' or 'user/name', neither an address nor "
-            f"a path: letters, digits, '-', '_' and '.', at most 96 of them. ({error})"
-        ) from error
-
-
-def is_hub_id(value: str | None) -> bool:
-    """Whether a model or data set on the Hub may bear this id."""
-    return value is not None and _HUB_ID.fullmatch(value) is not None and len(value) <= 96
-
-
 def check_online() -> None:
-    """Whether the Hub may be reached.
+    """Refuse to go on where offline mode forbids reaching the Hub.
 
     Raises:
         OfflineModeIsEnabled: (a ConnectionError) naming the variable that forbids it.
@@ -74,18 +54,20 @@ def push_folder(
     allow_patterns: Sequence[str] | None = None,
     ignore_patterns: Sequence[str] | None = None,
 ) -> CommitInfo:
-    """Uploads a folder's files in one commit, to a repository that is made if it doesn't exist.
+    """Upload a folder's files in one commit, to a repository that is made if it doesn't exist.
 
-    What the client of the Hub gives up on after a lost connection, status 429 or 5xx is tried again, after the time
-    that the server asks for. Files that have arrived are not sent again, and a folder that is there already makes no
-    commit.
+    What fails in passing is tried again (see `retried`). Files that have arrived are not sent again, and a folder that
+    is there already makes no commit.
 
     Args:
+        folder: Files and folders in it are uploaded.
         repo_id: `"user/name"`, or `"name"` for the token's own user.
         repo_type: `"model"` or `"dataset"`.
         private: Whether a repository that is made is private.
         revision: Branch; by default the main one.
-        allow_patterns, ignore_patterns: Of the files' names, as in `huggingface_hub.upload_folder`.
+        token: Of a user who may write there; by default the one who is logged in.
+        commit_message: Title of the commit.
+        allow_patterns, ignore_patterns: Patterns of files' names, as in `huggingface_hub.upload_folder`.
 
     Raises:
         ValueError: `repo_id` can't be one.
@@ -123,7 +105,7 @@ def push_folder(
 
 
 def create_repo(args: TrainingArguments) -> str:
-    """Makes the repository that a training's output shall go to, before the training: a bad token shows at once.
+    """Make the repository that a training's output shall go to, before the training: a bad token shows at once.
 
     Returns:
         Its id, `"user/name"`.
@@ -148,14 +130,15 @@ def named_repo(repo_id: str, token: str | bool | None) -> str | None:
 
 
 def repo_name(args: TrainingArguments) -> str:
-    """Where a training's output goes: what the arguments say, by default the output folder's name."""
+    """The name of a training's repository: what the arguments say, by default the output folder's name."""
     return args.hub_model_id or Path(args.output_dir).absolute().name
 
 
 def warn_of_failed_uploads(trainer: Trainer, progress: Any) -> None:
-    """Tells of checkpoints that didn't arrive: they are uploaded in the background, where nobody sees the error.
+    """Warn of checkpoints that didn't arrive: they are uploaded in the background, where nobody sees the error.
 
     Args:
+        trainer: The trainer that uploads them.
         progress: The trainer's `push_in_progress`, or None; what has ended is taken from it.
     """
     if progress is None:
@@ -172,11 +155,14 @@ def warn_of_failed_uploads(trainer: Trainer, progress: Any) -> None:
 
 
 def retried(request: Callable[[], T]) -> T:
-    """Calls what speaks to the Hub until it succeeds, at most four times, if it fails by what may pass.
+    """Call what speaks to the Hub until it succeeds, at most four times, if it fails by what may pass.
 
     Lost connections and the status codes 408, 429 and 5xx may pass. Between the calls lie 2, 8 and 32 s, or what the
     server asks for, if that is no more than ten minutes.
     """
+    # huggingface_hub itself retries what sends the files (`http_backoff`). It doesn't retry making the repository, the
+    # check of a card's metadata, and the commit, which would be made twice where its answer alone was lost. A whole
+    # upload can be repeated: it sends what is missing, and commits nothing where all is there.
     for wait in _WAITS:
         try:
             return request()
@@ -191,7 +177,7 @@ def retried(request: Callable[[], T]) -> T:
 
 
 def _network_error(error: BaseException | None) -> BaseException | None:
-    """What went wrong between here and the Hub, if that was it; the client wraps it in errors of other types."""
+    """The error between here and the Hub, if that was it; the client wraps it in errors of other types."""
     # A gateway's page of HTML, where the client expects JSON, is one too.
     while error is not None and not isinstance(error, HTTPError | json.JSONDecodeError):
         error = error.__cause__
@@ -205,7 +191,7 @@ def _may_pass(error: BaseException | None) -> bool:
 
 
 def _asked_wait(error: BaseException | None) -> int | None:
-    """Seconds that the server asks to wait for."""
+    """The seconds that the server asks to wait for."""
     if not isinstance(error, HfHubHTTPError):
         return None
     limit = parse_ratelimit_headers(error.response.headers)

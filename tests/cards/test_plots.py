@@ -1,9 +1,13 @@
+import ast
+from pathlib import Path
+
 import matplotlib
 import pytest
 import torch
 from matplotlib.figure import Figure
 
-from hf_e2kd.cards.figures import explanation_panel
+from hf_e2kd.cards import plots
+from hf_e2kd.cards.plots import explanation_panel
 
 HEADINGS = ["Teacher", "KD student", "e²KD student"]
 
@@ -135,3 +139,15 @@ def test_maps_with_nan_are_refused(images, maps):
 
     with pytest.raises(ValueError, match="maps of 'Teacher' hold NaN"):
         explanation_panel(images, maps)
+
+
+def test_matplotlib_is_imported_where_something_is_drawn():
+    """Prevents: seconds of imports for who makes a card, or measures, and draws nothing."""
+    files = sorted(Path(plots.__file__).parent.rglob("*.py"))
+    eager = [
+        str(path)
+        for path in files
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.Import | ast.ImportFrom) and "matplotlib" in ast.unparse(node)
+    ]
+    assert eager == [] and len(files) > 10

@@ -1,18 +1,20 @@
-"""Pictures of where teacher and students look."""
+"""Plots of where teacher and students look."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from matplotlib import colormaps
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import ListedColormap, Normalize
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..alignment.grids import resize_maps
+from .escaping import escape_controls
+
+if TYPE_CHECKING:
+    from matplotlib.colors import ListedColormap
+    from matplotlib.figure import Figure
 
 COLORMAP = "viridis"  # ordered in brightness and readable by colour-blind people
 OPACITY = (0.2, 0.75)  # of the colours over the grey image, from strength 0 to 1: the strongest cells hide most
@@ -32,8 +34,8 @@ def explanation_panel(
     similarities: Mapping[str, Sequence[float] | Tensor] | None = None,
     label_word: str = "true",
     path: str | Path | None = None,
-) -> Figure:
-    """One row a sample: the image, then each model's map drawn over the image in grey.
+) -> "Figure":
+    """Draw one row a sample: the image, then each model's map drawn over the image in grey.
 
     Each map is enlarged bilinearly to the image and divided by its own maximum, so that all share one colour bar from
     0 to 1; what is negative is drawn as 0. A map without a positive value is left out of the drawing and named empty.
@@ -46,7 +48,7 @@ def explanation_panel(
         predictions: for some or all headings, each sample's predicted class.
         similarities: for some or all headings, each sample's similarity to the teacher's map.
         label_word: what stands before a label, as "true: cat".
-        path: where to save the figure too, at 150 dpi; the suffix decides the format.
+        path: where to save the plot too, at 150 dpi; the suffix decides the format.
 
     Returns:
         The figure. It belongs to no pyplot window, so the user's backend isn't touched and nothing must be closed.
@@ -60,6 +62,10 @@ def explanation_panel(
         >>> len(figure.axes)  # two images, two maps, one colour bar
         5
     """
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+    from matplotlib.figure import Figure
+
     predictions, similarities = predictions or {}, similarities or {}
     _check_inputs(images, columns, labels, predictions, similarities)
     pixels = images.detach().cpu().float() / (255 if images.dtype == torch.uint8 else 1)
@@ -142,8 +148,11 @@ def _normalise(maps: Tensor, size: tuple[int, int]) -> Tensor:
     return maps / peak.where(peak > 0, 1)
 
 
-def _overlay_colours() -> ListedColormap:
+def _overlay_colours() -> "ListedColormap":
     """The colour map with an opacity that rises with the strength."""
+    from matplotlib import colormaps
+    from matplotlib.colors import ListedColormap
+
     colours = colormaps[COLORMAP](np.linspace(0, 1, 256))
     colours[:, 3] = np.linspace(*OPACITY, 256)
     return ListedColormap(colours)
@@ -165,7 +174,7 @@ def _caption(
     predictions: Mapping[str, Sequence[str]],
     similarities: Mapping[str, Sequence[float] | Tensor],
 ) -> str:
-    """What stands under one map: the model's class, the similarity, and whether nothing could be drawn."""
+    """The lines under one map: the model's class, the similarity, and whether nothing could be drawn."""
     lines = []
     if heading in predictions:
         lines.append(_wrap(f"predicts: {predictions[heading][row]}"))
@@ -178,4 +187,4 @@ def _caption(
 
 def _wrap(line: str) -> str:
     """A caption on at most two lines of a tile's width, cut where it is longer."""
-    return "\n".join(textwrap.wrap(line, CAPTION_WIDTH, max_lines=2, placeholder=" …"))
+    return "\n".join(textwrap.wrap(escape_controls(line), CAPTION_WIDTH, max_lines=2, placeholder=" …"))

@@ -16,9 +16,9 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from . import models  # noqa: F401  (makes the Auto classes know the papers' networks)
-from .fidelity import FIDELITY_FILE, FidelityRecord, ModelRecord
-from .hub import check_repo_id
+from .. import models  # noqa: F401  (makes the Auto classes know the papers' networks)
+from ..fidelity.record import FIDELITY_FILE, FidelityRecord, ModelRecord
+from .ids import check_repo_id
 
 logger = logging.get_logger(__name__)
 
@@ -28,7 +28,7 @@ _PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "tokeni
 
 @dataclass(frozen=True)
 class Student:
-    """A student as it was published.
+    """A published student.
 
     Attributes:
         model: In evaluation mode.
@@ -50,12 +50,16 @@ def load_student(
     token: str | bool | None = None,
     trust_remote_code: bool = False,
 ) -> Student:
-    """Loads a published student, of images or of texts, by the Auto classes, with its fidelity record.
+    """Load a published student, of images or of texts, by the Auto classes, with its fidelity record.
 
     Args:
         source: Hub id, or the folder in which it was saved.
         revision: Branch, tag or commit on the Hub.
+        token: Of a user who may read there; by default the one who is logged in.
         trust_remote_code: Whether Python files of the repository may be run; otherwise they aren't even downloaded.
+
+    Returns:
+        The student, in evaluation mode.
 
     Raises:
         ValueError: no safetensors weights (pickled ones can run code and are never loaded), a model with code of its

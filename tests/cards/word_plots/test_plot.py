@@ -5,8 +5,8 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from hf_e2kd.cards.words import AGAINST, FOR, WordRow, WordSample, word_figure
-from tests.cards.words.texts import boxes, texts
+from hf_e2kd.cards.word_plots import AGAINST, FOR, WordRow, WordSample, word_plot
+from tests.cards.word_plots.texts import boxes, texts
 
 
 def colour(box: Rectangle) -> list[int]:
@@ -19,7 +19,7 @@ def extents(figure: Figure) -> list:
 
 
 def test_figure_draws_every_word_in_its_colour(sample):
-    figure = word_figure([sample], title="Reviews")
+    figure = word_plot([sample], title="Reviews")
 
     drawn = texts(figure)
     assert drawn[0] == "Reviews"
@@ -39,7 +39,7 @@ def test_figure_wraps_long_texts_and_words_inside_the_page():
     words = ["word"] * 60 + ["x" * 300, "end"]
     row = WordRow("A model with a name that doesn't fit beside its words", words, [1.0] * 62, "class " * 12, 0.5)
 
-    figure = word_figure([WordSample(" ".join(words), [row] * 2, label="l" * 200)])
+    figure = word_plot([WordSample(" ".join(words), [row] * 2, label="l" * 200)])
 
     inside = figure.bbox.padded(1)
     found = extents(figure)
@@ -54,7 +54,7 @@ def test_figure_keeps_a_full_stop_with_its_word():
     """A line would begin with it."""
     row = WordRow("Teacher", ["film", "."] * 50, [1.0] * 100)
 
-    figure = word_figure([WordSample("film. " * 50, [row])])
+    figure = word_plot([WordSample("film. " * 50, [row])])
 
     lines = [text.get_position() for text in figure.texts if text.get_text() == "film"]
     stops = [text.get_position() for text in figure.texts if text.get_text() == "."]
@@ -64,7 +64,7 @@ def test_figure_keeps_a_full_stop_with_its_word():
 def test_figure_begins_right_to_left_texts_at_the_right():
     hebrew = WordSample("סרט טוב", [WordRow("Teacher", ["סרט", "טוב"], [0, 1])])
 
-    figure = word_figure([hebrew])
+    figure = word_plot([hebrew])
 
     places = {text.get_text(): text.get_position()[0] for text in figure.texts}
     assert places["סרט"] > places["טוב"] > 4
@@ -74,7 +74,7 @@ def test_figure_begins_right_to_left_texts_at_the_right():
 def test_figure_wraps_texts_without_spaces():
     words = list("电影很棒。" * 40)
 
-    figure = word_figure([WordSample("".join(words), [WordRow("Teacher", words, [1.0] * 200)])])
+    figure = word_plot([WordSample("".join(words), [WordRow("Teacher", words, [1.0] * 200)])])
 
     drawn = [text for text in figure.texts if text.get_text() in words]
     assert len(drawn) == 200
@@ -88,7 +88,7 @@ def test_figure_wraps_texts_without_spaces():
 def test_figure_takes_formulas_and_line_ends_as_text():
     words = ["$x_", "1^2$", "new\nline", "\n"]
 
-    figure = word_figure([WordSample("$x_ 1^2$ new\nline \n", [WordRow("Teacher", words, [1, -1, 2, 3])])])
+    figure = word_plot([WordSample("$x_ 1^2$ new\nline \n", [WordRow("Teacher", words, [1, -1, 2, 3])])])
     figure.draw_without_rendering()
 
     assert {"$x_", "1^2$", "new line"} <= set(texts(figure))
@@ -97,7 +97,7 @@ def test_figure_takes_formulas_and_line_ends_as_text():
 def test_saved_without_touching_the_users_backend(sample, tmp_path):
     backend = matplotlib.get_backend()
 
-    word_figure([sample], tmp_path / "words.png")
+    word_plot([sample], tmp_path / "words.png")
 
     assert (tmp_path / "words.png").read_bytes().startswith(b"\x89PNG")
     assert matplotlib.get_backend() == backend

@@ -2,8 +2,8 @@
 
 import pytest
 
-from hf_e2kd.cards.words import WordRow, WordSample, gaps, word_figure, word_page
-from tests.cards.words.texts import TEXT, WORDS, Page, boxes, texts
+from hf_e2kd.cards.word_plots import WordRow, WordSample, gaps, word_page, word_plot
+from tests.cards.word_plots.texts import TEXT, WORDS, Page, boxes, texts
 
 
 def test_gaps_of_words_that_the_text_lacks_are_spaces():
@@ -16,7 +16,7 @@ def test_gaps_of_words_that_the_text_lacks_are_spaces():
 def test_empty_maps_are_named(sample):
     empty = WordSample(TEXT, [WordRow("KD student", WORDS, [0.0] * 10)])
 
-    figure, page = word_figure([empty]), Page(word_page([empty]))
+    figure, page = word_plot([empty]), Page(word_page([empty]))
 
     assert [text for text in texts(figure) if text in ("empty", "map")] == ["empty", "map"]
     assert len(boxes(figure)) == 2
@@ -30,7 +30,7 @@ def test_rows_that_do_not_fit_are_refused():
         WordRow("Teacher", ["a"], [float("nan")])
 
 
-@pytest.mark.parametrize("draw", [word_page, word_figure])
+@pytest.mark.parametrize("draw", [word_page, word_plot])
 def test_nothing_to_show_is_refused(draw):
     with pytest.raises(ValueError, match="no sample to show"):
         draw([])

@@ -82,7 +82,7 @@ def _cut(piece: Piece, width: float, measure: Callable[[str], float]) -> Iterato
 
 
 def right_to_left(text: str) -> bool:
-    """Whether the first character that has a direction runs from the right."""
+    """Tell whether the first character that has a direction runs from the right."""
     directions = (unicodedata.bidirectional(character) for character in text)
     return next((direction for direction in directions if direction in ("L", "R", "AL")), "L") != "L"
 

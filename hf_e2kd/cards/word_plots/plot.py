@@ -1,20 +1,19 @@
-"""The figure: texts drawn by matplotlib, their words coloured."""
+"""The plot: texts drawn by matplotlib, their words coloured."""
 
 from collections.abc import Sequence
 from pathlib import Path
-
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
-from matplotlib.lines import Line2D
-from matplotlib.patches import Rectangle
+from typing import TYPE_CHECKING
 
 from .colours import LINED, blend
 from .fonts import font_families
 from .lines import Piece, plain, right_to_left, row_pieces, wrap
 from .samples import WordSample, require_rows
 
-WIDTH = 8.0  # inches, the figure's
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from matplotlib.font_manager import FontProperties
+
+WIDTH = 8.0  # inches, the plot's
 MARGIN = 0.15  # inches
 HEADING = 1.7  # inches, the column of the models' names
 SIZES = {"sample": 10.0, "heading": 9.0, "caption": 8.0, "word": 10.0}  # points
@@ -22,8 +21,8 @@ LINE = 1.75  # a line's height, in its type size
 POINT = 1 / 72  # inches
 
 
-def word_figure(samples: Sequence[WordSample], path: str | Path | None = None, *, title: str = "") -> Figure:
-    """The page's texts as a picture: each text once a model, blue words for the explained class and orange against it.
+def word_plot(samples: Sequence[WordSample], path: str | Path | None = None, *, title: str = "") -> "Figure":
+    """Draw the page's texts: each text once a model, blue words for the explained class and orange against it.
 
     Long texts are wrapped, those of a right-to-left script from the right (their letters are joined and ordered by
     matplotlib 3.11 or newer). Fonts that lack a character are completed by installed ones that have it; where none
@@ -31,7 +30,7 @@ def word_figure(samples: Sequence[WordSample], path: str | Path | None = None, *
 
     Args:
         samples: the texts.
-        path: where to save the figure too, at 150 dpi; the suffix decides the format.
+        path: where to save the plot too, at 150 dpi; the suffix decides the format.
         title: a line above.
 
     Returns:
@@ -42,9 +41,9 @@ def word_figure(samples: Sequence[WordSample], path: str | Path | None = None, *
         ValueError: there is no sample, or one without a row.
 
     Example:
-        >>> from hf_e2kd.cards.words import WordRow
+        >>> from hf_e2kd.cards.word_plots import WordRow
         >>> row = WordRow("Teacher", ["not", "good"], [0.8, 0.1], prediction="negative")
-        >>> word_figure([WordSample("not good", [row], label="negative")]).get_size_inches()[0].item()
+        >>> word_plot([WordSample("not good", [row], label="negative")]).get_size_inches()[0].item()
         8.0
     """
     require_rows(samples)
@@ -82,6 +81,9 @@ class _Sheet:
     """Takes lines from the top down, and draws them once their height is known. Places in inches from the top left."""
 
     def __init__(self, families: list[str]):
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
         self.top = MARGIN
         self.families = families
         self.artists: list[tuple[float, float, float, float, Piece, FontProperties, str]] = []
@@ -90,7 +92,7 @@ class _Sheet:
         self.renderer = FigureCanvasAgg(self.figure).get_renderer()
 
     def rule(self) -> None:
-        """A line across."""
+        """Draw a line across."""
         self.rules.append(self.top + MARGIN / 2)
         self.top += MARGIN
 
@@ -104,7 +106,9 @@ class _Sheet:
         weight: str = "normal",
         colour: str = "black",
     ) -> None:
-        """Pieces in lines below the last ones, from `left` of the margin on."""
+        """Write pieces in lines below the last ones, from `left` of the margin on."""
+        from matplotlib.font_manager import FontProperties
+
         font = FontProperties(family=self.families, size=SIZES[kind], weight=weight)
         width = WIDTH - 2 * MARGIN - left if width is None else width
         from_right = right_to_left("".join(piece.text for piece in pieces))
@@ -115,8 +119,11 @@ class _Sheet:
                 self.artists.append((start, self.top, long, height, piece, font, colour))
             self.top += LINE * height
 
-    def draw(self) -> Figure:
-        """The figure of all that was written."""
+    def draw(self) -> "Figure":
+        """Draw all that was written."""
+        from matplotlib.lines import Line2D
+        from matplotlib.patches import Rectangle
+
         bottom = self.top + MARGIN / 2
         self.figure.set_size_inches(WIDTH, bottom)
         scale = self.figure.dpi_scale_trans
@@ -139,5 +146,5 @@ class _Sheet:
             )
         return self.figure
 
-    def _measure(self, text: str, font: FontProperties) -> float:
+    def _measure(self, text: str, font: "FontProperties") -> float:
         return self.renderer.get_text_width_height_descent(text, font, ismath=False)[0] / self.figure.dpi

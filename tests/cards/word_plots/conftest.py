@@ -2,8 +2,8 @@
 
 import pytest
 
-from hf_e2kd.cards.words import WordRow, WordSample
-from tests.cards.words.texts import SCORES, TEXT, WORDS
+from hf_e2kd.cards.word_plots import WordRow, WordSample
+from tests.cards.word_plots.texts import SCORES, TEXT, WORDS
 
 
 @pytest.fixture

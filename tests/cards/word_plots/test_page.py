@@ -2,8 +2,8 @@
 
 import pytest
 
-from hf_e2kd.cards.words import WordRow, WordSample, word_page
-from tests.cards.words.texts import TEXT, WORDS, Page
+from hf_e2kd.cards.word_plots import WordRow, WordSample, word_page
+from tests.cards.word_plots.texts import TEXT, WORDS, Page
 
 
 def test_page_shows_the_text_as_it_is_once_a_model(sample):

@@ -1,9 +1,9 @@
 """The page: texts in HTML, their words coloured, with all scores in tables."""
 
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 
+from ..escaping import escape_html
 from .colours import AGAINST, AGAINST_DARK, FOR, FOR_DARK, LINED
 from .samples import WordRow, WordSample, gaps, require_rows
 
@@ -43,7 +43,7 @@ def word_page(
     require_rows(samples)
     body = "\n".join(_section(number, sample) for number, sample in enumerate(samples, start=1))
     page = PAGE.format(
-        title=escape(title), style=_style(), note=f"<p>{escape(note)}</p>\n" if note else "", samples=body
+        title=escape_html(title), style=_style(), note=f"<p>{escape_html(note)}</p>\n" if note else "", samples=body
     )
     if path is not None:
         Path(path).write_text(page, encoding="utf-8")
@@ -117,7 +117,7 @@ def _style() -> str:
 
 
 def _section(number: int, sample: WordSample) -> str:
-    captions = " · ".join(escape(caption) for caption in sample.captions())
+    captions = " · ".join(escape_html(caption) for caption in sample.captions())
     captions = f'<p class="true">{captions}</p>\n' if captions else ""
     return (
         f'<section aria-labelledby="text-{number}">\n<h2 id="text-{number}">Text {number}</h2>\n{captions}'
@@ -134,21 +134,21 @@ def word_rows(number: int, sample: WordSample) -> str:
 def _row(text: str, row: WordRow) -> str:
     *between, tail = gaps(text, row.words)
     words = "".join(
-        escape(gap) + _word(word, score, share)
+        escape_html(gap) + _word(word, score, share)
         for gap, word, score, share in zip(between, row.words, row.scores, row.shares(), strict=True)
     )
-    facts = "".join(f'<span dir="auto">{escape(line)}</span> ' for line in row.captions())
+    facts = "".join(f'<span dir="auto">{escape_html(line)}</span> ' for line in row.captions())
     return (
-        f'<div class="row">\n<div><h3 dir="auto">{escape(row.heading)}</h3><p class="facts">{facts}</p></div>\n'
-        f'<p class="words" dir="auto">{words}{escape(tail)}</p>\n</div>'
+        f'<div class="row">\n<div><h3 dir="auto">{escape_html(row.heading)}</h3><p class="facts">{facts}</p></div>\n'
+        f'<p class="words" dir="auto">{words}{escape_html(tail)}</p>\n</div>'
     )
 
 
 def _word(word: str, score: float, share: float) -> str:
     if share == 0:
-        return f'<span title="0">{escape(word)}</span>'
+        return f'<span title="0">{escape_html(word)}</span>'
     kind = ("for" if share > 0 else "against") + (" lined" if abs(share) >= LINED else "")
-    return f'<span class="{kind}" style="--s:{abs(share):.2f}" title="{_number(score)}">{escape(word)}</span>'
+    return f'<span class="{kind}" style="--s:{abs(share):.2f}" title="{_number(score)}">{escape_html(word)}</span>'
 
 
 def _table(number: int, rows: Sequence[WordRow]) -> str:
@@ -163,9 +163,9 @@ def _table(number: int, rows: Sequence[WordRow]) -> str:
 
 
 def _scores(rows: Sequence[WordRow]) -> str:
-    head = "".join(f'<th scope="col" dir="auto">{escape(row.heading)}</th>' for row in rows)
+    head = "".join(f'<th scope="col" dir="auto">{escape_html(row.heading)}</th>' for row in rows)
     lines = [
-        f'<tr><th scope="row" dir="auto">{escape(word)}</th>'
+        f'<tr><th scope="row" dir="auto">{escape_html(word)}</th>'
         + "".join(f"<td>{_number(row.scores[place])}</td>" for row in rows)
         + "</tr>"
         for place, word in enumerate(rows[0].words)

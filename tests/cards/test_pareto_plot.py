@@ -2,7 +2,7 @@ import matplotlib
 import pytest
 from matplotlib.colors import to_rgba
 
-from hf_e2kd.cards.fronts import PALE, pareto_figure
+from hf_e2kd.cards.pareto_plot import PALE, pareto_plot
 
 POINTS = [
     {"f1": 0.70, "epg": 0.50, "iou": 0.30},
@@ -26,7 +26,7 @@ def joined(axis):
 
 
 def test_front_solid_and_the_others_pale():
-    axis = pareto_figure(POINTS, FRONT, "f1", "epg").axes[0]
+    axis = pareto_plot(POINTS, FRONT, "f1", "epg").axes[0]
 
     assert scattered(axis) == {1: [(0.6, 0.55), (0.65, 0.6), (0.7, 0.5)], PALE: [(0.55, 0.45)]}
     assert (axis.get_xlabel(), axis.get_ylabel()) == ("f1", "epg")
@@ -34,20 +34,20 @@ def test_front_solid_and_the_others_pale():
 
 def test_the_line_joins_each_panels_own_front():
     """A line through every point of a front over three measures would zigzag."""
-    epg, iou = pareto_figure(POINTS, FRONT, "f1", ["epg", "iou"]).axes
+    epg, iou = pareto_plot(POINTS, FRONT, "f1", ["epg", "iou"]).axes
 
     assert joined(epg) == [[(0.65, 0.6), (0.7, 0.5)]]
     assert joined(iou) == [[(0.6, 0.4), (0.7, 0.3)]]
 
 
 def test_labels_stand_beside_the_front_alone():
-    axis = pareto_figure(POINTS, FRONT, "f1", "epg", labels=["a", "b", "c", "d"]).axes[0]
+    axis = pareto_plot(POINTS, FRONT, "f1", "epg", labels=["a", "b", "c", "d"]).axes[0]
 
     assert [text.get_text() for text in axis.texts] == ["a", "b", "c"]
 
 
 def test_groups_have_a_colour_and_a_name_each():
-    figure = pareto_figure(
+    figure = pareto_plot(
         POINTS, [0, 1], "f1", ["epg", "iou"], groups=["energy", "l1", "l1", "energy"], names={"f1": "F1"}
     )
 
@@ -59,7 +59,7 @@ def test_groups_have_a_colour_and_a_name_each():
 
 
 def test_a_group_without_a_point_on_the_front_is_drawn():
-    axis = pareto_figure(POINTS[:2], [0], "f1", "epg", groups=["energy", "l1"]).axes[0]
+    axis = pareto_plot(POINTS[:2], [0], "f1", "epg", groups=["energy", "l1"]).axes[0]
 
     assert scattered(axis) == {1: [(0.7, 0.5)], PALE: [(0.65, 0.6)]}
     assert len(axis.get_legend().get_texts()) == 2
@@ -68,7 +68,7 @@ def test_a_group_without_a_point_on_the_front_is_drawn():
 def test_saved_without_touching_the_users_backend(tmp_path):
     backend = matplotlib.get_backend()
 
-    pareto_figure(POINTS, FRONT, "f1", "epg", path=tmp_path / "front.png")
+    pareto_plot(POINTS, FRONT, "f1", "epg", path=tmp_path / "front.png")
 
     assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
     assert matplotlib.get_backend() == backend
@@ -87,4 +87,4 @@ def test_saved_without_touching_the_users_backend(tmp_path):
 def test_bad_input_is_named(changed, message):
     arguments = {"points": POINTS, "front": FRONT, "x": "f1", "y": "epg"} | changed
     with pytest.raises(ValueError, match=message):
-        pareto_figure(**arguments)
+        pareto_plot(**arguments)

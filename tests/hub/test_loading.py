@@ -10,8 +10,8 @@ from huggingface_hub import HfApi, constants
 from transformers import PreTrainedTokenizerBase
 
 from hf_e2kd import load_student
-from hf_e2kd.fidelity import DataRecord, FidelityRecord, Figure, ModelRecord
-from hf_e2kd.hub import push_folder
+from hf_e2kd.fidelity import DataRecord, FidelityRecord, MetricValue, ModelRecord
+from hf_e2kd.hub.upload import push_folder
 from tests.bcos.networks import network
 from tests.bcos.networks import pixels as bcos_pixels
 from tests.hub.students import PROCESSOR, assert_same
@@ -25,7 +25,7 @@ RECORD = FidelityRecord(
     teacher=ModelRecord("me/teacher", "ViTForImageClassification", revision="0123abc"),
     data=DataRecord("me/data", "me/data", samples=[3, 1]),
     explainer={"name": "gradcam", "options": {}},
-    figures={"agreement": Figure(0.9, 0.8, 1.0, samples=2)},
+    figures={"agreement": MetricValue(0.9, 0.8, 1.0, samples=2)},
 )
 
 

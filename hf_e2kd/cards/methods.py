@@ -1,4 +1,4 @@
-"""What a student was trained by, as its record states it."""
+"""The methods by which a student was trained, as its record states them."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +8,7 @@ from ..fidelity.record import TrainingRecord
 
 @dataclass(frozen=True)
 class Term:
-    """One reference's part of the objective.
+    """One reference's part of the loss.
 
     Attributes:
         annotated: Whether boxes or masks stand in the place of a teacher.
@@ -16,7 +16,7 @@ class Term:
         loss: Name of the loss between explanations, or of the guidance loss.
         explains: The explained class, `"teacher_top"` or `"label"`.
         explainer: The teacher's method and options, as `{"name": …, "options": …}`.
-        options: What else is stated of it.
+        options: Names and values of what else is stated.
     """
 
     annotated: bool
@@ -48,3 +48,10 @@ def terms(training: TrainingRecord | None) -> list[Term]:
         )
         for stated in references
     ]
+
+
+def methods(training: TrainingRecord | None) -> set[str]:
+    """The methods with a weight in the training: `"logits"` (distillation), `"e2kd"`, `"guidance"`."""
+    used = terms(training)
+    found = {"logits" for term in used if term.logits_weight > 0}
+    return found | {"guidance" if term.annotated else "e2kd" for term in used if term.explanation_weight > 0}

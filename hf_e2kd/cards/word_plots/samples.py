@@ -1,13 +1,15 @@
-"""Texts and how models read them: what the page and the figure show."""
+"""Texts and the models' readings of them: the content of the page and of the plot."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..escaping import escape_controls
+
 
 @dataclass(frozen=True)
 class WordRow:
-    """How one model reads one text.
+    """One model's reading of one text.
 
     Args:
         heading: the model's name, as "Teacher".
@@ -40,8 +42,8 @@ class WordRow:
         return [float(score) / peak if peak else 0.0 for score in self.scores]
 
     def captions(self) -> list[str]:
-        """What is said beside the words: the class, the similarity, and whether there is nothing to see."""
-        lines = [] if self.prediction is None else [f"predicts: {self.prediction}"]
+        """The lines beside the words: the class, the similarity, and whether there is nothing to see."""
+        lines = [] if self.prediction is None else [f"predicts: {escape_controls(self.prediction)}"]
         if self.similarity is not None:
             lines.append(f"similarity: {float(self.similarity):.2f}")
         return lines if any(self.scores) else [*lines, "empty map"]
@@ -49,7 +51,7 @@ class WordRow:
 
 @dataclass(frozen=True)
 class WordSample:
-    """One text and how each model reads it.
+    """One text and each model's reading of it.
 
     Args:
         text: the text; white space between words is drawn as it stands here, none in Chinese for example.
@@ -64,13 +66,13 @@ class WordSample:
     explained: str | None = None
 
     def captions(self) -> list[str]:
-        """What is said above the rows: the true class and the explained one."""
+        """The lines above the rows: the true class and the explained one."""
         named = {"true": self.label, "explained": self.explained}
-        return [f"{name}: {value}" for name, value in named.items() if value is not None]
+        return [f"{name}: {escape_controls(value)}" for name, value in named.items() if value is not None]
 
 
 def gaps(text: str, words: Sequence[str]) -> list[str]:
-    """What stands in the text before each word and after the last one.
+    """The text before each word and after the last one.
 
     Where the words can't be found in the text, in their order, they are parted by spaces and the text isn't used.
 
@@ -89,7 +91,7 @@ def gaps(text: str, words: Sequence[str]) -> list[str]:
 
 
 def require_rows(samples: Sequence[WordSample]) -> None:
-    """Refuses what would draw nothing.
+    """Refuse samples that would draw nothing.
 
     Raises:
         ValueError: there is no sample, or one without a row.

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from contextlib import suppress
 
-from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
-
 from .samples import WordSample
 
 
 def font_families(samples: Sequence[WordSample], title: str) -> list[str]:
     """Font families for all that is drawn: the user's, and installed ones for characters that those lack."""
+    from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
+
     texts = [title, *(text for sample in samples for text in [sample.text, *sample.captions()])]
     texts += [text for sample in samples for row in sample.rows for text in [row.heading, *row.words, *row.captions()]]
     families = list(FontProperties().get_family())

@@ -1,0 +1,97 @@
+"""The tables of a card: figures and costs."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from ..fidelity.record import FidelityRecord, MetricValue
+from .escaping import code, count, text
+from .measures import CHANCE, MEASURES, measure_named
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table of figures.
+
+    Attributes:
+        title: In Markdown.
+        cells: This student's value, those of the compared students, and the teacher's where any row has one; None where
+            one has none.
+        meaning: The end of a sentence, in Markdown; None of what this library doesn't know.
+    """
+
+    title: Markup
+    cells: Sequence[MetricValue | None]
+    meaning: Markup | None = None
+
+
+def figures_table(record: FidelityRecord) -> list[Row]:
+    """The figures of a record, in the order of `MEASURES`; others come last."""
+    own = record.figures
+    names = [name for name in MEASURES if name in own]
+    names += [name for name in own if name not in MEASURES and not name.startswith(("teacher_", "zero_t"))]
+    others = list(record.compared.values())
+    rows = []
+    for name in names:
+        kind = measure_named(name, record.problem == "multi_label_classification")
+        values = [own[name], *(figures.get(name) for figures in others), own.get(kind.teacher or "")]
+        title = Markup(kind.title) if kind.meaning else code(name)
+        meaning = Markup(kind.meaning) if kind.meaning else None
+        rows.append(Row(title, [_finite(each) for each in values], meaning))
+        if name == "explanation_similarity":
+            known = CHANCE[record.modality]
+            for level, value in record.chance.items():
+                title = Markup(known[level]) if level in known else text(level)
+                values = [_finite(value), *(None for _ in others), None]
+                rows.append(Row(Markup(f"– chance: {title}"), values))
+    if all(row.cells[-1] is None for row in rows):
+        rows = [Row(row.title, row.cells[:-1], row.meaning) for row in rows]
+    return rows
+
+
+def costs_table(record: FidelityRecord) -> list[list[str]]:
+    """Size, FLOPs and time of student and teacher, and their ratio; no rows where the student's aren't known."""
+    student, teacher = record.student.cost, None if record.teacher is None else record.teacher.cost
+    if student is None:
+        return []
+    same_device = teacher is not None and student.device == teacher.device
+    kinds: list[tuple[str, str, Callable[[Any], str], bool]] = [
+        ("Parameters", "parameters", count, True),
+        ("Size in memory", "bytes", lambda value: count(value, "B"), True),
+        ("FLOPs of a sample", "flops", count, True),
+        ("Time of a sample", "seconds", lambda value: f"{1000 * value:.1f} ms", same_device),
+        ("Sample", "input", str, False),
+        ("Device", "device", str, False),
+    ]
+    rows = []
+    for title, name, show, is_comparable in kinds:
+        values = [getattr(cost, name) for cost in (student, teacher) if cost is not None]
+        if values[0] is None:
+            continue
+        row = [title, *("–" if value is None else show(value) for value in values)]
+        if teacher is not None:
+            row.append(f"{values[0] / values[1]:.2f}" if is_comparable and values[0] and values[1] else "")
+        rows.append(row)
+    return rows
+
+
+def is_explained(record: FidelityRecord) -> bool:
+    """Tell whether a figure is of explanations."""
+    names = ("explanation_similarity", "energy_pointing_game", "localization_iou", "word_")
+    return any(name.startswith(names) for name in record.figures)
+
+
+def is_above_chance(record: FidelityRecord) -> bool:
+    """Tell whether the similarity's interval lies above each level of chance; True where neither was measured."""
+    similarity = record.figures.get("explanation_similarity")
+    if similarity is None:
+        return True
+    lowest = similarity.value if similarity.low is None else similarity.low
+    return all(level.value < lowest for level in record.chance.values())
+
+
+def _finite(value: MetricValue | None) -> MetricValue | None:
+    return value if value is not None and math.isfinite(value.value) else None

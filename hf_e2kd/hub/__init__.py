@@ -1,0 +1,1 @@
+"""The Hugging Face Hub: uploads, published students, and the redaction of what is published."""
