@@ -22,7 +22,7 @@ OURS = [
     ("convnext", "gradcam", {}),
     ("resnet", "gradcam", {"target_layer": "resnet.encoder.stages.1"}),
     ("vit", "attention_rollout", {}),
-    ("bert", "integrated_gradients", {"points": 2}),
+    ("bert", "integrated_gradients", {"n_steps": 2}),
     ("vit", "saliency", {}),
 ]
 
