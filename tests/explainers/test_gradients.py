@@ -50,7 +50,7 @@ def smallest(name):
         settings = {"hidden_size": 4, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 4}
         return ViTForImageClassification(ViTConfig(**settings, image_size=32, patch_size=16))
     return ConvNextForImageClassification(
-        ConvNextConfig(num_stages=2, hidden_sizes=[2, 4], depths=[1, 1], patch_size=8)
+        ConvNextConfig(num_stages=2, hidden_sizes=[2, 2], depths=[1, 1], patch_size=8)
     )
 
 
