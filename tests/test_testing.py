@@ -12,7 +12,7 @@ from hf_e2kd import ExplanationDistillArguments, ExplanationDistillTrainer, regi
 from hf_e2kd.architectures import call_model, find_architecture
 from hf_e2kd.explainers import Explainer, Explanation, build_explainer, registry
 from hf_e2kd.explainers.base import one_hots, resolve_target
-from hf_e2kd.testing import check_explainer
+from hf_e2kd.testing import check_explainer, check_gradient
 from tests.models import build, images
 from tests.text_models import build_text, token_batch
 from tests.training import logged, samples
@@ -232,3 +232,24 @@ def test_attention_without_a_second_derivative_is_told(tiny):
     model.set_attn_implementation("sdpa")
     with pytest.raises(AssertionError, match="can't be differentiated: .*scaled_dot_product.*use eager attention"):
         check_explainer(Gradient(), model, IMAGES)
+
+
+def test_a_losss_gradient_is_checked_in_every_group():
+    """Prevents: one small parameter among many that trains by another gradient than its loss's, and no word of it."""
+    values = {name: torch.rand(3, dtype=torch.float64, requires_grad=True) for name in "abcd"}
+
+    def loss(of_c=lambda c: c):
+        return (values["a"] * values["b"]).exp().sum() + 0.01 * of_c(values["c"]).sin().sum() + values["d"].sum()
+
+    before = {name: value.detach().clone() for name, value in values.items()}
+    check_gradient(loss, values)
+    for name, value in values.items():
+        torch.testing.assert_close(value.detach(), before[name], rtol=0, atol=1e-12)
+        assert value.grad is None
+    with pytest.raises(AssertionError, match="no gradient reaches c, though the loss depends on it"):
+        check_gradient(lambda: loss(torch.Tensor.detach), values)
+    with pytest.raises(AssertionError, match="the gradient of a, b, c and 1 others is wrong"):
+        check_gradient(lambda: loss(lambda c: 2 * c - c.detach()), values, groups=1)
+    values["d"] = torch.ones(3, requires_grad=True)
+    with pytest.raises(AssertionError, match="need float64, and d is not: take `model.double"):
+        check_gradient(loss, values)
