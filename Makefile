@@ -8,7 +8,9 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/uv pip install --python $(BIN)/python
 # A test process for each core, up to four, of one thread each. Without them: make test WORKERS=0
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(4, os.cpu_count() or 1))' 2>/dev/null)
-PYTEST = OMP_NUM_THREADS=1 $(1)/python -m pytest --numprocesses $(or $(WORKERS),0) --dist worksteal
+# Bytecode is kept even where the environment forbids it: compiling torch's and transformers' sources in each of the
+# processes that tests start would take longer than the tests.
+PYTEST = OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(1)/python -m pytest --numprocesses $(or $(WORKERS),0) --dist worksteal
 # `accelerate launch` runs one thread a process unless told otherwise.
 THREADS = $(or $(OMP_NUM_THREADS),$(shell $(PYTHON) -c 'import os; print(os.cpu_count())' 2>/dev/null),1)
 

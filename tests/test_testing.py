@@ -12,7 +12,7 @@ from hf_e2kd import ExplanationDistillArguments, ExplanationDistillTrainer, regi
 from hf_e2kd.architectures import call_model, find_architecture
 from hf_e2kd.explainers import Explainer, Explanation, build_explainer, registry
 from hf_e2kd.explainers.base import one_hots, resolve_target
-from hf_e2kd.testing import check_explainer
+from hf_e2kd.testing import check_explainer, check_gradient
 from tests.models import build, images
 from tests.text_models import build_text, token_batch
 from tests.training import logged, samples
@@ -22,7 +22,7 @@ OURS = [
     ("convnext", "gradcam", {}),
     ("resnet", "gradcam", {"target_layer": "resnet.encoder.stages.1"}),
     ("vit", "attention_rollout", {}),
-    ("bert", "integrated_gradients", {"points": 2}),
+    ("bert", "integrated_gradients", {"n_steps": 2}),
     ("vit", "saliency", {}),
 ]
 
@@ -207,12 +207,23 @@ def test_a_users_explainer_is_known_by_name_to_command_lines_and_trainers(tiny, 
         "1",
     ]
     (args,) = HfArgumentParser(ExplanationDistillArguments).parse_args_into_dataclasses(line)
-    data = {"train_dataset": samples(8), "eval_dataset": samples(4)}
-    trainer = ExplanationDistillTrainer(tiny("convnext"), args, teacher_model=build("convnext", 1), **data)
+    student, teacher, train, held_out = tiny("convnext"), build("convnext", 1), samples(8), samples(4, seed=7)
+
+    def similarity(data):
+        inputs = {"pixel_values": torch.stack([sample["pixel_values"] for sample in data])}
+        taught = Gradient()(teacher, inputs)
+        own = Gradient()(student.eval(), inputs, taught.target)
+        return torch.cosine_similarity(own.maps.flatten(1), taught.maps.flatten(1)).mean().item()
+
+    before = similarity(train)
+    trainer = ExplanationDistillTrainer(
+        student, args, teacher_model=teacher, train_dataset=train, eval_dataset=held_out
+    )
     trainer.train()
     assert trainer.explainer.name == "mine"
-    assert all(0 < loss <= 2 for loss in logged(trainer, "loss_explanation"))
-    assert -1 <= trainer.evaluate()["eval_explanation_similarity"] <= 1
+    # A batch is the whole training set.
+    assert logged(trainer, "loss_explanation")[0] == pytest.approx(1 - before, rel=1e-4)
+    assert trainer.evaluate()["eval_explanation_similarity"] == pytest.approx(similarity(held_out), abs=1e-5)
 
 
 def test_attention_without_a_second_derivative_is_told(tiny):
@@ -221,3 +232,24 @@ def test_attention_without_a_second_derivative_is_told(tiny):
     model.set_attn_implementation("sdpa")
     with pytest.raises(AssertionError, match="can't be differentiated: .*scaled_dot_product.*use eager attention"):
         check_explainer(Gradient(), model, IMAGES)
+
+
+def test_a_losss_gradient_is_checked_in_every_group():
+    """Prevents: one small parameter among many that trains by another gradient than its loss's, and no word of it."""
+    values = {name: torch.rand(3, dtype=torch.float64, requires_grad=True) for name in "abcd"}
+
+    def loss(of_c=lambda c: c):
+        return (values["a"] * values["b"]).exp().sum() + 0.01 * of_c(values["c"]).sin().sum() + values["d"].sum()
+
+    before = {name: value.detach().clone() for name, value in values.items()}
+    check_gradient(loss, values)
+    for name, value in values.items():
+        torch.testing.assert_close(value.detach(), before[name], rtol=0, atol=1e-12)
+        assert value.grad is None
+    with pytest.raises(AssertionError, match="no gradient reaches c, though the loss depends on it"):
+        check_gradient(lambda: loss(torch.Tensor.detach), values)
+    with pytest.raises(AssertionError, match="the gradient of a, b, c and 1 others is wrong"):
+        check_gradient(lambda: loss(lambda c: 2 * c - c.detach()), values, groups=1)
+    values["d"] = torch.ones(3, requires_grad=True)
+    with pytest.raises(AssertionError, match="need float64, and d is not: take `model.double"):
+        check_gradient(loss, values)

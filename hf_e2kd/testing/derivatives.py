@@ -1,4 +1,4 @@
-"""Derivatives of an explanation's loss: by autograd, and by finite differences."""
+"""A loss of an explanation, and its gradient by autograd."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,14 +9,18 @@ from torch import nn
 from ..explainers import Explainer, Explanation
 from ..terms import explanation_loss
 
-STEPS = (1e-7, 1e-5, 1e-4, 1e-3)
-"""Of the finite differences, in float64. Models that compute a part in float32 need the long ones, kinks the short."""
-
 
 def loss_of(explanation: Explanation) -> torch.Tensor:
     """The mean cosine loss of the maps against a fixed random reference, ()."""
     reference = torch.rand(explanation.maps.shape, generator=torch.Generator().manual_seed(5))
     return explanation_loss(explanation.maps, reference)[0].mean()
+
+
+def explained_loss(
+    model: nn.Module, explainer: Explainer, inputs: Mapping[str, Any], target: torch.Tensor
+) -> Callable[[], torch.Tensor]:
+    """`loss_of` a model's explanation as a function of its current weights, for `check_gradient`."""
+    return lambda: loss_of(explainer(model, inputs, target, create_graph=torch.is_grad_enabled()))
 
 
 def explained_gradients(
@@ -44,22 +48,6 @@ def relative_error(found: Mapping[str, torch.Tensor], expected: Mapping[str, tor
     assert found.keys() == expected.keys()
     difference = {name: found[name] - expected[name] for name in found}
     return total_norm(difference) / total_norm(expected)
-
-
-@torch.no_grad()
-def directional_derivative(
-    loss: Callable[[], torch.Tensor],
-    parameters: Mapping[str, torch.Tensor],
-    direction: Mapping[str, torch.Tensor],
-    step: float = STEPS[0],
-) -> float:
-    """A loss's derivative along a direction of some of the parameters (float64), by central differences."""
-    values = []
-    for sign in (1, -2, 1):
-        for name, change in direction.items():
-            parameters[name].add_(sign * step * change)
-        values.append(loss().item())
-    return (values[0] - values[1]) / (2 * step)
 
 
 def in_float64(inputs: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ..explainers import Explainer, build_explainer
-from .gradient import check_gradient
+from .explained_gradient import check_explained_gradient
 from .result import check_result
 from .side_effects import check_hooks, check_modes
 
@@ -49,7 +49,7 @@ def check_explainer(
     """
     explainer = build_explainer(explainer) if isinstance(explainer, str) else explainer
     name = getattr(explainer, "name", type(explainer).__name__)
-    for check in (check_result, check_modes, check_hooks, check_gradient):
+    for check in (check_result, check_modes, check_hooks, check_explained_gradient):
         try:
             check(explainer, copy.deepcopy(model).eval(), dict(inputs), target, tolerance)
         except AssertionError as error:

@@ -8,9 +8,6 @@ from torch import nn
 
 from ..architectures import call_model
 
-GROUPS = 12
-"""Of parameters, whose gradients are compared with finite differences each."""
-
 
 def modules_in_order(model: nn.Module, inputs: Mapping[str, Any]) -> list[nn.Module]:
     """The modules that hold no others, in the order in which the plain forward calls them."""
@@ -26,8 +23,8 @@ def modules_in_order(model: nn.Module, inputs: Mapping[str, Any]) -> list[nn.Mod
     return list(dict.fromkeys(called))
 
 
-def parameter_groups(model: nn.Module, inputs: Mapping[str, Any]) -> list[list[str]]:
-    """At most `GROUPS` groups of neighbouring parameters, in the order in which the forward meets them."""
+def parameters_in_order(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, nn.Parameter]:
+    """The parameters by name, in the order in which the forward meets them."""
     paths = {module: path for path, module in model.named_modules()}
     own = [
         f"{paths[module]}.{name}" if paths[module] else name
@@ -36,6 +33,5 @@ def parameter_groups(model: nn.Module, inputs: Mapping[str, Any]) -> list[list[s
     ]
     known = dict(model.named_parameters())
     # Those that hang on a module with children, as a class token, come first; tied ones count once.
-    ordered = [name for name in [*(name for name in known if name not in set(own)), *own] if name in known]
-    size = -(-len(ordered) // GROUPS)
-    return [ordered[start : start + size] for start in range(0, len(ordered), size)]
+    ordered = [*(name for name in known if name not in set(own)), *own]
+    return {name: known[name] for name in ordered if name in known}

@@ -1,36 +1,25 @@
-"""Two processes, started by `accelerate launch`, against one process with the whole batch."""
+"""Two processes, in the environment that `accelerate launch` gives them, against one process with the whole batch."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForImageClassification
 
-from tests.distributed.worker import EVALUATION_SIZES, SHARDED, SHARDED_TEACHERS, STUDENTS, ZERO, collect
+from tests.distributed.worker import EVALUATION_SIZES, SHARDED, SHARDED_TEACHERS, STUDENTS, ZERO, collect, work
+from tests.processes import finish, launch
 from tests.training import relative_error
 
-ROOT = Path(__file__).parents[2]
 COMPARABLE = [name for name in STUDENTS if name != "bert_share"]
 EXACT = [name for name in COMPARABLE if name != "vit_bf16"]
-CONFIGS = ROOT / "recipes" / "accelerate_configs"
 
 
-def launch(config: str, folder: Path, kind: str) -> list[dict]:
+def launched(config: str, folder: Path, kind: str) -> list[dict]:
     """What either of two processes saw, which one of the recipes' configurations started.
 
-    All scenarios and a recipe run in one launch, because starting the processes takes longest.
+    All scenarios and a recipe run in one launch.
     """
-    line = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / f"{config}.yaml")]
-    line += ["--main_process_port", "0", "--num_cpu_threads_per_process", "1", "--dynamo_backend", "no"]
-    line += [str(ROOT / "tests/distributed/worker.py"), str(folder), kind]
-    # No variable of a launcher around this test.
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("ACCELERATE_", "MASTER_", "FSDP_"))}
-    environment |= {"PYTHONPATH": str(ROOT), "HF_HOME": str(folder), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(line, env=environment, cwd=folder, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    finish(launch(config, work, folder, kind, folder=folder), folder)
     return [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in (0, 1)]
 
 
@@ -41,7 +30,7 @@ def alone(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
-    return launch("ddp_cpu", tmp_path_factory.mktemp("ranks"), "ddp")
+    return launched("ddp_cpu", tmp_path_factory.mktemp("ranks"), "ddp")
 
 
 @pytest.mark.parametrize("name", EXACT)
@@ -113,7 +102,7 @@ def test_labels_on_one_rank_alone(ranks):
 @pytest.fixture(scope="module")
 def sharded(tmp_path_factory):
     """Of students that FSDP2 shards block by block."""
-    return launch("fsdp2", tmp_path_factory.mktemp("sharded"), "fsdp2")
+    return launched("fsdp2", tmp_path_factory.mktemp("sharded"), "fsdp2")
 
 
 @pytest.mark.parametrize("name", SHARDED)
@@ -180,7 +169,7 @@ def test_sharded_students_are_saved_and_resumed(sharded):
 def test_zero2(alone, tmp_path):
     """An explanation whose gradient DeepSpeed partitions before all of it has come trains another student."""
     pytest.importorskip("deepspeed")
-    for rank in launch("zero2", tmp_path, "zero2"):
+    for rank in launched("zero2", tmp_path, "zero2"):
         for name in ZERO:
             assert rank[name]["engine"] == "DeepSpeedEngine"
             assert relative_error(rank[name]["weights"], alone[name]["weights"]) < 1e-6

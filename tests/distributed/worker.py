@@ -1,10 +1,8 @@
 """Trains small students in however many processes it is started in, and keeps what they did.
 
-Started by `accelerate launch` with the path of a folder and `ddp`, `fsdp2` or `zero2`; `collect` does the same
-work in the process that calls it.
+`work` runs in each of several processes; `collect` does the same in the process that calls it.
 """
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -235,9 +233,14 @@ def collect_zero(folder: Path) -> dict[str, dict[str, Any]]:
     return results
 
 
-def main() -> None:
+def work(folder: Path, kind: str) -> None:
+    """Saves what this process of several saw, as `rank0.pt` or `rank1.pt`.
+
+    Args:
+        folder: Where all processes write.
+        kind: `ddp`, `fsdp2` or `zero2`.
+    """
     torch.set_num_threads(1)
-    folder, kind = Path(sys.argv[1]), sys.argv[2]
     if kind == "zero2":
         results = collect_zero(folder)
         torch.save(results, folder / f"rank{dist.get_rank()}.pt")
@@ -249,7 +252,3 @@ def main() -> None:
     torch.save(results, folder / f"rank{dist.get_rank()}.pt")
     dist.barrier()
     dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main()

@@ -6,7 +6,7 @@ from transformers.models.bert import modeling_bert
 from transformers.models.vit import modeling_vit
 
 from hf_e2kd.explainers.attention_gradient import AttentionGradient
-from tests.gradients import directional_derivative, explained_gradients, loss_of, relative_error
+from tests.gradients import check_gradient, explained_gradients, explained_loss, relative_error
 from tests.models import images
 from tests.text_models import build_text, token_batch
 
@@ -87,20 +87,7 @@ def test_gradient_equals_finite_differences(tiny, name):
         if name == "bert"
         else (tiny(name).double(), {"pixel_values": images().double()})
     )
-    parameters = dict(model.named_parameters())
-    explainer = AttentionGradient()
-
-    _, gradients = explained_gradients(model, explainer, inputs, TARGET)
-
-    generator = torch.Generator().manual_seed(1)
-    found, expected = {}, {}
-    for key, parameter in parameters.items():
-        direction = {key: torch.randn(parameter.shape, generator=generator, dtype=torch.float64)}
-        expected[key] = torch.tensor(
-            directional_derivative(lambda: loss_of(explainer(model, inputs, TARGET)), parameters, direction)
-        )
-        found[key] = (gradients[key] * direction[key]).sum()
-    assert relative_error(found, expected) < 1e-5
+    check_gradient(explained_loss(model, AttentionGradient(), inputs, TARGET), dict(model.named_parameters()))
 
 
 @pytest.mark.parametrize("name", ["bert", "vit"])

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from hf_e2kd.explainers.attention_rollout import AttentionRollout
-from tests.gradients import directional_derivative, explained_gradients, loss_of, relative_error
+from tests.gradients import check_gradient, explained_gradients, explained_loss
 from tests.models import images
 from tests.text_models import build_text, token_batch
 
@@ -84,20 +84,7 @@ def test_gradient_equals_finite_differences(tiny, name):
         if name in ("bert", "deberta")
         else (tiny(name).double(), {"pixel_values": images().double()})
     )
-    parameters = dict(model.named_parameters())
-    explainer = AttentionRollout()
-
-    _, gradients = explained_gradients(model, explainer, inputs, TARGET)
-
-    generator = torch.Generator().manual_seed(1)
-    found, expected = {}, {}
-    for key, parameter in parameters.items():
-        direction = {key: torch.randn(parameter.shape, generator=generator, dtype=torch.float64)}
-        expected[key] = torch.tensor(
-            directional_derivative(lambda: loss_of(explainer(model, inputs, TARGET)), parameters, direction)
-        )
-        found[key] = (gradients[key] * direction[key]).sum()
-    assert relative_error(found, expected) < 1e-5
+    check_gradient(explained_loss(model, AttentionRollout(), inputs, TARGET), dict(model.named_parameters()))
 
 
 @pytest.mark.parametrize("name", ["bert", "vit"])

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import ResNetConfig, ResNetForImageClassification
 
 from hf_e2kd.explainers import (
     GradCAM,
@@ -12,7 +13,7 @@ from hf_e2kd.explainers import (
     shared_noise,
 )
 from tests.gradients import loss_of, relative_error
-from tests.models import images
+from tests.models import images, randomise
 from tests.text_models import build_text, token_batch
 
 TARGET = torch.tensor([3, 1])
@@ -62,11 +63,16 @@ def test_gradcam(tiny, name):
     assert_compiled_equals_eager(model, {"pixel_values": images()})
 
 
-@pytest.mark.parametrize("name", ["bert", "modernbert"])
-def test_texts(name):
+def shallow_bert():
+    """Explained at its words, a model is traced from there on: a second layer would only take as long again."""
+    return build_text("bert", num_hidden_layers=1)
+
+
+@pytest.mark.parametrize("build", [shallow_bert, lambda: build_text("modernbert")], ids=["bert", "modernbert"])
+def test_texts(build):
     """Prevents: other positions or padding where a model is given its word embeddings instead of its tokens."""
     # In float32 what a layer norm makes of empty rows of padding loses its digits (DeBERTa).
-    model = build_text(name).double()
+    model = build().double()
     install_explained_forward(model, InputXGradient())
     assert_compiled_equals_eager(model, token_batch())
 
@@ -80,7 +86,7 @@ def test_images_at_their_pixels(tiny, name):
 
 def test_random_points_of_integrated_gradients():
     """Prevents: a step compiled anew for each draw, and one whose points are frozen by the first."""
-    model = build_text("bert")
+    model = shallow_bert()
     explainer = IntegratedGradients(baselines="pad", random_points=2)
     install_explained_forward(model, explainer)
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
@@ -100,15 +106,19 @@ def test_random_points_of_integrated_gradients():
 
 def test_samples_without_a_target():
     """Prevents: a compiled share of a batch that explains samples that were not drawn."""
-    model = build_text("bert")
+    model = shallow_bert()
     install_explained_forward(model, IntegratedGradients(n_steps=3))
     target = torch.tensor([3, -1])
     assert_compiled_equals_eager(model, token_batch(), target=target)
 
 
-def test_with_inductor(tiny):
+def test_with_inductor():
     """Prevents: what is right as a graph and wrong as the code that is made of it."""
-    model = tiny("resnet")
+    # As few layers as can be explained: each is C++ to compile.
+    model = ResNetForImageClassification(
+        ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1], layer_type="basic", num_labels=5)
+    )
+    randomise(model.eval())
     install_explained_forward(model, GradCAM())
     assert_compiled_equals_eager(model, {"pixel_values": images()}, backend="inductor")
 

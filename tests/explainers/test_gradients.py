@@ -7,7 +7,7 @@ from torch.func import functional_call
 from transformers import ConvNextConfig, ConvNextForImageClassification, ViTConfig, ViTForImageClassification
 
 from hf_e2kd.explainers import GradCAM
-from tests.gradients import directional_derivative, explained_gradients, loss_of, relative_error
+from tests.gradients import check_gradient, explained_gradients, explained_loss, loss_of, relative_error
 from tests.models import images, randomise
 
 TARGET = torch.tensor([3, 1])
@@ -28,19 +28,7 @@ def test_gradient_equals_finite_differences_in_every_parameter(tiny, name, path)
     model = tiny(name).double()
     explainer = GradCAM() if path == "split" else GradCAM(target_layer=HOOKED[name])
     inputs = {"pixel_values": images().double()}
-    parameters = dict(model.named_parameters())
-
-    _, gradients = explained_gradients(model, explainer, inputs, TARGET)
-
-    generator = torch.Generator().manual_seed(1)
-    found, expected = {}, {}
-    for key, parameter in parameters.items():
-        direction = {key: torch.randn(parameter.shape, generator=generator, dtype=torch.float64)}
-        expected[key] = torch.tensor(
-            directional_derivative(lambda: loss_of(GradCAM()(model, inputs, TARGET)), parameters, direction)
-        )
-        found[key] = (gradients[key] * direction[key]).sum()
-    assert relative_error(found, expected) < 1e-5
+    check_gradient(explained_loss(model, explainer, inputs, TARGET), dict(model.named_parameters()))
 
 
 class Student(nn.Module):
@@ -62,7 +50,7 @@ def smallest(name):
         settings = {"hidden_size": 4, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 4}
         return ViTForImageClassification(ViTConfig(**settings, image_size=32, patch_size=16))
     return ConvNextForImageClassification(
-        ConvNextConfig(num_stages=2, hidden_sizes=[2, 4], depths=[1, 1], patch_size=8)
+        ConvNextConfig(num_stages=2, hidden_sizes=[2, 2], depths=[1, 1], patch_size=8)
     )
 
 

@@ -7,10 +7,12 @@ from datasets import Dataset, Features, Sequence, Value
 from torch import nn
 
 from hf_e2kd import AnnotationReference, ExplanationDistillTrainer, TextCollator
+from hf_e2kd.explainers import GradCAM
 from hf_e2kd.fidelity import FidelityRecord, measure_fidelity
 from hf_e2kd.fidelity.cost import cost_of
 from hf_e2kd.fidelity.describe import data_digest, describe_data, describe_model
 from hf_e2kd.fidelity.measure import mean_with_interval, metric_values
+from hf_e2kd.metrics import energy_pointing_game
 from hf_e2kd.metrics.running import SampleValues
 from tests.models import CLASSES, build, images
 from tests.text_models import build_text
@@ -134,17 +136,21 @@ def test_several_labels_have_f1_and_map(tmp_path, monkeypatch):
 
 def test_annotations_alone(tmp_path):
     """Prevents: a guided model, which has no teacher, that can't be measured."""
+    data = samples(12, mask=True)
     trainer = distiller(
         build("resnet"),
         None,
         tmp_path,
         {"task_weight": 1.0, "logits_weight": 0.0},
         references={"boxes": AnnotationReference("energy")},
-        eval_dataset=samples(12, mask=True),
+        eval_dataset=data,
     )
     record = measure_fidelity(trainer, costs=False)
     assert record.teacher is None and not record.chance
-    assert 0 <= record.figures["energy_pointing_game"].value <= 1
+    pixels, masks = (torch.stack([sample[name] for sample in data]) for name in ("pixel_values", "mask"))
+    labels = torch.tensor([sample["labels"] for sample in data])
+    shares = energy_pointing_game(GradCAM()(build("resnet"), {"pixel_values": pixels}, labels).maps, masks)
+    assert record.figures["energy_pointing_game"].value == pytest.approx(shares.nanmean().item(), abs=1e-5)
 
 
 # ---- Parts -----------------------------------------------------------------------------------------------------------

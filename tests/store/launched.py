@@ -1,6 +1,6 @@
 """`hf-e2kd`, whose processes stop in the middle of their second shard and wait to be killed.
 
-Started by `accelerate launch`; in the working directory each process leaves a file that is named after its id.
+In the working directory each process leaves a file that is named after its id.
 """
 
 import os
@@ -22,6 +22,7 @@ def add_or_wait(self: ShardWriter, rows: dict) -> None:
         time.sleep(600)
 
 
-if __name__ == "__main__":
-    ShardWriter.add = add_or_wait
-    main()
+def build_and_wait(line: list[str]) -> None:
+    """Calls the command line with a method replaced, in a process that is killed afterwards."""
+    ShardWriter.add = add_or_wait  # type: ignore[method-assign]
+    main(line)

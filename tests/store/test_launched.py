@@ -1,12 +1,11 @@
-"""A store built by two processes that `accelerate launch` starts, as users start them: shared, killed, gone on with."""
+"""A store built by the two processes of `accelerate launch`: shared, killed, gone on with."""
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
+from multiprocessing.process import BaseProcess
 
 import numpy as np
 import pytest
@@ -15,9 +14,10 @@ import torch
 from hf_e2kd.cli import main
 from hf_e2kd.store import StoredReference, StoreError
 from tests.models import build
+from tests.processes import LAUNCHERS, ROOT, launch
+from tests.store.launched import build_and_wait
 from tests.store.stores import PROCESSOR, photographs
 
-ROOT = Path(__file__).parents[2]
 SHARDS = 7  # which two processes can't share evenly
 
 
@@ -38,15 +38,15 @@ def store_line(place, output):
     return [str(part) for part in [*line, "--batch-size", 2, "--rows-per-shard", 4, output]]
 
 
-def launch(place, output, module):
+def run_launcher(place, output):
+    """Run `accelerate launch` itself, as users do."""
     line = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     line += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    line += ["--num_cpu_threads_per_process", "1", "-m", module, *store_line(place, output)]
+    line += ["--num_cpu_threads_per_process", "1", "-m", "hf_e2kd.cli", *store_line(place, output)]
     # No configuration of the machine's user, and no variable of a launcher around this test.
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("ACCELERATE_", "MASTER_"))}
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(LAUNCHERS)}
     environment |= {"PYTHONPATH": str(ROOT), "HF_HOME": str(place), "OMP_NUM_THREADS": "1"}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(line, env=environment, cwd=place, **pipes)
+    return subprocess.run(line, env=environment, cwd=place, capture_output=True, text=True, timeout=240)
 
 
 def finished(folder):
@@ -57,27 +57,25 @@ def finished(folder):
 def test_two_processes_killed_and_started_again(place):
     """Prevents: shards left out or made twice when processes share them or are killed, a description before the last
     is done, and a summary from every process."""
-    first = launch(place, place / "shared", "tests.store.launched")
+    processes = launch("ddp_cpu", build_and_wait, store_line(place, place / "shared"), folder=place)
     waiting = []
     deadline = time.monotonic() + 240
-    while len(waiting) < 2 and first.poll() is None and time.monotonic() < deadline:
+    while len(waiting) < 2 and all(map(BaseProcess.is_alive, processes)) and time.monotonic() < deadline:
         time.sleep(0.05)
-        waiting = [int(path.stem) for path in place.glob("*.waits")]
-    first.kill()
-    for process in waiting:
-        os.kill(process, signal.SIGKILL)
-    assert len(waiting) == 2, first.communicate()[1][-6000:]
+        waiting = list(place.glob("*.waits"))
+    for process in processes:
+        process.kill()
+    assert len(waiting) == 2, "".join(path.read_text()[-4000:] for path in place.glob("log*.txt"))
     before = finished(place / "shared")
     # Each has made the first of its own.
     assert sorted(before) == ["shard-00000.arrow", "shard-00001.arrow"]
     with pytest.raises(StoreError, match="is not finished: 2 shards are there"):
         StoredReference(place / "shared")
 
-    second = launch(place, place / "shared", "hf_e2kd.cli")
-    printed, errors = second.communicate(timeout=240)
-    assert second.returncode == 0, errors[-6000:]
+    second = run_launcher(place, place / "shared")
+    assert second.returncode == 0, second.stderr[-6000:]
     # Gloo may tell of its connections there.
-    (summary,) = [line for line in printed.splitlines() if line.startswith("{")]
+    (summary,) = [line for line in second.stdout.splitlines() if line.startswith("{")]
     assert json.loads(summary)["samples"] == 4 * SHARDS - 1
     after = finished(place / "shared")
     assert len(after) == SHARDS and before == {name: after[name] for name in before}

@@ -1,10 +1,10 @@
 """Two trainings, each interrupted in the middle of an epoch, within a step.
 
-Started with the path of a folder, it says when it is within that step and waits there for what may happen to it;
-`trainer_of` makes the same trainings in the process that calls it.
+`train_both` says when it is within that step and waits there for what may happen to its process; `trainer_of` makes the
+same trainings in the process that calls it.
 """
 
-import sys
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +38,13 @@ PAUSES = {"stored": 8, "live": 6}
 class Pause(TrainerCallback):
     """Between backward pass and optimizer step: the random state is no longer that of the step before."""
 
-    def __init__(self, step: int):
-        self.step = step
+    def __init__(self, step: int, connection: Connection):
+        self.step, self.connection = step, connection
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step == self.step:
-            print("within a step", flush=True)
-            sys.stdin.readline()
+            self.connection.send("within a step")
+            self.connection.recv()
 
 
 def trainer_of(kind: str, folder: Path, output: str, **keywords: Any) -> ExplanationDistillTrainer:
@@ -67,9 +67,10 @@ def trainer_of(kind: str, folder: Path, output: str, **keywords: Any) -> Explana
     return ExplanationDistillTrainer(student, arguments(folder / output, **SETTINGS), **keywords)
 
 
-if __name__ == "__main__":
+def train_both(folder: Path, connection: Connection) -> None:
+    """Trains from either kind of reference, and says over the connection what happens."""
     torch.set_num_threads(1)
-    for name, step in PAUSES.items():
-        trainer = trainer_of(name, Path(sys.argv[1]), name, callbacks=[Pause(step)])
+    for kind, step in PAUSES.items():
+        trainer = trainer_of(kind, folder, kind, callbacks=[Pause(step, connection)])
         trainer.train()
-        print(f"stopped at {trainer.state.global_step}", flush=True)
+        connection.send(f"stopped at {trainer.state.global_step}")

@@ -1,10 +1,8 @@
 """Long runs: processes that are told to stop or killed, resuming to the same weights, and full determinism."""
 
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,11 +13,10 @@ from hf_e2kd.alignment.grids import resize_maps
 from hf_e2kd.trainer.preemption import last_checkpoint
 from tests.bcos.networks import network
 from tests.models import build
+from tests.processes import start
 from tests.text_models import build_text, token_batch
-from tests.trainer.interrupted import PAUSES, trainer_of
+from tests.trainer.interrupted import PAUSES, train_both, trainer_of
 from tests.training import distiller, logged, samples
-
-ROOT = Path(__file__).parents[2]
 
 # --- Interrupted and resumed ------------------------------------------------------------------------------------------
 
@@ -28,28 +25,23 @@ ROOT = Path(__file__).parents[2]
 def folder(tmp_path_factory):
     """Both trainings have been interrupted here: one was told to stop, the other killed."""
     path = tmp_path_factory.mktemp("runs")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    line = [sys.executable, "-m", "tests.trainer.interrupted", str(path)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with open(path / "errors.txt", "w+") as errors:
-        run = subprocess.Popen(line, env=environment, cwd=ROOT, stderr=errors, **pipes)
+    here, there = multiprocessing.Pipe()
+    process = start(train_both, path, there, folder=path)
+    there.close()
 
-        def wait_until(words):
-            printed = ""
-            while words not in printed:
-                printed = run.stdout.readline()
-                assert printed, (path / "errors.txt").read_text()[-3000:]
+    def said():
+        assert here.poll(240), (path / "log.txt").read_text()[-3000:]
+        return here.recv()
 
-        try:
-            wait_until("within a step")
-            run.send_signal(signal.SIGTERM)
-            run.stdin.write("go on\n")
-            run.stdin.flush()
-            wait_until(f"stopped at {PAUSES['stored'] + 1}")
-            wait_until("within a step")
-        finally:
-            run.kill()
-            run.communicate()
+    try:
+        assert said() == "within a step"
+        os.kill(process.pid, signal.SIGTERM)
+        here.send("go on")
+        assert said() == f"stopped at {PAUSES['stored'] + 1}"
+        assert said() == "within a step"
+    finally:
+        process.kill()
+        process.join()
     # A process killed while it saves leaves a folder like this.
     (path / "live" / "checkpoint-11").mkdir()
     (path / "live" / "checkpoint-11" / "config.json").write_text("{}")

@@ -8,7 +8,7 @@ from datasets import Dataset
 from transformers import DataCollatorWithPadding
 
 from hf_e2kd import ExplanationDistillTrainer, TeacherReference, TextCollator, explain
-from hf_e2kd.alignment.words import lay_out_tokens
+from hf_e2kd.alignment.words import lay_out_tokens, pool_words
 from hf_e2kd.explainers import IntegratedGradients, Saliency
 from hf_e2kd.metrics import explanation_similarity
 from hf_e2kd.terms import explanation_loss, logits_loss
@@ -16,6 +16,8 @@ from hf_e2kd.trainer.noise import StepGenerator, draw_samples
 from tests.text_models import build_text
 from tests.tokenizers import STUDENT, TEACHER, data, rows, text_model, tokenizer, without_dropout
 from tests.training import Gradients, arguments, flat, logged, relative_error
+
+INPUTS = ("input_ids", "attention_mask")
 
 
 def trainer_of(folder, student=None, teacher=None, settings=None, **keywords):
@@ -41,18 +43,29 @@ def trainer_of(folder, student=None, teacher=None, settings=None, **keywords):
 )
 def test_two_tokenizers(tmp_path, explainer):
     """Prevents: maps of two numbers of cells, or the collator's columns dropped on the way to it."""
-    trainer = trainer_of(tmp_path, settings={"task_weight": 0.5}, explainer=explainer)
+    teacher = text_model("roberta", 1, TEACHER)
+    trainer = trainer_of(tmp_path, teacher=teacher, settings={"task_weight": 0.5}, explainer=explainer)
     batch = next(iter(trainer.get_train_dataloader()))
     assert {"word_ids", "teacher_word_ids", "teacher_input_ids", "labels"} <= batch.keys()
     assert "comment" not in batch
     before = flat(trainer.student.parameters())
     trainer.train()
     assert not torch.equal(flat(trainer.student.parameters()), before)
-    for name in ("loss", "loss_task", "loss_logits", "loss_explanation"):
-        assert len(logged(trainer, name)) == 2 and all(0 < value < 10 for value in logged(trainer, name))
+    terms = [logged(trainer, f"loss_{name}") for name in ("task", "logits", "explanation")]
+    weights = [getattr(trainer.args, f"{name}_weight") for name in ("task", "logits", "explanation")]
+    expected = (torch.tensor(weights) @ torch.tensor(terms)).tolist()
+    assert all(min(values) > 0 for values in terms) and logged(trainer, "loss") == pytest.approx(expected, rel=1e-5)
     metrics = trainer.evaluate()
     assert {"eval_loss", "eval_agreement", "eval_accuracy", "eval_explanation_similarity"} <= metrics.keys()
-    assert -1 <= metrics["eval_explanation_similarity"] <= 1
+    batch = trainer.data_collator(trainer.eval_dataset)
+    taught = trainer.explainer(teacher, {name: batch[f"teacher_{name}"] for name in INPUTS})
+    own = trainer.explainer(trainer.student.eval(), {name: batch[name] for name in INPUTS}, taught.target)
+    (of_student, _), (of_teacher, _) = (
+        pool_words(own.maps, batch["word_ids"]),
+        pool_words(taught.maps, batch["teacher_word_ids"]),
+    )
+    similarity = torch.cosine_similarity(of_student, of_teacher).mean().item()
+    assert metrics["eval_explanation_similarity"] == pytest.approx(similarity, abs=1e-5)
 
 
 def test_mask_tokens_of_two_tokenizers(tmp_path):
@@ -290,7 +303,8 @@ def test_compiled_training_equals_eager(tmp_path, explainer):
     settings = {"explanation_fraction": 0.5, "task_weight": 0.5, "explainer": explainer}
     for compiled in ({}, {"torch_compile": True, "torch_compile_backend": "aot_eager"}):
         torch.compiler.reset()
-        trainer = trainer_of(tmp_path, settings={**settings, **compiled}, explainer=None)
+        student = text_model("bert", num_hidden_layers=1)  # each layer is traced, and layers are alike
+        trainer = trainer_of(tmp_path, student, settings={**settings, **compiled}, explainer=None)
         trainer.train()
         found.append((logged(trainer, "loss"), flat(trainer.student.parameters()), trainer.evaluate()))
     (losses, eager, metrics), (compiled_losses, compiled, compiled_metrics) = found
@@ -378,7 +392,9 @@ def test_empty_and_one_word_texts_give_no_nan(tmp_path, explainer, texts):
     metrics = trainer.evaluate()
     assert metrics["eval_zero_teacher_maps"] == wordless / 4
     if wordless < 4:
-        assert -1 <= metrics["eval_explanation_similarity"] <= 1
+        # Of one word each, maps are alike or opposite.
+        similarity = metrics["eval_explanation_similarity"]
+        assert (similarity if explainer == "saliency" else abs(similarity)) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("kernel", ["sdpa", "eager"])
