@@ -11,10 +11,8 @@ WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(4, os.cpu_count() or 1))' 
 # Bytecode is kept even where the environment forbids it: compiling torch's and transformers' sources in each of the
 # processes that tests start would take longer than the tests.
 PYTEST = OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(1)/python -m pytest --numprocesses $(or $(WORKERS),0) --dist worksteal
-# `accelerate launch` runs one thread a process unless told otherwise.
-THREADS = $(or $(OMP_NUM_THREADS),$(shell $(PYTHON) -c 'import os; print(os.cpu_count())' 2>/dev/null),1)
 
-CARDS := distill_vit distill_convnext distill_bert
+CARDS := vit convnext bert
 
 .DEFAULT_GOAL := help
 .PHONY: help demo cards test test-lowest lint format install clean
@@ -23,16 +21,15 @@ help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.installed ## distil a ViT on the embedded data and compare it with plain distillation (ARGS="--seeds 3" for more)
-	$(BIN)/accelerate launch --config_file recipes/accelerate_configs/single_process.yaml \
-		--num_cpu_threads_per_process $(THREADS) recipes/distill_vit.py $(ARGS)
+	$(BIN)/hf-e2kd distill --demo vit $(ARGS)
 
 cards: $(VENV)/.installed ## train the students of model_cards/ anew and write their cards
 	for name in $(CARDS); do \
-		$(BIN)/accelerate launch --config_file recipes/accelerate_configs/single_process.yaml \
-			--num_cpu_threads_per_process $(THREADS) recipes/$$name.py $(ARGS) && \
-		$(BIN)/hf-e2kd card outputs/$$name/student --name $$name --license apache-2.0 && \
-		mkdir -p model_cards/$$name && \
-		cp $(addprefix outputs/$$name/student/,README.md fidelity.json explanations.png) model_cards/$$name || exit 1; \
+		$(BIN)/hf-e2kd distill --demo $$name $(ARGS) && \
+		$(BIN)/hf-e2kd card outputs/distill_$$name/student --name distill_$$name --license apache-2.0 && \
+		mkdir -p model_cards/distill_$$name && \
+		cp $(addprefix outputs/distill_$$name/student/,README.md fidelity.json explanations.png) \
+			model_cards/distill_$$name || exit 1; \
 	done
 
 test: $(VENV)/.installed-test ## run all tests (ARGS="tests/losses -x" for some)

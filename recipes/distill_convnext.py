@@ -1,44 +1,160 @@
-"""Distils a ConvNeXt into a smaller ConvNeXt that looks where its teacher looks (GradCAM), beside plain distillation.
+"""Distil a ConvNeXt into a smaller ConvNeXt that looks where its teacher looks (GradCAM), beside plain distillation.
 
 Without arguments: the embedded digits on textured backgrounds, in which the background predicts the class in the
 student's training data and not at test. With --teacher, --student and --dataset: any image classifiers and images.
+Several seeds: `hf-e2kd distill --demo convnext --seeds 3`.
 
     accelerate launch recipes/distill_convnext.py
-    accelerate launch recipes/distill_convnext.py --seeds 3
+    accelerate launch recipes/distill_convnext.py --explanation_weight 1 --pictures 0
     accelerate launch recipes/distill_convnext.py --teacher facebook/convnext-tiny-224 \\
         --student facebook/convnextv2-atto-1k-224 --dataset ethz/food101 --output_dir outputs/food101
 """
 
-from transformers import ConvNextConfig
+import copy
+import sys
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
-from hf_e2kd.studies import EmbeddedSetting, run_side_by_side
+from transformers import ConvNextConfig, ConvNextForImageClassification, HfArgumentParser, ViTImageProcessor, set_seed
 
-SETTING = EmbeddedSetting(
-    # The usual layer scale of 1e-6 is for deep networks; shallow ones learn faster without.
-    teacher=ConvNextConfig(
-        num_stages=2, patch_size=2, hidden_sizes=[32, 64], depths=[2, 2], layer_scale_init_value=1.0
-    ),
-    student=ConvNextConfig(
-        num_stages=2, patch_size=2, hidden_sizes=[16, 32], depths=[1, 1], layer_scale_init_value=1.0
-    ),
-    data={
-        "image_size": 36,
-        "digit_size": 26,
-        "wavelength": (3.0, 5.0),
-        "contrast": 0.7,
-        "correlation": 0.95,
-        "sizes": {"teacher_train": 8000, "student_train": 2000, "validation": 0},
-    },
-    teacher_training={"num_train_epochs": 3},
-    student_training={
-        "num_train_epochs": 10,
-        "per_device_train_batch_size": 32,
-        "learning_rate": 4e-3,
-        "warmup_steps": 0.1,
-        "weight_decay": 0.05,
-        "explanation_weight": 5.0,
-    },
-)
+from hf_e2kd import ExplanationDistillArguments, ExplanationDistillTrainer
+from hf_e2kd import experiments as ex
+from hf_e2kd.architectures.sharding import whole
+from hf_e2kd.data import DistillationTransform, digits_on_textures
+from hf_e2kd.data.images import label_names, load_images
+from hf_e2kd.hub.upload import create_repo
+from hf_e2kd.trainer.preemption import last_checkpoint
+
+DIGITS: dict[str, Any] = {
+    **{"image_size": 36, "digit_size": 26, "wavelength": (3.0, 5.0), "contrast": 0.7, "correlation": 0.95},
+    "sizes": {"teacher_train": 8000, "student_train": 2000, "validation": 0},
+}
+TEACHER = {"hidden_sizes": [32, 64], "depths": [2, 2]}
+STUDENT = {"hidden_sizes": [16, 32], "depths": [1, 1]}
+# The usual layer scale of 1e-6 is for deep networks; shallow ones learn faster without.
+BOTH: dict[str, Any] = {"num_stages": 2, "patch_size": 2, "layer_scale_init_value": 1.0}
+
+# Training arguments where the command line says nothing else: on the digits, and of pretrained models
+ON_DIGITS = {
+    **{"learning_rate": 4e-3, "num_train_epochs": 10, "per_device_train_batch_size": 32, "warmup_steps": 0.1},
+    "explanation_weight": 5.0,
+}
+PRETRAINED = {"learning_rate": 1e-4, "num_train_epochs": 10, "per_device_train_batch_size": 64, "warmup_steps": 0.05}
+
+
+@dataclass
+class ScriptArguments:
+    teacher: str | None = field(default=None, metadata={"help": "Hub id or folder of the teacher."})
+    student: str | None = field(default=None, metadata={"help": "Hub id or folder of the student."})
+    dataset: str | None = field(default=None, metadata={"help": "Hub id, folder saved by `datasets`, or of images."})
+    train_split: str = field(default="train", metadata={"help": "Split to distil on."})
+    eval_split: str = field(default="validation", metadata={"help": "Split to measure on; or a tenth of the other."})
+    image_column: str = field(default="image", metadata={"help": "Column of the images."})
+    label_column: str = field(default="label", metadata={"help": "Column of the labels; it may be missing."})
+    augment: bool = field(default=False, metadata={"help": "Crop and flip the training images at random."})
+    pictures: int = field(default=6, metadata={"help": "Images in the picture of the explanations; 0 draws none."})
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("teacher", "student", "dataset") if getattr(self, name)]
+        if 0 < len(given) < 3:
+            raise ValueError(f"--teacher, --student and --dataset belong together; given: --{', --'.join(given)}.")
+
+
+def main() -> dict[str, Any]:
+    parser = HfArgumentParser((ScriptArguments, ExplanationDistillArguments), description=__doc__, allow_abbrev=False)
+    parser.set_defaults(output_dir="outputs/distill_convnext", weight_decay=0.05, per_device_eval_batch_size=64)
+    parser.set_defaults(lr_scheduler_type="cosine", logging_strategy="epoch", save_strategy="no", report_to="none")
+    # A transform makes the batches, from columns that no model's forward takes.
+    parser.set_defaults(remove_unused_columns=False)
+    parser.set_defaults(**(PRETRAINED if any(word.startswith("--dataset") for word in sys.argv) else ON_DIGITS))
+    try:
+        script, args = parser.parse_args_into_dataclasses()
+    except ValueError as error:
+        parser.error(str(error))
+    output, start = Path(args.output_dir), time.monotonic()
+    repo_id = create_repo(args) if args.push_to_hub else None
+    set_seed(args.seed)
+
+    # Data and models
+    if script.dataset is None:
+        ex.use_one_thread()
+        splits = digits_on_textures(seed=args.seed, **DIGITS)
+        train = splits["student_train"]
+        evaluations = {"in_distribution": splits["test_id"], "out_of_distribution": splits["test_ood"]}
+        processor = ViTImageProcessor(size={"height": 36, "width": 36}, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+        transform = training_transform = DistillationTransform(processor)
+        labels = ex.label_settings(label_names(train), 10)
+        teacher = ConvNextForImageClassification(ConvNextConfig(**TEACHER, **BOTH, **labels))
+        student = ConvNextForImageClassification(ConvNextConfig(**STUDENT, **BOTH, **labels))
+        # The backgrounds of the teacher's own data say nothing of the class.
+        splits["teacher_train"].set_transform(transform)
+        teacher_args = ex.replace_arguments(args, num_train_epochs=3)
+        teacher = ex.train_on_labels(teacher, teacher_args, splits["teacher_train"], processor)
+        if args.process_index == 0:
+            teacher.save_pretrained(output / "teacher")
+            processor.save_pretrained(output / "teacher")
+    else:
+        train, evaluation = load_images(script.dataset, script.train_split, script.eval_split, script.image_column)
+        evaluations = {"evaluation": evaluation}
+        teacher, teacher_processor = ex.load_teacher(script.teacher)
+        student = ex.create_student(script.student, "pretrained", label_names(train, script.label_column), teacher)
+        processor = ex.load_processor(script.student, student.config)
+        columns = {"image_column": script.image_column, "label_column": script.label_column}
+        augmentation = ex.crop_and_flip(processor, teacher_processor) if script.augment else None
+        transform = DistillationTransform(processor, teacher_processor, **columns)
+        training_transform = DistillationTransform(processor, teacher_processor, augmentation, **columns)
+    train.set_transform(training_transform)
+    for data in evaluations.values():
+        data.set_transform(transform)
+
+    # Plain distillation and e²KD, from the same initial weights on the same batches
+    run: dict[str, Any] = {"seed": args.seed, "teacher": {}}
+    students = {}
+    for name, weight in {"KD": 0.0, "e²KD": args.explanation_weight}.items():
+        folder = output / ("student" if name == "e²KD" else "student-kd")
+        own = {"explanation_weight": weight, "output_dir": str(folder), "push_to_hub": False, "hub_model_id": repo_id}
+        trainer = ExplanationDistillTrainer(
+            copy.deepcopy(student),
+            ex.replace_arguments(args, **own),
+            train_dataset=train,
+            eval_dataset=evaluations,
+            processing_class=processor,
+            teacher_model=teacher,
+        )
+        # With --save_strategy epoch, --resume_from_checkpoint true goes on from each student's last checkpoint.
+        trainer.train(resume_from_checkpoint=last_checkpoint(folder) if args.resume_from_checkpoint else None)
+        run[name] = {}
+        for split, data in evaluations.items():
+            metrics = trainer.evaluate(data, metric_key_prefix=split)
+            run["teacher"][split] = ex.measured_metrics(metrics, f"{split}_teacher_")
+            run[name][split] = ex.measured_metrics(metrics, f"{split}_")
+        trainer.save_model()
+        students[name] = whole(trainer.student)
+
+    # The e²KD student, which the last trainer holds, with its picture and its card
+    picture = "explanations.png" if script.pictures else None
+    if picture and trainer.is_world_process_zero():
+        shown = list(evaluations.values())[-1]
+        ex.draw_explanations(teacher, students, shown, transform, trainer.explainer, script.pictures, folder / picture)
+    known = ("digits_on_textures", {"seed": args.seed, **DIGITS}, "cc-by-4.0")
+    measured_on = None if script.dataset else ex.generated_data(*known, split="test_ood")
+    record = trainer.measure_fidelity(seed=args.seed, compared={"plain KD": students["KD"]}, data=measured_on)
+    if script.dataset is None:
+        # `hf-e2kd fidelity --verify` finds the teacher there.
+        training = replace(record.training, data=ex.generated_data(*known, split="student_train"))
+        record = replace(record, teacher=replace(record.teacher, path="../teacher"), training=training)
+    if args.push_to_hub:
+        trainer.push_to_hub(fidelity=record, picture=picture)
+    else:
+        trainer.create_model_card(fidelity=record, picture=picture, model_name=output.name)
+    results = ex.collect_results(args, [run], start, recipe="distill_convnext", sources=vars(script))
+    if trainer.is_world_process_zero():
+        ex.write_results(results, output)
+        print(f"\n{ex.markdown_table(results['summary'])}\n\nIn {output}: student, student-kd, results.json")
+    return results
+
 
 if __name__ == "__main__":
-    run_side_by_side(SETTING, "distill_convnext", __doc__)
+    main()

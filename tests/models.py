@@ -10,6 +10,7 @@ import transformers
 from torch import nn
 
 from hf_e2kd import wrap_timm
+from hf_e2kd.models import BcosResNetConfig
 
 CLASSES = 5
 CLASS_NAMES = [f"class {index}" for index in range(CLASSES)]
@@ -132,3 +133,10 @@ def images(batch: int = 2, height: int = IMAGE_SIZE, width: int | None = None, s
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(batch, 3, height, width or height, generator=generator)
     return noise + 2 * nn.functional.avg_pool2d(noise, 5, stride=1, padding=2)
+
+
+def build_bcos(names: list[str]) -> nn.Module:
+    """Make a tiny B-cos ResNet for the classes `names`, with its first weights."""
+    labels = {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
+    config = BcosResNetConfig(embedding_size=8, depths=[1, 1], small_inputs=True, **labels)
+    return transformers.AutoModelForImageClassification.from_config(config)

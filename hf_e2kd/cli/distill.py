@@ -1,4 +1,4 @@
-"""`hf-e2kd distill`: what the recipes do, for any models and data."""
+"""`hf-e2kd distill`: distillation of any models on any data, or of an embedded setting."""
 
 import difflib
 import io
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from datasets import load_dataset_builder
@@ -20,25 +20,27 @@ from transformers import (
 from transformers.trainer_utils import SaveStrategy
 
 from ..data import digits, reviews
-from ..studies import EmbeddedSetting, TextSetting
-from ..studies.demo import BERT_ON_REVIEWS, VIT_ON_DIGITS
-from ..studies.estimate import Part, duration, estimate_students, estimate_teacher
-from ..studies.side_by_side import Comparison, as_text, compare, parse
-from ..studies.tasks import ALONE, Task, training_arguments
+from ..experiments.demos import BERT_ON_REVIEWS, DEMOS, VIT_ON_DIGITS
+from ..experiments.distillation import NOTHING_SAVED, Distillation, replace_arguments
+from ..experiments.estimate import Part, duration, estimate_students, estimate_teacher
+from ..experiments.experiment import Comparison, parse_experiment, variants_of
+from ..experiments.images import ImageExperiment
+from ..experiments.run import as_text, run_variants
+from ..experiments.texts import TextExperiment
 from ..trainer.arguments import ExplanationDistillArguments
 from ..trainer.preemption import last_checkpoint
 from .loading import absent, check_same_modality, check_source, load_classifier, load_config, reads_text
 from .output import echo
 
 PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
-"""How typer reads this command's line: what it doesn't know are options of the data and of the training."""
+"""Settings of typer for this command: options that it doesn't know are those of the data and of the training."""
 
 # For who wants one student, and may interrupt it; what is given comes after these.
 _ONE_STUDENT = ("--compare", "false", "--save_strategy", "epoch", "--save_total_limit", "1")
 _PARTS_OF_THE_TEACHER = ("random", "teacher-layers")
 _USAGE = "hf-e2kd distill --teacher A --student B --dataset D [--OPTION VALUE]..."
 
-Setting = EmbeddedSetting | TextSetting
+Demo = Literal["vit", "resnet", "convnext", "bert"]
 
 
 def distill(
@@ -58,20 +60,21 @@ def distill(
         bool, typer.Option("--finetune-teacher", help="Of texts: train the teacher on the labels first.")
     ] = False,
     demo: Annotated[
-        bool, typer.Option("--demo", help="Distil a tiny ViT on embedded digits, beside plain distillation.")
-    ] = False,
-    demo_texts: Annotated[
-        bool, typer.Option("--demo-texts", help="Distil a tiny BERT on embedded reviews, beside plain distillation.")
-    ] = False,
+        Demo | None,
+        typer.Option(
+            help="Distil a tiny model on embedded digits (vit, resnet, convnext) or reviews (bert), beside plain "
+            "distillation and without a download."
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, say how long the training would take, and stop.")
     ] = False,
     all_options: Annotated[
-        bool, typer.Option("--all-options", help="List all options (with --demo-texts those of texts), and stop.")
+        bool, typer.Option("--all-options", help="List all options (with --demo bert those of texts), and stop.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as one JSON object.")] = False,
 ) -> None:
-    """Distils a student that looks where its teacher looks, and measures both.
+    """Distil a student that looks where its teacher looks, and measure both.
 
     All training arguments of transformers are options too (--learning_rate, --num_train_epochs, --bf16, --push_to_hub,
     …), and so are those of the distillation (--explainer, --explanation_weight, --temperature, …) and of the data
@@ -80,7 +83,8 @@ def distill(
 
     \b
     Examples:
-      hf-e2kd distill --demo
+      hf-e2kd distill --demo vit
+      hf-e2kd distill --demo resnet --seeds 3
       hf-e2kd distill --teacher nateraw/food --student WinKawaks/vit-tiny-patch16-224 \\
           --dataset ethz/food101 --num_train_epochs 5 --bf16 true --output_dir food101
       hf-e2kd distill --teacher textattack/bert-base-uncased-SST-2 --student teacher-layers \\
@@ -89,24 +93,24 @@ def distill(
       accelerate launch --num_processes 4 -m hf_e2kd.cli distill --teacher … --student … --dataset …
     """
     given, arguments = list(context.args), list[str]()
-    setting: Setting
+    experiment: ImageExperiment | TextExperiment
     if all_options:
-        setting = BERT_ON_REVIEWS if demo_texts else VIT_ON_DIGITS
-        parse(setting, "distill", "", arguments=["--help"], usage=_USAGE)
-    if demo or demo_texts:
-        if teacher or student or dataset or (demo and demo_texts):
+        parse_experiment(DEMOS[demo or "vit"], "distill", "", arguments=["--help"], usage=_USAGE)
+    if demo:
+        if teacher or student or dataset:
             raise typer.BadParameter("a demo brings its own teacher, student and data set; leave others out.")
-        setting = BERT_ON_REVIEWS if demo_texts else VIT_ON_DIGITS
-        _check_options(setting, given)
+        experiment = DEMOS[demo]
+        _check_options(experiment, given)
     else:
         if not (teacher and student and dataset):
             raise typer.BadParameter(
-                "give --teacher, --student and --dataset; or --demo, which distils on embedded images without any "
-                "download (--demo-texts: on texts)."
+                "give --teacher, --student and --dataset; or --demo vit, which distils on embedded images without any "
+                "download (--demo bert: on texts)."
             )
-        setting, arguments = _read_sources(teacher, student, dataset, finetune_teacher, given)
-    sources, comparison, args = parse(
-        setting, "distill", "", arguments=[*arguments, *given], prog="hf-e2kd distill", usage=_USAGE
+        experiment, arguments = _read_sources(teacher, student, dataset, finetune_teacher, given)
+    name = f"distill_{demo}" if demo else "distill"
+    sources, comparison, args = parse_experiment(
+        experiment, name, "", arguments=[*arguments, *given], prog="hf-e2kd distill", usage=_USAGE
     )
     _find_checkpoint(args)
     several = comparison.compare or comparison.seeds > 1
@@ -117,16 +121,16 @@ def distill(
     with redirect_stdout(sys.stderr):
         try:
             if dry_run:
-                parts = _rehearse(setting, sources, comparison, args)
+                parts = _rehearse(experiment, sources, comparison, args)
             else:
 
-                def prepare(task: Task, arms: Mapping[str, Mapping[str, Any]]) -> None:
-                    _check_label_column(task, sources)
-                    parts = estimate_students(task, args, arms)
+                def prepare(distillation: Distillation, variants: Mapping[str, Mapping[str, Any]]) -> None:
+                    _check_label_column(distillation, sources)
+                    parts = estimate_students(distillation, args, variants)
                     if args.process_index == 0:
                         echo(_estimate_as_text(parts, comparison, args), err=True)
 
-                results = compare(setting, "distill", sources, comparison, args, before=prepare)
+                results = run_variants(experiment, name, sources, comparison, args, before=prepare)
         except KeyboardInterrupt:
             if args.process_index == 0:
                 # Beneath the progress bar.
@@ -149,15 +153,15 @@ def distill(
 
 def _read_sources(
     teacher: str, student: str, dataset: str, finetune_teacher: bool, given: Sequence[str]
-) -> tuple[Setting, list[str]]:
-    """The setting of the teacher's modality, and what its sources are called on a recipe's command line."""
+) -> tuple[ImageExperiment | TextExperiment, list[str]]:
+    """Choose the experiment of the teacher's modality, and say the sources in its options."""
     if finetune_teacher:
         load_config(teacher)
         is_text = True
     else:
         is_text = reads_text(load_config(teacher), teacher)
-    setting: Setting = BERT_ON_REVIEWS if is_text else VIT_ON_DIGITS
-    _check_options(setting, given)
+    experiment: ImageExperiment | TextExperiment = BERT_ON_REVIEWS if is_text else VIT_ON_DIGITS
+    _check_options(experiment, given)
     _check_dataset(dataset)
     if is_text or student not in _PARTS_OF_THE_TEACHER:
         _check_student(teacher, is_text, student)
@@ -168,8 +172,8 @@ def _read_sources(
         load_classifier(teacher)
     arguments = [*_ONE_STUDENT, "--teacher", teacher, "--dataset", dataset]
     if is_text:
-        return setting, [*arguments, "--student_init", student, "--finetune_teacher", str(finetune_teacher).lower()]
-    return setting, [*arguments, "--student", student]
+        return experiment, [*arguments, "--student_init", student, "--finetune_teacher", str(finetune_teacher).lower()]
+    return experiment, [*arguments, "--student", student]
 
 
 def _check_dataset(source: str) -> None:
@@ -182,7 +186,7 @@ def _check_dataset(source: str) -> None:
 
 
 def _check_student(teacher: str, teacher_is_text: bool, student: str) -> None:
-    """Looks at the modality of a student that is more than the name of an architecture."""
+    """Check the modality of a student that is more than the name of an architecture."""
     named = student.endswith(".json") or student.startswith(("timm/", "bcos/", "torchvision/"))
     if student in _PARTS_OF_THE_TEACHER or named:
         return
@@ -192,10 +196,10 @@ def _check_student(teacher: str, teacher_is_text: bool, student: str) -> None:
         check_same_modality(teacher, teacher_is_text, student, is_text)
 
 
-def _check_options(setting: Setting, given: Sequence[str]) -> None:
-    """Refuses unknown options by name; what `argparse` says of them is lost among two hundred known ones."""
+def _check_options(experiment: ImageExperiment | TextExperiment, given: Sequence[str]) -> None:
+    """Refuse unknown options by name; what `argparse` says of them is lost among two hundred known ones."""
     known = {
-        field.name for kind in (setting.sources, Comparison, ExplanationDistillArguments) for field in fields(kind)
+        field.name for kind in (experiment.sources, Comparison, ExplanationDistillArguments) for field in fields(kind)
     }
     for option in given:
         if not option.startswith("--"):
@@ -218,8 +222,8 @@ def _find_checkpoint(args: ExplanationDistillArguments) -> None:
             raise ValueError(f"There is no checkpoint in '{args.output_dir}' to resume from.")
 
 
-def _check_label_column(task: Task, sources: Any) -> None:
-    columns = task.train.column_names
+def _check_label_column(distillation: Distillation, sources: Any) -> None:
+    columns = distillation.train.column_names
     default = next(field.default for field in fields(sources) if field.name == "label_column")
     if sources.label_column != default and sources.label_column not in columns:
         raise ValueError(f"The data set has no column '{sources.label_column}'. Its columns: {', '.join(columns)}.")
@@ -229,28 +233,31 @@ def _check_label_column(task: Task, sources: Any) -> None:
 
 
 def _rehearse(
-    setting: Setting, sources: Any, comparison: Comparison, args: ExplanationDistillArguments
+    experiment: ImageExperiment | TextExperiment,
+    sources: Any,
+    comparison: Comparison,
+    args: ExplanationDistillArguments,
 ) -> dict[str, Part]:
-    """Loads everything, and times a few steps of each training; a teacher is trained for one step alone."""
+    """Load everything, and time a few steps of each training; a teacher is trained for one step alone."""
     once: dict[str, Any] = {
         "max_steps": 1,
         "disable_tqdm": True,
         "report_to": [],
-        **ALONE,
+        **NOTHING_SAVED,
     }
     set_seed(args.seed)
     with redirect_stdout(io.StringIO()):
-        task = setting.load(sources, training_arguments(args, **once), args.seed)
-    _check_label_column(task, sources)
+        distillation = experiment.load(sources, replace_arguments(args, **once), args.seed)
+    _check_label_column(distillation, sources)
     parts = {}
-    if task.teacher_is_new:
-        rows, training = len(task.train), {"num_train_epochs": getattr(sources, "teacher_epochs", 0)}
+    if distillation.teacher_is_new:
+        rows, training = len(distillation.train), {"num_train_epochs": getattr(sources, "teacher_epochs", 0)}
         if not sources.dataset:
-            sizes = {**(reviews if isinstance(setting, TextSetting) else digits).SIZES, **setting.data.get("sizes", {})}
-            rows, training = sizes["teacher_train"], dict(setting.teacher_training)
-        parts["teacher"] = estimate_teacher(task, args, rows, training)
-    arms = {**(setting.others if comparison.compare else {}), "e²KD": {}}
-    return parts | estimate_students(task, args, arms)
+            usual = (reviews if isinstance(experiment, TextExperiment) else digits).SIZES
+            rows = {**usual, **experiment.data.get("sizes", {})}["teacher_train"]
+            training = dict(experiment.teacher_training)
+        parts["teacher"] = estimate_teacher(distillation, args, rows, training)
+    return parts | estimate_students(distillation, args, variants_of(experiment, comparison))
 
 
 def _total(parts: Mapping[str, Part], comparison: Comparison) -> float:
@@ -276,7 +283,7 @@ def _as_dict(parts: Mapping[str, Part], comparison: Comparison) -> dict[str, Any
 
 
 def _interrupted(args: ExplanationDistillArguments, comparison: Comparison) -> str:
-    """What is left of an interrupted training."""
+    """Say what is left of an interrupted training."""
     if comparison.compare or comparison.seeds > 1:
         return "Interrupted. A comparison of several students isn't resumed; what is complete is in its output folder."
     checkpoint = last_checkpoint(args.output_dir)

@@ -10,10 +10,11 @@ from datasets import Dataset
 from huggingface_hub import snapshot_download
 
 from ..data import digits_on_textures, reviews_with_hints
+from ..experiments.evaluator import Columns, Side, evaluator
 from ..explainers import Explainer, build_explainer
 from ..fidelity import FIDELITY_FILE, DataRecord, FidelityRecord, ModelRecord, measure_fidelity
 from ..fidelity.describe import unstated_options
-from ..studies.comparison import Check, Columns, Side, check_verifiable, evaluator, verify
+from ..fidelity.verify import Check, check_verifiable, verify
 from .loading import Classifier, absent, check_pair, check_source, load_classifier, load_split
 
 GENERATORS: dict[str, Callable[..., Any]] = {

@@ -13,13 +13,12 @@ from transformers import AutoModelForImageClassification, TrainerCallback, ViTIm
 from hf_e2kd import ExplanationDistillArguments
 from hf_e2kd.cli import distill as command
 from hf_e2kd.cli import main
-from hf_e2kd.studies import side_by_side
-from hf_e2kd.studies.demo import BERT_ON_REVIEWS, VIT_ON_DIGITS
-from hf_e2kd.studies.estimate import MEASURED_STEPS, duration, estimate_students
-from hf_e2kd.studies.images import Sources, load_task
-from hf_e2kd.studies.protocols import smoke_bcos
+from hf_e2kd.experiments import run as side_by_side
+from hf_e2kd.experiments.demos import DEMOS
+from hf_e2kd.experiments.estimate import MEASURED_STEPS, duration, estimate_students
+from hf_e2kd.experiments.images import ImageSources, load_image_sources
 from hf_e2kd.trainer import ExplanationDistillTrainer
-from tests.models import CLASS_NAMES, build
+from tests.models import CLASS_NAMES, build, build_bcos
 from tests.text_models import build_text
 from tests.tokenizers import tokenizer
 
@@ -108,14 +107,20 @@ def test_dry_run(place, tmp_path, capsys):
     assert not list((tmp_path / "out").rglob("*")) if (tmp_path / "out").exists() else True
 
 
-@pytest.mark.parametrize(
-    ("option", "setting"),
-    [("--demo", VIT_ON_DIGITS), ("--demo-texts", BERT_ON_REVIEWS)],
-)
-def test_dry_run_of_the_demos(monkeypatch, tmp_path, capsys, option, setting):
+def test_dry_run_of_no_epochs(place, tmp_path, capsys):
+    """Prevents: a student that is only to be measured, refused because there is no step to time."""
+    line = of_images(place, "--output_dir", tmp_path / "out", "--num_train_epochs", 0)
+    assert run(*line, "--dry-run", "--json") == 0
+    part = json.loads(capsys.readouterr().out)["trainings"]["e²KD"]
+    assert (part["steps"], part["seconds_per_step"], part["evaluations"]) == (0, 0.0, 1)
+
+
+@pytest.mark.parametrize("demo", DEMOS)
+def test_dry_run_of_the_demos(monkeypatch, tmp_path, capsys, demo):
     """Prevents: a demonstration that the installed package can't show, or whose teacher's training isn't counted."""
+    setting = DEMOS[demo]
     monkeypatch.setitem(setting.data, "sizes", SIZES)
-    assert run("distill", option, *FAST, "--output_dir", tmp_path, "--dry-run", "--compare", "false") == 0
+    assert run("distill", "--demo", demo, *FAST, "--output_dir", tmp_path, "--dry-run", "--compare", "false") == 0
     printed = capsys.readouterr()
     epochs = setting.teacher_training["num_train_epochs"]
     assert f"teacher: {24 * epochs:,} steps of" in printed.out and "e²KD: " in printed.out
@@ -127,8 +132,8 @@ def test_an_estimate_leaves_everything_as_it_was(place, tmp_path):
     args = ExplanationDistillArguments(
         str(tmp_path), use_cpu=True, report_to="none", remove_unused_columns=False, per_device_train_batch_size=4
     )
-    sources = Sources(str(place / "teacher"), str(place / "student"), str(place / "photos"))
-    task = load_task(sources, args, 0)
+    sources = ImageSources(str(place / "teacher"), str(place / "student"), str(place / "photos"))
+    task = load_image_sources(sources, args, 0)
     before = {name: value.clone() for name, value in task.student.state_dict().items()}
     draws = []
     for estimated in (False, True):
@@ -147,10 +152,10 @@ def test_bcos_networks_without_a_processor(place, tmp_path):
     """Prevents: a B-cos teacher saved without its processor that passes the check and can't be loaded afterwards, or a
     B-cos student that is shown normalised images."""
     args = ExplanationDistillArguments(str(tmp_path), use_cpu=True, report_to="none", remove_unused_columns=False)
-    smoke_bcos(CLASS_NAMES).save_pretrained(tmp_path / "bcos")
+    build_bcos(CLASS_NAMES).save_pretrained(tmp_path / "bcos")
     for teacher, student, start in (("bcos", "student", "pretrained"), ("teacher", "bcos", "random")):
         sources = [str((tmp_path if name == "bcos" else place) / name) for name in (teacher, student)]
-        task = load_task(Sources(*sources, str(place / "photos"), student_init=start), args, 0)
+        task = load_image_sources(ImageSources(*sources, str(place / "photos"), student_init=start), args, 0)
         shown = task.train[0]["teacher_pixel_values" if teacher == "bcos" else "pixel_values"]
         assert shown.shape[-1] == (224 if teacher == "bcos" else 32) and 0 <= shown.min() <= shown.max() <= 1
 
@@ -209,7 +214,8 @@ def test_interruption_and_resuming(place, tmp_path, capsys, monkeypatch):
         (2, "there is no option --xyzzy. --all-options lists them.", ["--xyzzy=1"]),
         (2, "invalid float value: 'fast'", ["--learning_rate", "fast"]),
         (2, "explanation_weight must be at least 0", ["--explanation_weight", "-1"]),
-        (2, "a demo brings its own teacher", ["--demo"]),
+        (2, "a demo brings its own teacher", ["--demo", "vit"]),
+        (2, "'swin' is not one of", ["--demo", "swin"]),
         (2, "isn't resumed: add --compare false", ["--resume_from_checkpoint", "true", "--compare", "true"]),
         (1, "There is no checkpoint in", ["--resume_from_checkpoint", "true"]),
         (1, "no checkpoint-9", ["--resume_from_checkpoint", "no checkpoint-9"]),
@@ -236,11 +242,13 @@ def test_errors(place, tmp_path, capsys, code, message, options):
 def test_help(capsys):
     """Prevents: who has no teacher at hand left without a way in, and options that nothing lists."""
     assert run("distill") == 2
-    assert "--demo, which distils on embedded images without any download" in " ".join(capsys.readouterr().err.split())
+    assert "--demo vit, which distils on embedded images without any download" in " ".join(
+        capsys.readouterr().err.split()
+    )
     assert run("distill", "--help") == 0
-    assert "\n    hf-e2kd distill --demo\n" in capsys.readouterr().out
+    assert "\n    hf-e2kd distill --demo vit\n" in capsys.readouterr().out
     assert run("distill", "--all-options") == 0
     printed = capsys.readouterr().out
     assert "--learning_rate" in printed and "--image_column" in printed and "--explanation_weight" in printed
-    assert run("distill", "--all-options", "--demo-texts") == 0
+    assert run("distill", "--all-options", "--demo", "bert") == 0
     assert "--text_column" in capsys.readouterr().out

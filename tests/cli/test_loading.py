@@ -9,8 +9,7 @@ from huggingface_hub.errors import HTTPError
 
 import hf_e2kd.cli.loading as loading
 from hf_e2kd.cli.loading import Classifier, check_pair, check_source, load_classifier, load_split
-from hf_e2kd.studies.protocols import smoke_bcos
-from tests.models import build
+from tests.models import build, build_bcos
 from tests.text_models import build_text
 from tests.tokenizers import tokenizer
 
@@ -21,7 +20,7 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("place")
     for name in ("vit", "wrapped_resnet"):
         build(name).save_pretrained(folder / name)
-    smoke_bcos(["cat", "dog"]).save_pretrained(folder / "bcos")
+    build_bcos(["cat", "dog"]).save_pretrained(folder / "bcos")
     build_text("bert").save_pretrained(folder / "bert")
     build_text("modernbert").save_pretrained(folder / "modernbert")
     (folder / "custom").mkdir()
@@ -129,7 +128,7 @@ def test_pairs():
     texts = Classifier(build_text("bert", vocab_size=len(own)), own, True, "me/bert")
     with pytest.raises(ValueError, match="teacher 'me/vit' classifies images and the student 'me/bert' texts"):
         check_pair(images, texts)
-    others = Classifier(smoke_bcos(["cat", "dog"]), None, False, "me/pets")
+    others = Classifier(build_bcos(["cat", "dog"]), None, False, "me/pets")
     with pytest.raises(ValueError, match="share no label"):
         check_pair(images, others)
     check_pair(images, Classifier(build("resnet"), None, False, "me/resnet"))

@@ -185,6 +185,7 @@ def test_a_recipe_runs_in_two_processes(started, request):
     outputs = request.getfixturevalue(started)[0]["recipe"]["outputs"]
     assert first == second
     assert 0 < first["in_distribution"]["e²KD"]["agreement"]["mean"] <= 1
-    assert {"student", "teacher", "results.json", "explanations.png"} <= {path.name for path in outputs.iterdir()}
+    assert {"student", "student-kd", "teacher", "results.json"} <= {path.name for path in outputs.iterdir()}
+    assert {"README.md", "explanations.png", "fidelity.json"} <= {path.name for path in (outputs / "student").iterdir()}
     student = AutoModelForImageClassification.from_pretrained(outputs / "student")
     assert student(torch.zeros(1, 3, 36, 36)).logits.isfinite().all()

@@ -18,8 +18,8 @@ from transformers import HfArgumentParser
 
 from hf_e2kd import ExplanationDistillArguments
 from hf_e2kd.cli import app
-from hf_e2kd.studies.demo import BERT_ON_REVIEWS, VIT_ON_DIGITS
-from hf_e2kd.studies.side_by_side import parse
+from hf_e2kd.experiments import parse_experiment
+from hf_e2kd.experiments.demos import BERT_ON_REVIEWS, VIT_ON_DIGITS
 
 ROOT = Path(__file__).parents[2]
 SHELL = {"cp", "exit", "export", "head", "mkdir", "scontrol", "test"}
@@ -63,7 +63,8 @@ def check_line(line: str) -> None:
 
 
 def check_command(words: list[str]) -> None:
-    program, *rest = words
+    # A variable that is set for the command alone.
+    program, *rest = words[1:] if re.fullmatch(r"\w+=\S*", words[0]) and len(words) > 1 else words
     name = program.rsplit("/", 1)[-1]
     if name == "srun":
         check_shell(rest[rest.index("-c") + 1])
@@ -98,6 +99,8 @@ def check_script(words: list[str]) -> None:
         patch.object(argparse.ArgumentParser, "parse_args", parsed),
         patch.object(HfArgumentParser, "parse_args_into_dataclasses", into_dataclasses),
         patch.object(sys, "argv", [script, *options]),
+        # As Python does for a script, which may import what lies beside it.
+        patch.object(sys, "path", [str((ROOT / script).parent), *sys.path]),
         patch.dict(sys.modules, {name: module for name, module in INSTALLED.items() if find_spec(name) is None}),
     ):
         _expect_parsed(lambda: runpy.run_path(str(ROOT / script), run_name="__main__"), words)
@@ -136,7 +139,7 @@ def _check_training(options: list[str]) -> None:
     for setting in (VIT_ON_DIGITS, BERT_ON_REVIEWS):
         sources = [word for name in setting.required for word in (f"--{name}", "x")]
         with suppress(SystemExit):
-            parse(setting, "distill", "", arguments=[*sources, *options])
+            parse_experiment(setting, "distill", "", arguments=[*sources, *options])
             return
     raise AssertionError(f"hf-e2kd distill has no options {shlex.join(options)}; see above.")
 
@@ -146,7 +149,7 @@ def check_make(words: list[str]) -> None:
     done = subprocess.run(["make", "--dry-run", *words], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, f"make {shlex.join(words)}: {done.stderr}"
     for line in done.stdout.replace("\\\n", " ").splitlines():
-        if "recipes/" in line and "launch" in line:
+        if ("recipes/" in line and "launch" in line) or "hf-e2kd" in line:
             check_line(line)
 
 

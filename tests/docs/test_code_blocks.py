@@ -24,7 +24,7 @@ PARTS = re.compile(
     r"|(?<=\n\n)(?P<indented>(?: {4}\S[^\n]*\n)+)",
     re.MULTILINE | re.DOTALL,
 )
-INLINE = re.compile(r"`((?:accelerate launch [^`]*recipes/|python recipes/|hf-e2kd |make )[^`]+)`")
+INLINE = re.compile(r"`((?:\w+=\w+ )?(?:accelerate launch [^`]*recipes/|python recipes/|hf-e2kd |make )[^`]+)`")
 
 
 @pytest.fixture(autouse=True)

@@ -3,169 +3,211 @@
 import json
 import subprocess
 import sys
-from importlib import util
+from importlib import import_module
 from pathlib import Path
+from runpy import run_path
 
 import numpy as np
 import pytest
-import torch
+import sweep_shortcut
+from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
+from datasets import Image as ImageFeature
 from PIL import Image
-from transformers import (
-    AutoImageProcessor,
-    AutoModelForImageClassification,
-    ResNetConfig,
-    ResNetForImageClassification,
-    ViTImageProcessor,
-)
+from transformers import AutoModelForImageClassification, ResNetConfig, ResNetForImageClassification, ViTImageProcessor
 
 from hf_e2kd import load_student
-from hf_e2kd.studies import run_side_by_side
-from hf_e2kd.studies.demo import RESNET_ON_DIGITS
-from hf_e2kd.studies.results import markdown_table
-from hf_e2kd.studies.shortcuts import run_shortcuts
+from hf_e2kd.experiments import parse_experiment, run_variants
+from hf_e2kd.experiments.demos import DEMOS, RESNET_ON_DIGITS
 
 RECIPES = Path(__file__).parents[2] / "recipes"
-EMBEDDED = ["distill_convnext", "distill_resnet", "distill_vit"]
 TINY = {"teacher_train": 64, "student_train": 64, "validation": 0, "test_id": 16, "test_ood": 16}
+CASES = [
+    *("distill_vit", "distill_resnet", "distill_convnext", "distill_bert", "distill_stored", "guide_boxes"),
+    *(f"papers/{path.stem}" for path in sorted((RECIPES / "papers").glob("[!_]*.py"))),
+]
 
 
-def run(name: str, monkeypatch: pytest.MonkeyPatch, *options: str) -> dict:
-    """A recipe in this process, on a handful of images."""
-    spec = util.spec_from_file_location(name, RECIPES / f"{name}.py")
-    recipe = util.module_from_spec(spec)
-    spec.loader.exec_module(recipe)
-    monkeypatch.setitem(recipe.SETTING.data, "sizes", TINY)
-    monkeypatch.setattr(sys, "argv", [name, *options, "--max_steps", "2", "--use_cpu", "true"])
-    return run_side_by_side(recipe.SETTING, name, recipe.__doc__)
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """Runs a recipe in this process on a handful of samples; its results go to `tmp_path`."""
+
+    def run_recipe(name: str, *options: str) -> dict:
+        recipe = import_module(name)
+        data = recipe.REVIEWS if name == "distill_bert" else recipe.DIGITS
+        monkeypatch.setitem(data, "sizes", {**TINY, **({"teacher_train": 0} if name == "guide_boxes" else {})})
+        fast = ("--max_steps", "2", "--use_cpu", "true", "--pictures", "0", "--output_dir", str(tmp_path / "out"))
+        monkeypatch.setattr(sys, "argv", [name, *fast, *options])
+        return recipe.main()
+
+    return run_recipe
 
 
-@pytest.mark.parametrize("name", EMBEDDED)
-def test_a_recipe_without_sources_trains_measures_and_writes(name, monkeypatch, tmp_path):
-    """A recipe's default that needs a download, or leaves out a file that the README promises."""
-    results = run(name, monkeypatch, "--output_dir", str(tmp_path))
-    assert {"student", "student-kd", "teacher", "results.json", "explanations.png"} <= {
-        p.name for p in tmp_path.iterdir()
+def names_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("demo", DEMOS)
+def test_a_recipe_gives_the_figures_of_the_command_lines_demo(demo, run, monkeypatch, tmp_path):
+    """A setting that was changed in one of the two places, so that README's figures are those of neither."""
+    results = run(f"distill_{demo}")
+    experiment = DEMOS[demo]
+    monkeypatch.setitem(experiment.data, "sizes", TINY)
+    options = ["--max_steps", "2", "--use_cpu", "true", "--pictures", "0", "--output_dir", str(tmp_path / "demo")]
+    sources, comparison, args = parse_experiment(experiment, f"distill_{demo}", "", arguments=options)
+    expected = run_variants(experiment, f"distill_{demo}", sources, comparison, args)
+    assert results["runs"] == expected["runs"]
+    assert results["arguments"] == expected["arguments"]
+    assert names_in(tmp_path / "out") == names_in(tmp_path / "demo")
+    records = [load_student(tmp_path / folder / "student").fidelity for folder in ("out", "demo")]
+    for value in ("figures", "compared", "chance", "data"):
+        assert getattr(records[0], value) == getattr(records[1], value)
+    assert records[0].teacher.path == records[1].teacher.path == "../teacher"
+    assert records[0].training.data == records[1].training.data
+
+
+def test_a_recipe_draws_its_picture_for_the_card(run, tmp_path):
+    """A picture that the card names and nobody drew."""
+    run("distill_resnet", "--pictures", "2", "--save_strategy", "epoch")
+    student = tmp_path / "out" / "student"
+    assert {"README.md", "fidelity.json", "explanations.png", "checkpoint-2"} <= names_in(student)
+    assert "explanations.png" in (student / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_recipe_is_resumed(run, monkeypatch, tmp_path):
+    """A training that begins anew, or goes on from the other student's checkpoint."""
+    module = import_module("distill_resnet")
+    run("distill_resnet", "--save_strategy", "steps", "--save_steps", "1")
+    resumed = []
+    train = module.ExplanationDistillTrainer.train
+
+    def watched(self, resume_from_checkpoint=None, **keywords):
+        resumed.append(resume_from_checkpoint)
+        return train(self, resume_from_checkpoint, **keywords)
+
+    monkeypatch.setattr(module.ExplanationDistillTrainer, "train", watched)
+    run("distill_resnet", "--save_strategy", "steps", "--save_steps", "1", "--resume_from_checkpoint", "true")
+    # The teacher's training isn't saved.
+    folders = [str(tmp_path / "out" / folder / "checkpoint-2") for folder in ("student-kd", "student")]
+    assert resumed == [None, *folders]
+
+
+def test_a_stored_teacher_is_asked_once(run, tmp_path):
+    """Students that learn from a store of other images, or maps that stay where the image was before the crop."""
+    results = run("distill_stored", "--pictures", "2")
+    assert names_in(tmp_path / "out" / "store") == {"train", "in_distribution", "out_of_distribution"}
+    (figures,) = results["runs"]
+    for name in ("KD", "e²KD"):
+        assert set(figures[name]["out_of_distribution"]) == {
+            *("accuracy", "agreement", "explanation_similarity", "energy_pointing_game"),
+        }
+    assert figures["KD"] != figures["e²KD"]
+    assert {"README.md", "fidelity.json", "explanations.png"} <= names_in(tmp_path / "out" / "student")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "store").rglob("*.arrow")}
+    assert run("distill_stored")["runs"] == results["runs"]
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "store").rglob("*.arrow")} == before
+
+
+def test_boxes_guide(run, tmp_path):
+    """A guided model that never saw the boxes, or an unguided one that did."""
+    results = run("guide_boxes", "--pictures", "2", "--explanation_weight", "5")
+    assert {"guided", "unguided", "results.json"} == names_in(tmp_path / "out")
+    (figures,) = results["runs"]
+    energy = {name: figures[name]["out_of_distribution"]["energy_pointing_game"] for name in ("unguided", "guided")}
+    assert energy["guided"] > energy["unguided"]
+    assert {"README.md", "fidelity.json", "explanations.png"} <= names_in(tmp_path / "out" / "guided")
+    assert run("guide_boxes", "--explanation_weight", "0")["runs"][0]["guided"] == figures["unguided"]
+
+
+def test_a_mask_has_its_box():
+    """A box that leaves out the mask's last row and column, and so holds less energy than the object does."""
+    mask = np.zeros((8, 8), dtype=np.uint8)
+    mask[2:5, 1:7] = 255
+    assert import_module("guide_boxes").boxes_of_masks({"mask": [Image.fromarray(mask)]}) == {
+        "boxes": [[[1.0, 2.0, 7.0, 5.0]]],
     }
-    written = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
-    assert written["summary"] == results["summary"]
-    assert set(written["summary"]["out_of_distribution"]) == {"teacher", "KD", "e²KD"}
-    figures = written["summary"]["out_of_distribution"]["e²KD"]
-    assert set(figures) == {"accuracy", "agreement", "explanation_similarity", "energy_pointing_game"}
-    assert all(0 <= figure["mean"] <= 1 for figure in figures.values())
-    student = AutoModelForImageClassification.from_pretrained(tmp_path / "student")
-    assert student.config.id2label[3] == "digit 3"
-    assert AutoImageProcessor.from_pretrained(tmp_path / "student").size
-    record = load_student(tmp_path / "student").fidelity
-    assert record.figures["agreement"].value == pytest.approx(figures["agreement"]["mean"])
-    assert {"agreement", "explanation_similarity"} <= set(record.compared["plain KD"])
-    card = (tmp_path / "student" / "README.md").read_text(encoding="utf-8")
-    assert "plain KD" in card and "explanations.png" in card and "parchamiaraghi2024good" in card
-
-
-def test_both_students_start_from_the_same_weights_and_see_the_same_batches(monkeypatch, tmp_path):
-    """A comparison whose sides differ in more than the explanation term."""
-    results = run("distill_vit", monkeypatch, "--output_dir", str(tmp_path), "--explanation_weight", "0")
-    (sides,) = results["runs"]
-    assert sides["KD"] == sides["e²KD"]
-
-
-def test_seeds_are_summed_up_with_their_spread(monkeypatch, tmp_path):
-    """A mean of several seeds that hides how far they lie apart."""
-    results = run("distill_resnet", monkeypatch, "--output_dir", str(tmp_path), "--seeds", "2", "--no_compare")
-    assert [one["seed"] for one in results["runs"]] == [42, 43]
-    values = [one["e²KD"]["in_distribution"]["explanation_similarity"] for one in results["runs"]]
-    figure = results["summary"]["in_distribution"]["e²KD"]["explanation_similarity"]
-    assert figure["mean"] == pytest.approx(np.mean(values))
-    assert figure["std"] == pytest.approx(np.std(values, ddof=1))
-    assert "±" in markdown_table(results["summary"])
 
 
 @pytest.fixture
 def own_sources(tmp_path):
-    """A teacher's folder, a student's configuration file, and a folder of unlabelled images."""
-    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", num_labels=3)
-    config.id2label = {0: "cat", 1: "dog", 2: "owl"}
-    ResNetForImageClassification(config).save_pretrained(tmp_path / "teacher")
-    ViTImageProcessor(size={"height": 48, "width": 48}).save_pretrained(tmp_path / "teacher")
-    student = {"model_type": "convnext", "num_stages": 2, "hidden_sizes": [8, 16], "depths": [1, 1]}
-    (tmp_path / "student.json").write_text(json.dumps(student))
-    for split, count in [("train", 8), ("validation", 4)]:
-        (tmp_path / "images" / split).mkdir(parents=True)
-        for index in range(count):
-            pixels = np.random.default_rng(index).integers(0, 255, (40, 60, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "images" / split / f"{index}.png")
+    """Folders of a teacher, of a student and of labelled images with boxes."""
+    names = ["cat", "dog", "owl"]
+    for name, widths in (("teacher", [8, 16]), ("student", [8, 8])):
+        config = ResNetConfig(embedding_size=8, hidden_sizes=widths, depths=[1, 1], layer_type="basic")
+        config.id2label, config.label2id = dict(enumerate(names)), {label: i for i, label in enumerate(names)}
+        ResNetForImageClassification(config).save_pretrained(tmp_path / name)
+        ViTImageProcessor(size={"height": 48, "width": 48}).save_pretrained(tmp_path / name)
+    pixels = np.random.default_rng(0).integers(0, 255, (8, 40, 60, 3), dtype=np.uint8)
+    rows = {"image": list(pixels), "label": [0, 1, 2, 0] * 2, "boxes": [[[5, 5, 25, 20]]] * 8}
+    features = Features(image=ImageFeature(), label=ClassLabel(names=names), boxes=List(List(Value("float32"))))
+    data = Dataset.from_dict(rows, features=features)
+    DatasetDict(train=data, validation=data.select(range(4))).save_to_disk(tmp_path / "data")
+    sources = {name: str(tmp_path / name) for name in ("teacher", "student", "data")}
     return [
-        *("--teacher", str(tmp_path / "teacher")),
-        *("--student", str(tmp_path / "student.json"), "--student_init", "random"),
-        *("--dataset", str(tmp_path / "images"), "--per_device_train_batch_size", "4"),
+        *("--teacher", sources["teacher"], "--student", sources["student"], "--dataset", sources["data"]),
+        *("--per_device_train_batch_size", "4"),
     ]
 
 
-def test_a_recipe_runs_on_the_users_own_models_and_unlabelled_images(own_sources, monkeypatch, tmp_path):
-    """Labels invented from the splits' folder names, or a student saved without the processor that it needs."""
-    results = run("distill_convnext", monkeypatch, *own_sources, "--augment", "--output_dir", str(tmp_path / "out"))
-    assert set(results["summary"]["evaluation"]["e²KD"]) == {"agreement", "explanation_similarity"}
-    student = AutoModelForImageClassification.from_pretrained(tmp_path / "out" / "student")
+@pytest.mark.parametrize("name", ["distill_vit", "distill_stored", "guide_boxes"])
+def test_a_users_own_models_and_data(name, own_sources, run, tmp_path):
+    """A pretrained model trained at the digits' learning rate, or a student without its data's classes."""
+    options = ["--model", own_sources[1], *own_sources[4:]] if name == "guide_boxes" else own_sources
+    results = run(name, *options)
+    assert results["arguments"]["learning_rate"] == 1e-4 and results["arguments"]["num_train_epochs"] == 10
+    (figures,) = results["runs"]
+    own = figures["guided" if name == "guide_boxes" else "e²KD"]["evaluation"]
+    assert {"accuracy", "energy_pointing_game"} <= set(own)
+    folder = tmp_path / "out" / ("guided" if name == "guide_boxes" else "student")
+    student = AutoModelForImageClassification.from_pretrained(folder)
     assert list(student.config.id2label.values()) == ["cat", "dog", "owl"]
-    processor = AutoImageProcessor.from_pretrained(tmp_path / "out" / "student")
-    pixels = processor(Image.new("RGB", (60, 40)), return_tensors="pt")["pixel_values"]
-    assert student(pixels).logits.shape == (1, 3)
-    assert pixels.shape == torch.Size([1, 3, 48, 48])
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("name", "options", "message"),
     [
-        (["--teacher", "somewhere"], "--teacher, --student and --dataset belong together"),
-        (["--seeds", "0"], "--seeds must be at least 1"),
-        (["--student_init", "foo"], "invalid choice: 'foo'"),
-        (["--explainer", "lime"], "Unknown explainer 'lime'. Available: "),
+        ("distill_vit", ["--teacher", "somewhere"], "--teacher, --student and --dataset belong together"),
+        ("distill_vit", ["--explainer", "lime"], "Unknown explainer 'lime'. Available: "),
+        ("distill_bert", ["--teacher", "somewhere"], "--teacher and --dataset belong together"),
+        ("guide_boxes", ["--model", "somewhere"], "--model and --dataset belong together"),
+        ("guide_boxes", ["--guidance_loss", "foo"], "invalid choice: 'foo'"),
+        ("distill_stored", ["--resume_from_checkpoint", "true"], "neither of them is resumed"),
     ],
 )
-def test_wrong_arguments_say_what_to_do(options, message, monkeypatch, capsys):
+def test_wrong_arguments_say_what_to_do(name, options, message, run, capsys):
     """A traceback, or a long training, where a sentence would do."""
     with pytest.raises(SystemExit):
-        run("distill_vit", monkeypatch, *options)
+        run(name, *options)
     assert message in capsys.readouterr().err
 
 
-def test_a_missing_split_lists_those_that_exist(own_sources, monkeypatch, tmp_path):
-    """A KeyError in place of the splits' names."""
-    with pytest.raises(ValueError, match="no split 'training'. Its splits: train, validation"):
-        run("distill_vit", monkeypatch, *own_sources, "--train_split", "training", "--output_dir", str(tmp_path / "o"))
+@pytest.mark.parametrize("name", CASES)
+def test_help(name, monkeypatch, capsys):
+    """An option's help with a percent sign that argparse can't write, or a script that can't be started as such."""
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    with pytest.raises(SystemExit) as ended:
+        run_path(str(RECIPES / f"{name}.py"), run_name="__main__")
+    assert ended.value.code == 0
+    printed = capsys.readouterr().out
+    assert "--output_dir" in printed and ("--smoke" in printed) == name.startswith("papers/")
 
 
 def test_the_readmes_command_runs(tmp_path):
-    """`accelerate launch recipes/distill_vit.py` fails to start outside of this process."""
+    """`accelerate launch recipes/…` fails to start outside of this process."""
     launcher = [sys.executable, "-m", "accelerate.commands.launch"]
     config = ["--config_file", str(RECIPES / "accelerate_configs" / "single_process.yaml")]
-    recipe = [str(RECIPES / "distill_vit.py"), "--help"]
+    recipe = [str(RECIPES / "papers" / "distill_imagenet.py"), "--help"]
     finished = subprocess.run([*launcher, *config, *recipe], capture_output=True, text=True, cwd=tmp_path, timeout=300)
     assert finished.returncode == 0, finished.stderr
     assert "--explanation_weight" in finished.stdout
 
 
 def test_shortcuts_are_swept(monkeypatch, tmp_path):
-    """Prevents: teachers that are all trained alike, or students of a correlation other than the stated one."""
-    monkeypatch.setattr(
-        sys,
-        "argv",
-        [
-            "sweep",
-            "--smoke",
-            "--teachers",
-            "guided",
-            "shortcut",
-            "--correlations",
-            "0.9",
-            "--save_strategy",
-            "steps",
-            "--output_dir",
-            str(tmp_path),
-        ],
-    )
-    results = run_shortcuts(RESNET_ON_DIGITS, "sweep", "")
-    assert {path.name for path in tmp_path.iterdir()} == {"results.json", "shortcuts.png", "table.md"}
+    """Teachers that are all trained alike, or students of a correlation other than the stated one."""
+    options = ["--smoke", "--teachers", "guided", "shortcut", "--correlations", "0.9", "--save_strategy", "steps"]
+    monkeypatch.setattr(sys, "argv", ["sweep", *options, "--output_dir", str(tmp_path)])
+    results = sweep_shortcut.run_shortcuts(RESNET_ON_DIGITS, "sweep", "")
+    assert names_in(tmp_path) == {"results.json", "shortcuts.png", "table.md"}
+    assert json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["summary"] == results["summary"]
     guided, shortcut = (results["summary"][f"{kind} teacher, correlation 0.9"] for kind in ("guided", "shortcut"))
     assert set(guided) == {"teacher", "KD", "e²KD"}
     assert guided["teacher"]["energy_pointing_game"] != shortcut["teacher"]["energy_pointing_game"]
@@ -173,4 +215,4 @@ def test_shortcuts_are_swept(monkeypatch, tmp_path):
     for wrong in (["--teachers", "wise"], ["--guidance_weight", "-1"], ["--resume_from_checkpoint", "true"]):
         monkeypatch.setattr(sys, "argv", ["sweep", *wrong])
         with pytest.raises(SystemExit):
-            run_shortcuts(RESNET_ON_DIGITS, "sweep", "")
+            sweep_shortcut.run_shortcuts(RESNET_ON_DIGITS, "sweep", "")

@@ -1,0 +1,40 @@
+"""Experiments: several students side by side, over several seeds, with a table of their figures."""
+
+from .distillation import Distillation, explainer_of, replace_arguments, train_on_labels, use_one_thread
+from .experiment import Comparison, Experiment, parse_experiment
+from .images import ImageExperiment, crop_and_flip, draw_explanations
+from .models import create_student, label_settings, load_processor, load_teacher, shallow_copy_of
+from .results import collect_results, markdown_table, measured_metrics, write_results
+from .run import run_experiment, run_variants
+from .student_card import generated_data, with_word_plots
+from .texts import TextExperiment
+from .words import WordStudy
+
+__all__ = [
+    "Comparison",
+    "Distillation",
+    "Experiment",
+    "ImageExperiment",
+    "TextExperiment",
+    "WordStudy",
+    "collect_results",
+    "create_student",
+    "crop_and_flip",
+    "draw_explanations",
+    "explainer_of",
+    "generated_data",
+    "label_settings",
+    "load_processor",
+    "load_teacher",
+    "markdown_table",
+    "measured_metrics",
+    "parse_experiment",
+    "replace_arguments",
+    "run_experiment",
+    "run_variants",
+    "shallow_copy_of",
+    "train_on_labels",
+    "use_one_thread",
+    "with_word_plots",
+    "write_results",
+]

@@ -1,0 +1,110 @@
+"""Trainers that measure any two models without training."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import nn
+
+from ..alignment.labels import is_multi_label
+from ..data import AnnotatedCollator, DistillationTransform
+from ..data.text import TextCollator
+from ..explainers import Explainer
+from ..trainer import ExplanationDistillTrainer
+from ..trainer.arguments import ExplanationDistillArguments
+
+
+@dataclass
+class Side:
+    """A classifier with its image processor or tokenizer."""
+
+    model: nn.Module
+    processing_class: Any
+
+
+@dataclass
+class Columns:
+    """Columns of a data set.
+
+    Args:
+        image: Column of the images.
+        texts: Column of the texts, or two of pairs.
+        label: Column of the labels, which may be missing.
+    """
+
+    image: str = "image"
+    texts: Sequence[str] = ("text",)
+    label: str = "label"
+
+    def inputs(self, is_text: bool) -> list[str]:
+        """List the columns that a data set must have."""
+        return list(self.texts) if is_text else [self.image]
+
+
+def evaluator(
+    student: Side,
+    teacher: Side,
+    data: Dataset,
+    columns: Columns,
+    explainer: Explainer,
+    *,
+    is_text: bool,
+    target: str = "teacher_top",
+    teacher_explainer: Explainer | None = None,
+    batch_size: int = 32,
+    max_length: int | None = None,
+    output_dir: str = "outputs/fidelity",
+) -> ExplanationDistillTrainer:
+    """Make a trainer that measures a student against a teacher, each with its own processor or tokenizer.
+
+    Args:
+        student, teacher: Classifiers.
+        data: Images or texts as they are; the images' transform is set on it.
+        columns: Its columns.
+        explainer: Explainer of the student.
+        is_text: Whether they classify texts.
+        target: Class that both explain: `"teacher_top"` or `"label"`.
+        teacher_explainer: Explainer of the teacher, where it differs.
+        batch_size: Samples at a time.
+        max_length: Longest text in tokens.
+        output_dir: Folder of the trainer's arguments; nothing is written.
+    """
+    arguments = ExplanationDistillArguments(
+        output_dir,
+        report_to="none",
+        per_device_eval_batch_size=batch_size,
+        explanation_target=target,
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.accelerator.is_available(),
+    )
+    if is_text:
+        collator: Any = TextCollator(
+            student.processing_class,
+            teacher.processing_class,
+            text_columns=list(columns.texts),
+            label_column=columns.label,
+            max_length=max_length,
+        )
+    else:
+        collator = AnnotatedCollator()
+        several = is_multi_label(student.model)
+        transform = DistillationTransform(
+            student.processing_class,
+            teacher.processing_class,
+            image_column=columns.image,
+            label_column=columns.label,
+            classes=student.model.config.num_labels if several else None,
+        )
+        data = data.with_transform(transform)
+    return ExplanationDistillTrainer(
+        student.model,
+        arguments,
+        eval_dataset=data,
+        processing_class=student.processing_class,
+        data_collator=collator,
+        teacher_model=teacher.model,
+        explainer=explainer,
+        teacher_explainer=teacher_explainer,
+    )

@@ -1,0 +1,244 @@
+"""Distillation of image classifiers: by Hub id or folder, or on the embedded digits."""
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from datasets import Dataset
+from torch import nn
+from torchvision.transforms import v2
+from transformers import AutoModelForImageClassification, PreTrainedConfig, ViTImageProcessor
+
+from ..alignment.inputs import image_view
+from ..alignment.labels import align_labels, class_names
+from ..cards.plots import explanation_panel
+from ..data.digits import digits_on_textures
+from ..data.images import label_names, load_images
+from ..data.transforms import DistillationTransform
+from ..explainers import Explainer
+from ..metrics import explanation_similarity
+from ..trainer.arguments import ExplanationDistillArguments
+from .distillation import Distillation, announce, explainer_of, replace_arguments, train_on_labels, use_one_thread
+from .experiment import Experiment
+from .models import create_student, label_settings, load_processor, load_teacher, processor_like
+from .student_card import generated_data
+
+
+@dataclass
+class ImageSources:
+    """Models and data; without teacher, student and data set the embedded default."""
+
+    teacher: str | None = field(default=None, metadata={"help": "Hub id or folder of the teacher."})
+    student: str | None = field(
+        default=None,
+        metadata={"help": "Hub id or folder of the student; for a random start also timm/NAME or .json."},
+    )
+    dataset: str | None = field(
+        default=None, metadata={"help": "Hub id, folder saved by `datasets`, or folder of images."}
+    )
+    student_init: str = field(
+        default="pretrained",
+        metadata={"help": "Keep the student's weights, or start anew.", "choices": ["pretrained", "random"]},
+    )
+    train_split: str = field(default="train", metadata={"help": "Split to distil on."})
+    eval_split: str = field(
+        default="validation",
+        metadata={"help": "Split to measure on; without it, a tenth of the training split."},
+    )
+    image_column: str = field(default="image", metadata={"help": "Column of the images."})
+    label_column: str = field(default="label", metadata={"help": "Column of the labels; it may be missing."})
+    augment: bool = field(default=False, metadata={"help": "Crop and flip the training images at random."})
+    skip_undecodable: bool = field(
+        default=False, metadata={"help": "Leave images out that can't be decoded, with a warning that names them."}
+    )
+
+
+@dataclass
+class ImageExperiment(Experiment):
+    """Image classifiers. Without a download: models by configuration, trained on the embedded digits.
+
+    Args:
+        teacher, student: Configurations; the classes' names are filled in.
+        data: Arguments of `digits_on_textures`.
+        teacher_training, student_training: Training arguments of either.
+        input_size: Side in pixels at which the models are shown the images; None leaves them as they are.
+    """
+
+    teacher: PreTrainedConfig
+    student: PreTrainedConfig
+    data: Mapping[str, Any]
+    teacher_training: Mapping[str, Any]
+    student_training: Mapping[str, Any]
+    input_size: int | None = None
+
+    sources: ClassVar[type] = ImageSources
+    required: ClassVar[tuple[str, ...]] = ("teacher", "student", "dataset")
+    pretrained_training: ClassVar[Mapping[str, Any]] = {
+        "learning_rate": 1e-4,
+        "warmup_steps": 0.05,
+        "num_train_epochs": 10,
+        "weight_decay": 0.05,
+    }
+
+    def load(self, sources: ImageSources, args: ExplanationDistillArguments, seed: int) -> Distillation:
+        """Load or make one seed's models and data."""
+        return load_image_sources(sources, args, seed) if sources.dataset else train_on_digits(self, args, seed)
+
+
+def load_image_sources(sources: ImageSources, args: ExplanationDistillArguments, seed: int) -> Distillation:
+    """Load teacher, student and data by Hub id or folder."""
+    assert sources.teacher and sources.student and sources.dataset
+    train, evaluation = load_images(
+        sources.dataset,
+        sources.train_split,
+        sources.eval_split,
+        sources.image_column,
+        seed=seed,
+        skip_undecodable=sources.skip_undecodable,
+    )
+    teacher, teacher_processor = load_teacher(sources.teacher)
+    student = create_student(sources.student, sources.student_init, label_names(train, sources.label_column), teacher)
+    # A student that starts anew has no processor of its own: it sees what the teacher sees.
+    if sources.student_init == "random":
+        processor = processor_like(image_view(teacher_processor), student)
+    else:
+        processor = load_processor(sources.student, student.config)
+    transform, training_transform = (
+        DistillationTransform(
+            processor,
+            teacher_processor,
+            augmentation=augmentation,
+            image_column=sources.image_column,
+            label_column=sources.label_column,
+        )
+        for augmentation in (None, crop_and_flip(processor, teacher_processor) if sources.augment else None)
+    )
+    train.set_transform(training_transform)
+    evaluation.set_transform(transform)
+    picture = explanation_picture(teacher, evaluation, transform, args)
+    return Distillation(teacher, student, processor, train, {"evaluation": evaluation}, picture)
+
+
+def crop_and_flip(*processors: Any, smallest: float = 0.35) -> v2.Transform:
+    """Crop and flip images at random, at the size of the larger of the processors' views.
+
+    Args:
+        processors: Image processors.
+        smallest: Least fraction of the image's area that a crop keeps.
+    """
+    sizes = [image_view(processor).size for processor in processors]
+    size = [max(height for height, _ in sizes), max(width for _, width in sizes)]
+    return v2.Compose([v2.RandomResizedCrop(size, scale=(smallest, 1.0)), v2.RandomHorizontalFlip()])
+
+
+def train_on_digits(experiment: ImageExperiment, args: ExplanationDistillArguments, seed: int) -> Distillation:
+    """Compose a seed's data and train its teacher, on backgrounds that say nothing of the class."""
+    use_one_thread()
+    arguments = {"seed": seed, **experiment.data}
+    splits = digits_on_textures(**arguments)
+    side = experiment.input_size or splits["student_train"][0]["image"].width
+    processor = ViTImageProcessor(
+        size={"height": side, "width": side}, image_mean=[0.5, 0.5, 0.5], image_std=[0.5, 0.5, 0.5]
+    )
+    transform = DistillationTransform(processor)
+    names = label_names(splits["student_train"])
+    assert names is not None
+    for split in splits.values():
+        split.set_transform(transform)
+    teacher, student = classifier_of(experiment.teacher, names), classifier_of(experiment.student, names)
+    announce(args, f"Seed {seed}: training the teacher")
+    teacher = train_on_labels(
+        teacher, replace_arguments(args, seed=seed, **experiment.teacher_training), splits["teacher_train"], processor
+    )
+    evaluations = {"in_distribution": splits["test_id"], "out_of_distribution": splits["test_ood"]}
+    named = {"train": "student_train", "in_distribution": "test_id", "out_of_distribution": "test_ood"}
+    return Distillation(
+        teacher,
+        student,
+        processor,
+        splits["student_train"],
+        evaluations,
+        explanation_picture(teacher, splits["test_ood"], transform, args),
+        teacher_is_new=True,
+        # The scans are the UCI repository's.
+        data={
+            name: generated_data("digits_on_textures", arguments, "cc-by-4.0", split) for name, split in named.items()
+        },
+    )
+
+
+def classifier_of(config: PreTrainedConfig, names: list[str]) -> nn.Module:
+    """Make a classifier of the classes `names` with random weights."""
+    config = copy.deepcopy(config)
+    for setting, value in label_settings(names, len(names)).items():
+        setattr(config, setting, value)
+    return AutoModelForImageClassification.from_config(config)
+
+
+def explanation_picture(
+    teacher: nn.Module, data: Dataset, transform: DistillationTransform, args: ExplanationDistillArguments
+) -> Callable[[Mapping[str, nn.Module], int, Path], None]:
+    """Give the `picture` of a `Distillation`, which writes `explanations.png` as `draw_explanations` draws it."""
+
+    def picture(students: Mapping[str, nn.Module], count: int, folder: Path) -> None:
+        path = folder / "explanations.png"
+        draw_explanations(teacher, students, data, transform, explainer_of(args), count, path)
+
+    return picture
+
+
+def draw_explanations(
+    teacher: nn.Module,
+    students: Mapping[str, nn.Module],
+    data: Dataset,
+    transform: DistillationTransform,
+    explainer: Explainer,
+    count: int,
+    path: Path,
+) -> None:
+    """Draw where teacher and students look, for the teacher's top class of the first samples.
+
+    Args:
+        teacher: Classifier.
+        students: Classifiers by name, on the same device.
+        data: Images as `transform` gives them.
+        transform: Transform of the data, which undoes the student's normalisation.
+        explainer: Explainer of all of them.
+        count: Number of samples.
+        path: File of the picture.
+    """
+    any_student = next(iter(students.values()))
+    device = next(any_student.parameters()).device
+    samples = [data[index] for index in range(min(count, len(data)))]
+    pixel_values = torch.stack([sample["pixel_values"] for sample in samples]).to(device)
+    shown_to_teacher = torch.stack([sample.get("teacher_pixel_values", sample["pixel_values"]) for sample in samples])
+    labels = align_labels(teacher, any_student)
+    taught = explainer(
+        teacher.eval(),
+        {"pixel_values": shown_to_teacher.to(device)},
+        lambda logits: labels.to_teacher(labels.teacher_logits(logits).argmax(1)),
+    )
+    target = labels.to_student(labels.teacher_logits(taught.logits).argmax(1))
+    names = class_names(any_student) or [str(index) for index in range(any_student.config.num_labels)]
+    maps = {"Teacher": taught.maps}
+    predictions = {"Teacher": [names[index] for index in target.tolist()]}
+    similarities = {}
+    for variant, student in students.items():
+        explained = explainer(student.eval(), {"pixel_values": pixel_values}, target)
+        heading = f"{variant} student"
+        maps[heading] = explained.maps
+        predictions[heading] = [names[index] for index in explained.logits.argmax(1).tolist()]
+        similarities[heading] = explanation_similarity(explained.maps, taught.maps)[0]
+    truths = [names[sample["labels"]] for sample in samples] if all("labels" in s for s in samples) else None
+    images = transform.student.intensities(pixel_values).clamp(0, 1)
+    explanation_panel(
+        images,
+        maps,
+        labels=truths,
+        predictions=predictions,
+        similarities=similarities,
+        path=path,
+    )

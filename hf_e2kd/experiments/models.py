@@ -1,0 +1,220 @@
+"""Classifiers of images and of texts by Hub id, local folder or configuration."""
+
+import copy
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    BitImageProcessor,
+    PreTrainedConfig,
+    TimmWrapperConfig,
+    TimmWrapperForImageClassification,
+    TimmWrapperImageProcessor,
+    ViTImageProcessor,
+)
+from transformers.utils import logging
+
+from ..alignment.inputs import PIL_FILTERS, ImageView
+from ..alignment.labels import class_names
+from ..data.imagenet import unique_class_names
+from ..models import bcos_config, shufflenet_config
+from ..models.bcos_base import BcosConfig
+
+logger = logging.get_logger(__name__)
+
+
+def load_teacher(source: str) -> tuple[nn.Module, Any]:
+    """Load a trained image classifier and its processor, from the Hub or a folder. No remote code is run."""
+    model = AutoModelForImageClassification.from_pretrained(source)
+    name_classes_apart(model)
+    return model, load_processor(source, model.config)
+
+
+def name_classes_apart(model: nn.Module) -> None:
+    """Give a published classifier of ImageNet unique class names, by which it can be matched with others."""
+    names = class_names(model)
+    if names is not None and (unique := unique_class_names(names)) != names:
+        for setting, value in label_settings(unique, len(unique)).items():
+            setattr(model.config, setting, value)
+
+
+def load_processor(source: str, config: PreTrainedConfig, **options: Any) -> Any:
+    """Load the image processor beside a model; for a B-cos network without one, make that of such networks.
+
+    Args:
+        source: Hub id or folder of the model.
+        config: Configuration of the model.
+        options: Options of `from_pretrained`, such as `revision`.
+
+    Raises:
+        ValueError: there is none.
+    """
+    try:
+        return AutoImageProcessor.from_pretrained(source, **options)
+    except (OSError, ValueError, KeyError) as error:
+        if isinstance(config, BcosConfig):
+            logger.warning(f"'{source}' has no image processor: it is shown images as B-cos networks of ImageNet are.")
+            return bcos_processor(config)
+        raise no_processing_class(source, "image processor", error) from error
+
+
+def no_processing_class(source: str, kind: str, problem: Exception | str) -> ValueError:
+    """Make the error of a model whose image processor or tokenizer can't be loaded."""
+    auto_class = {"tokenizer": "AutoTokenizer", "image processor": "AutoImageProcessor"}[kind]
+    return ValueError(
+        f"'{source}' has no {kind} that could be loaded ({' '.join(str(problem).split())[:200]}). Save the one that it "
+        f"was trained with beside it: {auto_class}.from_pretrained(…).save_pretrained(…)."
+    )
+
+
+def bcos_processor(config: BcosConfig) -> BitImageProcessor:
+    """Make the image processor of B-cos networks of ImageNet: RGB in [0, 1], not normalised, 224 of 256 pixels."""
+    side = getattr(config, "image_size", 224)
+    return BitImageProcessor(
+        size={"shortest_edge": side * 256 // 224},
+        crop_size={"height": side, "width": side},
+        resample=2,
+        do_normalize=False,
+    )
+
+
+def create_student(source: str, init: str, names: list[str] | None, teacher: nn.Module | None = None) -> nn.Module:
+    """Make a student of images for the classes `names`, or the teacher's where there are none.
+
+    Args:
+        source: Hub id or folder of a model; for a random start also a configuration file (JSON with `model_type`), or
+            `timm/NAME`, `bcos/NAME` (`hf_e2kd.models.bcos_config`) or `torchvision/shufflenet_v2_…` of an architecture.
+        init: `"pretrained"` keeps the weights (a new classifier if the classes differ), `"random"` starts anew.
+        names: Names of the classes.
+        teacher: Teacher, whose classes are taken where `names` is None.
+
+    Raises:
+        ValueError: unknown `init`.
+    """
+    if init not in ("pretrained", "random"):
+        raise ValueError(f"Unknown student_init '{init}'. Available: pretrained, random.")
+    if names is None:
+        assert teacher is not None, "without names the classes are the teacher's"
+        labels = label_settings(class_names(teacher), teacher.config.num_labels)
+    else:
+        labels = label_settings(names, len(names))
+    if init == "random":
+        return AutoModelForImageClassification.from_config(_configuration(source, labels))
+    return AutoModelForImageClassification.from_pretrained(
+        source, config=_saved_configuration(source, labels), ignore_mismatched_sizes=True
+    )
+
+
+def processor_like(view: ImageView, student: nn.Module) -> Any:
+    """Make an image processor that shows a student the given view, in a form that is saved beside the student."""
+    if isinstance(student, TimmWrapperForImageClassification):
+        student.config.pretrained_cfg = view.timm_settings()
+        return TimmWrapperImageProcessor(student.config.pretrained_cfg, architecture=student.config.architecture)
+    if isinstance(student.config, BcosConfig):
+        view = replace(view, mean=(0.0,) * 3, std=(1.0,) * 3)
+    height, width = view.size
+    settings = {
+        "image_mean": list(view.mean),
+        "image_std": list(view.std),
+        "resample": PIL_FILTERS[view.interpolation.value],
+    }
+    if not view.keeps_ratio:
+        return ViTImageProcessor(size={"height": height, "width": width}, **settings)
+    return BitImageProcessor(
+        size={"shortest_edge": round(min(height, width) / view.fraction)},
+        crop_size={"height": height, "width": width},
+        **settings,
+    )
+
+
+def load_text_classifier(source: str, names: list[str] | None, num_labels: int) -> nn.Module:
+    """Load a pretrained model of texts with a classifier for these classes, new where it has another."""
+    return AutoModelForSequenceClassification.from_pretrained(
+        source, **label_settings(names, num_labels), ignore_mismatched_sizes=True
+    )
+
+
+def shallow_copy_of(teacher: nn.Module, layers: int, init: str) -> nn.Module:
+    """Make a student of the teacher's architecture with fewer layers.
+
+    Args:
+        teacher: Classifier of texts.
+        layers: Number of layers.
+        init: `"random"`, or `"teacher-layers"`: evenly spaced layers of the teacher, the first among them, and
+            everything else of it.
+
+    Raises:
+        ValueError: unknown `init`, more layers than the teacher has, or a teacher whose layers are not in one list.
+    """
+    depth = teacher.config.num_hidden_layers
+    if not 1 <= layers <= depth:
+        raise ValueError(f"student_layers must lie between 1 and the teacher's {depth}, not {layers}.")
+    chosen = [number * depth // layers for number in range(layers)]
+    config = copy.deepcopy(teacher.config)
+    config.num_hidden_layers = layers
+    if getattr(config, "layer_types", None):  # ModernBERT's local and global layers
+        config.layer_types = [config.layer_types[number] for number in chosen]
+    student = AutoModelForSequenceClassification.from_config(config)
+    if init == "random":
+        return student
+    if init != "teacher-layers":
+        raise ValueError(
+            f"Unknown student_init '{init}'. Available: random, teacher-layers, or a model's id or folder."
+        )
+    stacks = [
+        name for name, module in teacher.named_modules() if isinstance(module, nn.ModuleList) and len(module) == depth
+    ]
+    if len(stacks) != 1:
+        raise ValueError(
+            f"{type(teacher).__name__} doesn't keep its {depth} layers in one list, so none can be taken over. Use "
+            "student_init='random', or a smaller model's id."
+        )
+    kept = {f"{stacks[0]}.{old}.": f"{stacks[0]}.{new}." for new, old in enumerate(chosen)}
+    state = {}
+    for name, tensor in teacher.state_dict().items():
+        if name.startswith(f"{stacks[0]}."):
+            prefix = next((prefix for prefix in kept if name.startswith(prefix)), None)
+            if prefix is None:
+                continue
+            name = kept[prefix] + name.removeprefix(prefix)
+        state[name] = tensor
+    student.load_state_dict(state)
+    return student
+
+
+def label_settings(names: list[str] | None, num_labels: int) -> dict[str, Any]:
+    """Give a configuration's settings of the classes."""
+    if names is None:
+        return {"num_labels": num_labels}
+    return {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
+
+
+def _configuration(source: str, labels: dict[str, Any]) -> PreTrainedConfig:
+    if source.endswith(".json"):
+        settings = json.loads(Path(source).read_text(encoding="utf-8"))
+        if "model_type" not in settings:
+            raise ValueError(f'{source} names no \'model_type\', such as "vit" or "convnext".')
+        return AutoConfig.for_model(settings.pop("model_type"), **settings, **labels)
+    if source.startswith("timm/") and not Path(source).exists():
+        # An architecture of timm needs no file from the Hub for a random start; a tag after a dot names weights only.
+        return TimmWrapperConfig(architecture=source.removeprefix("timm/").split(".")[0], **labels)
+    if source.startswith("bcos/") and not Path(source).exists():
+        return bcos_config(source.removeprefix("bcos/"), **labels)
+    if source.startswith("torchvision/") and not Path(source).exists():
+        return shufflenet_config(source.removeprefix("torchvision/"), **labels)
+    return _saved_configuration(source, labels)
+
+
+def _saved_configuration(source: str, labels: dict[str, Any]) -> PreTrainedConfig:
+    config = AutoConfig.from_pretrained(source)
+    # Set afterwards, as timm's wrapper would keep its own number of classes whatever their names.
+    for name, value in labels.items():
+        setattr(config, name, value)
+    return config

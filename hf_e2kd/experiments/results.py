@@ -1,0 +1,132 @@
+"""Figures of several seeds, and the table that shows them."""
+
+import json
+import statistics
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..trainer.arguments import ExplanationDistillArguments
+
+METRICS = {
+    "accuracy": "accuracy",
+    "agreement": "agreement",
+    "explanation_similarity": "similarity",
+    "energy_pointing_game": "energy in the object",
+    "word_accuracy": "word accuracy",
+    "word_auroc": "word AUROC",
+    "word_auprc": "word AUPRC",
+}
+"""Metrics of a table of results, in its order, with their headings; a table shows those that were measured."""
+
+_RECORDED = (
+    *("explainer", "explainer_options", "explanation_weight", "explanation_loss", "explanation_target"),
+    *("explanation_fraction", "explanation_interval", "task_weight", "logits_weight", "temperature"),
+    *("num_train_epochs", "max_steps", "learning_rate", "weight_decay", "max_grad_norm", "bf16", "fp16", "seed"),
+    *("per_device_train_batch_size", "gradient_accumulation_steps", "iou_threshold"),
+)
+
+
+def recorded_arguments(args: ExplanationDistillArguments) -> dict[str, Any]:
+    """Select the arguments that results are read with."""
+    return {name: getattr(args, name) for name in _RECORDED}
+
+
+def describe_machine(device: torch.device) -> dict[str, str]:
+    """Name the `device` and the version of `torch`."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return {"device": name, "torch": torch.__version__}
+
+
+def measured_metrics(
+    metrics: Mapping[str, float], prefix: str, wanted: Mapping[str, str] = METRICS
+) -> dict[str, float]:
+    """Select the metrics of a table from what `evaluate()` returned.
+
+    Args:
+        metrics: Values by prefixed name.
+        prefix: Beginning of the names, such as `"test_"` or, for the teacher's own metrics, `"test_teacher_"`.
+        wanted: Metrics of the table.
+    """
+    return {name: metrics[prefix + name] for name in wanted if prefix + name in metrics}
+
+
+def collect_results(
+    args: ExplanationDistillArguments, runs: list[dict[str, Any]], start: float, **stated: Any
+) -> dict[str, Any]:
+    """Put together the content of a `results.json`.
+
+    Args:
+        args: Training arguments.
+        runs: Each seed's figures so far: `seed`, and model → split → metric → value.
+        start: `time.monotonic()` at the beginning.
+        stated: Further entries, such as the recipe's name.
+    """
+    return {
+        **stated,
+        "arguments": recorded_arguments(args),
+        **describe_machine(args.device),
+        "seconds": round(time.monotonic() - start),
+        "summary": summarise(runs),
+        "runs": runs,
+    }
+
+
+def write_results(results: Mapping[str, Any], folder: Path, name: str = "results.json") -> None:
+    """Write results as JSON."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(json.dumps(results, indent=2, ensure_ascii=False), encoding="utf-8")
+
+
+def summarise(runs: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
+    """Summarise runs by mean and standard deviation (n − 1; 0 for one run).
+
+    Args:
+        runs: Each seed's figures: `seed`, and model → split → metric → value.
+
+    Returns:
+        Split → model → metric → `mean`, `std`; the teacher first.
+    """
+    models = [model for model in runs[0] if model != "seed"]
+    models.sort(key=lambda model: model != "teacher")
+    summary: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
+    for model in models:
+        for split in runs[0][model]:
+            # A metric may be undefined in some runs.
+            for metric in dict.fromkeys(metric for run in runs for metric in run[model][split]):
+                values = [run[model][split][metric] for run in runs if metric in run[model][split]]
+                spread = statistics.stdev(values) if len(values) > 1 else 0.0
+                figures = summary.setdefault(split, {}).setdefault(model, {})
+                figures[metric] = {"mean": statistics.fmean(values), "std": spread}
+    return summary
+
+
+def markdown_table(
+    summary: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]], metrics: Mapping[str, str] = METRICS
+) -> str:
+    """Write the summary as a table, one row a split and model.
+
+    Args:
+        summary: Figures as `summarise` returns them.
+        metrics: Metrics to show, in this order, as far as they were measured, with their headings.
+    """
+    shown = [m for m in metrics if any(m in figures for models in summary.values() for figures in models.values())]
+    lines = [
+        f"| data | model | {' | '.join(metrics[metric] for metric in shown)} |",
+        f"|---|---|{'---|' * len(shown)}",
+    ]
+    for split, models in summary.items():
+        for model, figures in models.items():
+            cells = [_cell(figures.get(metric)) for metric in shown]
+            lines.append(f"| {split.replace('_', ' ')} | {model} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cell(figure: Mapping[str, float] | None) -> str:
+    if figure is None:
+        return "–"
+    spread = f" ± {figure['std']:.3f}" if figure["std"] else ""
+    return f"{figure['mean']:.3f}{spread}"

@@ -1,0 +1,175 @@
+"""Explanations of texts by teacher and students: similarity, word attribution against known polarities, pictures."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import nn
+
+from ..alignment.labels import align_labels, class_names
+from ..alignment.texts import length_limit, number_spans, tokenize_texts
+from ..alignment.words import LAYOUT_COLUMNS, pool_words
+from ..cards.word_plots import WordRow, WordSample, word_page, word_plot
+from ..explainers import Explainer
+from ..metrics import explanation_similarity, word_attribution
+
+CLASS_POLARITY = {2: (-1, 1), 3: (-1, 0, 1), 4: (-1, -1, 1, 1), 5: (-1, -1, 0, 1, 1)}
+"""Polarity of each class by the number of classes, in the treebank's order."""
+
+
+@dataclass
+class Reading:
+    """Explanations of some texts by one model; lists of one entry a text.
+
+    Args:
+        logits: (N, classes).
+        words: Scores of the words that teacher and students share, for the teacher's top class.
+        spans: Scores of the data's own words for the model's top class, where the data has `spans`.
+    """
+
+    logits: torch.Tensor
+    words: list[list[float]]
+    spans: list[list[float]]
+
+
+@dataclass
+class WordStudy:
+    """Explain a sample of texts by teacher and students.
+
+    Args:
+        teacher: Teacher.
+        teacher_tokenizer: Its tokenizer.
+        tokenizer: Tokenizer of the students.
+        evaluations: Data with a text column and labels; with `spans` and `word_labels`, words are scored against these.
+        explainer: Explainer of the models.
+        text_column, label_column: Columns of the data.
+        samples: Number of texts of each evaluation set that are explained, drawn by a fixed seed.
+        batch_size: Texts at a time.
+        max_length: Longest text in tokens.
+    """
+
+    teacher: nn.Module
+    teacher_tokenizer: Any
+    tokenizer: Any
+    evaluations: Mapping[str, Dataset]
+    explainer: Explainer
+    text_column: str = "text"
+    label_column: str = "label"
+    samples: int = 300
+    batch_size: int = 32
+    max_length: int | None = None
+    _teacher_readings: dict[tuple[str, int], Reading] = field(default_factory=dict)
+
+    def measure(self, model: nn.Module, split: str) -> dict[str, float]:
+        """Measure a student's similarity to the teacher, and word attribution where the data has words' polarities."""
+        data = self._drawn(split, self.samples)
+        teacher = self._teacher_reading(split, self.samples)
+        is_teacher = model is self.teacher
+        reading = teacher if is_teacher else self._read(model, data, teacher)
+        metrics: dict[str, float] = {}
+        if not is_teacher:
+            pairs = zip(reading.words, teacher.words, strict=True)
+            results = [explanation_similarity(_as_map(own), _as_map(taught)) for own, taught in pairs if taught]
+            values = torch.tensor([value.item() for value, valid in results if valid])
+            if len(values):
+                metrics["explanation_similarity"] = values.mean().item()
+        if {"spans", "word_labels"} <= set(data.column_names):
+            figures = word_attribution(
+                reading.spans,
+                data["word_labels"],
+                data[self.label_column],
+                reading.logits.argmax(1).tolist(),
+                class_polarity=CLASS_POLARITY[reading.logits.shape[1]],
+            )
+            # Undefined where no word counts, or where all of them agree with their text.
+            names = [name for name in ("word_accuracy", "word_auroc", "word_auprc") if not math.isnan(figures[name])]
+            metrics |= {name: figures[name] for name in names}
+        return metrics
+
+    def picture(self, students: Mapping[str, nn.Module], count: int, folder: Path) -> None:
+        """Write explanations.html and explanations.png: the last evaluation set's first drawn texts, words coloured."""
+        split = list(self.evaluations)[-1]
+        data = self._drawn(split, count)
+        teacher = self._teacher_reading(split, count)
+        readings = {"Teacher": teacher} | {
+            f"{variant} student": self._read(student, data, teacher) for variant, student in students.items()
+        }
+        names = class_names(next(iter(students.values()))) or [str(index) for index in range(teacher.logits.shape[1])]
+        words = self._tokenized(data[self.text_column])[1]
+        shown = []
+        for row, text in enumerate(data[self.text_column]):
+            rows = []
+            for heading, reading in readings.items():
+                own, taught = _as_map(reading.words[row]), _as_map(teacher.words[row])
+                similar = (
+                    None if reading is teacher or not words[row] else explanation_similarity(own, taught)[0].item()
+                )
+                prediction = names[int(reading.logits[row].argmax())]
+                rows.append(WordRow(heading, words[row], reading.words[row], prediction, similar))
+            label, explained = names[data[self.label_column][row]], names[int(teacher.logits[row].argmax())]
+            shown.append(WordSample(text, rows, label=label, explained=explained))
+        word_page(shown, folder / "explanations.html")
+        word_plot(shown, folder / "explanations.png")
+
+    def _drawn(self, split: str, count: int) -> Dataset:
+        data = self.evaluations[split].shuffle(seed=0)
+        return data.select(range(min(count, len(data))))
+
+    def _teacher_reading(self, split: str, count: int) -> Reading:
+        if (split, count) not in self._teacher_readings:
+            self._teacher_readings[split, count] = self._read(self.teacher, self._drawn(split, count), None)
+        return self._teacher_readings[split, count]
+
+    def _tokenized(self, texts: list[str]) -> tuple[list[dict[str, torch.Tensor]], list[list[str]]]:
+        sides = [
+            (tokenizer, length_limit(tokenizer, self.max_length))
+            for tokenizer in (self.teacher_tokenizer, self.tokenizer)
+        ]
+        return tokenize_texts([(text,) for text in texts], *sides)
+
+    def _read(self, model: nn.Module, data: Dataset, teacher: Reading | None) -> Reading:
+        """Explain texts; a student's words are scored for the teacher's top class, its spans for its own."""
+        model.eval()
+        device = next(model.parameters()).device
+        tokenizer = self.teacher_tokenizer if teacher is None else self.tokenizer
+        explainer = self.explainer.with_tokenizer(tokenizer)
+        labels = align_labels(self.teacher, model)
+        logits, words, spans = [], [], []
+        for start in range(0, len(data), self.batch_size):
+            rows = data[start : start + self.batch_size]
+            texts = rows[self.text_column]
+            batches, names = self._tokenized(texts)
+            batch = {key: value.to(device) for key, value in batches[0 if teacher is None else 1].items()}
+            tokens = {key: value for key, value in batch.items() if key not in LAYOUT_COLUMNS}
+            if teacher is None:
+                explained = explainer(model, tokens)
+                matched = own = explained.maps
+            else:
+                taught = teacher.logits[start : start + self.batch_size].to(device)
+                target = labels.to_student(labels.teacher_logits(taught).argmax(1))
+                explained = explainer(model, tokens, partial(_beside_own_top, target))
+                matched, own = explained.maps.unbind(1)
+            pooled = pool_words(matched, batch["word_ids"])[0]
+            words += [scores[: len(found)] for scores, found in zip(pooled.tolist(), names, strict=True)]
+            if "spans" in data.column_names:
+                limit = length_limit(tokenizer, self.max_length)
+                ids = number_spans(tokenizer, texts, rows["spans"], limit).to(device)
+                for scores, own_spans in zip(pool_words(own, ids)[0].tolist(), rows["spans"], strict=True):
+                    # What a truncation cut off has no score.
+                    spans.append((scores + [0.0] * len(own_spans))[: len(own_spans)])
+            logits.append(explained.logits.cpu())
+        return Reading(torch.cat(logits), words, spans)
+
+
+def _beside_own_top(target: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """Give two targets a sample (B, 2): the given one and the model's top class."""
+    return torch.stack([target, logits.argmax(1)], 1)
+
+
+def _as_map(scores: list[float]) -> torch.Tensor:
+    return torch.tensor([[scores]])

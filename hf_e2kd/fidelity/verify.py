@@ -1,0 +1,145 @@
+"""Comparison of a record with a new measurement, claim by claim."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from .measure import drawn_rows
+from .record import DataRecord, FidelityRecord, MetricValue
+
+
+@dataclass(frozen=True)
+class Check:
+    """A claim of a record beside what was found.
+
+    Args:
+        name: Name of the figure, or of what should be the same.
+        stated, found: Figures, numbers or digests; `found` is None where it couldn't be measured.
+        holds: Whether they agree; None where nothing was checked.
+        reason: Reason why they don't agree, or weren't checked.
+    """
+
+    name: str
+    stated: float | str | None
+    found: float | str | None
+    holds: bool | None
+    reason: str | None = None
+
+
+def verify(stated: FidelityRecord, found: FidelityRecord, tolerance: float = 0.005) -> list[Check]:
+    """Compare a record with a new measurement.
+
+    Args:
+        stated: Published record.
+        found: Record of the new measurement, on the same samples.
+        tolerance: Largest difference of two figures, or of the ends of their intervals. On the same device and
+            versions they repeat to rounding.
+
+    Returns:
+        One check for each digest, for how the samples were drawn and for each figure of the student and of chance.
+        Other students' figures and those of words are named, and not checked. Times are left out: they differ from
+        machine to machine.
+
+    Raises:
+        ValueError: the record states nothing that could be verified.
+    """
+    check_verifiable(stated)
+    checks = []
+    for name in ("student", "teacher"):
+        own, other = getattr(stated, name), getattr(found, name)
+        if own is not None:
+            checks.append(_same(f"{name}'s weights", own.weights, None if other is None else other.weights))
+    checks += [
+        _same("the samples", stated.data.fingerprint, found.data.fingerprint),
+        _same("the samples' number", len(stated.data.samples), len(found.data.samples)),
+        _drawn(stated.data),
+    ]
+    pairs: Sequence[tuple[str, Mapping[str, MetricValue], Mapping[str, MetricValue]]] = (
+        ("", stated.figures, found.figures),
+        ("chance, ", stated.chance, found.chance),
+    )
+    for prefix, claims, figures in pairs:
+        for name, claim in claims.items():
+            checks.append(_figure(f"{prefix}{name.replace('_', ' ')}", claim, figures.get(name), tolerance))
+    for other in stated.compared:
+        checks.append(Check(f"figures of {other}", None, None, None, "not checked: that student isn't published"))
+    return checks
+
+
+def check_verifiable(record: FidelityRecord) -> None:
+    """Refuse a record that states nothing that could be measured again.
+
+    Raises:
+        ValueError: it has no figures, or doesn't say of which samples.
+    """
+    rows, samples = record.data.rows, record.data.samples
+    if not record.figures:
+        problem = "it has no figures"
+    elif not samples or rows is None:
+        problem = "it doesn't say on which samples its figures were measured, or of how many rows these are"
+    elif not all(isinstance(row, int) and 0 <= row < rows for row in samples):
+        problem = f"some of its samples aren't among its {rows} rows"
+    else:
+        return
+    raise ValueError(
+        f"The record states nothing that could be verified: {problem}. Measure anew: hf-e2kd fidelity --teacher A "
+        "--student B --dataset D."
+    )
+
+
+def _same(name: str, stated: int | str | None, found: int | str | None) -> Check:
+    if stated is None:
+        return Check(name, None, found, None, "not stated")
+    return Check(name, stated, found, stated == found, None if stated == found else "differs")
+
+
+def _drawn(data: DataRecord) -> Check:
+    """Check that nobody chose the samples: they are a seed's, or each row of the data once."""
+    assert data.rows is not None
+    name, samples = "the samples are those that the seed draws", data.samples
+    if sorted(samples) == list(range(data.rows)):
+        return Check(name, data.seed, data.seed, True)
+    repeated = len(samples) - len(set(samples))
+    drawn = None if data.seed is None else drawn_rows(data.rows, len(samples), data.seed)
+    if repeated:
+        reason = f"{repeated} of {len(samples)} repeat another"
+    elif drawn is None:
+        reason = "no seed is stated: they may have been picked"
+    else:
+        others = sum(one != other for one, other in zip(samples, drawn, strict=True))
+        reason = f"{others} of {len(samples)} are others: they may have been picked"
+    holds = samples == drawn
+    return Check(name, data.seed, data.seed if holds else None, holds, None if holds else reason)
+
+
+def _figure(name: str, stated: MetricValue, found: MetricValue | None, tolerance: float) -> Check:
+    if found is None and "word" in name.split():
+        # A recipe measures it, on words whose polarity its data knows.
+        return Check(name, stated.value, None, None, "not checked: it takes the recipe that measured it")
+    if found is None:
+        reason = "not measured: a column may have another name (--label-column)"
+        return Check(name, stated.value, None, False, reason)
+    differing = "; ".join(_differences(stated, found, tolerance))
+    return Check(name, stated.value, found.value, not differing, differing or None)
+
+
+def _differences(stated: MetricValue, found: MetricValue, tolerance: float) -> Iterator[str]:
+    """Name the parts of a figure that don't repeat."""
+    if not _near(stated.value, found.value, tolerance):
+        yield "value"
+    if not (_near(stated.low, found.low, tolerance) and _near(stated.high, found.high, tolerance)):
+        yield f"interval {_interval(stated)} stated, {_interval(found)} found"
+    if stated.samples != found.samples:
+        yield f"{stated.samples} samples stated, {found.samples} found"
+    if stated.detail != found.detail:
+        yield f"of {stated.detail or 'all samples'} stated, of {found.detail or 'all samples'} found"
+
+
+def _near(one: float | None, other: float | None, tolerance: float) -> bool:
+    if one is None or other is None:
+        return one is other
+    return abs(one - other) <= tolerance
+
+
+def _interval(figure: MetricValue) -> str:
+    low, high = ("–" if end is None else f"{end:.4f}" for end in (figure.low, figure.high))
+    return f"[{low}, {high}]"

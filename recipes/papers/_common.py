@@ -1,0 +1,177 @@
+"""Shared parts of the papers' recipes: options, training arguments, models, trial runs."""
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from datasets import DatasetDict
+from timm.data import ImageNetInfo
+from torch import nn
+from transformers import AutoModelForImageClassification, PreTrainedConfig, ViTImageProcessor
+
+from hf_e2kd.data import load_imagenet, load_sun397
+from hf_e2kd.data.imagenet import class_names
+from hf_e2kd.data.images import load_image_splits
+from hf_e2kd.experiments import Distillation, Experiment
+from hf_e2kd.experiments.models import bcos_processor, label_settings, load_teacher
+from hf_e2kd.models import BcosDenseNetConfig, BcosResNetConfig, bcos_config, load_bcos_weights
+from hf_e2kd.trainer.arguments import ExplanationDistillArguments
+
+SMOKE_SIDE = 32
+"""Side in pixels of the images that the models of a trial run are shown."""
+
+SMOKE_TRAINING = {
+    "max_steps": 2,
+    "use_cpu": True,
+    "per_device_train_batch_size": 4,
+    "per_device_eval_batch_size": 8,
+    "warmup_steps": 0,
+}
+"""Training arguments of a trial run."""
+
+SMOKE_SIZES = {"teacher_train": 48, "student_train": 32, "validation": 0, "test_id": 16, "test_ood": 16}
+"""Number of embedded images in each split of a trial run."""
+
+# The learning rate rises from 1 % and falls to 0.
+_FROM_ONE_PERCENT = {
+    "lr_scheduler_type": "cosine_warmup_with_min_lr",
+    "lr_scheduler_kwargs": {"warmup_lr_rate": 0.01, "min_lr_rate": 0.0},
+}
+STANDARD_TRAINING = {
+    "optim": "adamw_torch",
+    "learning_rate": 0.01,
+    "weight_decay": 1e-4,
+    "max_grad_norm": 1.0,
+    **_FROM_ONE_PERCENT,
+}
+"""Training arguments of standard networks in e²KD's official code."""
+
+BCOS_TRAINING = {
+    # Adam is AdamW without decay.
+    "optim": "adamw_torch",
+    "learning_rate": 1e-3,
+    "weight_decay": 0.0,
+    # `AdaptiveClipping` clips.
+    "max_grad_norm": 0.0,
+    "explainer": "bcos",
+    **_FROM_ONE_PERCENT,
+}
+"""Training arguments of B-cos networks there."""
+
+
+@dataclass
+class PaperSources:
+    """Options of every paper's setting."""
+
+    dataset: str | None = field(default=None, metadata={"help": "The data's folder."})
+    teacher: str | None = field(
+        default=None, metadata={"help": "Hub id or folder of the teacher, or bcos/NAME with --teacher_weights."}
+    )
+    teacher_weights: str | None = field(
+        default=None, metadata={"help": "File of published weights of a teacher bcos/NAME, .pth or .safetensors."}
+    )
+    skip_undecodable: bool = field(
+        default=False, metadata={"help": "Leave images out that can't be decoded, with a warning that names them."}
+    )
+    smoke: bool = field(
+        default=False, metadata={"help": "Try everything out in seconds, by tiny models on images made for it."}
+    )
+
+    required: ClassVar[tuple[str, ...]] = ("dataset", "teacher")
+
+    def __post_init__(self) -> None:
+        missing = [f"--{name}" for name in self.required if getattr(self, name) is None]
+        if missing and not self.smoke:
+            raise ValueError(f"Give {' and '.join(missing)}, or --smoke to try the recipe out without any data.")
+        if not self.smoke and (self.teacher or "").startswith("bcos/") and self.teacher_weights is None:
+            raise ValueError(f"--teacher {self.teacher} needs its published weights: give --teacher_weights FILE.")
+
+
+@dataclass
+class PaperExperiment(Experiment):
+    """A setting whose data and models come from the command line.
+
+    Args:
+        sources: Data class of the options.
+        student_training: Training arguments where the command line says nothing else.
+        loader: `loader(sources, args, seed)` gives one seed's models and data.
+    """
+
+    sources: type
+    student_training: Mapping[str, Any]
+    loader: Callable[[Any, ExplanationDistillArguments, int], Distillation]
+
+    def load(self, sources: Any, args: ExplanationDistillArguments, seed: int) -> Distillation:
+        """Load one seed's models and data."""
+        return self.loader(sources, args, seed)
+
+
+def chosen_first(**defaults: Any) -> argparse.Namespace:
+    """Read the options on which other options' defaults depend, before the rest of the command line.
+
+    Args:
+        defaults: Options with their defaults; one whose default is False is a flag.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name, default in defaults.items():
+        if default is False:
+            parser.add_argument(f"--{name}", action="store_true")
+        else:
+            parser.add_argument(f"--{name}", default=default)
+    return parser.parse_known_args(sys.argv[1:])[0]
+
+
+def load_published(source: str, weights: str | None) -> tuple[nn.Module, Any]:
+    """Load a trained classifier and its image processor.
+
+    Args:
+        source: Hub id or folder, or `bcos/NAME` as in `hf_e2kd.models.bcos_config`.
+        weights: File of a B-cos network's published weights, which are of ImageNet's 1,000 classes.
+    """
+    if weights is None:
+        return load_teacher(source)
+    names = class_names(ImageNetInfo().label_names())
+    config = bcos_config(source.removeprefix("bcos/"), **label_settings(names, len(names)))
+    model = load_bcos_weights(AutoModelForImageClassification.from_config(config), weights)
+    return model, bcos_processor(config)
+
+
+def smoke_processor(is_bcos: bool) -> ViTImageProcessor:
+    """Make the image processor of a trial run's models."""
+    size = {"height": SMOKE_SIDE, "width": SMOKE_SIDE}
+    return ViTImageProcessor(size=size, do_normalize=not is_bcos)
+
+
+def smoke_bcos(names: list[str], dense: bool = False) -> nn.Module:
+    """Make a tiny B-cos network."""
+    labels = label_settings(names, len(names))
+    sizes = {"embedding_size": 8, "small_inputs": True, **labels}
+    config: PreTrainedConfig = (
+        BcosDenseNetConfig(depths=[1, 1], growth_rate=8, **sizes) if dense else BcosResNetConfig(depths=[1, 1], **sizes)
+    )
+    return AutoModelForImageClassification.from_config(config)
+
+
+def smoke_folder(args: ExplanationDistillArguments) -> Path:
+    """Name the folder of a trial run's images."""
+    return Path(args.output_dir) / "generated"
+
+
+def find_images(source: str, partition: int | None = None) -> DatasetDict:
+    """Load images in the layout of SUN397 or of ImageNet, or as `hf_e2kd.data.images.load_image_splits` takes them.
+
+    Args:
+        source: Folder or Hub id.
+        partition: Partition of SUN397; None takes all its images as `train`.
+    """
+    folder = Path(source)
+    if (folder / "SUN397").is_dir() or (folder / "a").is_dir():
+        return load_sun397(folder, partition, open_images=False)
+    class_folders = [child.name for child in folder.glob("train/*") if child.is_dir()]
+    if class_folders and all(re.fullmatch(r"n\d{8}", name) for name in class_folders):
+        return load_imagenet(folder)
+    return load_image_splits(source)

@@ -1,0 +1,81 @@
+"""Folders of small generated images in the layouts of the papers' data, for trial runs.
+
+Each image shows a disc, whose colour tells its class, on stripes, whose direction tells the scene.
+"""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+SIZE = (40, 48)
+"""Number of rows and columns of a generated image."""
+
+WNIDS = ("n01440764", "n01443537", "n01484850")
+SCENES = ("a/abbey", "a/apartment_building/outdoor", "b/bazaar/outdoor")
+
+
+def draw_disc(colour: int, scene: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Draw an image (H, W, 3) and the disc's mask (H, W), both uint8."""
+    rows, columns = np.mgrid[: SIZE[0], : SIZE[1]]
+    stripes = 80 + 60 * np.sin((columns if scene % 2 else rows) * (0.6 + 0.2 * scene) + rng.uniform(0, 6))
+    image = np.repeat(stripes[..., None], 3, axis=2) + rng.normal(0, 8, (*SIZE, 3))
+    top, left = rng.uniform(12, SIZE[0] - 12), rng.uniform(12, SIZE[1] - 12)
+    disc = (rows - top) ** 2 + (columns - left) ** 2 < 9**2
+    paint = np.full(3, 40.0)
+    paint[colour % 3] = 230.0
+    image[disc] = paint
+    return image.clip(0, 255).astype(np.uint8), np.where(disc, 255, 0).astype(np.uint8)
+
+
+def write_waterbirds(folder: Path, per_group: int = 3) -> Path:
+    """Write Waterbirds as WILDS unpacks it, with masks in `segmentations` beside it.
+
+    Returns:
+        The folder of the images.
+    """
+    root, rng = folder / "waterbirds_v1.0", np.random.default_rng(0)
+    rows: list[list[object]] = []
+    for split in range(3):
+        for bird in range(2):
+            for place in range(2):
+                for number in range(per_group):
+                    name = f"00{bird + 1}.Bird/Bird_{split}_{bird}{place}_{number}"
+                    image, mask = draw_disc(bird, place, rng)
+                    _save(root / f"{name}.jpg", image)
+                    _save(folder / "segmentations" / f"{name}.png", mask)
+                    rows.append([len(rows) + 1, f"{name}.jpg", bird, split, place])
+    with (root / "metadata.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([["img_id", "img_filename", "y", "split", "place"], *rows])
+    return root
+
+
+def write_imagenet(folder: Path, train: int = 6, validation: int = 3) -> Path:
+    """Write three of ImageNet's classes, in `train` and `val` with a folder each, so many images a class."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", train), ("val", validation)):
+        for label, wnid in enumerate(WNIDS):
+            for number in range(count):
+                _save(folder / split / wnid / f"{wnid}_{number}.JPEG", draw_disc(label, number, rng)[0])
+    return folder
+
+
+def write_sun397(folder: Path, per_class: int = 4) -> Path:
+    """Write three scenes in SUN397's layout, with its first partition into halves."""
+    rng = np.random.default_rng(1)
+    lists: dict[str, list[str]] = {"Training_01.txt": [], "Testing_01.txt": []}
+    for label, scene in enumerate(SCENES):
+        for number in range(per_class):
+            name = f"{scene}/sun_{number}.jpg"
+            _save(folder / name, draw_disc(label + 1, label, rng)[0])
+            lists["Training_01.txt" if number % 2 else "Testing_01.txt"].append(f"/{name}")
+    for file, names in lists.items():
+        (folder / file).write_text("\n".join(names) + "\n", encoding="utf-8")
+    return folder
+
+
+def _save(path: Path, pixels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Every suffix of these layouts is Pillow's, "JPEG" in capitals too.
+    Image.fromarray(pixels).save(path)

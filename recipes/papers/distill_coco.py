@@ -1,0 +1,35 @@
+"""Distil a guided classifier of MS COCO by KD and by e²KD: which student keeps the teacher's localisation?
+
+The teacher is a model of `guide_coco.py`, chosen there by its energy pointing game or by its IoU. Both sides explain a
+class that the image shows, drawn anew at each step.
+
+    accelerate launch recipes/papers/distill_coco.py --smoke
+    accelerate launch recipes/papers/guide_coco.py --data COCO --model microsoft/resnet-50
+    accelerate launch recipes/papers/distill_coco.py --data COCO --teacher outputs/guide_coco/guided-42 \\
+        --student microsoft/resnet-18
+"""
+
+from _annotated import CocoSource
+from _guidance import GuidanceSetting
+from _guided_students import run_guided_distillation
+from transformers import ResNetConfig
+
+SETTING = GuidanceSetting(
+    source=CocoSource,
+    training={
+        "explanation_target": "label",
+        "explanation_weight": 5.0,
+        "num_train_epochs": 50,
+        "warmup_steps": 0.05,
+    },
+    smoke_model=ResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", downsample_in_first_stage=False
+    ),
+    smoke_student=ResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1], layer_type="basic", downsample_in_first_stage=False
+    ),
+    smoke_training={"num_train_epochs": 3, "learning_rate": 5e-3, "per_device_train_batch_size": 8},
+)
+
+if __name__ == "__main__":
+    run_guided_distillation(SETTING, "distill_coco", __doc__)

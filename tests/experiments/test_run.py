@@ -1,0 +1,138 @@
+"""Experiments: without a download, on a user's own data, over several seeds, with wrong arguments."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    ResNetConfig,
+    ResNetForImageClassification,
+    ViTImageProcessor,
+)
+
+from hf_e2kd import load_student
+from hf_e2kd.experiments import run_experiment
+from hf_e2kd.experiments.demos import DEMOS
+from hf_e2kd.experiments.distillation import use_one_thread
+from hf_e2kd.experiments.results import markdown_table
+
+TINY = {"teacher_train": 64, "student_train": 64, "validation": 0, "test_id": 16, "test_ood": 16}
+
+
+def run(name: str, monkeypatch: pytest.MonkeyPatch, *options: str) -> dict:
+    """Run an embedded setting in this process, on a handful of images."""
+    monkeypatch.setitem(DEMOS[name].data, "sizes", TINY)
+    monkeypatch.setattr(sys, "argv", [name, "--pictures", "0", *options, "--max_steps", "2", "--use_cpu", "true"])
+    return run_experiment(DEMOS[name], f"distill_{name}", "")
+
+
+def test_an_embedded_setting_trains_measures_and_writes(monkeypatch, tmp_path):
+    """A demonstration that needs a download, or leaves out a file that the README promises."""
+    results = run("vit", monkeypatch, "--output_dir", str(tmp_path), "--pictures", "2")
+    assert {"student", "student-kd", "teacher", "results.json", "explanations.png"} <= {
+        p.name for p in tmp_path.iterdir()
+    }
+    written = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    assert written["summary"] == results["summary"]
+    assert set(written["summary"]["out_of_distribution"]) == {"teacher", "KD", "e²KD"}
+    figures = written["summary"]["out_of_distribution"]["e²KD"]
+    assert set(figures) == {"accuracy", "agreement", "explanation_similarity", "energy_pointing_game"}
+    assert all(0 <= figure["mean"] <= 1 for figure in figures.values())
+    student = AutoModelForImageClassification.from_pretrained(tmp_path / "student")
+    assert student.config.id2label[3] == "digit 3"
+    assert AutoImageProcessor.from_pretrained(tmp_path / "student").size
+    record = load_student(tmp_path / "student").fidelity
+    assert record.figures["agreement"].value == pytest.approx(figures["agreement"]["mean"])
+    assert {"agreement", "explanation_similarity"} <= set(record.compared["plain KD"])
+    card = (tmp_path / "student" / "README.md").read_text(encoding="utf-8")
+    assert "plain KD" in card and "explanations.png" in card and "parchamiaraghi2024good" in card
+
+
+@pytest.mark.parametrize("threads", [None, "2"])
+def test_an_embedded_setting_computes_on_one_thread(threads, monkeypatch):
+    """Threads that wait for one another on a busy machine, or a user's number of them that is overruled."""
+    chosen = []
+    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if threads:
+        monkeypatch.setenv("OMP_NUM_THREADS", threads)
+    use_one_thread()
+    assert chosen == ([] if threads else [1])
+
+
+def test_both_students_start_from_the_same_weights_and_see_the_same_batches(monkeypatch, tmp_path):
+    """A comparison whose sides differ in more than the explanation term."""
+    results = run("vit", monkeypatch, "--output_dir", str(tmp_path), "--explanation_weight", "0")
+    (sides,) = results["runs"]
+    assert sides["KD"] == sides["e²KD"]
+
+
+def test_seeds_are_summed_up_with_their_spread(monkeypatch, tmp_path):
+    """A mean of several seeds that hides how far they lie apart."""
+    results = run("resnet", monkeypatch, "--output_dir", str(tmp_path), "--seeds", "2", "--no_compare")
+    assert [one["seed"] for one in results["runs"]] == [42, 43]
+    values = [one["e²KD"]["in_distribution"]["explanation_similarity"] for one in results["runs"]]
+    figure = results["summary"]["in_distribution"]["e²KD"]["explanation_similarity"]
+    assert figure["mean"] == pytest.approx(np.mean(values))
+    assert figure["std"] == pytest.approx(np.std(values, ddof=1))
+    assert "±" in markdown_table(results["summary"])
+
+
+@pytest.fixture
+def own_sources(tmp_path):
+    """A teacher's folder, a student's configuration file, and a folder of unlabelled images."""
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", num_labels=3)
+    config.id2label = {0: "cat", 1: "dog", 2: "owl"}
+    ResNetForImageClassification(config).save_pretrained(tmp_path / "teacher")
+    ViTImageProcessor(size={"height": 48, "width": 48}).save_pretrained(tmp_path / "teacher")
+    student = {"model_type": "convnext", "num_stages": 2, "hidden_sizes": [8, 16], "depths": [1, 1]}
+    (tmp_path / "student.json").write_text(json.dumps(student))
+    for split, count in [("train", 8), ("validation", 4)]:
+        (tmp_path / "images" / split).mkdir(parents=True)
+        for index in range(count):
+            pixels = np.random.default_rng(index).integers(0, 255, (40, 60, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "images" / split / f"{index}.png")
+    return [
+        *("--teacher", str(tmp_path / "teacher")),
+        *("--student", str(tmp_path / "student.json"), "--student_init", "random"),
+        *("--dataset", str(tmp_path / "images"), "--per_device_train_batch_size", "4"),
+    ]
+
+
+def test_the_users_own_models_and_unlabelled_images(own_sources, monkeypatch, tmp_path):
+    """Labels invented from the splits' folder names, or a student saved without the processor that it needs."""
+    results = run("convnext", monkeypatch, *own_sources, "--augment", "--output_dir", str(tmp_path / "out"))
+    assert set(results["summary"]["evaluation"]["e²KD"]) == {"agreement", "explanation_similarity"}
+    student = AutoModelForImageClassification.from_pretrained(tmp_path / "out" / "student")
+    assert list(student.config.id2label.values()) == ["cat", "dog", "owl"]
+    processor = AutoImageProcessor.from_pretrained(tmp_path / "out" / "student")
+    pixels = processor(Image.new("RGB", (60, 40)), return_tensors="pt")["pixel_values"]
+    assert student(pixels).logits.shape == (1, 3)
+    assert pixels.shape == torch.Size([1, 3, 48, 48])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--teacher", "somewhere"], "--teacher, --student and --dataset belong together"),
+        (["--seeds", "0"], "--seeds must be at least 1"),
+        (["--student_init", "foo"], "invalid choice: 'foo'"),
+        (["--explainer", "lime"], "Unknown explainer 'lime'. Available: "),
+    ],
+)
+def test_wrong_arguments_say_what_to_do(options, message, monkeypatch, capsys):
+    """A traceback, or a long training, where a sentence would do."""
+    with pytest.raises(SystemExit):
+        run("vit", monkeypatch, *options)
+    assert message in capsys.readouterr().err
+
+
+def test_a_missing_split_lists_those_that_exist(own_sources, monkeypatch, tmp_path):
+    """A KeyError in place of the splits' names."""
+    with pytest.raises(ValueError, match="no split 'training'. Its splits: train, validation"):
+        run("vit", monkeypatch, *own_sources, "--train_split", "training", "--output_dir", str(tmp_path / "o"))

@@ -1,0 +1,151 @@
+"""Experiments on texts: without a download, on a user's own model and data, on a treebank, with wrong arguments."""
+
+import json
+import sys
+
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForSequenceClassification
+
+from hf_e2kd import load_student
+from hf_e2kd.data import train_tokenizer
+from hf_e2kd.experiments import run_experiment, shallow_copy_of, texts
+from hf_e2kd.experiments.demos import BERT_ON_REVIEWS
+
+SIZES = {"teacher_train": 64, "student_train": 64, "validation": 0, "test_id": 16, "test_ood": 16}
+TINY = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 64}
+TEXTS = ["a wonderful film", "a dreadful film", "the actors are wonderful", "what a dreadful, endless story"]
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *options: str) -> dict:
+    """Run the embedded setting in this process, on a handful of texts."""
+    monkeypatch.setitem(BERT_ON_REVIEWS.data, "sizes", SIZES)
+    fast = ("--pictures", "0", "--explained_samples", "24", "--use_cpu", "true", "--max_steps", "2")
+    monkeypatch.setattr(sys, "argv", ["distill_bert", *fast, *options])
+    return run_experiment(BERT_ON_REVIEWS, "distill_bert", "")
+
+
+def test_the_embedded_default_trains_measures_and_writes(monkeypatch, tmp_path):
+    """A default that needs a download, a variant that isn't trained, or figures without the words' own labels."""
+    results = run(monkeypatch, "--output_dir", str(tmp_path), "--pictures", "2")
+    written = {path.name for path in tmp_path.iterdir()}
+    assert {"student", "student-kd", "student-scratch", "teacher", "results.json"} <= written
+    assert {"explanations.html", "explanations.png"} <= written
+    summary = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["summary"]
+    assert summary == results["summary"]
+    assert set(summary["out_of_distribution"]) == {"teacher", "scratch", "KD", "e²KD"}
+    figures = summary["out_of_distribution"]["e²KD"]
+    assert {"accuracy", "agreement", "explanation_similarity"} <= set(figures)
+    assert any("word_accuracy" in side for side in summary["out_of_distribution"].values())
+    student = AutoModelForSequenceClassification.from_pretrained(tmp_path / "student")
+    assert student.config.num_hidden_layers == 2
+    assert student.config.id2label[0] == "very negative"
+    batch = AutoTokenizer.from_pretrained(tmp_path / "student")(TEXTS, padding=True, return_tensors="pt")
+    assert student(**batch).logits.shape == (4, 4)
+    record = load_student(tmp_path / "student").fidelity
+    assert set(record.compared) == {"no teacher", "plain KD"} and record.chance["shuffled"].samples
+    stated = {name for name in results["runs"][0]["e²KD"]["out_of_distribution"] if name.startswith("word_")}
+    assert stated == {name for name in record.figures if name.startswith("word_")}
+
+
+def test_variants_start_from_the_same_weights_and_see_the_same_batches(monkeypatch, tmp_path):
+    """A comparison whose sides differ in more than the explanation term."""
+    results = run(monkeypatch, "--output_dir", str(tmp_path), "--explanation_weight", "0")
+    (sides,) = results["runs"]
+    assert sides["KD"] == sides["e²KD"]
+    assert sides["scratch"] != sides["KD"]
+
+
+@pytest.fixture
+def own_sources(tmp_path):
+    """A base model's folder with its tokenizer, and labelled texts saved by `datasets`."""
+    tokenizer = train_tokenizer(TEXTS, vocab_size=60, model_max_length=32)
+    config = BertConfig(vocab_size=len(tokenizer), num_hidden_layers=4, **TINY)
+    BertForSequenceClassification(config).save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    features = Features({"review": Value("string"), "stars": ClassLabel(names=["bad", "fair", "good"])})
+    rows = Dataset.from_dict({"review": TEXTS * 4, "stars": [2, 0, 2, 1] * 4}, features=features)
+    DatasetDict({"train": rows, "validation": rows}).save_to_disk(tmp_path / "data")
+    columns = ("--text_column", "review", "--label_column", "stars")
+    return [*("--teacher", str(tmp_path / "base"), "--dataset", str(tmp_path / "data")), *columns]
+
+
+@pytest.mark.parametrize("init", ["random", "teacher-layers", "own model"])
+def test_own_models_and_data(init, own_sources, monkeypatch, tmp_path):
+    """A new classifier with the wrong classes, or a student whose tokenizer isn't its own."""
+    if init == "own model":
+        tokenizer = train_tokenizer(TEXTS, vocab_size=45, model_max_length=32)
+        config = BertConfig(vocab_size=len(tokenizer), num_hidden_layers=2, **TINY)
+        BertForSequenceClassification(config).save_pretrained(tmp_path / "small")
+        tokenizer.save_pretrained(tmp_path / "small")
+        init = str(tmp_path / "small")
+    output = tmp_path / "out"
+    options = ("--student-init", init, "--student-layers", "2", "--output_dir", str(output), "--teacher_epochs", "1")
+    results = run(monkeypatch, *own_sources, *options)
+    figures = results["summary"]["evaluation"]["e²KD"]
+    assert set(figures) == {"accuracy", "agreement", "explanation_similarity"}
+    student = AutoModelForSequenceClassification.from_pretrained(output / "student")
+    assert student.config.num_hidden_layers == 2
+    assert list(student.config.id2label.values()) == ["bad", "fair", "good"]
+    tokenizer = AutoTokenizer.from_pretrained(output / "student")
+    assert len(tokenizer) == student.config.vocab_size
+
+
+@pytest.mark.parametrize("embedded", [True, False])
+def test_a_students_name_is_read_before_its_teacher_is_trained(embedded, own_sources, monkeypatch, tmp_path):
+    """A wrong name that costs the hours of a teacher's training."""
+    monkeypatch.setattr(texts, "train_on_labels", lambda *_: pytest.fail("the teacher was trained"))
+    sources = () if embedded else own_sources
+    with pytest.raises(OSError, match="nowhere"):
+        run(monkeypatch, *sources, "--student-init", str(tmp_path / "nowhere"), "--output_dir", str(tmp_path / "out"))
+
+
+def test_a_treebank_scores_the_words(own_sources, monkeypatch, tmp_path):
+    """Word attribution that silently isn't measured on the very data that has word labels."""
+    # One sentence of each class, so that whatever an untrained model predicts is right somewhere.
+    words = {0: "dreadful", 1: "endless", 3: "wonderful", 4: "wonderful"}
+    trees = "".join(f"({label} (2 a) ({label} ({label} {word}) (2 film)))\n" for label, word in words.items())
+    for name in ("train", "dev", "test"):
+        (tmp_path / f"{name}.txt").write_text(trees * 4)
+    options = ("--dataset", str(tmp_path), "--eval_split", "test", "--output_dir", str(tmp_path / "out"))
+    results = run(monkeypatch, *own_sources[:2], *options)
+    assert set(results["summary"]["evaluation"]) == {"teacher", "scratch", "KD", "e²KD"}
+    assert any("word_accuracy" in side for side in results["summary"]["evaluation"].values())
+
+
+class TestShallowCopy:
+    teacher = BertForSequenceClassification(BertConfig(vocab_size=30, num_hidden_layers=4, num_labels=3, **TINY))
+
+    def test_takes_evenly_spaced_layers_and_all_else(self):
+        """A "teacher-layers" student that starts at random, or from the wrong layers."""
+        student = shallow_copy_of(self.teacher, 2, "teacher-layers")
+        own, given = student.bert, self.teacher.bert
+        for new, old in enumerate((0, 2)):
+            expected = given.encoder.layer[old].state_dict()
+            assert all(torch.equal(value, expected[k]) for k, value in own.encoder.layer[new].state_dict().items())
+        assert torch.equal(own.embeddings.word_embeddings.weight, given.embeddings.word_embeddings.weight)
+        assert torch.equal(student.classifier.weight, self.teacher.classifier.weight)
+
+    @pytest.mark.parametrize(
+        ("layers", "init", "message"),
+        [(5, "random", "between 1 and the teacher's 4, not 5"), (2, "pooled", "Available: random, teacher-layers")],
+    )
+    def test_refuses_what_it_cannot_make(self, layers, init, message):
+        """A student that is no smaller than said, or a typing error that is taken for a way to start."""
+        with pytest.raises(ValueError, match=message):
+            shallow_copy_of(self.teacher, layers, init)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--teacher", "somewhere"], "--teacher and --dataset belong together"),
+        (["--explanation_fraction", "0"], "explanation_fraction must lie in (0, 1]"),
+    ],
+)
+def test_wrong_arguments_say_what_to_do(options, message, monkeypatch, capsys):
+    """A traceback, or a long training, where a sentence would do."""
+    with pytest.raises(SystemExit):
+        run(monkeypatch, *options)
+    assert message in capsys.readouterr().err
