@@ -1,19 +1,27 @@
-"""Explanation-enhanced knowledge distillation (e²KD) for the Hugging Face ecosystem."""
+"""Explanation-enhanced knowledge distillation (e²KD) for the Hugging Face ecosystem.
 
-from .architectures import available_architectures, register_architecture, wrap_timm
-from .data.text import TextCollator
-from .explainers import Explainer, Explanation, available_explainers, explain, register_explainer
-from .published import Student, load_student
-from .references import AnnotationReference, Reference, ReferenceOutput, TeacherReference
-from .store import StoredReference, StoredTextCollator
-from .terms import (
-    available_explanation_losses,
-    available_guidance_losses,
-    register_explanation_loss,
-    register_guidance_loss,
-)
-from .trainer import ExplanationDistillTrainer
-from .trainer.arguments import ExplanationDistillArguments
+A public name or a room (`hf_e2kd.explainers`) is imported when it is first used.
+"""
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .architectures import available_architectures, register_architecture, wrap_timm
+    from .data.text import TextCollator
+    from .explainers import Explainer, Explanation, available_explainers, explain, register_explainer
+    from .published import Student, load_student
+    from .references import AnnotationReference, Reference, ReferenceOutput, TeacherReference
+    from .store import StoredReference, StoredTextCollator
+    from .terms import (
+        available_explanation_losses,
+        available_guidance_losses,
+        register_explanation_loss,
+        register_guidance_loss,
+    )
+    from .trainer import ExplanationDistillTrainer
+    from .trainer.arguments import ExplanationDistillArguments
 
 __version__ = "0.1.0"
 
@@ -42,3 +50,42 @@ __all__ = [
     "register_guidance_loss",
     "wrap_timm",
 ]
+
+# The imports above once more, for Python itself.
+_MODULES = {
+    "AnnotationReference": ".references",
+    "Explainer": ".explainers",
+    "Explanation": ".explainers",
+    "ExplanationDistillArguments": ".trainer.arguments",
+    "ExplanationDistillTrainer": ".trainer",
+    "Reference": ".references",
+    "ReferenceOutput": ".references",
+    "StoredReference": ".store",
+    "StoredTextCollator": ".store",
+    "Student": ".published",
+    "TeacherReference": ".references",
+    "TextCollator": ".data.text",
+    "available_architectures": ".architectures",
+    "available_explainers": ".explainers",
+    "available_explanation_losses": ".terms",
+    "available_guidance_losses": ".terms",
+    "explain": ".explainers",
+    "load_student": ".published",
+    "register_architecture": ".architectures",
+    "register_explainer": ".explainers",
+    "register_explanation_loss": ".terms",
+    "register_guidance_loss": ".terms",
+    "wrap_timm": ".architectures",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name], __name__), name)
+    if find_spec(f"{__name__}.{name}"):
+        return import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

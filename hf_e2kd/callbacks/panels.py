@@ -6,12 +6,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import import_module
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image
 from torch import nn
 from transformers import TrainerCallback
@@ -22,11 +20,12 @@ from transformers.utils import logging
 from ..alignment.inputs import image_view
 from ..alignment.labels import class_names, labels_belong_to
 from ..architectures.base import evaluating
-from ..cards.figures import explanation_panel
-from ..cards.words import WordRow, WordSample, word_figure
 from ..fidelity import sample_metrics
 from ..references import ReferenceOutput
 from ..terms.objective import Objective, align_maps, flatten_targets
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 logger = logging.get_logger(__name__)
 
@@ -116,7 +115,7 @@ class ExplanationPanels(TrainerCallback):
             if state.is_world_process_zero:
                 self._log(figure, state.global_step)
 
-    def draw(self) -> Figure:
+    def draw(self) -> "Figure":
         """The picture of the student as it is now."""
         trainer, student = self.trainer, self.trainer.student
         # Not the wrapped model: DDP's forward waits for the other processes.
@@ -136,7 +135,9 @@ class ExplanationPanels(TrainerCallback):
         kinds = (TensorBoardCallback, *_MODULES)
         return [callback for callback in self.trainer.callback_handler.callbacks if isinstance(callback, kinds)]
 
-    def _log(self, figure: Figure, step: int) -> None:
+    def _log(self, figure: "Figure", step: int) -> None:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+
         # As pixels, which all three take alike: W&B reads a figure only beside pyplot, trackio none.
         figure.set_dpi(DPI)
         canvas = FigureCanvasAgg(figure)
@@ -209,7 +210,9 @@ class ExplanationPanels(TrainerCallback):
             return _joined(labels > 0, names)
         return [names[label] if 0 <= label < len(names) else "unknown" for label in labels.tolist()]
 
-    def _panel(self, images: torch.Tensor, columns: "list[_Column]") -> Figure:
+    def _panel(self, images: torch.Tensor, columns: "list[_Column]") -> "Figure":
+        from ..cards.figures import explanation_panel
+
         truths, names = self._truths(), self._names()
         if truths is not None:
             explained = [names[number] if number >= 0 else "nothing" for number in columns[0].explained]
@@ -225,7 +228,9 @@ class ExplanationPanels(TrainerCallback):
             similarities={column.heading: column.similarities for column in columns if column.similarities is not None},
         )
 
-    def _words(self, columns: "list[_Column]") -> Figure:
+    def _words(self, columns: "list[_Column]") -> "Figure":
+        from ..cards.words import WordRow, WordSample, word_figure
+
         truths, names = self._truths(), self._names()
         samples = []
         for row, ids in enumerate(self.batch["input_ids"]):

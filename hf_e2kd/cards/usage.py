@@ -66,7 +66,7 @@ def usage(record: FidelityRecord, source: str, *, has_processor: bool = True, ha
     own = record.student.architecture in models.__all__
     loading = template[is_text, has_processor].format(
         source=source,
-        header="import hf_e2kd  # makes the Auto classes know this architecture\n" if own else "",
+        header="import hf_e2kd.models  # makes the Auto classes know this architecture\n" if own else "",
         shape=_shape(record),
         decision=_DECISIONS if record.problem == "multi_label_classification" else _DECISION,
     )

@@ -2,7 +2,6 @@
 
 from transformers import AutoConfig, AutoModelForImageClassification
 
-from ..architectures import bcos  # noqa: F401  (registers the networks for GradCAM)
 from .bcos_densenet import BcosDenseNetConfig, BcosDenseNetForImageClassification
 from .bcos_published import bcos_config, load_bcos_weights
 from .bcos_resnet import BcosResNetConfig, BcosResNetForImageClassification

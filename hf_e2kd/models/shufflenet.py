@@ -1,7 +1,6 @@
 """ShuffleNet V2 (Ma et al., ECCV 2018): torchvision's network as a model of transformers."""
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,8 +10,6 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.utils.generic import can_return_tuple
-
-from ..architectures.base import Grid, Split, register_architecture, require_inputs
 
 _CHANNELS = {
     "shufflenet_v2_x0_5": (24, 48, 96, 192, 1024),
@@ -93,11 +90,3 @@ class ShuffleNetForImageClassification(PreTrainedModel):
             init.zeros_(module.running_mean)
             init.ones_(module.running_var)
             init.zeros_(module.num_batches_tracked)
-
-
-def _split(model: nn.Module, inputs: Mapping[str, Any]) -> Split:
-    features = model.forward_features(require_inputs(inputs))
-    return Split(features, model.forward_head, Grid(features.shape[2], features.shape[3]))
-
-
-register_architecture("ShuffleNetForImageClassification", "network.conv5", _split)

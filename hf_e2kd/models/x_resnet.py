@@ -6,7 +6,6 @@ place stand Fixup's initialisation and a scalar a block (Zhang et al., ICLR 2019
 """
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -17,7 +16,6 @@ from transformers import initialization as init
 from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.utils.generic import can_return_tuple
 
-from ..architectures.base import Grid, Split, register_architecture, require_inputs
 from .bcos_resnet import RESIDUAL_BLOCKS
 
 
@@ -132,15 +130,3 @@ class XResNetForImageClassification(PreTrainedModel):
             init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         elif isinstance(module, nn.Linear):
             init.normal_(module.weight, std=0.01)
-
-
-def _split(model: nn.Module, inputs: Mapping[str, Any]) -> Split:
-    features = model.forward_features(require_inputs(inputs))
-    return Split(features, model.forward_head, Grid(features.shape[2], features.shape[3]))
-
-
-def _last_stage(model: nn.Module) -> str:
-    return f"stages.{len(model.config.depths) - 1}"
-
-
-register_architecture("XResNetForImageClassification", _last_stage, _split)

@@ -1,6 +1,6 @@
-"""B-cos networks (`hf_e2kd.models`): the last feature map, and the model's own head.
+"""The papers' networks (`hf_e2kd.models`): the last feature map, and the model's own head.
 
-GradCAM of them is that of any network: it differentiates the head with its scalings. The explanation of their own is
+GradCAM of a B-cos network is that of any network: it differentiates the head with its scalings. Its own explanation is
 the explainer `bcos`.
 """
 
@@ -23,6 +23,10 @@ def _last_stage(model: nn.Module) -> str:
     return f"layer{len(model.config.depths)}"
 
 
+def _last_residual_stage(model: nn.Module) -> str:
+    return f"stages.{len(model.config.depths) - 1}"
+
+
 def _last_encoder(model: nn.Module) -> str:
     return f"transformer.encoder_{model.config.num_hidden_layers - 1}"
 
@@ -30,3 +34,5 @@ def _last_encoder(model: nn.Module) -> str:
 register_architecture("BcosResNetForImageClassification", _last_stage, _split)
 register_architecture("BcosDenseNetForImageClassification", "features", _split)
 register_architecture("BcosViTForImageClassification", _last_encoder, _split)
+register_architecture("ShuffleNetForImageClassification", "network.conv5", _split)
+register_architecture("XResNetForImageClassification", _last_residual_stage, _split)
