@@ -163,3 +163,8 @@ def one_hots(target: torch.Tensor, logits: torch.Tensor) -> list[torch.Tensor]:
 def at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
     """Half precision becomes float32; float64 stays."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def default_method(model: nn.Module) -> str:
+    """The name of the explainer that suits a model's inputs: texts' "integrated_gradients", images' "gradcam"."""
+    return "gradcam" if getattr(model, "main_input_name", "pixel_values") == "pixel_values" else "integrated_gradients"

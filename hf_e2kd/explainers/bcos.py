@@ -9,7 +9,7 @@ from torch import nn
 from ..architectures import call_model, grid_of
 from ..architectures.discovery import image_size
 from ..models.bcos import AddInverse, dynamic_weights
-from .base import Explainer, Explanation, Target, at_least_float32, one_hots, resolve_target
+from .base import Explainer, Explanation, Target, at_least_float32, default_method, one_hots, resolve_target
 from .hooks import captured_output
 
 
@@ -46,8 +46,8 @@ class Bcos(Explainer):
     @torch.compiler.disable
     def forward(self, model: nn.Module, inputs: Mapping[str, Any], target: Target) -> Explanation:
         create_graph = torch.is_grad_enabled()
-        full_precision = torch.autocast(inputs["pixel_values"].device.type, enabled=False)
         path = self.layer or _input_layer(model)
+        full_precision = torch.autocast(inputs["pixel_values"].device.type, enabled=False)
         with torch.enable_grad(), full_precision, captured_output(model, path) as captured:
             logits = call_model(model, inputs)
             channels = captured[-1]
@@ -86,5 +86,5 @@ def _input_layer(model: nn.Module) -> str:
     raise ValueError(
         f"{type(model).__name__} is no B-cos network, so it has no dynamic weights. B-cos networks are "
         "BcosResNetForImageClassification, BcosDenseNetForImageClassification and BcosViTForImageClassification of "
-        "hf_e2kd.models; explain others by 'gradcam'."
+        f"hf_e2kd.models; explain others, such as this one, by '{default_method(model)}'."
     )
