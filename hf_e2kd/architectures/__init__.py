@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from . import vision  # noqa: F401  (registers the families)
+from . import papers, vision  # noqa: F401  (register the families)
 from .base import Architecture, Split, available_architectures, register_architecture, registered_architecture
 from .discovery import accepted_inputs, call_model, discover_target
 from .grids import Grid, grid_of

@@ -65,7 +65,8 @@ def discover_target(model: nn.Module, inputs: Mapping[str, Any]) -> str:
         raise _nothing_spatial(model)
     # Inside an attention a layer sees a part of what passes: its queries, keys or values.
     name = ([name for name in reaching if not _is_in_attention(model, name)] or reaching)[-1]
-    logger.warning(
+    # Once, though teacher and student may be of one class, and each explainer looks for itself.
+    logger.warning_once(
         f"{type(model).__name__} is not registered: its layer '{name}' ({grids[name].height}×{grids[name].width} "
         "cells) is explained. Choose another one by the option `target_layer`, or call `register_architecture`."
     )

@@ -1,18 +1,19 @@
 """timm models, bare or in transformers' wrapper."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from timm.layers import Attention
-from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from transformers import TimmWrapperConfig, TimmWrapperForImageClassification
 
 from .attention import timm_attention, vit_block
 from .base import Architecture, Split, evaluating, require_inputs
 from .grids import Grid, token_grid
+
+if TYPE_CHECKING:
+    from timm.models.vision_transformer import VisionTransformer
+    from transformers import TimmWrapperForImageClassification
 
 
 def is_timm(model: nn.Module) -> bool:
@@ -22,6 +23,8 @@ def is_timm(model: nn.Module) -> bool:
 
 def timm_architecture(model: nn.Module) -> Architecture | None:
     """The entry of a timm model, bare or wrapped; None where its classifier reads tokens of an unknown block."""
+    from transformers import TimmWrapperForImageClassification
+
     wrapped = isinstance(model, TimmWrapperForImageClassification)
     bare = model.timm_model if wrapped else model
     if not is_timm(bare):
@@ -37,6 +40,9 @@ def timm_architecture(model: nn.Module) -> Architecture | None:
 
 
 def _has_plain_blocks(bare: nn.Module) -> bool:
+    from timm.layers import Attention
+    from timm.models.vision_transformer import Block, VisionTransformer
+
     if not isinstance(bare, VisionTransformer) or getattr(bare, "attn_pool", None) is not None:
         return False
     last = bare.blocks[-1]
@@ -47,6 +53,8 @@ def _of_the_bare_model(
     split: Callable[[nn.Module, torch.Tensor], Split],
 ) -> Callable[[nn.Module, Mapping[str, Any]], Split]:
     def split_bare(model: nn.Module, inputs: Mapping[str, Any]) -> Split:
+        from transformers import TimmWrapperForImageClassification
+
         bare = model.timm_model if isinstance(model, TimmWrapperForImageClassification) else model
         weight = next(bare.parameters())
         return split(bare, require_inputs(inputs).to(weight.device, weight.dtype))
@@ -78,7 +86,7 @@ def _features_split(bare: nn.Module, pixel_values: torch.Tensor) -> Split:
     return Split(features, head if getattr(bare, "attn_pool", None) is not None else bare.forward_head, grid)
 
 
-def _tokens_split(bare: VisionTransformer, pixel_values: torch.Tensor) -> Split:
+def _tokens_split(bare: "VisionTransformer", pixel_values: torch.Tensor) -> Split:
     """A ViT whose classifier reads prefix tokens: cut at the last block's input norm."""
     prefix = bare.num_prefix_tokens
     rows, columns = bare.patch_embed.dynamic_feat_size(pixel_values.shape[-2:])
@@ -106,7 +114,7 @@ def _tokens_split(bare: VisionTransformer, pixel_values: torch.Tensor) -> Split:
 
 def wrap_timm(
     model: nn.Module, id2label: Mapping[int, str] | None = None, model_args: Mapping[str, Any] | None = None
-) -> TimmWrapperForImageClassification:
+) -> "TimmWrapperForImageClassification":
     """Put a bare timm classifier into transformers' wrapper, so that what is saved loads with the Auto classes.
 
     The model itself is shared, not copied.
@@ -119,6 +127,8 @@ def wrap_timm(
     Raises:
         ValueError: rebuilt by its name, the model has other weights or computes something else.
     """
+    from transformers import TimmWrapperConfig, TimmWrapperForImageClassification
+
     cfg = {key: value for key, value in model.pretrained_cfg.items() if value is not None and key != "num_classes"}
     labels = {} if id2label is None else {"id2label": dict(id2label), "label2id": {v: k for k, v in id2label.items()}}
     config = TimmWrapperConfig(

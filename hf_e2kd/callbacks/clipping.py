@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from timm.utils.agc import adaptive_clip_grad
 from torch import nn
 from transformers import TrainerCallback
 
@@ -33,4 +32,6 @@ class AdaptiveClipping(TrainerCallback):
         self, args: Any, state: Any, control: Any, model: nn.Module | None = None, **keywords: Any
     ) -> None:
         assert model is not None
+        from timm.utils.agc import adaptive_clip_grad
+
         adaptive_clip_grad(model.parameters(), self.factor, self.smallest)

@@ -18,8 +18,6 @@ from transformers.utils import logging
 from ..alignment.inputs import image_view
 from ..alignment.labels import class_names, labels_belong_to
 from ..architectures.base import evaluating
-from ..cards.plots import explanation_panel
-from ..cards.word_plots import WordRow, WordSample, word_plot
 from ..data.first_samples import first_samples, keeping_random_state
 from ..fidelity import sample_metrics
 from ..terms import ReferenceOutput, StepOutput
@@ -205,6 +203,8 @@ class ExplanationPanels(TrainerCallback):
         return [names[label] if 0 <= label < len(names) else "unknown" for label in labels.tolist()]
 
     def _panel(self, images: torch.Tensor, columns: "list[_Column]") -> "Figure":
+        from ..cards.plots import explanation_panel
+
         truths, names = self._truths(), self._names()
         if truths is not None:
             explained = [names[number] if number >= 0 else "nothing" for number in columns[0].explained]
@@ -221,6 +221,8 @@ class ExplanationPanels(TrainerCallback):
         )
 
     def _words(self, columns: "list[_Column]") -> "Figure":
+        from ..cards.word_plots import WordRow, WordSample, word_plot
+
         truths, names = self._truths(), self._names()
         samples = []
         for row, ids in enumerate(self.batch["input_ids"]):

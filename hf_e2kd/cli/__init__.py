@@ -1,33 +1,53 @@
-"""The command line `hf-e2kd`. A command is a function in a file of its own, and a line in `COMMANDS`."""
+"""The command line `hf-e2kd`. A command is a function in a file of its own, and a line in `COMMANDS`.
+
+Nothing heavy is imported before a command is chosen, so that the list of commands is there at once.
+"""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from importlib import import_module
 from typing import Annotated, Any
 
-import torch
 import typer
-from datasets.exceptions import DatasetsError
-from PIL.Image import DecompressionBombError
+from typer.core import TyperGroup
 
-from . import card, distill, explain, fidelity, store, viewer
 from .output import echo, escaped_messages
 
-COMMANDS: tuple[Callable[..., Any], ...] = (
-    card.card,
-    distill.distill,
-    explain.explain,
-    fidelity.fidelity,
-    store.store,
-    viewer.viewer,
-)
+COMMANDS = {
+    "card": "Writes a student's model card anew, with the figures of its fidelity.json, and publishes it if asked to.",
+    "distill": "Distils a student that looks where its teacher looks, and measures both.",
+    "explain": "Explains a classifier's decisions on images or texts: its top classes, and what they rest on.",
+    "fidelity": "Measures how faithful a student is to a teacher, without training: any two classifiers of images or "
+    "of texts.",
+    "store": "Stores a teacher's logits and explanations of a data set, so that students train without the teacher.",
+    "viewer": "Shows what teacher and student decide and where they look, side by side.",
+}
+"""The first line of each command's docstring, by the name of its module and function."""
 
-# What users can mend: the message says how. Anything else is a mistake of ours, and shows its traceback.
-_EXPECTED = (ValueError, OSError, ImportError, DatasetsError, DecompressionBombError, torch.OutOfMemoryError)
 _DEBUG = "HF_E2KD_DEBUG"
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-for command in COMMANDS:
-    app.command(context_settings=distill.PASSED_ON if command is distill.distill else None)(command)
+
+class _Commands(TyperGroup):
+    """Puts the command itself in the place of its line, once it is chosen."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, _, rest = super().resolve_command(ctx, args)
+        return name, None if name is None else load_command(name), rest
+
+
+def load_command(name: str) -> Any:
+    """Imports a command's module and reads its options from its function."""
+    module = import_module(f".{name}", __name__)
+    single = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    single.command(name, context_settings=getattr(module, "PASSED_ON", None))(getattr(module, name))
+    return typer.main.get_command(single)
+
+
+app = typer.Typer(
+    cls=_Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
+)
+for _name, _help in COMMANDS.items():
+    app.command(_name, help=_help)(lambda: None)
 
 
 @app.callback()
@@ -40,7 +60,7 @@ def settings(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line.
+    """Runs the command line.
 
     Args:
         arguments: Without the program's name; the process's own by default.
@@ -53,8 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         with escaped_messages():
             app(arguments, prog_name="hf-e2kd")
-    except _EXPECTED as error:
-        if os.environ.get(_DEBUG):
+    except Exception as error:
+        if os.environ.get(_DEBUG) or not isinstance(error, _errors_of_users()):
             raise
         message = " ".join(str(error).split()) or type(error).__name__
         echo(f"hf-e2kd: error: {message}", err=True)
@@ -63,3 +83,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # --debug is for this command alone, not for the next one of the same process.
         if given is None:
             os.environ.pop(_DEBUG, None)
+
+
+def _errors_of_users() -> tuple[type[Exception], ...]:
+    """Errors that users can mend: the message says how. Anything else is a mistake of ours, and shows its traceback."""
+    import torch
+    from datasets.exceptions import DatasetsError
+    from PIL.Image import DecompressionBombError
+
+    return ValueError, OSError, ImportError, DatasetsError, DecompressionBombError, torch.OutOfMemoryError

@@ -24,7 +24,11 @@ def explain(
     model: Annotated[str, typer.Argument(help="Hub id or folder of a classifier of images or texts.")],
     inputs: Annotated[
         list[str] | None,
-        typer.Argument(metavar="INPUT", help="Image files and folders; - reads paths, or texts, line by line."),
+        typer.Argument(
+            metavar="INPUT",
+            help="Image files and folders, or files of texts (.txt, .csv, .json, …); - reads paths, or texts, line by "
+            "line.",
+        ),
     ] = None,
     text: Annotated[
         list[str] | None, typer.Option(help="A text to explain; several times for several.", show_default=False)
@@ -32,6 +36,10 @@ def explain(
     text_pair: Annotated[
         list[str] | None,
         typer.Option(help="The second text of a pair, such as a hypothesis; one a --text.", show_default=False),
+    ] = None,
+    text_column: Annotated[
+        list[str] | None,
+        typer.Option(help="Column of a file's texts [text]; twice for pairs.", show_default=False),
     ] = None,
     explainer: Annotated[
         str | None, typer.Option(help="Method; by default gradcam of images, integrated_gradients of texts.")
@@ -86,7 +94,7 @@ def explain(
     names = class_names(loaded.model) or [str(number) for number in range(loaded.model.config.num_labels)]
     chosen = None if target is None else find_class(target, names)
     items: Sequence[str | tuple[str, ...]] = (
-        find_texts(inputs or [], text or [], text_pair or [], model)
+        find_texts(inputs or [], text or [], text_pair or [], text_column or ["text"], model)
         if loaded.is_text
         else find_images(inputs or [], [*(text or ()), *(text_pair or ())], model)
     )

@@ -41,7 +41,9 @@ def fidelity(
     student_revision: Annotated[str | None, typer.Option(help="The student's revision on the Hub.")] = None,
     teacher_revision: Annotated[str | None, typer.Option(help="The teacher's revision on the Hub.")] = None,
     dataset_config: Annotated[str | None, typer.Option(help="The data set's configuration on the Hub.")] = None,
-    split: Annotated[str | None, typer.Option(help="Split of the data set [validation].", show_default=False)] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Split of the data set [validation, or the only one].", show_default=False)
+    ] = None,
     samples: Annotated[int, typer.Option(min=2, help="Samples that are drawn.")] = 1000,
     explainer: Annotated[
         str | None, typer.Option(help="Method; by default gradcam of images, integrated_gradients of texts.")
@@ -121,8 +123,7 @@ def fidelity(
     teaching = load_classifier(teacher, teacher_revision, trust_remote_code)
     check_pair(teaching, taught)
     columns = Columns(image_column or "image", text_columns or ["text"], label_column or "label")
-    split = split or "validation"
-    data = load_split(dataset, taught.is_text, split, dataset_config, columns.inputs(taught.is_text))
+    data, split = load_split(dataset, taught.is_text, split, dataset_config, columns.inputs(taught.is_text))
     trainer = evaluator(
         Side(taught.model, taught.processing_class),
         Side(teaching.model, teaching.processing_class),

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from ..data.files import is_data_file, load_data_file
+
 
 def find_images(inputs: Sequence[str], texts: Sequence[str] | None, model: str) -> list[str]:
     """Paths of images, those in folders included, in order."""
@@ -26,28 +28,48 @@ def find_images(inputs: Sequence[str], texts: Sequence[str] | None, model: str) 
 
 
 def find_texts(
-    inputs: Sequence[str], texts: Sequence[str], seconds: Sequence[str], model: str
+    inputs: Sequence[str], texts: Sequence[str], seconds: Sequence[str], columns: Sequence[str], model: str
 ) -> list[tuple[str, ...]]:
-    """The texts of the command line, and of standard input those lines that aren't blank; or pairs of texts.
+    """The texts of the command line, of files, and of standard input those lines that aren't blank; or pairs of texts.
 
     Args:
         seconds: The second text of each pair.
+        columns: The files' column of the texts, or the two of pairs.
     """
-    files = [given for given in inputs if given != "-"]
-    if files:
+    unknown = [given for given in inputs if given != "-" and not is_data_file(given)]
+    if unknown:
         raise ValueError(
-            f"'{model}' classifies texts, and '{files[0]}' is given as a file. Give --text \"…\", or the lines of a "
-            f"file: hf-e2kd explain {model} - < FILE."
+            f"'{model}' classifies texts, and '{unknown[0]}' is no file of them. Give --text \"…\", a file that ends "
+            f"in .txt, .csv, .tsv, .json, .jsonl or .parquet, or the lines of any: hf-e2kd explain {model} - < FILE."
         )
     if seconds and (inputs or len(seconds) != len(texts)):
         raise ValueError(
             f"Pairs are given by as many --text as --text-pair, and by nothing else; here are {len(texts)} and "
             f"{len(seconds)}{' and standard input' if inputs else ''}."
         )
-    found = [*texts, *(_lines() if inputs else ())]
-    if not all(text.strip() for text in [*found, *seconds]) or not found:
+    found: list[tuple[str, ...]] = list(zip(texts, seconds, strict=True)) if seconds else [(text,) for text in texts]
+    for given in inputs:
+        found += [(line,) for line in _lines()] if given == "-" else _rows(given, columns)
+    if not all(text.strip() for parts in found for text in parts) or not found:
         raise ValueError("There is nothing to explain in an empty text.")
-    return list(zip(found, seconds, strict=True)) if seconds else [(text,) for text in found]
+    if len({len(parts) for parts in found}) > 1:
+        raise ValueError("Some of the inputs are texts and some are pairs of texts. Explain them apart.")
+    return found
+
+
+def _rows(file: str, columns: Sequence[str]) -> list[tuple[str, ...]]:
+    data = load_data_file(file)["train"]
+    missing = [column for column in columns if column not in data.column_names]
+    if missing:
+        raise ValueError(
+            f"'{file}' has no column '{missing[0]}'. Its columns: {', '.join(data.column_names)}. Name that "
+            "of the texts by --text-column."
+        )
+    rows = list(zip(*(data[column] for column in columns), strict=True))
+    for number, parts in enumerate(rows):
+        if not all(isinstance(text, str) for text in parts):
+            raise ValueError(f"Row {number} of '{file}' holds {parts} where texts are expected. Leave such rows out.")
+    return rows
 
 
 def _lines() -> Iterator[str]:

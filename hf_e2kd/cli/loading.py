@@ -49,8 +49,8 @@ def load_classifier(source: str, revision: str | None = None, trust_remote_code:
         trust_remote_code: Run the repository's own code, which is refused otherwise.
 
     Raises:
-        ValueError: `source` can't be an id, it is no such classifier, its checkpoint has no weights for a part of it,
-            or it has no image processor or tokenizer.
+        ValueError: `source` can't be an id, it is no such classifier, it has no safetensors weights, or none for a
+            part of it, or it has no image processor or tokenizer.
         OSError: it isn't there, or the Hub can't be reached.
     """
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
@@ -58,8 +58,14 @@ def load_classifier(source: str, revision: str | None = None, trust_remote_code:
     is_text = reads_text(config, source)
     model_class = AutoModelForSequenceClassification if is_text else AutoModelForImageClassification
     try:
-        model, found = model_class.from_pretrained(source, output_loading_info=True, **options)
+        # Pickled weights can run code, and `load_student` refuses them too.
+        model, found = model_class.from_pretrained(source, output_loading_info=True, use_safetensors=True, **options)
     except OSError as error:
+        if "safetensors" in str(error):
+            raise ValueError(
+                f"'{source}' holds no weights in the safetensors format. Others are not loaded, because pickled files "
+                "can run code. Convert them where you trust them: load the model and call save_pretrained()."
+            ) from error
         raise absent(source, error) from error
     if found["missing_keys"]:
         raise ValueError(
@@ -128,33 +134,43 @@ def check_pair(teacher: Classifier, student: Classifier) -> None:
     align_labels(teacher.model, student.model)
 
 
-def load_split(source: str, is_text: bool, split: str, name: str | None, columns: Sequence[str]) -> Dataset:
+def load_split(
+    source: str, is_text: bool, split: str | None, name: str | None, columns: Sequence[str], default: str = "validation"
+) -> tuple[Dataset, str]:
     """Load one split of a data set. No code of the data set is run.
 
     Args:
-        source: A Hub id, a folder saved by `save_to_disk`, a folder of images or of data files (CSV, JSON, Parquet).
+        source: A Hub id, a folder saved by `save_to_disk`, a folder of images or of data files (CSV, JSON, Parquet), or
+            one such file.
+        split: The split's name; where it is None, `default`, or the only split that there is.
         name: Of the data set's configuration on the Hub.
         columns: Which it must have.
+
+    Returns:
+        The data and the split's name.
 
     Raises:
         ValueError: `source` can't be an id, or the split or a column is missing; those that exist are listed.
         OSError: it isn't there, or the Hub can't be reached.
     """
     check_source(source)
-    if Path(source).is_dir():
+    if Path(source).exists():
         splits = load_text_splits(source) if is_text else load_image_splits(source)
-        if split not in splits:
-            raise ValueError(f"'{source}' has no split '{split}'. Its splits: {', '.join(splits)}.")
-        dataset = splits[split]
     else:
         try:
-            dataset = with_names(load_dataset(source, name, split=split))
+            loaded = load_dataset(source, name, split=split)
         except OSError as error:
             raise absent(source, error) from error
+        splits = loaded if split is None else {split: loaded}
+    if split is None:
+        split = next(iter(splits)) if len(splits) == 1 else default
+    if split not in splits:
+        raise ValueError(f"'{source}' has no split '{split}'. Its splits: {', '.join(splits)}. Name one by --split.")
+    dataset = with_names(splits[split])
     for column in columns:
         if column not in dataset.column_names:
             raise ValueError(f"'{source}' has no column '{column}'. Its columns: {', '.join(dataset.column_names)}.")
-    return dataset
+    return dataset, split
 
 
 def check_source(source: str) -> None:

@@ -34,7 +34,9 @@ def store(
     ],
     revision: Annotated[str | None, typer.Option(help="The teacher's revision on the Hub.")] = None,
     dataset_config: Annotated[str | None, typer.Option(help="The data set's configuration on the Hub.")] = None,
-    split: Annotated[str, typer.Option(help="Split of the data set.")] = "train",
+    split: Annotated[
+        str | None, typer.Option(help="Split of the data set [train, or the only one].", show_default=False)
+    ] = None,
     explainer: Annotated[
         str | None, typer.Option(help="Method; by default gradcam of images, integrated_gradients of texts.")
     ] = None,
@@ -96,7 +98,7 @@ def store(
         loaded = load_classifier(teacher, revision, trust_remote_code)
         texts = text_columns or ["text"]
         columns = [*(texts if loaded.is_text else [image_column]), *([id_column] if id_column else [])]
-        data = load_split(dataset, loaded.is_text, split, dataset_config, columns)
+        data, _ = load_split(dataset, loaded.is_text, split, dataset_config, columns, default="train")
     start = time.perf_counter()
     try:
         reference = StoredReference.build(

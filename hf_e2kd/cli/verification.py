@@ -192,13 +192,16 @@ def _place(
 
 def _data(folder: Path, stated: DataRecord, instead: Instead, is_text: bool, columns: Columns) -> Dataset:
     """The data set that the samples are of."""
+    split: str | None
     if instead.dataset is None and stated.id in GENERATORS:
         split = instead.split or stated.split or "train"
         data = GENERATORS[stated.id](**(stated.arguments or {}))[split]
     else:
-        split = instead.split or stated.split or "validation"
+        split = instead.split or stated.split
         place = instead.dataset or _data_place(stated, folder)
-        data = load_split(place, is_text, split, instead.dataset_config or stated.config, columns.inputs(is_text))
+        data, split = load_split(
+            place, is_text, split, instead.dataset_config or stated.config, columns.inputs(is_text)
+        )
     if len(data) != stated.rows:
         raise ValueError(
             f"The record is of data with {stated.rows} rows, and the split '{split}' of these has {len(data)}. Give "

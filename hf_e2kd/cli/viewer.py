@@ -19,7 +19,9 @@ def viewer(
         typer.Option(help="Samples to browse: Hub id, folder of images or data files, or saved by `save_to_disk`."),
     ] = None,
     dataset_config: Annotated[str | None, typer.Option(help="The data set's configuration on the Hub.")] = None,
-    split: Annotated[str, typer.Option(help="Split of the data set.")] = "validation",
+    split: Annotated[
+        str | None, typer.Option(help="Split of the data set [validation, or the only one].", show_default=False)
+    ] = None,
     samples: Annotated[int, typer.Option(min=1, max=500, help="Samples that are compared, drawn at random.")] = 64,
     explainer: Annotated[
         str | None,

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from PIL import Image as PILImage
-from sklearn.datasets import load_digits
 
 from .checks import all_sizes, check_range, check_whole
 
@@ -94,6 +93,8 @@ def digits_on_textures(
     check_range("noise", noise, 0, None)
     if len(wavelength) != 2 or not 2 <= wavelength[0] <= wavelength[1]:
         raise ValueError(f"wavelength is {wavelength}. Give the shortest and the longest, in pixels, both at least 2.")
+
+    from sklearn.datasets import load_digits
 
     scans, digits = load_digits(return_X_y=True)
     scans = scans.reshape(-1, 8, 8) / 16

@@ -6,7 +6,6 @@ from functools import cache
 from pathlib import Path
 
 from datasets import DatasetDict
-from timm.data import ImageNetInfo
 
 from .annotated import AnnotatedImage, annotated_dataset, check_folder
 from .image_files import SUFFIXES, images_below
@@ -103,6 +102,8 @@ def unique_class_names(names: Sequence[str]) -> list[str]:
 @cache
 def _imagenet_names() -> dict[str, str]:
     """The names of ImageNet's 1,000 classes by their WordNet ids, in the order of the published models."""
+    from timm.data import ImageNetInfo
+
     info = ImageNetInfo()
     words = {wnid: info.label_name_to_description(wnid) for wnid in info.label_names()}
     count = Counter(words.values())

@@ -6,6 +6,7 @@ from pathlib import Path
 from datasets import ClassLabel, Dataset, DatasetDict, Image, load_dataset, load_from_disk
 
 from .decoding import NamedImage, undecodable_images
+from .files import load_data_file
 from .imagenet import unique_class_names
 
 SPLIT_FOLDERS = ("train", "training", "validation", "valid", "val", "dev", "test", "testing", "eval")
@@ -87,6 +88,8 @@ def without_undecodable(dataset: Dataset, column: str = "image") -> Dataset:
 
 def _read_splits(source: str) -> DatasetDict:
     folder = Path(source)
+    if folder.is_file():
+        return load_data_file(source)
     if not folder.is_dir():
         return load_dataset(source)
     if (folder / "dataset_dict.json").exists() or (folder / "dataset_info.json").exists():

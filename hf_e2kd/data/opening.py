@@ -88,7 +88,7 @@ def cut_texts(texts: tuple[str, ...], tokenizer: Any, max_length: int | None = N
         parts.append(text[read[0][0] : read[-1][1]] if read else "")
     warnings.warn(
         f"A {'text' if len(texts) == 1 else 'pair'} of {sum(map(len, texts)):,} characters is longer than {limit} "
-        f"tokens: the model reads {sum(map(len, parts)):,} of them.",
+        f"tokens: the model reads only {sum(map(len, parts)):,} of these characters.",
         stacklevel=2,
     )
     return tuple(parts)

@@ -8,6 +8,7 @@ import torch
 from datasets import Dataset, load_dataset, load_from_disk
 
 from ..alignment.texts import length_limit, require_offsets_and_padding, same_tokenizer, tokenize_texts
+from .files import load_data_file
 from .sst import load_sst
 
 
@@ -127,6 +128,8 @@ def _names(columns: str | Sequence[str]) -> tuple[str, ...]:
 def load_text_splits(source: str) -> Mapping[str, Dataset]:
     """All splits of a source as for `load_texts`; "train" where there is one."""
     folder = Path(source)
+    if folder.is_file():
+        return load_data_file(source)
     if (folder / "train.txt").is_file() and (folder / "dev.txt").is_file():
         return load_sst(folder)
     if (folder / "dataset_dict.json").is_file() or (folder / "dataset_info.json").is_file():
@@ -141,8 +144,9 @@ def load_texts(
     """Load labelled texts to distil on.
 
     Args:
-        source: A Hub id, a folder saved by `save_to_disk`, a folder of CSV, JSON or Parquet files, or a folder of the
-            Stanford Sentiment Treebank's trees (train.txt, dev.txt, test.txt). No code of the data set is run.
+        source: A Hub id, a folder saved by `save_to_disk`, a folder of CSV, JSON or Parquet files or one
+            such file, or a folder of the Stanford Sentiment Treebank's trees (train.txt, dev.txt, test.txt). No code of
+            the data set is run.
 
     Returns:
         The training and the evaluation set, with a column `length` in characters, by which

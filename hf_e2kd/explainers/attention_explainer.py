@@ -10,7 +10,7 @@ from torch import nn
 
 from ..architectures import call_model
 from .attention_weights import global_size, recorded_attention, refuse_checkpointing
-from .base import Explainer, Explanation, Target, resolve_target
+from .base import Explainer, Explanation, Target, default_method, resolve_target
 from .patch_grid import patch_grid
 from .pooled_tokens import PooledTokens, find_pooled_tokens, token_mask
 
@@ -39,7 +39,7 @@ class AttentionExplainer(Explainer):
         if compiled:
             raise ValueError(
                 f"torch_compile can't give the attention weights of {type(model).__name__}, which the explainer "
-                f"'{self.name}' reads. Train without torch_compile, or explain by 'gradcam'."
+                f"'{self.name}' reads. Train without torch_compile, or explain by '{default_method(model)}'."
             )
         refuse_checkpointing(model)
         with recorded_attention(model):

@@ -11,6 +11,7 @@ from transformers import PreTrainedConfig
 
 from ..architectures import is_timm
 from .attention_kernels import is_checkpointed
+from .base import default_method
 
 # What transformers sets on a model whose recording hooks it has registered.
 _HOOKS_MARK = "_output_capturing_hooks_installed"
@@ -176,5 +177,5 @@ def _no_global_attention(model: nn.Module, weights: Sequence[torch.Tensor]) -> V
     found = f"its layers' weights have the shapes {shapes}" if shapes else "it gives no attention weights"
     return ValueError(
         f"{type(model).__name__} has no global attention map to read, (batch, heads, tokens, tokens) in every layer: "
-        f"{found}. Explain it by 'gradcam' (images) or 'integrated_gradients'."
+        f"{found}. Explain it by '{default_method(model)}'."
     )

@@ -164,3 +164,8 @@ def one_hots(target: torch.Tensor, logits: torch.Tensor) -> list[torch.Tensor]:
     columns = target.unsqueeze(1) if target.ndim == 1 else target
     chosen = F.one_hot(columns.clamp(min=0), logits.shape[1]).to(logits.dtype) * (columns >= 0).unsqueeze(-1)
     return list(chosen.unbind(1))
+
+
+def default_method(model: nn.Module) -> str:
+    """Return the name of the explainer that suits a model's inputs, images or texts."""
+    return "gradcam" if getattr(model, "main_input_name", "pixel_values") == "pixel_values" else "integrated_gradients"

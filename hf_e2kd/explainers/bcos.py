@@ -10,7 +10,7 @@ from ..alignment.precision import at_least_float32
 from ..architectures import call_model, grid_of
 from ..architectures.discovery import image_size
 from ..models.bcos import AddInverse, dynamic_weights
-from .base import Explainer, Explanation, Target, one_hots, resolve_target
+from .base import Explainer, Explanation, Target, default_method, one_hots, resolve_target
 from .hooks import captured_output
 
 
@@ -47,8 +47,8 @@ class Bcos(Explainer):
     @torch.compiler.disable
     def forward(self, model: nn.Module, inputs: Mapping[str, Any], target: Target) -> Explanation:
         create_graph = torch.is_grad_enabled()
-        full_precision = torch.autocast(inputs["pixel_values"].device.type, enabled=False)
         path = self.layer or _input_layer(model)
+        full_precision = torch.autocast(inputs["pixel_values"].device.type, enabled=False)
         with torch.enable_grad(), full_precision, captured_output(model, path) as captured:
             logits = call_model(model, inputs)
             channels = captured[-1]
@@ -87,5 +87,5 @@ def _input_layer(model: nn.Module) -> str:
     raise ValueError(
         f"{type(model).__name__} is no B-cos network, so it has no dynamic weights. B-cos networks are "
         "BcosResNetForImageClassification, BcosDenseNetForImageClassification and BcosViTForImageClassification of "
-        "hf_e2kd.models; explain others by 'gradcam'."
+        f"hf_e2kd.models; explain others, such as this one, by '{default_method(model)}'."
     )

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from datasets import Image, Value
-from scipy import stats
 from torch import nn
 from torch.utils.data import Subset
 from tqdm.auto import tqdm
@@ -269,6 +268,8 @@ def mean_with_interval(sums: np.ndarray, counts: np.ndarray, seed: int) -> Metri
     value, samples = float(sums.sum() / counts.sum()), len(sums)
     if samples < 2:
         return MetricValue(value, samples=samples)
+    from scipy import stats
+
     interval = stats.bootstrap(
         (sums, counts),
         lambda sums, counts, axis: sums.sum(axis) / counts.sum(axis),

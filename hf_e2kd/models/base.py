@@ -1,16 +1,11 @@
 """The base of the image classifiers that this room adds to transformers."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.utils.generic import can_return_tuple
-
-from ..architectures.base import Split, require_inputs
-from ..architectures.grids import Grid
 
 
 class ImageClassifier(PreTrainedModel):
@@ -35,9 +30,3 @@ class ImageClassifier(PreTrainedModel):
         logits = self.forward_head(self.forward_features(pixel_values))
         loss = None if labels is None else self.loss_function(labels, logits, self.config, **loss_kwargs)
         return ImageClassifierOutput(loss=loss, logits=logits)
-
-
-def split_at_features(model: nn.Module, inputs: Mapping[str, Any]) -> Split:
-    """Cut the forward pass of an `ImageClassifier` at its last feature map (B, C, h, w)."""
-    features = model.forward_features(require_inputs(inputs))
-    return Split(features, model.forward_head, Grid(features.shape[2], features.shape[3]))

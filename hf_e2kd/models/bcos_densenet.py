@@ -7,8 +7,6 @@ import torch
 from torch import nn
 from transformers import initialization as init
 
-from ..architectures.base import register_architecture
-from .base import split_at_features
 from .bcos import BcosConv2d, UncenteredBatchNorm2d
 from .bcos_base import BcosConfig, BcosPreTrainedModel
 
@@ -94,6 +92,3 @@ class BcosDenseNetForImageClassification(BcosPreTrainedModel):
         elif isinstance(module, UncenteredBatchNorm2d):
             init.ones_(module.weight)
             init.ones_(module.running_var)
-
-
-register_architecture("BcosDenseNetForImageClassification", "features", split_at_features)

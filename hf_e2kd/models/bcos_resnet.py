@@ -6,8 +6,6 @@ import torch
 from torch import nn
 from transformers import initialization as init
 
-from ..architectures.base import register_architecture
-from .base import split_at_features
 from .bcos import BcosConv2d, UncenteredBatchNorm2d
 from .bcos_base import BcosConfig, BcosPreTrainedModel
 from .residual import Convolution, check_layer_type, residual_stages
@@ -102,10 +100,3 @@ class BcosResNetForImageClassification(BcosPreTrainedModel):
         elif isinstance(module, UncenteredBatchNorm2d):
             init.ones_(module.weight)
             init.ones_(module.running_var)
-
-
-def _last_stage(model: nn.Module) -> str:
-    return f"layer{len(model.config.depths)}"
-
-
-register_architecture("BcosResNetForImageClassification", _last_stage, split_at_features)

@@ -6,17 +6,13 @@ backward. Its weights are a scaling like the others: held through the queries an
 
 import math
 from collections import OrderedDict
-from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
 from transformers import initialization as init
 
 from ..architectures.attention import attend
-from ..architectures.base import Split, register_architecture, require_inputs
-from ..architectures.grids import Grid
 from .bcos import BcosConv2d, BcosLinear, BiaslessNorm, holdable
 from .bcos_base import BcosConfig, BcosPreTrainedModel
 
@@ -171,15 +167,3 @@ class BcosViTForImageClassification(BcosPreTrainedModel):
             init.kaiming_uniform_(module.weight, a=math.sqrt(5))
         elif isinstance(module, BiaslessNorm):
             init.ones_(module.weight)
-
-
-def _split(model: nn.Module, inputs: Mapping[str, Any]) -> Split:
-    features = model.forward_features(require_inputs(inputs))
-    return Split(features, model.forward_head, Grid(features.shape[1], features.shape[2], "nhwc"))
-
-
-def _last_encoder(model: nn.Module) -> str:
-    return f"transformer.encoder_{model.config.num_hidden_layers - 1}"
-
-
-register_architecture("BcosViTForImageClassification", _last_encoder, _split)

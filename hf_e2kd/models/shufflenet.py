@@ -9,8 +9,7 @@ from torchvision.models import ShuffleNetV2
 from transformers import PreTrainedConfig
 from transformers import initialization as init
 
-from ..architectures.base import register_architecture
-from .base import ImageClassifier, split_at_features
+from .base import ImageClassifier
 
 _CHANNELS = {
     "shufflenet_v2_x0_5": (24, 48, 96, 192, 1024),
@@ -78,6 +77,3 @@ class ShuffleNetForImageClassification(ImageClassifier):
             init.zeros_(module.running_mean)
             init.ones_(module.running_var)
             init.zeros_(module.num_batches_tracked)
-
-
-register_architecture("ShuffleNetForImageClassification", "network.conv5", split_at_features)

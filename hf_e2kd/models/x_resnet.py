@@ -13,8 +13,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedConfig
 from transformers import initialization as init
 
-from ..architectures.base import register_architecture
-from .base import ImageClassifier, split_at_features
+from .base import ImageClassifier
 from .residual import Convolution, check_layer_type, residual_stages
 
 
@@ -107,10 +106,3 @@ class XResNetForImageClassification(ImageClassifier):
             init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         elif isinstance(module, nn.Linear):
             init.normal_(module.weight, std=0.01)
-
-
-def _last_stage(model: nn.Module) -> str:
-    return f"stages.{len(model.config.depths) - 1}"
-
-
-register_architecture("XResNetForImageClassification", _last_stage, split_at_features)

@@ -10,7 +10,7 @@ from typing import Any
 
 from huggingface_hub import HfApi
 from torch import nn
-from transformers import TimmWrapperForImageClassification, Trainer
+from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, SaveStrategy
 from transformers.utils import PushInProgress, logging
 
@@ -319,6 +319,8 @@ class _Measured:
 
 def _state_view(student: nn.Module, processor: Any) -> None:
     """Lets a timm student's configuration say how it sees an image: no other file is asked for its processor."""
+    from transformers import TimmWrapperForImageClassification
+
     if not isinstance(student, TimmWrapperForImageClassification) or processor is None:
         return
     try:

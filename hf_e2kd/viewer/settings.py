@@ -26,7 +26,7 @@ class Settings:
         teacher_revision, student_revision: Of them on the Hub.
         dataset: Hub id or folder of samples to browse; none by default.
         dataset_config: Its configuration on the Hub.
-        split: Of it.
+        split: Name of its split; "validation" by default, or the only one there is.
         samples: How many of it are compared, drawn by a fixed seed.
         explainer: The method that is chosen at first; gradcam of images, integrated_gradients of texts by default.
         explainer_options: Of that method.
@@ -40,7 +40,7 @@ class Settings:
     student_revision: str | None = None
     dataset: str | None = None
     dataset_config: str | None = None
-    split: str = "validation"
+    split: str | None = None
     samples: int = 64
     explainer: str | None = None
     explainer_options: dict[str, Any] = field(default_factory=dict)
@@ -130,7 +130,8 @@ def load(settings: Settings) -> Viewing:
     viewing = Viewing(settings, pair, explainers)
     if settings.dataset is not None:
         column = settings.text_column if pair.is_text else settings.image_column
-        data = load_split(settings.dataset, pair.is_text, settings.split, settings.dataset_config, [column])
+        data, split = load_split(settings.dataset, pair.is_text, settings.split, settings.dataset_config, [column])
+        viewing.settings = replace(settings, split=split)
         viewing.samples = Samples(data, pair, settings)
     return viewing
 

@@ -105,12 +105,42 @@ def test_pairs(place, tmp_path, capsys):
         explain(model, [pair, "a film"], processing_class=TOKENIZER)
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("reviews.txt", "the worst film\na film\n"),
+        ("reviews.csv", "text,label\nthe worst film,0\na film,1\n"),
+        ("reviews.tsv", "text\tlabel\nthe worst film\t0\na film\t1\n"),
+        ("reviews.json", '[{"text": "the worst film"}, {"text": "a film"}]'),
+        ("reviews.jsonl", '{"text": "the worst film"}\n{"text": "a film"}\n'),
+    ],
+)
+def test_files_of_texts(place, tmp_path, capsys, name, content):
+    """Prevents: a table of texts refused, or its header read as a text."""
+    (tmp_path / name).write_text(content)
+    assert run("explain", place / "bert", tmp_path / name, "--json") == 0
+    assert [entry["input"] for entry in json.loads(capsys.readouterr().out)] == ["the worst film", "a film"]
+
+
+def test_columns_of_a_file(place, tmp_path, capsys):
+    """Prevents: another column explained than was named, or half of the pairs."""
+    (tmp_path / "pairs.csv").write_text("premise,hypothesis\nthe film was long,the worst film\n")
+    line = ["explain", place / "bert", tmp_path / "pairs.csv"]
+    assert run(*line, "--text-column", "premise", "--text-column", "hypothesis", "--json") == 0
+    assert json.loads(capsys.readouterr().out)[0]["input"] == ["the film was long", "the worst film"]
+    assert run(*line) == 1
+    assert "has no column 'text'. Its columns: premise, hypothesis. Name" in capsys.readouterr().err
+    (tmp_path / "holes.json").write_text('[{"text": "a film"}, {"text": null}]')
+    assert run("explain", place / "bert", tmp_path / "holes.json") == 1
+    assert "Row 1 of" in capsys.readouterr().err
+
+
 def test_a_text_of_a_megabyte(place, tmp_path, capsys):
     """Prevents: a page of a megabyte about a text of which the model reads the beginning, without a word of it."""
     texts = ["--text", "a wonderful film " * 20_000, "--text", "x" * 100_000]
     assert run("explain", place / "bert", *texts, "--output", tmp_path / "page.html") == 0
     printed = capsys.readouterr()
-    assert "A text of 340,000 characters is longer than 24 tokens" in printed.err
+    assert "340,000 characters is longer than 24 tokens: the model reads only 95 of these characters." in printed.err
     assert len(printed.out) < 2000 and len((tmp_path / "page.html").read_text()) < 50_000
 
 
@@ -137,10 +167,15 @@ def test_files_that_cannot_be_read(place, tmp_path, capsys):
         (1, "No class is named 'horse'", ["{place}/vit", "x.png", "--target", "horse"]),
         (1, "is an address. Give the id alone", ["https://huggingface.co/a/b", "x.png"]),
         (1, "classifies images: give files or folders, not --text", ["{place}/vit", "--text", "a film"]),
-        (1, "classifies texts, and 'x.png' is given as a file", ["{place}/bert", "x.png"]),
+        (1, "classifies texts, and 'x.png' is no file of them", ["{place}/bert", "x.png"]),
         (1, "nothing to explain in an empty text", ["{place}/bert", "--text", " "]),
         (1, "as many --text as --text-pair", ["{place}/bert", "--text", "a", "--text", "b", "--text-pair", "c"]),
         (1, "holds no image", ["{place}/vit", "{place}/bert"]),
+        (
+            1,
+            "others, such as this one, by 'integrated_gradients'",
+            ["{place}/bert", "--text", "a", "--explainer", "bcos"],
+        ),
         (
             1,
             "Explain it at its inputs: by 'integrated_gradients'",

@@ -2,10 +2,14 @@
 
 import json
 import os
+import pickle
+import shutil
 
+import datasets
 import pytest
 from huggingface_hub import constants
 from huggingface_hub.errors import HTTPError
+from PIL import Image
 
 import hf_e2kd.cli.loading as loading
 from hf_e2kd.cli.loading import Classifier, check_pair, check_source, load_classifier, load_split
@@ -138,3 +142,41 @@ def test_relative_folders_are_folders(monkeypatch, place):
     """Prevents: a folder refused because its name can't be an id."""
     monkeypatch.chdir(place / "vit")
     check_source(os.path.join("..", "vit"))
+
+
+@pytest.mark.parametrize("kind", ["csv", "json", "parquet"])
+def test_a_single_file(tmp_path, kind):
+    """Prevents: a file refused as a data set, though the folder around it is one."""
+    rows = datasets.Dataset.from_dict({"text": ["good", "bad"], "label": [1, 0]})
+    path = str(tmp_path / f"rows.{kind}")
+    getattr(rows, f"to_{kind}")(path)
+    data, split = load_split(path, True, None, None, ["text", "label"])
+    assert split == "train" and data["text"] == ["good", "bad"] and data["label"] == [1, 0]
+    (tmp_path / "rows.docx").write_text("good")
+    with pytest.raises(ValueError, match="rows.docx' is no file of samples. Give .* ends in .csv, .tsv, .json"):
+        load_split(str(tmp_path / "rows.docx"), True, None, None, [])
+
+
+def test_the_only_split(tmp_path):
+    """Prevents: a folder of images without splits refused for a split that nobody named."""
+    (tmp_path / "photos").mkdir()
+    for number in range(3):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / "photos" / f"{number}.png")
+    data, split = load_split(str(tmp_path / "photos"), False, None, None, ["image"])
+    assert split == "train" and len(data) == 3
+    with pytest.raises(ValueError, match="has no split 'validation'. Its splits: train. Name one by --split"):
+        load_split(str(tmp_path / "photos"), False, "validation", None, ["image"])
+    parts = {"train": data, "validation": data.select([0]), "test": data.select([1, 2])}
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "saved")
+    saved = str(tmp_path / "saved")
+    assert load_split(saved, False, None, None, [])[1] == "validation"
+    assert len(load_split(saved, False, None, None, [], default="train")[0]) == 3
+
+
+@pytest.mark.parametrize("content", [b"no pickle", pickle.dumps({"classifier.weight": os.getcwd})])
+def test_pickled_weights(place, tmp_path, content):
+    """Prevents: code that runs as weights are read, and a traceback where they are damaged."""
+    shutil.copy(place / "vit" / "config.json", tmp_path)
+    (tmp_path / "pytorch_model.bin").write_bytes(content)
+    with pytest.raises(ValueError, match="holds no weights in the safetensors format. .* call save_pretrained"):
+        load_classifier(str(tmp_path))

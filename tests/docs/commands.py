@@ -12,12 +12,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from unittest.mock import MagicMock, patch
 
-import typer
+import typer.core
 from accelerate.commands.launch import launch_command_parser
 from transformers import HfArgumentParser
 
 from hf_e2kd import ExplanationDistillArguments
-from hf_e2kd.cli import app
+from hf_e2kd.cli import app, load_command
 from hf_e2kd.experiments import parse_experiment
 from hf_e2kd.experiments.demos import BERT_ON_REVIEWS, VIT_ON_DIGITS
 
@@ -122,17 +122,20 @@ def check_launch(words: list[str]) -> None:
 
 def check_cli(words: list[str]) -> None:
     """`hf-e2kd …`: the command itself is not called."""
-    group = typer.main.get_command(app)
 
     def called(**_: object) -> None:
         raise ParsedError
 
-    for command in group.commands.values():
+    def load_uncalled(name: str) -> typer.core.TyperCommand:
+        command = load_command(name)
         command.callback = called
-    _expect_parsed(lambda: group.main(words, prog_name="hf-e2kd"), ["hf-e2kd", *words])
+        return command
+
+    with patch("hf_e2kd.cli.load_command", load_uncalled):
+        _expect_parsed(lambda: app(words, prog_name="hf-e2kd"), ["hf-e2kd", *words])
     if words[0] == "distill" and "--help" not in words:
         # What it doesn't know itself, it passes on to the parser of the training.
-        _check_training(group.commands["distill"].make_context("distill", words[1:]).args)
+        _check_training(load_command("distill").make_context("distill", words[1:]).args)
 
 
 def _check_training(options: list[str]) -> None:

@@ -75,7 +75,7 @@ def test_a_report_of_texts(place, tmp_path):
     """Prevents: texts read as images, or a data set without labels refused."""
     line = ["--teacher", place / "bert", "--student", place / "bert", "--dataset", place / "texts", "--split", "train"]
     assert (
-        run(*line, "--explainer", "integrated_gradients", "--explainer-options", '{"points": 2}', "--report", tmp_path)
+        run(*line, "--explainer", "integrated_gradients", "--explainer-options", '{"n_steps": 2}', "--report", tmp_path)
         == 0
     )
     page = (tmp_path / "index.html").read_text(encoding="utf-8")

@@ -165,5 +165,5 @@ def test_bad_requests_are_named():
         image_pair().compare([photo()], GRADCAM, CLASSES)
     with pytest.raises(ValueError, match="The text is empty"):
         text_pair().compare(["  \n"], build_explainer("saliency"))
-    with pytest.raises(ValueError, match="explain others by"):
+    with pytest.raises(ValueError, match="explain others, such as this one, by"):
         image_pair().compare([photo()], build_explainer("bcos"))

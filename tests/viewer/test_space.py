@@ -17,7 +17,7 @@ SETTINGS = Settings(
     dataset="user/data",
     samples=9,
     explainer="integrated_gradients",
-    explainer_options={"points": 4},
+    explainer_options={"n_steps": 4},
 )
 
 

@@ -3,7 +3,6 @@
 import math
 
 import torch
-from sklearn.metrics import average_precision_score, f1_score
 from torch import Tensor
 
 from ..inputs import check_batch
@@ -47,6 +46,8 @@ def f1_map(logits: Tensor, labels: Tensor) -> dict[str, float | list[float]]:
         )
     if not ((labels == 0) | (labels == 1)).all():
         raise ValueError("labels must be bool or hold 0 and 1 alone: one column a class, 1 where the image shows it.")
+    from sklearn.metrics import average_precision_score, f1_score
+
     truth, scores = labels.cpu().bool().numpy(), logits.detach().cpu().double().numpy()
     precisions = [
         float(average_precision_score(truth[:, number], scores[:, number])) if truth[:, number].any() else math.nan

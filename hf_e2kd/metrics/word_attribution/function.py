@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from sklearn.metrics import average_precision_score, roc_auc_score
 
 SST_POLARITY = (-1, -1, 1, 1)
 """The polarity of the treebank's classes without neutral: very negative, negative, positive, very positive."""
@@ -93,6 +92,8 @@ def word_attribution(
 
 
 def _figures(scores: np.ndarray, agrees: np.ndarray) -> dict[str, float]:
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
     accuracy = float((np.sign(scores) == np.where(agrees, 1, -1)).mean()) if len(scores) else math.nan
     # scikit-learn warns, or gives 0 or 1, where one of the two is missing.
     both = bool(agrees.any() and not agrees.all())

@@ -1,0 +1,35 @@
+"""Single files of samples."""
+
+from pathlib import Path
+from typing import Any
+
+from datasets import DatasetDict, load_dataset
+
+_READERS: dict[str, tuple[str, dict[str, Any]]] = {
+    ".csv": ("csv", {}),
+    ".tsv": ("csv", {"sep": "\t"}),
+    ".json": ("json", {}),
+    ".jsonl": ("json", {}),
+    ".parquet": ("parquet", {}),
+    ".txt": ("text", {}),
+}
+"""The reader of `datasets` and its options, by a file's suffix."""
+
+
+def is_data_file(path: str) -> bool:
+    """True of a file with the suffix of a table or of lines of text."""
+    return Path(path).suffix.lower() in _READERS and Path(path).is_file()
+
+
+def load_data_file(path: str) -> DatasetDict:
+    """The rows of a CSV, TSV, JSON, JSON Lines or Parquet file, or the lines of a text file, as the split "train".
+
+    Raises:
+        ValueError: the file is of another kind, or can't be read.
+    """
+    if not is_data_file(path):
+        raise ValueError(
+            f"'{path}' is no file of samples. Give a folder, or a file that ends in {', '.join(_READERS)}."
+        )
+    reader, options = _READERS[Path(path).suffix.lower()]
+    return load_dataset(reader, data_files=path, **options)

@@ -1,0 +1,100 @@
+"""What `import hf_e2kd` and `hf-e2kd --help` import, and that what is imported later is there when it is needed.
+
+Both are looked at in a fresh process: other tests have imported everything.
+"""
+
+import ast
+import inspect
+import subprocess
+import sys
+
+import pytest
+from transformers import AutoModelForImageClassification
+
+import hf_e2kd
+from hf_e2kd.cli import COMMANDS, load_command, main
+
+USED_LATER = ("evaluate", "gradio", "matplotlib", "optuna", "scipy.stats", "sklearn", "timm")
+"""Packages that some functions alone need, and that transformers' `Trainer` doesn't import either."""
+
+
+def in_fresh_process(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_public_names():
+    """Prevents: a public name that type checkers see and Python doesn't, or the other way round."""
+    (block,) = (node for node in ast.parse(inspect.getsource(hf_e2kd)).body if isinstance(node, ast.If))
+    seen = {alias.name: f".{node.module}" for node in block.body for alias in node.names}
+    assert seen == hf_e2kd._MODULES and sorted(seen) == sorted(hf_e2kd.__all__)
+    assert [getattr(hf_e2kd, name).__name__ for name in hf_e2kd.__all__] == hf_e2kd.__all__
+    assert set(hf_e2kd.__all__) <= set(dir(hf_e2kd))
+    with pytest.raises(AttributeError, match="module 'hf_e2kd' has no attribute 'Trainer'"):
+        hf_e2kd.Trainer  # noqa: B018
+
+
+def test_heavy_modules_are_imported_where_they_are_used():
+    """Prevents: seconds of imports before a list of commands, packages imported that a training doesn't need, and
+    families or explainers unknown, as nothing has imported their modules."""
+    out = in_fresh_process(f"""
+import sys
+
+def imported(*names):
+    return [name for name in (*names, *{USED_LATER}) if name in sys.modules]
+
+import hf_e2kd
+assert not imported("torch", "transformers", "datasets", "pandas", "torchvision"), "import hf_e2kd"
+
+from hf_e2kd.cli import main
+try:
+    main(["--help"])
+except SystemExit as end:
+    assert end.code == 0
+assert not imported("torch", "transformers", "datasets", "pandas", "torchvision"), "hf-e2kd --help"
+
+print()
+print(*hf_e2kd.available_architectures())
+print(*hf_e2kd.available_explanation_losses())
+print(*hf_e2kd.available_guidance_losses())
+print(*hf_e2kd.available_explainers())
+from hf_e2kd import *
+assert hf_e2kd.trainer.ExplanationDistillTrainer is ExplanationDistillTrainer and hf_e2kd.explainers.explain is explain
+assert not imported(), imported()
+""")
+    help_page, _, found = out.rpartition("\n\n")
+    assert [line.split()[0] for line in help_page.split("Commands:\n")[1].splitlines()] == list(COMMANDS)
+    architectures, losses, guidance, explainers = (line.split() for line in found.splitlines())
+    assert architectures == hf_e2kd.available_architectures()
+    assert losses == hf_e2kd.available_explanation_losses()
+    assert guidance == hf_e2kd.available_guidance_losses()
+    assert explainers == hf_e2kd.available_explainers()
+
+
+def test_a_papers_network_is_loaded_and_explained(tmp_path):
+    """Prevents: the Auto classes, or GradCAM, not knowing the papers' networks, as nothing has imported them."""
+    config = hf_e2kd.models.BcosResNetConfig(hidden_sizes=[8, 8], depths=[1, 1], num_labels=2)
+    AutoModelForImageClassification.from_config(config).save_pretrained(tmp_path)
+    out = in_fresh_process(f"""
+import hf_e2kd, torch
+
+model = hf_e2kd.load_student({str(tmp_path)!r}).model
+maps = [hf_e2kd.explain(model, torch.rand(1, 3, 64, 64), name).maps for name in ("bcos", "gradcam")]
+print(type(model).__name__, *(each.shape[-1] for each in maps))
+""")
+    assert out == "BcosResNetForImageClassification 64 8\n"
+
+
+def test_commands():
+    """Prevents: a command that isn't listed, or whose line isn't its docstring's first."""
+    for name, line in COMMANDS.items():
+        command = load_command(name)
+        assert command.help.split("\n\n")[0].replace("\n", " ") == line and command.name == name
+
+
+def test_wrong_command(capsys):
+    with pytest.raises(SystemExit) as raised:
+        main(["viewe"])
+    assert raised.value.code == 2
+    assert capsys.readouterr().err.endswith("Error: No such command 'viewe'. Did you mean 'viewer'?\n")
