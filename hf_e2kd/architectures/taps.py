@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import TimmWrapperForImageClassification
 
 from .grids import grid_of
 from .timm import is_timm
@@ -137,10 +136,9 @@ def default_taps(model: nn.Module) -> list[str]:
     Raises:
         ValueError: the model's stages or blocks aren't known.
     """
-    wrapped = isinstance(model, TimmWrapperForImageClassification)
-    bare: Any = model.timm_model if wrapped else model
+    bare: Any = getattr(model, "timm_model", model)
     if is_timm(bare) and getattr(bare, "feature_info", None):
-        prefix = "timm_model." if wrapped else ""
+        prefix = "" if bare is model else "timm_model."
         known = dict(model.named_modules())
         paths = [f"{prefix}{each['module']}" for each in bare.feature_info]
         return [path for path in paths if path in known]

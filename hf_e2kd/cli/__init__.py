@@ -14,13 +14,13 @@ from typer.core import TyperGroup
 from .output import echo, escaped_messages
 
 COMMANDS = {
-    "card": "Writes a student's model card anew, with the figures of its fidelity.json, and publishes it if asked to.",
-    "distill": "Distils a student that looks where its teacher looks, and measures both.",
-    "explain": "Explains a classifier's decisions on images or texts: its top classes, and what they rest on.",
-    "fidelity": "Measures how faithful a student is to a teacher, without training: any two classifiers of images or "
+    "card": "Write a student's model card anew, with the figures of its fidelity.json, and publish it if asked to.",
+    "distill": "Distil a student that looks where its teacher looks, and measure both.",
+    "explain": "Explain a classifier's decisions on images or texts: its top classes, and what they rest on.",
+    "fidelity": "Measure how faithful a student is to a teacher, without training: any two classifiers of images or "
     "of texts.",
-    "store": "Stores a teacher's logits and explanations of a data set, so that students train without the teacher.",
-    "viewer": "Shows what teacher and student decide and where they look, side by side.",
+    "store": "Store a teacher's logits and explanations of a data set, so that students train without the teacher.",
+    "viewer": "Show what teacher and student decide and where they look, side by side.",
 }
 """The first line of each command's docstring, by the name of its module and function."""
 

@@ -30,7 +30,7 @@ def card(
     private: Annotated[bool, typer.Option("--private", help="Publish it for yourself alone.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
 ) -> None:
-    """Writes a student's model card anew, with the figures of its fidelity.json, and publishes it if asked to.
+    """Write a student's model card anew, with the figures of its fidelity.json, and publish it if asked to.
 
     The figures are those that were measured: to change them, measure again with `hf-e2kd fidelity`.
 

@@ -68,7 +68,7 @@ def explain(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the classes, and words, as one JSON array.")] = False,
 ) -> None:
-    """Explains a classifier's decisions on images or texts: its top classes, and what they rest on.
+    """Explain a classifier's decisions on images or texts: its top classes, and what they rest on.
 
     A file that can't be read is named and passed over; the exit code is then 1.
 

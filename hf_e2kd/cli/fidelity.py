@@ -73,7 +73,7 @@ def fidelity(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record, or the checks, as JSON.")] = False,
 ) -> None:
-    """Measures how faithful a student is to a teacher, without training: any two classifiers of images or of texts.
+    """Measure how faithful a student is to a teacher, without training: any two classifiers of images or of texts.
 
     Agreement, explanation similarity with its chance levels, accuracy and more, each with a 95 % bootstrap interval.
     Processors, tokenizers and the order of labels may differ. With --verify a published student is measured again, on

@@ -74,7 +74,7 @@ def store(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
 ) -> None:
-    """Stores a teacher's logits and explanations of a data set, so that students train without the teacher.
+    """Store a teacher's logits and explanations of a data set, so that students train without the teacher.
 
     Show the teacher the data without augmentation. A building that was interrupted goes on where it stopped when the
     same command is given again. Several processes share the shards among them.

@@ -52,7 +52,7 @@ def viewer(
         bool, typer.Option("--trust-remote-code", help="Run code from the models' repositories.")
     ] = False,
 ) -> None:
-    """Shows what teacher and student decide and where they look, side by side.
+    """Show what teacher and student decide and where they look, side by side.
 
     On the page one drops an image or types a sentence, chooses explainer and class, and browses a data set in the order
     of disagreement. The page needs gradio (pip install 'hf-e2kd[viewer]'); a report doesn't. Nothing is sent anywhere,

@@ -16,7 +16,7 @@ from hf_e2kd.cli.fidelity import as_table
 from hf_e2kd.cli.output import echo, escaped_messages
 from hf_e2kd.cli.verification import as_checks
 from hf_e2kd.fidelity import MetricValue
-from hf_e2kd.studies.comparison import verify
+from hf_e2kd.fidelity.verify import verify
 from tests.cards.records import image_record
 from tests.models import build
 
