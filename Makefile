@@ -38,10 +38,11 @@ test: $(VENV)/.installed-test ## run all tests (ARGS="tests/losses -x" for some)
 test-lowest: $(VENV_LOWEST)/.installed ## run the tests with the lowest versions that pyproject.toml allows
 	$(call PYTEST,$(VENV_LOWEST)/bin) $(ARGS)
 
-lint: $(VENV)/.installed-lint ## check style, format and types
+lint: $(VENV)/.installed-lint ## check style, format, types and the layers of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: $(VENV)/.installed-lint ## mend what lint can mend by itself
 	$(BIN)/ruff check --fix .

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .architectures import available_architectures, register_architecture, wrap_timm
     from .data.text import TextCollator
     from .explainers import Explainer, Explanation, available_explainers, explain, register_explainer
-    from .hub.loading import Student, load_student
+    from .fidelity.published import Student, load_student
     from .references import AnnotationReference, Reference, TeacherReference
     from .store import StoredReference, StoredTextCollator
     from .terms import (
@@ -76,7 +76,7 @@ _MODULES = {
     "StepOutput": ".terms",
     "StoredReference": ".store",
     "StoredTextCollator": ".store",
-    "Student": ".hub.loading",
+    "Student": ".fidelity.published",
     "TeacherReference": ".references",
     "Term": ".terms",
     "TextCollator": ".data.text",
@@ -87,7 +87,7 @@ _MODULES = {
     "available_logits_losses": ".terms",
     "available_terms": ".terms",
     "explain": ".explainers",
-    "load_student": ".hub.loading",
+    "load_student": ".fidelity.published",
     "register_architecture": ".architectures",
     "register_explainer": ".explainers",
     "register_explanation_loss": ".terms",

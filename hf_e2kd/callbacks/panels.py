@@ -76,8 +76,7 @@ class ExplanationPanels(TrainerCallback):
             raise ValueError("There is no sample to draw. Give `samples`, or the trainer an eval_dataset.")
         self.trainer = trainer
         with keeping_random_state(trainer.args.device):
-            collator = trainer._get_collator_with_removed_columns(trainer.data_collator.for_evaluation(), "evaluation")
-            self.batch = collator(first_samples(samples, count))
+            self.batch = trainer.collate(first_samples(samples, count))
         if not labels_belong_to(samples, trainer.student, trainer.data_collator.label_column):
             self.batch = {name: values for name, values in self.batch.items() if name != "labels"}
         tokenizer = trainer.processing_class or trainer.data_collator.tokenizer

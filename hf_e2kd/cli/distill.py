@@ -26,10 +26,10 @@ from ..experiments.estimate import Part, duration, estimate_students, estimate_t
 from ..experiments.experiment import Comparison, parse_experiment, variants_of
 from ..experiments.images import ImageExperiment
 from ..experiments.run import as_text, run_variants
+from ..experiments.sources import absent, check_same_modality, check_source, load_classifier, load_config, reads_text
 from ..experiments.texts import TextExperiment
 from ..trainer.arguments import ExplanationDistillArguments
 from ..trainer.preemption import last_checkpoint
-from .loading import absent, check_same_modality, check_source, load_classifier, load_config, reads_text
 from .output import echo
 
 PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}

@@ -10,11 +10,11 @@ import typer
 from tqdm import tqdm
 
 from ..alignment.labels import class_names
+from ..experiments.sources import load_classifier
 from ..explainers import build_explainer
 from .classes import find_class
 from .explained import Explained, Explaining
 from .inputs import find_images, find_texts
-from .loading import load_classifier
 from .output import echo
 from .rendering import PICTURES, as_text, write
 from .store import json_object

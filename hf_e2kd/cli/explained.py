@@ -12,9 +12,9 @@ from ..alignment.labels import is_multi_label
 from ..alignment.texts import length_limit
 from ..data.opening import cut_texts, open_image
 from ..data.transforms import DistillationTransform
+from ..experiments.sources import Classifier
 from ..explainers import Explainer, Explanation
 from ..explainers import explain as explain_batch
-from .loading import Classifier
 
 LONGEST_TEXT = 512  # tokens, where neither the tokenizer nor the user states a limit
 

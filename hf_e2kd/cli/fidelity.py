@@ -11,11 +11,11 @@ import typer
 from ..callbacks import ExplanationPanels
 from ..cards.card import save_card
 from ..experiments.evaluator import Columns, Side, evaluator
+from ..experiments.sources import Classifier, check_pair, load_classifier, load_split
 from ..explainers import Explainer, build_explainer
 from ..fidelity import FidelityRecord, MetricValue, ModelRecord, measure_fidelity
 from ..fidelity.describe import describe_data
 from ..hub.ids import is_hub_id
-from .loading import Classifier, check_pair, load_classifier, load_split
 from .output import echo
 from .store import json_object
 from .verification import Instead, as_checks, verified

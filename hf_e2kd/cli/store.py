@@ -7,11 +7,11 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from ..experiments.sources import load_classifier, load_split
 from ..explainers import build_explainer
 from ..hub.ids import check_repo_id
 from ..store import StoredReference
 from ..store.build import launched_processes
-from .loading import load_classifier, load_split
 from .output import echo
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import date
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,11 +27,9 @@ from ..terms import ReferenceOutput, StepOutput
 from ..terms.matching import align_maps, flatten_targets
 from .cost import cost_of, device_name
 from .describe import data_digest, describe_data, describe_explainer, describe_model, environment
+from .protocol import MeasuredTrainer
 from .record import DataRecord, FidelityRecord, MetricValue
 from .samples import sample_metrics
-
-if TYPE_CHECKING:
-    from ..trainer import ExplanationDistillTrainer
 
 RESAMPLES = 1000
 """Bootstrap resamples of a mean."""
@@ -51,7 +49,7 @@ ReferenceOutputs = Mapping[str, ReferenceOutput]
 
 
 def measure_fidelity(
-    trainer: "ExplanationDistillTrainer",
+    trainer: MeasuredTrainer,
     dataset: Any = None,
     *,
     samples: int = 1000,
@@ -320,7 +318,7 @@ def _worst_class(values: SampleValues, metric: str, column: str, names: Sequence
     return worst
 
 
-def _measured_reference(trainer: "ExplanationDistillTrainer") -> str | None:
+def _measured_reference(trainer: MeasuredTrainer) -> str | None:
     """The reference named "teacher", or else the first that has logits, or else the first."""
     named = trainer.references
     teachers = [name for name, each in named.items() if isinstance(each, TeacherReference | StoredReference)]

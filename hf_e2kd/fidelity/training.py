@@ -1,16 +1,14 @@
 """Description of a student's training, as its trainer knows it."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from transformers.integrations.integration_utils import CodeCarbonCallback
 
 from ..references import AnnotationReference, Reference, TeacherReference
 from ..store import StoredReference
 from .describe import describe_data, describe_explainer, describe_transform, hardware, license_of
+from .protocol import MeasuredTrainer
 from .record import TrainingRecord
-
-if TYPE_CHECKING:
-    from ..trainer import ExplanationDistillTrainer
 
 ARGUMENTS = (
     *("task_weight", "logits_weight", "temperature"),
@@ -21,7 +19,7 @@ ARGUMENTS = (
 """The training arguments that a card shows."""
 
 
-def describe_training(trainer: "ExplanationDistillTrainer", base_model: str | None) -> TrainingRecord | None:
+def describe_training(trainer: MeasuredTrainer, base_model: str | None) -> TrainingRecord | None:
     """Describe the training so far; None if there was none.
 
     Args:
@@ -51,7 +49,7 @@ def describe_training(trainer: "ExplanationDistillTrainer", base_model: str | No
     )
 
 
-def _describe_reference(reference: Reference, trainer: "ExplanationDistillTrainer") -> dict[str, Any]:
+def _describe_reference(reference: Reference, trainer: MeasuredTrainer) -> dict[str, Any]:
     matched = trainer.explanation_weight_of(reference)
     description: dict[str, Any] = {"kind": type(reference).__name__, "explanation_weight": matched}
     if matched:
@@ -74,7 +72,7 @@ def _transform_of(dataset: Any) -> Any:
     return getattr(dataset, "transform", None)
 
 
-def _emissions(trainer: "ExplanationDistillTrainer") -> float | None:
+def _emissions(trainer: MeasuredTrainer) -> float | None:
     """Kilograms of CO2, where codecarbon has tracked the training."""
     for callback in trainer.callback_handler.callbacks:
         if isinstance(callback, CodeCarbonCallback):

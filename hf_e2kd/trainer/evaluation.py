@@ -1,6 +1,6 @@
 """Evaluation with fidelity metrics, in one pass of student and references."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,6 +23,10 @@ class EvaluationMixin(Trainer):
     _fidelity: RunningMeans | SampleValues | None = None
     _batch_measures: BatchMeasures | None = None
     _labels_are_ours = True
+
+    def collate(self, samples: Sequence[Any]) -> Any:
+        """Make a batch of samples as an evaluation does, without the columns that nobody reads."""
+        return self._get_collator_with_removed_columns(self.data_collator.for_evaluation(), "evaluation")(samples)
 
     def explain_batch(
         self,

@@ -115,6 +115,5 @@ class TermsMixin(Trainer):
     def _first_batch(self) -> Any:
         data = self.eval_dataset if self.train_dataset is None else self.train_dataset
         data = list(data.values())[-1] if isinstance(data, dict) else data
-        collator = self._get_collator_with_removed_columns(self.data_collator.for_evaluation(), "training")
         with keeping_random_state(self.args.device):
-            return collator(first_samples(data, 2))
+            return self.collate(first_samples(data, 2))

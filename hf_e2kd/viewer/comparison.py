@@ -12,10 +12,10 @@ from torchvision.transforms.v2 import functional as TF
 from ..alignment.grids import to_common_grid
 from ..alignment.labels import align_labels, class_names, is_multi_label
 from ..alignment.texts import length_limit, tokenize_texts
-from ..cli.loading import Classifier, check_same_modality
 from ..data.opening import cut_text
 from ..data.text import TextCollator
 from ..data.transforms import DistillationTransform
+from ..experiments.sources import Classifier, check_same_modality
 from ..explainers import Explainer, available_explainers, build_explainer, explain
 from ..metrics import explanation_similarity
 

@@ -9,8 +9,8 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ..alignment.labels import class_names, dataset_label_names
-from ..cli.loading import load_classifier, load_split
 from ..data.opening import open_image
+from ..experiments.sources import load_classifier, load_split
 from ..explainers import Explainer, build_explainer
 from .comparison import Comparison, Pair
 

@@ -37,12 +37,12 @@ from hf_e2kd import StoredReference, explain
 from hf_e2kd.alignment.inputs import image_view
 from hf_e2kd.alignment.labels import align_labels, is_multi_label
 from hf_e2kd.callbacks import AdaptiveClipping
-from hf_e2kd.cli.loading import load_classifier as load_for_command
 from hf_e2kd.data import MixingCollator, load_imagenet
 from hf_e2kd.data.imagenet import class_names
 from hf_e2kd.data.images import load_images
 from hf_e2kd.experiments import create_student, run_experiment
 from hf_e2kd.experiments import run as side_by_side
+from hf_e2kd.experiments.sources import load_classifier as load_for_command
 from hf_e2kd.models import bcos_config
 from tests.models import CLASSES, build, images, randomise
 from tests.training import distiller, samples

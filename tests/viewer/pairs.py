@@ -8,7 +8,7 @@ from PIL import Image
 from torch import nn
 from transformers import ViTImageProcessor
 
-from hf_e2kd.cli.loading import Classifier
+from hf_e2kd.experiments.sources import Classifier
 from hf_e2kd.viewer.comparison import Pair
 from tests.models import build
 from tests.tokenizers import STUDENT, TEACHER, text_model

@@ -6,8 +6,8 @@ from PIL import Image
 
 from hf_e2kd.alignment.grids import to_common_grid
 from hf_e2kd.alignment.texts import tokenize_texts
-from hf_e2kd.cli.loading import Classifier
 from hf_e2kd.data.transforms import DistillationTransform
+from hf_e2kd.experiments.sources import Classifier
 from hf_e2kd.explainers import build_explainer, explain
 from hf_e2kd.metrics import explanation_similarity
 from hf_e2kd.viewer.comparison import NARROWEST, SHOWN, Pair, share, strength

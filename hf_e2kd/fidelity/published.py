@@ -17,8 +17,8 @@ from transformers import (
 from transformers.utils import logging
 
 from .. import models  # noqa: F401  (makes the Auto classes know the papers' networks)
-from ..fidelity.record import FIDELITY_FILE, FidelityRecord, ModelRecord
-from .ids import check_repo_id
+from ..hub.ids import check_repo_id
+from .record import FIDELITY_FILE, FidelityRecord, ModelRecord
 
 logger = logging.get_logger(__name__)
 

@@ -11,8 +11,8 @@ from huggingface_hub import constants
 from huggingface_hub.errors import HTTPError
 from PIL import Image
 
-import hf_e2kd.cli.loading as loading
-from hf_e2kd.cli.loading import Classifier, check_pair, check_source, load_classifier, load_split
+import hf_e2kd.experiments.sources as sources
+from hf_e2kd.experiments.sources import Classifier, check_pair, check_source, load_classifier, load_split
 from tests.models import build, build_bcos
 from tests.text_models import build_text
 from tests.tokenizers import tokenizer
@@ -104,10 +104,10 @@ def test_no_network(monkeypatch, load, variable):
         monkeypatch.delenv(name, raising=False)
     if variable is None:
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(loading.datasets.config, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(sources.datasets.config, "HF_HUB_OFFLINE", False)
     else:
         monkeypatch.setenv(variable, "1")
-    monkeypatch.setattr(loading, "get_session", Session)
+    monkeypatch.setattr(sources, "get_session", Session)
     with pytest.raises(OSError, match="'me/model' is neither a folder nor .* name a local folder") as raised:
         load("me/model")
     assert ("can't be reached" if variable is None else f"{variable}=1 forbids") in str(raised.value)
@@ -120,7 +120,7 @@ def test_no_network(monkeypatch, load, variable):
 def test_a_network(monkeypatch):
     """Prevents: a Hub that answers, by an error too, and isn't used."""
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(loading, "get_session", lambda: type("Session", (), {"head": lambda *_, **__: None})())
+    monkeypatch.setattr(sources, "get_session", lambda: type("Session", (), {"head": lambda *_, **__: None})())
     check_source("me/model")
     assert not constants.HF_HUB_OFFLINE
 

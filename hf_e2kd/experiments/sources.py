@@ -23,8 +23,8 @@ from transformers.utils import logging
 from ..alignment.labels import align_labels
 from ..data.images import load_image_splits, with_names
 from ..data.text import load_text_splits
-from ..experiments.models import load_processor, name_classes_apart, no_processing_class
 from ..hub.ids import check_repo_id
+from .models import load_processor, name_classes_apart, no_processing_class
 
 logger = logging.get_logger(__name__)
 

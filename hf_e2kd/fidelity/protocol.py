@@ -1,0 +1,58 @@
+"""The part of a trainer that measurements and descriptions read."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from torch import nn
+
+from ..explainers import Explainer
+from ..metrics.running import SampleValues
+from ..references import Reference
+from .samples import BatchMeasures
+
+
+class MeasuredTrainer(Protocol):
+    """An `ExplanationDistillTrainer`, as far as its student's fidelity is measured.
+
+    Attributes:
+        args, state, callback_handler: Of transformers' `Trainer`.
+        train_dataset, eval_dataset: Data sets.
+        student: The student without wrappers.
+        explainer: The student's explainer.
+        references: References by name.
+        explains: Whether explanations are made.
+        is_multi_label: Whether the student decides each class for itself.
+    """
+
+    args: Any
+    state: Any
+    callback_handler: Any
+    train_dataset: Any
+    eval_dataset: Any
+    explainer: Explainer
+    references: Mapping[str, Reference]
+
+    @property
+    def student(self) -> nn.Module: ...
+
+    @property
+    def explains(self) -> bool: ...
+
+    @property
+    def is_multi_label(self) -> bool: ...
+
+    def student_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the columns of a batch that the student is given."""
+        ...
+
+    def collect_samples(self, dataset: Any, measures: BatchMeasures) -> tuple[SampleValues, Any]:
+        """Run an evaluation that keeps the values of every sample."""
+        ...
+
+    def explanation_weight_of(self, reference: Reference) -> float:
+        """Return the weight of a reference's explanations."""
+        ...
+
+    def logits_weight_of(self, reference: Reference) -> float:
+        """Return the weight of a reference's logits."""
+        ...
