@@ -51,6 +51,15 @@ def test_ranks_agree(ranks, name):
     assert torch.equal(first["weights"], second["weights"])
 
 
+def test_a_terms_own_parameters(alone, ranks):
+    """DDP doesn't know a term's projection: each rank would train its own, and the student's hints would differ."""
+    expected = alone["vit_hint"]["moved terms"]
+    assert expected.norm() > 0
+    for rank in ranks:
+        assert relative_error(rank["vit_hint"]["moved terms"], expected) < 1e-5
+        assert torch.equal(rank["vit_hint"]["moved terms"], ranks[0]["vit_hint"]["moved terms"])
+
+
 @pytest.mark.parametrize("name", COMPARABLE)
 def test_terms_are_averaged_over_ranks(alone, ranks, name):
     """A term logged from rank 0 alone describes half of the batch."""

@@ -41,6 +41,7 @@ STUDENTS: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
     "vit_attention": (lambda: build("vit"), {"explainer": "attention_gradient"}),
     "bert": (bert, {"explainer": "input_x_gradient", "gradient_accumulation_steps": 2}),
     "bcos": (lambda: network("vit"), {"explainer": "bcos", "gradient_accumulation_steps": 2}),
+    "vit_hint": (lambda: build("vit"), {"terms": {"hint": {"weight": 0.1}}, "gradient_accumulation_steps": 2}),
     # Each rank draws its own samples and points, so one process alone does something else.
     "bert_share": (bert, {"explainer": "integrated_gradients", "explanation_fraction": 0.5}),
 }
@@ -103,9 +104,13 @@ def trained(
 ) -> tuple[ExplanationDistillTrainer, dict[str, Any]]:
     gradients = WholeGradients()
     trainer = trainer_of(name, folder, processes, callbacks=[gradients], **keywords)
+    trainer.set_up_terms()
+    before = flat([torch.zeros(0), *trainer.terms.parameters()])
     trainer.train()
     return trainer, {
         "gradients": gradients.steps,
+        # By plain gradient descent it shows the gradients of the terms' own parameters.
+        "moved terms": flat([torch.zeros(0), *trainer.terms.parameters()]) - before,
         "weights": weights(trainer.student),
         "terms": {term: logged(trainer, term) for term in ("loss", "loss_task", "loss_logits", "loss_explanation")},
         "sharded": [name for name, module in trainer.model.named_modules() if isinstance(module, FSDPModule)],
