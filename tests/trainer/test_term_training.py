@@ -2,10 +2,13 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate.utils import DistributedType
 from safetensors.torch import load_file
+from torch import nn
 from torch.nn import functional as F
 from transformers import AutoModelForImageClassification, TrainerCallback
 
@@ -14,11 +17,14 @@ from hf_e2kd.explainers import GradCAM
 from hf_e2kd.terms import Term
 from hf_e2kd.terms.features.attention_transfer import AttentionTransfer
 from hf_e2kd.terms.features.hint import Hint, hint_loss
+from hf_e2kd.trainer.compatibility import refuse_unsupported
+from hf_e2kd.trainer.term_setup import check_parameters
 from tests.models import build
 from tests.tokenizers import STUDENT, data, text_model, without_dropout
 from tests.training import (
     CHECKPOINTING,
     Gradients,
+    arguments,
     distiller,
     flat,
     logged,
@@ -446,3 +452,21 @@ def test_terms_from_a_command_line(tmp_path):
     assert trainer._weights()["hint"] == 0.5
     assert isinstance(trainer.terms["hint"], Hint)
     assert AttentionTransfer.citation.startswith("@inproceedings")
+
+
+@pytest.mark.parametrize("kind", [DistributedType.FSDP, DistributedType.DEEPSPEED])
+def test_sharded_students_have_no_terms_of_features(tmp_path, kind):
+    """Prevents: features of freed blocks, or a projection that no optimizer trains."""
+    plugin = SimpleNamespace(
+        fsdp_version=2, cpu_ram_efficient_loading=False, activation_checkpointing=False, zero_stage=2
+    )
+    accelerator = SimpleNamespace(
+        distributed_type=kind, state=SimpleNamespace(fsdp_plugin=plugin, deepspeed_plugin=plugin)
+    )
+    with pytest.raises(ValueError, match="read the student's layers vit.layers.1, which FSDP and DeepSpeed shard"):
+        refuse_unsupported(accelerator, arguments(tmp_path), taps=["vit.layers.1"])
+    refuse_unsupported(accelerator, arguments(tmp_path))
+    term = nn.ModuleDict({"own": nn.Linear(2, 2), "none": nn.Module()})
+    with pytest.raises(ValueError, match=r"The terms \['own'\] have parameters of their own"):
+        check_parameters(term, sharded=True)
+    check_parameters(term, sharded=False)
