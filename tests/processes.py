@@ -1,5 +1,6 @@
 """Processes for tests, forked from one that has imported everything: starting Python with torch anew takes seconds."""
 
+import gc
 import multiprocessing
 import os
 from collections.abc import Callable
@@ -37,6 +38,8 @@ def start(function: Callable[..., None], *arguments: Any, folder: Path, log: str
 
 
 def _call(environment: dict[str, str], folder: Path, log: str, function: Callable[..., None], arguments: Any) -> None:
+    # As in tests/conftest.py: modules are not looked through at each training.
+    gc.freeze()
     # The server's own environment, folder and output are those of the test that started it.
     os.environ.clear()
     os.environ.update(environment)
