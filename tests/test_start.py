@@ -54,6 +54,9 @@ except SystemExit as end:
     assert end.code == 0
 assert not imported("torch", "transformers", "datasets", "pandas", "torchvision"), "hf-e2kd --help"
 
+from transformers import Trainer
+with_the_trainer = imported()
+
 print()
 print(*hf_e2kd.available_architectures())
 print(*hf_e2kd.available_explanation_losses())
@@ -61,7 +64,7 @@ print(*hf_e2kd.available_guidance_losses())
 print(*hf_e2kd.available_explainers())
 from hf_e2kd import *
 assert hf_e2kd.trainer.ExplanationDistillTrainer is ExplanationDistillTrainer and hf_e2kd.explainers.explain is explain
-assert not imported(), imported()
+assert imported() == with_the_trainer, imported()
 """)
     help_page, _, found = out.rpartition("\n\n")
     assert [line.split()[0] for line in help_page.split("Commands:\n")[1].splitlines()] == list(COMMANDS)
@@ -97,4 +100,5 @@ def test_wrong_command(capsys):
     with pytest.raises(SystemExit) as raised:
         main(["viewe"])
     assert raised.value.code == 2
-    assert capsys.readouterr().err.endswith("Error: No such command 'viewe'. Did you mean 'viewer'?\n")
+    # Some versions of typer repeat the suggestion that click makes.
+    assert "Error: No such command 'viewe'. Did you mean 'viewer'?" in capsys.readouterr().err

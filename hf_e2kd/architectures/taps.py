@@ -45,7 +45,7 @@ class Taps:
                     raise ValueError(
                         f"The layer '{path}' gives a {type(feature).__name__}, not a tensor. Tap a layer inside it."
                     )
-                if torch._C._functorch.is_functorch_wrapped_tensor(feature):
+                if not torch.compiler.is_compiling() and torch._C._functorch.is_functorch_wrapped_tensor(feature):
                     raise ValueError(
                         f"The layer '{path}' lies in the head that GradCAM differentiates inside the forward pass. Tap "
                         "a layer before it, such as the last stage or block."
