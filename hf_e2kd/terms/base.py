@@ -42,7 +42,7 @@ class ReferenceOutput:
 
     @property
     def has_explanation(self) -> bool:
-        """Whether there is a map or an annotation to match."""
+        """True if there is a map or an annotation to match."""
         return self.maps is not None or self.annotation is not None
 
 
@@ -84,7 +84,7 @@ class Term(nn.Module):
         log_name: Name in the logs, where it differs.
         suffix: End of the name in the logs: the reference's name, with several references.
         citation: BibTeX entry of the method's paper, for the model card.
-        needs: Which of `"labels"`, `"logits"`, `"maps"`, `"features"` and `"annotation"` the term compares.
+        needs: Compared quantities, of `"labels"`, `"logits"`, `"maps"`, `"features"` and `"annotation"`.
         columns: Columns of the data that the term reads beside the models' inputs.
         taps, reference_taps: Paths of the layers whose outputs the term reads, of the student and of the reference.
         logged: Further values of the last batch, by name, to be logged beside the loss.

@@ -1,4 +1,4 @@
-"""Maps of a student and of a reference, made comparable: one target a row, one grid, one mask."""
+"""Alignment of a student's and a reference's maps: one target per row, one grid, one mask."""
 
 from collections.abc import Sequence
 from dataclasses import replace
