@@ -184,8 +184,8 @@ class ExplanationPanels(TrainerCallback):
         """Name the top class, or all classes that a multi-label model decides for.
 
         Args:
-            logits: (B, C).
-            classes: (C,) which classes of the student the logits are of; all in their order by default.
+            logits: Logits (B, C).
+            classes: Classes (C,) of the student that the logits are of; all in their order by default.
         """
         names = self._names()
         if classes is not None:

@@ -124,7 +124,7 @@ def explain(
 
 
 def check_output(path: Path) -> None:
-    """Refuses, before anything is computed, what couldn't be written in the end."""
+    """Refuse, before anything is computed, an output that couldn't be written in the end."""
     if path.suffix.lower() not in (*PICTURES, ".html", ".json"):
         raise typer.BadParameter(f"'{path}' should end in {', '.join(PICTURES)}, .html or .json.")
     if not path.absolute().parent.is_dir():
@@ -132,7 +132,7 @@ def check_output(path: Path) -> None:
 
 
 def choose_device(device: str | None) -> torch.device:
-    """The device of that name; without one an accelerator if there is any."""
+    """Return the device of that name; without one an accelerator if there is any."""
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     if device is None:
         return accelerator or torch.device("cpu")

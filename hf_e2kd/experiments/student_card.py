@@ -85,7 +85,7 @@ def generated_data(function: str, arguments: Mapping[str, Any], license: str, sp
 
 
 def with_word_plots(record: FidelityRecord, run: Mapping[str, Any], split: str, samples: int) -> FidelityRecord:
-    """Add the figures of words, which were measured on so many texts, to a record.
+    """Add the figures of words to a record.
 
     Args:
         record: Record of the e²KD student.

@@ -167,7 +167,7 @@ class WordStudy:
 
 
 def _beside_own_top(target: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-    """Give two targets a sample (B, 2): the given one and the model's top class."""
+    """Make two targets a sample (B, 2): the given one and the model's top class."""
     return torch.stack([target, logits.argmax(1)], 1)
 
 

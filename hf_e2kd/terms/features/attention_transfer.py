@@ -15,8 +15,8 @@ class AttentionTransfer(FeatureTerm):
 
     Σ_layers mean_places (Q_S/‖Q_S‖₂ − Q_T/‖Q_T‖₂)², with Q = mean_channels |A|² at each place (activation-based
     attention transfer: Eq. 2 with F²_sum, in the form of the authors' code, a mean of squares in the place of a norm).
-    The features of a pair are average-pooled to the smaller grid. The paper's weight is 1000 (β/2 with β = 1e3 over the
-    mean).
+    The features of a pair are average-pooled to the smaller grid. Han et al. (ICML 2023)
+    take the weight 1000.
 
     Args:
         weight: Weight in the loss.
