@@ -45,15 +45,15 @@ class LabelAlignment:
         return logits if self.is_identity else logits.index_select(1, self.student.to(logits.device))
 
     def to_teacher(self, shared: torch.Tensor) -> torch.Tensor:
-        """Positions among the shared classes, as classes of the teacher; −1 stays."""
+        """Convert positions among the shared classes to classes of the teacher; −1 stays."""
         return _looked_up(self.teacher, shared)
 
     def to_student(self, shared: torch.Tensor) -> torch.Tensor:
-        """Positions among the shared classes, as classes of the student; −1 stays."""
+        """Convert positions among the shared classes to classes of the student; −1 stays."""
         return _looked_up(self.student, shared)
 
     def student_to_shared(self, labels: torch.Tensor) -> torch.Tensor:
-        """Classes of the student as positions among the shared classes; −1 where a class isn't shared."""
+        """Convert classes of the student to positions among the shared classes; −1 where a class isn't shared."""
         lookup = torch.full((self.student_classes,), -1, device=labels.device)
         lookup[self.student.to(labels.device)] = torch.arange(len(self.student), device=labels.device)
         known = (labels >= 0) & (labels < self.student_classes)

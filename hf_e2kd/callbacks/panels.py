@@ -155,24 +155,24 @@ class ExplanationPanels(TrainerCallback):
             alone = len(trainer.references) == 1
             reference_output = reference_outputs[name]
             single, single_reference = flatten_targets(explained_output, replace(reference_output, vectors=None))
-            every = len(single_reference.target) // len(reference_output.target)
+            count = len(single_reference.target) // len(reference_output.target)
             if single_reference.annotation is not None:
-                student, reference, counted = single.maps, single_reference.annotation.float(), None
+                student, reference, mask = single.maps, single_reference.annotation.float(), None
             else:
-                student, reference, counted = align_maps(single, single_reference)
+                student, reference, mask = align_maps(single, single_reference)
             assert student is not None
-            cells = counted[::every] if counted is not None and student.ndim == 2 else None
+            cells = mask[::count] if mask is not None and student.ndim == 2 else None
             similarity = values.get(f"explanation_similarity{'' if alone else f'_{name}'}")
-            similarities = None if similarity is None else similarity.view(len(student) // every, -1)[:, 0].tolist()
+            similarities = None if similarity is None else similarity.view(len(student) // count, -1)[:, 0].tolist()
             taught = None
             if reference_output.logits is not None:
                 classes = torch.arange(reference_output.logits.shape[1], device=reference_output.logits.device)
                 taught = self._predicted(reference_output.logits, trainer.references[name].to_student(classes).tolist())
-            explained = single_reference.target[::every].tolist()
+            explained = single_reference.target[::count].tolist()
             heading = "Student" if alone else f"Student ({name})"
             columns += [
-                _Column(name.capitalize(), reference[::every], explained, cells, taught),
-                _Column(heading, student[::every], explained, cells, predicted, similarities),
+                _Column(name.capitalize(), reference[::count], explained, cells, taught),
+                _Column(heading, student[::count], explained, cells, predicted, similarities),
             ]
         return columns
 

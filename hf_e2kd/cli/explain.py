@@ -101,10 +101,10 @@ def explain(
     loaded.model.to(place).eval()
     explaining = Explaining(loaded, method, chosen, names, top, max_length, [])
     found: list[Explained] = []
-    drawn = any(path.suffix != ".json" for path in output or ())
+    with_pictures = any(path.suffix != ".json" for path in output or ())
     starts = range(0, len(items), batch_size)
     for start in tqdm(starts, desc="Explaining", unit="batch", disable=None if len(starts) > 1 else True):
-        found += explaining(items[start : start + batch_size], pictures - len(found) if drawn else 0)
+        found += explaining(items[start : start + batch_size], pictures - len(found) if with_pictures else 0)
     for problem in explaining.problems:
         echo(f"hf-e2kd: {problem}", err=True)
     if not found:
@@ -112,7 +112,7 @@ def explain(
     title = f"{model}, explained by {explainer or ('integrated_gradients' if loaded.is_text else 'gradcam')}"
     for path in output or ():
         write(found, path, title, pictures)
-    if drawn and len(found) > pictures:
+    if with_pictures and len(found) > pictures:
         echo(f"The first {pictures} of {len(found)} are drawn; --pictures draws more.", err=True)
     if as_json:
         echo(json.dumps([each.to_dict(with_map=False) for each in found], ensure_ascii=False))

@@ -66,12 +66,12 @@ class Explaining:
     max_length: int | None
     problems: list[str]
 
-    def __call__(self, inputs: Sequence[Any], drawn: int) -> list[Explained]:
-        """Explain a batch of texts, of pairs of them, or of images' paths, of which the first `drawn` are kept to be
+    def __call__(self, inputs: Sequence[Any], pictures: int) -> list[Explained]:
+        """Explain a batch of texts, of pairs of them, or of images' paths, of which the first `pictures` are kept to be
         drawn."""
-        return self._texts(inputs) if self.loaded.is_text else self._images(inputs, drawn)
+        return self._texts(inputs) if self.loaded.is_text else self._images(inputs, pictures)
 
-    def _images(self, paths: Sequence[str], drawn: int) -> list[Explained]:
+    def _images(self, paths: Sequence[str], pictures: int) -> list[Explained]:
         opened = {}
         for path in paths:
             try:
@@ -87,7 +87,7 @@ class Explaining:
         explanation = explain_batch(self.loaded.model, inputs, self.method, self.target)
         images = image_view(processor).intensities(pixel_values).clamp(0, 1)
         return [
-            Explained(*result, image=images[row] if row < drawn else None)
+            Explained(*result, image=images[row] if row < pictures else None)
             for row, result in enumerate(self._results(list(opened), explanation))
         ]
 

@@ -157,8 +157,8 @@ def fidelity(
     output_dir.mkdir(parents=True, exist_ok=True)
     record.save(output_dir)
     if pictures:
-        drawn = ExplanationPanels(trainer, count=pictures)
-        drawn.draw().savefig(output_dir / PICTURE, dpi=150)
+        panels = ExplanationPanels(trainer, count=pictures)
+        panels.draw().savefig(output_dir / PICTURE, dpi=150)
     if card:
         save_card(
             record, output_dir, repo_id=student if is_hub_id(student) else None, picture=PICTURE if pictures else None

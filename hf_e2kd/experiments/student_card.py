@@ -58,15 +58,15 @@ def write_card(
     if record.training is not None and "train" in distillation.data:
         record = replace(record, training=replace(record.training, data=distillation.data["train"]))
     record.save(folder)
-    drawn = folder.parent / PICTURE
-    if drawn.exists():
-        shutil.copy(drawn, folder / PICTURE)
+    picture = folder.parent / PICTURE
+    if picture.exists():
+        shutil.copy(picture, folder / PICTURE)
     save_card(
         record,
         folder,
         repo_id=repo_id,
         model_name=folder.absolute().parent.name,
-        picture=PICTURE if drawn.exists() else None,
+        picture=PICTURE if picture.exists() else None,
     )
 
 

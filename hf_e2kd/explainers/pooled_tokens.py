@@ -20,7 +20,7 @@ class PooledTokens:
 
     Args:
         alone: Positions of the tokens that are read by themselves: class and distillation tokens.
-        mean_from: Position of the first token that is read as part of a mean, over those that count; None without a mean.
+        mean_from: Position of the first token of those that are read as their mean; None where no mean is read.
     """
 
     alone: tuple[int, ...]

@@ -87,7 +87,7 @@ def measure_fidelity(
     given = rows is not None
     if rows is None:
         rows = drawn_rows(len(dataset), samples, seed)
-    drawn = dataset.select(rows) if hasattr(dataset, "select") else Subset(dataset, list(rows))
+    selected = dataset.select(rows) if hasattr(dataset, "select") else Subset(dataset, list(rows))
     name = _measured_reference(trainer)
     reference = trainer.references.get(name or "")
     # Of a student that FSDP2 has sharded a whole copy; described before an evaluation that may cast it.
@@ -110,7 +110,7 @@ def measure_fidelity(
     with torch.random.fork_rng(), ExitStack() as stack:
         for other in others.values():
             stack.enter_context(explained(other.to(trainer.args.device), trainer.explainer))
-        values, output = trainer.collect_samples(drawn, measures)
+        values, output = trainer.collect_samples(selected, measures)
     figures = metric_values(values, seed, class_names(student))
     if trainer.is_multi_label and output.predictions is not None and output.label_ids is not None:
         logits, labels = (torch.as_tensor(each) for each in (output.predictions, output.label_ids))
@@ -132,7 +132,7 @@ def measure_fidelity(
             rows=len(dataset),
             samples=list(rows),
             seed=None if given else seed,
-            fingerprint=data_digest(drawn, _content_columns(dataset)),
+            fingerprint=data_digest(selected, _content_columns(dataset)),
         ),
         explainer=explainer,
         teacher_explainer=None if teacher_explainer == explainer else teacher_explainer,
@@ -288,9 +288,9 @@ def pooled_values(logits: torch.Tensor, labels: torch.Tensor, seed: int) -> dict
         logits, labels: Logits, and labels of zeros and ones, (N, classes).
     """
     count, rng = len(logits), np.random.default_rng(seed)
-    drawn = [np.arange(count), *(rng.integers(0, count, count) for _ in range(POOLED_RESAMPLES))]
+    resamples = [np.arange(count), *(rng.integers(0, count, count) for _ in range(POOLED_RESAMPLES))]
     values: dict[str, list[Any]] = {name: [] for name in ("f1", "map")}
-    for rows in tqdm(drawn, desc="Intervals of F1 and mAP", leave=False):
+    for rows in tqdm(resamples, desc="Intervals of F1 and mAP", leave=False):
         found = f1_map(logits[rows], labels[rows])
         for name, own in values.items():
             own.append(found[name])

@@ -99,15 +99,15 @@ def _drawn(data: DataRecord) -> Check:
     if sorted(samples) == list(range(data.rows)):
         return Check(name, data.seed, data.seed, True)
     repeated = len(samples) - len(set(samples))
-    drawn = None if data.seed is None else drawn_rows(data.rows, len(samples), data.seed)
+    expected = None if data.seed is None else drawn_rows(data.rows, len(samples), data.seed)
     if repeated:
         reason = f"{repeated} of {len(samples)} repeat another"
-    elif drawn is None:
+    elif expected is None:
         reason = "no seed is stated: they may have been picked"
     else:
-        others = sum(one != other for one, other in zip(samples, drawn, strict=True))
+        others = sum(one != other for one, other in zip(samples, expected, strict=True))
         reason = f"{others} of {len(samples)} are others: they may have been picked"
-    holds = samples == drawn
+    holds = samples == expected
     return Check(name, data.seed, data.seed if holds else None, holds, None if holds else reason)
 
 

@@ -48,7 +48,7 @@ class ExplanationDistillTrainer(PublishingMixin, EvaluationMixin, TermsMixin, Ch
         model: The student. A bare timm model is put into transformers' wrapper, so that the saved model loads with
             the Auto classes.
         args: `ExplanationDistillArguments`; plain `TrainingArguments` take their defaults.
-        arguments, keywords: As for `Trainer`.
+        arguments, keywords: Further arguments of `Trainer`.
         teacher_model: The teacher; short for `references={"teacher": TeacherReference(teacher_model)}`.
         references: Sources of explanations by name, each matched with its own loss and weight in one forward pass of
             the student.

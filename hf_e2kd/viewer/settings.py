@@ -83,8 +83,8 @@ class Samples:
         if not pair.is_text:
             # As files, which may be damaged: only the sample that is asked for fails.
             dataset = dataset.cast_column(self.column, datasets.Image(decode=False))
-        drawn = np.random.default_rng(0).permutation(len(dataset))[: settings.samples]
-        self.positions: list[int] = sorted(drawn.tolist())
+        chosen = np.random.default_rng(0).permutation(len(dataset))[: settings.samples]
+        self.positions: list[int] = sorted(chosen.tolist())
         self.dataset = dataset
         self.is_text = pair.is_text
         self.names = dataset_label_names(dataset, self.label_column) or class_names(pair.models["student"])
