@@ -26,7 +26,7 @@ class ImageView:
     """A model's view of an image: its size, its field of view and its normalisation.
 
     Args:
-        size: (H, W) in pixels.
+        size: Size (H, W) in pixels.
         mean, std: Per channel, of intensities in [0, 1].
         keeps_ratio: True where the image's shorter side is fitted and the longer one cropped; False where both are
             squashed.

@@ -15,8 +15,8 @@ class LabelAlignment:
     """The classes that teacher and student share, by their indices in both.
 
     Args:
-        teacher: (shared,) indices of the shared classes in the teacher's logits.
-        student: (shared,) indices of the same classes in the student's logits.
+        teacher: Indices (shared,) of the shared classes in the teacher's logits.
+        student: Indices (shared,) of the same classes in the student's logits.
         teacher_classes, student_classes: Number of classes of each model.
     """
 
@@ -72,8 +72,8 @@ def choose_positive(labels: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         ground-truth class an image and step.
 
     Args:
-        labels: (B, classes), above zero where a sample has the class (and it may be chosen).
-        noise: (B,) random numbers in [0, 1).
+        labels: Labels (B, classes), above zero where a sample has the class (and it may be chosen).
+        noise: Random numbers (B,) in [0, 1).
 
     Returns:
         (B,); −1 for a sample without a class.

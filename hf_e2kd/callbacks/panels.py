@@ -260,11 +260,11 @@ class _Column:
 
     Args:
         heading: Its name.
-        maps: (B, h, w), or (B, cells) of texts.
-        explained: (B) classes of the student that the maps explain; −1 for none.
-        cells: (B, cells) bool, which of a text's exist.
-        predictions: (B) names of its classes.
-        similarities: (B) to the reference's maps.
+        maps: Attribution maps (B, h, w), or (B, cells) of texts.
+        explained: Classes (B) of the student that the maps explain; −1 for none.
+        cells: Mask (B, cells) bool of the cells of each text.
+        predictions: Names (B) of the predicted classes.
+        similarities: Similarities (B) to the reference's maps.
     """
 
     heading: str

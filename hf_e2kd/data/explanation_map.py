@@ -39,8 +39,8 @@ class ExplanationMap(tv_tensors.Mask):
     is read by `tensor.as_subclass(ExplanationMap)`.
 
     Args:
-        maps: (..., h, w), of the whole canvas; (0, 0) to record only how an image is moved.
-        canvas_size: (height, width) in pixels of the image that is transformed with it.
+        maps: Maps (..., h, w), of the whole canvas; (0, 0) to record only how an image is moved.
+        canvas_size: Size (height, width) in pixels of the image that is transformed with it.
 
     Example:
         >>> from torchvision.transforms import v2

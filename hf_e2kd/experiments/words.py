@@ -27,7 +27,7 @@ class Reading:
     """Explanations of some texts by one model; lists of one entry a text.
 
     Args:
-        logits: (N, classes).
+        logits: Logits (N, classes).
         words: Scores of the words that teacher and students share, for the teacher's top class.
         spans: Scores of the data's own words for the model's top class, where the data has `spans`.
     """

@@ -144,7 +144,7 @@ def shared_noise(stochastic: Iterable[Stochastic], noise: torch.Tensor | None) -
 
     Args:
         stochastic: Explainers and references that choose.
-        noise: (num_draws, B) random numbers in [0, 1), of which explainers take the first rows and references the last;
+        noise: Random numbers (num_draws, B) in [0, 1), of which explainers take the first rows and references the last;
             None where nothing is left to chance. A tensor, because a compiled step would be compiled anew for each
             seed.
     """

@@ -53,7 +53,7 @@ def refuse_single_derivatives(model: nn.Module, place: str, logits: torch.Tensor
 
     Args:
         place: Name of the value's place in the model.
-        logits: (B, classes), with their graph.
+        logits: Logits (B, classes), with their graph.
         value: Tensor with respect to which they will be differentiated.
 
     Raises:

@@ -38,11 +38,11 @@ class InputGradients:
     """A forward pass and its derivatives at the (moved) input.
 
     Args:
-        logits: (B, classes).
+        logits: Logits (B, classes).
         value: Input with respect to which the derivatives are: pixels (B, channels, H, W) or word embeddings (B, T, C).
         gradients: Gradient of the logit of each of the K targets, shaped like `value`, in at least float32; zero where
             the target is −1.
-        target: (B,) or (B, K).
+        target: Explained classes (B,) or (B, K).
     """
 
     logits: torch.Tensor
@@ -164,7 +164,7 @@ def target_gradients(logits: torch.Tensor, value: torch.Tensor, target: torch.Te
     """Compute for each of the K targets the gradient of its logit, shaped like `value`, in at least float32.
 
     Args:
-        target: (B,) or (B, K); the gradient is zero where it is −1.
+        target: Explained classes (B,) or (B, K); the gradient is zero where it is −1.
     """
     create_graph = torch.is_grad_enabled()
     scale = gradient_scale(logits, value)

@@ -97,7 +97,7 @@ def register_guidance_loss(name: str, loss: GuidanceLoss) -> None:
     """Register a guidance loss by `name`, for `AnnotationReference` and `guidance_loss`.
 
     Args:
-        loss: (maps (B, h, w), masks (B, H, W) bool) → (B,). The maps are in at least float32 and not finer than the
+        loss: Function (maps (B, h, w), masks (B, H, W) bool) → (B,). Maps are at least float32 and not finer than the
             masks. Its values and gradients must be finite for all-zero maps and for empty masks, whose value is not
             used.
     """

@@ -32,7 +32,7 @@ def run_student(
         student: The same without wrappers.
         inputs: Its inputs for the batch.
         reference_outputs: Outputs of the references, whose targets the student explains.
-        sample_mask: (B,) bool, the samples to explain; None for all.
+        sample_mask: Mask (B,) bool of the samples to explain; None for all.
         with_features: True to read the outputs of the tapped layers.
         views: Inputs of further rows by term, which join the batch and aren't explained.
 

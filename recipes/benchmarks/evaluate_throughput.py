@@ -1,4 +1,4 @@
-"""What a fidelity evaluation costs beside the plain inference of both models: same models, same loader, one run.
+"""Cost of a fidelity evaluation beside the plain inference of both models: same models, same loader, one run.
 
     python recipes/benchmarks/evaluate_throughput.py
     python recipes/benchmarks/evaluate_throughput.py --only resnet

@@ -1,4 +1,4 @@
-"""What an e²KD training step costs beside a plain KD step: same models, same batch, one run.
+"""Cost of an e²KD training step beside a plain KD step: same models, same batch, one run.
 
     python recipes/benchmarks/step_cost.py
     python recipes/benchmarks/step_cost.py --only gradcam
@@ -188,7 +188,7 @@ def peak_memory(trainer: ExplanationDistillTrainer, batch: dict[str, torch.Tenso
 
 @dataclass
 class Ratio:
-    """How many times as long one variant takes as another, turn by turn."""
+    """Ratios of one variant's time to another's, turn by turn."""
 
     median: float
     low: float

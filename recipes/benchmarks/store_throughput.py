@@ -1,4 +1,4 @@
-"""What a store of a teacher's explanations costs to build, to keep and to train from: all in one run.
+"""Cost of building, keeping and training from a store of a teacher's explanations: all in one run.
 
     python recipes/benchmarks/store_throughput.py
     python recipes/benchmarks/store_throughput.py --only training --json store.json

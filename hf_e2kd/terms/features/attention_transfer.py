@@ -56,7 +56,7 @@ def attention_transfer_loss(
 
     Args:
         student, teacher: Features (B, *grid, C) and (B, *grid', C'); images are average-pooled to the smaller grid.
-        mask: (B, T) bool, the tokens of texts that count; None for all places.
+        mask: Mask (B, T) bool of the tokens of texts that count; None for all places.
 
     Returns:
         Losses (B,).

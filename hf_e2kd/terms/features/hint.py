@@ -82,7 +82,7 @@ def hint_loss(projected: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor
     Args:
         projected: Projected features of the student (B, *grid, C).
         teacher: Features of the teacher (B, *grid', C); images are average-pooled to the smaller grid.
-        mask: (B, T) bool, the tokens of texts that count; None for all places.
+        mask: Mask (B, T) bool of the tokens of texts that count; None for all places.
 
     Returns:
         Losses (B,).
