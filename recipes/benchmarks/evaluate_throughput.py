@@ -5,9 +5,8 @@
 
 The plain variant calls teacher and student on every batch and keeps their top classes. The others are whole
 `evaluate()` calls, each with more to measure than the one before: the differences are the cost of a metric. All take
-turns;
-time is the process's CPU time over all threads (the device's time on a GPU), the ratio is taken round by round and its
-median is printed. Images come from memory: a loader that decodes them only brings the ratio nearer to 1.
+turns. Time is the process's CPU time over all threads (the device's time on a GPU); the ratio is taken round by round
+and its median is printed. Images come from memory: a loader that decodes them only brings the ratio nearer to 1.
 """
 
 import argparse
