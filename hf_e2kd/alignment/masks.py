@@ -9,7 +9,7 @@ HALF = 127
 
 
 def object_masks(masks: torch.Tensor) -> torch.Tensor:
-    """Masks of any type as bool, of the same shape: True on the object, which is what is above a half.
+    """Convert masks of any type to bool, of the same shape: True on the object, where the value is above a half.
 
     bool stays. Numbers of which none is above 1 are shares of 1 (0 and 1, or soft masks of floats); others are a grey
     image's values, from 0 to 255, so that above 127 is the object.

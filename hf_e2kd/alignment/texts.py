@@ -19,7 +19,7 @@ def tokenize_texts(
     """Tokenize a batch for each side.
 
     Args:
-        texts: (B) texts, each a tuple of one or, for a pair, two.
+        texts: Texts (B), each a tuple of one or, for a pair, two.
         sides: A fast tokenizer and its longest input in tokens, None for no limit.
 
     Returns:

@@ -78,8 +78,8 @@ def pool_words(scores: torch.Tensor, word_ids: torch.Tensor) -> tuple[torch.Tens
     """Sum tokens' scores to words.
 
     Args:
-        scores: (B, *, T).
-        word_ids: (B, T); −1 where a token belongs to no word.
+        scores: Scores of tokens (B, *, T).
+        word_ids: Word of each token (B, T); −1 where a token belongs to no word.
 
     Returns:
         The words' scores (B, *, W), W being the largest number of words in the batch and at least 1, and which of them
@@ -101,7 +101,7 @@ def lay_out_tokens(
     """Turn tokens' scores into a map: of words where the batch says which they are, else of tokens.
 
     Args:
-        scores: (B, T) or (B, K, T).
+        scores: Scores of tokens (B, T) or (B, K, T).
         inputs: The batch. `word_ids` (B, T) makes words; else the tokens that count are those of `attention_mask`
             without those of `special_tokens_mask`, as far as they are given.
 

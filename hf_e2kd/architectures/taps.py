@@ -100,7 +100,7 @@ def feature_cells(feature: torch.Tensor, inputs: Mapping[str, Any], path: str = 
     """Lay out a layer's output by places.
 
     Args:
-        feature: (B, C, h, w), (B, h, w, C), (B, prefix + h·w, C) or (B, C) of images; (B, T, C) or (B, C) of texts.
+        feature: Output (B, C, h, w), (B, h, w, C), (B, prefix + h·w, C) or (B, C); of texts (B, T, C) or (B, C).
         inputs: The forward's inputs; `pixel_values` (B, channels, H, W) tells the image's shape.
         path: Path of the layer, for the error.
 

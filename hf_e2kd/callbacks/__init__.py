@@ -1,4 +1,4 @@
-"""What a trainer can be given to do beside training."""
+"""Callbacks of the trainer: panels of explanations, Pareto checkpoints, adaptive clipping."""
 
 from .clipping import AdaptiveClipping
 from .panels import ExplanationPanels

@@ -1,4 +1,4 @@
-"""Clips each gradient by the size of what it changes."""
+"""Gradient clipping relative to the norm of the weights."""
 
 from typing import Any
 

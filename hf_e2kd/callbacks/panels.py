@@ -1,4 +1,4 @@
-"""Shows during the training where the student looks, beside its losses."""
+"""Pictures of the student's explanations during the training, logged beside its losses."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -38,7 +38,7 @@ _MODULES = {WandbCallback: "wandb", TrackioCallback: "trackio"}
 
 
 class ExplanationPanels(TrainerCallback):
-    """Logs a picture of the same few samples at each evaluation: where the references look, and the student.
+    """Callback that logs a picture of the same samples' explanations by references and student at each evaluation.
 
     It goes to those of TensorBoard, W&B and trackio that `report_to` names, as the losses do. The references are asked
     once, the student once an evaluation, in evaluation mode and without a trace in its mode or in the random numbers
@@ -48,7 +48,7 @@ class ExplanationPanels(TrainerCallback):
         trainer: The trainer whose student is drawn, an `ExplanationDistillTrainer`.
         samples: Data set, or list of samples, as the trainer takes it for evaluations. By default the trainer's
             evaluation data; of several data sets the last.
-        count: How many of its first samples are drawn.
+        count: Number of its first samples that are drawn.
 
     Raises:
         ValueError: there is no sample, or nothing that is explained; texts without a tokenizer; an image processor
@@ -114,7 +114,7 @@ class ExplanationPanels(TrainerCallback):
                 self._log(figure, state.global_step)
 
     def draw(self) -> "Figure":
-        """The picture of the student as it is now."""
+        """Draw the picture of the student as it is now."""
         trainer = self.trainer
         with keeping_random_state(trainer.args.device), evaluating(trainer.student):
             batch = send_to_device(self.batch, trainer.args.device)
@@ -147,7 +147,7 @@ class ExplanationPanels(TrainerCallback):
     def _columns(
         self, output: StepOutput, reference_outputs: Mapping[str, ReferenceOutput], batch: dict[str, Any]
     ) -> "list[_Column]":
-        """The maps of each reference, and the student's."""
+        """Collect the maps of each reference, and the student's."""
         trainer, columns = self.trainer, []
         values = sample_metrics(output, reference_outputs, trainer.references, batch, trainer.is_multi_label)
         predicted = self._predicted(output.logits)
@@ -155,24 +155,24 @@ class ExplanationPanels(TrainerCallback):
             alone = len(trainer.references) == 1
             reference_output = reference_outputs[name]
             single, single_reference = flatten_targets(explained_output, replace(reference_output, vectors=None))
-            every = len(single_reference.target) // len(reference_output.target)
+            count = len(single_reference.target) // len(reference_output.target)
             if single_reference.annotation is not None:
-                student, reference, counted = single.maps, single_reference.annotation.float(), None
+                student, reference, mask = single.maps, single_reference.annotation.float(), None
             else:
-                student, reference, counted = align_maps(single, single_reference)
+                student, reference, mask = align_maps(single, single_reference)
             assert student is not None
-            cells = counted[::every] if counted is not None and student.ndim == 2 else None
+            cells = mask[::count] if mask is not None and student.ndim == 2 else None
             similarity = values.get(f"explanation_similarity{'' if alone else f'_{name}'}")
-            similarities = None if similarity is None else similarity.view(len(student) // every, -1)[:, 0].tolist()
+            similarities = None if similarity is None else similarity.view(len(student) // count, -1)[:, 0].tolist()
             taught = None
             if reference_output.logits is not None:
                 classes = torch.arange(reference_output.logits.shape[1], device=reference_output.logits.device)
                 taught = self._predicted(reference_output.logits, trainer.references[name].to_student(classes).tolist())
-            explained = single_reference.target[::every].tolist()
+            explained = single_reference.target[::count].tolist()
             heading = "Student" if alone else f"Student ({name})"
             columns += [
-                _Column(name.capitalize(), reference[::every], explained, cells, taught),
-                _Column(heading, student[::every], explained, cells, predicted, similarities),
+                _Column(name.capitalize(), reference[::count], explained, cells, taught),
+                _Column(heading, student[::count], explained, cells, predicted, similarities),
             ]
         return columns
 
@@ -181,11 +181,11 @@ class ExplanationPanels(TrainerCallback):
         return class_names(student) or [str(number) for number in range(student.config.num_labels)]
 
     def _predicted(self, logits: torch.Tensor, classes: Sequence[int] | None = None) -> list[str]:
-        """Names of the top class, or of all that a multi-label model decides for.
+        """Name the top class, or all classes that a multi-label model decides for.
 
         Args:
-            logits: (B, C).
-            classes: (C,) which classes of the student the logits are of; all in their order by default.
+            logits: Logits (B, C).
+            classes: Classes (C,) of the student that the logits are of; all in their order by default.
         """
         names = self._names()
         if classes is not None:
@@ -248,7 +248,7 @@ class ExplanationPanels(TrainerCallback):
         return word_plot(samples)
 
     def _cells(self, row: int, cells: Sequence[int]) -> list[str]:
-        """What stands in cells of a text's map, as the student's tokenizer reads it."""
+        """Return the tokens in the cells of a text's map, as the student's tokenizer reads them."""
         ids = self.batch["input_ids"][row]
         of_cell = self.batch["word_ids"][row] if "word_ids" in self.batch else torch.arange(len(ids))
         return [self.tokenizer.decode(ids[of_cell == cell]).strip() for cell in cells]
@@ -256,15 +256,15 @@ class ExplanationPanels(TrainerCallback):
 
 @dataclass
 class _Column:
-    """What is drawn of one model.
+    """Column of the picture: the maps of one model.
 
     Args:
         heading: Its name.
-        maps: (B, h, w), or (B, cells) of texts.
-        explained: (B) classes of the student that the maps explain; −1 for none.
-        cells: (B, cells) bool, which of a text's exist.
-        predictions: (B) names of its classes.
-        similarities: (B) to the reference's maps.
+        maps: Attribution maps (B, h, w), or (B, cells) of texts.
+        explained: Classes (B) of the student that the maps explain; −1 for none.
+        cells: Mask (B, cells) bool of the cells of each text.
+        predictions: Names (B) of the predicted classes.
+        similarities: Similarities (B) to the reference's maps.
     """
 
     heading: str
@@ -276,7 +276,7 @@ class _Column:
 
 
 def _intensities(pixel_values: torch.Tensor, processor: Any) -> torch.Tensor:
-    """Images (B, channels, H, W) from 0 to 1."""
+    """Undo the normalisation of images (B, channels, H, W), to values from 0 to 1."""
     if processor is not None:
         return image_view(processor).intensities(pixel_values).clamp(0, 1)
     low, high = pixel_values.amin((1, 2, 3), keepdim=True), pixel_values.amax((1, 2, 3), keepdim=True)
@@ -284,5 +284,5 @@ def _intensities(pixel_values: torch.Tensor, processor: Any) -> torch.Tensor:
 
 
 def _joined(chosen: torch.Tensor, names: Sequence[str]) -> list[str]:
-    """Of (B, C), the names of each sample's classes."""
+    """Join the names of each sample's classes, chosen (B, C)."""
     return [", ".join(names[number] for number in row.nonzero().flatten().tolist()) or "none" for row in chosen]

@@ -1,4 +1,4 @@
-"""Keeps the checkpoints of the models that no other one beats in every respect."""
+"""Checkpoints of a Pareto front: those that no other one beats in every measure."""
 
 import json
 import shutil
@@ -23,8 +23,8 @@ class ParetoCheckpoints(TrainerCallback):
 
     Args:
         maximise: Names of the measures, without the evaluation's prefix; all better the larger.
-        rounding: The step to which they are rounded before they are compared; None for none.
-        prefix: Of the evaluation whose measures count: `"eval"`, or `"eval_NAME"` of a dictionary of data sets.
+        rounding: Step to which they are rounded before they are compared; None for none.
+        prefix: Prefix of the evaluation that counts: `"eval"`, or `"eval_NAME"` of a dictionary of data sets.
 
     Raises:
         ValueError: at the start of the training, settings that would save or remove other checkpoints; at an
@@ -51,7 +51,7 @@ class ParetoCheckpoints(TrainerCallback):
 
     @property
     def front(self) -> list[dict[str, float]]:
-        """The evaluations on the front: their measures and `step`, in the order of the training."""
+        """List the evaluations on the front: their measures and `step`, in the order of the training."""
         return [self.points[number] for number in pareto_front(self.points, self.maximise, self.rounding)]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:

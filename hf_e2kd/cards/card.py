@@ -62,8 +62,8 @@ def model_card(
         record: The student's figures, against its teacher where there is one.
         repo_id: Id of the published student. Without it, the card's code loads the folder that it is run in.
         picture: File name, beside the card, of a panel of explanations.
-        has_processor: Whether an image processor or a tokenizer is published with the student.
-        has_record: Whether `fidelity.json` is published with it.
+        has_processor: True if an image processor or a tokenizer is published with the student.
+        has_record: True if `fidelity.json` is published with it.
         metadata: Fields of the card's YAML, in the place of those that the record gives: `license`, `language`,
             `base_model`, `datasets`, `model_name`, … `tags` are added to those that it gives.
 

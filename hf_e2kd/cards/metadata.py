@@ -36,7 +36,7 @@ def card_data(
 
     Args:
         record: Without anything private.
-        model_name: What the results are of.
+        model_name: Name of the model.
         base_model: By default what the record says that the student started from. Never the teacher.
         datasets: By default those that it was trained and measured on. What can't be an id on the Hub is left out.
         license: By default that of the base model, else the student's own; left out with a warning where none is

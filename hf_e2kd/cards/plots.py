@@ -72,22 +72,22 @@ def explanation_panel(
     grey = _to_grey(pixels)
 
     truths = [""] * len(images) if labels is None else [_wrap(f"{label_word}: {label}") for label in labels]
-    drawn = [("Image", list(pixels.expand(-1, 3, -1, -1)), truths)]
+    panels = [("Image", list(pixels.expand(-1, 3, -1, -1)), truths)]
     for heading, maps in columns.items():
         strengths = _normalise(maps, (images.shape[2], images.shape[3]))
         captions = [
             _caption(heading, row, strength, predictions, similarities) for row, strength in enumerate(strengths)
         ]
-        drawn.append((heading, [_overlay(*pair) for pair in zip(grey, strengths, strict=True)], captions))
+        panels.append((heading, [_overlay(*pair) for pair in zip(grey, strengths, strict=True)], captions))
 
     count, tile_height = len(images), TILE * images.shape[2] / images.shape[3]
-    lines = 1 + max(caption.count("\n") for _, _, captions in drawn for caption in captions)
-    headings = [textwrap.fill(heading, HEADING_WIDTH) for heading, _, _ in drawn]
+    lines = 1 + max(caption.count("\n") for _, _, captions in panels for caption in captions)
+    headings = [textwrap.fill(heading, HEADING_WIDTH) for heading, _, _ in panels]
     heading_lines = 1 + max(heading.count("\n") for heading in headings)
     height = (tile_height + LINE * (lines + 1)) * count + LINE * 1.5 * heading_lines
-    figure = Figure(figsize=(TILE * len(drawn) + 0.8, height), layout="constrained")
-    axes = figure.subplots(count, len(drawn), squeeze=False)
-    for column, (_, tiles, captions) in enumerate(drawn):
+    figure = Figure(figsize=(TILE * len(panels) + 0.8, height), layout="constrained")
+    axes = figure.subplots(count, len(panels), squeeze=False)
+    for column, (_, tiles, captions) in enumerate(panels):
         axes[0, column].set_title(headings[column], fontsize=10)
         for axis, tile, caption in zip(axes[:, column], tiles, captions, strict=True):
             axis.imshow(tile.permute(1, 2, 0).clamp(0, 1).numpy(), interpolation="nearest")

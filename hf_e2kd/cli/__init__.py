@@ -28,7 +28,7 @@ _DEBUG = "HF_E2KD_DEBUG"
 
 
 class _Commands(TyperGroup):
-    """Puts the command itself in the place of its line, once it is chosen."""
+    """Put the command itself in the place of its line, once it is chosen."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, _, rest = super().resolve_command(ctx, args)
@@ -36,7 +36,7 @@ class _Commands(TyperGroup):
 
 
 def load_command(name: str) -> Any:
-    """Imports a command's module and reads its options from its function."""
+    """Import a command's module and read its options from its function."""
     module = import_module(f".{name}", __name__)
     single = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     single.command(name, context_settings=getattr(module, "PASSED_ON", None))(getattr(module, name))
@@ -60,10 +60,10 @@ def settings(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command line.
+    """Run the command line.
 
     Args:
-        arguments: Without the program's name; the process's own by default.
+        arguments: Arguments without the program's name; the process's own by default.
 
     Raises:
         SystemExit: 0 on success, 1 on an error, which stands in one line on stderr, 2 on a wrong usage, 130 after an

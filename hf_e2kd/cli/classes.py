@@ -1,11 +1,11 @@
-"""A class by the name that a user gives it."""
+"""Classes by the names that users give."""
 
 import difflib
 from collections.abc import Sequence
 
 
 def find_class(wanted: str, names: Sequence[str]) -> int:
-    """The number of a class by its name, by one of several names parted by commas, or by its number.
+    """Find the number of a class by its name, by one of several names separated by commas, or by its number.
 
     Raises:
         ValueError: there is none, or several; those that come close are listed.

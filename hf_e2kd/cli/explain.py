@@ -101,10 +101,10 @@ def explain(
     loaded.model.to(place).eval()
     explaining = Explaining(loaded, method, chosen, names, top, max_length, [])
     found: list[Explained] = []
-    drawn = any(path.suffix != ".json" for path in output or ())
+    with_pictures = any(path.suffix != ".json" for path in output or ())
     starts = range(0, len(items), batch_size)
     for start in tqdm(starts, desc="Explaining", unit="batch", disable=None if len(starts) > 1 else True):
-        found += explaining(items[start : start + batch_size], pictures - len(found) if drawn else 0)
+        found += explaining(items[start : start + batch_size], pictures - len(found) if with_pictures else 0)
     for problem in explaining.problems:
         echo(f"hf-e2kd: {problem}", err=True)
     if not found:
@@ -112,7 +112,7 @@ def explain(
     title = f"{model}, explained by {explainer or ('integrated_gradients' if loaded.is_text else 'gradcam')}"
     for path in output or ():
         write(found, path, title, pictures)
-    if drawn and len(found) > pictures:
+    if with_pictures and len(found) > pictures:
         echo(f"The first {pictures} of {len(found)} are drawn; --pictures draws more.", err=True)
     if as_json:
         echo(json.dumps([each.to_dict(with_map=False) for each in found], ensure_ascii=False))
@@ -124,7 +124,7 @@ def explain(
 
 
 def check_output(path: Path) -> None:
-    """Refuses, before anything is computed, what couldn't be written in the end."""
+    """Refuse, before anything is computed, an output that couldn't be written in the end."""
     if path.suffix.lower() not in (*PICTURES, ".html", ".json"):
         raise typer.BadParameter(f"'{path}' should end in {', '.join(PICTURES)}, .html or .json.")
     if not path.absolute().parent.is_dir():
@@ -132,7 +132,7 @@ def check_output(path: Path) -> None:
 
 
 def choose_device(device: str | None) -> torch.device:
-    """The device of that name; without one an accelerator if there is any."""
+    """Return the device of that name; without one an accelerator if there is any."""
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     if device is None:
         return accelerator or torch.device("cpu")

@@ -1,4 +1,4 @@
-"""Inputs and what a classifier makes of them: its top classes, and where it looks."""
+"""Explained inputs: a classifier's top classes, and where it looks."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -21,15 +21,15 @@ LONGEST_TEXT = 512  # tokens, where neither the tokenizer nor the user states a 
 
 @dataclass(frozen=True)
 class Explained:
-    """One input and what the model makes of it.
+    """One input with the model's top classes and explanation.
 
     Args:
-        name: The file, the text itself, or both texts of a pair.
-        classes: The top ones, `{"class", "index", "probability"}`.
-        target: The explained one, as these.
-        map: (H, W), or (W) of words.
-        image: (3, H, W) in [0, 1], as the model is shown it; None of a text, and where it isn't to be drawn.
-        words: What stands in the map's cells; None of an image.
+        name: Name of the file, the text itself, or both texts of a pair.
+        classes: Top classes, `{"class", "index", "probability"}`.
+        target: Explained class, in the same form.
+        map: Attribution map (H, W), or (W) of words.
+        image: Image (3, H, W) in [0, 1], as the model sees it; None for a text, and where it isn't drawn.
+        words: Words of the map's cells; None for an image.
     """
 
     name: str | tuple[str, ...]
@@ -40,7 +40,7 @@ class Explained:
     words: list[str] | None = None
 
     def to_dict(self, with_map: bool) -> dict[str, Any]:
-        """For a JSON file."""
+        """Return the content for a JSON file."""
         entry: dict[str, Any] = {"input": self.name, "classes": self.classes, "explained": self.target}
         if self.words is not None:
             entry["words"] = [{"word": word, "score": score} for word, score in self.scores()]
@@ -49,14 +49,14 @@ class Explained:
         return entry
 
     def scores(self) -> list[tuple[str, float]]:
-        """A text's words with their scores."""
+        """Pair a text's words with their scores."""
         words = self.words or []
         return list(zip(words, self.map[: len(words)].tolist(), strict=True))
 
 
 @dataclass
 class Explaining:
-    """Explains inputs, and collects in `problems` what can't be or isn't read of them."""
+    """Explain inputs, and collect in `problems` the inputs, or their parts, that the model doesn't read."""
 
     loaded: Classifier
     method: Explainer | None
@@ -66,12 +66,12 @@ class Explaining:
     max_length: int | None
     problems: list[str]
 
-    def __call__(self, inputs: Sequence[Any], drawn: int) -> list[Explained]:
-        """Explains a batch of texts, of pairs of them, or of images' paths, of which the first `drawn` are kept to be
+    def __call__(self, inputs: Sequence[Any], pictures: int) -> list[Explained]:
+        """Explain a batch of texts, of pairs of them, or of images' paths, of which the first `pictures` are kept to be
         drawn."""
-        return self._texts(inputs) if self.loaded.is_text else self._images(inputs, drawn)
+        return self._texts(inputs) if self.loaded.is_text else self._images(inputs, pictures)
 
-    def _images(self, paths: Sequence[str], drawn: int) -> list[Explained]:
+    def _images(self, paths: Sequence[str], pictures: int) -> list[Explained]:
         opened = {}
         for path in paths:
             try:
@@ -87,7 +87,7 @@ class Explaining:
         explanation = explain_batch(self.loaded.model, inputs, self.method, self.target)
         images = image_view(processor).intensities(pixel_values).clamp(0, 1)
         return [
-            Explained(*result, image=images[row] if row < drawn else None)
+            Explained(*result, image=images[row] if row < pictures else None)
             for row, result in enumerate(self._results(list(opened), explanation))
         ]
 
@@ -107,7 +107,7 @@ class Explaining:
     def _results(
         self, inputs: Sequence[Any], explanation: Explanation
     ) -> Iterator[tuple[str | tuple[str, ...], list[dict[str, Any]], dict[str, Any], torch.Tensor]]:
-        """Each input's name, its top classes, the explained one, and the map."""
+        """Collect each input's name, its top classes, the explained one, and the map."""
         logits = explanation.logits.float().cpu()
         several = is_multi_label(self.loaded.model)
         probabilities = logits.sigmoid() if several else logits.softmax(1)

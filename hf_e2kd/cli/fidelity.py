@@ -157,8 +157,8 @@ def fidelity(
     output_dir.mkdir(parents=True, exist_ok=True)
     record.save(output_dir)
     if pictures:
-        drawn = ExplanationPanels(trainer, count=pictures)
-        drawn.draw().savefig(output_dir / PICTURE, dpi=150)
+        panels = ExplanationPanels(trainer, count=pictures)
+        panels.draw().savefig(output_dir / PICTURE, dpi=150)
     if card:
         save_card(
             record, output_dir, repo_id=student if is_hub_id(student) else None, picture=PICTURE if pictures else None
@@ -169,12 +169,12 @@ def fidelity(
 
 
 def default_explainer(classifier: Classifier) -> Explainer:
-    """GradCAM of images, Integrated Gradients of texts."""
+    """Return the default explainer: GradCAM for images, Integrated Gradients for texts."""
     return build_explainer("integrated_gradients" if classifier.is_text else "gradcam")
 
 
 def as_table(record: FidelityRecord) -> str:
-    """The figures for a reader."""
+    """Render the figures for a reader."""
     rows = [
         ("student", record.student.name),
         ("teacher", "–" if record.teacher is None else record.teacher.name),
@@ -191,12 +191,12 @@ def as_table(record: FidelityRecord) -> str:
 
 
 def _from(model: ModelRecord, source: str, output_dir: Path) -> ModelRecord:
-    """The model with where it was loaded from: its id, or its path as seen from the record."""
+    """Add to a model its source: its id, or its path relative to the record."""
     return replace(model, id=source if is_hub_id(source) else None, path=_path_from(source, output_dir))
 
 
 def _path_from(source: str, folder: Path) -> str | None:
-    """A relative path, if the user gave one; absolute ones say where somebody keeps files."""
+    """Return a relative path, if the user gave one; absolute ones tell where somebody keeps files."""
     if not Path(source).exists() or Path(source).is_absolute() or folder.is_absolute():
         return None
     return Path(os.path.relpath(source, folder)).as_posix()

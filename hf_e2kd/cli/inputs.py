@@ -10,7 +10,7 @@ from ..data.files import is_data_file, load_data_file
 
 
 def find_images(inputs: Sequence[str], texts: Sequence[str] | None, model: str) -> list[str]:
-    """Paths of images, those in folders included, in order."""
+    """List the paths of images, those in folders included, in order."""
     if texts:
         raise ValueError(f"'{model}' classifies images: give files or folders, not --text.")
     suffixes = Image.registered_extensions()
@@ -30,11 +30,11 @@ def find_images(inputs: Sequence[str], texts: Sequence[str] | None, model: str) 
 def find_texts(
     inputs: Sequence[str], texts: Sequence[str], seconds: Sequence[str], columns: Sequence[str], model: str
 ) -> list[tuple[str, ...]]:
-    """The texts of the command line, of files, and of standard input those lines that aren't blank; or pairs of texts.
+    """Collect texts, or pairs, from the command line, from files, and from the non-blank lines of standard input.
 
     Args:
-        seconds: The second text of each pair.
-        columns: The files' column of the texts, or the two of pairs.
+        seconds: Second text of each pair.
+        columns: Column of the texts in the files, or the two of pairs.
     """
     unknown = [given for given in inputs if given != "-" and not is_data_file(given)]
     if unknown:

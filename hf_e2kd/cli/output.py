@@ -1,4 +1,4 @@
-"""Output of the commands: no name, label or record of others steers the terminal that it is printed on."""
+"""Output of the commands, without control characters in names, labels and records that could steer the terminal."""
 
 import logging
 import warnings
@@ -15,9 +15,9 @@ def echo(text: str, *, err: bool = False, nl: bool = True) -> None:
     """Print text or JSON, with its control characters escaped.
 
     Args:
-        text: May have several lines.
-        err: Whether to print to stderr.
-        nl: Whether a newline follows.
+        text: Text of one or more lines.
+        err: True to print to stderr.
+        nl: True to add a newline.
     """
     typer.echo(escape_controls(text), err=err, nl=nl)
 

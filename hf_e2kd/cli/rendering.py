@@ -32,7 +32,7 @@ def as_text(explained: Explained) -> str:
 
 
 def write(found: Sequence[Explained], path: Path, title: str, pictures: int) -> None:
-    """Write a picture, a page or JSON, as the suffix says."""
+    """Write a picture, a page or JSON, by the suffix."""
     suffix = path.suffix.lower()
     if suffix == ".json":
         entries = [each.to_dict(with_map=True) for each in found]

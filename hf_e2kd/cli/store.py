@@ -154,7 +154,7 @@ def summarise(reference: StoredReference, seconds: float, address: str | None) -
 
 
 def as_text(summary: dict[str, Any]) -> str:
-    """The summary for a reader."""
+    """Render the summary for a reader."""
     rows = {
         "Samples": f"{summary['samples']:,}",
         "Size": f"{summary['bytes']:,} bytes in {summary['shards']} shards",

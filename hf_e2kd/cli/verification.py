@@ -1,4 +1,4 @@
-"""`hf-e2kd fidelity --verify`: measures a record's student again, and says which figures hold."""
+"""`hf-e2kd fidelity --verify`: a new measurement of a record's student, and the figures that hold."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +26,7 @@ GENERATORS: dict[str, Callable[..., Any]] = {
 
 @dataclass(frozen=True)
 class Instead:
-    """Stand-ins for what a record states; None leaves that as it is.
+    """Replacements of a record's statements; None keeps the record's own.
 
     Args:
         explainer_options: Values of the explainer's options that the record doesn't state.
@@ -52,8 +52,8 @@ def verified(
     """Measure a record's student again.
 
     Args:
-        source: The student's id on the Hub, or a folder.
-        instead: Stand-ins for what the record states.
+        source: Id of the student on the Hub, or a folder.
+        instead: Replacements of the record's statements.
         tolerance: Largest difference of two figures that agree.
 
     Raises:
@@ -96,7 +96,7 @@ def verified(
 
 
 def as_checks(checks: Sequence[Check]) -> str:
-    """Render for a reader which figures hold."""
+    """Render the checks for a reader."""
     width = max(len(check.name) for check in checks)
     marks = {True: "holds", False: "FAILS", None: "–"}
     lines = [f"{'':5} {'':{width}}  {'stated':>14} {'found':>14}"]
@@ -112,7 +112,7 @@ def as_checks(checks: Sequence[Check]) -> str:
 
 
 def _folder(source: str, revision: str | None) -> Path:
-    """The folder of the record on this machine."""
+    """Return the folder of the record on this machine."""
     check_source(source)
     if Path(source).is_dir():
         folder = Path(source)
@@ -127,7 +127,7 @@ def _folder(source: str, revision: str | None) -> Path:
 
 
 def _explainers(record: FidelityRecord, given: Mapping[str, Any]) -> tuple[Explainer, Explainer | None]:
-    """The student's and the teacher's, with what is given in the places of the options that aren't stated."""
+    """Build the student's and the teacher's explainers, with the given values of options that aren't stated."""
     unstated: set[str] = set()
 
     def built(stated: dict[str, Any]) -> Explainer:
@@ -156,7 +156,7 @@ def _explainers(record: FidelityRecord, given: Mapping[str, Any]) -> tuple[Expla
 def _models(
     source: str, folder: Path, record: FidelityRecord, instead: Instead, trust_remote_code: bool
 ) -> tuple[Classifier, Classifier]:
-    """The student and the teacher."""
+    """Load the student and the teacher."""
     if record.teacher is None:
         raise ValueError(
             "The record is of a student without a teacher at hand (its explanations were stored or annotated). Name "
@@ -177,7 +177,7 @@ def _models(
 def _place(
     model: ModelRecord, folder: Path, role: str, given: str | None, revision: str | None
 ) -> tuple[str, str | None]:
-    """The place that a model can be loaded from, and its revision; what the user gives goes before the record."""
+    """Return the source of a model and its revision; the user's take precedence over the record's."""
     if given is not None:
         return given, revision
     if model.id is not None:
@@ -191,7 +191,7 @@ def _place(
 
 
 def _data(folder: Path, stated: DataRecord, instead: Instead, is_text: bool, columns: Columns) -> Dataset:
-    """The data set that the samples are of."""
+    """Load the data set of the samples."""
     split: str | None
     if instead.dataset is None and stated.id in GENERATORS:
         split = instead.split or stated.split or "train"

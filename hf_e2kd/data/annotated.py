@@ -69,7 +69,7 @@ class AnnotatedImage:
         labels: Classes; exactly one where the data set isn't multi-label.
         boxes: Objects; none where nothing is annotated.
         mask: File of its mask.
-        size: (width, height) that the annotation states, in pixels; None where it states none.
+        size: Size (width, height) that the annotation states, in pixels; None where it states none.
         source: The file that annotates it, for messages.
         extra: Further columns.
     """

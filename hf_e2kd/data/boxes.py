@@ -49,7 +49,7 @@ def dilate_boxes(boxes: torch.Tensor, fraction: float) -> torch.Tensor:
         keep their fractions.
 
     Args:
-        boxes: (..., 4), x0, y0, x1, y1 in pixels; rows of −1 are padding and stay.
+        boxes: Boxes (..., 4), x0, y0, x1, y1 in pixels; rows of −1 are padding and stay.
         fraction: Share of the box's width to the left and to the right, and of its height above and below; from 0.
 
     Raises:

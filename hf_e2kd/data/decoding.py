@@ -41,7 +41,7 @@ class NamedImage(Image):
 
 
 def image_size(path: Path, decode: bool) -> tuple[int, int]:
-    """(width, height) of an image as `datasets` decodes it, turned where its EXIF says so.
+    """Read the size (width, height) of an image as `datasets` decodes it, turned where its EXIF says so.
 
     Args:
         decode: Decode the whole image. Otherwise a JPEG that has a header and an end is believed; one

@@ -175,8 +175,8 @@ def compose(
     """Lay each scan, in a random bright colour, at a random place on its texture.
 
     Args:
-        scans: (N, 8, 8) in [0, 1].
-        textures: (N, H, H, 3) in [0, 1].
+        scans: Scans (N, 8, 8) in [0, 1].
+        textures: Backgrounds (N, H, H, 3) in [0, 1].
         digit_size: the side to which the scans are enlarged, at most H.
         shift: largest distance from the middle, or None for anywhere.
         noise: standard deviation of the noise added to every pixel.

@@ -39,8 +39,8 @@ class ExplanationMap(tv_tensors.Mask):
     is read by `tensor.as_subclass(ExplanationMap)`.
 
     Args:
-        maps: (..., h, w), of the whole canvas; (0, 0) to record only how an image is moved.
-        canvas_size: (height, width) in pixels of the image that is transformed with it.
+        maps: Maps (..., h, w), of the whole canvas; (0, 0) to record only how an image is moved.
+        canvas_size: Size (height, width) in pixels of the image that is transformed with it.
 
     Example:
         >>> from torchvision.transforms import v2
@@ -62,12 +62,12 @@ class ExplanationMap(tv_tensors.Mask):
 
     @property
     def maps(self) -> torch.Tensor:
-        """(..., h, w), as they were given."""
+        """Maps (..., h, w), as they were given."""
         return self._numbers[..., _HEADER:].unflatten(-1, _whole(self._numbers[..., _GRID]))
 
     @property
     def matrix(self) -> torch.Tensor:
-        """(..., 2 + BORDERS, 3), of the places (x, y, 1) in the canvas as it is now.
+        """Matrix (..., 2 + BORDERS, 3) of the places (x, y, 1) in the canvas as it is now.
 
         The first two rows lead to (x, y) in the canvas that the maps are of. Each further one is a border: where
         |row · (x, y, 1)| is above 1, a rotation or a padding has filled the image. Rows of zeros are unused. Places go
@@ -77,7 +77,7 @@ class ExplanationMap(tv_tensors.Mask):
 
     @property
     def canvas_size(self) -> Canvas:
-        """(height, width) in pixels of the canvas as it is now."""
+        """Size (height, width) in pixels of the canvas as it is now."""
         return _whole(self._numbers[..., _CANVAS])
 
     @property

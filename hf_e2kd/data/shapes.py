@@ -60,9 +60,9 @@ def write_voc(folder: str | Path, year: int = 2007, sizes: Mapping[str, int] = S
     root = Path(folder) / "VOCdevkit" / f"VOC{year}"
     for name in ("Annotations", "JPEGImages", "ImageSets/Main"):
         (root / name).mkdir(parents=True)
-    for split, drawn in _splits(sizes, seed).items():
-        (root / "ImageSets" / "Main" / f"{split}.txt").write_text("".join(f"{split}_{i}\n" for i in range(len(drawn))))
-        for number, image in enumerate(drawn):
+    for split, images in _splits(sizes, seed).items():
+        (root / "ImageSets" / "Main" / f"{split}.txt").write_text("".join(f"{split}_{i}\n" for i in range(len(images))))
+        for number, image in enumerate(images):
             Image.fromarray(image.pixels).save(root / "JPEGImages" / f"{split}_{number}.jpg", quality=95)
             height, width, _ = image.pixels.shape
             # Its pixels count from 1, and both corners belong to the box.
@@ -82,11 +82,11 @@ def write_coco(folder: str | Path, year: int = 2017, sizes: Mapping[str, int] = 
     (root / "annotations").mkdir(parents=True)
     names = [VOC_NAMES.get(name, name) for name in CLASSES]
     categories = [{"id": number, "name": name} for number, name in enumerate(names, start=1)]
-    for split, drawn in _splits(sizes, seed).items():
+    for split, samples in _splits(sizes, seed).items():
         (root / f"{split}{year}").mkdir()
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
-        for number, image in enumerate(drawn):
+        for number, image in enumerate(samples):
             Image.fromarray(image.pixels).save(root / f"{split}{year}" / f"{number}.jpg", quality=95)
             height, width, _ = image.pixels.shape
             images.append({"id": number, "file_name": f"{number}.jpg", "width": width, "height": height})

@@ -45,7 +45,7 @@ class Distillation:
         picture: `picture(students, count, folder)` draws the explanations of teacher and students for `count` samples.
         measure: `measure(model, split)` gives further metrics of a model on one of `evaluations`.
         collator: Makes batches; None for the trainer's own.
-        teacher_is_new: Whether the teacher was trained for this distillation, so that it is worth saving.
+        teacher_is_new: True if the teacher was trained for this distillation, so that it is worth saving.
         teacher_processor: Saved beside a new teacher; None for the student's.
         derive: Further splits' metrics from a model's measured ones, such as the worst group's from the groups'.
         references: References in the place of the live teacher, such as its stored explanations.

@@ -64,7 +64,7 @@ def evaluator(
         data: Images or texts as they are; the images' transform is set on it.
         columns: Its columns.
         explainer: Explainer of the student.
-        is_text: Whether they classify texts.
+        is_text: True for classifiers of texts.
         target: Class that both explain: `"teacher_top"` or `"label"`.
         teacher_explainer: Explainer of the teacher, where it differs.
         batch_size: Samples at a time.

@@ -1,4 +1,4 @@
-"""The settings that an experiment varies, and its command line."""
+"""Experiments: their settings, variants and command line."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ COMMON_TRAINING = {
 
 
 class Experiment:
-    """A kind of distillation: the options that say of what, and the training arguments that suit it."""
+    """Kind of distillation: options of its models and data, and default training arguments."""
 
     sources: ClassVar[type]
     """Data class of the options that name models and data; its instances have `dataset`."""
@@ -50,7 +50,7 @@ class Experiment:
 
 @dataclass
 class Comparison:
-    """Which students are trained, and how often."""
+    """Options of the compared students and the number of seeds."""
 
     compare: bool = field(default=True, metadata={"help": "Train a student by plain distillation beside the e²KD one."})
     seeds: int = field(default=1, metadata={"help": "Repeat with this many seeds, counted from --seed."})

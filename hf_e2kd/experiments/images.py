@@ -181,7 +181,7 @@ def classifier_of(config: PreTrainedConfig, names: list[str]) -> nn.Module:
 def explanation_picture(
     teacher: nn.Module, data: Dataset, transform: DistillationTransform, args: ExplanationDistillArguments
 ) -> Callable[[Mapping[str, nn.Module], int, Path], None]:
-    """Give the `picture` of a `Distillation`, which writes `explanations.png` as `draw_explanations` draws it."""
+    """Make the function `picture` of a `Distillation`, which draws `explanations.png` by `draw_explanations`."""
 
     def picture(students: Mapping[str, nn.Module], count: int, folder: Path) -> None:
         path = folder / "explanations.png"

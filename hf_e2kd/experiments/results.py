@@ -31,7 +31,7 @@ _RECORDED = (
 
 
 def recorded_arguments(args: ExplanationDistillArguments) -> dict[str, Any]:
-    """Select the arguments that results are read with."""
+    """Select the arguments that are recorded with results."""
     return {name: getattr(args, name) for name in _RECORDED}
 
 

@@ -113,7 +113,7 @@ def run_variants(
 
 
 def as_text(results: Mapping[str, Any], output_dir: str | Path) -> str:
-    """Write the table of results, and what lies in the output folder."""
+    """Render the table of results, and the content of the output folder."""
     files = ", ".join(sorted(path.name for path in Path(output_dir).iterdir()))
     return f"{markdown_table(results['summary'])}\n\nIn {output_dir}: {files}"
 
@@ -137,7 +137,7 @@ def _save(
     pictures: int,
     output: Path,
 ) -> None:
-    """Write the models and the picture; what an earlier run claimed of others goes first."""
+    """Write the models and the picture, after removing an earlier run's files."""
     (first, *_) = trainers.values()
     if first.is_world_process_zero():
         for claim in ("results.json", "explanations.png", "explanations.html"):

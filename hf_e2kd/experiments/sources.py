@@ -1,4 +1,4 @@
-"""The models and data sets that a command names by Hub id or folder."""
+"""Models and data sets by Hub id or folder."""
 
 import os
 from collections.abc import Sequence
@@ -77,7 +77,7 @@ def load_classifier(source: str, revision: str | None = None, trust_remote_code:
 
 
 def load_config(source: str, revision: str | None = None, trust_remote_code: bool = False) -> Any:
-    """A model's configuration, by Hub id or folder; raises as `load_classifier` does."""
+    """Load a model's configuration, by Hub id or folder; raise as `load_classifier` does."""
     check_source(source)
     try:
         return AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
@@ -140,11 +140,11 @@ def load_split(
     """Load one split of a data set. No code of the data set is run.
 
     Args:
-        source: A Hub id, a folder saved by `save_to_disk`, a folder of images or of data files (CSV, JSON, Parquet), or
+        source: Hub id, a folder saved by `save_to_disk`, a folder of images or of data files (CSV, JSON, Parquet), or
             one such file.
-        split: The split's name; where it is None, `default`, or the only split that there is.
-        name: Of the data set's configuration on the Hub.
-        columns: Which it must have.
+        split: Name of the split; where it is None, `default`, or the only split that there is.
+        name: Name of the data set's configuration on the Hub.
+        columns: Columns that it must have.
 
     Returns:
         The data and the split's name.
@@ -174,7 +174,7 @@ def load_split(
 
 
 def check_source(source: str) -> None:
-    """Refuse what no model or data set can be called; look for the network, where one is to be loaded from the Hub.
+    """Refuse invalid names of models and data sets; check the network, where one is to be loaded from the Hub.
 
     Raises:
         ValueError: an address, or what can't be an id.
@@ -195,7 +195,7 @@ def check_source(source: str) -> None:
 
 
 def look_for_network() -> None:
-    """Make the Hub's clients use what was downloaded before, instead of trying for long, where it can't be reached."""
+    """Make the Hub's clients use earlier downloads, instead of retrying, where the Hub can't be reached."""
     if is_offline_mode():
         return
     try:
@@ -207,7 +207,7 @@ def look_for_network() -> None:
 
 
 def absent(source: str, error: OSError) -> OSError:
-    """The error of a model or data set that can't be loaded; of a missing network the libraries' own don't speak."""
+    """Make the error of a model or data set that can't be loaded; the libraries' own don't name a missing network."""
     if Path(source).exists() or not is_offline_mode():
         return OSError(f"'{source}' can't be loaded: {error}")
     variable = next((name for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE") if os.environ.get(name)), None)

@@ -58,15 +58,15 @@ def write_card(
     if record.training is not None and "train" in distillation.data:
         record = replace(record, training=replace(record.training, data=distillation.data["train"]))
     record.save(folder)
-    drawn = folder.parent / PICTURE
-    if drawn.exists():
-        shutil.copy(drawn, folder / PICTURE)
+    picture = folder.parent / PICTURE
+    if picture.exists():
+        shutil.copy(picture, folder / PICTURE)
     save_card(
         record,
         folder,
         repo_id=repo_id,
         model_name=folder.absolute().parent.name,
-        picture=PICTURE if drawn.exists() else None,
+        picture=PICTURE if picture.exists() else None,
     )
 
 
@@ -85,7 +85,7 @@ def generated_data(function: str, arguments: Mapping[str, Any], license: str, sp
 
 
 def with_word_plots(record: FidelityRecord, run: Mapping[str, Any], split: str, samples: int) -> FidelityRecord:
-    """Add the figures of words, which were measured on so many texts, to a record.
+    """Add the figures of words to a record.
 
     Args:
         record: Record of the e²KD student.

@@ -27,7 +27,7 @@ class Reading:
     """Explanations of some texts by one model; lists of one entry a text.
 
     Args:
-        logits: (N, classes).
+        logits: Logits (N, classes).
         words: Scores of the words that teacher and students share, for the teacher's top class.
         spans: Scores of the data's own words for the model's top class, where the data has `spans`.
     """
@@ -167,7 +167,7 @@ class WordStudy:
 
 
 def _beside_own_top(target: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-    """Give two targets a sample (B, 2): the given one and the model's top class."""
+    """Make two targets a sample (B, 2): the given one and the model's top class."""
     return torch.stack([target, logits.argmax(1)], 1)
 
 

@@ -1,4 +1,4 @@
-"""The base of explainers that follow attention from the tokens that the classifier reads to the input."""
+"""Base of explainers that follow attention from the tokens that the classifier reads to the input."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -71,33 +71,33 @@ class AttentionExplainer(Explainer):
         return _laid_out(model, inputs, logits, scores, target)
 
     def _run(self, model: nn.Module, inputs: Mapping[str, Any]) -> torch.Tensor:
-        """The logits (B, classes) of the forward whose attention is recorded."""
+        """Return the logits (B, classes) of the forward whose attention is recorded."""
         return call_model(model, inputs)
 
     @abstractmethod
     def _relevance(
         self, logits: torch.Tensor, weights: list[torch.Tensor], read: torch.Tensor, target: torch.Tensor
     ) -> torch.Tensor:
-        """The tokens' scores.
+        """Compute the tokens' scores.
 
         Args:
             weights: Attention (B, heads, N, N) of each layer that is followed, first to last.
-            read: Share of each token in what the classifier reads, (B, N).
-            target: (B,) or (B, K).
+            read: Share (B, N) of each token in the classifier's input.
+            target: Explained classes (B,) or (B, K).
 
         Returns:
-            (B, N), or (B, K, N) for targets (B, K).
+            Scores (B, N), or (B, K, N) for targets (B, K).
         """
 
     def _mean_over_heads(self, weights: torch.Tensor) -> torch.Tensor:
-        """(B, heads, N, N) → (B, N, N) in at least float32, over the heads that were chosen."""
+        """Average attention (B, heads, N, N) over the chosen heads, in at least float32: (B, N, N)."""
         if self.heads is not None:
             weights = weights[:, [self.heads] if isinstance(self.heads, int) else list(self.heads)]
         return weights.mean(1, dtype=torch.float64 if weights.dtype == torch.float64 else torch.float32)
 
 
 def _chosen(what: str, choice: Choice, count: int, model: nn.Module) -> list[int]:
-    """The numbers of the layers or heads that an option names, in the model's order.
+    """Return the numbers of the layers or heads that an option names, in the model's order.
 
     Raises:
         ValueError: there is no such layer or head; the message gives the valid range.
@@ -115,7 +115,7 @@ def _chosen(what: str, choice: Choice, count: int, model: nn.Module) -> list[int
 def _laid_out(
     model: nn.Module, inputs: Mapping[str, Any], logits: torch.Tensor, scores: torch.Tensor, target: torch.Tensor
 ) -> Explanation:
-    """The tokens' scores (B, [K,] N), of an image as a map of its patches, without the tokens before them."""
+    """Lay out tokens' scores (B, [K,] N): of an image as a map of its patches, without prefix tokens."""
     if inputs.get("pixel_values") is None:
         return Explanation(logits, scores, target, layout="tokens")
     grid = patch_grid(model, scores.shape[-1], *inputs["pixel_values"].shape[-2:])

@@ -13,7 +13,7 @@ from .input_gradients import gradient_scale, run_at
 
 
 class AttentionGradient(AttentionExplainer):
-    """Each token's addition to a logit by being attended to: a row of ∏_l (I + Ā_l) − I, with Ā = mean_h (∇A⊙A)⁺.
+    """Gradient-weighted attention: rows of ∏_l (I + Ā_l) − I, with Ā = mean_h (∇A⊙A)⁺ (Chefer et al., ICCV 2021).
 
     This is the rule R ← R + Ā·R for self-attention, ∇A being the gradient of the explained class's logit with respect
     to a layer's weights. The identity that R starts from is left out of the map: it says no more than that each token

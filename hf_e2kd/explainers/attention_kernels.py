@@ -4,7 +4,7 @@ from torch import nn
 
 
 def attention_kernel(model: nn.Module) -> str:
-    """The attention implementation of a model of transformers; empty for others."""
+    """Return the attention implementation of a model of transformers; empty for others."""
     return getattr(getattr(model, "config", None), "_attn_implementation", None) or ""
 
 

@@ -6,7 +6,7 @@ from .attention_explainer import AttentionExplainer, Choice
 
 
 class AttentionRollout(AttentionExplainer):
-    """Each token's share in what the classifier reads: a row of ∏_l rows₁(ρ·I + (1−ρ)·mean_h A_l).
+    """Attention rollout: rows of ∏_l rows₁(ρ·I + (1−ρ)·mean_h A_l), of the tokens that the classifier reads.
 
     The product runs from the last layer to the first; rows₁ makes each row sum to 1. Only the row that the classifier
     reads is carried through the layers, a vector (B, N), and where it reads a mean, that mean of rows. The map is the

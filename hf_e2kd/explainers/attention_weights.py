@@ -1,4 +1,4 @@
-"""Every layer's attention weights, recorded during a model's own forward."""
+"""Attention weights of every layer, recorded during a model's own forward."""
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
@@ -92,14 +92,14 @@ def _recorded_by_hooks(model: nn.Module) -> Iterator[list[torch.Tensor]]:
 
 
 def _configs(model: nn.Module) -> list[PreTrainedConfig]:
-    """Every configuration that a module of the model reads its kernel from, once; layers share them."""
+    """List every configuration from which a module of the model reads its kernel, once; layers share them."""
     configs = [getattr(module, "config", None) for module in model.modules()]
     return list({id(config): config for config in configs if isinstance(config, PreTrainedConfig)}.values())
 
 
 @contextmanager
 def _eager(model: nn.Module) -> Iterator[None]:
-    """Attention in the open. The property's own setter would change configurations that no module reads, too."""
+    """Set eager attention. The property's own setter would change configurations that no module reads, too."""
     before = [(config, config._attn_implementation_internal) for config in _configs(model)]
     try:
         for config, _ in before:
@@ -112,7 +112,7 @@ def _eager(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _own_hooks_only(model: nn.Module) -> Iterator[None]:
-    """Take away the hooks that transformers registers when it is first asked for attentions.
+    """Remove the hooks that transformers registers when it is first asked for attentions.
 
     It would leave them, idle; but a model with them can be neither pickled nor compiled as one graph.
     """
@@ -158,7 +158,7 @@ def refuse_checkpointing(model: nn.Module) -> None:
 def global_size(
     model: nn.Module, weights: Sequence[torch.Tensor], inputs: Mapping[str, Any], logits: torch.Tensor
 ) -> int:
-    """The number of tokens N, where every layer lets each of them look at all.
+    """Return the number of tokens N, where every layer lets each of them attend to all.
 
     Raises:
         ValueError: there are windows, reductions, or no attention at all.

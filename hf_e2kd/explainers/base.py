@@ -1,4 +1,4 @@
-"""The interface of explainers: what they are given, and the explanation of a batch."""
+"""Interface of explainers, and the explanation of a batch."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,16 +18,16 @@ Target = torch.Tensor | Callable[[torch.Tensor], torch.Tensor] | None
 
 @dataclass
 class Explanation:
-    """Why a model gave its logits.
+    """Explanation of a batch: logits, explained classes and attribution maps.
 
     Args:
-        logits: (B, classes).
-        maps: (B, *grid) in at least float32; (B, K, *grid) where `target` is (B, K).
-        target: (B,) or (B, K) explained classes; −1 where there is none (its map is zero).
-        mask: (B, *grid) bool, the cells that count; None where all do.
-        layout: `"image"`, `"tokens"` or `"words"`: what the grid's cells are.
-        vectors: (B, [K,] channels, *grid), for methods that explain by a vector at every place; these are matched.
-        completeness_error: (B,) or (B, K): how much of the logit's rise from the baseline the map leaves out, where a
+        logits: Logits (B, classes).
+        maps: Attribution maps (B, *grid) in at least float32; (B, K, *grid) where `target` is (B, K).
+        target: Explained classes (B,) or (B, K); −1 where there is none (its map is zero).
+        mask: Mask (B, *grid) bool of the cells that count; None where all do.
+        layout: Kind of the grid's cells: `"image"`, `"tokens"` or `"words"`.
+        vectors: Vectors (B, [K,] channels, *grid) of methods that explain by a vector at every place; they are matched.
+        completeness_error: Part (B,) or (B, K) of the logit's rise from the baseline that the map leaves out, where a
             method gives it on request.
         words: Words of the cells of a text's map, where the text is known; (B) lists.
     """
@@ -42,7 +42,7 @@ class Explanation:
     words: list[list[str]] | None = None
 
     def detach(self) -> "Explanation":
-        """The same values without their graph."""
+        """Return the same values without their graph."""
         tensors: dict[str, Any] = {
             key: value.detach() for key, value in vars(self).items() if isinstance(value, torch.Tensor)
         }
@@ -79,11 +79,11 @@ class Explainer(Stochastic, ABC):
         """
 
     def target_layer_path(self, model: nn.Module) -> str | None:
-        """Path of the layer from which on training differentiates the model twice; None for its input."""
+        """Return the path of the layer from which on training differentiates the model twice; None for its input."""
         return None
 
     def with_tokenizer(self, tokenizer: Any) -> "Explainer":
-        """The explainer of a model with that tokenizer, None where it isn't known: itself, where it needs none."""
+        """Return the explainer for a model with that tokenizer (None where unknown): itself, where it needs none."""
         return self
 
     def with_features(self, model: nn.Module, paths: Sequence[str]) -> "Explainer":
@@ -121,7 +121,7 @@ class Explainer(Stochastic, ABC):
 
 
 def resolve_target(target: Target, logits: torch.Tensor) -> torch.Tensor:
-    """The explained classes as a tensor (B,) or (B, K).
+    """Return the explained classes as a tensor (B,) or (B, K).
 
     Raises:
         ValueError: the classes don't fit the logits' shape.
@@ -144,7 +144,7 @@ def shared_noise(stochastic: Iterable[Stochastic], noise: torch.Tensor | None) -
 
     Args:
         stochastic: Explainers and references that choose.
-        noise: (num_draws, B) random numbers in [0, 1), of which explainers take the first rows and references the last;
+        noise: Random numbers (num_draws, B) in [0, 1), of which explainers take the first rows and references the last;
             None where nothing is left to chance. A tensor, because a compiled step would be compiled anew for each
             seed.
     """
@@ -160,7 +160,7 @@ def shared_noise(stochastic: Iterable[Stochastic], noise: torch.Tensor | None) -
 
 
 def one_hots(target: torch.Tensor, logits: torch.Tensor) -> list[torch.Tensor]:
-    """For each of the K targets the cotangent (B, classes) that picks its logit; zero where the target is −1."""
+    """Make for each of the K targets the cotangent (B, classes) that picks its logit; zero where it is −1."""
     columns = target.unsqueeze(1) if target.ndim == 1 else target
     chosen = F.one_hot(columns.clamp(min=0), logits.shape[1]).to(logits.dtype) * (columns >= 0).unsqueeze(-1)
     return list(chosen.unbind(1))

@@ -15,7 +15,7 @@ from .hooks import captured_output
 
 
 class Bcos(Explainer):
-    """W(x): the linear map that a B-cos network applies to this image, for one class.
+    """Dynamic weights W(x): the linear map that a B-cos network applies to this image, for one class.
 
     The logit is W(x)·x plus a constant (the logit bias and, in transformers, the position embedding's share), with x
     the image and its inverse, six channels. `vectors` (B, 6, H, W) is W(x), which e²KD matches; `maps` (B, H, W) is
@@ -76,7 +76,7 @@ class Bcos(Explainer):
 
 
 def _input_layer(model: nn.Module) -> str:
-    """Path of the layer whose output is x.
+    """Return the path of the layer whose output is x.
 
     Raises:
         ValueError: the model is no B-cos network.

@@ -1,4 +1,4 @@
-"""Let a model's own `forward` return its explanation, so that every wrapper around it sees one forward pass.
+"""Explained forward: a model's own `forward` returns its explanation too, so that wrappers see one forward pass.
 
 DDP, FSDP2, `torch.compile`, autocast and activation checkpointing all act on a module's call. An explanation computed
 outside that call would escape them: its gradients would not be reduced over ranks, its half precision not be applied.
@@ -24,10 +24,10 @@ class ExplainedOutput(ModelOutput):
     """Output of an explained forward that is given `explain_target` or `with_features`.
 
     Args:
-        logits: (B, classes).
-        maps: (B, *grid), or (B, K, *grid) for targets (B, K). Of a text, the scores of its tokens.
-        mask: (B, *grid) bool, or None where every cell counts.
-        vectors: (B, channels, *grid), or (B, K, channels, *grid), for methods that explain by a vector at every place.
+        logits: Logits (B, classes).
+        maps: Attribution maps (B, *grid), or (B, K, *grid) for targets (B, K). Of a text, the scores of its tokens.
+        mask: Mask (B, *grid) bool of the cells that count, or None where every cell does.
+        vectors: Vectors (B, [K,] channels, *grid) of methods that explain by a vector at every place.
         features: Outputs of the tapped layers by path, laid out by `hf_e2kd.architectures.taps.feature_cells`.
     """
 
@@ -38,7 +38,7 @@ class ExplainedOutput(ModelOutput):
     features: dict[str, torch.Tensor] | None = None
 
     def of_target(self, number: int | slice) -> "ExplainedOutput":
-        """The output for one of the K targets, or for some of them."""
+        """Select the output for one of the K targets, or for some of them."""
         return replace(
             self,
             maps=None if self.maps is None else self.maps[:, number],

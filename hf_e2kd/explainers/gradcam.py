@@ -18,7 +18,7 @@ from .layer_gradients import LayerGradients, differentiate_layer
 
 
 class GradCAM(Explainer):
-    """ReLU(Σ_c mean_hw(∂z/∂A)·A): the features A of one layer, weighted by the raw logit's mean gradient.
+    """GradCAM: ReLU(Σ_c mean_hw(∂z/∂A)·A), a layer's features A weighted by the raw logit's mean gradient.
 
     Where the architecture's head is known, the gradient is taken inside the forward pass by `torch.func` over the head
     alone, so the pass runs unchanged in eager mode, compiled, in half precision and under DDP. Elsewhere a hook reads
@@ -94,7 +94,7 @@ class GradCAM(Explainer):
 
 
 def gradcam_map(activations: torch.Tensor, gradients: torch.Tensor) -> torch.Tensor:
-    """The map (B, h, w) of activations and gradients (B, h, w, C), in at least float32."""
+    """Compute the map (B, h, w) of activations and gradients (B, h, w, C), in at least float32."""
     activations, gradients = at_least_float32(activations), at_least_float32(gradients)
     weights = gradients.mean(dim=(1, 2), keepdim=True)
     return (weights * activations).sum(dim=-1).relu()
@@ -114,5 +114,5 @@ def _by_head(model: nn.Module, split: Split, target: Target) -> LayerGradients:
 
 
 def _head_dtype(model: nn.Module) -> torch.dtype:
-    """The classifier's precision: that of the model's last floating-point parameter."""
+    """Return the classifier's precision: that of the model's last floating-point parameter."""
     return [parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()][-1]

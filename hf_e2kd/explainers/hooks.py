@@ -1,4 +1,4 @@
-"""Read one layer's output during a model's own forward, and the graph that the forward has left."""
+"""Hooks that read one layer's output during a model's own forward, and checks of the forward's graph."""
 
 import re
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from torch import nn
 
 @contextmanager
 def captured_output(model: nn.Module, path: str) -> Iterator[list[torch.Tensor]]:
-    """Collect what the layer at `path` gives while the context lasts; the hook is gone after it, errors included.
+    """Collect the outputs of the layer at `path` while the context lasts; the hook goes after it, errors included.
 
     The model goes on with a copy, so that a following in-place operation can't change what was captured. A tensor
     without gradient (a frozen model's) is captured as a leaf that requires one. Within `torch.compile` a hook that is
@@ -53,7 +53,7 @@ def refuse_single_derivatives(model: nn.Module, place: str, logits: torch.Tensor
 
     Args:
         place: Name of the value's place in the model.
-        logits: (B, classes), with their graph.
+        logits: Logits (B, classes), with their graph.
         value: Tensor with respect to which they will be differentiated.
 
     Raises:
@@ -85,7 +85,7 @@ _DIFFERENTIATED: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()
 
 
 def _nodes(output: torch.Tensor, value: torch.Tensor) -> Iterator[Any]:
-    """Every node of an output's graph, as far back as the value."""
+    """Collect every node of an output's graph, as far back as the value."""
     waiting: list[Any] = [output.grad_fn]
     seen: set[Any] = {None, value.grad_fn}
     while waiting:
@@ -112,7 +112,7 @@ def _keeps_constants(node: Any) -> bool:
 
 
 def _named_by_torch(gradient: torch.Tensor, value: torch.Tensor) -> str:
-    """The operation's name, which torch only gives in the error itself."""
+    """Return the operation's name, which torch only gives in the error itself."""
     try:
         torch.autograd.grad(gradient.sum(), value, retain_graph=True, allow_unused=True)
     except RuntimeError as error:

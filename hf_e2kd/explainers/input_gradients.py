@@ -24,7 +24,7 @@ FLOAT16_SCALE = 2.0**10
 
 
 class InputExplainer(Explainer):
-    """A method that differentiates the whole model, at its input."""
+    """Base of methods that differentiate the whole model, at its input."""
 
     def check(self, model: nn.Module, compiled: bool = False, trained: bool = True) -> None:
         if trained:
@@ -38,11 +38,11 @@ class InputGradients:
     """A forward pass and its derivatives at the (moved) input.
 
     Args:
-        logits: (B, classes).
+        logits: Logits (B, classes).
         value: Input with respect to which the derivatives are: pixels (B, channels, H, W) or word embeddings (B, T, C).
         gradients: Gradient of the logit of each of the K targets, shaped like `value`, in at least float32; zero where
             the target is −1.
-        target: (B,) or (B, K).
+        target: Explained classes (B,) or (B, K).
     """
 
     logits: torch.Tensor
@@ -92,7 +92,7 @@ def _differentiate_function(model: nn.Module, inputs: Mapping[str, Any], target:
 
 
 def gradient_scale(*values: torch.Tensor) -> float:
-    """A factor that keeps the gradients of a float16 pass above float16's smallest number."""
+    """Return a factor that keeps the gradients of a float16 pass above float16's smallest number."""
     return FLOAT16_SCALE if torch.float16 in {value.dtype for value in values} else 1.0
 
 
@@ -161,10 +161,10 @@ def run_at(model: nn.Module, inputs: Mapping[str, Any], move: Move = unmoved) ->
 
 
 def target_gradients(logits: torch.Tensor, value: torch.Tensor, target: torch.Tensor) -> list[torch.Tensor]:
-    """For each of the K targets the gradient of its logit, shaped like `value`, in at least float32.
+    """Compute for each of the K targets the gradient of its logit, shaped like `value`, in at least float32.
 
     Args:
-        target: (B,) or (B, K); the gradient is zero where it is −1.
+        target: Explained classes (B,) or (B, K); the gradient is zero where it is −1.
     """
     create_graph = torch.is_grad_enabled()
     scale = gradient_scale(logits, value)
@@ -188,20 +188,20 @@ def target_gradients(logits: torch.Tensor, value: torch.Tensor, target: torch.Te
 def input_explanation(
     logits: torch.Tensor, scores: list[torch.Tensor], target: torch.Tensor, inputs: Mapping[str, Any]
 ) -> Explanation:
-    """The scores of each target: (B, H, W) of an image's pixels, or (B, T) of a text's tokens."""
+    """Compute the scores of each target: (B, H, W) of an image's pixels, or (B, T) of a text's tokens."""
     stacked = torch.stack(scores, 1) if target.ndim == 2 else scores[0]
     is_image = inputs.get("pixel_values") is not None
     return Explanation(logits, stacked, target, layout="image" if is_image else "tokens")
 
 
 def over_channels(values: torch.Tensor, inputs: Mapping[str, Any]) -> torch.Tensor:
-    """The sum over an image's colours (B, C, H, W) → (B, H, W), or over a text's embedding (B, T, C) → (B, T)."""
+    """Sum over an image's colours (B, C, H, W) → (B, H, W), or over a text's embedding (B, T, C) → (B, T)."""
     return values.sum(1 if inputs.get("pixel_values") is not None else -1)
 
 
 @contextmanager
 def frozen_statistics(model: nn.Module) -> Iterator[None]:
-    """Batch norms in training mode use their batch's statistics without recording them."""
+    """Context in which batch norms in training mode use their batch's statistics without recording them."""
     # By their flag: torch's batch norms have it, and those of B-cos networks.
     norms = [module for module in model.modules() if module.training and getattr(module, "track_running_stats", False)]
     try:
@@ -254,5 +254,5 @@ def _is_turned(embedded: torch.Tensor | None, ids: torch.Tensor) -> bool:
 
 
 def _leaf_unless_connected(value: torch.Tensor) -> torch.Tensor:
-    """A trained table's embeddings stay connected to it; everything else becomes a leaf to differentiate at."""
+    """Keep a trained table's embeddings connected to it; make everything else a leaf to differentiate at."""
     return value if value.requires_grad else value.detach().requires_grad_()

@@ -13,7 +13,7 @@ from .layer_gradients import differentiate_layer
 
 
 class InputXGradient(InputExplainer):
-    """Each pixel's or token's contribution to the logit, to first order: Σ_c x_c · ∂z/∂x_c, signed.
+    """Input×Gradient: Σ_c x_c · ∂z/∂x_c, each pixel's or token's first-order contribution to the logit, signed.
 
     x are the pixel values as the model gets them (normalised), or the word embeddings; the sum is over an image's
     colours, or over the dimensions of an embedding. Of a network without biases it equals Integrated Gradients.

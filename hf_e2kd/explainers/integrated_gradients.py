@@ -26,7 +26,7 @@ STEPS_AT_ONCE = 4
 
 
 class IntegratedGradients(InputExplainer):
-    """(x − b) · ∫₀¹ ∂z/∂x (b + α(x − b)) dα, summed over channels, signed.
+    """Integrated Gradients: (x − b) · ∫₀¹ ∂z/∂x (b + α(x − b)) dα, summed over channels, signed.
 
     Of an image, x are the pixel values as the model gets them; of a text, the word embeddings before positions are
     added, which stay as they are all along the path.
@@ -127,7 +127,7 @@ class IntegratedGradients(InputExplainer):
         return explanation
 
     def _places(self, rows: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """The points' α (n, rows) and weights (n)."""
+        """Return the points' α (n, rows) and weights (n)."""
         if self.noise is None:
             return self._nodes.to(device)[:, None].expand(-1, len(rows)), self._weights.to(device)
         count = self.random_points
@@ -136,7 +136,7 @@ class IntegratedGradients(InputExplainer):
         return places, torch.full((count,), 1 / count, device=device)
 
     def _baseline(self, model: nn.Module, inputs: Mapping[str, Any]) -> torch.Tensor | None:
-        """The baseline, which broadcasts to x; None for zero."""
+        """Make the baseline, which broadcasts to x; None for zero."""
         if isinstance(self.baselines, torch.Tensor):
             return self.baselines
         if self.baselines == "zero":
@@ -170,7 +170,7 @@ def _along_path(
     places: torch.Tensor,
     weights: torch.Tensor,
 ) -> list[torch.Tensor]:
-    """The contribution of the points α (n, B) to each target's map, (B, H, W) or (B, T), in one forward pass."""
+    """Compute the contribution of the points α (n, B) to each target's map, (B, H, W) or (B, T), in one pass."""
     count, batch = places.shape
     whole: list[torch.Tensor] = []
 
@@ -192,7 +192,7 @@ def _along_path(
 
 
 def _explained_rows(target: torch.Tensor) -> torch.Tensor:
-    """Samples without a target cost nothing but their logits. A compiled step's shapes are fixed: it takes them all."""
+    """Select the samples with a target; others cost their logits alone. A compiled step's fixed shapes take all."""
     if torch.compiler.is_compiling():
         return torch.arange(len(target), device=target.device)
     return (target if target.ndim == 1 else target.amax(1)).ge(0).nonzero().flatten()
@@ -235,7 +235,7 @@ def _is_per_sample(baseline: torch.Tensor, inputs: Mapping[str, Any], batch: int
 
 
 def _nothing(logits: torch.Tensor, target: torch.Tensor, inputs: Mapping[str, Any]) -> list[torch.Tensor]:
-    """Zero maps (B, H, W) or (B, T) for each target."""
+    """Make zero maps (B, H, W) or (B, T) for each target."""
     pixels = inputs.get("pixel_values")
     grid = inputs["input_ids"].shape[1:] if pixels is None else pixels.shape[-2:]
     # On the logits' graph, so that a loss of these maps alone has a gradient, of zero.
@@ -244,7 +244,7 @@ def _nothing(logits: torch.Tensor, target: torch.Tensor, inputs: Mapping[str, An
 
 
 def _rows_of(inputs: Mapping[str, Any], rows: torch.Tensor, batch: int) -> dict[str, Any]:
-    """Some samples of the batch."""
+    """Select some samples of the batch."""
     return {key: value[rows] if _is_batched(value, batch) else value for key, value in inputs.items()}
 
 
@@ -253,7 +253,7 @@ def _is_batched(value: Any, batch: int) -> bool:
 
 
 def _repeated(inputs: Mapping[str, Any], batch: int, count: int) -> dict[str, Any]:
-    """Every tensor of the batch, `count` times over."""
+    """Repeat every tensor of the batch `count` times."""
     return {
         key: value.repeat(count, *[1] * (value.ndim - 1)) if _is_batched(value, batch) else value
         for key, value in inputs.items()

@@ -1,4 +1,4 @@
-"""The layout of an image's tokens in a model: the grid of its patches, and the tokens before them."""
+"""Layout of an image's tokens in a model: the grid of its patches, and the prefix tokens."""
 
 import torch
 from torch import nn
@@ -8,7 +8,7 @@ from ..architectures.grids import MOST_PREFIX_TOKENS, Grid, config_patches, grid
 
 
 def patch_grid(model: nn.Module, tokens: int, height: int, width: int) -> Grid:
-    """The layout of an image's tokens: as the model says; else with the fewest prefix tokens that leave a grid.
+    """Find the layout of an image's tokens: as the model states it, or with the fewest prefix tokens that leave a grid.
 
     Args:
         model: Model whose attention is followed.

@@ -1,4 +1,4 @@
-"""The tokens that a classifier reads: a class token, the mean of all, or both."""
+"""Pooled tokens of a classifier: a class token, the mean of all, or both."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,21 +16,21 @@ from .input_gradients import gradient_scale, run_at
 
 @dataclass(frozen=True)
 class PooledTokens:
-    """The tokens of the last layer that a classifier reads.
+    """Tokens of the last layer that a classifier reads.
 
     Args:
-        alone: Places of the tokens that are read by themselves: class and distillation tokens.
-        mean_from: First of the tokens that are read as their mean, over those that count; None where no mean is read.
+        alone: Positions of the tokens that are read by themselves: class and distillation tokens.
+        mean_from: Position of the first token of those that are read as their mean; None where no mean is read.
     """
 
     alone: tuple[int, ...]
     mean_from: int | None
 
     def weights(self, mask: torch.Tensor) -> torch.Tensor:
-        """The share of each token in what is read, (B, N), 1 in total: single tokens and the mean have equal parts.
+        """Compute the share (B, N) of each token in what is read, 1 in total: single tokens and the mean are equal.
 
         Args:
-            mask: (B, N) bool, which tokens are no padding.
+            mask: Mask (B, N) bool of the tokens that are no padding.
         """
         parts = [torch.zeros(mask.shape, device=mask.device) for _ in self.alone]
         for part, place in zip(parts, self.alone, strict=True):
@@ -83,7 +83,7 @@ def find_pooled_tokens(model: nn.Module, inputs: Mapping[str, Any]) -> PooledTok
 
 
 def _pattern(strength: torch.Tensor, mask: torch.Tensor) -> PooledTokens | None:
-    """The tokens read, by the size (B, N) of each one's gradient; None where they aren't the same in every sample."""
+    """Find the tokens read, by the size (B, N) of each one's gradient; None where samples differ."""
     read = strength > 0
     leading = min(MOST_PREFIX_TOKENS + 1, strength.shape[1] // 2)
     averaged = [first for first in range(leading) if torch.equal(read[:, first:], mask[:, first:])]
@@ -98,7 +98,7 @@ def _pattern(strength: torch.Tensor, mask: torch.Tensor) -> PooledTokens | None:
 
 
 def _standing_out(strength: torch.Tensor, leading: int) -> int:
-    """The number of tokens at the start that are read by themselves beside a mean over the others, as a class token.
+    """Count the tokens at the start that are read by themselves beside a mean over the others, as a class token.
 
     In a mean over N tokens each weighs 1/N; a token that is read by itself weighs 1. √N stands between.
     """
@@ -108,7 +108,7 @@ def _standing_out(strength: torch.Tensor, leading: int) -> int:
 
 
 def token_mask(inputs: Mapping[str, Any], tokens: int, logits: torch.Tensor) -> torch.Tensor:
-    """The mask of the tokens that are no padding, (B, N) bool."""
+    """Make the mask (B, N) bool of the tokens that are no padding."""
     mask = inputs.get("attention_mask")
     if mask is None:
         return torch.ones(len(logits), tokens, dtype=torch.bool, device=logits.device)

@@ -1,4 +1,4 @@
-"""Explainers by name."""
+"""Registry of explainers by name."""
 
 import inspect
 import warnings
@@ -50,12 +50,12 @@ def register_explainer(name: str, explainer: type[Explainer]) -> None:
 
 
 def available_explainers() -> list[str]:
-    """Names of the explanation methods."""
+    """List the names of the explanation methods."""
     return sorted(_EXPLAINERS)
 
 
 def build_explainer(name: str, **options: Any) -> Explainer:
-    """The explainer of that name with its options.
+    """Build the explainer of that name with its options.
 
     Raises:
         ValueError: unknown name or option; the message lists the valid ones.
@@ -174,7 +174,7 @@ def explain(
 
 
 def _batch(inputs: Any, processing_class: Any) -> tuple[dict[str, Any], list[list[str]] | None]:
-    """The forward's inputs without labels, and the words of texts; refused where they are no batch to explain."""
+    """Make the forward's inputs without labels, and the words of texts; refuse a batch that can't be explained."""
     texts = [inputs] if isinstance(inputs, str) else inputs
     if isinstance(texts, list | tuple) and texts and all(isinstance(text, str) or _is_pair(text) for text in texts):
         if processing_class is None:
@@ -234,7 +234,7 @@ def _check_tokens(input_ids: torch.Tensor) -> None:
 
 
 def _target(target: Any, samples: int) -> Target:
-    """Numbers and sequences of numbers as a tensor."""
+    """Convert numbers and sequences of numbers to a tensor."""
     if target is None or callable(target):
         return target
     try:

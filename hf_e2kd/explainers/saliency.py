@@ -10,7 +10,7 @@ from .input_gradients import InputExplainer, differentiate, input_explanation, o
 
 
 class Saliency(InputExplainer):
-    """The logit's sensitivity to each pixel or token: Σ_c |∂z/∂x_c|, or Σ_c ∂z/∂x_c where signed.
+    """Saliency: Σ_c |∂z/∂x_c|, or Σ_c ∂z/∂x_c where signed, the logit's sensitivity to each pixel or token.
 
     The sum is over an image's colours, or over the dimensions of a word embedding.
 

@@ -22,7 +22,7 @@ def cost_of(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> Cost:
 
     Args:
         model: The model; its mode stays.
-        inputs: A batch, of which the first sample is taken.
+        inputs: Batch, of which the first sample is taken.
 
     Returns:
         FLOPs of matrix products and convolutions, two a multiply-add; the median time of 20 passes of one sample after
@@ -49,7 +49,7 @@ def cost_of(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> Cost:
 
 
 def device_name(device: torch.device) -> str:
-    """The device of a measurement: the accelerator's name, or the CPU with its threads."""
+    """Name the device of a measurement: the accelerator, or the CPU with its threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type == "cpu":

@@ -1,4 +1,4 @@
-"""Descriptions of the models and data of a record, without the paths, hosts and users of the machine that made it."""
+"""Descriptions of a record's models and data, without paths, hosts and users of the measuring machine."""
 
 import hashlib
 import json
@@ -39,12 +39,12 @@ _ON_THE_HUB = re.compile(r"^hf://datasets/(?P<id>[^@]+)@(?P<revision>[^/]+)/")
 
 
 def describe_model(model: nn.Module, cost: Cost | None = None, *, published: bool = True) -> ModelRecord:
-    """Describe a model by its id and revision where it came from the Hub, and by the digest of its weights in any case.
+    """Describe a model by the digest of its weights, and by its id and revision where it came from the Hub.
 
     Args:
         model: The model.
-        cost: Its cost, where that was measured.
-        published: Whether its weights are still those that it was loaded with; False of a student that was trained,
+        cost: Cost of running it, where that was measured.
+        published: True if its weights are still those that it was loaded with; False for a student that was trained,
             whose configuration names what it started from.
     """
     config = getattr(model, "config", None)
@@ -60,11 +60,11 @@ def describe_model(model: nn.Module, cost: Cost | None = None, *, published: boo
 
 
 def describe_data(dataset: Any, known: DataRecord | None = None, split: str | None = None) -> DataRecord:
-    """Describe where a data set is from, as far as it says so itself.
+    """Describe the source of a data set, as far as the data set states it.
 
     Args:
         dataset: The data set.
-        known: A description that goes before the data set's own.
+        known: Description that takes precedence over the data set's own.
         split: Name of the split, where the data set doesn't state one.
     """
     if known is not None:
@@ -90,7 +90,7 @@ def describe_data(dataset: Any, known: DataRecord | None = None, split: str | No
 
 
 def data_digest(dataset: Any, columns: Sequence[str]) -> str | None:
-    """SHA-256 of rows' columns, of images the undecoded bytes; None of data that `datasets` doesn't hold."""
+    """Compute the SHA-256 of rows' columns, of undecoded bytes for images; None for data outside `datasets`."""
     source = unattached(dataset)
     if not isinstance(source, Dataset):
         return None
@@ -120,18 +120,18 @@ def describe_explainer(explainer: Explainer) -> dict[str, Any]:
 
 
 def unstated_options(explainer: Mapping[str, Any]) -> list[str]:
-    """The options of a described explainer that can't be built from what is stated: tensors, and what was left out."""
+    """List the options of a described explainer that the description doesn't hold: tensors, and redacted ones."""
     texts = {name: json.dumps(value) for name, value in explainer["options"].items()}
     return [name for name, text in texts.items() if LEFT_OUT in text or _TENSOR.fullmatch(text)]
 
 
 def environment() -> dict[str, str]:
-    """The versions of packages that a figure may depend on."""
+    """Collect the versions of packages that a figure may depend on."""
     return {"hf_e2kd": __version__} | {name: version(name) for name in PACKAGES}
 
 
 def license_of(repo_id: str, repo_type: str = "model") -> str | None:
-    """The licence that a repository's card states; None where it states none or can't be asked.
+    """Read the licence from a repository's card; None where it states none or can't be reached.
 
     Each repository is asked once, by a single short request. A Hub that doesn't answer is left alone for ten minutes.
     """
@@ -175,5 +175,5 @@ def _bytes(value: Any) -> bytes:
 
 
 def hardware(processes: int, device: torch.device) -> str:
-    """The hardware of a training, as "4 × NVIDIA H100"."""
+    """Describe the hardware of a training, as "4 × NVIDIA H100"."""
     return f"{processes} × {device_name(device)}" if processes > 1 else device_name(device)

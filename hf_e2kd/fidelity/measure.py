@@ -67,16 +67,16 @@ def measure_fidelity(
     another one. With several processes all of them must call it.
 
     Args:
-        trainer: Holds the student, its references and explainers. Of several references the one named "teacher" is
+        trainer: Trainer of the student, with its references. Of several references the one named "teacher" is
             measured, or else the first teacher, or else the first.
-        dataset: What to measure on; the trainer's `eval_dataset` by default.
-        samples: How many are drawn by `seed`; all, if there are no more.
-        rows: Their positions, in the place of drawn ones.
-        compared: Other students with the same classes by what they are called, as `{"plain KD": model}`.
-        data: What is known of the data set; by default what it says itself.
-        split: Which split it is, if it doesn't say so.
-        chance: Whether the similarity's chance levels are measured.
-        costs: Whether models are timed and their operations counted.
+        dataset: Data set to measure on; the trainer's `eval_dataset` by default.
+        samples: Number of samples that are drawn by `seed`; all, if there are no more.
+        rows: Positions of the samples, in place of drawn ones.
+        compared: Other students with the same classes by name, as `{"plain KD": model}`.
+        data: Description of the data set; by default the one that it states itself.
+        split: Name of its split, if it doesn't state one.
+        chance: True to measure the similarity's chance levels.
+        costs: True to time the models and count their operations.
 
     Raises:
         ValueError: there is no data set, or none with a length.
@@ -87,7 +87,7 @@ def measure_fidelity(
     given = rows is not None
     if rows is None:
         rows = drawn_rows(len(dataset), samples, seed)
-    drawn = dataset.select(rows) if hasattr(dataset, "select") else Subset(dataset, list(rows))
+    selected = dataset.select(rows) if hasattr(dataset, "select") else Subset(dataset, list(rows))
     name = _measured_reference(trainer)
     reference = trainer.references.get(name or "")
     # Of a student that FSDP2 has sharded a whole copy; described before an evaluation that may cast it.
@@ -110,7 +110,7 @@ def measure_fidelity(
     with torch.random.fork_rng(), ExitStack() as stack:
         for other in others.values():
             stack.enter_context(explained(other.to(trainer.args.device), trainer.explainer))
-        values, output = trainer.collect_samples(drawn, measures)
+        values, output = trainer.collect_samples(selected, measures)
     figures = metric_values(values, seed, class_names(student))
     if trainer.is_multi_label and output.predictions is not None and output.label_ids is not None:
         logits, labels = (torch.as_tensor(each) for each in (output.predictions, output.label_ids))
@@ -132,7 +132,7 @@ def measure_fidelity(
             rows=len(dataset),
             samples=list(rows),
             seed=None if given else seed,
-            fingerprint=data_digest(drawn, _content_columns(dataset)),
+            fingerprint=data_digest(selected, _content_columns(dataset)),
         ),
         explainer=explainer,
         teacher_explainer=None if teacher_explainer == explainer else teacher_explainer,
@@ -148,7 +148,7 @@ def measure_fidelity(
 
 
 def drawn_rows(rows: int, count: int, seed: int) -> list[int]:
-    """The positions of the samples that a seed draws from so many rows, in the order of measuring."""
+    """Draw the positions of the samples by a seed from so many rows, in the order of measuring."""
     return np.random.default_rng(seed).permutation(rows)[:count].tolist()
 
 
@@ -159,13 +159,13 @@ def batch_measures(
     multi_label: bool,
     others: Mapping[str, StepOutput],
 ) -> dict[str, torch.Tensor]:
-    """Values of one batch: `sample_metrics`, and what a card adds to them.
+    """Compute the values of one batch: `sample_metrics`, and further ones for the card.
 
     Args:
         output: Output of the student.
-        measured: The measured reference and its output by name; empty if there is none.
+        measured: Measured reference and its output by name; empty if there is none.
         inputs: The batch.
-        multi_label: Whether the student decides each class for itself.
+        multi_label: True for a multi-label student.
         others: Outputs of other students, by the beginning of their metrics' names.
 
     Returns:
@@ -193,7 +193,7 @@ def student_measures(
     inputs: Mapping[str, Any],
     multi_label: bool,
 ) -> dict[str, torch.Tensor]:
-    """Values of `sample_metrics`, and where the student does worse than its teacher or repeats its mistakes."""
+    """Compute `sample_metrics`, and where the student does worse than its teacher or repeats its mistakes."""
     references = {name: reference for name, (reference, _) in measured.items()}
     outputs = {name: reference_output for name, (_, reference_output) in measured.items()}
     values = sample_metrics(output, outputs, references, inputs, multi_label)
@@ -206,7 +206,7 @@ def student_measures(
 
 
 def _shuffled_similarity(explained: ExplainedOutput, reference_output: ReferenceOutput) -> torch.Tensor:
-    """Similarity of the student's maps to the reference's of the batch's next sample; of texts, of shuffled words."""
+    """Compare the student's maps with the reference's of the batch's next sample, or, for texts, of shuffled words."""
     target = reference_output.target
     student, reference, _ = align_maps(*flatten_targets(explained, reference_output))
     if student.ndim == 2:
@@ -231,13 +231,13 @@ def _shuffle_nonzero(scores: torch.Tensor, generator: torch.Generator) -> torch.
 
 
 def metric_values(values: SampleValues, seed: int, names: Sequence[str] | None) -> dict[str, MetricValue]:
-    """Means of the samples' values with their bootstrap intervals, and the worst classes.
+    """Average the samples' values, with bootstrap intervals and the worst classes.
 
     Args:
-        names: The student's classes.
+        names: Names of the student's classes.
 
     Returns:
-        By name; what is another student's, or a chance level, has a slash in it.
+        Values by name; those of other students and chance levels have a slash in their names.
     """
     found = {}
     for name in values.names:
@@ -253,10 +253,10 @@ def metric_values(values: SampleValues, seed: int, names: Sequence[str] | None) 
 
 
 def mean_with_interval(sums: np.ndarray, counts: np.ndarray, seed: int) -> MetricValue:
-    """The mean of (N,) samples' values with its 95 % percentile bootstrap interval over the samples.
+    """Average samples' values (N,), with the 95 % percentile bootstrap interval over the samples.
 
     Args:
-        sums, counts: Of each sample's values: a sample may have several, or none.
+        sums, counts: Sum and number (N,) of each sample's values: a sample may have several, or none.
 
     References:
         Efron & Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13.
@@ -282,15 +282,15 @@ def mean_with_interval(sums: np.ndarray, counts: np.ndarray, seed: int) -> Metri
 
 
 def pooled_values(logits: torch.Tensor, labels: torch.Tensor, seed: int) -> dict[str, MetricValue]:
-    """Micro-F1 and mean average precision of a multi-label student, with intervals over the samples.
+    """Compute micro-F1 and mean average precision of a multi-label student, with intervals over the samples.
 
     Args:
-        logits, labels: (N, classes).
+        logits, labels: Logits, and labels of zeros and ones, (N, classes).
     """
     count, rng = len(logits), np.random.default_rng(seed)
-    drawn = [np.arange(count), *(rng.integers(0, count, count) for _ in range(POOLED_RESAMPLES))]
+    resamples = [np.arange(count), *(rng.integers(0, count, count) for _ in range(POOLED_RESAMPLES))]
     values: dict[str, list[Any]] = {name: [] for name in ("f1", "map")}
-    for rows in tqdm(drawn, desc="Intervals of F1 and mAP", leave=False):
+    for rows in tqdm(resamples, desc="Intervals of F1 and mAP", leave=False):
         found = f1_map(logits[rows], labels[rows])
         for name, own in values.items():
             own.append(found[name])
@@ -303,7 +303,7 @@ def pooled_values(logits: torch.Tensor, labels: torch.Tensor, seed: int) -> dict
 
 
 def _worst_class(values: SampleValues, metric: str, column: str, names: Sequence[str] | None) -> MetricValue | None:
-    """The class that a metric is lowest in, among those with enough samples; None where there are none."""
+    """Find the class with the lowest metric, among those with enough samples; None where there are none."""
     sums, counts = values.of(metric)
     classes = values.of(column)[0]
     worst = None
@@ -319,7 +319,7 @@ def _worst_class(values: SampleValues, metric: str, column: str, names: Sequence
 
 
 def _measured_reference(trainer: MeasuredTrainer) -> str | None:
-    """The reference named "teacher", or else the first that has logits, or else the first."""
+    """Choose the reference named "teacher", or else the first that has logits, or else the first."""
     named = trainer.references
     teachers = [name for name, each in named.items() if isinstance(each, TeacherReference | StoredReference)]
     return "teacher" if "teacher" in named else next(iter([*teachers, *named]), None)
@@ -327,7 +327,7 @@ def _measured_reference(trainer: MeasuredTrainer) -> str | None:
 
 @contextmanager
 def explained(model: nn.Module, explainer: Explainer) -> Iterator[None]:
-    """Let a model in evaluation mode explain itself for a while."""
+    """Context in which a model in evaluation mode has an explained forward."""
     own = vars(model).get("forward")
     install_explained_forward(model, explainer)
     try:
@@ -340,7 +340,7 @@ def explained(model: nn.Module, explainer: Explainer) -> Iterator[None]:
 
 
 def _untrained(student: nn.Module, seed: int) -> nn.Module | None:
-    """The student's architecture with random weights; None of a model that no configuration describes."""
+    """Make the student's architecture with random weights; None for a model without a configuration."""
     if not isinstance(student, PreTrainedModel):
         return None
     parameter = next(student.parameters())
@@ -359,7 +359,7 @@ def _chance(figures: Mapping[str, MetricValue]) -> dict[str, MetricValue]:
 
 
 def _content_columns(dataset: Any) -> list[str]:
-    """The columns that say what a sample shows: images and texts."""
+    """List the columns with a sample's content: images and texts."""
     features = getattr(dataset, "features", None) or {}
     return [
         name

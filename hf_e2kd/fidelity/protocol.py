@@ -12,7 +12,7 @@ from .samples import BatchMeasures
 
 
 class MeasuredTrainer(Protocol):
-    """An `ExplanationDistillTrainer`, as far as its student's fidelity is measured.
+    """Protocol of an `ExplanationDistillTrainer`: the attributes and methods that a measurement reads.
 
     Attributes:
         args, state, callback_handler: Of transformers' `Trainer`.

@@ -1,4 +1,4 @@
-"""Published students: loaded by the Auto classes, with what was measured of them."""
+"""Published students, loaded by the Auto classes with their fidelity records."""
 
 import os
 from dataclasses import dataclass
@@ -55,8 +55,8 @@ def load_student(
     Args:
         source: Hub id, or the folder in which it was saved.
         revision: Branch, tag or commit on the Hub.
-        token: Of a user who may read there; by default the one who is logged in.
-        trust_remote_code: Whether Python files of the repository may be run; otherwise they aren't even downloaded.
+        token: Token of a user who may read there; by default that of the user who is logged in.
+        trust_remote_code: True to run Python files of the repository; otherwise they aren't even downloaded.
 
     Returns:
         The student, in evaluation mode.

@@ -189,12 +189,12 @@ class FidelityRecord:
     created: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of `fidelity.json`."""
+        """Return the content of `fidelity.json`."""
         return {"format": FORMAT, **asdict(self)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "FidelityRecord":
-        """Read what `to_dict` gave.
+        """Build a record from the content of `fidelity.json`, as `to_dict` returns it.
 
         Raises:
             ValueError: it is of another format.

@@ -37,7 +37,7 @@ def sample_metrics(
     multi_label: bool = False,
     iou_threshold: float = 0.5,
 ) -> dict[str, torch.Tensor]:
-    """Per-sample values by metric, (B,), or (B, K) where K classes are explained; NaN where one doesn't count.
+    """Compute values by metric, (B,), or (B, K) where K classes are explained; NaN where a value doesn't count.
 
     Args:
         output: Output of the student for the batch.
@@ -45,9 +45,9 @@ def sample_metrics(
         references: The references by name; with several, a metric bears its reference's name.
         inputs: The batch. `labels` (B,) as classes of the student, `mask` (B, H, W) or `boxes` (B, N, 4) with
             `box_labels` (B, N) are used where they are there.
-        multi_label: Whether the student decides each class for itself. Its F1 and mean average precision are no means
+        multi_label: True for a multi-label student. Its F1 and mean average precision are no means
             over samples: see `multi_label_metrics`.
-        iou_threshold: Of `localization_iou`.
+        iou_threshold: Threshold of `localization_iou`.
     """
     values: dict[str, torch.Tensor] = {}
     labels = inputs.get("labels")
@@ -79,7 +79,7 @@ def sample_metrics(
 
 
 def multi_label_metrics(evaluation: EvalPrediction) -> dict[str, float]:
-    """Micro-F1 and mean average precision of all samples' logits and labels (N, classes), as `compute_metrics`."""
+    """Compute micro-F1 and mean average precision of logits and labels (N, classes), as a `compute_metrics`."""
     logits, labels = (torch.as_tensor(values) for values in (evaluation.predictions, evaluation.label_ids))
     found = f1_map(logits, labels)
     return {name: value for name, value in found.items() if isinstance(value, float)}
@@ -92,10 +92,10 @@ def _map_metrics(
     target: torch.Tensor,
     iou_threshold: float,
 ) -> dict[str, torch.Tensor]:
-    """Values (B·K,) of single targets.
+    """Compute the metrics (B·K,) of maps with one target each.
 
     Args:
-        target: (B,) or (B, K), before it was made single.
+        target: Classes (B,) or (B, K), before they were flattened.
     """
     values: dict[str, torch.Tensor] = {}
     assert explained.maps is not None
@@ -129,5 +129,5 @@ def _where(counts: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
 
 
 def _as_map(values: torch.Tensor) -> torch.Tensor:
-    """A text's map (B, W) as one row, and vectors (B, C, h, w) as one tall map, for metrics of (B, h, w)."""
+    """Reshape a text's map (B, W) to one row, and vectors (B, C, h, w) to one tall map, for metrics of (B, h, w)."""
     return values[:, None] if values.ndim == 2 else values.flatten(1, -2)

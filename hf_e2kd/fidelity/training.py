@@ -1,4 +1,4 @@
-"""Description of a student's training, as its trainer knows it."""
+"""Description of a student's training, from its trainer."""
 
 from typing import Any
 
@@ -65,7 +65,7 @@ def _describe_reference(reference: Reference, trainer: MeasuredTrainer) -> dict[
 
 
 def _transform_of(dataset: Any) -> Any:
-    """The transform that a data set was given by `set_transform`, or the data set's own."""
+    """Find the transform that a data set was given by `set_transform`, or the data set's own."""
     stated = getattr(dataset, "format", None)
     if isinstance(stated, dict):
         return stated.get("format_kwargs", {}).get("transform")
@@ -73,7 +73,7 @@ def _transform_of(dataset: Any) -> Any:
 
 
 def _emissions(trainer: MeasuredTrainer) -> float | None:
-    """Kilograms of CO2, where codecarbon has tracked the training."""
+    """Read the kilograms of CO2, where codecarbon has tracked the training."""
     for callback in trainer.callback_handler.callbacks:
         if isinstance(callback, CodeCarbonCallback):
             return getattr(callback.tracker, "final_emissions", None)

@@ -9,12 +9,12 @@ from .record import DataRecord, FidelityRecord, MetricValue
 
 @dataclass(frozen=True)
 class Check:
-    """A claim of a record beside what was found.
+    """A claim of a record beside its new measurement.
 
     Args:
-        name: Name of the figure, or of what should be the same.
+        name: Name of the figure, or of another claim, such as a digest.
         stated, found: Figures, numbers or digests; `found` is None where it couldn't be measured.
-        holds: Whether they agree; None where nothing was checked.
+        holds: True if they agree; None where nothing was checked.
         reason: Reason why they don't agree, or weren't checked.
     """
 
@@ -66,7 +66,7 @@ def verify(stated: FidelityRecord, found: FidelityRecord, tolerance: float = 0.0
 
 
 def check_verifiable(record: FidelityRecord) -> None:
-    """Refuse a record that states nothing that could be measured again.
+    """Refuse a record without figures that could be measured again.
 
     Raises:
         ValueError: it has no figures, or doesn't say of which samples.
@@ -93,21 +93,21 @@ def _same(name: str, stated: int | str | None, found: int | str | None) -> Check
 
 
 def _drawn(data: DataRecord) -> Check:
-    """Check that nobody chose the samples: they are a seed's, or each row of the data once."""
+    """Check that the samples were not chosen: a seed drew them, or they are all rows of the data."""
     assert data.rows is not None
     name, samples = "the samples are those that the seed draws", data.samples
     if sorted(samples) == list(range(data.rows)):
         return Check(name, data.seed, data.seed, True)
     repeated = len(samples) - len(set(samples))
-    drawn = None if data.seed is None else drawn_rows(data.rows, len(samples), data.seed)
+    expected = None if data.seed is None else drawn_rows(data.rows, len(samples), data.seed)
     if repeated:
         reason = f"{repeated} of {len(samples)} repeat another"
-    elif drawn is None:
+    elif expected is None:
         reason = "no seed is stated: they may have been picked"
     else:
-        others = sum(one != other for one, other in zip(samples, drawn, strict=True))
+        others = sum(one != other for one, other in zip(samples, expected, strict=True))
         reason = f"{others} of {len(samples)} are others: they may have been picked"
-    holds = samples == drawn
+    holds = samples == expected
     return Check(name, data.seed, data.seed if holds else None, holds, None if holds else reason)
 
 

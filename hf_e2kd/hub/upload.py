@@ -1,4 +1,4 @@
-"""Uploads to the Hugging Face Hub that can be taken up again."""
+"""Uploads to the Hugging Face Hub that can be resumed."""
 
 import json
 import os
@@ -63,9 +63,9 @@ def push_folder(
         folder: Files and folders in it are uploaded.
         repo_id: `"user/name"`, or `"name"` for the token's own user.
         repo_type: `"model"` or `"dataset"`.
-        private: Whether a repository that is made is private.
+        private: True to make a new repository private.
         revision: Branch; by default the main one.
-        token: Of a user who may write there; by default the one who is logged in.
+        token: Token of a user who may write there; by default that of the user who is logged in.
         commit_message: Title of the commit.
         allow_patterns, ignore_patterns: Patterns of files' names, as in `huggingface_hub.upload_folder`.
 

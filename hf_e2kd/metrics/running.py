@@ -78,7 +78,7 @@ class SampleValues:
         return list(dict.fromkeys(name for batch in self.batches for name in batch))
 
     def of(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """(N,) sums and (N,) counts of a metric's values, one a sample."""
+        """Return the sums (N,) and counts (N,) of a metric's values, one a sample."""
         nothing = [next(iter(batch.values()))[0] * 0 for batch in self.batches]
         pairs = [batch.get(name, (zero, zero)) for batch, zero in zip(self.batches, nothing, strict=True)]
         return np.concatenate([sums for sums, _ in pairs]), np.concatenate([counts for _, counts in pairs])

@@ -83,12 +83,12 @@ class _UnitLinear(nn.Linear):
 
 
 def _scaled(projection: torch.Tensor, norm: torch.Tensor) -> torch.Tensor:
-    """|cos| · projection (b = 2), with cos = projection / norm."""
+    """Scale a projection: |cos| · projection (b = 2), with cos = projection / norm."""
     return projection * holdable((projection.abs() / norm).to(projection.dtype))
 
 
 class BcosConv2d(nn.Module):
-    """(B, C, H, W) → (B, out, h, w): |cos(patch, w)| · (w/‖w‖)·patch, without bias.
+    """B-cos convolution (B, C, H, W) → (B, out, h, w): |cos(patch, w)| · (w/‖w‖)·patch, without bias.
 
     Args:
         max_out: Filters an output channel has; the largest projection counts (MaxOut).
@@ -115,14 +115,14 @@ class BcosConv2d(nn.Module):
         return _scaled(projection, self._patch_norms(features))
 
     def _patch_norms(self, features: torch.Tensor) -> torch.Tensor:
-        """(B, 1, h, w), in at least float32: half precision overflows at the square of 256."""
+        """Compute norms (B, 1, h, w), in at least float32: half precision overflows at the square of 256."""
         squares = at_least_float32(features).square().sum(1, keepdim=True)
         means = F.avg_pool2d(squares, self.kernel_size, self.stride, self.padding)
         return (means * self.kernel_size**2 + 1e-6).sqrt()
 
 
 class BcosLinear(nn.Module):
-    """(…, in) → (…, out): |cos(x, w)| · (w/‖w‖)·x, without bias. `max_out` as in `BcosConv2d`."""
+    """B-cos linear layer (…, in) → (…, out): |cos(x, w)| · (w/‖w‖)·x, without bias. `max_out` as in `BcosConv2d`."""
 
     def __init__(self, in_features: int, out_features: int, max_out: int = 1):
         super().__init__()
@@ -139,7 +139,7 @@ class BcosLinear(nn.Module):
 
 
 class UncenteredBatchNorm2d(nn.Module):
-    """(B, C, H, W) divided by each channel's standard deviation and multiplied by a weight: no mean, no bias.
+    """Batch norm of (B, C, H, W) without mean and bias: division by the channel's standard deviation, times a weight.
 
     In training mode the deviation is the batch's (about its mean), of which a running average is kept.
     """
@@ -189,14 +189,14 @@ class BiaslessNorm(nn.Module):
 
 
 class AddInverse(nn.Module):
-    """RGB in [0, 1], (B, 3, H, W) → [x, 1 − x], (B, 6, H, W): every colour has the same norm, black included."""
+    """Concatenate RGB in [0, 1], (B, 3, H, W), to [x, 1 − x], (B, 6, H, W): all colours have the same norm."""
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         return torch.cat([pixel_values, 1 - pixel_values], dim=1)
 
 
 class LogitLayer(nn.Module):
-    """logits / temperature + bias. A bias of −log(classes − 1) starts every class near a probability of 1/classes."""
+    """Logits scaled as logits / temperature + bias. A bias of −log(classes − 1) starts classes near 1/classes."""
 
     def __init__(self, temperature: float, bias: float):
         super().__init__()

@@ -50,7 +50,7 @@ class BcosViTConfig(BcosConfig):
 
 
 class _Patches(nn.Module):
-    """(B, C, H, W) → (B, h, w, patch · patch · C), the channels varying fastest."""
+    """Patches of images: (B, C, H, W) → (B, h, w, patch · patch · C), the channels varying fastest."""
 
     def __init__(self, size: int):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Where the map to match comes from."""
+"""References: the sources of the logits, maps and features that a student matches."""
 
 from ..terms.base import ReferenceOutput
 from .annotation import AnnotationReference, annotated_masks

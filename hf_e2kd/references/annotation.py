@@ -1,4 +1,4 @@
-"""Annotations in the place of a teacher: they say where the object is, and so where to look."""
+"""Annotations as a reference: boxes or masks of the object to look at."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +16,7 @@ from .base import Reference
 
 
 class AnnotationReference(Reference):
-    """Boxes or masks that the explanation of a sample's label must lie in (model guidance, Rao et al., ICCV 2023).
+    """Reference of boxes or masks that a label's explanation must lie in (model guidance, Rao et al., ICCV 2023).
 
     With `task_weight=1` and no other reference it guides a model of its own; beside a teacher, both are matched in one
     forward pass. Samples without annotation cost nothing, so a fraction of a data set may be annotated
@@ -24,10 +24,10 @@ class AnnotationReference(Reference):
     evaluation takes each of them.
 
     Args:
-        explanation_loss: A guidance loss: energy, l1, ppce, rrr or a registered one. Their mean over the batch counts,
+        explanation_loss: Name of a guidance loss: energy, l1, ppce, rrr or a registered one. The batch's mean counts,
             where the paper has their sum: its λ times its batch size is `explanation_weight` here.
-        dilation: Boxes are made larger on each side by this fraction of their own width or height.
-        explanation_weight: λ; None takes the arguments' `explanation_weight`.
+        dilation: Fraction of a box's width or height by which it is made larger on each side.
+        explanation_weight: Weight λ; None takes the arguments' `explanation_weight`.
 
     Inputs:
         `labels` (B,) classes or (B, classes) of zeros and ones; `mask` (B, H, W), of the size of `pixel_values` and on
@@ -86,10 +86,10 @@ class AnnotationReference(Reference):
 
 
 def annotated_classes(inputs: Mapping[str, Any], labels: torch.Tensor) -> torch.Tensor:
-    """Which labels are annotated.
+    """Mark the labels that are annotated.
 
     Args:
-        labels: (B,) or (B, classes).
+        labels: Labels (B,), or (B, classes) of zeros and ones.
 
     Returns:
         (B,) or (B, classes) bool.
@@ -117,12 +117,12 @@ def annotated_classes(inputs: Mapping[str, Any], labels: torch.Tensor) -> torch.
 
 
 def annotated_masks(inputs: Mapping[str, Any], target: torch.Tensor, dilation: float = 0.0) -> torch.Tensor:
-    """Where the explained objects are: (B, H, W) bool, or (B, K, H, W) for targets (B, K); empty where it is −1.
+    """Make the masks of the explained objects: (B, H, W) bool, or (B, K, H, W) for targets (B, K); empty for −1.
 
     Args:
-        inputs: Has `mask`, or `boxes` and `pixel_values`, whose size the masks have.
-        target: (B,) or (B, K) classes.
-        dilation: As for `AnnotationReference`; of boxes alone.
+        inputs: Batch with `mask`, or with `boxes` and `pixel_values`, whose size the masks have.
+        target: Classes (B,) or (B, K).
+        dilation: Fraction by which boxes are made larger, as in `AnnotationReference`.
 
     Raises:
         ValueError: masks of another size than the images, or a box that is NaN or has no area.
@@ -157,7 +157,7 @@ def _check_size(masks: torch.Tensor, images: torch.Tensor | None) -> None:
 
 
 def _boxes_of(boxes: torch.Tensor, box_labels: torch.Tensor | None, target: torch.Tensor) -> torch.Tensor:
-    """The boxes of each sample's target; the others become padding."""
+    """Keep the boxes of each sample's target; the others become padding."""
     return boxes if box_labels is None else boxes.where((box_labels == target[:, None])[..., None], -1)
 
 

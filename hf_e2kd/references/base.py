@@ -1,4 +1,4 @@
-"""Where the map that a student must match comes from."""
+"""Base class of references: the sources of the logits, maps and features that a student matches."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -12,10 +12,10 @@ from ..terms.base import ReferenceOutput
 
 
 class Reference(Stochastic, ABC):
-    """A source of explanations to match, with the weight and the loss it is matched by.
+    """Source of the logits, maps and features that a student matches, with its weights and its loss.
 
     Args:
-        explanation_weight: λ of this reference; None takes the arguments' `explanation_weight`.
+        explanation_weight: Weight λ of this reference; None takes the arguments' `explanation_weight`.
         explanation_loss: Name of the loss; None takes the arguments'.
         logits_weight: Weight of this reference's logits; None takes the arguments'.
 
@@ -44,14 +44,14 @@ class Reference(Stochastic, ABC):
     explains_labels: bool = False
 
     def setup(self, student: nn.Module, explainer: Explainer | None) -> None:
-        """Meets the student, before training: aligns labels, checks what can be checked.
+        """Set up the reference for a student, before training: align labels, and check the student.
 
         Args:
             explainer: The student's explainer, which the reference may take over; None where nothing is explained.
         """
 
     def check_processor(self, processing_class: Any) -> None:
-        """Refuses, before training, a student whose processor shows it something else than the reference's maps are of.
+        """Refuse, before training, a student whose processor shows another view than that of the reference's maps.
 
         Args:
             processing_class: The student's image processor or tokenizer; None where the trainer has none.
@@ -59,12 +59,12 @@ class Reference(Stochastic, ABC):
 
     @abstractmethod
     def __call__(self, inputs: Mapping[str, Any], with_maps: bool = True) -> ReferenceOutput:
-        """What to match on a batch.
+        """Compute the reference's output for a batch.
 
         Args:
             inputs: The batch as collated, on the student's device. With `explained` (B,) bool, only the maps of these
                 samples will be looked at.
-            with_maps: Whether maps are needed at this step.
+            with_maps: True if maps are needed at this step.
         """
 
     def default_taps(self) -> list[str]:
@@ -79,7 +79,7 @@ class Reference(Stochastic, ABC):
         )
 
     def tap(self, paths: Sequence[str]) -> None:
-        """Let each output hold the features of the layers at these paths, in the place of those named before.
+        """Read the features of the layers at these paths with each output, in place of those named before.
 
         Raises:
             ValueError: the reference has no features, or no such layer.
@@ -88,17 +88,17 @@ class Reference(Stochastic, ABC):
             self.default_taps()
 
     def explainers(self) -> list[Explainer]:
-        """The explainers that it calls, which make the student's random choices at each training step."""
+        """List the explainers that it calls, which make the student's random choices at each training step."""
         return []
 
     def is_model(self, model: nn.Module) -> bool:
-        """Whether the reference is this very model."""
+        """Tell whether the reference is this very model."""
         return False
 
     def student_logits(self, logits: torch.Tensor) -> torch.Tensor:
-        """The student's logits over the classes that `ReferenceOutput.logits` is over."""
+        """Select the student's logits over the classes of `ReferenceOutput.logits`."""
         return logits
 
     def to_student(self, shared: torch.Tensor) -> torch.Tensor:
-        """Positions in `ReferenceOutput.logits`, as classes of the student; −1 stays."""
+        """Convert positions in `ReferenceOutput.logits` to classes of the student; −1 stays."""
         return shared

@@ -1,4 +1,4 @@
-"""The teacher, live: it explains every batch anew."""
+"""The live teacher, which is run and explained on every batch."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,14 +21,14 @@ _PREFIX = "teacher_"
 def _teacher_top(
     alignment: LabelAlignment, logits: torch.Tensor, labels: torch.Tensor | None, noise: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """The teacher's top class among those it shares with the student (e²KD, Eq. 2)."""
+    """Return the teacher's top class among those it shares with the student (e²KD, Eq. 2)."""
     return alignment.teacher_logits(logits).argmax(dim=1)
 
 
 def _label(
     alignment: LabelAlignment, logits: torch.Tensor, labels: torch.Tensor | None, noise: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """The sample's label; the teacher's top class where the label isn't shared or not known.
+    """Return the sample's label, or the teacher's top class where the label isn't shared or not known.
 
     Of several labels one is drawn at each training step, and an evaluation takes each of them.
     """
@@ -53,18 +53,18 @@ TARGET_RULES = {"teacher_top": _teacher_top, "label": _label}
 
 
 class TeacherReference(Reference):
-    """Logits and maps of a teacher that looks at the same batch.
+    """Reference of a live teacher: its logits, maps and features for the same batch.
 
     The teacher runs in evaluation mode without gradients of its parameters; only what the explainer needs is
     differentiated (by GradCAM its head). It is neither trained nor saved.
 
     Args:
         model: The teacher: a classifier of transformers, timm or your own.
-        explainer: How the teacher is explained; None takes the student's explainer.
-        target: Which class both sides explain: `"teacher_top"` or `"label"`.
+        explainer: Explainer of the teacher; None takes the student's.
+        target: Class that both sides explain: `"teacher_top"` or `"label"`.
         processing_class: The teacher's image processor or tokenizer, where it differs from the student's.
         student_processing_class: The student's, if `processing_class` is given.
-        shard: Whether each process holds only a share of the teacher's blocks. It takes a training by FSDP2, and the
+        shard: True for a share of the teacher's blocks in each process. It takes a training by FSDP2, and the
             teacher stays sharded after it. By default each process holds the teacher whole.
         reference_options: `explanation_weight`, `explanation_loss`, `logits_weight`, as in `Reference`.
 
@@ -148,7 +148,7 @@ class TeacherReference(Reference):
         return self._bound().to_student(shared)
 
     def inputs_of(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """What of a batch the teacher sees."""
+        """Select the columns of a batch that the teacher sees."""
         return self.adapter(self._own_inputs(inputs), inputs)
 
     def _own_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -219,14 +219,14 @@ class TeacherReference(Reference):
 
 
 def _only(explained: torch.Tensor | None, target: torch.Tensor) -> torch.Tensor:
-    """The target (B,) or (B, K), −1 for samples that aren't explained."""
+    """Mask the target (B,) or (B, K) by −1 for samples that aren't explained."""
     if explained is None:
         return target
     return target.masked_fill(~explained if target.ndim == 1 else ~explained[:, None], -1)
 
 
 def refuse_quantised_arithmetic(model: nn.Module) -> None:
-    """Integer kernels have no derivative, and an explanation through them would be silently zero."""
+    """Refuse integer kernels: they have no derivative, and an explanation through them would be silently zero."""
     for name, module in model.named_modules():
         if ".quantized" in type(module).__module__:
             raise ValueError(

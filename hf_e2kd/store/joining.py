@@ -19,7 +19,7 @@ class AttachedDataset(Dataset):
     Args:
         dataset: A map-style data set of dictionaries.
         decoder: Reads the store's rows.
-        rows: (N,) row of each sample; None where only the sample itself states its id.
+        rows: Row (N,) of each sample; None where only the sample itself states its id.
         index: Rows by id, needed then.
         id_column: Column of the ids, needed then.
     """

@@ -15,15 +15,15 @@ class ReferenceOutput:
     """Output of a reference for one batch, constant to the gradient.
 
     Args:
-        target: (B,) explained classes, as classes of the student; −1 for samples that aren't explained. (B, K), padded
+        target: Explained classes (B,), as classes of the student; −1 for samples that aren't explained. (B, K), padded
             by −1, for several targets a sample, as is everything below that belongs to a target.
-        maps: (B, *grid) attribution maps; None for a reference of logits, or of annotations, alone.
-        logits: (B, shared) over the classes that reference and student share; None for a reference without logits.
-        mask: (B, *grid) bool, the cells that count; None for all.
-        shared_labels: (B,) labels as positions among the shared classes (−1 for others), or None.
-        vectors: (B, channels, *grid), matched instead of the maps where the student's explanation has them too.
-        annotation: (B, H, W) bool mask of the explained object, in place of a map; empty where it isn't known.
-        view_matrix: (B, R, 3) for maps, vectors and mask of another view of the image than the student's: from the
+        maps: Attribution maps (B, *grid); None for a reference of logits, or of annotations, alone.
+        logits: Logits (B, shared) over the classes that reference and student share; None where there are none.
+        mask: Mask (B, *grid) bool of the cells that count; None for all.
+        shared_labels: Labels (B,) as positions among the shared classes (−1 for others), or None.
+        vectors: Vectors (B, channels, *grid), matched instead of the maps where the student's explanation has them.
+        annotation: Mask (B, H, W) bool of the explained object, in place of a map; empty where it isn't known.
+        view_matrix: Matrix (B, R, 3) for maps, vectors and mask of another view than the student's: from the
             student's to theirs, as `hf_e2kd.alignment.sample_maps` takes it.
         features: Outputs of the reference's tapped layers by path, laid out as `StepOutput.features`.
         view: Output for a term's further inputs (`Term.views`), which that term alone is given.
@@ -42,7 +42,7 @@ class ReferenceOutput:
 
     @property
     def has_explanation(self) -> bool:
-        """Whether there is a map or an annotation to match."""
+        """True if there is a map or an annotation to match."""
         return self.maps is not None or self.annotation is not None
 
 
@@ -51,7 +51,7 @@ class StepOutput:
     """Result of one forward pass of a model on one batch.
 
     Args:
-        logits: (B, classes).
+        logits: Logits (B, classes).
         explanations: Explanations of the references' targets, by reference; empty where no maps are compared.
         features: Outputs of the tapped layers by path: (B, h, w, C) of images, without prefix tokens; (B, T, C) of
             texts; (B, C) of pooled features.
@@ -84,7 +84,7 @@ class Term(nn.Module):
         log_name: Name in the logs, where it differs.
         suffix: End of the name in the logs: the reference's name, with several references.
         citation: BibTeX entry of the method's paper, for the model card.
-        needs: Which of `"labels"`, `"logits"`, `"maps"`, `"features"` and `"annotation"` the term compares.
+        needs: Compared quantities, of `"labels"`, `"logits"`, `"maps"`, `"features"` and `"annotation"`.
         columns: Columns of the data that the term reads beside the models' inputs.
         taps, reference_taps: Paths of the layers whose outputs the term reads, of the student and of the reference.
         logged: Further values of the last batch, by name, to be logged beside the loss.

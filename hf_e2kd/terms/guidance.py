@@ -51,7 +51,7 @@ LOG_LIMIT = 100.0
 
 
 def energy_loss(maps: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """The share of the positive energy that lies outside the mask, 1 − EPG.
+    """Energy loss: 1 − Σ_M A⁺ / Σ A⁺, the share of the positive energy outside the mask (Rao et al., Sec. 3).
 
     Where the total is below 1e-7 it is 1 − Σ_M A⁺ instead, which is 1 for a map without positive values.
     """
@@ -62,12 +62,12 @@ def energy_loss(maps: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
 
 
 def l1_loss(maps: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """Mean |Â − M| over all pixels (GRADIA's loss): the whole mask is to be as strong as the strongest pixel."""
+    """L1 loss: mean |Â − M| over all pixels (Rao et al., Sec. 3; GRADIA), 0 for a map equal to the mask."""
     return (_normalised(maps.clamp(min=0), masks) - masks.to(maps.dtype)).abs().mean(dim=(1, 2))
 
 
 def ppce_loss(maps: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """Mean −log Â over the mask, the per-pixel cross-entropy (HAICS' loss): the outside costs nothing.
+    """Per-pixel cross-entropy: mean of −log Â over the mask (Rao et al., Sec. 3; HAICS); the outside costs nothing.
 
     A pixel costs at most 100; below Â = 1e-12 it has no gradient.
     """
@@ -81,7 +81,7 @@ def ppce_loss(maps: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
 
 
 def rrr_loss(maps: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """Σ Â² outside the mask (RRR*): evidence against the class counts there as well as evidence for it."""
+    """RRR* loss: Σ Â² outside the mask (Rao et al., Sec. 3), of evidence against the class as well as for it."""
     return (_normalised(maps, masks).square() * ~masks).sum(dim=(1, 2))
 
 
@@ -94,10 +94,10 @@ _LOSSES: dict[str, GuidanceLoss] = {
 
 
 def register_guidance_loss(name: str, loss: GuidanceLoss) -> None:
-    """Makes a loss known by `name` to `guidance_loss`.
+    """Register a guidance loss by `name`, for `AnnotationReference` and `guidance_loss`.
 
     Args:
-        loss: (maps (B, h, w), masks (B, H, W) bool) → (B,). The maps are in at least float32 and not finer than the
+        loss: Function (maps (B, h, w), masks (B, H, W) bool) → (B,). Maps are at least float32 and not finer than the
             masks. Its values and gradients must be finite for all-zero maps and for empty masks, whose value is not
             used.
     """
@@ -105,20 +105,20 @@ def register_guidance_loss(name: str, loss: GuidanceLoss) -> None:
 
 
 def available_guidance_losses() -> list[str]:
-    """Names of the guidance losses."""
+    """List the names of the guidance losses."""
     return sorted(_LOSSES)
 
 
 def guidance_loss(maps: torch.Tensor, masks: torch.Tensor, loss: str = "energy") -> torch.Tensor:
-    """Compares maps with what is annotated.
+    """Compute the guidance loss of maps against annotated masks.
 
     Args:
-        maps: (B, h, w), signed or not, of the annotated class.
-        masks: (B, H, W) bool, True on the object; all False where a sample is not annotated.
+        maps: Attribution maps (B, h, w) of the annotated class, signed or not.
+        masks: Masks (B, H, W) bool, True on the object; all False where a sample is not annotated.
         loss: One of `available_guidance_losses()`.
 
     Returns:
-        (B,) in at least float32, to be averaged over the whole batch; 0 where the mask is empty.
+        Losses (B,) in at least float32, to be averaged over the whole batch; 0 where the mask is empty.
 
     Raises:
         ValueError: unknown loss, masks that aren't bool, maps and masks of different samples, or maps finer than the
@@ -152,7 +152,7 @@ def guidance_loss(maps: torch.Tensor, masks: torch.Tensor, loss: str = "energy")
 
 
 def _normalised(maps: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """Maps over their largest magnitude, which is part of the gradient, then enlarged to the masks."""
+    """Divide maps by their largest magnitude, which is part of the gradient, and enlarge them to the masks."""
     peak = maps.abs().amax(dim=(1, 2), keepdim=True)
     maps = maps / torch.where(peak < FAINT, torch.ones_like(peak), peak)
     return resize_maps(maps, (masks.shape[1], masks.shape[2]))

@@ -1,4 +1,4 @@
-"""Loss between a student's and a teacher's logits, each (B, classes) → (B,)."""
+"""Losses between a student's and a teacher's logits, each (B, classes) → (B,)."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -27,7 +27,7 @@ HINTON = r"""@misc{hinton2015distilling,
 
 
 def kl_loss(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
-    """τ²·KL(softmax(teacher/τ) ‖ softmax(student/τ)) (Hinton et al., 2015, Sec. 2; e²KD, Eq. 1).
+    """Soft-label loss: τ²·KL(softmax(teacher/τ) ‖ softmax(student/τ)) (Hinton et al., 2015, Sec. 2; e²KD, Eq. 1).
 
     It differs from the cross-entropy that the papers print by the teacher's entropy, a constant.
     """
@@ -41,14 +41,14 @@ def kl_loss(student: torch.Tensor, teacher: torch.Tensor, temperature: float) ->
 
 
 def multi_label_kl_loss(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
-    """τ²·Σ_classes KL(t‖s) + KL(1−t‖1−s), with t and s = sigmoid(logits/τ) (e²KD's code, for VOC)."""
+    """Multi-label loss: τ²·Σ_classes [KL(t‖s) + KL(1−t‖1−s)], t and s = sigmoid(logits/τ) (e²KD's code, for VOC)."""
     s, t = ((logits / temperature).sigmoid().clamp(NEAREST, 1 - NEAREST) for logits in (student, teacher))
     divergence = t * (t.log() - s.log()) + (1 - t) * ((1 - t).log() - (1 - s).log())
     return divergence.sum(dim=1) * temperature**2
 
 
 def mse_loss(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Mean squared difference of the logits (Ba & Caruana, NeurIPS 2014, Eq. 1, but a mean over the classes).
+    """Mean over classes of (z_S − z_T)² (Ba & Caruana, NeurIPS 2014, Eq. 1, with a mean in place of half the sum).
 
     The temperature has no effect.
     """
@@ -62,16 +62,17 @@ _MULTI_LABEL: dict[str, LogitsLoss] = {"kl": multi_label_kl_loss}
 
 
 def register_logits_loss(name: str, loss: LogitsLoss) -> None:
-    """Make a loss known by `name` to the argument `logits_loss`.
+    """Register a loss between logits by `name`, for the argument `logits_loss`.
 
     Args:
-        loss: (student (B, classes), teacher (B, classes), temperature) → (B,); both in at least float32.
+        name: Name of the loss; an earlier loss of that name is replaced.
+        loss: Function (student (B, classes), teacher (B, classes), temperature) → (B,); both in at least float32.
     """
     _LOSSES[name] = loss
 
 
 def available_logits_losses() -> list[str]:
-    """Names of the losses between logits."""
+    """List the names of the losses between logits."""
     return sorted(_LOSSES)
 
 
@@ -82,16 +83,16 @@ def logits_loss(
     temperature: float = 1.0,
     multi_label: bool = False,
 ) -> torch.Tensor:
-    """Compare logits.
+    """Compute the loss between two models' logits.
 
     Args:
-        student, teacher: (B, classes) logits.
-        loss: One of `available_logits_losses()`.
-        temperature: τ > 0.
-        multi_label: Whether each class is decided for itself, by a sigmoid.
+        student, teacher: Logits (B, classes) over the same classes.
+        loss: Name of the loss, one of `available_logits_losses()`.
+        temperature: Temperature τ > 0.
+        multi_label: True where each class is decided for itself, by a sigmoid.
 
     Returns:
-        (B,) in at least float32.
+        Losses (B,) in at least float32.
 
     Raises:
         ValueError: unknown loss.

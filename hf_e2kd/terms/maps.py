@@ -1,4 +1,4 @@
-"""Loss between a student's and a reference's maps, each (B, *grid) → (B,).
+"""Losses between a student's and a reference's maps, each (B, *grid) → (B,).
 
 A map's scale says nothing (logits of two models differ in scale), so every loss first normalises both maps. A pair with
 an all-zero map has no direction to learn from: it contributes 0, and no gradient, while the mean is still taken over
@@ -23,27 +23,27 @@ Neither map is all-zero, the largest absolute value of each is 1, and both are 0
 
 
 def cosine_loss(student: torch.Tensor, reference: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """1 − cos (e²KD, Eq. 2)."""
+    """Cosine loss: 1 − ⟨E_S, E_T⟩ / (‖E_S‖₂·‖E_T‖₂) of the maps E (e²KD, Eq. 2)."""
     return 1 - (F.normalize(student, dim=1) * F.normalize(reference, dim=1)).sum(dim=1)
 
 
 def mse_loss(student: torch.Tensor, reference: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Mean squared difference of the maps, each divided by its root mean square."""
+    """Squared distance of the normalised maps: Σ (E_S/‖E_S‖₂ − E_T/‖E_T‖₂)², twice the cosine loss."""
     return (F.normalize(student, dim=1) - F.normalize(reference, dim=1)).square().sum(dim=1)
 
 
 def l1_loss(student: torch.Tensor, reference: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Mean absolute difference of the maps, each divided by its mean absolute value."""
+    """Absolute distance of the normalised maps: Σ |E_S/‖E_S‖₁ − E_T/‖E_T‖₁|."""
     return (F.normalize(student, p=1, dim=1) - F.normalize(reference, p=1, dim=1)).abs().sum(dim=1)
 
 
 def pearson_loss(student: torch.Tensor, reference: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """1 − Pearson's correlation; a constant map correlates with nothing."""
+    """Correlation loss: 1 − Pearson's correlation of the maps, which is 0 for a constant map."""
     return cosine_loss(_centred(student, mask), _centred(reference, mask), mask)
 
 
 def _centred(maps: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Maps less their mean; zero where only rounding errors are left, whose direction means nothing."""
+    """Subtract each map's mean; zero where only rounding errors are left, whose direction means nothing."""
     mean = maps.sum(dim=1, keepdim=True) / mask.sum(dim=1, keepdim=True).clamp(min=1)
     centred = torch.where(mask, maps - mean, torch.zeros_like(maps))
     varied = centred.abs().amax(dim=1, keepdim=True) > 10 * torch.finfo(maps.dtype).eps
@@ -51,7 +51,7 @@ def _centred(maps: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 def kl_loss(student: torch.Tensor, reference: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """KL(reference ‖ student) of the maps' positive parts as distributions over the cells."""
+    """Divergence KL(E_T⁺/‖E_T⁺‖₁ ‖ E_S⁺/‖E_S⁺‖₁) of the maps' positive parts as distributions over the cells."""
     smallest = torch.finfo(student.dtype).eps
     log_student = (F.normalize(student.clamp(min=0), p=1, dim=1) + smallest).log()
     target = F.normalize(reference.clamp(min=0), p=1, dim=1)
@@ -68,32 +68,33 @@ _LOSSES: dict[str, ExplanationLoss] = {
 
 
 def register_explanation_loss(name: str, loss: ExplanationLoss) -> None:
-    """Makes a loss known by `name` to `explanation_loss`.
+    """Register a loss between maps by `name`, for the argument `explanation_loss`.
 
     Args:
-        loss: (student (N, cells), reference (N, cells), mask (N, cells) bool) → (N,). Neither map is all-zero, the
-            largest absolute value of each is 1, and both are 0 in the cells that don't count.
+        name: Name of the loss; an earlier loss of that name is replaced.
+        loss: Function (student (N, cells), reference (N, cells), mask (N, cells) bool) → (N,). Neither map is all-zero,
+            the largest absolute value of each is 1, and both are 0 in the cells that don't count.
     """
     _LOSSES[name] = loss
 
 
 def available_explanation_losses() -> list[str]:
-    """Names of the explanation losses."""
+    """List the names of the losses between maps."""
     return sorted(_LOSSES)
 
 
 def explanation_loss(
     student: torch.Tensor, reference: torch.Tensor, loss: str = "cosine", mask: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Compares maps on one grid.
+    """Compute the loss between maps on one grid.
 
     Args:
-        student, reference: (B, *grid); the reference is a constant.
-        loss: One of `available_explanation_losses()`.
-        mask: (B, *grid) bool; cells outside it count for neither side.
+        student, reference: Maps (B, *grid); the reference is a constant.
+        loss: Name of the loss, one of `available_explanation_losses()`.
+        mask: Mask (B, *grid) bool; cells outside it count for neither side.
 
     Returns:
-        The losses (B,), 0 where a map is all-zero, and where that was so, (B,) bool.
+        The losses (B,), 0 where a map is all-zero, and a mask (B,) bool of these samples.
 
     Raises:
         ValueError: unknown loss, or maps of two shapes.
@@ -111,7 +112,7 @@ def explanation_loss(
 
 
 def _unit_scale(maps: torch.Tensor, empty: torch.Tensor) -> torch.Tensor:
-    """Divides each map by its largest absolute value, so that no norm of a faint map underflows.
+    """Divide each map by its largest absolute value, so that no norm of a faint map underflows.
 
     The losses don't depend on the scale, so it may be a constant to the gradient. An empty pair becomes ones, which
     keep the formulas finite until `where` stops their gradient.

@@ -1,4 +1,4 @@
-"""Maps of a student and of a reference, made comparable: one target a row, one grid, one mask."""
+"""Alignment of a student's and a reference's maps: one target per row, one grid, one mask."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -73,9 +73,9 @@ def mean_of_explained(values: torch.Tensor, target: torch.Tensor, sample_mask: t
     """Average values over each sample's targets, and keep the samples that were to be explained.
 
     Args:
-        values: (B,), or (B·K,) for targets (B, K).
-        target: (B,) or (B, K) explained classes.
-        sample_mask: (B,) bool, the samples that were to be explained; None for all.
+        values: Values (B,), or (B·K,) for targets (B, K).
+        target: Explained classes (B,) or (B, K).
+        sample_mask: Mask (B,) bool of the samples that were to be explained; None for all.
     """
     values = mean_over_targets(values, target)
     return values if sample_mask is None else values[sample_mask]
@@ -87,7 +87,7 @@ def align_maps(
     """Resize the student's and the reference's maps (B, *grid), or vectors (B, C, *grid), to a common grid.
 
     Args:
-        student, reference_output: Explanations of one target a sample.
+        student, reference_output: Explanations of one target per sample.
 
     Returns:
         Both maps, 0 in the cells that don't count, and the mask of those that do (the same shape, or None for all).

@@ -1,4 +1,4 @@
-"""Terms by name."""
+"""Registry of terms by name."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ BUILT_IN = frozenset({"task", "logits", "maps", "explanation", "guidance"})
 
 
 def register_term(term: type[Term]) -> None:
-    """Make a term known to the argument `terms` by its `name`.
+    """Register a term by its `name`, for the argument `terms`.
 
     Args:
         term: Subclass of `Term`; the options of its constructor become the term's options.
@@ -32,7 +32,7 @@ def register_term(term: type[Term]) -> None:
 
 
 def available_terms() -> list[str]:
-    """Names of the terms."""
+    """List the names of the terms."""
     return sorted(_TERMS)
 
 

@@ -48,8 +48,8 @@ def classification_loss(student: nn.Module, logits: torch.Tensor, labels: torch.
 
     Args:
         student: Classifier whose `config.problem_type` and `loss_function` decide, as in transformers.
-        logits: (B, classes).
-        labels: (B,) classes, −100 where none counts; of a multi-label student (B, classes) of zeros and ones.
+        logits: Logits (B, classes).
+        labels: Classes (B,), −100 where none counts; of a multi-label student (B, classes) of zeros and ones.
 
     Raises:
         ValueError: labels of another shape or type.

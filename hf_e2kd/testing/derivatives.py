@@ -11,7 +11,7 @@ from ..terms import explanation_loss
 
 
 def loss_of(explanation: Explanation) -> torch.Tensor:
-    """The mean cosine loss of the maps against a fixed random reference, ()."""
+    """Compute the mean cosine loss of the maps against a fixed random reference, ()."""
     reference = torch.rand(explanation.maps.shape, generator=torch.Generator().manual_seed(5))
     return explanation_loss(explanation.maps, reference)[0].mean()
 
@@ -19,14 +19,14 @@ def loss_of(explanation: Explanation) -> torch.Tensor:
 def explained_loss(
     model: nn.Module, explainer: Explainer, inputs: Mapping[str, Any], target: torch.Tensor
 ) -> Callable[[], torch.Tensor]:
-    """`loss_of` a model's explanation as a function of its current weights, for `check_gradient`."""
+    """Make the function that computes `loss_of` a model's explanation by its current weights, for `check_gradient`."""
     return lambda: loss_of(explainer(model, inputs, target, create_graph=torch.is_grad_enabled()))
 
 
 def explained_gradients(
     model: nn.Module, explainer: Explainer, inputs: Mapping[str, Any], target: torch.Tensor
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """`loss_of` an explanation and its gradient by parameter, zero where a parameter has none."""
+    """Compute `loss_of` an explanation and its gradient by parameter, zero where a parameter has none."""
     model.zero_grad()
     loss = loss_of(explainer(model, inputs, target, create_graph=True))
     loss.backward()
@@ -39,19 +39,19 @@ def explained_gradients(
 
 
 def total_norm(gradients: Mapping[str, torch.Tensor]) -> float:
-    """The norm of all tensors together."""
+    """Compute the norm of all tensors together."""
     return float(torch.stack([gradient.square().sum() for gradient in gradients.values()]).sum().sqrt())
 
 
 def relative_error(found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> float:
-    """Of all gradients together, relative to their total norm: single ones (a key's bias) may be almost zero."""
+    """Compute the error of all gradients relative to their total norm: single ones may be almost zero."""
     assert found.keys() == expected.keys()
     difference = {name: found[name] - expected[name] for name in found}
     return total_norm(difference) / total_norm(expected)
 
 
 def in_float64(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """The inputs, floating-point ones in double precision."""
+    """Convert floating-point inputs to double precision."""
     return {
         name: value.double() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
         for name, value in inputs.items()

@@ -1,4 +1,4 @@
-"""The check of the gradient of an explanation's loss."""
+"""Check of the gradient of an explanation's loss."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from .gradient import check_gradient
 def check_explained_gradient(
     explainer: Explainer, model: nn.Module, inputs: dict[str, Any], target: torch.Tensor | None, tolerance: float
 ) -> None:
-    """The gradient of a loss of the maps is that of finite differences, in all groups of parameters."""
+    """Check the gradient of a loss of the maps against finite differences, in all groups of parameters."""
     model, inputs = model.double().requires_grad_(True), in_float64(inputs)
     if target is None:
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The whole check of an explainer."""
+"""Complete check of an explainer."""
 
 import copy
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ def check_explainer(
     target: torch.Tensor | None = None,
     tolerance: float = 1e-4,
 ) -> None:
-    """Checks on one model what the trainer relies on. The model is copied, and stays as it is.
+    """Check an explainer on one model for all properties that the trainer relies on. The model itself is not changed.
 
     - *Result*: the logits are those of the plain forward, and the maps finite, at least float32 and one a target.
     - *Modes*: no module's training mode, no parameter's gradient and no `requires_grad` is touched.
@@ -29,11 +29,11 @@ def check_explainer(
       that is explained and in those behind it.
 
     Args:
-        explainer: The explainer, or the name that it was registered by.
-        model: A small classifier, on the CPU. Its weights must let the maps vary; random ones do.
+        explainer: Explainer, or its registered name.
+        model: Small classifier, on the CPU. Its weights must let the maps vary; random ones do.
         inputs: The forward's keyword arguments for a batch of at least two samples, without labels.
-        target: (B,) explained classes; the top ones by default.
-        tolerance: Of the gradient's error, relative to the norm of the whole.
+        target: Explained classes (B,); the top ones by default.
+        tolerance: Largest error of the gradient, relative to its norm.
 
     Raises:
         AssertionError: naming what failed, and the likely cause.

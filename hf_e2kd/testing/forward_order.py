@@ -1,4 +1,4 @@
-"""Modules and parameters in the order in which a forward meets them."""
+"""Modules and parameters in the order in which a forward pass uses them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from ..architectures import call_model
 
 
 def modules_in_order(model: nn.Module, inputs: Mapping[str, Any]) -> list[nn.Module]:
-    """The modules that hold no others, in the order in which the plain forward calls them."""
+    """List the modules without children, in the order in which the plain forward calls them."""
     called: list[nn.Module] = []
     leaves = [module for module in model.modules() if not list(module.children())]
     handles = [module.register_forward_pre_hook(lambda module, _: called.append(module)) for module in leaves]
@@ -24,7 +24,7 @@ def modules_in_order(model: nn.Module, inputs: Mapping[str, Any]) -> list[nn.Mod
 
 
 def parameters_in_order(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, nn.Parameter]:
-    """The parameters by name, in the order in which the forward meets them."""
+    """List the parameters by name, in the order in which the forward pass uses them."""
     paths = {module: path for path, module in model.named_modules()}
     own = [
         f"{paths[module]}.{name}" if paths[module] else name

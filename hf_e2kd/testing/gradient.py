@@ -23,8 +23,8 @@ def check_gradient(
     easily missing, and a training then learns something else without an error.
 
     Args:
-        loss: Computes the loss, a float64 scalar (), from the parameters' current values, the same each time. It is
-            called once with gradients enabled, and under `torch.no_grad` for the finite differences.
+        loss: Function that computes the loss, a float64 scalar (), from the parameters' current values, the same each
+            time. It is called once with gradients enabled, and under `torch.no_grad` for the finite differences.
         parameters: Float64 parameters by name, in an order in which neighbours belong together. Their values change
             within the check by the finite differences' step, and are the same afterwards but for rounding.
         tolerance: Allowed error of all groups' directional derivatives, relative to their norm. Single parameters, as
@@ -113,7 +113,7 @@ def directional_derivative(
     direction: Mapping[str, torch.Tensor],
     step: float = STEPS[0],
 ) -> float:
-    """A loss's derivative along a direction of some of the parameters (float64), by central differences."""
+    """Compute a loss's derivative along a direction of some parameters (float64), by central differences."""
     values = []
     for sign in (1, -2, 1):
         for name, change in direction.items():

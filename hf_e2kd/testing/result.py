@@ -1,4 +1,4 @@
-"""The check of what an explainer gives: logits, maps and targets."""
+"""Check of an explainer's result: logits, maps and targets."""
 
 import copy
 from typing import Any
@@ -15,7 +15,7 @@ from .failures import require
 def check_result(
     explainer: Explainer, model: nn.Module, inputs: dict[str, Any], target: torch.Tensor | None, tolerance: float
 ) -> None:
-    """Logits, targets, and maps' shapes, values and types."""
+    """Check logits, targets, and the maps' shapes, values and types."""
     with torch.no_grad():
         logits = call_model(model, inputs)
     found = explainer(model, inputs, target)

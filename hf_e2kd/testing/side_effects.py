@@ -1,4 +1,4 @@
-"""The check of what an explainer leaves behind: training modes, gradients and hooks."""
+"""Check of an explainer's side effects: training modes, gradients and hooks."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -16,7 +16,7 @@ from .forward_order import modules_in_order
 def check_modes(
     explainer: Explainer, model: nn.Module, inputs: dict[str, Any], target: torch.Tensor | None, tolerance: float
 ) -> None:
-    """No module's training mode, no parameter's `requires_grad` and no gradient is touched."""
+    """Check that no module's training mode, no parameter's `requires_grad` and no gradient is changed."""
     model.train()
     # A mixed state, as a frozen batch norm makes it.
     next(iter(model.children()), model).eval()
@@ -44,7 +44,7 @@ def check_modes(
 def check_hooks(
     explainer: Explainer, model: nn.Module, inputs: dict[str, Any], target: torch.Tensor | None, tolerance: float
 ) -> None:
-    """No hook is left behind, after an error neither."""
+    """Check that no hook is left behind, not even after an error."""
     before = _hooks(model)
     for create_graph in (False, True):
         explainer(model, inputs, target, create_graph=create_graph)
@@ -66,14 +66,14 @@ def check_hooks(
 
 
 class _Injected(Exception):
-    """An error that a check has put into the model."""
+    """Error that a check has put into the model."""
 
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def _hooks(model: nn.Module) -> dict[str, int]:
-    """How many hooks hang on each module and parameter, a replaced forward counted as one."""
+    """Count the hooks on each module and parameter, a replaced forward as one."""
     counts = {
         f"the module '{path}'": sum(len(getattr(module, kind)) for kind in _HOOKS) + ("forward" in vars(module))
         for path, module in model.named_modules()

@@ -31,7 +31,7 @@ class ExplanationDistillArguments(TrainingArguments):
     temperature: float = field(default=1.0, metadata={"help": "Temperature τ of the loss on the logits."})
     explainer: str = field(
         default="gradcam",
-        metadata={"help": "How teacher and student are explained, e.g. gradcam, integrated_gradients."},
+        metadata={"help": "Explainer of teacher and student, such as gradcam or integrated_gradients."},
     )
     explainer_options: dict | str | None = field(
         default=None, metadata={"help": 'Options of the explainer as JSON, e.g. \'{"target_layer": "layer3"}\'.'}

@@ -1,4 +1,4 @@
-"""Students that are loaded or trained again: the parts that accelerate and transformers leave undone."""
+"""Loading and training of a student again: the parts that accelerate and transformers leave undone."""
 
 from contextlib import nullcontext
 from copy import deepcopy
@@ -15,7 +15,7 @@ from .stages import stage_was_started
 
 
 class CheckpointsMixin(Trainer):
-    """Resumes from the last finished checkpoint with all weights; trains a student that was prepared before."""
+    """Mixin: resume from the last finished checkpoint with all weights; train a student that was prepared before."""
 
     model_wrapped: nn.Module
     _resumes_stages = False
@@ -50,7 +50,7 @@ class CheckpointsMixin(Trainer):
 
 
 def load_weights(model: nn.Module, folder: str) -> bool:
-    """Loads a saved model's weights into a student of transformers; False if this isn't that kind of checkpoint.
+    """Load a saved model's weights into a student of transformers; False if this isn't that kind of checkpoint.
 
     `save_pretrained` writes some families' weights (ViT's among them) under the names of the first release, and the
     stock `Trainer`, which knows only today's names, leaves those layers as they are with no more than a warning.
@@ -71,7 +71,7 @@ def load_weights(model: nn.Module, folder: str) -> bool:
 
 
 def forget_preparation(model: nn.Module) -> None:
-    """Takes away an earlier trainer's autocast and mark, with which Accelerate would leave the model as it is."""
+    """Remove an earlier trainer's autocast and mark, with which Accelerate would leave the model as it is."""
     forward = vars(model).pop("_original_forward", None)
     if forward is not None:
         model.forward = forward

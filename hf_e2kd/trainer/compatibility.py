@@ -1,4 +1,4 @@
-"""Set-ups in which an explanation's gradient would be wrong or missing, refused before training with the remedy."""
+"""Checks before training: set-ups in which an explanation's gradient would be wrong or missing are refused."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,12 +16,14 @@ def refuse_unsupported(
     shards_teacher: bool = False,
     taps: Sequence[str] = (),
 ) -> None:
-    """Checks how the student will be trained.
+    """Refuse ways of training in which the gradient of an explanation would be wrong or missing.
 
     Args:
-        explainers: What its explanations are made by; none where nothing is explained in training.
-        shards_teacher: Whether a teacher is to be sharded.
-        taps: Layers of the student that terms read.
+        accelerator: The trainer's `Accelerator`.
+        args: Training arguments.
+        explainers: Explainers of the student; empty where nothing is explained in training.
+        shards_teacher: True where a teacher is to be sharded.
+        taps: Paths of the student's layers that terms read.
 
     Raises:
         ValueError: DataParallel, FSDP1, ZeRO-3, FSDP2 with what it can't be combined with, a sharded teacher without

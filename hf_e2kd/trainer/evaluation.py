@@ -18,14 +18,14 @@ logger = logging.get_logger(__name__)
 
 
 class EvaluationMixin(Trainer):
-    """Measures fidelity in `evaluate()` and `predict()`, and gives single batches' outputs to those who draw them."""
+    """Mixin: fidelity metrics in `evaluate()` and `predict()`, and the outputs of single batches for panels."""
 
     _fidelity: RunningMeans | SampleValues | None = None
     _batch_measures: BatchMeasures | None = None
     _labels_are_ours = True
 
     def collate(self, samples: Sequence[Any]) -> Any:
-        """Make a batch of samples as an evaluation does, without the columns that nobody reads."""
+        """Make a batch of samples as an evaluation does, without unused columns."""
         return self._get_collator_with_removed_columns(self.data_collator.for_evaluation(), "evaluation")(samples)
 
     def explain_batch(
@@ -38,8 +38,8 @@ class EvaluationMixin(Trainer):
 
         Args:
             inputs: The batch as collated, on the student's device.
-            reference_outputs: Earlier outputs of the references for it; by default they are asked.
-            model: Another student with an explained forward, in the place of the trainer's.
+            reference_outputs: Earlier outputs of the references for it; computed by default.
+            model: Another student with an explained forward, in place of the trainer's.
 
         Returns:
             The student's output and the references'.
@@ -57,7 +57,7 @@ class EvaluationMixin(Trainer):
     def evaluation_loop(
         self, dataloader: Any, *arguments: Any, metric_key_prefix: str = "eval", **keywords: Any
     ) -> Any:
-        """The parent's, with the fidelity metrics added before anyone reads them."""
+        """Run the parent's evaluation loop, and add the fidelity metrics to its own."""
         if self.is_fsdp_enabled and not self.accelerator._models:
             raise ValueError(
                 "FSDP2 shards a student together with its optimizer. Call train() before evaluate() and predict(), or "
@@ -109,7 +109,7 @@ class EvaluationMixin(Trainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
-        """One forward pass of student and references for the loss, the logits and the fidelity metrics together."""
+        """Run student and references once for the loss, the logits and the fidelity metrics together."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self._gathered(model):
             # Labels of another label space enter neither the loss nor the metrics.

@@ -1,4 +1,4 @@
-"""Values to log, averaged."""
+"""Averages of logged values."""
 
 from collections.abc import Mapping
 

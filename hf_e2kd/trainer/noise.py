@@ -1,4 +1,4 @@
-"""A training step's random choices: which samples are explained, at which points, for which classes."""
+"""Random choices of a training step: the explained samples, points and classes."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +8,7 @@ import torch
 
 
 class StepGenerator:
-    """A generator apart from the others, so that the data's order and the student's dropout are plain distillation's.
+    """Generator of its own, so that the data's order and the student's dropout are those of plain distillation.
 
     It begins anew with each step, so that a resumed training draws what an uninterrupted one does.
     """
@@ -18,7 +18,7 @@ class StepGenerator:
         self._generator = torch.Generator()
 
     def at(self, seed: int, step: int, process: int) -> torch.Generator:
-        """The step's generator; within a step it goes on, from micro-batch to micro-batch."""
+        """Return the step's generator, which goes on from micro-batch to micro-batch."""
         moment = (seed, step, process)
         if self._moment != moment:
             self._moment = moment
@@ -27,13 +27,13 @@ class StepGenerator:
 
 
 def draw_noise(rows: int, inputs: Mapping[str, Any], generator: torch.Generator) -> torch.Tensor:
-    """(rows, B) in [0, 1), on the batch's device."""
+    """Draw random numbers (rows, B) in [0, 1), on the batch's device."""
     batch = _batched(inputs)
     return torch.rand(rows, len(batch), generator=generator).to(batch.device)
 
 
 def draw_samples(share: float, inputs: Mapping[str, Any], generator: torch.Generator) -> torch.Tensor:
-    """A random share of the batch, (B,) bool on its device; at least one sample."""
+    """Draw a random fraction of the batch as a mask, (B,) bool on its device; at least one sample."""
     batch = _batched(inputs)
     count = max(1, round(share * len(batch)))
     return (torch.randperm(len(batch), generator=generator) < count).to(batch.device)

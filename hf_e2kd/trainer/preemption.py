@@ -1,4 +1,4 @@
-"""Trainings that are interrupted: a checkpoint when the process is told to stop, and the last that was finished."""
+"""Interrupted trainings: a checkpoint when the process receives SIGTERM, and the last finished checkpoint."""
 
 import signal
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ logger = logging.get_logger(__name__)
 
 
 class _StopAfterStep(TrainerCallback):
-    """Saves and stops at the end of the step in which a signal arrived, whichever process it reached."""
+    """Save and stop at the end of the step in which a signal arrived, whichever process it reached."""
 
     requested = False
 
@@ -37,7 +37,7 @@ class _StopAfterStep(TrainerCallback):
 
 @contextmanager
 def checkpoint_on_sigterm(trainer: Trainer) -> Iterator[None]:
-    """While it lasts, SIGTERM makes the trainer save a checkpoint at the end of the step and stop.
+    """Context in which SIGTERM makes the trainer save a checkpoint at the end of the step and stop.
 
     transformers' `enable_jit_checkpoint` saves within a step, when the random state is already that of the next, and
     each of several processes decides by a clock of its own.
@@ -56,7 +56,7 @@ def checkpoint_on_sigterm(trainer: Trainer) -> Iterator[None]:
 
 
 def last_checkpoint(folder: str | Path) -> str | None:
-    """The last checkpoint in a trainer's output folder that was written to its end; None where there is none.
+    """Return the last complete checkpoint in a trainer's output folder; None where there is none.
 
     A process that is killed while it saves leaves a checkpoint without the trainer's state, which is written last.
     """

@@ -1,4 +1,4 @@
-"""A `Trainer` that publishes what it has measured, and whose uploads never cost what was trained."""
+"""Publishing of a `Trainer`'s student with its measured figures; a failed upload never loses the training."""
 
 import shutil
 from collections.abc import Iterable
@@ -35,7 +35,7 @@ _MODEL_FILES = ("config.json", "generation_config.json", "*.safetensors", "*.saf
 
 
 class PublishingMixin(Trainer):
-    """Saves before it uploads, tries again what failed in passing, and says what is to be done about the rest."""
+    """Mixin: save before uploading, repeat uploads that failed temporarily, and give the remedy for other failures."""
 
     hub_model_id: str | None
     # The Hub id of the checkpoint that the student started from.
@@ -46,13 +46,13 @@ class PublishingMixin(Trainer):
     # ---- Measured, and written down ------------------------------------------------------------------------------
 
     def measure_fidelity(self, dataset: Any = None, **options: Any) -> FidelityRecord:
-        """Measures the student as it is now, for its card and for `fidelity.json`.
+        """Measure the student as it is now, for its card and for `fidelity.json`.
 
         Every process must call it. See `hf_e2kd.fidelity.measure_fidelity` for the options, among them the number of
         `samples` (1,000) and other students to show beside it: `compared={"plain KD": model}`.
 
         Args:
-            dataset: What to measure on; `eval_dataset` by default. Of several in a dictionary the last that has a
+            dataset: Data set to measure on; `eval_dataset` by default. Of several in a dictionary the last that has a
                 length.
         """
         given = self.eval_dataset if dataset is None else dataset
@@ -83,15 +83,15 @@ class PublishingMixin(Trainer):
         picture: str | None = None,
         repo_id: str | None = None,
     ) -> None:
-        """Writes the student's card, `fidelity.json` and a picture of its explanations into `output_dir`.
+        """Write the student's card, `fidelity.json` and a picture of its explanations into `output_dir`.
 
         A student that has changed since it was measured is measured now, on the evaluation data, so every process must
         call it. The first arguments are `Trainer`'s, and go before what the record says.
 
         Args:
-            fidelity: The record to write, in the place of a measurement.
+            fidelity: Record to write, instead of measuring.
             picture: File name of a picture in `output_dir`; by default one is drawn.
-            repo_id: Where the student is published, `"user/name"`; by default `hub_model_id`, if it is so long.
+            repo_id: Repository of the student, `"user/name"`; by default `hub_model_id`, if it has that form.
         """
         record = self._current_record() if fidelity is None else fidelity
         if picture is None and record.figures and fidelity is None:
@@ -130,7 +130,7 @@ class PublishingMixin(Trainer):
         )
 
     def _current_record(self) -> FidelityRecord:
-        """What was measured of the student as it is, or is measured now; without evaluation data, no figures."""
+        """Return the record of the student as it is, measured now if need be; without evaluation data, no figures."""
         measured = self._measured
         # Of a sharded student each process has a share, so that each of them asks.
         same_data = measured is not None and measured.eval_dataset is self.eval_dataset
@@ -162,7 +162,7 @@ class PublishingMixin(Trainer):
         return (reference.model for reference in self.references.values() if isinstance(reference, TeacherReference))
 
     def _write_record(self, record: FidelityRecord) -> None:
-        """Writes what was measured; what an earlier student's files say goes."""
+        """Write the record; files of an earlier student are removed."""
         folder = Path(self.args.output_dir)
         if record.figures and record.step is None:
             record.save(folder)
@@ -171,7 +171,7 @@ class PublishingMixin(Trainer):
                 (folder / name).unlink(missing_ok=True)
 
     def _draw_panel(self, dataset: Any) -> str | None:
-        """Draws the first samples; None where nothing is explained, or can't be drawn."""
+        """Draw the first samples; None where nothing is explained, or can't be drawn."""
         if not (self.references and self.explains):
             return None
         try:
@@ -210,7 +210,7 @@ class PublishingMixin(Trainer):
         private: bool | None = None,
         **card: Any,
     ) -> Any:
-        """Saves the student, measures it, writes its card and uploads all, as `Trainer` does with the same arguments.
+        """Save the student, measure it, write its card and upload all, as `Trainer` does with the same arguments.
 
         It is saved before anything goes over the network, so that whatever fails there costs no training. What fails
         in passing is tried again, and calling it anew sends what is missing.
@@ -252,7 +252,7 @@ class PublishingMixin(Trainer):
         return commit
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Uploads a checkpoint's student in the background, with a card of the last evaluation's figures."""
+        """Upload a checkpoint's student in the background, with a card of the last evaluation's figures."""
         args = self.args
         if not self.is_world_process_zero() or args.hub_strategy == HubStrategy.END:
             return
@@ -294,7 +294,7 @@ class PublishingMixin(Trainer):
         warn_of_failed_uploads(self, before)
 
     def _last_figures(self) -> dict[str, MetricValue]:
-        """The figures of an evaluation at this very step, by the names of a record; none where there was none."""
+        """Return the figures of an evaluation at this very step, by the names of a record; empty without one."""
         figures = {}
         for entry in self.state.log_history:
             if entry.get("step") == self.state.global_step:
@@ -310,7 +310,7 @@ class PublishingMixin(Trainer):
 
 @dataclass(frozen=True)
 class _Measured:
-    """A record, what it was measured on, and the evaluation data that the trainer had then."""
+    """A record, the data set of its measurement, and the evaluation data that the trainer had then."""
 
     record: FidelityRecord
     dataset: Any
@@ -318,7 +318,7 @@ class _Measured:
 
 
 def _state_view(student: nn.Module, processor: Any) -> None:
-    """Lets a timm student's configuration say how it sees an image: no other file is asked for its processor."""
+    """Write the student's view of images into a timm configuration, which alone is read for its processor."""
     from transformers import TimmWrapperForImageClassification
 
     if not isinstance(student, TimmWrapperForImageClassification) or processor is None:
@@ -332,7 +332,7 @@ def _state_view(student: nn.Module, processor: Any) -> None:
 
 
 def _named(model: nn.Module) -> ModelRecord:
-    """A model by its name alone: a digest of its weights would hold up the training."""
+    """Describe a model by its name alone: a digest of its weights would hold up the training."""
     config = getattr(model, "config", None)
     return ModelRecord(
         loaded_from_hub(getattr(config, "_name_or_path", None)),

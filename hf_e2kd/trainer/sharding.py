@@ -1,4 +1,4 @@
-"""Students sharded by FSDP2: their blocks, gathered for as long as an explanation is differentiated twice."""
+"""Students sharded by FSDP2, whose blocks stay gathered while an explanation is differentiated twice."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from ..architectures.sharding import embedding_table, sharded_blocks
 
 
 def name_blocks(student: nn.Module, plugin: Any) -> None:
-    """Tells Accelerate which blocks of a student to shard, where the user left that to the student's family.
+    """Name the blocks of a student to shard, where the user left them to Accelerate.
 
     Accelerate shards the embedding table apart: a block around it, which some families name too, would shard it twice,
     and convolutional families of transformers have none and answer with an error.
@@ -33,14 +33,14 @@ def _no_embeddings() -> None:
 
 @contextmanager
 def gathered(model: nn.Module, student: nn.Module, layer: str | None) -> Iterator[None]:
-    """Keeps what lies between a layer and the logits gathered from the forward pass to the end of the step.
+    """Keep the modules between a layer and the logits gathered from the forward pass to the end of the step.
 
     The explanation's gradient goes back through these blocks before the loss's does. In between FSDP2 would free their
     parameters, and the second pass would read freed memory. All other blocks are gathered and freed as ever.
 
     Args:
-        model: What is called; nothing is done unless it is sharded.
-        student: The model in it, without adapters.
+        model: Model that is called; nothing is done unless it is sharded.
+        student: The model in it, without wrappers or adapters.
         layer: Path in the student of the layer at which the explanation begins; None for its input.
     """
     before = set() if layer is None else _before(student, layer)
@@ -55,7 +55,7 @@ def gathered(model: nn.Module, student: nn.Module, layer: str | None) -> Iterato
 
 
 def _before(student: nn.Module, layer: str) -> set[nn.Module]:
-    """The modules that are registered before a layer and don't contain it."""
+    """Return the modules that are registered before a layer and don't contain it."""
     before = set()
     for name, module in student.named_modules():
         if name == layer:

@@ -28,7 +28,7 @@ def stage_folder(output_dir: str, name: str) -> str:
 
 
 def stage_was_started(output_dir: str) -> bool:
-    """Whether a stage of an interrupted training has left a checkpoint."""
+    """Tell whether a stage of an interrupted training has left a checkpoint."""
     return any(last_checkpoint(folder) for folder in Path(output_dir).glob("stage-*"))
 
 
@@ -47,7 +47,7 @@ def train_stage(trainer: Any, term: Term, num_train_epochs: float, resume: bool 
         trainer: The trainer of the student.
         term: The term, which is set up.
         num_train_epochs: Epochs of the stage; other arguments are the training's.
-        resume: Whether to go on from the stage's last checkpoint, if there is one.
+        resume: True to go on from the stage's last checkpoint, if there is one.
     """
     args = copy.copy(trainer.args)
     for name, value in {**_ALONE, "num_train_epochs": num_train_epochs}.items():

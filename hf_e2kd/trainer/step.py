@@ -1,4 +1,4 @@
-"""One step's functions: the student's single forward pass, and the weighted sum of the terms."""
+"""Functions of one training step: the student's single forward pass, and the weighted sum of the terms."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -32,8 +32,8 @@ def run_student(
         student: The same without wrappers.
         inputs: Its inputs for the batch.
         reference_outputs: Outputs of the references, whose targets the student explains.
-        sample_mask: (B,) bool, the samples to explain; None for all.
-        with_features: Whether the outputs of the tapped layers are read.
+        sample_mask: Mask (B,) bool of the samples to explain; None for all.
+        with_features: True to read the outputs of the tapped layers.
         views: Inputs of further rows by term, which join the batch and aren't explained.
 
     Returns:
@@ -135,14 +135,14 @@ def _features(outputs: Any) -> dict[str, torch.Tensor]:
 
 
 def _part(output: StepOutput, start: int, end: int) -> StepOutput:
-    """Some rows of an output, without explanations."""
+    """Select some rows of an output, without explanations."""
     logits = output.logits[start:end]
     features = {path: feature[start:end] for path, feature in output.features.items()}
     return StepOutput(logits, features=features, model_output=ExplainedOutput(logits=logits))
 
 
 def _explanations(outputs: ExplainedOutput, rows: int) -> ExplainedOutput:
-    """The first rows of an explained output."""
+    """Select the first rows of an explained output."""
 
     def first(values: torch.Tensor | None) -> torch.Tensor | None:
         return None if values is None else values[:rows]

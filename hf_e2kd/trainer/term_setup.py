@@ -1,4 +1,4 @@
-"""The terms of a training: built from arguments and objects, attached to the models, set up, optimised and saved."""
+"""Functions that build the terms of a training, attach them to the models, set up, optimise and save them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -25,8 +25,8 @@ def build_terms(
     Args:
         setting: Function that gives an argument of the training by its name.
         references: References by name; each is matched by its logits and maps, or by its annotations.
-        given: Further terms; one of them takes the place of that which the arguments name alike.
-        task_loss: Loss of the model's output and the labels.
+        given: Further terms; they replace terms of the same name from the arguments.
+        task_loss: Function of the model's output and the labels that returns the loss.
 
     Raises:
         ValueError: two given terms have one name, or a name belongs to a term that every training has.
@@ -63,7 +63,7 @@ def build_terms(
 
 
 def attach_terms(terms: Mapping[str, Term], student: nn.Module, references: Mapping[str, Reference]) -> None:
-    """Let each term find its reference and its layers in both models, and tap the references' layers.
+    """Find each term's reference and its layers in both models, and tap the references' layers.
 
     Raises:
         ValueError: a term's reference doesn't exist or can't give what it compares, or a model has no such layer.
@@ -122,7 +122,7 @@ def check_parameters(terms: nn.Module, sharded: bool) -> None:
 
 
 class TermGradients(TrainerCallback):
-    """Averages the gradients of the terms' parameters over processes and clips them apart from the student's.
+    """Callback that averages the gradients of the terms' parameters over processes and clips them separately.
 
     Args:
         terms: Module that holds the terms.

@@ -1,4 +1,4 @@
-"""Terms with modules of their own, in the training: set up, optimised with the student, saved and restored."""
+"""Terms in the training: set up, optimised with the student, saved and restored."""
 
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +18,7 @@ from .term_setup import TermGradients, add_parameters, check_parameters, load_te
 
 
 class TermsMixin(Trainer):
-    """Optimises and saves the terms' parameters beside the student's, and runs their stages before the training."""
+    """Mixin: optimise and save the terms' parameters beside the student's, and run their stages before the training."""
 
     terms: nn.ModuleDict
     _terms_set_up = False

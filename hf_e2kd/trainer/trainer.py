@@ -1,4 +1,4 @@
-"""A `Trainer` whose student matches its references' explanations as well as their logits."""
+"""The `Trainer` of a student that matches its references' explanations as well as their logits."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -39,21 +39,21 @@ _DEFAULTS = {f.name: f.default for f in fields(ExplanationDistillArguments)}
 
 
 class ExplanationDistillTrainer(PublishingMixin, EvaluationMixin, TermsMixin, CheckpointsMixin, Trainer):
-    """Distils a student from references that say where to look (e²KD, Parchami-Araghi et al., ECCV 2024).
+    """`Trainer` that distils a student from the logits and explanations of its references (e²KD, ECCV 2024).
 
     Everything that `transformers.Trainer` takes and does stays; with `task_weight=1` and the other weights at 0 it is
     the stock `Trainer`, loss by loss, wherever micro-batches are equal in size.
 
     Args:
-        model: The student. A bare timm model is put into transformers' wrapper, so that what is saved loads with the
-            Auto classes.
+        model: The student. A bare timm model is put into transformers' wrapper, so that the saved model loads with
+            the Auto classes.
         args: `ExplanationDistillArguments`; plain `TrainingArguments` take their defaults.
-        arguments, keywords: As for `Trainer`.
+        arguments, keywords: Further arguments of `Trainer`.
         teacher_model: The teacher; short for `references={"teacher": TeacherReference(teacher_model)}`.
         references: Sources of explanations by name, each matched with its own loss and weight in one forward pass of
             the student.
         terms: Further terms of the loss, as `Hint(layers={…})`, beside those that `args.terms` names or in their place.
-        explainer: How the student is explained: a name or an `Explainer`; overrides `args.explainer`.
+        explainer: Explainer of the student, a name or an `Explainer`; overrides `args.explainer`.
         teacher_explainer: The same for `teacher_model`, where it differs.
         teacher_processing_class: The teacher's image processor or tokenizer, where it differs from `processing_class`.
 
@@ -161,20 +161,20 @@ class ExplanationDistillTrainer(PublishingMixin, EvaluationMixin, TermsMixin, Ch
 
     @property
     def student(self) -> nn.Module:
-        """The student without what wraps it: DDP, a compiled module, an adapter of PEFT."""
+        """The student without its wrappers: DDP, a compiled module, an adapter of PEFT."""
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
         return model.get_base_model() if hasattr(model, "get_base_model") else model
 
     @property
     def is_multi_label(self) -> bool:
-        """Whether the student decides each class for itself."""
+        """True for a multi-label student, which decides each class for itself."""
         return is_multi_label(self.student)
 
     def call_model_init(self, trial: Any = None) -> nn.Module:
         return self._equip(super().call_model_init(trial))
 
     def _equip(self, model: nn.Module) -> nn.Module:
-        """Make a student ready: saveable, explained by its own forward, known to references and terms."""
+        """Prepare a student: make it saveable, explained by its own forward, and known to references and terms."""
         if any(reference.is_model(model) for reference in self.references.values()):
             raise ValueError("Teacher and student are the same object. Give the student its own copy of the weights.")
         if is_timm(model):
@@ -191,7 +191,7 @@ class ExplanationDistillTrainer(PublishingMixin, EvaluationMixin, TermsMixin, Ch
         return model
 
     def _connect(self, student: nn.Module) -> None:
-        """Let the student explain itself, and the references and terms find what they compare in it."""
+        """Install the student's explained forward, and set up references and terms for the student."""
         attach_terms(self._named_terms(), student, self.references)
         taps = self._taps()
         self.explainer = self._explainer(self._explainer_given)
@@ -220,12 +220,12 @@ class ExplanationDistillTrainer(PublishingMixin, EvaluationMixin, TermsMixin, Ch
 
     @property
     def explains(self) -> bool:
-        """Whether any explanation is ever made: plain distillation may be measured without one."""
+        """True if any explanation is ever made: plain distillation may be measured without one."""
         matched = any(self.explanation_weight_of(reference) > 0 for reference in self.references.values())
         return matched or self._setting("evaluate_explanations")
 
     def _setting(self, name: str) -> Any:
-        """Read from the arguments at every use, because a hyperparameter search changes them."""
+        """Read an argument, at every use, because a hyperparameter search changes them."""
         return getattr(self.args, name, _DEFAULTS[name])
 
     def _set_signature_columns_if_needed(self) -> None:
@@ -261,7 +261,7 @@ class ExplanationDistillTrainer(PublishingMixin, EvaluationMixin, TermsMixin, Ch
     # ---- FSDP2 -------------------------------------------------------------------------------------------------
 
     def _gathered(self, model: nn.Module) -> AbstractContextManager[None]:
-        """What a step needs where FSDP2 has sharded the student."""
+        """Context of a step where FSDP2 has sharded the student."""
         if not (self.is_fsdp_enabled and self.explains):
             return nullcontext()
         return gathered(model, self.student, self.explainer.target_layer_path(self.student))
@@ -283,7 +283,7 @@ class ExplanationDistillTrainer(PublishingMixin, EvaluationMixin, TermsMixin, Ch
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """The weighted sum of the terms, a mean over the batch; `num_items_in_batch` is therefore not needed."""
+        """Return the weighted sum of the terms, a mean over the batch; `num_items_in_batch` is therefore not needed."""
         terms, weights = self._named_terms(), self._weights(self._explanation_rise())
         weighed = {name for name, weight in weights.items() if weight > 0}
         with_maps = any(_explains(terms[name]) for name in weighed)
@@ -308,7 +308,7 @@ class ExplanationDistillTrainer(PublishingMixin, EvaluationMixin, TermsMixin, Ch
         return [self.explainer, *(own for reference in self.references.values() for own in reference.explainers())]
 
     def _noise(self, inputs: Mapping[str, Any]) -> torch.Tensor | None:
-        """This process's random numbers (rows, B) of a micro-batch; None where nothing is left to chance."""
+        """Draw this process's random numbers (rows, B) of a micro-batch; None where no choice is random."""
         # A reference's numbers (for a class) stand behind the explainers' (for points): neither follows the other.
         rows = max(each.num_draws for each in self._explainers())
         rows += max(each.num_draws for each in self.references.values())
@@ -318,7 +318,7 @@ class ExplanationDistillTrainer(PublishingMixin, EvaluationMixin, TermsMixin, Ch
         return self._generators.at(self.args.seed, self.state.global_step, self.args.process_index)
 
     def _weights(self, rise: float = 1.0) -> dict[str, float]:
-        """The terms' weights by name.
+        """Return the terms' weights by name.
 
         Args:
             rise: Factor on those of explanations, during the warm-up of λ.
@@ -330,21 +330,21 @@ class ExplanationDistillTrainer(PublishingMixin, EvaluationMixin, TermsMixin, Ch
         return weights
 
     def explanation_weight_of(self, reference: Reference) -> float:
-        """The weight λ of a reference's explanations."""
+        """Return the weight λ of a reference's explanations."""
         own = reference.explanation_weight
         return self._setting("explanation_weight") if own is None else own
 
     def logits_weight_of(self, reference: Reference) -> float:
-        """The weight of a reference's logits."""
+        """Return the weight of a reference's logits."""
         return self._setting("logits_weight") if reference.logits_weight is None else reference.logits_weight
 
     def _explanation_rise(self) -> float:
-        """How far the warm-up of λ has come, from 0 to 1. An evaluation takes λ as it will be."""
+        """Return the progress of the warm-up of λ, from 0 to 1; 1 in an evaluation."""
         warmup = self._setting("explanation_warmup_ratio") * self.state.max_steps
         return min(1.0, self.state.global_step / warmup) if warmup > 0 else 1.0
 
     def _ask(self, inputs: Mapping[str, Any], names: set[Any], with_maps: bool) -> dict[str, ReferenceOutput]:
-        """The outputs of some references for one batch."""
+        """Compute the outputs of some references for one batch."""
         shared = self._shared(inputs)
         with self.accelerator.autocast():
             return {
@@ -360,7 +360,7 @@ class ExplanationDistillTrainer(PublishingMixin, EvaluationMixin, TermsMixin, Ch
         reference_outputs: Mapping[str, ReferenceOutput],
         weights: Mapping[str, float],
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor], StepOutput]:
-        """Run the student once and compare it: the loss, the values to log, and the student's output."""
+        """Run the student once and compare it; return the loss, the values to log, and the student's output."""
         terms = self._named_terms()
         views = {name: term.views(inputs) for name, term in terms.items() if weights[name] > 0}
         further = {name: {**view} for name, view in views.items() if view is not None}
@@ -381,7 +381,7 @@ class ExplanationDistillTrainer(PublishingMixin, EvaluationMixin, TermsMixin, Ch
         return loss, logged, output
 
     def _shared(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """The batch without the columns that one reference reads: these are neither the student's nor another's."""
+        """Return the batch without the columns of single references, which neither the student nor others read."""
         private = {column for reference in self.references.values() for column in reference.columns}
         private |= {column for term in self._named_terms().values() for column in term.columns}
         shared = {key: value for key, value in inputs.items() if key in ANNOTATION_COLUMNS or key not in private}
@@ -389,7 +389,7 @@ class ExplanationDistillTrainer(PublishingMixin, EvaluationMixin, TermsMixin, Ch
         return mark_special_tokens(shared, getattr(tokenizer, "tokenizer", tokenizer))
 
     def student_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """The columns of a batch that the student is given."""
+        """Return the columns of a batch that the student is given."""
         shared = self._shared(inputs)
         return {
             key: value
@@ -398,7 +398,7 @@ class ExplanationDistillTrainer(PublishingMixin, EvaluationMixin, TermsMixin, Ch
         }
 
     def _task_loss(self, model_output: Any, labels: torch.Tensor) -> torch.Tensor:
-        """The student's own loss on the labels, as the stock `Trainer` chooses it, a mean over this batch."""
+        """Compute the student's own loss on the labels, as the stock `Trainer` chooses it, a mean over this batch."""
         if self.compute_loss_func is not None:
             return self.compute_loss_func(model_output, labels, num_items_in_batch=labels.numel())
         if self.label_smoother is not None:
@@ -408,7 +408,7 @@ class ExplanationDistillTrainer(PublishingMixin, EvaluationMixin, TermsMixin, Ch
     # ---- Logging -----------------------------------------------------------------------------------------------
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds each term's mean over the micro-batches and processes since the last log."""
+        """Log, and add each term's mean over the micro-batches and processes since the last log."""
         if "loss" in logs:
             logs.update(self._logged.means(self.accelerator))
         if "loss" in logs or "train_loss" in logs:
@@ -418,5 +418,5 @@ class ExplanationDistillTrainer(PublishingMixin, EvaluationMixin, TermsMixin, Ch
 
 
 def _explains(term: Term) -> bool:
-    """Whether a term compares explanations."""
+    """Tell whether a term compares explanations."""
     return not term.needs.isdisjoint({"maps", "annotation"})

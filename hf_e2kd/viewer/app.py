@@ -54,7 +54,7 @@ SHOW_RESULT = """() => {
 
 
 class Answers:
-    """What the page's parts ask for.
+    """Handlers of the page's events.
 
     Args:
         viewing: Models, methods and samples.
@@ -67,11 +67,11 @@ class Answers:
     def compare(
         self, given: Any, row: int | None, explainer: str, target: Target, opacity: float
     ) -> tuple[str, Comparison | None]:
-        """The comparison of what was given, as HTML and itself; an invitation or an error where there is none.
+        """Compare both models on the given input: return HTML and the comparison, or an error or invitation as HTML.
 
         Args:
-            given: A text, or an image's file as gradio describes it.
-            row: Which of the browsed samples it is; None of others.
+            given: Text, or an image's file as gradio describes it.
+            row: Position among the browsed samples; None for other inputs.
         """
         if not given:
             return self.draw(None, opacity), None
@@ -88,7 +88,7 @@ class Answers:
         return self.draw(comparison, opacity), comparison
 
     def draw(self, comparison: Comparison | None, opacity: float) -> str:
-        """A comparison as HTML, with a link that saves it as a report."""
+        """Render a comparison as HTML, with a link that saves it as a report."""
         is_text = self.viewing.pair.is_text
         if comparison is None:
             what = "Type a sentence" if is_text else "Drop or choose an image"
@@ -105,15 +105,15 @@ class Answers:
         )
 
     def compare_new(self, given: Any, row: int | None, *options: Any) -> tuple[Any, ...]:
-        """`compare` of what is none of the browsed samples."""
+        """Call `compare` for an input that is none of the browsed samples."""
         return None, *self.compare(given, None, *options)
 
     def choose_image(self, event: gr.SelectData) -> tuple[int, Any]:
-        """A browsed sample that was chosen in the gallery: which, and itself."""
+        """Return the position and the sample that was chosen in the gallery."""
         return event.index, self.browsed[event.index].sample
 
     def choose_text(self, row: int) -> tuple[int, Any]:
-        """A browsed sample that was chosen in the list: which, and itself."""
+        """Return the position and the sample that was chosen in the list."""
         return row, self.browsed[row].sample
 
     def _sample(self, given: Any, row: int | None) -> Any:
@@ -128,12 +128,12 @@ class Answers:
 
 
 def build_page(viewing: Viewing, browsed: list[Comparison], left_out: list[str]) -> gr.Blocks:
-    """The page.
+    """Build the page.
 
     Args:
         viewing: Models, methods and samples.
         browsed: The samples' comparisons, in the order in which they are offered.
-        left_out: Which samples are missing, and why.
+        left_out: Messages on the missing samples, with the reasons.
     """
     pair, answers = viewing.pair, Answers(viewing, browsed)
     methods = list(viewing.explainers)
@@ -202,7 +202,7 @@ def _html(content: str) -> None:
 
 
 def _input(is_text: bool) -> tuple[Any, list[Any]]:
-    """Where an image or a text is given, and the events of a new one."""
+    """Build the inputs for an image or a text, and the events of a new one."""
     if not is_text:
         image = gr.Image(label="Image", sources=["upload", "clipboard"], type="filepath", buttons=[], height=240)
         return image, [image.upload, image.clear]
@@ -211,7 +211,7 @@ def _input(is_text: bool) -> tuple[Any, list[Any]]:
 
 
 def _samples(browsed: list[Comparison], left_out: list[str], is_text: bool) -> Any:
-    """Where a sample of the data set is chosen."""
+    """Build the list or gallery of the data set's samples."""
     differ = sum(not each.agree for each in browsed)
     _html(
         '<h2>Samples, by disagreement</h2><p class="note">First where the classes differ '
@@ -237,7 +237,7 @@ def _samples(browsed: list[Comparison], left_out: list[str], is_text: bool) -> A
 
 
 def target_choices(pair: Pair) -> list[tuple[str, Target]]:
-    """What can be explained: each model's top class, or any that both know."""
+    """List the classes to explain: each model's top class, or any that both know."""
     return [
         ("Teacher's top class", "teacher_top"),
         ("Student's top class", "student_top"),
@@ -246,7 +246,7 @@ def target_choices(pair: Pair) -> list[tuple[str, Target]]:
 
 
 def caption(comparison: Comparison) -> str:
-    """A browsed sample in a line: both classes, the similarity, and a text's beginning."""
+    """Describe a browsed sample in one line: both classes, the similarity, and a text's beginning."""
     teacher, student = (
         textwrap.shorten(each.names[0], 24, placeholder=" …") for each in (comparison.teacher, comparison.student)
     )
@@ -259,10 +259,10 @@ def caption(comparison: Comparison) -> str:
 
 
 def launch(settings: Settings, **options: Any) -> None:
-    """Loads what the settings name, and serves the page until it is interrupted.
+    """Load the models and data of the settings, and serve the page until it is interrupted.
 
     Args:
-        options: Of `gradio.Blocks.launch`, as `server_port` or `share`.
+        options: Arguments of `gradio.Blocks.launch`, such as `server_port` or `share`.
 
     Raises:
         ValueError, OSError: saying what can't be loaded, doesn't fit together, or that the port is taken.
@@ -279,7 +279,7 @@ def launch(settings: Settings, **options: Any) -> None:
 
 
 def serve(page: gr.Blocks, **options: Any) -> Any:
-    """Starts the page, in the system's fonts and without anything from elsewhere."""
+    """Start the page, with the system's fonts and without external files."""
     fonts = [gr.themes.Font(name) for name in ("system-ui", "sans-serif")]
     mono = [gr.themes.Font(name) for name in ("ui-monospace", "monospace")]
     sheet = style(".dark .e2kd {{ {} }}") + STYLE

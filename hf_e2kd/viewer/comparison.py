@@ -1,4 +1,4 @@
-"""One sample as teacher and student see it: their classes, their explanations, and how alike these are."""
+"""Comparison of teacher and student on one sample: classes, explanations and their similarity."""
 
 import warnings
 from collections.abc import Sequence
@@ -31,13 +31,13 @@ Target = Literal["teacher_top", "student_top"] | int
 
 @dataclass(frozen=True)
 class Reading:
-    """How one model reads a sample.
+    """One model's classes and explanation of a sample.
 
     Args:
         top: Positions in `Pair.names` of its likeliest classes, of those that both models know, the likeliest first.
-        probabilities: Of these, among all that the model knows.
-        names: Of these.
-        map: (h, w) of an image, (words,) of a text; of any scale, signed where the method is.
+        probabilities: Their probabilities, among all classes of the model.
+        names: Their names.
+        map: Attribution map (h, w) of an image, (words,) of a text, at any scale, signed where the method is.
     """
 
     top: list[int]
@@ -51,14 +51,14 @@ class Comparison:
     """One sample as both models see it.
 
     Args:
-        sample: What both are shown: of an image the student's field of view; of a text what the models read of it.
+        sample: Input of both: the student's field of view of an image; the part of a text that the models read.
         explained: Name of the class that both maps explain.
         explainer: Name of the method.
-        similarity: Of both maps, as `metrics.explanation_similarity`; None where the teacher's map is empty.
-        words: Of a text, those that both models' tokenizers see whole.
-        notes: What the reader should know, as that a text was cut.
+        similarity: Similarity of both maps, as `metrics.explanation_similarity`; None where the teacher's map is empty.
+        words: Words of a text that both models' tokenizers see whole.
+        notes: Remarks for the reader, as that a text was cut.
         label: Name of the true class, where it is known.
-        position: Of the sample in its data set.
+        position: Position of the sample in its data set.
     """
 
     sample: Image.Image | str
@@ -74,7 +74,7 @@ class Comparison:
 
     @property
     def agree(self) -> bool:
-        """Whether both models choose the same class."""
+        """True if both models choose the same class."""
         return self.teacher.top[0] == self.student.top[0]
 
     def difference(self) -> torch.Tensor:
@@ -90,12 +90,12 @@ class Comparison:
 
 
 def strength(map: torch.Tensor) -> torch.Tensor:
-    """What of a map speaks for the class, over its maximum: from 0 to 1; all 0 where nothing does."""
+    """Scale a map's positive part by its maximum: from 0 to 1; all 0 where nothing is positive."""
     return share(map.clamp(min=0))
 
 
 def share(map: torch.Tensor) -> torch.Tensor:
-    """A map over its largest magnitude: from −1 to 1; all 0 where no value differs from 0."""
+    """Scale a map by its largest magnitude: from −1 to 1; all 0 for an all-zero map."""
     peak = map.abs().max() if map.numel() else torch.tensor(0.0)
     return map / peak if peak > 0 else map
 
@@ -105,7 +105,7 @@ class Pair:
 
     Args:
         teacher, student: Classifiers of the same kind of data, with their image processors or tokenizers.
-        device: Where they run; a GPU where there is one.
+        device: Device of both models; a GPU where there is one.
 
     Raises:
         ValueError: one reads images and the other texts, they share no class, one has a single output, or a processor
@@ -134,17 +134,17 @@ class Pair:
             self.transform = DistillationTransform(self.processors["student"], self.processors["teacher"])
 
     def explainers(self) -> list[str]:
-        """Names of the methods that both models allow, as far as that can be said beforehand."""
+        """List the methods that both models allow, as far as that is known beforehand."""
         return [name for name in available_explainers() if self._allows(name)]
 
     def compare(
         self, samples: Sequence[Image.Image | str], explainer: Explainer, target: Target = "teacher_top"
     ) -> list[Comparison]:
-        """Explains samples by both models.
+        """Explain samples by both models.
 
         Args:
             samples: Images in RGB of any size, or texts.
-            target: The class that both models' maps explain.
+            target: Class that both models' maps explain.
 
         Raises:
             ValueError: a method that can't explain one of the models, a target that isn't there, or an empty text.
@@ -197,7 +197,7 @@ class Pair:
         return True
 
     def _read(self, texts: Sequence[Any]) -> tuple[list[str], list[list[str]]]:
-        """What of each text is compared, and what to say of it."""
+        """Select the compared part of each text, with remarks on it."""
         read, notes = [], []
         for text in texts:
             if not text.strip():
@@ -217,7 +217,7 @@ class Pair:
         return length_limit(tokenizer) or MOST_TOKENS
 
     def _inputs(self, samples: Sequence[Any]) -> tuple[dict[str, Any], list[list[str]]]:
-        """What each model takes, and the words of texts."""
+        """Make the inputs of each model, and the words of texts."""
         if self.is_text:
             sides = [(tokenizer, self._limit(tokenizer)) for tokenizer in self.processors.values()]
             batches, words = tokenize_texts([(text,) for text in samples], *sides)
@@ -234,7 +234,7 @@ class Pair:
         return self.labels.teacher_logits(logits) if side == "teacher" else self.labels.student_logits(logits)
 
     def _target(self, side: str, chosen: torch.Tensor | None) -> Any:
-        """The explained classes as the model's own; without any, its top one among the shared."""
+        """Convert the explained classes to the model's own; by default its top one among the shared."""
         own = self.labels.to_teacher if side == "teacher" else self.labels.to_student
         if chosen is not None:
             return own(chosen)
@@ -252,7 +252,7 @@ class Pair:
         )
 
     def _shown(self, image: Image.Image) -> Image.Image:
-        """The student's field of view, in a size for the page."""
+        """Cut out the student's field of view, in a size for the page."""
         field_of_view = TF.crop(image, *self.transform.student.crop_box(image.height, image.width))
         scale = SHOWN / max(field_of_view.size)
         width, height = (max(NARROWEST, round(side * scale)) for side in field_of_view.size)
@@ -260,7 +260,7 @@ class Pair:
 
 
 def similarity(student: torch.Tensor, teacher: torch.Tensor) -> float | None:
-    """`explanation_similarity` of one sample's maps (h, w) or (words,); None where the teacher's is empty."""
+    """Compute `explanation_similarity` of one sample's maps (h, w) or (words,); None where the teacher's is empty."""
     if student.ndim == 1:
         student, teacher = student[None], teacher[None]
     if not teacher.numel():

@@ -17,11 +17,11 @@ FAINTEST = 0.25  # share of the opacity that the weakest part of a map has; the 
 
 
 def draw_map(image: Image.Image, strength: torch.Tensor, opacity: float) -> Image.Image:
-    """A map in viridis over its image in grey; the grey image alone where the map is empty.
+    """Draw a map in viridis over its image in grey; the grey image alone where the map is empty.
 
     Args:
-        strength: (h, w) from 0 to 1, enlarged bilinearly to the image.
-        opacity: Of the strongest part, from 0 to 1.
+        strength: Map (h, w) from 0 to 1, enlarged bilinearly to the image.
+        opacity: Opacity of the strongest part, from 0 to 1.
     """
     if not strength.any():
         return _blend(image, np.zeros((1, 1, 3)), np.zeros((1, 1)))
@@ -31,11 +31,11 @@ def draw_map(image: Image.Image, strength: torch.Tensor, opacity: float) -> Imag
 
 
 def draw_difference(image: Image.Image, difference: torch.Tensor, opacity: float) -> Image.Image:
-    """Two maps' difference over their image in grey: blue where it is above 0, orange below, clear at 0.
+    """Draw two maps' difference over their image in grey: blue above 0, orange below, transparent at 0.
 
     Args:
-        difference: (h, w) from −1 to 1, enlarged bilinearly to the image.
-        opacity: Of a difference of 1.
+        difference: Difference (h, w) from −1 to 1, enlarged bilinearly to the image.
+        opacity: Opacity of a difference of 1, from 0 to 1.
     """
     values = _enlarged(difference, image)
     colours = np.where(values[..., None] > 0, np.array(STUDENT) / 255, np.array(TEACHER) / 255)
@@ -43,7 +43,7 @@ def draw_difference(image: Image.Image, difference: torch.Tensor, opacity: float
 
 
 def place_of(map: torch.Tensor) -> str:
-    """Where in an image a map (h, w) is largest, in words.
+    """Describe in words the place in an image where a map (h, w) is largest.
 
     Example:
         >>> place_of(torch.tensor([[0.0, 0.0, 0.1], [0.0, 0.0, 0.0], [0.0, 0.0, 0.9]]))
@@ -56,7 +56,7 @@ def place_of(map: torch.Tensor) -> str:
 
 
 def data_uri(image: Image.Image) -> str:
-    """An image as an address that holds it."""
+    """Encode an image as a data URI."""
     content = BytesIO()
     image.save(content, "JPEG", quality=88)
     return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"
@@ -67,7 +67,7 @@ def _enlarged(map: torch.Tensor, image: Image.Image) -> np.ndarray:
 
 
 def _blend(image: Image.Image, colours: np.ndarray, alpha: np.ndarray) -> Image.Image:
-    """Colours (H, W, 3) from 0 to 1 over the grey image, as opaque as alpha (H, W) says."""
+    """Blend colours (H, W, 3) from 0 to 1 over the grey image, with the opacity alpha (H, W)."""
     grey = np.asarray(image.convert("L"))[..., None] / 255
     blended = grey + (colours - grey) * alpha[..., None]
     return Image.fromarray(np.rint(255 * blended).astype(np.uint8))

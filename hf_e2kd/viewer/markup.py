@@ -79,10 +79,10 @@ STYLE = """
 
 
 def style(dark: str) -> str:
-    """The style sheet of everything inside an element of the class `e2kd`.
+    """Make the style sheet of everything inside an element of the class `e2kd`.
 
     Args:
-        dark: The rule around the dark colours with `{}` in their place, as `".dark .e2kd {{ {} }}"`.
+        dark: Rule around the dark colours with `{}` in their place, as `".dark .e2kd {{ {} }}"`.
     """
     stops = ", ".join(to_hex(colour) for colour in colormaps[COLORMAP](np.linspace(0, 1, 9)))
     light = LIGHT.format(for_light=_numbers(FOR), against_light=_numbers(AGAINST))
@@ -94,7 +94,7 @@ def style(dark: str) -> str:
 
 @dataclass(frozen=True)
 class DifferenceRow(WordRow):
-    """How much higher the student scores each word than the teacher, from −1 to 1, drawn as it is."""
+    """Row of the student's minus the teacher's score of each word, from −1 to 1, drawn without scaling."""
 
     def shares(self) -> list[float]:
         return [float(score) for score in self.scores]
@@ -104,11 +104,11 @@ class DifferenceRow(WordRow):
 
 
 def comparison_section(comparison: Comparison, opacity: float = OPACITY, number: int = 1) -> str:
-    """One sample: whether both models agree, what each of them chooses, and where they look.
+    """Render one sample: both models' agreement, classes and explanations.
 
     Args:
-        opacity: Of the maps over an image, from 0 to 1.
-        number: What tells it from the page's other sections.
+        opacity: Opacity of the maps over an image, from 0 to 1.
+        number: Number of the section on the page.
     """
     heading = "Comparison" if comparison.position is None else f"Row {comparison.position}"
     body = _words(comparison, number) if isinstance(comparison.sample, str) else _tiles(comparison, opacity)
@@ -120,7 +120,7 @@ def comparison_section(comparison: Comparison, opacity: float = OPACITY, number:
 
 
 def verdict(comparison: Comparison) -> str:
-    """Whether both models choose the same class, as a sentence."""
+    """State in a sentence if both models choose the same class."""
     teacher, student = (f"<b>{escape_html(each.names[0])}</b>" for each in (comparison.teacher, comparison.student))
     if comparison.agree:
         return f'<p class="verdict agree" dir="auto">✓ Same class: both choose {teacher}.</p>'
@@ -131,12 +131,12 @@ def verdict(comparison: Comparison) -> str:
 
 
 def error_message(message: str) -> str:
-    """What went wrong, in place of a comparison."""
+    """Render an error in place of a comparison."""
     return f'<p class="error" role="alert" dir="auto">{escape_html(message)}</p>'
 
 
 def image_legend() -> str:
-    """What the colours over an image mean."""
+    """Render the legend of the colours over an image."""
     return (
         '<p class="legend"><span class="key">Maps: 0 <i class="scale viridis"></i> the map\'s maximum</span> '
         '<span class="key">Difference: teacher more <i class="scale signed"></i> student more</span></p>'
@@ -144,7 +144,7 @@ def image_legend() -> str:
 
 
 def word_legend() -> str:
-    """What the colours of words mean."""
+    """Render the legend of the colours of words."""
     return (
         '<p class="legend"><span class="for lined" style="--s:1">blue, solid line</span> speaks for the explained '
         'class, <span class="against lined" style="--s:1">orange, dotted line</span> against it. The full colour is a '
@@ -171,10 +171,10 @@ def _tiles(comparison: Comparison, opacity: float) -> str:
     assert not isinstance(image, str)
     sides = {}
     for heading, reading in (("Teacher", comparison.teacher), ("Student", comparison.student)):
-        drawn = strength(reading.map)
-        seen = f"{heading}'s explanation: " + (f"strongest {place_of(drawn)}." if drawn.any() else "an empty map.")
-        empty = "" if drawn.any() else '<p class="note">empty map</p>'
-        sides[heading] = _tile(heading, draw_map(image, drawn, opacity), seen, _top(reading) + empty)
+        values = strength(reading.map)
+        seen = f"{heading}'s explanation: " + (f"strongest {place_of(values)}." if values.any() else "an empty map.")
+        empty = "" if values.any() else '<p class="note">empty map</p>'
+        sides[heading] = _tile(heading, draw_map(image, values, opacity), seen, _top(reading) + empty)
     difference = comparison.difference()
     seen = _difference_in_words(difference)
     difference_tile = _tile(

@@ -47,13 +47,13 @@ def report_page(
     notes: Sequence[str] = (),
     opacity: float = OPACITY,
 ) -> str:
-    """The page, which follows the reader's light or dark setting and fits a phone.
+    """Render the page, which follows the reader's light or dark setting and fits a phone.
 
     Args:
-        comparisons: In their order; all of images, or all of texts.
-        facts: What stands above them, such as the models' names, by what it is.
+        comparisons: Comparisons in their order; all of images, or all of texts.
+        facts: Facts above them by name, such as the models' names.
         notes: Sentences below that.
-        opacity: Of the maps over images.
+        opacity: Opacity of the maps over images, from 0 to 1.
 
     Raises:
         ValueError: there is nothing to show.
@@ -83,7 +83,7 @@ def report_page(
 
 
 def write_report(folder: str | Path, page: str) -> Path:
-    """Writes a page as `index.html` into a folder, which is made."""
+    """Write a page as `index.html` into a folder, which is made."""
     path = Path(folder) / "index.html"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page, encoding="utf-8")
@@ -91,7 +91,7 @@ def write_report(folder: str | Path, page: str) -> Path:
 
 
 def report_of(settings: Settings, folder: str | Path) -> Path:
-    """Compares the data set's samples that the settings name, and writes the report into a folder.
+    """Compare the samples of the settings' data set, and write the report into a folder.
 
     Returns:
         The page's path.

@@ -1,4 +1,4 @@
-"""What the viewer shows: two models, how they are explained, and samples to browse."""
+"""Settings of the viewer: two models, their explainer, and samples to browse."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,18 +19,18 @@ BATCH = 8  # samples that are explained at once
 
 @dataclass(frozen=True)
 class Settings:
-    """What to show.
+    """Settings of the viewer.
 
     Args:
         teacher, student: Hub ids or folders of classifiers, both of images or both of texts.
-        teacher_revision, student_revision: Of them on the Hub.
+        teacher_revision, student_revision: Revisions of them on the Hub.
         dataset: Hub id or folder of samples to browse; none by default.
         dataset_config: Its configuration on the Hub.
         split: Name of its split; "validation" by default, or the only one there is.
-        samples: How many of it are compared, drawn by a fixed seed.
-        explainer: The method that is chosen at first; gradcam of images, integrated_gradients of texts by default.
-        explainer_options: Of that method.
-        image_column, text_column, label_column: Of the data set; the last may be missing.
+        samples: Number of samples that are compared, drawn by a fixed seed.
+        explainer: Method that is chosen at first; gradcam of images, integrated_gradients of texts by default.
+        explainer_options: Options of that method.
+        image_column, text_column, label_column: Columns of the data set; the last may be missing.
         trust_remote_code: Run the models' own code, which is refused otherwise.
     """
 
@@ -52,11 +52,11 @@ class Settings:
 
 @dataclass
 class Viewing:
-    """What the settings name, loaded.
+    """Loaded models, explainers and samples of the settings.
 
     Args:
-        explainers: The methods to choose from; the first is the one that is chosen at first.
-        samples: To browse.
+        explainers: Methods to choose from; the first is chosen at first.
+        samples: Samples to browse.
     """
 
     settings: Settings
@@ -83,14 +83,14 @@ class Samples:
         if not pair.is_text:
             # As files, which may be damaged: only the sample that is asked for fails.
             dataset = dataset.cast_column(self.column, datasets.Image(decode=False))
-        drawn = np.random.default_rng(0).permutation(len(dataset))[: settings.samples]
-        self.positions: list[int] = sorted(drawn.tolist())
+        chosen = np.random.default_rng(0).permutation(len(dataset))[: settings.samples]
+        self.positions: list[int] = sorted(chosen.tolist())
         self.dataset = dataset
         self.is_text = pair.is_text
         self.names = dataset_label_names(dataset, self.label_column) or class_names(pair.models["student"])
 
     def __getitem__(self, position: int) -> Any:
-        """The image or text.
+        """Return the image or text.
 
         Raises:
             ValueError: an image that can't be opened, or a row without a text.
@@ -104,7 +104,7 @@ class Samples:
         return value
 
     def label(self, position: int) -> str | None:
-        """The true class's name, where the data set states one class a sample."""
+        """Return the true class's name, where the data set states one class per sample."""
         label = self.dataset[position].get(self.label_column)
         if isinstance(label, str):
             return label
@@ -114,7 +114,7 @@ class Samples:
 
 
 def load(settings: Settings) -> Viewing:
-    """Loads the models and the data set.
+    """Load the models and the data set.
 
     Raises:
         ValueError, OSError: saying what can't be loaded, or doesn't fit together.
@@ -137,7 +137,7 @@ def load(settings: Settings) -> Viewing:
 
 
 def browse(viewing: Viewing) -> tuple[list[Comparison], list[str]]:
-    """Compares all samples by the first explainer.
+    """Compare all samples by the first explainer.
 
     Returns:
         Comparisons in the order of disagreement: first where the classes differ, then by the explanations' similarity,
@@ -162,13 +162,13 @@ def browse(viewing: Viewing) -> tuple[list[Comparison], list[str]]:
 
 
 def disagreement(comparison: Comparison) -> tuple[bool, float]:
-    """The key that sorts comparisons: those that agree least come first."""
+    """Return the key that sorts comparisons: those that agree least come first."""
     # An empty map of the teacher's, which nothing is like or unlike, comes last.
     return comparison.agree, float("inf") if comparison.similarity is None else comparison.similarity
 
 
 def facts(settings: Settings) -> dict[str, str]:
-    """What is compared, by what it is; of folders the name alone, since reports are passed on."""
+    """List the compared models and data by name; folders without their paths, since reports are passed on."""
     known = {"Teacher": _name(settings.teacher), "Student": _name(settings.student)}
     return known if settings.dataset is None else known | {"Data": f"{_name(settings.dataset)}, {settings.split}"}
 

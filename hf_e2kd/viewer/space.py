@@ -41,7 +41,7 @@ launch(
 
 
 def export_space(settings: Settings, folder: str | Path) -> Path:
-    """Writes README.md, app.py and requirements.txt of a Space that shows what the settings name.
+    """Write README.md, app.py and requirements.txt of a Space that shows the models and data of the settings.
 
     Returns:
         The folder, ready for `hf upload USER/NAME FOLDER --repo-type space`.
@@ -94,7 +94,7 @@ def export_space(settings: Settings, folder: str | Path) -> Path:
 
 
 def requirement() -> str:
-    """How pip gets this package: from the repository that it was installed from, or by its version."""
+    """Return pip's requirement of this package: the repository that it was installed from, or its version."""
     origin = {}
     with suppress(PackageNotFoundError):  # run from its folder, without being installed
         origin = json.loads(distribution("hf-e2kd").read_text("direct_url.json") or "{}")

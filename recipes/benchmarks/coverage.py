@@ -1,4 +1,4 @@
-"""Which explainers can train which of transformers' classifiers: every class of the Auto mappings, tried.
+"""Coverage of transformers' classifiers by the explainers: every class of the Auto mappings, tried.
 
     python recipes/benchmarks/coverage.py --output recipes/benchmarks/COVERAGE.md
 

@@ -1,12 +1,12 @@
-"""What a fidelity evaluation costs beside the plain inference of both models: same models, same loader, one run.
+"""Cost of a fidelity evaluation beside the plain inference of both models: same models, same loader, one run.
 
     python recipes/benchmarks/evaluate_throughput.py
     python recipes/benchmarks/evaluate_throughput.py --only resnet
 
-The plain arm calls teacher and student on every batch and keeps their top classes. The others are whole `evaluate()`
-calls, each with more to measure than the one before, so that the differences are what a metric costs. All take turns;
-time is the process's CPU time over all threads (the device's time on a GPU), the ratio is taken round by round and its
-median is printed. Images come from memory: a loader that decodes them only brings the ratio nearer to 1.
+The plain variant calls teacher and student on every batch and keeps their top classes. The others are whole
+`evaluate()` calls, each with more to measure than the one before: the differences are the cost of a metric. All take
+turns. Time is the process's CPU time over all threads (the device's time on a GPU); the ratio is taken round by round
+and its median is printed. Images come from memory: a loader that decodes them only brings the ratio nearer to 1.
 """
 
 import argparse
@@ -104,34 +104,34 @@ def seconds(work: Callable[[], Any], device: str) -> float:
 
 
 def measure(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """A row for each arm: milliseconds per sample, and the ratio to the plain arm."""
+    """A row for each variant: milliseconds per sample, and the ratio to the plain variant."""
     torch.manual_seed(0)
     teacher, student = (timm.create_model(model).eval() for model in CASES[name])
     trainer = build_trainer(teacher, student, options)
     models = [model.to(trainer.args.device) for model in (teacher, student)]
     count = options.batches * options.batch_size
     bare, masked = Images(count, with_masks=False), Images(count, with_masks=True)
-    arms = {
+    variants = {
         PLAIN: lambda: infer(trainer, models, bare),
         LOGITS: lambda: evaluate(trainer, bare, with_maps=False),
         MAPS: lambda: evaluate(trainer, bare, with_maps=True),
         MASKS: lambda: evaluate(trainer, masked, with_maps=True),
     }
-    for work in arms.values():
+    for work in variants.values():
         work()
     rounds: list[dict[str, float]] = []
     for turn in tqdm(range(options.rounds), desc=name, leave=False):
-        # The order turns, so that no arm always runs on another's warm caches.
-        order = list(arms)[turn % len(arms) :] + list(arms)[: turn % len(arms)]
-        rounds.append({arm: seconds(arms[arm], options.device) for arm in order})
+        # The order turns, so that no variant always runs on another's warm caches.
+        order = list(variants)[turn % len(variants) :] + list(variants)[: turn % len(variants)]
+        rounds.append({variant: seconds(variants[variant], options.device) for variant in order})
     rows = []
-    for arm in arms:
-        ratios = sorted(each[arm] / each[PLAIN] for each in rounds)
+    for variant in variants:
+        ratios = sorted(each[variant] / each[PLAIN] for each in rounds)
         rows.append(
             {
                 "case": name,
-                "arm": arm,
-                "ms_per_sample": 1000 * statistics.median(each[arm] for each in rounds) / count,
+                "variant": variant,
+                "ms_per_sample": 1000 * statistics.median(each[variant] for each in rounds) / count,
                 "ratio": statistics.median(ratios),
                 "quartiles": [ratios[len(ratios) // 4], ratios[-1 - len(ratios) // 4]],
             }
@@ -141,7 +141,7 @@ def measure(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=8, help="passes of each arm that count")
+    parser.add_argument("--rounds", type=int, default=8, help="passes of each variant that count")
     parser.add_argument("--batches", type=int, default=4, help="batches of a pass")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -169,7 +169,7 @@ def main() -> None:
             rows.append(row)
             low, high = row["quartiles"]
             ratio = f"**{row['ratio']:.3f}** ({low:.3f}–{high:.3f})"
-            print(f"| {name} | {row['arm']} | {row['ms_per_sample']:.2f} | {ratio} |", flush=True)
+            print(f"| {name} | {row['variant']} | {row['ms_per_sample']:.2f} | {ratio} |", flush=True)
     if options.json:
         options.json.write_text(json.dumps({"device": device, "torch": torch.__version__, "rows": rows}, indent=2))
 

@@ -1,4 +1,4 @@
-"""What a distillation takes on many machines: arithmetic from costs measured per sample.
+"""Time, storage and network of a distillation on many machines, calculated from costs measured per sample.
 
     python recipes/benchmarks/plan.py
     python recipes/benchmarks/plan.py --device "one H100, bf16" --live-ms 1.0 --stored-ms 0.6 --build-ms 0.5

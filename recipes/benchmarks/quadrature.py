@@ -1,4 +1,4 @@
-"""How near Integrated Gradients with few steps comes to the integral, by rule: cosine to a map of many steps.
+"""Error of Integrated Gradients with few steps, by rule: cosine to a map of many steps.
 
     python recipes/benchmarks/quadrature.py --model outputs/distill_bert/teacher --dataset PATH_OF_THE_TREES
 

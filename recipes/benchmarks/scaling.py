@@ -1,4 +1,4 @@
-"""Whether a sample costs the same, and memory stays, from 1,000 samples to 100,000: cost and memory beside the size.
+"""Cost per sample and memory from 1,000 samples to 100,000, beside the size of the data.
 
     python recipes/benchmarks/scaling.py
     python recipes/benchmarks/scaling.py --only train --sizes 10000

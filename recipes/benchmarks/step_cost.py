@@ -1,10 +1,10 @@
-"""What an e²KD training step costs beside a plain KD step: same models, same batch, one run.
+"""Cost of an e²KD training step beside a plain KD step: same models, same batch, one run.
 
     python recipes/benchmarks/step_cost.py
     python recipes/benchmarks/step_cost.py --only gradcam
     python recipes/benchmarks/step_cost.py --only gradcam --compile
 
-All arms are whole `training_step`s of the trainer (teacher, student, loss, backward) and take turns, so that a
+All variants are whole `training_step`s of the trainer (teacher, student, loss, backward) and take turns, so that a
 machine whose speed drifts slows both. Time is the process's CPU time over all threads (the device's time on a GPU); the
 ratio is taken turn by turn and its median is printed. Peak memory is the most that one step allocates. With `--compile`
 both steps are made with `torch_compile=True` too, and compared with each other and with the eager ones; the teacher
@@ -188,7 +188,7 @@ def peak_memory(trainer: ExplanationDistillTrainer, batch: dict[str, torch.Tenso
 
 @dataclass
 class Ratio:
-    """How many times as long one arm takes as another, turn by turn."""
+    """Ratios of one variant's time to another's, turn by turn."""
 
     median: float
     low: float
@@ -199,28 +199,28 @@ class Ratio:
 
 
 def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Each arm's median, and medians and quartiles of their ratios."""
+    """Each variant's median, and medians and quartiles of their ratios."""
     case, batch = CASES[name], make_batch(CASES[name], options)
-    arms = {"KD": build_trainer(case, 0.0, batch, options), "e²KD": build_trainer(case, 1.0, batch, options)}
+    variants = {"KD": build_trainer(case, 0.0, batch, options), "e²KD": build_trainer(case, 1.0, batch, options)}
     if options.compile:
         torch.compiler.reset()
-        arms["compiled KD"] = build_trainer(case, 0.0, batch, options, compiled=True)
-        arms["compiled e²KD"] = build_trainer(case, 1.0, batch, options, compiled=True)
-    for trainer in arms.values():
+        variants["compiled KD"] = build_trainer(case, 0.0, batch, options, compiled=True)
+        variants["compiled e²KD"] = build_trainer(case, 1.0, batch, options, compiled=True)
+    for trainer in variants.values():
         for _ in range(options.warmup):
             run_step(trainer, batch)
-    turns: dict[str, list[float]] = {arm: [] for arm in arms}
+    turns: dict[str, list[float]] = {variant: [] for variant in variants}
     for turn in tqdm(range(options.steps), desc=name, leave=False):
-        # The order alternates, so that no arm always runs on another's warm caches.
-        for arm in list(arms) if turn % 2 == 0 else reversed(arms):
-            turns[arm].append(run_step(arms[arm], batch))
-    memory = {arm: peak_memory(arms[arm], batch) for arm in ("KD", "e²KD")}
+        # The order alternates, so that no variant always runs on another's warm caches.
+        for variant in list(variants) if turn % 2 == 0 else reversed(variants):
+            turns[variant].append(run_step(variants[variant], batch))
+    memory = {variant: peak_memory(variants[variant], batch) for variant in ("KD", "e²KD")}
     ratios = {"time ratio": _ratio(turns["e²KD"], turns["KD"])}
     if options.compile:
         ratios["compiled: e²KD to KD"] = _ratio(turns["compiled e²KD"], turns["compiled KD"])
         ratios["e²KD: compiled to eager"] = _ratio(turns["compiled e²KD"], turns["e²KD"])
     return {
-        "ms": {arm: 1000 * statistics.median(seconds) for arm, seconds in turns.items()},
+        "ms": {variant: 1000 * statistics.median(seconds) for variant, seconds in turns.items()},
         "ratios": ratios,
         "mb": memory,
         "memory ratio": memory["e²KD"] / memory["KD"],
@@ -239,8 +239,8 @@ def quieten(options: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=20, help="steps of each arm that count")
-    parser.add_argument("--warmup", type=int, default=3, help="steps of each arm before")
+    parser.add_argument("--steps", type=int, default=20, help="steps of each variant that count")
+    parser.add_argument("--warmup", type=int, default=3, help="steps of each variant before")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
@@ -257,16 +257,16 @@ def main() -> None:
     device = torch.cuda.get_device_name() if options.device == "cuda" else f"CPU, {options.threads} threads"
     print(
         f"{device}; torch {torch.__version__}; batches of {options.batch_size}×3×{IMAGE_SIZE}×{IMAGE_SIZE} pixels or "
-        f"{TEXT_BATCH}×{TOKENS} tokens; {options.steps} steps of each arm\n"
+        f"{TEXT_BATCH}×{TOKENS} tokens; {options.steps} steps of each variant\n"
     )
     results: dict[str, Any] = {}
     for name in chosen:
         result = measure(name, options)
         row = {
             "what": name,
-            **{f"{arm} step": f"{value:.0f} ms" for arm, value in result["ms"].items()},
+            **{f"{variant} step": f"{value:.0f} ms" for variant, value in result["ms"].items()},
             **{what: str(ratio) for what, ratio in result["ratios"].items()},
-            **{f"{arm} memory": f"{value:.0f} MB" for arm, value in result["mb"].items()},
+            **{f"{variant} memory": f"{value:.0f} MB" for variant, value in result["mb"].items()},
             "memory ratio": f"**{result['memory ratio']:.3f}**",
         }
         if not results:

@@ -1,10 +1,10 @@
-"""What a store of a teacher's explanations costs to build, to keep and to train from: all in one run.
+"""Cost of building, keeping and training from a store of a teacher's explanations: all in one run.
 
     python recipes/benchmarks/store_throughput.py
     python recipes/benchmarks/store_throughput.py --only training --json store.json
 
 Building is compared with the teacher's plain inference over the same images; a training step from the store, the
-joining of its rows included, with plain distillation from the same stored logits and with the live teacher's. The arms
+joining of its rows included, with plain distillation from the same stored logits and with the live teacher's. Variants
 take turns, so that a machine whose speed drifts slows all of them; ratios are taken turn by turn and their median is
 printed. Time is the process's CPU time over all threads; on a GPU, time on the clock.
 """
@@ -59,18 +59,18 @@ def seconds(work: Callable[[], Any]) -> float:
     return clock() - start
 
 
-def take_turns(arms: Mapping[str, Callable[[], Any]], turns: int, what: str) -> dict[str, list[float]]:
-    """Seconds of each arm at each turn. Who begins changes from turn to turn."""
-    names, taken = list(arms), {name: [0.0] * turns for name in arms}
+def take_turns(variants: Mapping[str, Callable[[], Any]], turns: int, what: str) -> dict[str, list[float]]:
+    """Seconds of each variant at each turn. Who begins changes from turn to turn."""
+    names, taken = list(variants), {name: [0.0] * turns for name in variants}
     for turn in tqdm(range(turns), desc=what, leave=False):
         first = turn % len(names)
         for name in names[first:] + names[:first]:
-            taken[name][turn] = seconds(arms[name])
+            taken[name][turn] = seconds(variants[name])
     return taken
 
 
 def ratio(taken: Mapping[str, list[float]], one: str, other: str) -> dict[str, Any]:
-    """The median of one arm's time over another's, turn by turn, and its quartiles."""
+    """The median of one variant's time over another's, turn by turn, and its quartiles."""
     ratios = sorted(a / b for a, b in zip(taken[one], taken[other], strict=True))
     quarter = len(ratios) // 4
     return {"ratio": statistics.median(ratios), "quartiles": [ratios[quarter], ratios[-1 - quarter]]}
@@ -96,8 +96,8 @@ def building(options: argparse.Namespace) -> list[dict[str, Any]]:
             teacher(batch["pixel_values"].to(device)).cpu()
 
     infer()
-    arms = {"building": lambda: build(teacher, data, options), "inference": infer}
-    taken = take_turns(arms, options.turns, "building")
+    variants = {"building": lambda: build(teacher, data, options), "inference": infer}
+    taken = take_turns(variants, options.turns, "building")
     each = {name: 1000 * statistics.median(own) / len(data) for name, own in taken.items()}
     rows = [
         {
@@ -171,13 +171,13 @@ def reading(options: argparse.Namespace) -> list[dict[str, Any]]:
             pass
 
     drain(attached)  # maps the files
-    arms = {
+    variants = {
         "rows alone": lambda: [reference.decoder(order[batch]) for batch in batches],
         "joined": lambda: [attached.__getitems__(batch) for batch in batches],
         "loader": lambda: drain(attached),
         "without": lambda: drain(data),
     }
-    taken = take_turns(arms, options.turns, "reading")
+    taken = take_turns(variants, options.turns, "reading")
     each = {name: 1e6 * statistics.median(own) / (64 * len(batches)) for name, own in taken.items()}
     figures = {
         "indexing the ids of a store, once": 1e6 * index / options.rows,
@@ -230,16 +230,16 @@ def training(options: argparse.Namespace) -> list[dict[str, Any]]:
         reference = StoredReference(folder)
         return stepper(reference, reference.attach(data), weight, options)
 
-    arms = {
+    variants = {
         "stored e²KD": stored(1.0),
         "stored KD": stored(0.0),
         "live KD": stepper(TeacherReference(teacher), data, 0.0, options),
         "live e²KD": stepper(TeacherReference(teacher), data, 1.0, options),
     }
-    for step in arms.values():
+    for step in variants.values():
         for _ in range(options.warmup):
             step()
-    taken = take_turns(arms, options.steps, "training")
+    taken = take_turns(variants, options.steps, "training")
     milliseconds = {name: 1000 * statistics.median(own) for name, own in taken.items()}
     rows = []
     for beside, target in (("stored KD", 1.05), ("live KD", None), ("live e²KD", None)):
@@ -272,8 +272,8 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=256, help="images of the store that is built")
     parser.add_argument("--turns", type=int, default=7, help="how often building and reading are measured")
     parser.add_argument("--rows", type=int, default=40960, help="rows of the store that is read")
-    parser.add_argument("--steps", type=int, default=20, help="training steps of each arm that count")
-    parser.add_argument("--warmup", type=int, default=3, help="steps of each arm before")
+    parser.add_argument("--steps", type=int, default=20, help="training steps of each variant that count")
+    parser.add_argument("--warmup", type=int, default=3, help="steps of each variant before")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--bf16", action="store_true", help="train in bf16")

@@ -134,7 +134,7 @@ def test_sharded_teachers(alone, sharded, name):
     for rank in sharded:
         found = rank[f"{name} and teacher"]
         assert found["share"] < 0.6
-        for reference_output, expected in zip(*found["said"], strict=True):
+        for reference_output, expected in zip(*found["reference outputs"], strict=True):
             assert relative_error(reference_output, expected) < 1e-5
         torch.testing.assert_close(*found["without maps"])
         for gradients, expected in zip(found["gradients"], alone[name]["gradients"], strict=True):

@@ -183,7 +183,7 @@ def with_sharded_teacher(name: str, folder: Path) -> dict[str, Any]:
     parameters = list(teacher.model.parameters())
     own = sum((p.to_local() if isinstance(p, DTensor) else p).numel() for p in parameters)
     return results | {
-        "said": [
+        "reference outputs": [
             (reference_output.logits, reference_output.maps)
             for reference_output in (teacher(batch), whole_teacher(batch))
         ],

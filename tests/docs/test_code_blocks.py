@@ -8,7 +8,8 @@ import pytest
 
 from hf_e2kd.architectures import base as architectures
 from hf_e2kd.explainers import registry as explainers
-from hf_e2kd.terms import maps as losses
+from hf_e2kd.terms import guidance, logits, maps
+from hf_e2kd.terms import registry as terms
 from tests.docs.commands import ROOT, check_line, check_shell
 from tests.docs.stand_ins import SETS
 from tests.hub.conftest import hub, waits  # noqa: F401
@@ -30,7 +31,8 @@ INLINE = re.compile(r"`((?:\w+=\w+ )?(?:accelerate launch [^`]*recipes/|python r
 @pytest.fixture(autouse=True)
 def _own_registries(monkeypatch):
     """What a page registers is gone after it."""
-    for module, name in ((explainers, "_EXPLAINERS"), (losses, "_LOSSES"), (architectures, "_ARCHITECTURES")):
+    registries = {explainers: "_EXPLAINERS", terms: "_TERMS", architectures: "_ARCHITECTURES"}
+    for module, name in (registries | dict.fromkeys((guidance, logits, maps), "_LOSSES")).items():
         monkeypatch.setattr(module, name, dict(getattr(module, name)))
 
 

@@ -29,8 +29,8 @@ def run(name: str, monkeypatch: pytest.MonkeyPatch, *options: str) -> dict:
     """A recipe in this process."""
     recipe = import_module(name)
     monkeypatch.setattr(sys, "argv", [name, *options])
-    protocol = run_guided_distillation if name == "distill_voc" else run_guidance
-    return protocol(recipe.SETTING, name, recipe.__doc__)
+    run_setting = run_guided_distillation if name == "distill_voc" else run_guidance
+    return run_setting(recipe.SETTING, name, recipe.__doc__)
 
 
 def check_figures(figures: dict[str, float], expected: set[str]) -> None:

@@ -29,16 +29,16 @@ def folder(tmp_path_factory):
     process = start(train_both, path, there, folder=path)
     there.close()
 
-    def said():
+    def message():
         assert here.poll(240), (path / "log.txt").read_text()[-3000:]
         return here.recv()
 
     try:
-        assert said() == "within a step"
+        assert message() == "within a step"
         os.kill(process.pid, signal.SIGTERM)
         here.send("go on")
-        assert said() == f"stopped at {PAUSES['stored'] + 1}"
-        assert said() == "within a step"
+        assert message() == f"stopped at {PAUSES['stored'] + 1}"
+        assert message() == "within a step"
     finally:
         process.kill()
         process.join()

@@ -78,7 +78,7 @@ def word_plot(samples: Sequence[WordSample], path: str | Path | None = None, *, 
 
 
 class _Sheet:
-    """Takes lines from the top down, and draws them once their height is known. Places in inches from the top left."""
+    """Sheet that takes lines from the top down, and draws them once their height is known. Inches from the top left."""
 
     def __init__(self, families: list[str]):
         from matplotlib.backends.backend_agg import FigureCanvasAgg

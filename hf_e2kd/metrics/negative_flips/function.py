@@ -59,7 +59,7 @@ def agreement_where_teacher_errs(student_logits: Tensor, teacher_logits: Tensor,
 
 
 def _compare(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(B,) bool each: whether the label is a class, whether the teacher chooses it, whether both choose the same."""
+    """Compare (B,) bool: the label is a class, the teacher chooses it, both models choose the same."""
     agrees = agreement(student_logits, teacher_logits)
     check_batch("labels", labels, "(B,)")
     check_same_length("labels", labels, "student_logits", student_logits)

@@ -11,12 +11,12 @@ from .base import FeatureTerm, mean_over_places, to_smaller_grid, token_mask
 
 
 class AttentionTransfer(FeatureTerm):
-    """Difference of where the features of student and teacher are strong.
+    """Squared difference of the student's and the teacher's spatial attention maps, layer by layer.
 
     Σ_layers mean_places (Q_S/‖Q_S‖₂ − Q_T/‖Q_T‖₂)², with Q = mean_channels |A|² at each place (activation-based
     attention transfer: Eq. 2 with F²_sum, in the form of the authors' code, a mean of squares in the place of a norm).
-    The features of a pair are average-pooled to the smaller grid. The paper's weight is 1000 (β/2 with β = 1e3 over the
-    mean).
+    The features of a pair are average-pooled to the smaller grid. Han et al. (ICML 2023)
+    take the weight 1000.
 
     Args:
         weight: Weight in the loss.
@@ -52,14 +52,14 @@ class AttentionTransfer(FeatureTerm):
 def attention_transfer_loss(
     student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """mean_places (Q_S/‖Q_S‖₂ − Q_T/‖Q_T‖₂)², Q = mean_channels A² (Zagoruyko & Komodakis, Eq. 2, as in their code).
+    """Attention transfer: mean_places (Q_S/‖Q_S‖₂ − Q_T/‖Q_T‖₂)², Q = mean_channels A² (Eq. 2, as in the paper's code).
 
     Args:
         student, teacher: Features (B, *grid, C) and (B, *grid', C'); images are average-pooled to the smaller grid.
-        mask: (B, T) bool, the tokens of texts that count; None for all places.
+        mask: Mask (B, T) bool of the tokens of texts that count; None for all places.
 
     Returns:
-        (B,)
+        Losses (B,).
     """
     student, teacher = to_smaller_grid(student, teacher)
     strengths = [features.square().mean(dim=-1) for features in (student, teacher)]

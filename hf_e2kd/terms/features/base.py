@@ -1,4 +1,4 @@
-"""Common ground of the terms that compare features: layers to tap, and features on one grid."""
+"""Base of the terms that compare features: layers to tap, and features on one grid."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar

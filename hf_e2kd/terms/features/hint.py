@@ -11,7 +11,7 @@ from .base import FeatureTerm, mean_over_places, to_smaller_grid, token_mask
 
 
 class Hint(FeatureTerm):
-    """Distance of the student's features, projected to the teacher's channels, from the teacher's.
+    """Mean squared difference of the student's features, projected to the teacher's channels, and the teacher's.
 
     Σ_layers mean |r(A_S) − A_T|² over places and channels, r a 1×1 convolution, or a linear layer at each token or of a
     pooled feature, which is trained with the student (FitNets, Eq. 3, with a mean in the place of half the sum). The
@@ -77,15 +77,15 @@ class Hint(FeatureTerm):
 
 
 def hint_loss(projected: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-    """mean |r(A_S) − A_T|² over places and channels (FitNets, Eq. 3, with a mean in the place of half the sum).
+    """Hint loss: mean |r(A_S) − A_T|² over places and channels (FitNets, Eq. 3, with a mean in place of half the sum).
 
     Args:
-        projected: The student's projected features (B, *grid, C).
-        teacher: (B, *grid', C); images are average-pooled to the smaller grid.
-        mask: (B, T) bool, the tokens of texts that count; None for all places.
+        projected: Projected features of the student (B, *grid, C).
+        teacher: Features of the teacher (B, *grid', C); images are average-pooled to the smaller grid.
+        mask: Mask (B, T) bool of the tokens of texts that count; None for all places.
 
     Returns:
-        (B,)
+        Losses (B,).
     """
     projected, teacher = to_smaller_grid(projected, teacher)
     return mean_over_places((projected - teacher).square().mean(dim=-1), mask)
