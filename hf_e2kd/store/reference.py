@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import IterableDataset
 
 from ..alignment.labels import LabelAlignment, align_names, class_count, class_names
+from ..alignment.scores import is_score, refuse_one_shared_class
 from ..data.explanation_map import ExplanationMap
 from ..explainers import Explainer, build_explainer
 from ..references.base import Reference, ReferenceOutput
@@ -316,6 +317,8 @@ class StoredReference(Reference):
         self.alignment = align_names(
             key["teacher"]["classes"], class_names(student), self.classes, class_count(student)
         )
+        refuse_one_shared_class(self.alignment)
+        self.scores = is_score(student)
         if explainer is not None and explainer.name != key["explainer"]["name"] and not self.allow_explainer_mismatch:
             raise StoreError(
                 f"The store {self.folder} holds explanations by '{key['explainer']['name']}', and the student is "
@@ -352,6 +355,8 @@ class StoredReference(Reference):
         if explained is not None:
             target = target.masked_fill(~(explained if target.ndim == 1 else explained[:, None]), -1)
         labels = inputs.get("labels")
+        if self.scores:
+            labels = None
         if labels is not None and (labels.ndim != 1 or labels.is_floating_point()):
             self._refuse_mixed(labels)
             labels = None
