@@ -4,6 +4,8 @@ import pytest
 import torch
 from scipy import stats
 
+from hf_e2kd import AnnotationReference
+from hf_e2kd.alignment.scores import is_score
 from hf_e2kd.terms import Logits
 from tests.text_models import build_text
 from tests.tokenizers import TEACHER, data, text_model, without_dropout
@@ -133,6 +135,20 @@ def test_one_shared_class_of_several_is_refused(tmp_path):
 
 def test_one_class_without_a_score_stays_multi_label():
     """Prevents: a single label's presence, decided by a sigmoid, taken for a score."""
-    from hf_e2kd.alignment.scores import is_score
+    assert is_score(scorer(problem=None))
+    assert not is_score(scorer(problem="multi_label_classification"))
+    assert not is_score(build_text("bert"))
 
-    assert not is_score(build_text("bert", num_labels=1, problem_type="multi_label_classification"))
+
+def test_annotations_of_classes_are_refused():
+    """Prevents: whole numbers of a regression's labels, taken for the classes that masks belong to."""
+    with pytest.raises(ValueError, match="one score, and annotations belong to classes"):
+        AnnotationReference("energy").setup(scorer(), None)
+
+
+def test_whole_numbers_as_labels(tmp_path):
+    """Prevents: labels 0 to 4 of a regression, read as classes: an IndexError in the card, an accuracy of label 0."""
+    trainer = score_trainer(tmp_path, {"task_weight": 1.0}, eval_dataset=pairs(9, seed=7, numbers=False))
+    metrics = trainer.evaluate()
+    assert "eval_accuracy" not in metrics and metrics["eval_label_mae"] > 0
+    trainer.create_model_card()
