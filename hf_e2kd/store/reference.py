@@ -97,6 +97,7 @@ class StoredReference(Reference):
         # Of a text, the collator makes a map over words of the tokens' scores.
         self.columns = tuple(f"{prefix}_{name}" for name in _OF_TEXTS) if self.is_text else self.decoder.columns
         self.alignment: LabelAlignment | None = None
+        self.scores = False
         self._index: IdIndex | None = None
 
     # ---- Building and loading ------------------------------------------------------------------------------------
