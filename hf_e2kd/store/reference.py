@@ -355,9 +355,7 @@ class StoredReference(Reference):
         explained = inputs.get("explained")
         if explained is not None:
             target = target.masked_fill(~(explained if target.ndim == 1 else explained[:, None]), -1)
-        labels = inputs.get("labels")
-        if self.scores:
-            labels = None
+        labels = None if self.scores else inputs.get("labels")
         if labels is not None and (labels.ndim != 1 or labels.is_floating_point()):
             self._refuse_mixed(labels)
             labels = None
