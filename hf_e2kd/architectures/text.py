@@ -1,6 +1,7 @@
 """Text classifiers: their table of word embeddings, and the texts that fit them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -38,6 +39,60 @@ def word_embeddings(model: nn.Module) -> nn.Module:
             "explained at them."
         )
     return tables[0]
+
+
+@contextmanager
+def moved_embeddings(
+    model: nn.Module, ids: torch.Tensor, move: Callable[[torch.Tensor], torch.Tensor]
+) -> Iterator[list[torch.Tensor]]:
+    """Move the word embeddings that the model makes of these ids (B, T); the hooks are gone after it.
+
+    An encoder-decoder embeds twice, by tables that share their weight: the first call, the encoder's, is moved. Some
+    models lengthen the text first, to a multiple of their window, and some put tokens before samples.
+
+    Args:
+        ids: (B, T) tokens.
+        move: Function that moves the embeddings (B, T, C).
+
+    Returns:
+        A list that holds the moved embeddings once the model has run, differentiable there.
+    """
+    weight = word_embeddings(model).weight
+    moved: list[torch.Tensor] = []
+
+    def replace(_module: nn.Module, args: Any, output: Any) -> Any:
+        embedded = output[0] if isinstance(output, tuple) else output
+        is_turned = _is_turned(args[0] if args else None, ids)
+        rows = embedded.transpose(0, 1) if is_turned else embedded
+        samples, tokens = ids.shape
+        if moved or len(rows) != samples or rows.shape[1] < tokens:
+            return None
+        if rows.shape[1] > tokens and not (args and torch.equal(args[0][:, :tokens], ids)):
+            return None
+        moved.append(leaf_unless_connected(move(rows[:, :tokens])))
+        rows = torch.cat([moved[0], rows[:, tokens:]], dim=1)  # a copy, even where nothing is added
+        embedded = rows.transpose(0, 1) if is_turned else rows
+        return (embedded, *output[1:]) if isinstance(output, tuple) else embedded
+
+    tables = [module for module in model.modules() if getattr(module, "weight", None) is weight]
+    handles = [table.register_forward_hook(replace) for table in tables]
+    try:
+        yield moved
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _is_turned(embedded: torch.Tensor | None, ids: torch.Tensor) -> bool:
+    """Tell whether a table is given the ids (T, B)."""
+    if embedded is None or embedded.shape != ids.T.shape or torch.equal(embedded, ids):
+        return False
+    return torch.equal(embedded, ids.T)
+
+
+def leaf_unless_connected(value: torch.Tensor) -> torch.Tensor:
+    """A trained table's embeddings stay connected to it; everything else becomes a leaf to differentiate at."""
+    return value if value.requires_grad else value.detach().requires_grad_()
 
 
 # Families whose logits follow from word embeddings as they do from the tokens themselves.

@@ -17,6 +17,7 @@ from transformers.utils import logging
 
 from ..alignment.inputs import image_view
 from ..alignment.labels import class_names, labels_belong_to
+from ..alignment.scores import is_score
 from ..architectures.base import evaluating
 from ..data.first_samples import first_samples, keeping_random_state
 from ..fidelity import sample_metrics
@@ -181,12 +182,14 @@ class ExplanationPanels(TrainerCallback):
         return class_names(student) or [str(number) for number in range(student.config.num_labels)]
 
     def _predicted(self, logits: torch.Tensor, classes: Sequence[int] | None = None) -> list[str]:
-        """Name the top class, or all classes that a multi-label model decides for.
+        """Name the top class, or all classes that a multi-label model decides for, or give a score's number.
 
         Args:
             logits: Logits (B, C).
             classes: Classes (C,) of the student that the logits are of; all in their order by default.
         """
+        if is_score(self.trainer.student):
+            return [f"{score:.2f}" for score in logits[:, 0].tolist()]
         names = self._names()
         if classes is not None:
             names = [names[number] for number in classes]
@@ -195,7 +198,7 @@ class ExplanationPanels(TrainerCallback):
 
     def _truths(self) -> list[str] | None:
         labels, names = self.batch.get("labels"), self._names()
-        if labels is None or labels.is_floating_point() and labels.ndim == 1:
+        if labels is None or is_score(self.trainer.student) or labels.is_floating_point() and labels.ndim == 1:
             return None
         if labels.ndim == 2:
             return _joined(labels > 0, names)

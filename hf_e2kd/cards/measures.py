@@ -29,6 +29,14 @@ MEASURES = {
     "worst_class_agreement": Measure(
         "Agreement, worst class", "the lowest among the classes that the teacher decides for, with enough samples"
     ),
+    "spearman": Measure("Spearman", "rank correlation of the student's and the teacher's scores"),
+    "pearson": Measure("Pearson", "linear correlation of the student's and the teacher's scores"),
+    "mae": Measure("Mean absolute error", "mean distance of the student's score from the teacher's: low is good"),
+    "label_spearman": Measure("Spearman, labels", "rank correlation of scores and labels", "teacher_label_spearman"),
+    "label_pearson": Measure("Pearson, labels", "linear correlation of scores and labels", "teacher_label_pearson"),
+    "label_mae": Measure(
+        "Mean absolute error, labels", "mean distance of score and label: low is good", "teacher_label_mae"
+    ),
     "agreement_where_teacher_errs": Measure(
         "Agreement where the teacher errs",
         "share of the teacher's mistakes that the student makes too: high is faithful, not good",

@@ -9,6 +9,7 @@ import torch
 
 from ..alignment.inputs import image_view
 from ..alignment.labels import is_multi_label
+from ..alignment.scores import is_score
 from ..alignment.texts import length_limit
 from ..data.opening import cut_texts, open_image
 from ..data.transforms import DistillationTransform
@@ -25,7 +26,8 @@ class Explained:
 
     Args:
         name: Name of the file, the text itself, or both texts of a pair.
-        classes: Top classes, `{"class", "index", "probability"}`.
+        classes: Top classes, `{"class", "index", "probability"}`; a `"score"` in the place of the probability for a model
+            with one logit.
         target: Explained class, in the same form.
         map: Attribution map (H, W), or (W) of words.
         image: Image (3, H, W) in [0, 1], as the model sees it; None for a text, and where it isn't drawn.
@@ -112,12 +114,12 @@ class Explaining:
         several = is_multi_label(self.loaded.model)
         probabilities = logits.sigmoid() if several else logits.softmax(1)
 
+        # The softmax of one logit is 1, whatever it is.
+        scores = is_score(self.loaded.model)
+        strength, values = ("score", logits) if scores else ("probability", probabilities)
+
         def entry(row: int, index: int) -> dict[str, Any]:
-            return {
-                "class": self.names[index],
-                "index": index,
-                "probability": round(probabilities[row, index].item(), 6),
-            }
+            return {"class": self.names[index], "index": index, strength: round(values[row, index].item(), 6)}
 
         order = probabilities.argsort(1, descending=True)[:, : self.top].tolist()
         targets, maps = explanation.target.tolist(), explanation.maps.float().cpu()

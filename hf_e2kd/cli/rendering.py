@@ -22,9 +22,9 @@ def as_text(explained: Explained) -> str:
     """Render the classes for a reader, and of a text the words that count most."""
     name = explained.name if isinstance(explained.name, str) else " / ".join(explained.name)
     name = name if len(name) <= 100 else f"{name[:99]}…"
-    lines = [name, *(f"  {each['probability']:6.1%}  {each['class']}" for each in explained.classes)]
+    lines = [name, *(f"  {_strength(each):>6}  {each['class']}" for each in explained.classes)]
     if explained.target["index"] != explained.classes[0]["index"]:
-        lines.append(f"  explained: {explained.target['class']} ({explained.target['probability']:.1%})")
+        lines.append(f"  explained: {explained.target['class']} ({_strength(explained.target)})")
     if explained.words is not None:
         strongest = sorted(explained.scores(), key=lambda pair: -abs(pair[1]))[:5]
         lines.append("  words: " + ", ".join(f"'{_shortened(word)}' {score:+.3f}" for word, score in strongest))
@@ -89,7 +89,12 @@ def _explained(explained: Explained) -> str:
 
 
 def _with_probability(entry: dict[str, Any]) -> str:
-    return f"{entry['probability']:.0%} {entry['class']}"
+    return f"{_strength(entry, 0)} {entry['class']}"
+
+
+def _strength(entry: dict[str, Any], digits: int = 1) -> str:
+    """A class's probability, or a model's score."""
+    return f"{entry['probability']:.{digits}%}" if "probability" in entry else f"{entry['score']:.3f}"
 
 
 def _shortened(word: str) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from ..alignment.precision import at_least_float32
 from ..architectures import call_model, find_architecture
 from ..architectures.discovery import image_size
-from ..architectures.text import reads_embeddings, text_at_embeddings, word_embeddings
+from ..architectures.text import (
+    leaf_unless_connected,
+    moved_embeddings,
+    reads_embeddings,
+    text_at_embeddings,
+    word_embeddings,
+)
+from ..architectures.text_baseline import BASELINE_TOKENS, is_steep_at_zero
 from .attention_kernels import refuse_fused_attention, refuse_fused_recomputation
 from .base import Explainer, Explanation, Target, one_hots, resolve_target
 from .hooks import refuse_single_derivatives
@@ -31,6 +39,25 @@ class InputExplainer(Explainer):
             refuse_fused_attention(model)
         if compiled:
             refuse_uncompilable(model, self.name)
+
+
+class BaselineExplainer(InputExplainer):
+    """A method that attributes a logit's rise from a baseline, of a text one that suits the model."""
+
+    # Ids that a tokenizer states for the tokens that may be a text's baseline.
+    _tokenizer_ids: Mapping[str, int | None] = {}
+
+    def with_tokenizer(self, tokenizer: Any) -> "Explainer":
+        if tokenizer is None:
+            return self
+        informed = copy(self)
+        informed._tokenizer_ids = {name: getattr(tokenizer, f"{name}_token_id", None) for name in BASELINE_TOKENS}
+        return informed
+
+    def check(self, model: nn.Module, compiled: bool = False, trained: bool = True) -> None:
+        super().check(model, compiled, trained)
+        if reads_embeddings(model):
+            is_steep_at_zero(model)  # now, before the model is compiled or sharded
 
 
 @dataclass
@@ -139,7 +166,7 @@ def run_at(model: nn.Module, inputs: Mapping[str, Any], move: Move = unmoved) ->
     with torch.enable_grad(), kernel:
         if inputs.get("pixel_values") is not None:
             image_size(model, inputs)
-            pixels = _leaf_unless_connected(move(inputs["pixel_values"]))
+            pixels = leaf_unless_connected(move(inputs["pixel_values"]))
             logits = call_model(model, {**inputs, "pixel_values": pixels})
             if grad_is_on:
                 refuse_single_derivatives(model, "pixels", logits, pixels)
@@ -148,7 +175,7 @@ def run_at(model: nn.Module, inputs: Mapping[str, Any], move: Move = unmoved) ->
             raise ValueError(
                 f"{type(model).__name__} is explained at `pixel_values` or `input_ids`; given are {sorted(inputs)}."
             )
-        with _moved_embeddings(model, inputs["input_ids"], move) as moved:
+        with moved_embeddings(model, inputs["input_ids"], move) as moved:
             logits = call_model(model, inputs)
         if not moved:
             raise ValueError(
@@ -211,48 +238,3 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
     finally:
         for norm in norms:
             norm.track_running_stats = True
-
-
-@contextmanager
-def _moved_embeddings(model: nn.Module, ids: torch.Tensor, move: Move) -> Iterator[list[torch.Tensor]]:
-    """Move the word embeddings that the model makes of these ids (B, T); the hooks are gone after it.
-
-    An encoder-decoder embeds twice, by tables that share their weight: the first call, the encoder's, is moved. Some
-    models lengthen the text first, to a multiple of their window, and some put tokens before samples.
-    """
-    weight = word_embeddings(model).weight
-    moved: list[torch.Tensor] = []
-
-    def replace(_module: nn.Module, args: Any, output: Any) -> Any:
-        embedded = output[0] if isinstance(output, tuple) else output
-        is_turned = _is_turned(args[0] if args else None, ids)
-        rows = embedded.transpose(0, 1) if is_turned else embedded
-        samples, tokens = ids.shape
-        if moved or len(rows) != samples or rows.shape[1] < tokens:
-            return None
-        if rows.shape[1] > tokens and not (args and torch.equal(args[0][:, :tokens], ids)):
-            return None
-        moved.append(_leaf_unless_connected(move(rows[:, :tokens])))
-        rows = torch.cat([moved[0], rows[:, tokens:]], dim=1)  # a copy, even where nothing is added
-        embedded = rows.transpose(0, 1) if is_turned else rows
-        return (embedded, *output[1:]) if isinstance(output, tuple) else embedded
-
-    tables = [module for module in model.modules() if getattr(module, "weight", None) is weight]
-    handles = [table.register_forward_hook(replace) for table in tables]
-    try:
-        yield moved
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _is_turned(embedded: torch.Tensor | None, ids: torch.Tensor) -> bool:
-    """Tell whether a table is given the ids (T, B)."""
-    if embedded is None or embedded.shape != ids.T.shape or torch.equal(embedded, ids):
-        return False
-    return torch.equal(embedded, ids.T)
-
-
-def _leaf_unless_connected(value: torch.Tensor) -> torch.Tensor:
-    """Keep a trained table's embeddings connected to it; make everything else a leaf to differentiate at."""
-    return value if value.requires_grad else value.detach().requires_grad_()

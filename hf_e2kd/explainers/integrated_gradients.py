@@ -1,7 +1,6 @@
 """Integrated Gradients (Sundararajan et al., 2017), differentiable."""
 
 from collections.abc import Callable, Mapping
-from copy import copy
 from typing import Any
 
 import numpy as np
@@ -10,22 +9,23 @@ from torch import nn
 
 from ..alignment.precision import at_least_float32
 from ..architectures import call_model
+from ..architectures.text import reads_embeddings
+from ..architectures.text_baseline import refuse_zero_baseline, text_baseline, token_embedding, token_id
 from .base import Explanation, Target, resolve_target
 from .input_gradients import (
-    InputExplainer,
+    BaselineExplainer,
     differentiate,
     frozen_statistics,
     input_explanation,
     over_channels,
     run_at,
-    word_embeddings,
 )
 
 STEPS_AT_ONCE = 4
 """Number of steps along the path in one forward pass, unless `internal_batch_size` says otherwise."""
 
 
-class IntegratedGradients(InputExplainer):
+class IntegratedGradients(BaselineExplainer):
     """Integrated Gradients: (x − b) · ∫₀¹ ∂z/∂x (b + α(x − b)) dα, summed over channels, signed.
 
     Of an image, x are the pixel values as the model gets them; of a text, the word embeddings before positions are
@@ -39,8 +39,10 @@ class IntegratedGradients(InputExplainer):
         n_steps: Number of gradients along the path. On a fine-tuned MiniLM 16 of the default rule reach a mean cosine
             of .9996 to 300 steps (`recipes/benchmarks/quadrature.py`).
         rule: Quadrature rule, one of `RULES`, which places the steps.
-        baselines: b: `"zero"`, `"pad"` or `"mask"` (that token at every place of a text, as the model's configuration
-            or else its tokenizer states it), a token's id, or a tensor that broadcasts to x.
+        baselines: b: `"auto"`, zero but where a text's logits hardly depend on the length of its word embeddings; there
+            it is the mask token's embedding, else the padding's (`text_baseline`). Or `"zero"`, which is refused
+            there; `"pad"` or `"mask"` (that token at every place of a text, as the model's configuration or else its
+            tokenizer states it), a token's id, or a tensor that broadcasts to x.
         internal_batch_size: Number of samples in one forward pass along the path, steps × samples, as captum counts
             them, but at least one step of the whole batch; four steps by default. More is faster on a GPU and takes
             more memory; the map is the same.
@@ -56,7 +58,7 @@ class IntegratedGradients(InputExplainer):
         self,
         n_steps: int = 16,
         rule: str = "gauss_legendre",
-        baselines: str | int | torch.Tensor = "zero",
+        baselines: str | int | torch.Tensor = "auto",
         internal_batch_size: int | None = None,
         random_points: int = 1,
         completeness: bool = False,
@@ -81,17 +83,14 @@ class IntegratedGradients(InputExplainer):
         self.internal_batch_size = internal_batch_size
         self.random_points = random_points
         self.completeness = completeness
-        self._token: int | None = None  # that a tokenizer states for a named baseline
         nodes, weights = RULES[rule](n_steps)
         self._nodes = torch.as_tensor(nodes, dtype=torch.float32)
         self._weights = torch.as_tensor(weights, dtype=torch.float32)
 
-    def with_tokenizer(self, tokenizer: Any) -> "IntegratedGradients":
-        if not isinstance(self.baselines, str) or self.baselines == "zero":
-            return self
-        informed = copy(self)
-        informed._token = getattr(tokenizer, f"{self.baselines}_token_id", None)
-        return informed
+    def check(self, model: nn.Module, compiled: bool = False, trained: bool = True) -> None:
+        super().check(model, compiled, trained)
+        if self.baselines == "zero" and reads_embeddings(model):
+            refuse_zero_baseline(model, None, None)
 
     @property
     def num_draws(self) -> int:  # type: ignore[override]
@@ -136,30 +135,40 @@ class IntegratedGradients(InputExplainer):
         return places, torch.full((count,), 1 / count, device=device)
 
     def _baseline(self, model: nn.Module, inputs: Mapping[str, Any]) -> torch.Tensor | None:
-        """Make the baseline, which broadcasts to x; None for zero."""
+        """The baseline, which broadcasts to x; None for zero."""
+        if inputs.get("pixel_values") is not None or inputs.get("input_ids") is None:
+            if isinstance(self.baselines, torch.Tensor):
+                return self.baselines
+            if self.baselines in ("auto", "zero"):
+                return None
+            raise ValueError(f"The baseline {self.baselines!r} is a token; an image's is 'zero' or a tensor.")
+        if isinstance(self.baselines, str) and self.baselines == "auto":
+            return text_baseline(model, inputs, self._tokenizer_ids)
+        baseline = self._chosen_baseline(model)
+        if not torch.compiler.is_compiling():
+            refuse_zero_baseline(model, inputs, baseline)
+        return baseline
+
+    def _chosen_baseline(self, model: nn.Module) -> torch.Tensor | None:
+        """The baseline of a text that the option names."""
         if isinstance(self.baselines, torch.Tensor):
             return self.baselines
+        if isinstance(self.baselines, int):
+            return token_embedding(model, self.baselines)
         if self.baselines == "zero":
             return None
-        if inputs.get("input_ids") is None:
-            raise ValueError(f"The baseline {self.baselines!r} is a token; an image's is 'zero' or a tensor.")
-        token: int | None
-        if isinstance(self.baselines, int):
-            token = self.baselines
-        else:
+        token = token_id(model, self.baselines, self._tokenizer_ids)
+        if token is None:
             name = f"{self.baselines}_token_id"
-            token = getattr(model.config, name, None)
-            token = self._token if token is None else token
-            if token is None:
-                raise ValueError(
-                    f"{type(model).__name__}'s configuration states no {name}, nor does a tokenizer that is known. "
-                    "Give the tokenizer as processing_class (a teacher's as teacher_processing_class), or the token's "
-                    f"id as the baseline: tokenizer.{name}."
-                )
-        return word_embeddings(model)(torch.tensor([[token]], device=inputs["input_ids"].device))
+            raise ValueError(
+                f"{type(model).__name__}'s configuration states no {name}, nor does a tokenizer that is known. "
+                "Give the tokenizer as processing_class (a teacher's as teacher_processing_class), or the token's "
+                f"id as the baseline: tokenizer.{name}."
+            )
+        return token_embedding(model, token)
 
 
-_NAMED_BASELINES = ("zero", "pad", "mask")
+_NAMED_BASELINES = ("auto", "zero", "pad", "mask")
 
 
 def _along_path(

@@ -15,7 +15,8 @@ from torch.utils.data import Subset
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from ..alignment.labels import class_names
+from ..alignment.labels import class_names, is_multi_label
+from ..alignment.scores import is_score
 from ..architectures.base import evaluating
 from ..architectures.sharding import whole
 from ..explainers import ExplainedOutput, Explainer, install_explained_forward
@@ -30,6 +31,7 @@ from .describe import data_digest, describe_data, describe_explainer, describe_m
 from .protocol import MeasuredTrainer
 from .record import DataRecord, FidelityRecord, MetricValue
 from .samples import sample_metrics
+from .scores import score_figures
 
 RESAMPLES = 1000
 """Bootstrap resamples of a mean."""
@@ -115,6 +117,8 @@ def measure_fidelity(
     if trainer.is_multi_label and output.predictions is not None and output.label_ids is not None:
         logits, labels = (torch.as_tensor(each) for each in (output.predictions, output.label_ids))
         figures |= pooled_values(logits, labels, seed)
+    if is_score(student):
+        figures |= score_figures(values, POOLED_RESAMPLES, seed)
     teacher = teacher_explainer = None
     if isinstance(reference, TeacherReference):
         model = whole(reference.model)
@@ -124,7 +128,7 @@ def measure_fidelity(
     explainer = describe_explainer(trainer.explainer)
     return FidelityRecord(
         modality="image" if "pixel_values" in shown else "text",
-        problem="multi_label_classification" if trainer.is_multi_label else "single_label_classification",
+        problem=problem_of(student),
         student=replace(described, cost=cost_of(student, trainer.student_inputs(shown)) if costs else None),
         teacher=teacher,
         data=replace(
@@ -145,6 +149,13 @@ def measure_fidelity(
         batch_size=trainer.args.eval_batch_size,
         created=date.today().isoformat(),
     )
+
+
+def problem_of(student: nn.Module) -> str:
+    """The problem that a student solves, as its record states it."""
+    if is_multi_label(student):
+        return "multi_label_classification"
+    return "regression" if is_score(student) else "single_label_classification"
 
 
 def drawn_rows(rows: int, count: int, seed: int) -> list[int]:
@@ -173,10 +184,11 @@ def batch_measures(
     """
     values = student_measures(output, measured, inputs, multi_label)
     labels = inputs.get("labels")
-    if labels is not None and labels.ndim == 1 and not labels.is_floating_point():
+    scores = output.logits.shape[1] == 1 and not multi_label
+    if labels is not None and labels.ndim == 1 and not labels.is_floating_point() and not scores:
         values[_LABEL] = labels
     for name, (reference, reference_output) in measured.items():
-        if reference_output.logits is not None and not multi_label:
+        if reference_output.logits is not None and not multi_label and not scores:
             values[_TEACHER_CLASS] = reference.to_student(reference_output.logits.argmax(1))
         if "explanation_similarity" in values:
             values[f"{_CHANCE}shuffled"] = _shuffled_similarity(output.explanations[name], reference_output)
@@ -242,7 +254,7 @@ def metric_values(values: SampleValues, seed: int, names: Sequence[str] | None) 
     found = {}
     for name in values.names:
         sums, counts = values.of(name)
-        if not name.startswith("_") and counts.sum():
+        if not name.split("/")[-1].startswith("_") and counts.sum():
             found[name] = mean_with_interval(sums, counts, seed)
     for metric, column in {"accuracy": _LABEL, "agreement": _TEACHER_CLASS}.items():
         if metric in found and column in values.names:

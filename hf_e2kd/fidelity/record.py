@@ -148,7 +148,7 @@ class FidelityRecord:
 
     Args:
         modality: `"image"` or `"text"`.
-        problem: `"single_label_classification"` or `"multi_label_classification"`.
+        problem: `"single_label_classification"`, `"multi_label_classification"` or `"regression"`.
         student, teacher: The models; the teacher is None where the explanations were stored or annotated.
         data: The measured samples.
         explainer, teacher_explainer: Method and options, as `{"name": "gradcam", "options": {}}`; the teacher's is None

@@ -21,6 +21,7 @@ from ..metrics import (
 from ..references import Reference, ReferenceOutput, annotated_masks
 from ..terms import StepOutput
 from ..terms.matching import align_maps, flatten_targets
+from .scores import sample_scores
 
 BatchMeasures = Callable[
     [StepOutput, Mapping[str, ReferenceOutput], Mapping[str, Any], Callable[[nn.Module], StepOutput]],
@@ -39,6 +40,8 @@ def sample_metrics(
 ) -> dict[str, torch.Tensor]:
     """Compute values by metric, (B,), or (B, K) where K classes are explained; NaN where a value doesn't count.
 
+    Of a student with one logit there are scores in the place of accuracy and agreement: see `sample_scores`.
+
     Args:
         output: Output of the student for the batch.
         reference_outputs: Outputs of the references by name.
@@ -51,6 +54,10 @@ def sample_metrics(
     """
     values: dict[str, torch.Tensor] = {}
     labels = inputs.get("labels")
+    scores = output.logits.shape[1] == 1 and not multi_label
+    if scores:
+        values = sample_scores(output.logits, reference_outputs, references, labels)
+        labels = None
     if labels is not None and (labels.ndim != 1 or labels.is_floating_point()):
         labels = None
     if labels is not None:
@@ -58,7 +65,7 @@ def sample_metrics(
         values["accuracy"] = _where(scored, output.logits.argmax(1) == labels)
     for name, reference_output in reference_outputs.items():
         suffix = "" if len(references) == 1 else f"_{name}"
-        if reference_output.logits is not None:
+        if reference_output.logits is not None and not scores:
             own = references[name].student_logits(output.logits)
             if multi_label:
                 values[f"agreement{suffix}"] = label_agreement(own, reference_output.logits).float()

@@ -17,6 +17,7 @@ from .localization import class_means
 from .localization_iou.function import localization_iou
 from .negative_flips.function import agreement_where_teacher_errs, negative_flips
 from .pointing_accuracy.function import pointing_accuracy
+from .scores import score_correlations
 from .word_attribution.function import word_attribution
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "metric_folder",
     "negative_flips",
     "pointing_accuracy",
+    "score_correlations",
     "word_attribution",
 ]
 

@@ -20,7 +20,7 @@ def check_batch(name: str, values: Tensor, axes: str) -> None:
     if values.ndim != axes.rstrip(",)").count(",") + 1:
         raise ValueError(f"{name} must have the axes {axes}, but its shape is {tuple(values.shape)}.")
     if values.isnan().any():
-        samples = values.isnan().flatten(1).any(dim=1).nonzero().flatten().tolist()
+        samples = values.isnan().reshape(len(values), -1).any(dim=1).nonzero().flatten().tolist()
         raise ValueError(f"{name} holds NaN in the samples {samples[:8]} of the batch; leave these samples out.")
 
 

@@ -4,10 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..alignment.labels import choose_positive, list_positives
 from ..alignment.masks import object_masks
+from ..alignment.scores import is_score
 from ..data.boxes import dilate_boxes
+from ..explainers import Explainer
 from ..metrics import boxes_to_masks
 from ..metrics.energy_pointing_game.function import check_boxes
 from ..terms import available_guidance_losses
@@ -36,8 +39,9 @@ class AnnotationReference(Reference):
         class's own boxes count; without, all of an image's.
 
     Raises:
-        ValueError: an unknown loss, a negative dilation or weight; at the first batch, no labels or annotations; at any
-            batch, masks of another size than the images, or a box that is NaN or has no area.
+        ValueError: an unknown loss, a negative dilation or weight; a student that gives a score; at the first batch, no
+            labels or annotations; at any batch, masks of another size than the images, or a box that is NaN or has no
+            area.
 
     Example:
 
@@ -62,6 +66,13 @@ class AnnotationReference(Reference):
         if not dilation >= 0:
             raise ValueError(f"dilation is {dilation}. Give 0 or more, such as .1 for a tenth on each side.")
         self.dilation = dilation
+
+    def setup(self, student: nn.Module, explainer: Explainer | None) -> None:
+        if is_score(student):
+            raise ValueError(
+                f"{type(student).__name__} gives one score, and annotations belong to classes. Guide a classifier, or "
+                "set config.problem_type='multi_label_classification' where the one logit is a class's presence."
+            )
 
     def __call__(self, inputs: Mapping[str, Any], with_maps: bool = True) -> ReferenceOutput:
         labels = inputs.get("labels")

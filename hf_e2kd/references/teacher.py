@@ -8,6 +8,7 @@ from torch import nn
 
 from ..alignment.inputs import InputAdapter
 from ..alignment.labels import LabelAlignment, align_labels, choose_positive, is_multi_label, list_positives
+from ..alignment.scores import is_score, refuse_one_shared_class
 from ..architectures import call_model
 from ..architectures.sharding import root_gathered, shard_frozen
 from ..architectures.taps import Taps, default_taps
@@ -106,6 +107,7 @@ class TeacherReference(Reference):
         self.shard = shard
         self.explains_labels = target == "label"
         self.multi_label = False
+        self.scores = False
         self.num_draws = 1 if target == "label" else 0
         self.adapter = InputAdapter(model, processing_class, student_processing_class)
         self.alignment: LabelAlignment | None = None
@@ -113,6 +115,13 @@ class TeacherReference(Reference):
 
     def setup(self, student: nn.Module, explainer: Explainer | None) -> None:
         self.alignment = align_labels(self.model, student)
+        refuse_one_shared_class(self.alignment)
+        self.scores = is_score(student)
+        if self.scores and self.explains_labels:
+            raise ValueError(
+                "A score has no class that a label could name. Explain it by explanation_target='teacher_top', which "
+                "is the score itself."
+            )
         self.multi_label = is_multi_label(student)
         if self.shard and self.multi_label and self.explains_labels:
             raise ValueError(
@@ -180,6 +189,8 @@ class TeacherReference(Reference):
             key: value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
             for key, value in batch.items()
         }
+        if self.scores:  # numbers, whatever their type
+            labels = None
         if labels is not None and not self.multi_label and (labels.ndim != 1 or labels.is_floating_point()):
             labels = None
         chosen: list[torch.Tensor] = []

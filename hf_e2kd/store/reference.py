@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import IterableDataset
 
 from ..alignment.labels import LabelAlignment, align_names, class_count, class_names
+from ..alignment.scores import is_score, refuse_one_shared_class
 from ..data.explanation_map import ExplanationMap
 from ..explainers import Explainer, build_explainer
 from ..references.base import Reference, ReferenceOutput
@@ -96,6 +97,7 @@ class StoredReference(Reference):
         # Of a text, the collator makes a map over words of the tokens' scores.
         self.columns = tuple(f"{prefix}_{name}" for name in _OF_TEXTS) if self.is_text else self.decoder.columns
         self.alignment: LabelAlignment | None = None
+        self.scores = False
         self._index: IdIndex | None = None
 
     # ---- Building and loading ------------------------------------------------------------------------------------
@@ -316,6 +318,8 @@ class StoredReference(Reference):
         self.alignment = align_names(
             key["teacher"]["classes"], class_names(student), self.classes, class_count(student)
         )
+        refuse_one_shared_class(self.alignment)
+        self.scores = is_score(student)
         if explainer is not None and explainer.name != key["explainer"]["name"] and not self.allow_explainer_mismatch:
             raise StoreError(
                 f"The store {self.folder} holds explanations by '{key['explainer']['name']}', and the student is "
@@ -351,7 +355,7 @@ class StoredReference(Reference):
         explained = inputs.get("explained")
         if explained is not None:
             target = target.masked_fill(~(explained if target.ndim == 1 else explained[:, None]), -1)
-        labels = inputs.get("labels")
+        labels = None if self.scores else inputs.get("labels")
         if labels is not None and (labels.ndim != 1 or labels.is_floating_point()):
             self._refuse_mixed(labels)
             labels = None

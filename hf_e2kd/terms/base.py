@@ -107,7 +107,7 @@ class Term(nn.Module):
 
     name: ClassVar[str]
     log_name: ClassVar[str | None] = None
-    citation: ClassVar[str | None] = None
+    citation: str | None = None
     needs: ClassVar[frozenset[str]] = frozenset()
     weight_argument: ClassVar[str | None] = None
     columns: tuple[str, ...] = ()

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from ..alignment.labels import is_multi_label
 from ..alignment.precision import at_least_float32
+from ..alignment.scores import is_score
 from .base import ReferenceOutput, StepOutput, Term
 
 LogitsLoss = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
@@ -22,6 +23,16 @@ HINTON = r"""@misc{hinton2015distilling,
     author = {Hinton, Geoffrey and Vinyals, Oriol and Dean, Jeff},
     year = {2015},
     eprint = {1503.02531},
+    archivePrefix = {arXiv}
+}"""
+
+
+MARGIN_MSE = r"""@misc{hofstatter2020improving,
+    title = {Improving Efficient Neural Ranking Models with Cross-Architecture Knowledge Distillation},
+    author = {Hofst{\"a}tter, Sebastian and Althammer, Sophia and Schr{\"o}der, Michael and Sertkan, Mete and
+        Hanbury, Allan},
+    year = {2020},
+    eprint = {2010.02666},
     archivePrefix = {arXiv}
 }"""
 
@@ -55,7 +66,27 @@ def mse_loss(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -
     return (student - teacher).square().mean(dim=1)
 
 
-_LOSSES: dict[str, LogitsLoss] = {"kl": kl_loss, "mse": mse_loss}
+def margin_mse_loss(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Mean over the batch's other samples j of ((s_i − s_j) − (t_i − t_j))², for scores s and t (B, 1).
+
+    Margin-MSE (Hofstätter et al., 2020, Eq. 2) compares the margins of a query's two passages; here every two samples
+    of the batch are a pair. A shift of all scores costs nothing. A batch of one sample has no pair and costs 0. The
+    temperature has no effect.
+
+    Raises:
+        ValueError: the logits are of several classes.
+    """
+    if student.shape[1] != 1:
+        raise ValueError(
+            f"The loss 'margin_mse' compares scores (B, 1), and these are logits {tuple(student.shape)}. Take 'kl' or "
+            "'mse' for classes."
+        )
+    difference = (student - teacher)[:, 0]
+    pairs = (difference[:, None] - difference).square().sum(1)
+    return pairs / max(1, len(difference) - 1)
+
+
+_LOSSES: dict[str, LogitsLoss] = {"kl": kl_loss, "margin_mse": margin_mse_loss, "mse": mse_loss}
 
 # Losses of distributions over classes need another form where each class is decided for itself.
 _MULTI_LABEL: dict[str, LogitsLoss] = {"kl": multi_label_kl_loss}
@@ -113,7 +144,7 @@ class Logits(Term):
     Args:
         weight: Weight; None for the argument `logits_weight`.
         reference: Name of the reference.
-        loss: One of `available_logits_losses()`.
+        loss: One of `available_logits_losses()`; `"auto"` for `"kl"` of classes and `"mse"` of scores.
         temperature: Temperature τ.
     """
 
@@ -126,7 +157,7 @@ class Logits(Term):
         self,
         weight: float | None = None,
         reference: str | None = None,
-        loss: str = "kl",
+        loss: str = "auto",
         temperature: float = 1.0,
     ):
         super().__init__(weight, reference)
@@ -136,6 +167,21 @@ class Logits(Term):
 
     def attach(self, student: nn.Module, reference: Any) -> None:
         self.multi_label = is_multi_label(student)
+        scores = is_score(student)
+        if self.loss == "auto":
+            self.loss = "mse" if scores else "kl"
+        if self.loss == "kl" and scores:
+            raise ValueError(
+                f"{type(student).__name__} gives one score (num_labels=1), whose softmax is always 1, so the loss 'kl' "
+                "would be zero. Take logits_loss='mse' or 'margin_mse', or leave it out."
+            )
+        if self.loss == "margin_mse":
+            if not scores:
+                raise ValueError(
+                    f"The loss 'margin_mse' compares scores, and {type(student).__name__} gives several classes. Take "
+                    "logits_loss='kl' or 'mse'."
+                )
+            self.citation = MARGIN_MSE
         self._shared = reference.student_logits
 
     def forward(

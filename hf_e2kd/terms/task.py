@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..alignment.labels import is_multi_label
+from ..alignment.scores import is_regression, is_score
 from .base import ReferenceOutput, StepOutput, Term
 
 
@@ -46,13 +47,16 @@ class Task(Term):
 def classification_loss(student: nn.Module, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Mean cross-entropy of a classifier as transformers chooses it; binary cross-entropy for a multi-label one.
 
+    A student of one logit takes the mean squared error, if its configuration says that it is a regressor.
+
     Args:
         student: Classifier whose `config.problem_type` and `loss_function` decide, as in transformers.
-        logits: Logits (B, classes).
-        labels: Classes (B,), −100 where none counts; of a multi-label student (B, classes) of zeros and ones.
+        logits: (B, classes).
+        labels: (B,) classes, −100 where none counts; of a multi-label student (B, classes) of zeros and ones; of a
+            regressor (B,) or (B, 1) numbers.
 
     Raises:
-        ValueError: labels of another shape or type.
+        ValueError: labels of another shape or type, or a student of one logit that doesn't say what its labels mean.
     """
     if is_multi_label(student):
         if labels.shape != logits.shape:
@@ -61,6 +65,16 @@ def classification_loss(student: nn.Module, logits: torch.Tensor, labels: torch.
                 f"not {tuple(labels.shape)}. Give DistillationTransform the number of `classes`."
             )
         return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+    if is_score(student):
+        if not is_regression(student):
+            raise ValueError(
+                f"{type(student).__name__} has one logit (num_labels=1) and doesn't say what its labels mean: "
+                "config.problem_type is None. Set student.config.problem_type='regression' for the mean squared error, "
+                "give a `compute_loss_func` for another loss, or set task_weight to 0."
+            )
+        if labels.shape not in (logits.shape, logits.shape[:1]):
+            raise ValueError(f"A regressor's labels are one number a sample, not of shape {tuple(labels.shape)}.")
+        return F.mse_loss(logits.view(-1), labels.view(-1).to(logits.dtype))
     if labels.ndim != 1 or labels.is_floating_point():
         raise ValueError(
             f"The loss on labels takes one class a sample, not {labels.dtype} of shape {tuple(labels.shape)}. "

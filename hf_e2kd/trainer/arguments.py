@@ -27,7 +27,10 @@ class ExplanationDistillArguments(TrainingArguments):
     explanation_weight: float = field(
         default=1.0, metadata={"help": "Weight λ of the loss on the explanations; 0 computes none in training."}
     )
-    logits_loss: str = field(default="kl", metadata={"help": "Loss between logits: kl, mse or a registered one."})
+    logits_loss: str = field(
+        default="auto",
+        metadata={"help": "Loss between logits: kl, mse, margin_mse or a registered one; auto: kl, of scores mse."},
+    )
     temperature: float = field(default=1.0, metadata={"help": "Temperature τ of the loss on the logits."})
     explainer: str = field(
         default="gradcam",
@@ -91,7 +94,7 @@ class ExplanationDistillArguments(TrainingArguments):
             raise ValueError(f"explanation_warmup_ratio must lie in [0, 1], not {self.explanation_warmup_ratio}.")
         if not 0 <= self.iou_threshold < 1:
             raise ValueError(f"iou_threshold must lie in [0, 1), not {self.iou_threshold}.")
-        _require_known("logits_loss", self.logits_loss, available_logits_losses())
+        _require_known("logits_loss", self.logits_loss, ["auto", *available_logits_losses()])
         _require_known("explanation_loss", self.explanation_loss, available_explanation_losses())
         _require_known("explanation_target", self.explanation_target, sorted(TARGET_RULES))
         build_explainer(self.explainer, **(cast(dict, self.explainer_options) or {}))

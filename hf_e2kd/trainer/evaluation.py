@@ -9,7 +9,9 @@ from transformers import Trainer
 from transformers.utils import logging
 
 from ..alignment.labels import labels_belong_to
+from ..alignment.scores import is_score
 from ..fidelity import BatchMeasures, multi_label_metrics, sample_metrics
+from ..fidelity.scores import score_figures
 from ..metrics.running import RunningMeans, SampleValues
 from ..terms import ReferenceOutput, StepOutput
 from .step import run_student
@@ -64,7 +66,9 @@ class EvaluationMixin(Trainer):
                 "evaluate in one process or with DDP."
             )
         self.set_up_terms()
-        meter = RunningMeans if self._batch_measures is None else SampleValues
+        scores = is_score(self.student)
+        # Correlations of scores take those of all samples, one number each.
+        meter = RunningMeans if self._batch_measures is None and not scores else SampleValues
         self._fidelity = meter(self.accelerator.gather_for_metrics)
         self._labels_are_ours = labels_belong_to(
             getattr(dataloader, "dataset", None), self.student, self.data_collator.label_column
@@ -75,7 +79,10 @@ class EvaluationMixin(Trainer):
             passes = max(explainer.forward_passes for explainer in self._explainers())
             logger.info(f"Each sample takes {passes} forward passes of a model that is explained.")
         output = super().evaluation_loop(dataloader, *arguments, metric_key_prefix=metric_key_prefix, **keywords)
-        for name, value in self._fidelity.means().items():
+        means = self._fidelity.means()
+        if isinstance(self._fidelity, SampleValues):
+            means |= {name: figure.value for name, figure in score_figures(self._fidelity).items()}
+        for name, value in means.items():
             # A metric of the user's own `compute_metrics` stays.
             output.metrics.setdefault(f"{metric_key_prefix}_{name}", value)
         return output

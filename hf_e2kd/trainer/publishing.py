@@ -21,6 +21,7 @@ from ..cards.card import save_card
 from ..cards.measures import MEASURES
 from ..fidelity import FIDELITY_FILE, FidelityRecord, MetricValue, ModelRecord, measure_fidelity
 from ..fidelity.describe import describe_data, describe_explainer, describe_model
+from ..fidelity.measure import problem_of
 from ..fidelity.training import describe_training
 from ..hub.ids import check_repo_id, loaded_from_hub
 from ..hub.upload import check_online, named_repo, push_folder, repo_name, retried, warn_of_failed_uploads
@@ -147,7 +148,7 @@ class PublishingMixin(Trainer):
         student: nn.Module = self.student
         return FidelityRecord(
             modality="image" if getattr(student, "main_input_name", "pixel_values") == "pixel_values" else "text",
-            problem="multi_label_classification" if self.is_multi_label else "single_label_classification",
+            problem=problem_of(student),
             student=ModelRecord(None, getattr(student.config, "architecture", None) or type(student).__name__),
             teacher=next((_named(model) for model in self._teachers()), None),
             data=describe_data(_last(self.eval_dataset)),

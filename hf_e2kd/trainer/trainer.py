@@ -61,9 +61,11 @@ class ExplanationDistillTrainer(PublishingMixin, EvaluationMixin, TermsMixin, Ch
         `evaluate()` adds `eval_agreement`, `eval_explanation_similarity`, `eval_accuracy` and `eval_teacher_accuracy`
         where the labels are the student's, `eval_energy_pointing_game` and `eval_localization_iou` (and
         `eval_teacher_…`) where the data has a column `mask` (H, W) or `boxes` (N, 4), and the shares of all-zero maps.
-        A multi-label student has `eval_f1` and `eval_map` in place of the accuracy. They take one forward pass of each
-        model a sample, or as many as its explainer's `forward_passes`, and no memory that grows with the data set. A
-        `compute_metrics` of your own keeps all logits, unless `batch_eval_metrics=True`.
+        A multi-label student has `eval_f1` and `eval_map` in place of the accuracy; a student of one logit has
+        `eval_spearman`, `eval_pearson` and `eval_mae` to the teacher's scores, and `eval_label_…` to the labels. They
+        take one forward pass of each model a sample, or as many as its explainer's `forward_passes`, and no memory that
+        grows with the data set but one number a sample of scores. A `compute_metrics` of your own keeps all logits,
+        unless `batch_eval_metrics=True`.
 
     Raises:
         ValueError: nothing to distil from, or a set-up in which gradients would be wrong; the remedy is named.

@@ -207,3 +207,20 @@ def test_multi_label_and_help(tmp_path, capsys):
     assert [each["probability"] for each in entry["classes"]] == pytest.approx(expected.tolist(), abs=1e-5)
     assert run("explain", "--help") == 0
     assert "\n    hf-e2kd explain microsoft/resnet-50 cat.jpg" in capsys.readouterr().out
+
+
+def test_a_score_is_no_probability(tmp_path, capsys):
+    """Prevents: a reranker's softmax of one logit, 100 %, printed for every text (faults A2)."""
+    like = build_text("bert", 1, vocab_size=len(TOKENIZER))
+    like.config.num_labels, like.config.id2label = 1, {0: "relevance"}
+    model = type(like)(like.config).eval()
+    model.save_pretrained(tmp_path / "scorer")
+    TOKENIZER.save_pretrained(tmp_path / "scorer")
+    assert run("explain", tmp_path / "scorer", "--text", "a warm film", "--explainer", "saliency", "--json") == 0
+    (entry,) = json.loads(capsys.readouterr().out)
+    (found,) = entry["classes"]
+    expected = explain(model, ["a warm film"], "saliency", processing_class=TOKENIZER).logits.item()
+    assert found["class"] == "relevance" and found["score"] == pytest.approx(expected, abs=1e-5)
+    assert "probability" not in found
+    assert run("explain", tmp_path / "scorer", "--text", "a warm film", "--explainer", "saliency") == 0
+    assert f"{expected:.3f}  relevance" in capsys.readouterr().out

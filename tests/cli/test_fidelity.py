@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import ViTImageProcessor
+from transformers import AutoModelForSequenceClassification, ViTImageProcessor
 
 from hf_e2kd.cli import main, verification
 from hf_e2kd.explainers import IntegratedGradients
@@ -225,3 +225,22 @@ def test_card_is_written_anew(place, capsys):
     card = (place / "student" / "README.md").read_text()
     assert "license: apache-2.0" in card and 'load_student("me/student")' in card and "- mine" in card
     assert torch.is_tensor(next(iter(load_file("student/model.safetensors").values())))
+
+
+def test_scores_are_measured_and_verified(place, capsys):
+    """Prevents: a reranker and its teacher, measured as classifiers of one class: an agreement of 1 (faults A2)."""
+    for name, seed in (("short", 0), ("long", 1)):
+        model = AutoModelForSequenceClassification.from_pretrained(place / name)
+        model.config.num_labels = 1
+        torch.manual_seed(seed)
+        type(model)(model.config).save_pretrained(place / name)
+    rows = [{"text": f"a {word} film", "label": number / 2} for number, word in enumerate(WORDS)]
+    (place / "texts" / "validation.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    line = ("fidelity", "--teacher", "long", "--student", "short", "--dataset", "texts", "--explainer", "saliency")
+    assert run(*line, "--card") == 0
+    out = capsys.readouterr().out
+    assert "spearman" in out and "label mae" in out and "agreement" not in out
+    record = FidelityRecord.load(place / "outputs" / "fidelity")
+    assert record.problem == "regression" and record.figures["spearman"].samples == len(WORDS)
+    assert run("fidelity", "--verify", "outputs/fidelity") == 0
+    assert "spearman" in capsys.readouterr().out

@@ -219,7 +219,7 @@ def test_each_sample_may_have_its_own_baseline(tiny, size):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"baselines": "black"}, "Unknown baseline 'black'. Available: zero, pad, mask"),
+        ({"baselines": "black"}, "Unknown baseline 'black'. Available: auto, zero, pad, mask"),
         ({"baselines": 0.5}, "a name, a token's id or a tensor, not 0.5"),
         ({"baselines": None}, "a name, a token's id or a tensor, not None"),
         ({"baselines": True}, "a name, a token's id or a tensor, not True"),

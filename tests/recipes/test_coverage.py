@@ -58,7 +58,17 @@ def test_totals_are_those_of_the_rows_and_reach_the_aims(tables):
             cells = [row[name] for row in tables[task] if name in row]
             assert total[name] == (f"{cells.count('✓')} of {len(cells)}" if cells else "–"), (task, name)
     assert int(tables["totals"][0]["gradcam"].split()[0]) >= 38
-    assert int(tables["totals"][1]["integrated_gradients"].split()[0]) >= 110
+    # Of 122 that can be trained, those of experts and of linear attention are too crooked for 16 steps.
+    assert int(tables["totals"][1]["integrated_gradients"].split()[0]) >= 105
+
+
+def test_no_text_class_works_that_is_not_complete(tables):
+    """A ✓ of Integrated Gradients whose 16 steps leave out more than 2 % of the logit's rise (faults A1)."""
+    for row in tables["text"]:
+        if row["integrated_gradients"] == "✓":
+            assert float(row["completeness error"].removesuffix("%")) <= 2.0, row
+    complete = {row["type"]: row["integrated_gradients"] for row in tables["text"]}
+    assert {complete[name] for name in ("modernbert", "bloom", "funnel", "deberta-v2", "llama", "gpt2")} == {"✓"}
 
 
 def test_every_cell_works_or_has_its_reason_and_none_failed(written, tables):
@@ -72,7 +82,13 @@ def test_every_cell_works_or_has_its_reason_and_none_failed(written, tables):
     }
     assert not failed
     reasons = re.findall(r"^(\d+)\. (.+)$", written.split("\n## ")[-1], flags=re.MULTILINE)
-    cells = {cell for task in ("image", "text") for row in tables[task] for cell in list(row.values())[2:]}
+    cells = {
+        cell
+        for task in ("image", "text")
+        for row in tables[task]
+        for name, cell in list(row.items())[2:]
+        if name != "completeness error"
+    }
     assert {cell.removeprefix("FAILED ") for cell in cells} - {"✓"} == {number for number, _ in reasons}
 
 
@@ -117,6 +133,18 @@ def test_a_wrong_gradient_is_called_failed(coverage, monkeypatch):
 def _unseen(logits: torch.Tensor) -> torch.Tensor:
     """Changes with the weights, and hides it from autograd."""
     return logits.detach().square().mean()
+
+
+def test_a_path_from_zero_is_called_incomplete(coverage, monkeypatch):
+    """A judge that finds any 16 steps enough: ModernBERT's from zero leave more out than the rise."""
+    model = coverage.calmed(coverage.build("ModernBertForSequenceClassification", "modernbert"))
+    inputs = coverage.make_inputs("text", model)
+    assert coverage.completeness_error(model, inputs) < 0.01
+    monkeypatch.setattr("hf_e2kd.explainers.integrated_gradients.text_baseline", lambda *_: None)
+    error = coverage.completeness_error(model, inputs)
+    assert error > 0.5
+    outcome = coverage.judge_completeness(coverage.Outcome("works"), error)
+    assert (outcome.verdict, outcome.detail) == ("incomplete", coverage.INCOMPLETE)
 
 
 def test_an_error_from_inside_is_no_refusal(coverage, monkeypatch):

@@ -98,3 +98,15 @@ def test_certain_teachers_and_students_stay_finite():
     loss.backward()
     assert loss.item() == pytest.approx(2 * 13.8155, rel=1e-3) and student.grad.isfinite().all()
     assert logits_loss(student, student, multi_label=True).item() == 0
+
+
+def test_margin_mse_by_hand():
+    """Prevents: pairs counted with themselves, a mean over all B² places, a shift that costs something."""
+    student, teacher = torch.tensor([[1.0], [3.0], [2.0]]), torch.tensor([[0.0], [1.0], [3.0]])
+    # Differences 1, 2, −1: margins differ by 1, 2 and 3.
+    losses = logits_loss(student, teacher, "margin_mse")
+    assert losses.tolist() == [(1 + 4) / 2, (1 + 9) / 2, (4 + 9) / 2]
+    torch.testing.assert_close(logits_loss(student + 7, teacher, "margin_mse"), losses)
+    assert logits_loss(student[:1], teacher[:1], "margin_mse").tolist() == [0.0]
+    with pytest.raises(ValueError, match="'margin_mse' compares scores"):
+        logits_loss(torch.zeros(2, 3), torch.zeros(2, 3), "margin_mse")
