@@ -26,8 +26,8 @@ class Explained:
 
     Args:
         name: Name of the file, the text itself, or both texts of a pair.
-        classes: Top classes, `{"class", "index", "probability"}`; a `"score"` in the place of the probability for a model
-            with one logit.
+        classes: Top classes, `{"class", "index", "probability"}`; a `"score"` in the place of the probability for a
+            model with one logit.
         target: Explained class, in the same form.
         map: Attribution map (H, W), or (W) of words.
         image: Image (3, H, W) in [0, 1], as the model sees it; None for a text, and where it isn't drawn.
