@@ -899,7 +899,8 @@ def document(results: Results, before: str, command: str) -> str:
     ours, mark, timms = before.partition(TIMM_TITLE)
     if "timm" in results:
         return f"{ours.rstrip()}\n\n{timm_table(results['timm'], timms)}".lstrip()
-    return table(results, command) + (f"\n{mark}{timms}" if mark else "")
+    ours = table(results, command)
+    return f"{ours.rstrip()}\n\n{mark}{timms}" if mark else ours
 
 
 def quieten() -> None:
