@@ -137,11 +137,9 @@ def default_taps(model: nn.Module) -> list[str]:
         ValueError: the model's stages or blocks aren't known.
     """
     bare: Any = getattr(model, "timm_model", model)
-    if is_timm(bare) and getattr(bare, "feature_info", None):
+    if is_timm(bare) and (stages := _timm_stages(bare)):
         prefix = "" if bare is model else "timm_model."
-        known = dict(model.named_modules())
-        paths = [f"{prefix}{each['module']}" for each in bare.feature_info]
-        return [path for path in paths if path in known]
+        return [f"{prefix}{path}" for path in stages]
     backbone = getattr(model, "base_model", model)
     prefix = next((f"{name}." for name, module in model.named_modules() if module is backbone and name), "")
     for name in _LISTS:
@@ -155,6 +153,28 @@ def default_taps(model: nn.Module) -> list[str]:
         f"The stages or blocks of {type(model).__name__} aren't known. Name the layers to compare: "
         'layers={"path.in.the.student": "path.in.the.teacher"}.'
     )
+
+
+def _timm_stages(bare: Any) -> list[str]:
+    """The layers that a timm model states as its stages; of a list, whose blocks are called one by one, the last.
+
+    Raises:
+        ValueError: a stage gives the feature maps of several branches.
+    """
+    known = dict(bare.named_modules())
+    paths = [each["module"] for each in getattr(bare, "feature_info", None) or ()]
+    branched = sorted({path for path in paths if paths.count(path) > 1})
+    if branched:
+        raise ValueError(
+            f"{type(bare).__name__} gives the feature maps of several branches at once ({', '.join(branched)}), so its "
+            'stages have no one output each. Name the layers to compare: layers={"path.in.the.student": '
+            '"path.in.the.teacher"}.'
+        )
+    return [
+        f"{path}.{len(known[path]) - 1}" if isinstance(known[path], nn.ModuleList) else path
+        for path in paths
+        if path in known  # MViT's names are those of another version of it
+    ]
 
 
 def pair_layers(student: Sequence[str], teacher: Sequence[str]) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """timm models, bare or in transformers' wrapper."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -144,27 +145,74 @@ def wrap_timm(
         name = sorted(name for name in rebuilt.keys() | given.keys() if rebuilt.get(name) != given.get(name))[0]
         raise ValueError(
             f"timm builds '{cfg['architecture']}' with other weights than this model has ({name}: {rebuilt.get(name)} "
-            f"instead of {given.get(name)}), so a saved student could not be loaded again. {_GIVE_ARGUMENTS}"
+            f"instead of {given.get(name)}), so a saved student could not be loaded again. "
+            f"{_remedy(model, wrapper.timm_model)}"
         )
     wrapper.timm_model.load_state_dict(model.state_dict())
-    if not _same_function(model, wrapper.timm_model, cfg):
+    if not _same_function(model, wrapper.timm_model, (model_args or {}).get("img_size") or cfg["input_size"][1:]):
         raise ValueError(
             f"With these very weights, timm's '{cfg['architecture']}' gives other logits than this model, so a saved "
-            f"student would silently change when it is loaded. {_GIVE_ARGUMENTS}"
+            f"student would silently change when it is loaded. {_remedy(model, wrapper.timm_model)}"
         )
     wrapper.timm_model = model
     wrapper.train(model.training)
     return wrapper
 
 
-_GIVE_ARGUMENTS = 'Give the arguments it was created with: wrap_timm(model, model_args={"embed_dim": 192}).'
+def _image_size(model: nn.Module) -> Any:
+    """The image size that a model was built for; None where none of its layers states one."""
+    return next((module.img_size for module in model.modules() if getattr(module, "img_size", None)), None)
 
 
-def _same_function(model: nn.Module, rebuilt: nn.Module, cfg: Mapping[str, Any]) -> bool:
-    """Tell whether both give the same logits of a random image; a stride, say, changes no weight's shape."""
-    size = getattr(getattr(model, "patch_embed", None), "img_size", None) or cfg["input_size"][1:]
+def _channels(model: nn.Module) -> int:
+    """The channels of a model's images."""
+    return next(layer.in_channels for layer in model.modules() if isinstance(layer, nn.Conv2d))
+
+
+# Where a model shows the arguments that it was created with.
+_ARGUMENTS: dict[str, Callable[[Any], Any]] = {
+    "img_size": _image_size,
+    "patch_size": lambda model: model.patch_embed.patch_size,
+    "in_chans": _channels,
+    "embed_dim": lambda model: model.embed_dim,
+    "depth": lambda model: len(model.blocks),
+    "depths": lambda model: tuple(len(stage.blocks) for stage in getattr(model, "stages", None) or model.layers),
+    "num_heads": lambda model: model.blocks[0].attn.num_heads,
+    "reg_tokens": lambda model: model.num_reg_tokens,
+    "global_pool": lambda model: getattr(model.global_pool, "pool_type", model.global_pool),
+    "output_stride": lambda model: model.feature_info[-1]["reduction"],
+}
+
+
+def _remedy(model: nn.Module, rebuilt: nn.Module) -> str:
+    """Name the arguments in which a model differs from what timm builds by its name."""
+    found: dict[str, Any] = {}
+    for name, read in _ARGUMENTS.items():
+        try:
+            own, other = read(model), read(rebuilt)
+        except (AttributeError, IndexError, TypeError, StopIteration):  # this family doesn't show it
+            continue
+        if own != other:
+            found[name] = own
+    if found:
+        return f"Give the arguments that it was created with: wrap_timm(model, model_args={found})."
+    parameters = [each for cls in type(model).__mro__[:-1] for each in inspect.signature(cls).parameters.values()]
+    known = dict.fromkeys(each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD)
+    return f"Give those arguments that it was created with as `model_args`, out of: {', '.join(known)}."
+
+
+def _same_function(model: nn.Module, rebuilt: nn.Module, image_size: int | tuple[int, int]) -> bool:
+    """Tell whether both give the same logits of a random image; a stride, say, changes no weight's shape.
+
+    Args:
+        image_size: Pixels a side, or height and width, of a model that doesn't state its own.
+    """
+    if (_image_size(model), _channels(model)) != (_image_size(rebuilt), _channels(rebuilt)):
+        return False
+    size = _image_size(model) or image_size
+    size = (size, size) if isinstance(size, int) else size
     weight = next(model.parameters())
-    image = torch.rand(1, cfg["input_size"][0], *size, generator=torch.Generator().manual_seed(0))
+    image = torch.rand(1, _channels(model), *size, generator=torch.Generator().manual_seed(0))
     with evaluating(model), evaluating(rebuilt), torch.no_grad():
         logits = model(image.to(weight.device, weight.dtype)).float().cpu()
         return torch.allclose(rebuilt(image).float(), logits, rtol=1e-2, atol=1e-2 * logits.abs().max().item())

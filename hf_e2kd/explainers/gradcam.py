@@ -7,6 +7,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..alignment.precision import at_least_float32
 from ..architectures import discover_target, find_architecture
@@ -78,7 +79,11 @@ class GradCAM(Explainer):
         if architecture is not None and architecture.split is not None and not by_hook:
             if not torch.compiler.is_compiling():
                 forget_biases(model)
-            logits, activations, gradients, classes, grid = _by_head(model, architecture.split(model, inputs), target)
+            counting = _batch_counters(model)
+            split = architecture.split(model, inputs)
+            # Norms that have counted this batch by now stand before the head.
+            norms = [(norm, counter) for norm, counter, before in counting if _version(counter) == before]
+            logits, activations, gradients, classes, grid = _by_head(model, split, target, norms)
         else:
             path = architecture.target_path(model) if architecture is not None else self._target_path(model, inputs)
             logits, activations, gradients, classes, grid = differentiate_layer(model, path, inputs, target)
@@ -100,14 +105,33 @@ def gradcam_map(activations: torch.Tensor, gradients: torch.Tensor) -> torch.Ten
     return (weights * activations).sum(dim=-1).relu()
 
 
-def _by_head(model: nn.Module, split: Split, target: Target) -> LayerGradients:
-    """Differentiate the head alone. In full precision even under autocast, where the gradient would lose digits."""
+def _by_head(
+    model: nn.Module, split: Split, target: Target, norms: list[tuple[_BatchNorm, torch.Tensor]]
+) -> LayerGradients:
+    """Differentiate the head alone. In full precision even under autocast, where the gradient would lose digits.
+
+    Args:
+        norms: Batch norms that the head may call, with their counters of batches.
+    """
     device = split.activation.device.type
     activation = split.activation
     if torch.is_autocast_enabled(device):
         activation = activation.to(_head_dtype(model))
+
+    def head(activation: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
+        # `torch.func` refuses to change in place what its function didn't make: the norms count in copies.
+        for norm, counter in norms:
+            norm.num_batches_tracked = counter.clone()
+        return split.head(activation), [norm.num_batches_tracked for norm, _ in norms]
+
     with torch.autocast(device, enabled=False):
-        logits, pullback, *_ = torch.func.vjp(split.head, activation)
+        try:
+            logits, pullback, counts = torch.func.vjp(head, activation, has_aux=True)  # type: ignore[misc]
+        finally:
+            for norm, counter in norms:
+                norm.num_batches_tracked = counter
+        for (_, counter), count in zip(norms, counts, strict=True):
+            counter.copy_(count)
         target = resolve_target(target, logits)
         gradients = [gradient for chosen in one_hots(target, logits) for gradient in pullback(chosen)]
     return logits, activation, gradients, target, split.grid
@@ -116,3 +140,17 @@ def _by_head(model: nn.Module, split: Split, target: Target) -> LayerGradients:
 def _head_dtype(model: nn.Module) -> torch.dtype:
     """Return the classifier's precision: that of the model's last floating-point parameter."""
     return [parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()][-1]
+
+
+def _batch_counters(model: nn.Module) -> list[tuple[_BatchNorm, torch.Tensor, int]]:
+    """The batch norms in training mode that count their batches, with their counters and these counters' versions."""
+    return [
+        (module, module.num_batches_tracked, _version(module.num_batches_tracked))
+        for module in model.modules()
+        if isinstance(module, _BatchNorm) and module.training and module.num_batches_tracked is not None
+    ]
+
+
+def _version(counter: torch.Tensor) -> int:
+    """The number of changes in place, which a compiler doesn't know: there each norm may be the head's."""
+    return 0 if torch.compiler.is_compiling() else counter._version

@@ -1,5 +1,7 @@
 """Bare timm models in transformers' wrapper: what is saved is what was trained."""
 
+import re
+
 import pytest
 import timm
 import torch
@@ -46,6 +48,35 @@ def test_other_shapes_are_refused_with_the_remedy(tiny):
     """Prevents: a checkpoint that nobody can load, found out after the training."""
     with pytest.raises(ValueError, match=r"builds 'vit_tiny_patch16_224' with other weights.*model_args="):
         wrap_timm(tiny("timm_vit"))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "named"),
+    [
+        ("test_vit", {"img_size": 96}, {"img_size": (96, 96)}),  # position table
+        ("test_vit", {"depth": 2}, {"depth": 2}),
+        ("test_vit", {"reg_tokens": 2}, {"reg_tokens": 2}),
+        ("test_vit", {"in_chans": 1, "global_pool": "avg"}, {"in_chans": 1, "global_pool": "avg"}),
+        ("coat_lite_tiny", {"img_size": 96}, {"img_size": (96, 96)}),  # other images are an assertion's
+        ("mixer_s32_224", {"img_size": 96}, {"img_size": (96, 96)}),
+        ("convnext_atto", {"depths": (1, 1, 1, 1)}, {"depths": (1, 1, 1, 1)}),
+        ("test_efficientnet", {"output_stride": 8}, {"output_stride": 8}),
+    ],
+)
+def test_the_remedy_names_what_mismatches_and_works(name, settings, named):
+    """Prevents: a remedy of another argument (an embedding's size for an image's), or one that is refused again."""
+    bare = timm.create_model(name, num_classes=3, **settings)
+    with pytest.raises(ValueError, match=re.escape(f"wrap_timm(model, model_args={named}).")):
+        wrap_timm(bare)
+    assert wrap_timm(bare, model_args=named).timm_model is bare
+
+
+def test_the_remedy_lists_the_arguments_where_none_shows():
+    """Prevents: an argument named that is as it should be."""
+    bare = timm.create_model("levit_128s", num_classes=3, img_size=96)
+    with pytest.raises(ValueError, match=r"attention_biases.* out of: img_size, in_chans, .*depth"):
+        wrap_timm(bare)
+    assert wrap_timm(bare, model_args={"img_size": 96}).timm_model is bare
 
 
 def test_standard_model_needs_no_arguments(tmp_path):

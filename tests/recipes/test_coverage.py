@@ -2,10 +2,12 @@
 
 import re
 import sys
+from dataclasses import replace
 from importlib import util
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 import transformers
 from transformers import ViTConfig, ViTForImageClassification
@@ -46,9 +48,9 @@ def rows(section: str) -> list[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def tables(written) -> dict[str, list[dict[str, str]]]:
-    """The rows of all tables: the totals, and those of images and of texts."""
-    totals, image, text, _ = written.split("\n## ")
-    return {"totals": rows(totals), "image": rows(image), "text": rows(text)}
+    """The rows of all tables: the totals, and those of images, of texts and of timm's models."""
+    totals, image, text, _, timms = written.split("\n## ")
+    return {"totals": rows(totals), "image": rows(image), "text": rows(text), "timm": rows(timms)}
 
 
 def test_totals_are_those_of_the_rows_and_reach_the_aims(tables):
@@ -81,7 +83,7 @@ def test_every_cell_works_or_has_its_reason_and_none_failed(written, tables):
         if "FAILED" in row[name]
     }
     assert not failed
-    reasons = re.findall(r"^(\d+)\. (.+)$", written.split("\n## ")[-1], flags=re.MULTILINE)
+    reasons = re.findall(r"^(\d+)\. (.+)$", written.split("\n## ")[3], flags=re.MULTILINE)
     cells = {
         cell
         for task in ("image", "text")
@@ -120,6 +122,82 @@ def test_a_sample_comes_out_as_the_table_says(task, model_type, tables, coverage
         for name in names:
             assert (outcomes[name].verdict == "works") == (row[name] == "✓"), (name, outcomes[name])
             assert outcomes[name].verdict != "FAILED", outcomes[name]
+
+
+# Norms in the head, a token's classifier, a distilled one, rows of channels last, an unknown layer, lists of features.
+TIMM_SAMPLE = ["byobnet", "efficientvit_mit", "levit", "vision_transformer", "mambaout", "pit", "efficientvim"]
+
+
+def test_every_family_of_timm_that_classifies_is_named(written, tables, coverage):
+    """A family that was left out because it didn't work."""
+    version = re.search(r"modules of timm ([\d.]+) that", written)[1]
+    if version != timm.__version__:
+        pytest.skip(f"the table is of timm {version}")
+    families = {
+        family
+        for family in timm.list_modules()
+        if any(
+            (cfg := timm.get_pretrained_cfg(name)) is not None and cfg.num_classes
+            for name in timm.list_models(module=family)
+        )
+    }
+    assert {row["module"] for row in tables["timm"]} == families
+    assert [(row["module"], row["model"]) for row in tables["timm"]] == list(coverage.TIMM.items())
+
+
+def test_no_family_of_timm_failed(written, tables):
+    """A silent wrong result or a crash, and a sum that the rows don't bear out."""
+    assert not [row for row in tables["timm"] if "FAILED" in "".join(row.values())]
+    works = [row["gradcam"] for row in tables["timm"]].count("✓")
+    assert re.search(r"GradCAM trains (\d+) of them", " ".join(written.split()))[1] == str(works)
+
+
+@pytest.mark.parametrize("family", TIMM_SAMPLE)
+def test_a_sample_of_timm_comes_out_as_the_table_says(family, tables, coverage):
+    """A table of another time."""
+    row = next(row for row in tables["timm"] if row["module"] == family)
+    outcomes = coverage.try_timm(family)
+    assert (outcomes["gradcam"].verdict == "works") == (row["gradcam"] == "✓"), outcomes
+    assert (outcomes["default taps"].verdict == "works") == row["default taps"].isdigit(), outcomes
+    if row["default taps"].isdigit():
+        assert outcomes["default taps"].detail == row["default taps"]
+
+
+def test_a_wrong_gradient_of_timm_is_called_failed(coverage, monkeypatch):
+    """A judge that passes everything: a head that the forward pass doesn't use."""
+    real = coverage.find_architecture
+
+    def scaled(model):
+        found = real(model)
+
+        def split(model, inputs):
+            cut = found.split(model, inputs)
+            return replace(cut, head=lambda features: cut.head(features.square()))
+
+        return replace(found, split=split)
+
+    monkeypatch.setattr("hf_e2kd.explainers.gradcam.find_architecture", scaled)
+    outcome = coverage.try_timm("byobnet")["gradcam"]
+    assert outcome.verdict == "FAILED"
+    assert "the gradient is off from the hook's" in outcome.detail
+
+
+def test_either_table_leaves_the_other_in_the_file(coverage):
+    """A run on timm's models that drops the tables of transformers', and the other way round; rows lost by `--only`."""
+    works, refused = coverage.Outcome("works", "4"), coverage.Outcome("refused", "No layer.")
+    rows = {"vgg": {"gradcam": works, "default taps": refused}, "dla": {"gradcam": refused, "default taps": works}}
+    first = coverage.document({"image": {}, "text": {}}, "", "run")
+    both = coverage.document({"timm": {"vgg": rows["vgg"]}}, first, "run")
+    both = coverage.document({"timm": {"dla": rows["dla"]}}, both, "run")
+    again = coverage.document({"image": {}, "text": {}}, both, "run")
+    assert both == again
+    assert both.startswith(first.rstrip())
+    assert both.endswith(
+        "| module | model | gradcam | default taps |\n|---|---|---|---|\n"
+        "| dla | dla46x_c | refused: No layer. | 4 |\n| vgg | vgg11 | ✓ | refused: No layer. |\n"
+    )
+    assert "each of the 2 modules" in both
+    assert "GradCAM trains 1 of them" in " ".join(both.split())
 
 
 def test_a_wrong_gradient_is_called_failed(coverage, monkeypatch):

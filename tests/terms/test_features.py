@@ -1,6 +1,7 @@
 """Terms that compare features: their formulas on fixed tensors, the layers they tap, and what they refuse."""
 
 import pytest
+import timm
 import torch
 from torch.nn import functional as F
 
@@ -99,6 +100,32 @@ def test_a_hint_is_a_projection_and_a_mean_of_squares():
 def test_default_taps_of_image_models(name, taps):
     """Prevents: a family whose stages or blocks aren't found, so that each user must name them."""
     assert default_taps(build(name)) == taps
+
+
+@pytest.mark.parametrize(
+    ("name", "taps"),
+    [
+        ("coat_lite_tiny", [f"serial_blocks{stage}.1" for stage in (1, 2, 3, 4)]),  # lists, called block by block
+        ("mvitv2_tiny", [f"stages.{stage}" for stage in range(4)]),  # stated by names that it doesn't have
+    ],
+)
+def test_default_taps_of_timm_models_that_state_their_stages_otherwise(name, taps):
+    """Prevents: layers that no forward pass calls, and none at all without a word."""
+    model = timm.create_model(name, num_classes=3).eval()
+    assert default_taps(model) == taps
+    reader = Taps(model, taps)
+    reader.start()
+    with torch.no_grad():
+        model(images(1, 224))
+    shapes = [tuple(feature.shape[1:3]) for feature in reader.stop({"pixel_values": images(1, 224)}).values()]
+    assert shapes == [(56, 56), (28, 28), (14, 14), (7, 7)]
+
+
+@pytest.mark.parametrize(("name", "layer"), [("coat_tiny", "parallel_blocks"), ("crossvit_9_240", "blocks.0")])
+def test_stages_of_several_branches_are_refused(name, layer):
+    """Prevents: the first branch's features taken for the last stage's."""
+    with pytest.raises(ValueError, match=rf"several branches at once \({layer}.*layers={{"):
+        default_taps(timm.create_model(name, num_classes=3))
 
 
 @pytest.mark.parametrize("name", ["bert", "distilbert", "roberta", "deberta", "modernbert"])
