@@ -24,12 +24,13 @@ from ..architectures.base import evaluating
 from ..explainers import Explainer, Explanation, build_explainer
 from ..references.teacher import refuse_quantised_arithmetic
 from ..version import __version__
-from .files import FORMAT, PLAN_FILE, STORE_FILE, StoreError, read_json, write_json
-from .ids import check_order, fingerprint, order_probes, refuse_duplicates, stated_ids
+from .description import read_description, read_plan
+from .files import FORMAT, PLAN_FILE, STORE_FILE, StoreError, write_json
+from .ids import check_order, order_probes, refuse_duplicates, stated_ids
 from .key import explainer_key, field_of_view, processor_key, require_same, teacher_key
 from .rows import RowEncoder
 from .samples import Collate, IndexedDataset, ModelInputs, refuse_random_samples, with_images
-from .shards import ShardInfo, Shards
+from .shards import ShardInfo, Shards, fingerprint
 from .targets import TARGETS, TargetRule
 from .text import SpanCollator, TextRows
 from .writer import ShardPlan, ShardWriter
@@ -153,7 +154,7 @@ class StoreBuilder:
         """
         for name in (STORE_FILE, PLAN_FILE):
             if (self.folder / name).is_file():
-                there = read_json(self.folder / name)
+                there = (read_description if name == STORE_FILE else read_plan)(self.folder)
                 stored, given = there["key"], dict(self.key)
                 # Of a stream, neither number nor order of the samples is known beforehand.
                 own = {part: value for part, value in self._ids().items() if value is not None or part == "column"}
@@ -223,7 +224,7 @@ class StoreBuilder:
         """
         if (self.folder / STORE_FILE).is_file():
             return True
-        plan = read_json(self.folder / PLAN_FILE)
+        plan = read_plan(self.folder)
         if plan["count"] is None:
             return False
         notes = self.plan.finished(plan["count"])

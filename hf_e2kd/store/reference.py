@@ -17,13 +17,14 @@ from ..data.explanation_map import ExplanationMap
 from ..explainers import Explainer, build_explainer
 from ..references.base import Reference, ReferenceOutput
 from .build import StoreBuilder, launched_processes
-from .files import STORE_FILE, StoreError, read_description
+from .description import read_description
+from .files import STORE_FILE, StoreError
 from .hub_dataset import download_store, upload_store
-from .ids import IdIndex, check_order, fingerprint, stated_ids
+from .ids import IdIndex, check_order, stated_ids
 from .joining import AttachedDataset, AttachedStream
 from .key import explainer_key, field_of_view, processor_key, require_same, teacher_key
 from .rows import MAP, VECTORS, RowDecoder
-from .shards import ShardInfo, Shards, fields_from_json
+from .shards import ShardInfo, Shards, fields_from_json, fingerprint
 from .targets import student_classes, unknown_targets
 
 _OF_TEXTS = ("logits", "target", MAP, "mask")
