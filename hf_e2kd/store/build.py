@@ -13,6 +13,7 @@ from typing import Any
 import datasets
 import torch
 from accelerate import PartialState
+from filelock import FileLock, Timeout
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedTokenizerBase
@@ -35,7 +36,10 @@ from .targets import TARGETS, TargetRule
 from .text import SpanCollator, TextRows
 from .writer import ShardPlan, ShardWriter
 
+logger = logging.get_logger(__name__)
+
 DTYPES = ("float16", "float32")
+LOCK_FILE = ".building.lock"
 
 # Named beside the explainer's own message, which shows the values.
 _REBUILD = "Give the same, or build into another folder."
@@ -48,6 +52,32 @@ def launched_processes() -> PartialState:
     """
     # Unless it is told so, Accelerate takes processes on a machine without accelerators for so many single ones.
     return PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=30))
+
+
+@contextmanager
+def building_alone(builder: "StoreBuilder", state: PartialState) -> Iterator[None]:
+    """Let one building at a time write into a folder: another waits, and then finds the store finished.
+
+    The lock of a building that was killed is gone with it. A finished store may lie where nobody may write.
+
+    Args:
+        builder: The building of this process.
+        state: The processes that build together.
+    """
+    lock = FileLock(builder.folder / LOCK_FILE)
+    finished = builder.is_finished()
+    if state.is_main_process and not finished:
+        builder.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            logger.warning(f"The store {builder.folder} is being built by another process, which is waited for.")
+            lock.acquire()
+    state.wait_for_everyone()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 class StoreBuilder:

@@ -16,7 +16,7 @@ from ..alignment.labels import LabelAlignment, align_names, class_count, class_n
 from ..data.explanation_map import ExplanationMap
 from ..explainers import Explainer, build_explainer
 from ..references.base import Reference, ReferenceOutput
-from .build import StoreBuilder, launched_processes
+from .build import StoreBuilder, building_alone, launched_processes
 from .description import read_description
 from .files import STORE_FILE, StoreError
 from .hub_dataset import download_store, upload_store
@@ -109,7 +109,7 @@ class StoredReference(Reference):
 
         The teacher runs in evaluation mode; afterwards it is as it was, on this process's device. Under `accelerate
         launch` each process makes its share of the shards. A building that was interrupted goes on where it stopped
-        when it is called again; a finished one is loaded.
+        when it is called again; a finished one is loaded, and one that another process is building is waited for.
 
         Args:
             teacher: Classifier of transformers, timm or your own.
@@ -153,11 +153,12 @@ class StoredReference(Reference):
         if isinstance(teacher, nn.Module):
             teacher.to(state.device)
         builder = StoreBuilder(teacher, dataset, Path(output_dir), **options)
-        builder.run(state.process_index, state.num_processes)
-        state.wait_for_everyone()
-        if state.is_main_process:
-            builder.finish()
-        state.wait_for_everyone()
+        with building_alone(builder, state):
+            builder.run(state.process_index, state.num_processes)
+            state.wait_for_everyone()
+            if state.is_main_process:
+                builder.finish()
+            state.wait_for_everyone()
         return cls(output_dir)
 
     def push_to_hub(
