@@ -77,6 +77,9 @@ def building_alone(builder: "StoreBuilder", state: PartialState) -> Iterator[Non
     try:
         yield
     finally:
+        # Whoever waits for the deleted file's lock finds a finished store.
+        if lock.is_locked and (builder.folder / STORE_FILE).is_file():
+            Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
 
 
