@@ -8,6 +8,7 @@ from xml.parsers import expat
 from datasets import Dataset, DatasetDict
 
 from .annotated import AnnotatedImage, Box, Faulty, Outside, annotated_dataset, check_apart, check_folder, read_text
+from .files import path_inside
 
 CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
