@@ -9,6 +9,8 @@ from .record import DataRecord, FidelityRecord, MetricValue
 
 MOST = 1_000_000
 """Largest number among a record's settings: more samples, points or tokens aren't measured."""
+MOST_AT_ONCE = 4096
+"""Largest batch of a measurement."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,8 @@ def _too_large(record: FidelityRecord) -> str | None:
     stated["teacher_explainer"] = (record.teacher_explainer or {}).get("options")
     for place, value in stated.items():
         for number in _numbers(value):
-            if place == "batch_size" and number < 1 or not abs(number) <= MOST:
+            low, high = (1, MOST_AT_ONCE) if place == "batch_size" else (-MOST, MOST)
+            if not low <= number <= high:
                 return f"its {place} state {number}"
     return None
 
