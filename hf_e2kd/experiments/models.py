@@ -19,15 +19,15 @@ from transformers import (
     TimmWrapperImageProcessor,
     ViTImageProcessor,
 )
-from transformers.utils import logging
 
 from ..alignment.inputs import PIL_FILTERS, ImageView
 from ..alignment.labels import class_names
 from ..data.imagenet import unique_class_names
+from ..logs import get_logger
 from ..models import bcos_config, shufflenet_config
 from ..models.bcos_base import BcosConfig
 
-logger = logging.get_logger(__name__)
+logger = get_logger(__name__)
 
 
 def load_weights(auto_class: Any, source: str, **options: Any) -> Any:

@@ -18,15 +18,15 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
 )
-from transformers.utils import logging
 
 from ..alignment.labels import align_labels
 from ..data.images import load_image_splits, with_names
 from ..data.text import load_text_splits
 from ..hub.ids import check_repo_id
+from ..logs import get_logger
 from .models import load_processor, load_weights, name_classes_apart, no_processing_class
 
-logger = logging.get_logger(__name__)
+logger = get_logger(__name__)
 
 _CONNECTION_SECONDS = 5
 

@@ -23,6 +23,7 @@ from ..alignment.labels import class_count, dataset_label_names
 from ..alignment.words import LAYOUT_COLUMNS
 from ..architectures.base import evaluating
 from ..explainers import Explainer, Explanation, build_explainer
+from ..logs import get_logger
 from ..references.teacher import refuse_quantised_arithmetic
 from ..version import __version__
 from .description import read_description, read_plan
@@ -36,7 +37,7 @@ from .targets import TARGETS, TargetRule
 from .text import SpanCollator, TextRows
 from .writer import ShardPlan, ShardWriter
 
-logger = logging.get_logger(__name__)
+logger = get_logger(__name__)
 
 DTYPES = ("float16", "float32")
 LOCK_FILE = ".building.lock"
