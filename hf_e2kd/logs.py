@@ -1,9 +1,11 @@
 """Loggers below the one of transformers, so that its verbosity and its handler hold for this package too."""
 
+from typing import Any
+
 from transformers.utils import logging
 
 
-def get_logger(name: str):  # type: ignore[no-untyped-def]  # transformers' logger, with `warning_once`
+def get_logger(name: str) -> Any:  # that of transformers, with `warning_once`
     """Make the logger of a module.
 
     `transformers.utils.logging.set_verbosity_error()` and the variable TRANSFORMERS_VERBOSITY silence it, and each
