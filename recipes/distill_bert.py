@@ -113,15 +113,15 @@ def main() -> dict[str, Any]:
         split_names = (script.train_split, script.eval_split)
         train, evaluation = load_texts(script.dataset, *split_names, script.text_column, script.label_column)
         evaluations = {"evaluation": evaluation}
-        teacher = AutoModelForSequenceClassification.from_pretrained(script.teacher)
+        teacher = ex.load_weights(AutoModelForSequenceClassification, script.teacher)
         tokenizer = teacher_tokenizer = AutoTokenizer.from_pretrained(script.teacher)
         if script.student is None:
             student = ex.shallow_copy_of(teacher, script.student_layers, "teacher-layers")
         else:
             tokenizer = AutoTokenizer.from_pretrained(script.student)
             labels = ex.label_settings(label_names(train, script.label_column), teacher.config.num_labels)
-            student = AutoModelForSequenceClassification.from_pretrained(
-                script.student, **labels, ignore_mismatched_sizes=True
+            student = ex.load_weights(
+                AutoModelForSequenceClassification, script.student, **labels, ignore_mismatched_sizes=True
             )
     words = ex.WordStudy(
         **{"teacher": teacher, "teacher_tokenizer": teacher_tokenizer, "tokenizer": tokenizer},

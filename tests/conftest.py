@@ -18,10 +18,12 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 from huggingface_hub import constants  # noqa: E402
 from torch import nn  # noqa: E402
+from transformers.utils import logging  # noqa: E402
 
 from tests.models import build  # noqa: E402
 
 torch.set_num_threads(1)
+logging.enable_propagation()  # to pytest's caplog
 
 
 def pytest_collection_finish() -> None:

@@ -9,8 +9,8 @@ from torch import nn
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 from transformers import PreTrainedTokenizerBase
-from transformers.utils import logging
 
+from ..logs import get_logger
 from .texts import same_tokenizer
 
 # Columns that describe a sample to the trainer and that no model's forward takes. `explained` (B,) bool says which
@@ -18,7 +18,7 @@ from .texts import same_tokenizer
 # augmentation left it to the image without augmentation, which stored maps are of.
 ANNOTATION_COLUMNS = ("labels", "mask", "boxes", "box_labels", "explained", "view_matrix")
 
-logger = logging.get_logger(__name__)
+logger = get_logger(__name__)
 
 
 @dataclass(frozen=True)

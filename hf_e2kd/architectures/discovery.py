@@ -9,15 +9,15 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.dropout import _DropoutNd
 from transformers import PreTrainedModel
-from transformers.utils import logging
 
 from ..alignment.words import LAYOUT_COLUMNS
+from ..logs import get_logger
 from .base import evaluating, forget_biases
 from .grids import Grid, grid_of
 from .text import explain_missing_padding, refuse_unfit_text
 from .timm import is_timm
 
-logger = logging.get_logger(__name__)
+logger = get_logger(__name__)
 
 
 def discover_target(model: nn.Module, inputs: Mapping[str, Any]) -> str:

@@ -173,7 +173,7 @@ def _timm_stages(bare: Any) -> list[str]:
     return [
         f"{path}.{len(known[path]) - 1}" if isinstance(known[path], nn.ModuleList) else path
         for path in paths
-        if path in known  # MViT's names are those of another version of it
+        if path and path in known  # MViT's names are those of another version of it
     ]
 
 

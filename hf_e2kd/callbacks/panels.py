@@ -13,7 +13,6 @@ from torch import nn
 from transformers import TrainerCallback
 from transformers.integrations import TensorBoardCallback, TrackioCallback, WandbCallback
 from transformers.trainer_utils import has_length
-from transformers.utils import logging
 
 from ..alignment.inputs import image_view
 from ..alignment.labels import class_names, labels_belong_to
@@ -21,13 +20,14 @@ from ..alignment.scores import is_score
 from ..architectures.base import evaluating
 from ..data.first_samples import first_samples, keeping_random_state
 from ..fidelity import sample_metrics
+from ..logs import get_logger
 from ..terms import ReferenceOutput, StepOutput
 from ..terms.matching import align_maps, flatten_targets
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-logger = logging.get_logger(__name__)
+logger = get_logger(__name__)
 
 TAG = "eval/explanations"
 """What the picture is called in the logs."""

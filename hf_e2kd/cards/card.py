@@ -20,7 +20,7 @@ from .citations import citations
 from .escaping import code, count, hub_link, json_code, one_line, python_string, unless_escaped
 from .measures import CHANCE, EXPLAINERS, TARGETS
 from .metadata import card_data
-from .methods import methods, terms
+from .methods import further_terms, methods, terms
 from .tables import costs_table, figures_table, is_above_chance, is_explained
 
 CARD_FILE = "README.md"
@@ -104,6 +104,7 @@ def model_card(
         is_above_chance=is_above_chance(record),
         costs=costs_table(record),
         terms=terms(record.training),
+        further_terms=further_terms(record.training),
         methods=methods(record.training),
         length=_length(record.training),
         citations="\n\n".join(citations(record)),

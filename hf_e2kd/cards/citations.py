@@ -2,7 +2,8 @@
 
 from ..fidelity.record import FidelityRecord
 from ..metrics.citations import GOOD_TEACHERS_EXPLAIN, KD_INTERPRETABILITY, MODEL_GUIDANCE, SCORE_CAM
-from .methods import methods, terms
+from ..terms.registry import term_citation
+from .methods import further_terms, methods, terms
 
 DISTILLATION = r"""@misc{hinton2015distilling,
     title = {Distilling the Knowledge in a Neural Network},
@@ -94,6 +95,7 @@ def citations(record: FidelityRecord) -> list[str]:
         found.append(MODEL_GUIDANCE)
     if "logits" in used:
         found.append(DISTILLATION)
+    found += [entry for name in further_terms(record.training) if (entry := term_citation(name)) is not None]
     measured = {"explanation_similarity", "energy_pointing_game", "localization_iou", *_METRICS} & record.figures.keys()
     explained = [
         explainer["name"]

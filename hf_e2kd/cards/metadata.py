@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
-from transformers.utils import logging
 
 from ..fidelity.record import FidelityRecord
 from ..hub.ids import is_hub_id
 from ..hub.redaction import LEFT_OUT
+from ..logs import get_logger
 from .escaping import one_line
 from .measures import measure_named
 from .methods import methods
 
-logger = logging.get_logger(__name__)
+logger = get_logger(__name__)
 
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 # Hub metrics by the names of figures; a figure under another name is a metric of this library.

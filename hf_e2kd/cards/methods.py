@@ -55,3 +55,9 @@ def methods(training: TrainingRecord | None) -> set[str]:
     used = terms(training)
     found = {"logits" for term in used if term.logits_weight > 0}
     return found | {"guidance" if term.annotated else "e2kd" for term in used if term.explanation_weight > 0}
+
+
+def further_terms(training: TrainingRecord | None) -> dict[str, dict[str, Any]]:
+    """The options of the terms that the argument `terms` added with a weight, by their names."""
+    stated = {} if training is None else training.arguments.get("terms") or {}
+    return {name: dict(options or {}) for name, options in stated.items() if (options or {}).get("weight", 1.0) > 0}

@@ -78,7 +78,8 @@ def fidelity(
     Agreement, explanation similarity with its chance levels, accuracy and more, each with a 95 % bootstrap interval.
     Processors, tokenizers and the order of labels may differ. With --verify a published student is measured again, on
     the samples that its record names, and the figures that hold are told from those that don't (exit code 1). Models,
-    revisions, data, columns and the longest text that are given go before what the record states; --explainer-options
+    revisions, data, columns and the longest text that are given go before what the record states, which names no
+    folder but those below its own; --explainer-options
     are then those that the record leaves open, such as paths.
 
     \b
@@ -88,7 +89,7 @@ def fidelity(
       hf-e2kd fidelity --teacher textattack/bert-base-uncased-SST-2 --student me/small-bert \\
           --dataset stanfordnlp/sst2 --text-columns sentence --samples 300
       hf-e2kd fidelity --verify me/student
-      hf-e2kd fidelity --verify outputs/distill_vit/student
+      hf-e2kd fidelity --verify outputs/distill_vit/student --teacher outputs/distill_vit/teacher
     """
     if verify_ is not None:
         if explainer is not None:

@@ -16,6 +16,7 @@ from ..explainers import Explainer, build_explainer
 from ..fidelity import FIDELITY_FILE, DataRecord, FidelityRecord, ModelRecord, measure_fidelity
 from ..fidelity.describe import unstated_options
 from ..fidelity.verify import Check, check_verifiable, verify
+from ..hub.ids import is_hub_id
 
 GENERATORS: dict[str, Callable[..., Any]] = {
     "digits_on_textures": digits_on_textures,
@@ -181,9 +182,9 @@ def _place(
     if given is not None:
         return given, revision
     if model.id is not None:
-        return model.id, revision or model.revision
-    if model.path is not None and (folder / model.path).is_dir():
-        return os.path.normpath(folder / model.path), None
+        return _hub_id(model.id, role), revision or model.revision
+    if model.path is not None and (path := _below(folder, model.path, role)).is_dir():
+        return str(path), None
     raise ValueError(
         f"The record's {role} ({model.name}) isn't published and isn't here. Give it by --{role} FOLDER; its weights "
         f"must be {model.weights or 'unknown'}."
@@ -212,10 +213,31 @@ def _data(folder: Path, stated: DataRecord, instead: Instead, is_text: bool, col
 
 def _data_place(data: DataRecord, folder: Path) -> str:
     if data.id is not None:
-        return data.id
-    if data.path is not None and (folder / data.path).exists():
-        return os.path.normpath(folder / data.path)
+        return _hub_id(data.id, "dataset")
+    if data.path is not None and (path := _below(folder, data.path, "dataset")).exists():
+        return str(path)
     raise ValueError(f"The record's data ({data.name}) isn't published and isn't here. Give it by --dataset FOLDER.")
+
+
+def _hub_id(name: str, role: str) -> str:
+    """What a record states as an id; a record of somebody else mustn't name this machine's folders."""
+    if not is_hub_id(name):
+        raise ValueError(
+            f"The record's id of the {role}, {name!r}, is no id on the Hub, or a folder here. Give it by --{role}, if "
+            "you trust what is there."
+        )
+    return name
+
+
+def _below(folder: Path, path: str, role: str) -> Path:
+    """The place of a record's folder, which must lie below the record's own: it may be somebody else's record."""
+    place = (folder / path).resolve()
+    if not place.is_relative_to(folder.resolve()):
+        raise ValueError(
+            f"The record's {role} lies at {path!r}, outside the record's own folder. Give it by --{role} "
+            f"{os.path.relpath(place)}, if you trust what is there."
+        )
+    return place
 
 
 def _short(value: float | str | None) -> str:

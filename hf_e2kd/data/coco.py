@@ -10,6 +10,7 @@ from typing import Any
 from datasets import Dataset, DatasetDict
 
 from .annotated import AnnotatedImage, Box, Faulty, Outside, annotated_dataset, check_folder
+from .files import path_inside
 
 VOC_NAMES = {
     "aeroplane": "airplane",
@@ -205,7 +206,7 @@ def _make_split(path: Path, folder: Path, content: Mapping[str, list], split: st
         images.append(
             AnnotatedImage(
                 str(image["id"]),
-                folder / image["file_name"],
+                path_inside(folder, image["file_name"], f"{path}, image {image['id']}"),
                 [box.label for box in boxes],
                 boxes,
                 size=size,

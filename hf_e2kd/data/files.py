@@ -1,6 +1,6 @@
 """Single files of samples."""
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from datasets import DatasetDict, load_dataset
@@ -33,3 +33,25 @@ def load_data_file(path: str) -> DatasetDict:
         )
     reader, options = _READERS[Path(path).suffix.lower()]
     return load_dataset(reader, data_files=path, **options)
+
+
+def path_inside(folder: Path, name: str, source: str) -> Path:
+    """The path of a file that a list or an annotation names, which must lie in its data set's folder.
+
+    Args:
+        folder: The data set's folder.
+        name: Path in it.
+        source: File that names it, and where, for the message.
+
+    Raises:
+        ValueError: the name is an absolute path or climbs out of the folder.
+    """
+    for path in (PurePosixPath(name), PureWindowsPath(name)):
+        if path.anchor or ".." in path.parts:
+            raise ValueError(
+                f"{source} names the file {name!r}, outside the folder '{folder}'. Expected a path in it, without "
+                "'..'; correct the name, or get the data anew from where you trust it."
+            )
+    if not PurePosixPath(name).parts or "\0" in name:
+        raise ValueError(f"{source} names the file {name!r}, which no file can be called.")
+    return folder / name

@@ -11,6 +11,7 @@ from pathlib import Path
 from datasets import DatasetDict
 
 from .annotated import AnnotatedImage, annotated_dataset, check_folder, read_text
+from .files import path_inside
 from .image_files import images_below
 
 PARTITIONS = {"train": "Training_{:02d}.txt", "test": "Testing_{:02d}.txt"}
@@ -94,7 +95,7 @@ def _listed(root: Path, file: Path, labels: Mapping[str, int]) -> list[Path]:
     for number, line in enumerate(read_text(file).splitlines(), start=1):
         if not line.strip():
             continue
-        path = root / line.strip().lstrip("/")
+        path = path_inside(root, line.strip().lstrip("/"), f"{file}, line {number}")
         if _scene(path, root) not in labels:
             raise ValueError(
                 f"{file}, line {number}: {line.strip()!r} is in no folder of images of '{root}'. Complete the download."

@@ -8,6 +8,7 @@ from xml.parsers import expat
 from datasets import Dataset, DatasetDict
 
 from .annotated import AnnotatedImage, Box, Faulty, Outside, annotated_dataset, check_apart, check_folder, read_text
+from .files import path_inside
 
 CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -155,13 +156,13 @@ def _load_split(
     faulty: Faulty,
     skip_undecodable: bool,
 ) -> Dataset:
+    paths = [path_inside(root / "JPEGImages", f"{name}.jpg", str(listed)) for name in ids]
     check_folder(root / "Annotations", [f"{name}.xml" for name in ids], f"an annotation for each image of {listed}")
     images = []
-    for name in ids:
+    for name, image in zip(ids, paths, strict=True):
         path = root / "Annotations" / f"{name}.xml"
         size, boxes = read_annotation(path)
         boxes = [box for box in boxes if difficult or not box.difficult]
-        image = root / "JPEGImages" / f"{name}.jpg"
         images.append(AnnotatedImage(name, image, [box.label for box in boxes], boxes, size=size, source=str(path)))
     return annotated_dataset(
         images, CLASSES, difficult=True, outside=outside, faulty=faulty, skip_undecodable=skip_undecodable

@@ -8,6 +8,7 @@ from pathlib import Path
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from .annotated import AnnotatedImage, Box, Faulty, Outside, annotated_dataset, check_apart, check_folder, read_text
+from .files import path_inside
 
 CLASSES = ("landbird", "waterbird")
 """The birds: `y` of the metadata."""
@@ -155,6 +156,7 @@ def _read_metadata(path: Path) -> list[dict]:
         )
     rows = []
     for row in reader:
+        path_inside(path.parent, row["img_filename"], f"{path}, line {reader.line_num}")
         checked: dict = {"file": row["img_filename"], "id": row.get("img_id") or row["img_filename"]}
         for name, valid in (("y", CLASSES), ("split", SPLITS), ("place", PLACES)):
             if row[name] not in [str(number) for number in range(len(valid))]:

@@ -3,7 +3,7 @@
 from .distillation import Distillation, explainer_of, replace_arguments, train_on_labels, use_one_thread
 from .experiment import Comparison, Experiment, parse_experiment
 from .images import ImageExperiment, crop_and_flip, draw_explanations
-from .models import create_student, label_settings, load_processor, load_teacher, shallow_copy_of
+from .models import create_student, label_settings, load_processor, load_teacher, load_weights, shallow_copy_of
 from .results import collect_results, markdown_table, measured_metrics, write_results
 from .run import run_experiment, run_variants
 from .student_card import generated_data, with_word_plots
@@ -26,6 +26,7 @@ __all__ = [
     "label_settings",
     "load_processor",
     "load_teacher",
+    "load_weights",
     "markdown_table",
     "measured_metrics",
     "parse_experiment",

@@ -19,20 +19,38 @@ from transformers import (
     TimmWrapperImageProcessor,
     ViTImageProcessor,
 )
-from transformers.utils import logging
 
 from ..alignment.inputs import PIL_FILTERS, ImageView
 from ..alignment.labels import class_names
 from ..data.imagenet import unique_class_names
+from ..logs import get_logger
 from ..models import bcos_config, shufflenet_config
 from ..models.bcos_base import BcosConfig
 
-logger = logging.get_logger(__name__)
+logger = get_logger(__name__)
+
+
+def load_weights(auto_class: Any, source: str, **options: Any) -> Any:
+    """Load a model by `auto_class.from_pretrained`, from weights in the safetensors format alone.
+
+    Raises:
+        ValueError: it has others, which can run code.
+        OSError: it isn't there, or the Hub can't be reached.
+    """
+    try:
+        return auto_class.from_pretrained(source, use_safetensors=True, **options)
+    except OSError as error:
+        if "safetensors" not in str(error):
+            raise
+        raise ValueError(
+            f"'{source}' holds no weights in the safetensors format. Others are not loaded, because pickled files "
+            "can run code. Convert them where you trust them: load the model and call save_pretrained()."
+        ) from error
 
 
 def load_teacher(source: str) -> tuple[nn.Module, Any]:
     """Load a trained image classifier and its processor, from the Hub or a folder. No remote code is run."""
-    model = AutoModelForImageClassification.from_pretrained(source)
+    model = load_weights(AutoModelForImageClassification, source)
     name_classes_apart(model)
     return model, load_processor(source, model.config)
 
@@ -107,8 +125,11 @@ def create_student(source: str, init: str, names: list[str] | None, teacher: nn.
         labels = label_settings(names, len(names))
     if init == "random":
         return AutoModelForImageClassification.from_config(_configuration(source, labels))
-    return AutoModelForImageClassification.from_pretrained(
-        source, config=_saved_configuration(source, labels), ignore_mismatched_sizes=True
+    return load_weights(
+        AutoModelForImageClassification,
+        source,
+        config=_saved_configuration(source, labels),
+        ignore_mismatched_sizes=True,
     )
 
 
@@ -136,8 +157,8 @@ def processor_like(view: ImageView, student: nn.Module) -> Any:
 
 def load_text_classifier(source: str, names: list[str] | None, num_labels: int) -> nn.Module:
     """Load a pretrained model of texts with a classifier for these classes, new where it has another."""
-    return AutoModelForSequenceClassification.from_pretrained(
-        source, **label_settings(names, num_labels), ignore_mismatched_sizes=True
+    return load_weights(
+        AutoModelForSequenceClassification, source, **label_settings(names, num_labels), ignore_mismatched_sizes=True
     )
 
 

@@ -18,15 +18,15 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
 )
-from transformers.utils import logging
 
 from ..alignment.labels import align_labels
 from ..data.images import load_image_splits, with_names
 from ..data.text import load_text_splits
 from ..hub.ids import check_repo_id
-from .models import load_processor, name_classes_apart, no_processing_class
+from ..logs import get_logger
+from .models import load_processor, load_weights, name_classes_apart, no_processing_class
 
-logger = logging.get_logger(__name__)
+logger = get_logger(__name__)
 
 _CONNECTION_SECONDS = 5
 
@@ -58,14 +58,8 @@ def load_classifier(source: str, revision: str | None = None, trust_remote_code:
     is_text = reads_text(config, source)
     model_class = AutoModelForSequenceClassification if is_text else AutoModelForImageClassification
     try:
-        # Pickled weights can run code, and `load_student` refuses them too.
-        model, found = model_class.from_pretrained(source, output_loading_info=True, use_safetensors=True, **options)
+        model, found = load_weights(model_class, source, output_loading_info=True, **options)
     except OSError as error:
-        if "safetensors" in str(error):
-            raise ValueError(
-                f"'{source}' holds no weights in the safetensors format. Others are not loaded, because pickled files "
-                "can run code. Convert them where you trust them: load the model and call save_pretrained()."
-            ) from error
         raise absent(source, error) from error
     if found["missing_keys"]:
         raise ValueError(

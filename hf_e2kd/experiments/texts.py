@@ -14,7 +14,7 @@ from ..data.text import TextCollator, load_texts
 from ..trainer.arguments import ExplanationDistillArguments
 from .distillation import Distillation, announce, explainer_of, replace_arguments, train_on_labels, use_one_thread
 from .experiment import Experiment
-from .models import label_settings, load_text_classifier, shallow_copy_of
+from .models import label_settings, load_text_classifier, load_weights, shallow_copy_of
 from .student_card import generated_data
 from .words import WordStudy
 
@@ -108,7 +108,7 @@ def load_text_sources(sources: TextSources, args: ExplanationDistillArguments, s
     )
     tokenizer = AutoTokenizer.from_pretrained(sources.teacher)
     if not sources.finetune_teacher:
-        teacher = AutoModelForSequenceClassification.from_pretrained(sources.teacher)
+        teacher = load_weights(AutoModelForSequenceClassification, sources.teacher)
         return _distillation(teacher, tokenizer, sources, args, train, {"evaluation": evaluation})
     names = label_names(train, sources.label_column)
     labels = train[sources.label_column]

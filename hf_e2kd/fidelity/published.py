@@ -14,13 +14,13 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
 )
-from transformers.utils import logging
 
 from .. import models  # noqa: F401  (makes the Auto classes know the papers' networks)
 from ..hub.ids import check_repo_id
+from ..logs import get_logger
 from .record import FIDELITY_FILE, FidelityRecord, ModelRecord
 
-logger = logging.get_logger(__name__)
+logger = get_logger(__name__)
 
 _FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 _PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "tokenizer_config.json")

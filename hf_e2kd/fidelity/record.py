@@ -1,9 +1,10 @@
 """The fidelity record: a student's figures, and what is needed to measure them again (`fidelity.json`)."""
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 FIDELITY_FILE = "fidelity.json"
 FORMAT = "hf_e2kd.fidelity/1"
@@ -197,30 +198,16 @@ class FidelityRecord:
         """Build a record from the content of `fidelity.json`, as `to_dict` returns it.
 
         Raises:
-            ValueError: it is of another format.
+            ValueError: it is of another format, or a part of it lacks, is one too many or of another type.
         """
-        values = dict(values)
+        values = dict(values) if isinstance(values, dict) else {}
         found = values.pop("format", None)
         if found != FORMAT:
             raise ValueError(
                 f"This is no fidelity record of the format {FORMAT} (it says {found!r}). Measure again with this "
                 "version: hf-e2kd fidelity --teacher A --student B --dataset D."
             )
-        try:
-            return cls(
-                **{
-                    **values,
-                    "student": _model(values["student"]),
-                    "teacher": _model(values.get("teacher")),
-                    "data": DataRecord(**values["data"]),
-                    "figures": _figures(values["figures"]),
-                    "compared": {name: _figures(figures) for name, figures in values.get("compared", {}).items()},
-                    "chance": _figures(values.get("chance", {})),
-                    "training": _training(values.get("training")),
-                }
-            )
-        except (AttributeError, KeyError, TypeError) as error:
-            raise ValueError(f"This fidelity record lacks a part, or has one too many: {error}.") from error
+        return _read(cls, values, "")
 
     def save(self, folder: str | Path) -> Path:
         """Write `fidelity.json` into a folder."""
@@ -230,23 +217,46 @@ class FidelityRecord:
 
     @classmethod
     def load(cls, folder: str | Path) -> "FidelityRecord":
-        """Read `fidelity.json` of a folder."""
-        return cls.from_dict(json.loads((Path(folder) / FIDELITY_FILE).read_text(encoding="utf-8")))
+        """Read `fidelity.json` of a folder.
+
+        Raises:
+            ValueError: as `from_dict`, or it is no JSON.
+        """
+        path = Path(folder) / FIDELITY_FILE
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        # Arrays within arrays without end are no record either.
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path} is no JSON: {error}. Get the file anew, or measure anew.") from error
+        return cls.from_dict(content)
 
 
-def _model(values: dict[str, Any] | None) -> Any:
-    if values is None:
-        return None
-    cost = values.get("cost")
-    return ModelRecord(**{**values, "cost": None if cost is None else Cost(**cost)})
+def _read(expected: Any, value: Any, place: str) -> Any:
+    """Read a value of JSON as a type, or a data class of such.
 
-
-def _training(values: dict[str, Any] | None) -> TrainingRecord | None:
-    if values is None:
-        return None
-    data = values.get("data")
-    return TrainingRecord(**{**values, "data": None if data is None else DataRecord(**data)})
-
-
-def _figures(values: dict[str, dict[str, Any]]) -> dict[str, MetricValue]:
-    return {name: MetricValue(**figure) for name, figure in values.items()}
+    Raises:
+        ValueError: it is of another type, a part of it lacks or is one too many; its place is named.
+    """
+    if is_dataclass(expected) and isinstance(expected, type) and isinstance(value, dict):
+        hints = get_type_hints(expected)
+        needed = {each.name for each in fields(expected) if each.default is each.default_factory is MISSING}
+        for problem, names in (("lacks", needed - value.keys()), ("has one too many,", value.keys() - hints.keys())):
+            if names:
+                raise ValueError(
+                    f"This fidelity record {problem} {', '.join(f'{place}{name}' for name in sorted(names))}."
+                )
+        return expected(**{name: _read(hints[name], part, f"{place}{name}.") for name, part in value.items()})
+    origin, arguments = get_origin(expected), get_args(expected)
+    if origin is UnionType:
+        fitting = [each for each in arguments if each is not NoneType]
+        return None if value is None else _read(fitting[0], value, place)
+    if origin is list and isinstance(value, list):
+        return [_read(arguments[0], part, f"{place}{number}.") for number, part in enumerate(value)]
+    if origin is dict and isinstance(value, dict):
+        return {name: _read(arguments[1], part, f"{place}{name}.") for name, part in value.items()}
+    if expected is Any:
+        return value
+    kinds = (int, float) if expected is float else expected
+    if origin is not None or is_dataclass(expected) or not isinstance(value, kinds) or isinstance(value, bool):
+        raise ValueError(f"This fidelity record can't be read: {place.rstrip('.')} is {value!r:.60}.")
+    return value

@@ -2,9 +2,15 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from .measure import drawn_rows
 from .record import DataRecord, FidelityRecord, MetricValue
+
+MOST = 1_000_000
+"""Largest number among a record's settings: more samples, points or tokens aren't measured."""
+MOST_AT_ONCE = 4096
+"""Largest batch of a measurement."""
 
 
 @dataclass(frozen=True)
@@ -78,12 +84,39 @@ def check_verifiable(record: FidelityRecord) -> None:
         problem = "it doesn't say on which samples its figures were measured, or of how many rows these are"
     elif not all(isinstance(row, int) and 0 <= row < rows for row in samples):
         problem = f"some of its samples aren't among its {rows} rows"
+    elif len(set(samples)) < len(samples):
+        problem = f"{len(samples) - len(set(samples))} of its {len(samples)} samples repeat another"
+    elif (large := _too_large(record)) is not None:
+        problem = f"{large}, which no measurement takes"
     else:
         return
     raise ValueError(
         f"The record states nothing that could be verified: {problem}. Measure anew: hf-e2kd fidelity --teacher A "
         "--student B --dataset D."
     )
+
+
+def _too_large(record: FidelityRecord) -> str | None:
+    """A number that would fill the memory or take forever, by its place."""
+    stated: dict[str, Any] = {"batch_size": record.batch_size, "arguments": record.data.arguments}
+    stated |= {"max_length": record.data.columns.get("max_length"), "explainer": record.explainer.get("options")}
+    stated["teacher_explainer"] = (record.teacher_explainer or {}).get("options")
+    for place, value in stated.items():
+        for number in _numbers(value):
+            low, high = (1, MOST_AT_ONCE) if place == "batch_size" else (-MOST, MOST)
+            if not low <= number <= high:
+                return f"its {place} state {number}"
+    return None
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    if isinstance(value, Mapping):
+        value = [*value.values()]
+    if isinstance(value, list | tuple):
+        for part in value:
+            yield from _numbers(part)
+    elif isinstance(value, int | float):
+        yield value
 
 
 def _same(name: str, stated: int | str | None, found: int | str | None) -> Check:
@@ -98,11 +131,8 @@ def _drawn(data: DataRecord) -> Check:
     name, samples = "the samples are those that the seed draws", data.samples
     if sorted(samples) == list(range(data.rows)):
         return Check(name, data.seed, data.seed, True)
-    repeated = len(samples) - len(set(samples))
     expected = None if data.seed is None else drawn_rows(data.rows, len(samples), data.seed)
-    if repeated:
-        reason = f"{repeated} of {len(samples)} repeat another"
-    elif expected is None:
+    if expected is None:
         reason = "no seed is stated: they may have been picked"
     else:
         others = sum(one != other for one, other in zip(samples, expected, strict=True))

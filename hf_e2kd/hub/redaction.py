@@ -4,9 +4,9 @@ import platform
 import re
 from typing import Any
 
-from transformers.utils import logging
+from ..logs import get_logger
 
-logger = logging.get_logger(__name__)
+logger = get_logger(__name__)
 
 LEFT_OUT = "(left out)"
 """Stands in the place of a text that holds something private."""

@@ -12,11 +12,11 @@ from huggingface_hub import CommitInfo, HfApi, is_offline_mode
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import parse_ratelimit_headers, validate_repo_id
 from transformers import Trainer, TrainingArguments
-from transformers.utils import logging
 
+from ..logs import get_logger
 from .ids import check_repo_id
 
-logger = logging.get_logger(__name__)
+logger = get_logger(__name__)
 
 T = TypeVar("T")
 

@@ -13,6 +13,7 @@ from typing import Any
 import datasets
 import torch
 from accelerate import PartialState
+from filelock import FileLock, Timeout
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedTokenizerBase
@@ -22,19 +23,24 @@ from ..alignment.labels import class_count, dataset_label_names
 from ..alignment.words import LAYOUT_COLUMNS
 from ..architectures.base import evaluating
 from ..explainers import Explainer, Explanation, build_explainer
+from ..logs import get_logger
 from ..references.teacher import refuse_quantised_arithmetic
 from ..version import __version__
-from .files import FORMAT, PLAN_FILE, STORE_FILE, StoreError, read_json, write_json
-from .ids import check_order, fingerprint, order_probes, refuse_duplicates, stated_ids
+from .description import read_description, read_plan
+from .files import FORMAT, PLAN_FILE, STORE_FILE, StoreError, write_json
+from .ids import check_order, order_probes, refuse_duplicates, stated_ids
 from .key import explainer_key, field_of_view, processor_key, require_same, teacher_key
 from .rows import RowEncoder
 from .samples import Collate, IndexedDataset, ModelInputs, refuse_random_samples, with_images
-from .shards import ShardInfo, Shards
+from .shards import ShardInfo, Shards, fingerprint
 from .targets import TARGETS, TargetRule
 from .text import SpanCollator, TextRows
 from .writer import ShardPlan, ShardWriter
 
+logger = get_logger(__name__)
+
 DTYPES = ("float16", "float32")
+LOCK_FILE = ".building.lock"
 
 # Named beside the explainer's own message, which shows the values.
 _REBUILD = "Give the same, or build into another folder."
@@ -47,6 +53,35 @@ def launched_processes() -> PartialState:
     """
     # Unless it is told so, Accelerate takes processes on a machine without accelerators for so many single ones.
     return PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=30))
+
+
+@contextmanager
+def building_alone(builder: "StoreBuilder", state: PartialState) -> Iterator[None]:
+    """Let one building at a time write into a folder: another waits, and then finds the store finished.
+
+    The lock of a building that was killed is gone with it. A finished store may lie where nobody may write.
+
+    Args:
+        builder: The building of this process.
+        state: The processes that build together.
+    """
+    lock = FileLock(builder.folder / LOCK_FILE)
+    finished = builder.is_finished()
+    if state.is_main_process and not finished:
+        builder.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            logger.warning(f"The store {builder.folder} is being built by another process, which is waited for.")
+            lock.acquire()
+    state.wait_for_everyone()
+    try:
+        yield
+    finally:
+        # Whoever waits for the deleted file's lock finds a finished store.
+        if lock.is_locked and (builder.folder / STORE_FILE).is_file():
+            Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
 
 
 class StoreBuilder:
@@ -153,7 +188,7 @@ class StoreBuilder:
         """
         for name in (STORE_FILE, PLAN_FILE):
             if (self.folder / name).is_file():
-                there = read_json(self.folder / name)
+                there = (read_description if name == STORE_FILE else read_plan)(self.folder)
                 stored, given = there["key"], dict(self.key)
                 # Of a stream, neither number nor order of the samples is known beforehand.
                 own = {part: value for part, value in self._ids().items() if value is not None or part == "column"}
@@ -223,7 +258,7 @@ class StoreBuilder:
         """
         if (self.folder / STORE_FILE).is_file():
             return True
-        plan = read_json(self.folder / PLAN_FILE)
+        plan = read_plan(self.folder)
         if plan["count"] is None:
             return False
         notes = self.plan.finished(plan["count"])

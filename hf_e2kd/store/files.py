@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-FORMAT = 1
+FORMAT = 2
 STORE_FILE = "store.json"
 PLAN_FILE = "unfinished.json"
 
@@ -53,7 +53,8 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    # Arrays within arrays without end are no JSON of ours, but Python's parser alone says so by a RecursionError.
+    except (ValueError, RecursionError) as error:
         raise StoreError(f"{path} is damaged: {error}. Get the file anew, or build the store anew.") from error
 
 
@@ -62,25 +63,17 @@ def free_bytes(path: Path) -> int:
     return shutil.disk_usage(path.parent).free
 
 
-def read_description(folder: Path) -> dict[str, Any]:
-    """The content of store.json.
+def require_inside(folder: Path, path: Path) -> None:
+    """Refuse a file of a store that is a link to somewhere else.
+
+    The Hub's cache keeps the files of a snapshot as links to its own folder of blobs.
 
     Raises:
-        StoreError: there is no finished store.
+        StoreError: naming the link.
     """
-    path = folder / STORE_FILE
-    if not path.is_file():
-        if (folder / PLAN_FILE).is_file():
-            done = len(list(folder.glob("shard-*.arrow")))
-            raise StoreError(
-                f"The store {folder} is not finished: {done} shards are there. Call StoredReference.build again with "
-                "the same teacher and data; it goes on where it stopped."
-            )
-        raise StoreError(f"There is no store in {folder}: {path} is missing. Build one by StoredReference.build.")
-    description = read_json(path)
-    if description.get("format") != FORMAT:
-        raise StoreError(
-            f"{path} has the format {description.get('format')}, and this version reads {FORMAT}. Build the store "
-            "anew, or use the version that built it."
-        )
-    return description
+    own, target = folder.resolve(), path.resolve()
+    places = [own]
+    if own.parent.name == "snapshots":
+        places.append(own.parent.parent / "blobs")
+    if not any(target.is_relative_to(place) for place in places):
+        raise StoreError(f"{path} is a link to another folder. Put the file itself into the store's folder.")

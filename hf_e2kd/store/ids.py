@@ -9,9 +9,7 @@ import numpy as np
 import torch
 
 from .files import StoreError
-from .shards import Shards
-
-Id = int | str
+from .shards import Id, Shards
 
 # Samples whose content is remembered, to find out later whether the data is still in the same order.
 _PROBES = 64
@@ -81,15 +79,6 @@ def refuse_duplicates(ids: Iterable[Id]) -> None:
             f"{len(twice)} ids occur more than once, such as {list(twice)[:5]}: a stored row could not be told from "
             "another. Give a column of unique ids, or leave the duplicates out."
         )
-
-
-def fingerprint(ids: Iterable[Id]) -> str:
-    """A digest of ids in their order."""
-    digest = hashlib.sha256()
-    for value in ids:
-        data = str(value).encode()
-        digest.update(b"%d:%s," % (len(data), data))
-    return digest.hexdigest()
 
 
 class IdIndex:

@@ -17,14 +17,15 @@ from ..alignment.scores import is_score, refuse_one_shared_class
 from ..data.explanation_map import ExplanationMap
 from ..explainers import Explainer, build_explainer
 from ..references.base import Reference, ReferenceOutput
-from .build import StoreBuilder, launched_processes
-from .files import STORE_FILE, StoreError, read_description
+from .build import StoreBuilder, building_alone, launched_processes
+from .description import read_description
+from .files import STORE_FILE, StoreError
 from .hub_dataset import download_store, upload_store
-from .ids import IdIndex, check_order, fingerprint, stated_ids
+from .ids import IdIndex, check_order, stated_ids
 from .joining import AttachedDataset, AttachedStream
 from .key import explainer_key, field_of_view, processor_key, require_same, teacher_key
 from .rows import MAP, VECTORS, RowDecoder
-from .shards import ShardInfo, Shards, fields_from_json
+from .shards import ShardInfo, Shards, fields_from_json, fingerprint
 from .targets import student_classes, unknown_targets
 
 _OF_TEXTS = ("logits", "target", MAP, "mask")
@@ -110,7 +111,7 @@ class StoredReference(Reference):
 
         The teacher runs in evaluation mode; afterwards it is as it was, on this process's device. Under `accelerate
         launch` each process makes its share of the shards. A building that was interrupted goes on where it stopped
-        when it is called again; a finished one is loaded.
+        when it is called again; a finished one is loaded, and one that another process is building is waited for.
 
         Args:
             teacher: Classifier of transformers, timm or your own.
@@ -154,11 +155,12 @@ class StoredReference(Reference):
         if isinstance(teacher, nn.Module):
             teacher.to(state.device)
         builder = StoreBuilder(teacher, dataset, Path(output_dir), **options)
-        builder.run(state.process_index, state.num_processes)
-        state.wait_for_everyone()
-        if state.is_main_process:
-            builder.finish()
-        state.wait_for_everyone()
+        with building_alone(builder, state):
+            builder.run(state.process_index, state.num_processes)
+            state.wait_for_everyone()
+            if state.is_main_process:
+                builder.finish()
+            state.wait_for_everyone()
         return cls(output_dir)
 
     def push_to_hub(

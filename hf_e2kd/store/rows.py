@@ -146,14 +146,42 @@ class RowDecoder:
     def __call__(self, rows: np.ndarray) -> list[dict[str, torch.Tensor]]:
         """The columns of each row: `logits` (classes,); `target` () or (K,); of an image `map` ([K,] h, w) float32 and,
         where they are stored, `vectors` ([K,] C, h, w); of a text its tokens' `scores` ([K,] n), `spans` (n, 2) and
-        what else `StoredTextCollator` reads."""
+        what else `StoredTextCollator` reads.
+
+        Raises:
+            StoreError: a row holds what no teacher gave.
+        """
         read = self.shards.read(rows)
+        self._check(read)
         values: list[Any] = [self._logits(read), self._targets(read["target"])]
         values += [self._scaled(read, name) for name in self.scaled]
         if self.is_text:
             values.append([torch.from_numpy(own) for own in read[SPANS]])
         values += [torch.from_numpy(read[name].astype(np.int64)) for name in self.plain]
         return [dict(zip(self.columns, row, strict=True)) for row in zip(*values, strict=True)]
+
+    def _check(self, read: Mapping[str, Any]) -> None:
+        """Refuse classes that the teacher lacks, and arrays of one row that are of different numbers of things."""
+        problem = None
+        targets = np.concatenate([np.ravel(own) for own in read["target"]])
+        if ((targets < 0) | (targets >= self.classes)).any() or (read.get("indices", targets) >= self.classes).any():
+            problem = f"explain or name other than the teacher's {self.classes} classes"
+        several = self.targets or 0
+        for name in self.scaled if several else ():
+            for own, scale, target in zip(read[name], read[f"{name}_scale"], read["target"], strict=True):
+                explained = len(scale) if name == SCORES else len(own)
+                if not len(scale) == explained == len(target) <= several:
+                    problem = f"hold {explained} explanations of {len(target)} classes"
+        for own, scale, spans in (
+            zip(read[SCORES], read[f"{SCORES}_scale"], read[SPANS], strict=True) if self.is_text else ()
+        ):
+            if len(own) != np.size(scale) * len(spans):
+                problem = f"hold {len(own)} scores of {len(spans)} tokens"
+        if problem is not None:
+            raise StoreError(
+                f"Rows of the store {self.shards.folder} {problem}: it is damaged. StoredReference(folder, "
+                "verify=True) names the file; get it anew, or build it anew."
+            )
 
     def _logits(self, read: Mapping[str, Any]) -> torch.Tensor:
         """All classes' logits (B, classes). Where only the largest are stored, the others share equally what is left of

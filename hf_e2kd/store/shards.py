@@ -14,9 +14,11 @@ from typing import Any, BinaryIO
 import numpy as np
 import pyarrow as pa
 
-from .files import StoreError
+from .files import StoreError, require_inside
 
 ID = "id"
+
+Id = int | str
 
 
 @dataclass(frozen=True)
@@ -66,12 +68,29 @@ def fields_from_json(content: Mapping[str, Any]) -> dict[str, Field]:
 
 @dataclass(frozen=True)
 class ShardInfo:
-    """One finished shard: its file's name, its numbers of rows and bytes, and the bytes' SHA-256."""
+    """One finished shard.
+
+    Args:
+        name: Name of its file.
+        rows, bytes: Its numbers of rows and bytes.
+        sha256: Digest of its bytes.
+        ids: Digest of its rows' ids, by which it is told from another of the store.
+    """
 
     name: str
     rows: int
     bytes: int
     sha256: str
+    ids: str
+
+
+def fingerprint(ids: Iterable[Id]) -> str:
+    """A digest of ids in their order."""
+    digest = hashlib.sha256()
+    for value in ids:
+        data = str(value).encode()
+        digest.update(b"%d:%s," % (len(data), data))
+    return digest.hexdigest()
 
 
 class _Column:
@@ -80,7 +99,7 @@ class _Column:
     def __init__(self, chunks: Sequence[pa.Array], field: Field):
         self.parts: list[tuple[int, np.ndarray, np.ndarray]] = []
         first = 0
-        for chunk in chunks:
+        for chunk in filter(len, chunks):
             _, offsets, data = chunk.buffers()
             places = np.frombuffer(offsets, np.int32, len(chunk) + 1, chunk.offset * 4)
             held = np.frombuffer(data, np.uint8) if data is not None and data.size else np.empty(0, np.uint8)
@@ -110,10 +129,30 @@ class _Shard:
                 table = pa.ipc.open_stream(source).read_all()
             if table.num_rows != info.rows:
                 raise pa.ArrowInvalid(f"{table.num_rows} rows instead of {info.rows}")
+            _check_types(table, fields)
+            # Sizes of all buffers; of the ids also each text's place, which Arrow would read from anywhere.
+            table.validate()
             self.ids = table.column(ID)
+            self.ids.validate(full=True)
+            found = fingerprint(self.ids.to_pylist())
+            if found != info.ids:
+                raise pa.ArrowInvalid("its ids are others than store.json states, as of shards that were swapped")
             self.columns = {name: _Column(table.column(name).chunks, field) for name, field in fields.items()}
-        except (pa.ArrowException, KeyError, OSError) as error:
+        except (pa.ArrowException, OSError) as error:
             raise _damaged(path, str(error)) from error
+
+
+def _check_types(table: pa.Table, fields: Mapping[str, Field]) -> None:
+    """Refuse columns of other types than `ShardWriter` writes, and rows without a value."""
+    expected = {ID: (pa.int64(), pa.string()), **dict.fromkeys(fields, (pa.binary(),))}
+    if sorted(table.column_names) != sorted(expected) and fields:
+        raise pa.ArrowInvalid(f"its columns are {table.column_names} instead of {[*expected]}")
+    for name, types in expected.items():
+        column = table.column(name)
+        if column.type not in types:
+            raise pa.ArrowInvalid(f"its column '{name}' is of {column.type} instead of {types[-1]}")
+        if column.null_count:
+            raise pa.ArrowInvalid(f"{column.null_count} rows of its column '{name}' are empty")
 
 
 def _damaged(path: Path, what: str) -> StoreError:
@@ -163,6 +202,7 @@ class Shards:
                     f"The shard {path} is missing{'; it was only half written' if half else ''}. Build again with the "
                     "same teacher and data, or get the file anew."
                 )
+            require_inside(self.folder, path)
             size = path.stat().st_size
             if size != info.bytes:
                 raise _damaged(path, f"it has {size} bytes instead of {info.bytes}")

@@ -11,8 +11,9 @@ from typing import Any, BinaryIO
 import numpy as np
 import pyarrow as pa
 
+from .description import check_note
 from .files import NO_SPACE, StoreError, free_bytes, read_json, write_json
-from .shards import ID, Field, ShardInfo, fields_to_json
+from .shards import ID, Field, ShardInfo, fields_to_json, fingerprint
 
 # Rows are kept in memory until they fill a record batch of this many bytes, so that a reader finds few of them.
 _BATCH_BYTES = 16 * 2**20
@@ -59,6 +60,7 @@ class ShardWriter:
         # Of this process alone: one that its launcher left behind when it was killed may be writing the same shard.
         self.temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         self._columns: dict[str, list[Any]] = {name: [] for name in (ID, *fields)}
+        self._ids: list[Any] = []
         self._waiting = 0
         self._schema: pa.Schema | None = None
         self._sink: _Hashed | None = None
@@ -73,6 +75,7 @@ class ShardWriter:
         """
         ids = rows[ID]
         self._columns[ID].extend(ids)
+        self._ids.extend(ids)
         for name, field in self.fields.items():
             for row in rows[name]:
                 if field.is_fixed and np.shape(row) != field.shape:
@@ -91,7 +94,8 @@ class ShardWriter:
         """Finish the shard and move it into its place."""
         self._guarded(self._finish)
         assert self._sink is not None
-        return ShardInfo(self.path.name, self.rows, self._sink.bytes, self._sink.digest.hexdigest())
+        sink = self._sink
+        return ShardInfo(self.path.name, self.rows, sink.bytes, sink.digest.hexdigest(), fingerprint(self._ids))
 
     def abandon(self) -> None:
         """Remove the temporary file."""
@@ -186,6 +190,7 @@ class ShardPlan:
         if not path.with_suffix(".json").is_file():
             return None
         note = read_json(path.with_suffix(".json"))
+        check_note(note, path.with_suffix(".json"))
         return note if path.is_file() and path.stat().st_size == note["shard"]["bytes"] else None
 
     def writer(self, number: int, fields: Mapping[str, Field]) -> ShardWriter:

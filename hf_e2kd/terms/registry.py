@@ -36,6 +36,12 @@ def available_terms() -> list[str]:
     return sorted(_TERMS)
 
 
+def term_citation(name: str) -> str | None:
+    """The BibTeX entry of a term's paper; None of a term without one, or that isn't known here."""
+    term = _TERMS.get(name)
+    return None if term is None else term.citation
+
+
 def build_term(name: str, **options: Any) -> Term:
     """Build a term by name.
 

@@ -6,17 +6,17 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import Trainer
-from transformers.utils import logging
 
 from ..alignment.labels import labels_belong_to
 from ..alignment.scores import is_score
 from ..fidelity import BatchMeasures, multi_label_metrics, sample_metrics
 from ..fidelity.scores import score_figures
+from ..logs import get_logger
 from ..metrics.running import RunningMeans, SampleValues
 from ..terms import ReferenceOutput, StepOutput
 from .step import run_student
 
-logger = logging.get_logger(__name__)
+logger = get_logger(__name__)
 
 
 class EvaluationMixin(Trainer):

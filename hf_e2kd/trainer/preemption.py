@@ -11,9 +11,10 @@ from accelerate.utils import reduce
 from transformers import Trainer, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from transformers.utils import logging
 
-logger = logging.get_logger(__name__)
+from ..logs import get_logger
+
+logger = get_logger(__name__)
 
 
 class _StopAfterStep(TrainerCallback):

@@ -12,7 +12,7 @@ from huggingface_hub import HfApi
 from torch import nn
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, SaveStrategy
-from transformers.utils import PushInProgress, logging
+from transformers.utils import PushInProgress
 
 from ..alignment.inputs import image_view
 from ..architectures.sharding import whole
@@ -25,9 +25,10 @@ from ..fidelity.measure import problem_of
 from ..fidelity.training import describe_training
 from ..hub.ids import check_repo_id, loaded_from_hub
 from ..hub.upload import check_online, named_repo, push_folder, repo_name, retried, warn_of_failed_uploads
+from ..logs import get_logger
 from ..references import TeacherReference
 
-logger = logging.get_logger(__name__)
+logger = get_logger(__name__)
 
 PICTURE = "explanations.png"
 

@@ -13,6 +13,8 @@ try:
 except ModuleNotFoundError as error:
     raise ImportError(NO_GRADIO) from error
 
+from gradio.utils import get_upload_folder
+
 from ..cards.escaping import escape_html
 from ..data.opening import open_image
 from .comparison import Comparison, Pair, Target
@@ -24,6 +26,7 @@ from .settings import Settings, Viewing, browse, facts, load
 EXPECTED = (ValueError, OSError, RuntimeError)
 TITLE = "Where teacher and student look"
 LARGEST_FILE = "100mb"
+LARGEST_BYTES = 100 * 2**20
 KEPT = 3600  # seconds that gradio keeps uploaded files
 
 STYLE = """
@@ -124,7 +127,27 @@ class Answers:
             assert self.viewing.samples is not None and position is not None
             return self.viewing.samples[position]
         # By its content, for a message that doesn't name the server's folders.
-        return open_image(Path(given["path"]).read_bytes())
+        return open_image(read_upload(given))
+
+
+def read_upload(given: Any) -> bytes:
+    """The content of an uploaded file, of nothing else: a request may name any path.
+
+    Args:
+        given: The file as gradio describes it.
+
+    Raises:
+        ValueError: no regular file among the uploaded ones, or one that is larger than `LARGEST_FILE`. Whether there is
+            another file by that name isn't told.
+    """
+    path = given.get("path") if isinstance(given, dict) else None
+    if isinstance(path, str) and "\0" not in path:
+        file, uploads = Path(path).resolve(), Path(get_upload_folder()).resolve()
+        if file.is_relative_to(uploads) and file.is_file():
+            if file.stat().st_size > LARGEST_BYTES:
+                raise ValueError(f"The image is larger than {LARGEST_FILE.upper()}. Make it smaller first.")
+            return file.read_bytes()
+    raise ValueError("That is no uploaded image, or it was deleted since. Drop the image anew.")
 
 
 def build_page(viewing: Viewing, browsed: list[Comparison], left_out: list[str]) -> gr.Blocks:
@@ -282,6 +305,8 @@ def serve(page: gr.Blocks, **options: Any) -> Any:
     """Start the page, with the system's fonts and without external files."""
     fonts = [gr.themes.Font(name) for name in ("system-ui", "sans-serif")]
     mono = [gr.themes.Font(name) for name in ("ui-monospace", "monospace")]
+    # Every request waits in the queue, in which the models are used one after the other.
+    page.queue(api_open=False)
     sheet = style(".dark .e2kd {{ {} }}") + STYLE
     return page.launch(
         theme=gr.themes.Default(font=fonts, font_mono=mono, primary_hue="blue"),

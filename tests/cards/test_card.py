@@ -417,3 +417,14 @@ def test_saved(tmp_path):
         save_card(text_record(), tmp_path, picture="explanations.png")
     text_record().save(tmp_path)
     assert "hf-e2kd fidelity --verify ." in save_card(text_record(), tmp_path).read_text(encoding="utf-8")
+
+
+def test_further_terms_of_the_loss():
+    """Prevents: a card that leaves out what else a student was trained by, and whose method that is."""
+    record = image_record()
+    stated = {"hint": {"weight": 0.5}, "attention_transfer": {"weight": 0.0}}
+    arguments = {**record.training.arguments, "logits_loss": "mse", "terms": stated}
+    card = str(model_card(replace(record, training=replace(record.training, arguments=arguments))))
+    (line,) = [line for line in card.splitlines() if line.startswith("- **Loss**")]
+    assert line.endswith("+ 0.5 · `hint`") and "`mse` loss against the teacher's outputs" in line
+    assert "romero2015fitnets" in card and "zagoruyko2017paying" not in card and "| `terms`" not in card

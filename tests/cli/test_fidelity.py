@@ -20,6 +20,8 @@ from tests.models import build
 from tests.text_models import build_text
 from tests.tokenizers import tokenizer
 
+THERE = ("--teacher", "teacher", "--student", "student", "--dataset", "photos")
+TEXTS_THERE = ("--teacher", "long", "--student", "short", "--dataset", "texts")
 WORDS = ("good", "bad", "dull", "warm", "long", "fine")
 
 
@@ -73,7 +75,7 @@ def test_images_are_measured_and_verified(place, capsys):
     record = FidelityRecord.load(folder)
     assert record.teacher.path == "../../teacher" and record.data.path == "../../photos"
     assert str(place) not in (folder / "fidelity.json").read_text() + (folder / "README.md").read_text()
-    assert run("fidelity", "--verify", folder, "--json") == 0
+    assert run("fidelity", "--verify", folder, *THERE, "--json") == 0
     checks = {check["name"]: check for check in json.loads(capsys.readouterr().out)}
     assert all(check["holds"] for check in checks.values())
     assert {"student's weights", "teacher's weights", "the samples", "agreement", "chance, shuffled"} <= set(checks)
@@ -81,7 +83,7 @@ def test_images_are_measured_and_verified(place, capsys):
     weights = load_file("student/model.safetensors")
     save_file({name: value * 1.5 for name, value in weights.items()}, "student/model.safetensors", {"format": "pt"})
     Image.fromarray(np.zeros((40, 32, 3), np.uint8)).save(f"photos/validation/{record.data.samples[0]}.png")
-    assert run("fidelity", "--verify", folder) == 1
+    assert run("fidelity", "--verify", folder, *THERE) == 1
     out = capsys.readouterr().out
     assert "FAILS student's weights" in out and "FAILS the samples" in out and "holds teacher's weights" in out
 
@@ -92,7 +94,7 @@ def test_texts_of_two_tokenizers(place, capsys):
     assert run("fidelity", "--teacher", "long", "--student", "short", "--dataset", "texts", *options) == 0
     record = FidelityRecord.from_dict(json.loads(capsys.readouterr().out))
     assert record.modality == "text" and record.chance == {} and record.figures["explanation_similarity"].samples == 6
-    assert run("fidelity", "--verify", "outputs/fidelity") == 0
+    assert run("fidelity", "--verify", "outputs/fidelity", *TEXTS_THERE) == 0
 
 
 @pytest.mark.parametrize(
@@ -119,11 +121,43 @@ def test_a_record_without_its_teacher(place, capsys):
     """Prevents: a verification that measures against whatever it finds."""
     assert run(*IMAGES, "--pictures", 0, "--no-chance") == 0
     shutil.move("teacher", "elsewhere")
-    assert run("fidelity", "--verify", "outputs/fidelity") == 1
+    own = ("fidelity", "--verify", "outputs/fidelity", *THERE[2:])
+    record = FidelityRecord.load("outputs/fidelity")
+    replace(record, teacher=replace(record.teacher, path="teacher")).save("outputs/fidelity")
+    assert run(*own) == 1
     assert (
         "The record's teacher (ResNetForImageClassification) isn't published and isn't here" in capsys.readouterr().err
     )
-    assert run("fidelity", "--verify", "outputs/fidelity", "--teacher", "elsewhere") == 0
+    assert run(*own, "--teacher", "elsewhere") == 0
+
+
+@pytest.mark.parametrize("part", ["student", "teacher", "data"])
+def test_places_outside_a_record_s_folder(place, capsys, part):
+    """Prevents: somebody else's record that makes the command open any folder of the machine."""
+    assert run(*IMAGES[:-1], 4, "--pictures", 0, "--no-chance", "--explainer", "input_x_gradient") == 0
+    folder = place / "outputs" / "fidelity"
+    for name in ("student", "teacher", "photos"):
+        shutil.copytree(name, folder / name)
+    record = FidelityRecord.load(folder)
+    inside = replace(
+        record,
+        student=replace(record.student, path="student"),
+        teacher=replace(record.teacher, path="teacher"),
+        data=replace(record.data, path="photos"),
+    )
+    inside.save(folder)
+    assert run("fidelity", "--verify", folder) == 0
+    capsys.readouterr()
+    role, held = {"data": "dataset"}.get(part, part), getattr(inside, part)
+    for path in (f"../../{held.path}", str(place / held.path)):
+        replace(inside, **{part: replace(held, path=path)}).save(folder)
+        assert run("fidelity", "--verify", folder) == 1
+        err = capsys.readouterr().err
+        assert f"The record's {role} lies at" in err and f"Give it by --{role} {held.path}, if you trust" in err
+    for name in (str(place / held.path), held.path, "../x"):
+        replace(inside, **{part: replace(held, id=name)}).save(folder)
+        assert run("fidelity", "--verify", folder) == 1
+        assert f"id of the {role}, {name!r}, is no id on the Hub, or a folder here" in capsys.readouterr().err
 
 
 def test_options_that_a_record_leaves_open(place, capsys):
@@ -157,17 +191,17 @@ def test_faked_records(place, capsys):
     narrow = replace(agreement, low=agreement.value + 0.1, high=agreement.value + 0.2, samples=999)
     faked = replace(honest, data=replace(honest.data, samples=picked), figures={"agreement": narrow})
     faked.save(folder)
-    assert run("fidelity", "--verify", folder) == 1
+    assert run("fidelity", "--verify", folder, *THERE) == 1
     out = capsys.readouterr().out
     assert "FAILS the samples are those that the seed draws" in out and "4 of 4 are others" in out
     assert "999 samples stated, 4 found" in out and "interval [" in out
     replace(honest, figures={}).save(folder)
-    assert run("fidelity", "--verify", folder) == 1
+    assert run("fidelity", "--verify", folder, *THERE) == 1
     assert "states nothing that could be verified: it has no figures" in capsys.readouterr().err
     rows = [f"photos/validation/{number}.png" for number in range(9, 11)]
     shutil.copy(rows[0], rows[1])
     honest.save(folder)
-    assert run("fidelity", "--verify", folder) == 1
+    assert run("fidelity", "--verify", folder, *THERE) == 1
     assert "data with 10 rows, and the split 'validation' of these has 11. Give the split" in capsys.readouterr().err
 
 
@@ -181,14 +215,14 @@ def test_other_columns_are_verified(place, capsys):
     folder = place / "outputs" / "fidelity"
     record = FidelityRecord.load(folder)
     assert record.figures["accuracy"].samples == 6
-    assert run("fidelity", "--verify", folder) == 0
+    assert run("fidelity", "--verify", folder, *TEXTS_THERE) == 0
     replace(record, data=replace(record.data, columns={})).save(folder)
-    assert run("fidelity", "--verify", folder) == 1
+    assert run("fidelity", "--verify", folder, *TEXTS_THERE) == 1
     assert "has no column 'text'. Its columns: review, stars" in capsys.readouterr().err
-    assert run("fidelity", "--verify", folder, *columns[:2], *columns[4:]) == 1
+    assert run("fidelity", "--verify", folder, *TEXTS_THERE, *columns[:2], *columns[4:]) == 1
     out = capsys.readouterr().out
     assert "FAILS accuracy" in out and "--label-column" in out
-    assert run("fidelity", "--verify", folder, *columns) == 0
+    assert run("fidelity", "--verify", folder, *TEXTS_THERE, *columns) == 0
 
 
 def test_a_revision_of_the_hub(place, monkeypatch):
@@ -212,7 +246,7 @@ def test_a_revision_of_the_hub(place, monkeypatch):
     monkeypatch.setattr(verification, "load_classifier", loaded)
     for given, revision in (((), None), (("--student-revision", "v2"), "v2")):
         asked.clear()
-        assert run("fidelity", "--verify", "me/student", *given) == 0
+        assert run("fidelity", "--verify", "me/student", *THERE[:2], *THERE[4:], *given) == 0
         assert asked[:2] == [("me/student", revision)] * 2
 
 

@@ -196,3 +196,12 @@ def test_an_image_that_its_exif_turns_is_as_it_will_be_decoded(tmp_path, write):
     content = changed("images", 0, width=10, height=20)
     content["annotations"] = []
     assert load_coco(write(content))["train"][0]["image"].size == (10, 20)
+
+
+@pytest.mark.parametrize("name", ["../secret.png", "/etc/passwd", "a/../../secret.png", "..\\secret.png"])
+def test_images_outside_the_folder(write, name):
+    """Prevents: an instances file that makes the loader open a file anywhere on the machine."""
+    content = instances()
+    content["images"][0]["file_name"] = name
+    with pytest.raises(ValueError, match=r"instances\.json, image .* names the file .*, outside the folder"):
+        load_coco(write(content))

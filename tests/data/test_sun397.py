@@ -80,3 +80,10 @@ def test_sun_names_or_skips_what_is_no_image(sun):
         assert len(load_sun397(sun, skip_undecodable=True)["train"]) == 3
     unseen = load_sun397(sun, open_images=False)["train"]
     assert undecodable_images(unseen) == [1]
+
+
+def test_images_outside_the_folder(sun):
+    """Prevents: a list that makes the loader open a file anywhere on the machine."""
+    (sun / "SUN397" / "Training_01.txt").write_text("/a/abbey/../../../secret.jpg\n")
+    with pytest.raises(ValueError, match=r"Training_01\.txt, line 1 names the file .*, outside the folder"):
+        load_sun397(sun, partition=1)

@@ -315,3 +315,12 @@ def test_an_empty_list_is_refused(tmp_path, add):
 def test_other_choices_are_refused(tmp_path, add, argument):
     with pytest.raises(ValueError, match=f"{argument} is 'ignore'. Choose from: "):
         load_voc(tmp_path, **{argument: "ignore"})
+
+
+@pytest.mark.parametrize("name", ["../../../secret", "/etc/passwd", "C:\\secret"])
+def test_images_outside_the_folder(tmp_path, add, name):
+    """Prevents: a list that makes the loader open a file anywhere on the machine."""
+    with (tmp_path / "VOCdevkit/VOC2012/ImageSets/Main/train.txt").open("a") as file:
+        file.write(f"{name}\n")
+    with pytest.raises(ValueError, match=r"train\.txt names the file .*, outside the folder"):
+        load_voc(tmp_path)

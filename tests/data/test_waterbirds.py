@@ -181,3 +181,11 @@ def test_metadata_in_another_encoding_is_named(folder):
 def test_other_correlations_are_refused(folder):
     with pytest.raises(ValueError, match=r"correlation is 0.9. Give None .* or 1.0"):
         load_waterbirds(folder, correlation=0.9)
+
+
+def test_images_outside_the_folder(folder):
+    """Prevents: a table that makes the loader open a file anywhere on the machine."""
+    text = (folder / "metadata.csv").read_text()
+    (folder / "metadata.csv").write_text(text.replace("000.Bird/", "../000.Bird/", 1))
+    with pytest.raises(ValueError, match=r"metadata\.csv, line 2 names the file '\.\./000.*, outside the folder"):
+        load_waterbirds(folder)

@@ -12,6 +12,7 @@ from huggingface_hub.errors import HTTPError
 from PIL import Image
 
 import hf_e2kd.experiments.sources as sources
+from hf_e2kd.experiments.models import create_student, load_teacher
 from hf_e2kd.experiments.sources import Classifier, check_pair, check_source, load_classifier, load_split
 from tests.models import build, build_bcos
 from tests.text_models import build_text
@@ -178,5 +179,10 @@ def test_pickled_weights(place, tmp_path, content):
     """Prevents: code that runs as weights are read, and a traceback where they are damaged."""
     shutil.copy(place / "vit" / "config.json", tmp_path)
     (tmp_path / "pytorch_model.bin").write_bytes(content)
-    with pytest.raises(ValueError, match="holds no weights in the safetensors format. .* call save_pretrained"):
-        load_classifier(str(tmp_path))
+    for load in (
+        load_classifier,
+        load_teacher,
+        lambda source: create_student(source, "pretrained", ["a", "b"]),
+    ):
+        with pytest.raises(ValueError, match="holds no weights in the safetensors format. .* call save_pretrained"):
+            load(str(tmp_path))

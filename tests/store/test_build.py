@@ -3,12 +3,16 @@
 import errno
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
+from threading import Event
 
 import pytest
 import torch
 
 from hf_e2kd import explain
 from hf_e2kd.store import StoredReference, StoreError, writer
+from hf_e2kd.store import build as store_build
 from hf_e2kd.store.build import StoreBuilder
 from tests.models import build, images
 from tests.store.stores import Calls, rows, store
@@ -45,6 +49,30 @@ def test_two_processes(tmp_path, teacher):
     for row in range(10):
         one, other = single.attach(samples(10))[row], shared.attach(samples(10))[row]
         torch.testing.assert_close(one["reference_map"], other["reference_map"])
+
+
+def test_two_builders_of_one_store(tmp_path, teacher, monkeypatch):
+    """Prevents: a second building of the same store that deletes the first one's files, or overwrites its shards."""
+    first, second, began, may_go_on = deepcopy(teacher), deepcopy(teacher), Event(), Event()
+
+    def wait(*_):
+        began.set()
+        may_go_on.wait(60)
+
+    waits = Event()
+    monkeypatch.setattr(store_build.logger, "warning", lambda message: waits.set())
+    first.vit.embeddings.register_forward_hook(wait)
+    calls = Calls(second.vit.embeddings)
+    with ThreadPoolExecutor(2) as pool:
+        built = pool.submit(store, first, samples(6), tmp_path / "store", rows_per_shard=2)
+        assert began.wait(60)
+        other = pool.submit(store, second, samples(6), tmp_path / "store", rows_per_shard=2)
+        assert waits.wait(60)
+        may_go_on.set()
+        references = [built.result(60), other.result(60)]
+    assert calls.batches == []
+    for reference in references:
+        assert len(reference.attach(samples(6))) == 6
 
 
 def test_goes_on_after_a_failure(tmp_path, teacher):

@@ -64,7 +64,7 @@ def test_forward_passes(tmp_path, caplog, family, explainer, options, passes):
     trainer = distiller(student, teacher, tmp_path, settings, train_dataset=data, eval_dataset=data)
     trainer.evaluate(data[:2])  # at a model's first batch, some explainers look at how it is built
     counts = [Rows(each) for each in (student, teacher)]
-    with caplog.at_level(logging.INFO, "hf_e2kd"):
+    with caplog.at_level(logging.INFO, "transformers.hf_e2kd"):
         metrics = trainer.evaluate()
     assert "eval_explanation_similarity" in metrics and "eval_agreement" in metrics
     assert [count.most for count in counts] == [13 * passes] * 2
