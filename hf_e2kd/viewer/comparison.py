@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional as TF
 
-from ..alignment.grids import to_common_grid
+from ..alignment.grids import resize_maps
 from ..alignment.labels import align_labels, class_names, is_multi_label
 from ..alignment.texts import length_limit, tokenize_texts
 from ..data.opening import cut_text
@@ -78,20 +78,19 @@ class Comparison:
         return self.teacher.top[0] == self.student.top[0]
 
     def difference(self) -> torch.Tensor:
-        """Student minus teacher, each over its own maximum, on the finer of both grids: from −1 to 1.
+        """Student minus teacher, each over its own maximum, at the size of the shown image: from −1 to 1.
 
         Above 0 the student looks more than the teacher. Of an image only what speaks for the class is compared, since
         that is what is drawn; words' signed scores may differ by up to 2, which counts as 1.
         """
         if isinstance(self.sample, str):
             return (share(self.student.map) - share(self.teacher.map)).clamp(-1, 1)
-        student, teacher = to_common_grid(strength(self.student.map), strength(self.teacher.map))
-        return student - teacher
+        return strength(self.student.map, self.sample) - strength(self.teacher.map, self.sample)
 
 
-def strength(map: torch.Tensor) -> torch.Tensor:
-    """What of a map speaks for the class, over its maximum: from 0 to 1; all 0 where nothing does."""
-    return share(map.clamp(min=0))
+def strength(map: torch.Tensor, image: Image.Image) -> torch.Tensor:
+    """Enlarge a map (h, w) to an image; its positive part over its maximum, all 0 where nothing is positive."""
+    return share(resize_maps(map, (image.height, image.width)).clamp(min=0))
 
 
 def share(map: torch.Tensor) -> torch.Tensor:

@@ -171,7 +171,7 @@ def _tiles(comparison: Comparison, opacity: float) -> str:
     assert not isinstance(image, str)
     sides = {}
     for heading, reading in (("Teacher", comparison.teacher), ("Student", comparison.student)):
-        drawn = strength(reading.map)
+        drawn = strength(reading.map, image)
         seen = f"{heading}'s explanation: " + (f"strongest {place_of(drawn)}." if drawn.any() else "an empty map.")
         empty = "" if drawn.any() else '<p class="note">empty map</p>'
         sides[heading] = _tile(heading, draw_map(image, drawn, opacity), seen, _top(reading) + empty)
