@@ -54,7 +54,8 @@ class Comparison:
         sample: What both are shown: of an image the student's field of view; of a text what the models read of it.
         explained: Name of the class that both maps explain.
         explainer: Name of the method.
-        similarity: Of both maps, as `metrics.explanation_similarity`; None where the teacher's map is empty.
+        similarity: Of both maps, as `metrics.explanation_similarity`, of images at the size that the student is shown;
+            None where the teacher's map is empty.
         words: Of a text, those that both models' tokenizers see whole.
         notes: What the reader should know, as that a text was cut.
         label: Name of the true class, where it is known.
@@ -165,6 +166,7 @@ class Pair:
             if chosen is None:
                 chosen = found[side][0].argmax(1).cpu()
         assert chosen is not None
+        size = None if self.is_text else tuple(inputs["student"]["pixel_values"].shape[-2:])
         comparisons = []
         for row in range(len(samples)):
             readings = {}
@@ -179,7 +181,7 @@ class Pair:
                     student=readings["student"],
                     explained=self.names[int(chosen[row])],
                     explainer=explainer.name,
-                    similarity=similarity(readings["student"].map, readings["teacher"].map),
+                    similarity=similarity(readings["student"].map, readings["teacher"].map, size),
                     words=words[row],
                     notes=notes[row],
                 )
@@ -258,11 +260,15 @@ class Pair:
         return field_of_view.resize((width, height), Image.Resampling.BICUBIC)
 
 
-def similarity(student: torch.Tensor, teacher: torch.Tensor) -> float | None:
-    """`explanation_similarity` of one sample's maps (h, w) or (words,); None where the teacher's is empty."""
+def similarity(student: torch.Tensor, teacher: torch.Tensor, size: tuple[int, int] | None = None) -> float | None:
+    """`explanation_similarity` of one sample's maps (h, w), compared at a size, or (words,).
+
+    Returns:
+        The cosine; None where the teacher's map is empty.
+    """
     if student.ndim == 1:
         student, teacher = student[None], teacher[None]
     if not teacher.numel():
         return None
-    values, valid = explanation_similarity(student[None], teacher[None])
+    values, valid = explanation_similarity(student[None], teacher[None], size)
     return values.item() if valid.item() else None

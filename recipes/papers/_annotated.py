@@ -76,7 +76,7 @@ class VocSource(AnnotatedSource):
     year: int = field(default=2007, metadata={"help": "Which VOC.", "choices": [2007, 2012]})
     difficult: bool = field(
         default=True,
-        metadata={"help": "Keep objects flagged as difficult, as e²KD's code does; VOC's scoring doesn't."},
+        metadata={"help": "Keep objects flagged as difficult, as the papers' code does."},
     )
 
     def load(self) -> DatasetDict:

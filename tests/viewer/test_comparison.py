@@ -56,7 +56,9 @@ def test_an_image_through_both_processors(target):
         assert reading.names == [CLASS_NAMES[index] for index in reading.top]
     assert found.explained == CLASS_NAMES[explained]
     assert found.agree == (found.teacher.top[0] == found.student.top[0])
-    similarity = explanation_similarity(found.student.map[None], found.teacher.map[None])[0].item()
+    similarity = explanation_similarity(found.student.map[None], found.teacher.map[None], inputs["student"].shape[-2:])[
+        0
+    ].item()
     assert found.similarity == pytest.approx(similarity)
     size = found.sample.height, found.sample.width
     student, teacher = (
