@@ -150,7 +150,14 @@ class ExplanationPanels(TrainerCallback):
     ) -> "list[_Column]":
         """Collect the maps of each reference, and the student's."""
         trainer, columns = self.trainer, []
-        values = sample_metrics(output, reference_outputs, trainer.references, batch, trainer.is_multi_label)
+        values = sample_metrics(
+            output,
+            reference_outputs,
+            trainer.references,
+            batch,
+            trainer.is_multi_label,
+            grid=trainer.comparison_grid,
+        )
         predicted = self._predicted(output.logits)
         for name, explained_output in output.explanations.items():
             alone = len(trainer.references) == 1

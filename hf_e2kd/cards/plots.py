@@ -142,8 +142,8 @@ def _to_grey(pixels: Tensor) -> Tensor:
 
 
 def _normalise(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """The positive part of maps `(B, h, w)`, enlarged to `(B, H, W)` and over its maximum; zero maps stay zero."""
-    maps = resize_maps(maps.detach().cpu().float().clamp(min=0), size)
+    """Enlarge maps `(B, h, w)` to `(B, H, W)`; their positive part over its maximum. Zero maps stay zero."""
+    maps = resize_maps(maps.detach().cpu().float(), size).clamp(min=0)
     peak = maps.amax(dim=(1, 2), keepdim=True)
     return maps / peak.where(peak > 0, 1)
 

@@ -80,6 +80,7 @@ def verified(
         method,
         is_text=taught.is_text,
         target=record.target,
+        comparison_grid=record.comparison_grid,
         teacher_explainer=other,
         batch_size=record.batch_size or 32,
         max_length=instead.max_length or stated.get("max_length"),

@@ -50,9 +50,9 @@ def load_voc(
         year: 2007 or 2012, or another whose folder has this layout.
         splits: Names of lists in `ImageSets/Main`, as ["trainval", "test"]. None takes `train` and `val`, and `test`
             where there is one. Lists that share images, as `trainval` and `val` do, are loaded by a call each.
-        difficult: Keep objects that are hard to recognise, flagged in the column `difficult`. Without
-            them an image has neither their boxes nor the classes that no other object of it shows: such a class counts
-            as a negative of the image, where VOC's own scoring leaves the image out for this class.
+        difficult: Keep objects that are hard to recognise, flagged in the column `difficult`, as e²KD's code
+            does. Without them an image has neither their boxes nor the classes that no other object of it shows: such a
+            class counts as a negative of the image, where VOC's own scoring leaves the image out for this class.
         outside, faulty, skip_undecodable: See `hf_e2kd.data.annotated.annotated_dataset`.
 
     Returns:

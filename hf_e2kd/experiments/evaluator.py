@@ -52,6 +52,7 @@ def evaluator(
     *,
     is_text: bool,
     target: str = "teacher_top",
+    comparison_grid: str = "image",
     teacher_explainer: Explainer | None = None,
     batch_size: int = 32,
     max_length: int | None = None,
@@ -66,6 +67,7 @@ def evaluator(
         explainer: Explainer of the student.
         is_text: True for classifiers of texts.
         target: Class that both explain: `"teacher_top"` or `"label"`.
+        comparison_grid: Grid on which maps of images are compared: `"image"` or `"native"`.
         teacher_explainer: Explainer of the teacher, where it differs.
         batch_size: Samples at a time.
         max_length: Longest text in tokens.
@@ -76,6 +78,7 @@ def evaluator(
         report_to="none",
         per_device_eval_batch_size=batch_size,
         explanation_target=target,
+        comparison_grid=comparison_grid,
         remove_unused_columns=False,
         dataloader_pin_memory=torch.accelerator.is_available(),
     )

@@ -231,7 +231,9 @@ def draw_explanations(
         heading = f"{variant} student"
         maps[heading] = explained.maps
         predictions[heading] = [names[index] for index in explained.logits.argmax(1).tolist()]
-        similarities[heading] = explanation_similarity(explained.maps, taught.maps)[0]
+        similarities[heading] = explanation_similarity(
+            explained.maps, taught.maps, (pixel_values.shape[-2], pixel_values.shape[-1])
+        )[0]
     truths = [names[sample["labels"]] for sample in samples] if all("labels" in s for s in samples) else None
     images = transform.student.intensities(pixel_values).clamp(0, 1)
     explanation_panel(

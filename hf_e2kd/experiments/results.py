@@ -23,7 +23,8 @@ METRICS = {
 """Metrics of a table of results, in its order, with their headings; a table shows those that were measured."""
 
 _RECORDED = (
-    *("explainer", "explainer_options", "explanation_weight", "explanation_loss", "explanation_target"),
+    *("explainer", "explainer_options", "explanation_weight", "explanation_loss", "comparison_grid"),
+    "explanation_target",
     *("explanation_fraction", "explanation_interval", "task_weight", "logits_weight", "temperature"),
     *("num_train_epochs", "max_steps", "learning_rate", "weight_decay", "max_grad_norm", "bf16", "fp16", "seed"),
     *("per_device_train_batch_size", "gradient_accumulation_steps", "iou_threshold"),

@@ -25,7 +25,7 @@ from ..metrics.running import SampleValues
 from ..references import Reference, TeacherReference
 from ..store import StoredReference
 from ..terms import ReferenceOutput, StepOutput
-from ..terms.matching import align_maps, flatten_targets
+from ..terms.matching import ComparisonGrid, comparable_values, comparison_size, flatten_targets
 from .cost import cost_of, device_name
 from .describe import data_digest, describe_data, describe_explainer, describe_model, environment
 from .protocol import MeasuredTrainer
@@ -106,7 +106,7 @@ def measure_fidelity(
         shown.update(inputs)
         found = {other: matched(model) for other, model in others.items()}
         measured = {} if name is None else {name: (trainer.references[name], outputs[name])}
-        return batch_measures(output, measured, inputs, trainer.is_multi_label, found)
+        return batch_measures(output, measured, inputs, trainer.is_multi_label, found, trainer.comparison_grid)
 
     # A data loader draws a random number too.
     with torch.random.fork_rng(), ExitStack() as stack:
@@ -141,6 +141,7 @@ def measure_fidelity(
         explainer=explainer,
         teacher_explainer=None if teacher_explainer == explainer else teacher_explainer,
         target=getattr(reference, "target", "label"),
+        comparison_grid=trainer.comparison_grid,
         figures={key: figure for key, figure in figures.items() if "/" not in key},
         compared={title: _under(figures, f"compared {number}/") for number, title in enumerate(compared or {})},
         chance=_chance(figures) if chance else {},
@@ -169,6 +170,7 @@ def batch_measures(
     inputs: Mapping[str, Any],
     multi_label: bool,
     others: Mapping[str, StepOutput],
+    grid: ComparisonGrid = "image",
 ) -> dict[str, torch.Tensor]:
     """Compute the values of one batch: `sample_metrics`, and further ones for the card.
 
@@ -178,11 +180,12 @@ def batch_measures(
         inputs: The batch.
         multi_label: True for a multi-label student.
         others: Outputs of other students, by the beginning of their metrics' names.
+        grid: Grid on which maps of images are compared.
 
     Returns:
         Values (B,) or (B, K) by metric; NaN where one doesn't count.
     """
-    values = student_measures(output, measured, inputs, multi_label)
+    values = student_measures(output, measured, inputs, multi_label, grid)
     labels = inputs.get("labels")
     scores = output.logits.shape[1] == 1 and not multi_label
     if labels is not None and labels.ndim == 1 and not labels.is_floating_point() and not scores:
@@ -191,9 +194,11 @@ def batch_measures(
         if reference_output.logits is not None and not multi_label and not scores:
             values[_TEACHER_CLASS] = reference.to_student(reference_output.logits.argmax(1))
         if "explanation_similarity" in values:
-            values[f"{_CHANCE}shuffled"] = _shuffled_similarity(output.explanations[name], reference_output)
+            values[f"{_CHANCE}shuffled"] = _shuffled_similarity(
+                output.explanations[name], reference_output, comparison_size(inputs, grid)
+            )
     for prefix, found in others.items():
-        metrics = student_measures(found, measured, inputs, multi_label)
+        metrics = student_measures(found, measured, inputs, multi_label, grid)
         own = {name: value for name, value in metrics.items() if not name.startswith(("teacher_", "zero_teacher_"))}
         values |= {f"{prefix}{name}": value for name, value in own.items()}
     return values
@@ -204,11 +209,12 @@ def student_measures(
     measured: Mapping[str, tuple[Reference, ReferenceOutput]],
     inputs: Mapping[str, Any],
     multi_label: bool,
+    grid: ComparisonGrid,
 ) -> dict[str, torch.Tensor]:
     """Compute `sample_metrics`, and where the student does worse than its teacher or repeats its mistakes."""
     references = {name: reference for name, (reference, _) in measured.items()}
     outputs = {name: reference_output for name, (_, reference_output) in measured.items()}
-    values = sample_metrics(output, outputs, references, inputs, multi_label)
+    values = sample_metrics(output, outputs, references, inputs, multi_label, grid=grid)
     for reference, found in measured.values():
         if found.logits is not None and found.shared_labels is not None and "accuracy" in values:
             decisions = reference.student_logits(output.logits), found.logits, found.shared_labels
@@ -217,10 +223,12 @@ def student_measures(
     return values
 
 
-def _shuffled_similarity(explained: ExplainedOutput, reference_output: ReferenceOutput) -> torch.Tensor:
+def _shuffled_similarity(
+    explained: ExplainedOutput, reference_output: ReferenceOutput, size: tuple[int, int] | None
+) -> torch.Tensor:
     """Compare the student's maps with the reference's of the batch's next sample, or, for texts, of shuffled words."""
     target = reference_output.target
-    student, reference, _ = align_maps(*flatten_targets(explained, reference_output))
+    student, reference = comparable_values(*flatten_targets(explained, reference_output), size)
     if student.ndim == 2:
         # Another text's words have no places in this one; its own have, in another order.
         generator = torch.Generator().manual_seed(0)

@@ -8,6 +8,7 @@ from torch import nn
 from ..explainers import Explainer
 from ..metrics.running import SampleValues
 from ..references import Reference
+from ..terms.matching import ComparisonGrid
 from .samples import BatchMeasures
 
 
@@ -22,6 +23,7 @@ class MeasuredTrainer(Protocol):
         references: References by name.
         explains: Whether explanations are made.
         is_multi_label: Whether the student decides each class for itself.
+        comparison_grid: Grid on which maps of images are compared.
     """
 
     args: Any
@@ -40,6 +42,9 @@ class MeasuredTrainer(Protocol):
 
     @property
     def is_multi_label(self) -> bool: ...
+
+    @property
+    def comparison_grid(self) -> ComparisonGrid: ...
 
     def student_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Return the columns of a batch that the student is given."""

@@ -155,6 +155,8 @@ class FidelityRecord:
         explainer, teacher_explainer: Method and options, as `{"name": "gradcam", "options": {}}`; the teacher's is None
             where it is the student's.
         target: The explained class: `"teacher_top"` or `"label"`.
+        comparison_grid: Size at which maps of images were compared: `"image"`, the student's, or `"native"`, the larger
+            of both maps' own grids, as in records that don't say.
         figures: The student's, by metric: `agreement`, `explanation_similarity`, `accuracy`, `teacher_accuracy`,
             `negative_flips` (share of samples that the teacher gets right and the student wrong),
             `agreement_where_teacher_errs`, `worst_class_accuracy`, `worst_class_agreement`, `f1`, `map`,
@@ -180,6 +182,7 @@ class FidelityRecord:
     teacher: ModelRecord | None = None
     teacher_explainer: dict[str, Any] | None = None
     target: str = "teacher_top"
+    comparison_grid: str = "native"
     compared: dict[str, dict[str, MetricValue]] = field(default_factory=dict)
     chance: dict[str, MetricValue] = field(default_factory=dict)
     training: TrainingRecord | None = None

@@ -20,7 +20,14 @@ from ..metrics import (
 )
 from ..references import Reference, ReferenceOutput, annotated_masks
 from ..terms import StepOutput
-from ..terms.matching import align_maps, flatten_targets
+from ..terms.matching import (
+    ComparisonGrid,
+    align_maps,
+    comparable_values,
+    comparison_size,
+    flatten_targets,
+    is_plain,
+)
 from .scores import sample_scores
 
 BatchMeasures = Callable[
@@ -37,6 +44,7 @@ def sample_metrics(
     inputs: Mapping[str, Any],
     multi_label: bool = False,
     iou_threshold: float = 0.5,
+    grid: ComparisonGrid = "image",
 ) -> dict[str, torch.Tensor]:
     """Compute values by metric, (B,), or (B, K) where K classes are explained; NaN where a value doesn't count.
 
@@ -51,6 +59,7 @@ def sample_metrics(
         multi_label: True for a multi-label student. Its F1 and mean average precision are no means
             over samples: see `multi_label_metrics`.
         iou_threshold: Threshold of `localization_iou`.
+        grid: Grid on which maps of images are compared: "image", the student's, or "native", the maps' own.
     """
     values: dict[str, torch.Tensor] = {}
     labels = inputs.get("labels")
@@ -76,7 +85,7 @@ def sample_metrics(
                 values[f"teacher_accuracy{suffix}"] = _where(reference_output.shared_labels >= 0, right)
         if name in output.explanations:
             single = flatten_targets(output.explanations[name], reference_output)
-            found = _map_metrics(*single, inputs, reference_output.target, iou_threshold)
+            found = _map_metrics(*single, inputs, reference_output.target, iou_threshold, grid)
             target = reference_output.target
             values |= {
                 f"{metric}{suffix}": value if target.ndim == 1 else _where(target >= 0, value.view_as(target))
@@ -98,6 +107,7 @@ def _map_metrics(
     inputs: Mapping[str, Any],
     target: torch.Tensor,
     iou_threshold: float,
+    grid: ComparisonGrid,
 ) -> dict[str, torch.Tensor]:
     """Compute the metrics (B·K,) of maps with one target each.
 
@@ -106,26 +116,27 @@ def _map_metrics(
     """
     values: dict[str, torch.Tensor] = {}
     assert explained.maps is not None
-    student: torch.Tensor = explained.maps
-    reference = None
     if reference_output.maps is not None:
-        student, reference, _ = align_maps(explained, reference_output)
+        student, reference = comparable_values(explained, reference_output, comparison_size(inputs, grid))
         similarity, valid = explanation_similarity(_as_map(student), _as_map(reference))
         values = {
             "explanation_similarity": _where(valid, similarity),
             "zero_student_maps": (student == 0).flatten(1).all(1),
             "zero_teacher_maps": (reference == 0).flatten(1).all(1),
         }
-        if student.ndim == 4:  # where the energy lies is a matter of the scalar maps
-            student, reference, _ = align_maps(explained, replace(reference_output, vectors=None))
     if inputs.get("mask") is None and inputs.get("boxes") is None or reference_output.target.numel() == 0:
         return values
     # The reference's own annotation may be dilated, which is for training.
     masks = annotated_masks(inputs, target).flatten(0, -3)
     measured = partial(_where, masks.flatten(1).any(1))
-    values["energy_pointing_game"] = measured(energy_pointing_game(student, masks))
-    values["localization_iou"] = measured(localization_iou(student, masks, iou_threshold))
-    if reference is not None:
+    # Where the energy lies is a matter of the scalar maps, enlarged once.
+    values["energy_pointing_game"] = measured(energy_pointing_game(explained.maps, masks))
+    values["localization_iou"] = measured(localization_iou(explained.maps, masks, iou_threshold))
+    if reference_output.maps is not None:
+        reference = reference_output.maps
+        if not is_plain(reference_output):
+            size = masks.shape[-2], masks.shape[-1]
+            reference = align_maps(explained, replace(reference_output, vectors=None), size)[1]
         values["teacher_energy_pointing_game"] = measured(energy_pointing_game(reference, masks))
         values["teacher_localization_iou"] = measured(localization_iou(reference, masks, iou_threshold))
     return values

@@ -27,13 +27,14 @@ def check_maps_and_masks(maps: Tensor, masks: Tensor) -> None:
 
 
 def positive_on_masks(maps: Tensor, masks: Tensor) -> Tensor:
-    """The maps' positive part, at least float32, resized bilinearly to the masks: `(B, H, W)`, all zero where it is.
+    """Resize maps bilinearly to the masks and take their positive part, as the official code and `energy_loss` do.
 
-    The positive part is taken on the map's own grid, over its maximum, as in `energy_pointing_game`.
+    Returns:
+        `(B, H, W)`, at least float32, each over its maximum; all zero where nothing is positive.
     """
-    positive = unit_peak(maps.clamp(min=0))
     # Antialiasing changes nothing where the map is enlarged; where it is finer than the mask, no cell is skipped.
-    return F.interpolate(positive[:, None], size=masks.shape[1:], mode="bilinear", antialias=True)[:, 0]
+    resized = F.interpolate(unit_peak(maps)[:, None], size=masks.shape[1:], mode="bilinear", antialias=True)[:, 0]
+    return unit_peak(resized.clamp(min=0))
 
 
 def class_means(values: Tensor | Sequence[float], classes: Tensor | Sequence[int]) -> dict[int, float]:

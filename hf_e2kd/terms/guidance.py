@@ -162,7 +162,7 @@ class Guidance(Term):
     """Loss between the student's attribution maps and annotated masks (model guidance, Rao et al., ICCV 2023, Sec. 3).
 
     A sample with several targets counts by the mean over them. The share of samples whose map is all-zero is logged as
-    `zero_map_share`.
+    `zero_student_maps`.
 
     Args:
         weight: Weight λ; None for the argument `explanation_weight`.
@@ -192,5 +192,5 @@ class Guidance(Term):
         losses = guidance_loss(single.maps, flat.annotation, self.loss)
         empty = (single.maps == 0).flatten(1).all(1) & (flat.target >= 0)
         target, sample_mask = reference_output.target, inputs.get("explained")
-        self.logged = {"zero_map_share": mean_of_explained(empty.float(), target, sample_mask).mean()}
+        self.logged = {"zero_student_maps": mean_of_explained(empty.float(), target, sample_mask).mean()}
         return mean_of_explained(losses, target, sample_mask)

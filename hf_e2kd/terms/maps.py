@@ -1,8 +1,12 @@
 """Losses between a student's and a reference's maps, each (B, *grid) → (B,).
 
-A map's scale says nothing (logits of two models differ in scale), so every loss first normalises both maps. A pair with
-an all-zero map has no direction to learn from: it contributes 0, and no gradient, while the mean is still taken over
-the whole batch, so that accumulated and distributed steps stay exact.
+A map's scale says nothing (logits of two models differ in scale), so every loss first normalises both maps. An all-zero
+map has no direction to learn from, and no gradient. A reference's contributes 0: there is nothing to match. A student's
+costs the loss's worst value, so that dead maps never look like a perfect loss. The mean is still taken over the whole
+batch, so that accumulated and distributed steps stay exact.
+
+Maps of images are compared at the image's size, as the official code does: enlarged bilinearly, then compared. For
+cosine, mse and pearson that is computed from the small maps, exactly (`alignment.enlarged_coordinates`).
 """
 
 from collections.abc import Callable, Mapping
@@ -11,14 +15,24 @@ from typing import Any, cast
 import torch
 from torch.nn import functional as F
 
+from ..alignment.grids import enlarged_coordinates, resize_maps
 from ..metrics.citations import GOOD_TEACHERS_EXPLAIN
 from .base import ReferenceOutput, StepOutput, Term
-from .matching import align_maps, flatten_targets, mean_of_explained
+from .matching import (
+    ComparisonGrid,
+    align_maps,
+    comparison_size,
+    flatten_targets,
+    is_plain,
+    matched_values,
+    mean_of_explained,
+)
 
 ExplanationLoss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """(student (N, cells), reference (N, cells), mask (N, cells) bool) → (N,).
 
-Neither map is all-zero, the largest absolute value of each is 1, and both are 0 in the cells that don't count.
+The largest absolute value of each map is 1, and both are 0 in the cells that don't count. No reference is all-zero. A
+student may be, and the value for it must be finite; it has no gradient.
 """
 
 
@@ -42,11 +56,23 @@ def pearson_loss(student: torch.Tensor, reference: torch.Tensor, mask: torch.Ten
     return cosine_loss(_centred(student, mask), _centred(reference, mask), mask)
 
 
+def _pearson_of_coordinates(student: torch.Tensor, reference: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Pearson's loss of maps given by `enlarged_coordinates`, whose first coordinate holds the mean."""
+    return cosine_loss(_without_first(student), _without_first(reference), mask)
+
+
+def _without_first(coordinates: torch.Tensor) -> torch.Tensor:
+    return _varied(F.pad(coordinates[:, 1:], (1, 0)))
+
+
 def _centred(maps: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Subtract each map's mean; zero where only rounding errors are left, whose direction means nothing."""
     mean = maps.sum(dim=1, keepdim=True) / mask.sum(dim=1, keepdim=True).clamp(min=1)
-    centred = torch.where(mask, maps - mean, torch.zeros_like(maps))
-    varied = centred.abs().amax(dim=1, keepdim=True) > 10 * torch.finfo(maps.dtype).eps
+    return _varied(torch.where(mask, maps - mean, torch.zeros_like(maps)))
+
+
+def _varied(centred: torch.Tensor) -> torch.Tensor:
+    varied = centred.abs().amax(dim=1, keepdim=True) > 10 * torch.finfo(centred.dtype).eps
     return torch.where(varied, centred, torch.zeros_like(centred))
 
 
@@ -67,15 +93,30 @@ _LOSSES: dict[str, ExplanationLoss] = {
 }
 
 
-def register_explanation_loss(name: str, loss: ExplanationLoss) -> None:
+_WORST = {"cosine": 1.0, "l1": 2.0, "mse": 2.0, "pearson": 1.0}
+"""Largest values for maps without negative cells, at maps without a common cell (pearson: unrelated maps)."""
+
+_OF_COORDINATES: dict[ExplanationLoss, ExplanationLoss] = {
+    cosine_loss: cosine_loss,
+    mse_loss: mse_loss,
+    pearson_loss: _pearson_of_coordinates,
+}
+"""Losses that inner products and means determine, and the same losses of `enlarged_coordinates`."""
+
+
+def register_explanation_loss(name: str, loss: ExplanationLoss, worst: float | None = None) -> None:
     """Register a loss between maps by `name`, for the argument `explanation_loss`.
 
     Args:
         name: Name of the loss; an earlier loss of that name is replaced.
-        loss: Function (student (N, cells), reference (N, cells), mask (N, cells) bool) → (N,). Neither map is all-zero,
-            the largest absolute value of each is 1, and both are 0 in the cells that don't count.
+        loss: Function (student (N, cells), reference (N, cells), mask (N, cells) bool) → (N,). The largest absolute value of
+            each map is 1, and both are 0 in the cells that don't count. No reference is all-zero.
+        worst: Value for a student's all-zero map; None for the value that the loss gives for it, which must be finite.
     """
     _LOSSES[name] = loss
+    _WORST.pop(name, None)
+    if worst is not None:
+        _WORST[name] = worst
 
 
 def available_explanation_losses() -> list[str]:
@@ -84,53 +125,83 @@ def available_explanation_losses() -> list[str]:
 
 
 def explanation_loss(
-    student: torch.Tensor, reference: torch.Tensor, loss: str = "cosine", mask: torch.Tensor | None = None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Compute the loss between maps on one grid.
+    student: torch.Tensor,
+    reference: torch.Tensor,
+    loss: str = "cosine",
+    mask: torch.Tensor | None = None,
+    size: tuple[int, int] | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Compute the loss between maps.
 
     Args:
-        student, reference: Maps (B, *grid); the reference is a constant.
+        student, reference: Maps (B, *grid) on one grid, or (B, …, h, w) and (B, …, h', w') where a size is given; the
+            reference is a constant.
         loss: Name of the loss, one of `available_explanation_losses()`.
-        mask: Mask (B, *grid) bool; cells outside it count for neither side.
+        mask: Mask (B, *grid) bool; cells outside it count for neither side. Not together with a size.
+        size: Rows and columns of the image, at which the maps are compared; None for their own grid.
 
     Returns:
-        The losses (B,), 0 where a map is all-zero, and a mask (B,) bool of these samples.
+        losses: (B,). 0 where the reference is all-zero; where the student's map alone is, the worst value without
+            gradient: cosine 1, mse 2, l1 2, pearson 1, kl its value against an all-zero map.
+        zero_student: (B,) bool, where the student's map is all-zero.
+        zero_reference: (B,) bool, where the reference's is.
 
     Raises:
-        ValueError: unknown loss, or maps of two shapes.
+        ValueError: unknown loss, maps of two shapes, or a mask beside a size.
     """
     if loss not in _LOSSES:
         raise ValueError(f"Unknown explanation loss '{loss}'. Available: {', '.join(available_explanation_losses())}.")
+    reference = reference.detach().to(student.dtype)
+    function = _LOSSES[loss]
+    if size is not None:
+        if mask is not None:
+            raise ValueError("A mask belongs to maps on one grid: resize maps and mask to the size first.")
+        student, reference, function = _at_size(student, reference, function, size)
     if student.shape != reference.shape:
         raise ValueError(f"Maps of shapes {tuple(student.shape)} and {tuple(reference.shape)} can't be compared.")
-    reference = reference.detach().to(student.dtype)
     mask = torch.ones_like(student, dtype=torch.bool) if mask is None else mask
     student, reference = student.masked_fill(~mask, 0).flatten(1), reference.masked_fill(~mask, 0).flatten(1)
-    empty = ~((student != 0).any(dim=1) & (reference != 0).any(dim=1))
-    losses = _LOSSES[loss](_unit_scale(student, empty), _unit_scale(reference, empty), mask.flatten(1))
-    return torch.where(empty, torch.zeros_like(losses), losses), empty
+    zero_student, zero_reference = (~(maps != 0).any(dim=1) for maps in (student, reference))
+    losses = function(
+        _unit_scale(student, zero_student, 0.0), _unit_scale(reference, zero_reference, 1.0), mask.flatten(1)
+    )
+    worst = torch.full_like(losses, _WORST[loss]) if loss in _WORST else losses.detach()
+    losses = torch.where(zero_student, worst, losses)
+    return torch.where(zero_reference, torch.zeros_like(losses), losses), zero_student, zero_reference
 
 
-def _unit_scale(maps: torch.Tensor, empty: torch.Tensor) -> torch.Tensor:
+def _at_size(
+    student: torch.Tensor, reference: torch.Tensor, function: ExplanationLoss, size: tuple[int, int]
+) -> tuple[torch.Tensor, torch.Tensor, ExplanationLoss]:
+    """Bring maps to the image's size, or to coordinates by which the loss, then also given, is the same."""
+    are_enlarged = student.shape[-2:] == reference.shape[-2:] == size
+    if student.ndim == 3 and function in _OF_COORDINATES and not are_enlarged:
+        return *enlarged_coordinates(student, reference, size), _OF_COORDINATES[function]
+    return resize_maps(student, size), resize_maps(reference, size), function
+
+
+def _unit_scale(maps: torch.Tensor, zero: torch.Tensor, fill: float) -> torch.Tensor:
     """Divide each map by its largest absolute value, so that no norm of a faint map underflows.
 
-    The losses don't depend on the scale, so it may be a constant to the gradient. An empty pair becomes ones, which
-    keep the formulas finite until `where` stops their gradient.
+    The losses don't depend on the scale, so it may be a constant to the gradient. An all-zero map becomes a constant,
+    which stops its gradient.
     """
-    maps = torch.where(empty[:, None], torch.ones_like(maps), maps)
-    return maps / maps.detach().abs().amax(dim=1, keepdim=True)
+    peak = maps.detach().abs().amax(dim=1, keepdim=True)
+    scaled = maps / peak.masked_fill(zero[:, None], 1)
+    return torch.where(zero[:, None], torch.full_like(maps, fill), scaled)
 
 
 class Maps(Term):
     """Loss between the student's and a reference's attribution maps of the same class (e²KD, Eq. 2).
 
-    A sample with several targets counts by the mean over them; a pair with an all-zero map counts 0, and the share of
-    such samples is logged as `zero_map_share`.
+    A sample with several targets counts by the mean over them. The shares of all-zero maps are logged as
+    `zero_student_maps` and `zero_teacher_maps`; see `explanation_loss` for what these cost.
 
     Args:
         weight: Weight λ; None for the argument `explanation_weight`.
         reference: Name of the reference.
         loss: One of `available_explanation_losses()`.
+        grid: "image" to compare maps of images at the image's size, "native" at the larger of their own grids.
     """
 
     name = "maps"
@@ -139,9 +210,16 @@ class Maps(Term):
     needs = frozenset({"maps"})
     weight_argument = "explanation_weight"
 
-    def __init__(self, weight: float | None = None, reference: str | None = None, loss: str = "cosine"):
+    def __init__(
+        self,
+        weight: float | None = None,
+        reference: str | None = None,
+        loss: str = "cosine",
+        grid: ComparisonGrid = "image",
+    ):
         super().__init__(weight, reference)
         self.loss = loss
+        self.grid = grid
 
     def forward(
         self, output: StepOutput, reference_output: ReferenceOutput | None, inputs: Mapping[str, Any]
@@ -150,8 +228,18 @@ class Maps(Term):
         explained = output.explanations.get(cast(str, self.reference))
         if explained is None:
             return None
-        student, reference, mask = align_maps(*flatten_targets(explained, reference_output))
-        losses, empty = explanation_loss(student, reference, self.loss, mask=mask)
+        single, flat = flatten_targets(explained, reference_output)
+        size = comparison_size(inputs, self.grid)
+        if size is not None and is_plain(flat):
+            compared = explanation_loss(*matched_values(single, flat), self.loss, size=size)
+        else:
+            student, reference, mask = align_maps(single, flat, size)
+            compared = explanation_loss(student, reference, self.loss, mask=mask)
+        losses, *zero = compared
+        has_target = flat.target >= 0
         target, sample_mask = reference_output.target, inputs.get("explained")
-        self.logged = {"zero_map_share": mean_of_explained(empty.float(), target, sample_mask).mean()}
-        return mean_of_explained(losses, target, sample_mask)
+        self.logged = {
+            f"zero_{side}_maps": mean_of_explained((each & has_target).float(), target, sample_mask).mean()
+            for side, each in zip(("student", "teacher"), zero, strict=True)
+        }
+        return mean_of_explained(torch.where(has_target, losses, torch.zeros_like(losses)), target, sample_mask)

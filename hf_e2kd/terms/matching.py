@@ -1,13 +1,20 @@
 """Alignment of a student's and a reference's maps: one target per row, one grid, one mask."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 
-from ..alignment.grids import common_size, resize_maps, sample_maps
+from ..alignment.grids import common_size, enlarged_coordinates, resize_maps, sample_maps
 from ..explainers import ExplainedOutput
 from .base import ReferenceOutput
+
+ComparisonGrid = Literal["image", "native"]
+"""Grid on which maps of images are compared: the student's image, as the papers' code does, or the larger of both
+maps' own grids."""
+
+COMPARISON_GRIDS = ("image", "native")
 
 
 def concat_targets(
@@ -81,13 +88,38 @@ def mean_of_explained(values: torch.Tensor, target: torch.Tensor, sample_mask: t
     return values if sample_mask is None else values[sample_mask]
 
 
+def comparison_size(inputs: Mapping[str, Any], grid: ComparisonGrid = "image") -> tuple[int, int] | None:
+    """Rows and columns of the student's images, at which maps are compared; None for the maps' own grids.
+
+    Args:
+        inputs: The batch.
+        grid: "image", or "native" for the maps' own grids. Texts have no other.
+    """
+    pixels = inputs.get("pixel_values")
+    return None if pixels is None or grid == "native" else (pixels.shape[-2], pixels.shape[-1])
+
+
+def is_plain(reference_output: ReferenceOutput) -> bool:
+    """Tell whether all cells of a reference's maps count, in the student's view of the image."""
+    return reference_output.mask is None and reference_output.view_matrix is None
+
+
+def matched_values(student: ExplainedOutput, reference_output: ReferenceOutput) -> tuple[torch.Tensor, torch.Tensor]:
+    """Vectors (B, C, *grid) of both sides where both have them, or else maps (B, *grid); each on its own grid."""
+    assert student.maps is not None and reference_output.maps is not None
+    if student.vectors is not None and reference_output.vectors is not None:
+        return student.vectors, reference_output.vectors
+    return student.maps, reference_output.maps
+
+
 def align_maps(
-    student: ExplainedOutput, reference_output: ReferenceOutput
+    student: ExplainedOutput, reference_output: ReferenceOutput, size: tuple[int, int] | None = None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """Resize the student's and the reference's maps (B, *grid), or vectors (B, C, *grid), to a common grid.
 
     Args:
         student, reference_output: Explanations of one target per sample.
+        size: Rows and columns of the common grid; None for the larger of both maps' grids. Texts have their own.
 
     Returns:
         Both maps, 0 in the cells that don't count, and the mask of those that do (the same shape, or None for all).
@@ -95,13 +127,10 @@ def align_maps(
     Raises:
         ValueError: two texts' maps have different numbers of cells.
     """
-    assert student.maps is not None and reference_output.maps is not None
-    if student.maps.ndim == 2:
+    own, reference = matched_values(student, reference_output)
+    if own.ndim == 2:
         return _align_texts(student, reference_output)
-    own, reference = student.maps, reference_output.maps
-    if student.vectors is not None and reference_output.vectors is not None:
-        own, reference = student.vectors, reference_output.vectors
-    size, view = common_size(own, reference), reference_output.view_matrix
+    size, view = size or common_size(own, reference), reference_output.view_matrix
     own, reference, inside = resize_maps(own, size), *_in_view(reference, view, size)
     masks = [] if inside is None else [inside]
     if reference_output.mask is not None:
@@ -111,6 +140,21 @@ def align_maps(
     mask = masks[0] & masks[-1]
     mask = mask if own.ndim == 3 else mask[:, None].expand_as(own)
     return own * mask, reference * mask, mask
+
+
+def comparable_values(
+    student: ExplainedOutput, reference_output: ReferenceOutput, size: tuple[int, int] | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Values of both sides whose cosine is that of their maps at a size: the maps there, or coordinates of them.
+
+    Args:
+        student, reference_output, size: As in `align_maps`.
+    """
+    own, reference = matched_values(student, reference_output)
+    if size is None or own.ndim != 3 or not is_plain(reference_output):
+        return align_maps(student, reference_output, size)[:2]
+    are_enlarged = own.shape[-2:] == reference.shape[-2:] == size
+    return (own, reference) if are_enlarged else enlarged_coordinates(own, reference, size)
 
 
 def _in_view(

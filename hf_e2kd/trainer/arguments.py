@@ -9,6 +9,7 @@ from transformers import TrainingArguments
 from ..explainers import build_explainer
 from ..references.teacher import TARGET_RULES
 from ..terms import available_explanation_losses, available_logits_losses, build_term
+from ..terms.matching import COMPARISON_GRIDS
 
 
 @dataclass
@@ -41,6 +42,14 @@ class ExplanationDistillArguments(TrainingArguments):
     )
     explanation_loss: str = field(
         default="cosine", metadata={"help": "Loss between maps: cosine, kl, l1, mse, pearson or a registered one."}
+    )
+    comparison_grid: str = field(
+        default="image",
+        metadata={
+            "help": "Size at which maps of images are compared, in loss and metrics: image (enlarged to the student's "
+            "image, as the paper does) or native (the larger of both maps' own grids).",
+            "choices": list(COMPARISON_GRIDS),
+        },
     )
     terms: dict | str | None = field(
         default=None,
@@ -96,6 +105,7 @@ class ExplanationDistillArguments(TrainingArguments):
             raise ValueError(f"iou_threshold must lie in [0, 1), not {self.iou_threshold}.")
         _require_known("logits_loss", self.logits_loss, ["auto", *available_logits_losses()])
         _require_known("explanation_loss", self.explanation_loss, available_explanation_losses())
+        _require_known("comparison_grid", self.comparison_grid, list(COMPARISON_GRIDS))
         _require_known("explanation_target", self.explanation_target, sorted(TARGET_RULES))
         build_explainer(self.explainer, **(cast(dict, self.explainer_options) or {}))
         for term, options in (cast(dict, self.terms) or {}).items():

@@ -138,9 +138,14 @@ class EvaluationMixin(Trainer):
 
                 self._fidelity.update(self._batch_measures(output, reference_outputs, scored, matched))
             elif self._fidelity is not None:
-                threshold = self._setting("iou_threshold")
                 metrics = sample_metrics(
-                    output, reference_outputs, self.references, scored, self.is_multi_label, threshold
+                    output,
+                    reference_outputs,
+                    self.references,
+                    scored,
+                    self.is_multi_label,
+                    self._setting("iou_threshold"),
+                    self._setting("comparison_grid"),
                 )
                 self._fidelity.update(metrics)
         # A `compute_metrics` of the user's own is given the labels as they are.

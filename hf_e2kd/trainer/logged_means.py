@@ -5,6 +5,18 @@ from collections.abc import Mapping
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+_OF_ZERO_MAPS = {
+    "student": "These pairs cost the loss's worst value and give no gradient, so that the explanation term can't "
+    "revive them. Lower the learning rate, or start from a trained student.",
+    "teacher": "There is nothing to match for these samples. Choose another target layer or explainer (`explainer`, "
+    "`explainer_options`).",
+}
+MOST_ZERO_MAPS = 0.5
+"""Share of all-zero maps above which a training warns."""
 
 
 class LoggedMeans:
@@ -37,3 +49,18 @@ class LoggedMeans:
         counts = [torch.tensor(float(self._counts.get(name, 0)), device=accelerator.device) for name in names]
         total, count = accelerator.reduce(torch.stack([torch.stack(sums), torch.stack(counts)]))
         return dict(zip(names, (total / count).tolist(), strict=True))
+
+
+class ZeroMapWarning:
+    """One warning for each side, student and teacher, when most of its maps are all-zero."""
+
+    def __init__(self) -> None:
+        self._warned: set[str] = set()
+
+    def check(self, logs: Mapping[str, float]) -> None:
+        """Warn of the logged shares above `MOST_ZERO_MAPS`, of a training or an evaluation."""
+        for side, remedy in _OF_ZERO_MAPS.items():
+            shares = [value for name, value in logs.items() if f"zero_{side}_maps" in name]
+            if side not in self._warned and max(shares, default=0.0) > MOST_ZERO_MAPS:
+                self._warned.add(side)
+                logger.warning(f"{max(shares):.0%} of the {side}'s attribution maps are all-zero. {remedy}")

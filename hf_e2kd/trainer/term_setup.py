@@ -39,7 +39,7 @@ def build_terms(
         else:
             own = [
                 Logits(reference.logits_weight, name, setting("logits_loss"), setting("temperature")),
-                Maps(weight, name, loss),
+                Maps(weight, name, loss, setting("comparison_grid")),
             ]
         for term in own:
             # With several references, each term bears its reference's name.

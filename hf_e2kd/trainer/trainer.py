@@ -22,12 +22,13 @@ from ..hub.ids import check_repo_id, loaded_from_hub
 from ..references import Reference, TeacherReference
 from ..store.joining import unattached
 from ..terms import ReferenceOutput, StepOutput, Term
+from ..terms.matching import ComparisonGrid
 from ..terms.task import classification_loss
 from .arguments import ExplanationDistillArguments
 from .checkpoints import CheckpointsMixin, forget_preparation
 from .compatibility import refuse_unsupported
 from .evaluation import EvaluationMixin
-from .logged_means import LoggedMeans
+from .logged_means import LoggedMeans, ZeroMapWarning
 from .noise import StepGenerator, draw_noise, draw_samples
 from .publishing import PublishingMixin
 from .sharding import gathered
@@ -148,7 +149,7 @@ class ExplanationDistillTrainer(PublishingMixin, EvaluationMixin, TermsMixin, Ch
         if self.is_multi_label and self.compute_metrics is None and not self.args.batch_eval_metrics:
             self.compute_metrics = multi_label_metrics
         self.data_collator = FiniteBatches(self.data_collator)
-        self._logged = LoggedMeans()
+        self._logged, self._zero_maps = LoggedMeans(), ZeroMapWarning()
         self._generators = StepGenerator()
         reads_labels = any(reference.explains_labels for reference in self.references.values())
         if (self._setting("task_weight") > 0 or reads_labels) and not labels_belong_to(
@@ -225,6 +226,11 @@ class ExplanationDistillTrainer(PublishingMixin, EvaluationMixin, TermsMixin, Ch
         """True if any explanation is ever made: plain distillation may be measured without one."""
         matched = any(self.explanation_weight_of(reference) > 0 for reference in self.references.values())
         return matched or self._setting("evaluate_explanations")
+
+    @property
+    def comparison_grid(self) -> ComparisonGrid:
+        """Grid on which maps of images are compared: "image" or "native"."""
+        return self._setting("comparison_grid")
 
     def _setting(self, name: str) -> Any:
         """Read an argument, at every use, because a hyperparameter search changes them."""
@@ -416,6 +422,7 @@ class ExplanationDistillTrainer(PublishingMixin, EvaluationMixin, TermsMixin, Ch
         if "loss" in logs or "train_loss" in logs:
             # With the end of a training, what its last steps left unlogged ends too.
             self._logged.clear()
+        self._zero_maps.check(logs)
         super().log(logs, start_time)
 
 

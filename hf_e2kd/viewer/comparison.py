@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional as TF
 
-from ..alignment.grids import to_common_grid
+from ..alignment.grids import resize_maps
 from ..alignment.labels import align_labels, class_names, is_multi_label
 from ..alignment.texts import length_limit, tokenize_texts
 from ..data.opening import cut_text
@@ -54,7 +54,8 @@ class Comparison:
         sample: Input of both: the student's field of view of an image; the part of a text that the models read.
         explained: Name of the class that both maps explain.
         explainer: Name of the method.
-        similarity: Similarity of both maps, as `metrics.explanation_similarity`; None where the teacher's map is empty.
+        similarity: Similarity of both maps, as `metrics.explanation_similarity`, of images at the size that the student
+            is shown; None where the teacher's map is empty.
         words: Words of a text that both models' tokenizers see whole.
         notes: Remarks for the reader, as that a text was cut.
         label: Name of the true class, where it is known.
@@ -78,20 +79,19 @@ class Comparison:
         return self.teacher.top[0] == self.student.top[0]
 
     def difference(self) -> torch.Tensor:
-        """Student minus teacher, each over its own maximum, on the finer of both grids: from −1 to 1.
+        """Student minus teacher, each over its own maximum, at the size of the shown image: from −1 to 1.
 
         Above 0 the student looks more than the teacher. Of an image only what speaks for the class is compared, since
         that is what is drawn; words' signed scores may differ by up to 2, which counts as 1.
         """
         if isinstance(self.sample, str):
             return (share(self.student.map) - share(self.teacher.map)).clamp(-1, 1)
-        student, teacher = to_common_grid(strength(self.student.map), strength(self.teacher.map))
-        return student - teacher
+        return strength(self.student.map, self.sample) - strength(self.teacher.map, self.sample)
 
 
-def strength(map: torch.Tensor) -> torch.Tensor:
-    """Scale a map's positive part by its maximum: from 0 to 1; all 0 where nothing is positive."""
-    return share(map.clamp(min=0))
+def strength(map: torch.Tensor, image: Image.Image) -> torch.Tensor:
+    """Enlarge a map (h, w) to an image; its positive part over its maximum, all 0 where nothing is positive."""
+    return share(resize_maps(map, (image.height, image.width)).clamp(min=0))
 
 
 def share(map: torch.Tensor) -> torch.Tensor:
@@ -166,6 +166,7 @@ class Pair:
             if chosen is None:
                 chosen = found[side][0].argmax(1).cpu()
         assert chosen is not None
+        size = None if self.is_text else tuple(inputs["student"]["pixel_values"].shape[-2:])
         comparisons = []
         for row in range(len(samples)):
             readings = {}
@@ -180,7 +181,7 @@ class Pair:
                     student=readings["student"],
                     explained=self.names[int(chosen[row])],
                     explainer=explainer.name,
-                    similarity=similarity(readings["student"].map, readings["teacher"].map),
+                    similarity=similarity(readings["student"].map, readings["teacher"].map, size),
                     words=words[row],
                     notes=notes[row],
                 )
@@ -259,11 +260,15 @@ class Pair:
         return field_of_view.resize((width, height), Image.Resampling.BICUBIC)
 
 
-def similarity(student: torch.Tensor, teacher: torch.Tensor) -> float | None:
-    """Compute `explanation_similarity` of one sample's maps (h, w) or (words,); None where the teacher's is empty."""
+def similarity(student: torch.Tensor, teacher: torch.Tensor, size: tuple[int, int] | None = None) -> float | None:
+    """`explanation_similarity` of one sample's maps (h, w), compared at a size, or (words,).
+
+    Returns:
+        The cosine; None where the teacher's map is empty.
+    """
     if student.ndim == 1:
         student, teacher = student[None], teacher[None]
     if not teacher.numel():
         return None
-    values, valid = explanation_similarity(student[None], teacher[None])
+    values, valid = explanation_similarity(student[None], teacher[None], size)
     return values.item() if valid.item() else None

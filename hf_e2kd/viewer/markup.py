@@ -171,10 +171,10 @@ def _tiles(comparison: Comparison, opacity: float) -> str:
     assert not isinstance(image, str)
     sides = {}
     for heading, reading in (("Teacher", comparison.teacher), ("Student", comparison.student)):
-        values = strength(reading.map)
-        seen = f"{heading}'s explanation: " + (f"strongest {place_of(values)}." if values.any() else "an empty map.")
-        empty = "" if values.any() else '<p class="note">empty map</p>'
-        sides[heading] = _tile(heading, draw_map(image, values, opacity), seen, _top(reading) + empty)
+        drawn = strength(reading.map, image)
+        seen = f"{heading}'s explanation: " + (f"strongest {place_of(drawn)}." if drawn.any() else "an empty map.")
+        empty = "" if drawn.any() else '<p class="note">empty map</p>'
+        sides[heading] = _tile(heading, draw_map(image, drawn, opacity), seen, _top(reading) + empty)
     difference = comparison.difference()
     seen = _difference_in_words(difference)
     difference_tile = _tile(

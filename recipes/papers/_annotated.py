@@ -42,7 +42,7 @@ class AnnotatedSource:
         default=False, metadata={"help": "Try the recipe in seconds: drawn shapes in the data's layout, tiny models."}
     )
     difficult: bool = field(
-        default=False, metadata={"help": "Keep objects flagged as difficult, or crowds; scoring leaves them out."}
+        default=False, metadata={"help": "Keep regions that the source's own scoring leaves out, as crowds."}
     )
     skip_undecodable: bool = field(
         default=False, metadata={"help": "Leave images out that can't be decoded, with a warning that names them."}
@@ -74,6 +74,10 @@ class VocSource(AnnotatedSource):
 
     data: str | None = field(default=None, metadata={"help": "The folder VOCdevkit, or the one that holds it."})
     year: int = field(default=2007, metadata={"help": "Which VOC.", "choices": [2007, 2012]})
+    difficult: bool = field(
+        default=True,
+        metadata={"help": "Keep objects flagged as difficult, as the papers' code does."},
+    )
 
     def load(self) -> DatasetDict:
         assert self.data is not None

@@ -1,7 +1,8 @@
 """Distil a guided classifier of PASCAL VOC by KD and by e²KD: which student keeps the teacher's localisation?
 
 The teacher is a model of `guide_voc.py`, chosen there by its energy pointing game or by its IoU. Both sides explain a
-class that the image shows, drawn anew at each step.
+class that the image shows, drawn anew at each step. Objects flagged as difficult count, as in the paper's code;
+--no_difficult leaves them out, as VOC's own scoring does.
 
     accelerate launch recipes/papers/distill_voc.py --smoke
     accelerate launch recipes/papers/guide_voc.py --data VOCdevkit --year 2012 --model microsoft/resnet-50

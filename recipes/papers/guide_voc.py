@@ -1,7 +1,8 @@
 """Guide a multi-label classifier of PASCAL VOC to look at the annotated objects, beside an unguided one.
 
 The models of the Pareto front over F1, energy pointing game and IoU on validation are kept and measured on the test
-split (2007), or on the validation split, where a tenth of the training split selects (2012).
+split (2007), or on the validation split, where a tenth of the training split selects (2012). Objects flagged as
+difficult count, as in the papers' code; --no_difficult leaves them out, as VOC's own scoring does.
 
     accelerate launch recipes/papers/guide_voc.py --smoke
     accelerate launch recipes/papers/guide_voc.py --data VOCdevkit --model microsoft/resnet-50

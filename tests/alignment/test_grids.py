@@ -4,7 +4,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from hf_e2kd.alignment import resize_maps, sample_maps, to_common_grid
+from hf_e2kd.alignment import (
+    enlarged_coordinates,
+    enlargement_matrix,
+    resize_maps,
+    sample_maps,
+    to_common_grid,
+)
 
 
 def test_equal_grids_stay():
@@ -108,3 +114,50 @@ def test_places_keep_their_precision_in_mixed_precision(dtype):
         sampled, _ = sample_maps(maps, matrix, (14, 14))
 
     assert torch.equal(sampled, expected)
+
+
+@pytest.mark.parametrize(("grid", "size"), [((7, 7), (224, 224)), ((3, 5), (32, 33)), ((1, 9), (4, 4))])
+def test_enlargement_matrices_enlarge(grid, size):
+    """Prevents: a matrix of aligned corners, transposed, or of another precision."""
+    maps = torch.randn(2, *grid, dtype=torch.float64)
+    rows, columns = (enlargement_matrix(*sides, torch.float64) for sides in zip(grid, size, strict=True))
+
+    expected = F.interpolate(maps[:, None], size, mode="bilinear", align_corners=False)[:, 0]
+    torch.testing.assert_close(rows @ maps @ columns.mT, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("other", [(4, 5), (7, 3), (1, 1), (40, 40)])
+def test_coordinates_keep_inner_products_and_means(other):
+    """Prevents: a similarity of the small maps, which weigh their border cells otherwise than the enlarged ones."""
+    size = (32, 40)
+    maps = torch.randn(2, 4, 5, dtype=torch.float64), torch.randn(2, *other, dtype=torch.float64)
+    first, second = enlarged_coordinates(*maps, size)
+    large = [F.interpolate(each[:, None], size, mode="bilinear")[:, 0] for each in maps]
+
+    for one, another in ((0, 0), (0, 1), (1, 1)):
+        found, expected = ((pair[one] * pair[another]).sum((1, 2)) for pair in ((first, second), large))
+        torch.testing.assert_close(found, expected)
+    means = large[0].mean((1, 2))
+    torch.testing.assert_close(first[:, 0, 0].abs(), means.abs() * (32 * 40) ** 0.5)
+
+
+def test_coordinates_made_in_inference_mode_serve_a_training():
+    """Prevents: a training that fails since an earlier evaluation has filled the cache with inference tensors."""
+    with torch.inference_mode():
+        enlarged_coordinates(torch.rand(1, 3, 3), torch.rand(1, 2, 2), (19, 19))
+    student = torch.rand(1, 3, 3, requires_grad=True)
+
+    enlarged_coordinates(student, torch.rand(1, 2, 2), (19, 19))[0].square().sum().backward()
+
+    assert student.grad.all()
+
+
+def test_coordinates_keep_their_precision_in_mixed_precision():
+    """Prevents: products in half precision under autocast, by which equal maps would differ."""
+    maps = torch.rand(1, 3, 3), torch.rand(1, 4, 4)
+    expected = enlarged_coordinates(*maps, (16, 16))
+
+    with torch.autocast("cpu", torch.bfloat16):
+        found = enlarged_coordinates(*maps, (16, 16))
+
+    assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])

@@ -24,7 +24,7 @@ from tests.tokenizers import TEACHER, text_model, tokenizer
 from tests.training import arguments, distiller, samples, weights
 
 EVERY_STEP = {"eval_strategy": "steps", "eval_steps": 1}
-TERMS = {"train/loss_explanation", "train/loss_logits", "train/zero_map_share"}
+TERMS = {"train/loss_explanation", "train/loss_logits", "train/zero_student_maps", "train/zero_teacher_maps"}
 MEASURED = {"eval/loss", "eval/agreement", "eval/explanation_similarity", "eval/accuracy"}
 
 

@@ -3,6 +3,7 @@ import torch
 from torch.nn import functional as F
 
 from hf_e2kd.metrics import boxes_to_masks, energy_pointing_game
+from hf_e2kd.terms.guidance import energy_loss
 
 
 def test_share_by_hand():
@@ -12,14 +13,21 @@ def test_share_by_hand():
     assert energy_pointing_game(maps, masks).tolist() == [0.5]
 
 
-def test_negative_cells_have_no_energy_and_do_not_eat_into_their_neighbours():
-    """Resizing [8, -8] first would halve the energy beside the border before it is counted."""
-    signed, positive = torch.tensor([[[8.0, -8.0]]]), torch.tensor([[[8.0, 0.0]]])
+def test_signed_maps_are_enlarged_before_their_positive_part_is_taken():
+    """Prevents: another order than the official metric's, which enlarges first."""
     masks = torch.tensor([[[1, 0, 0, 0]]])
 
-    # Bilinear, cell centres aligned: the row [8, 0] becomes [8, 6, 2, 0].
-    assert energy_pointing_game(signed, masks).item() == pytest.approx(8 / 16)
-    assert torch.equal(energy_pointing_game(signed, masks), energy_pointing_game(positive, masks))
+    # Bilinear, cell centres aligned: [8, -8] becomes [8, 4, -4, -8], and [8, 0] becomes [8, 6, 2, 0].
+    assert energy_pointing_game(torch.tensor([[[8.0, -8.0]]]), masks).item() == pytest.approx(8 / 12)
+    assert energy_pointing_game(torch.tensor([[[8.0, 0.0]]]), masks).item() == pytest.approx(8 / 16)
+
+
+def test_it_is_one_minus_the_energy_loss():
+    """Prevents: a metric that says something else of signed maps than the loss (.1929 where the loss said .2001)."""
+    maps, masks = torch.randn(40, 7, 7), torch.zeros(40, 224, 224, dtype=torch.bool)
+    masks[:, 40:140, 60:160] = True
+
+    torch.testing.assert_close(energy_pointing_game(maps, masks), 1 - energy_loss(maps, masks), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0])

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch.nn import functional as F
 
 from hf_e2kd.metrics import explanation_similarity
 
@@ -72,3 +73,15 @@ def test_values_without_a_cosine_are_refused(value, message):
 def test_other_batch_length_is_refused():
     with pytest.raises(ValueError, match="same samples"):
         explanation_similarity(torch.ones(2, 3, 3), torch.ones(1, 3, 3))
+
+
+@pytest.mark.parametrize(("own", "other"), [((5, 5), (5, 5)), ((4, 5), (7, 3)), ((16, 20), (16, 20))])
+def test_at_a_size_equals_enlarged_maps(own, other):
+    """Prevents: a similarity on the maps' own grid (.605) where the paper code finds .719 at the image size."""
+    student, teacher = torch.rand(3, *own), torch.rand(3, *other)
+    large = [F.interpolate(maps[:, None], (16, 20), mode="bilinear").flatten(1) for maps in (student, teacher)]
+
+    found, valid = explanation_similarity(student, teacher, (16, 20))
+
+    torch.testing.assert_close(found, F.cosine_similarity(*large))
+    assert valid.all()

@@ -137,3 +137,8 @@ def test_means_by_class_weight_classes_alike():
 def test_means_by_class_need_a_class_a_value():
     with pytest.raises(ValueError, match="2 of the one and 1 of the other"):
         class_means([0.5, 0.5], [1])
+
+
+def test_signed_maps_are_enlarged_before_their_positive_part_is_taken():
+    """Prevents: a prediction that reaches into negative cells: [8, -8] becomes [8, 4, -4, -8], one pixel above 4."""
+    assert localization_iou(torch.tensor([[[8.0, -8.0]]]), torch.tensor([[[1, 1, 0, 0]]])).item() == 0.5

@@ -14,6 +14,14 @@ def test_by_hand():
     assert pointing_accuracy(maps, masks).tolist() == [1, 0, 0]
 
 
+def test_signed_maps_are_enlarged_before_their_positive_part_is_taken():
+    """Prevents: a peak between negative cells that outshines a broader one, as in no other measure of the map."""
+    maps = torch.tensor([[[-8.0, 4.0, -8.0, 3.0]]])
+
+    # Bilinear: [-8, -2, 2, ..., 3]; the positive part first would give 10/3 in the third pixel and point there.
+    assert pointing_accuracy(maps, torch.tensor([[[0, 0, 0, 0, 0, 1]]])).item() == 1
+
+
 def test_equal_pixels_share_the_point():
     """The first of them would make an even map point at the upper left corner."""
     maps = torch.tensor([[[2.0, 2.0, 2.0, 0.0]]])

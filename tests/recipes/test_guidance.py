@@ -7,7 +7,7 @@ from importlib import import_module
 
 import pytest
 import torch
-from _annotated import explainer_at, load_multi_label
+from _annotated import CocoSource, VocSource, explainer_at, load_multi_label
 from _guide import run_guidance
 from _guided_students import run_guided_distillation
 from torchvision.transforms.functional import pil_to_tensor
@@ -199,3 +199,8 @@ def test_a_classifier_gets_a_head_for_the_datas_classes(family, tmp_path):
     for name, parameter in build(family).named_parameters():
         if parameter.shape == kept[name].shape:
             assert torch.equal(kept[name], parameter), name
+
+
+def test_difficult_objects_count_by_default():
+    """Prevents: another set of objects in VOC's recipes than in the paper's code, which keeps the difficult ones."""
+    assert VocSource().difficult and not CocoSource().difficult

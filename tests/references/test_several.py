@@ -59,11 +59,14 @@ def test_each_reference_has_its_own_terms(tiny, tmp_path):
     explainer, student = GradCAM(), tiny("vit")
     taught = explainer(build("vit", seed=1), {"pixel_values": pixels})
     own = [explainer(student, {"pixel_values": pixels}, target) for target in (taught.target, labels)]
+    pooled = F.avg_pool2d(masks.float()[:, None], 8)[:, 0]
+
+    def at_image(*maps):
+        return [F.interpolate(each[:, None], pixels.shape[-2:], mode="bilinear")[:, 0] for each in maps]
+
     expected = {
-        "loss_explanation_net": explanation_loss(own[0].maps, taught.maps)[0].mean().item(),
-        "loss_explanation_guide": explanation_loss(own[1].maps, F.avg_pool2d(masks.float()[:, None], 8)[:, 0], "l1")[0]
-        .mean()
-        .item(),
+        "loss_explanation_net": explanation_loss(*at_image(own[0].maps, taught.maps))[0].mean().item(),
+        "loss_explanation_guide": explanation_loss(*at_image(own[1].maps, pooled), "l1")[0].mean().item(),
     }
     trainer.train()
     entry = trainer.state.log_history[0]
@@ -158,9 +161,11 @@ def test_mask_of_a_coarser_grid(tiny, tmp_path):
     target = torch.tensor([sample["labels"] for sample in data])
     pixels = torch.stack([sample["pixel_values"] for sample in data])
     own = GradCAM()(tiny("vit"), {"pixel_values": pixels}, target).maps
-    heat = F.interpolate(torch.stack([sample["heat"] for sample in data])[:, None], (4, 4), mode="bilinear")[:, 0]
-    counts = torch.ones(4, 4, dtype=torch.bool)
-    counts[2:, :2] = False
+    heat = torch.stack([sample["heat"] for sample in data])
+    own, heat = (F.interpolate(maps[:, None], (32, 32), mode="bilinear")[:, 0] for maps in (own, heat))
+    counts = torch.ones(1, 1, *data[0]["heat"].shape)
+    counts[..., 1:, :1] = 0
+    counts = F.interpolate(counts, (32, 32), mode="bilinear")[:, 0] > 0.5
     expected = F.cosine_similarity((own * counts).flatten(1), (heat * counts).flatten(1)).mean().item()
     assert similarity == pytest.approx(expected, abs=1e-5)
     assert logged(trainer, "loss_explanation") == [pytest.approx(1 - expected, abs=1e-5)]
@@ -179,4 +184,5 @@ def test_target_of_no_class_has_no_map(tiny, tmp_path):
     trainer = distiller(tiny("vit"), None, tmp_path, {"max_steps": 1}, **rows)
     trainer.train()
     assert logged(trainer, "loss_explanation") == [0.0]
-    assert logged(trainer, "zero_map_share") == [1.0]
+    # Neither side has a map that could have died.
+    assert logged(trainer, "zero_student_maps") == logged(trainer, "zero_teacher_maps") == [0.0]

@@ -59,12 +59,12 @@ def test_scale_says_nothing(loss):
     expected = explanation_loss(student, reference, loss)[0]
 
     for scale in (1e-30, 1e-20, 1e-3, 1e20):
-        found, empty = explanation_loss(student * scale, reference, loss)
+        found, *zero = explanation_loss(student * scale, reference, loss)
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(
             explanation_loss(student, reference * scale, loss)[0], expected, rtol=1e-4, atol=1e-6
         )
-        assert not empty.any()
+        assert not torch.cat(zero).any()
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -91,10 +91,23 @@ def test_gradcheck(loss):
     )
 
 
+WORST = {"cosine": 1.0, "mse": 2.0, "l1": 2.0, "pearson": 1.0}
+
+
+def worst(loss, reference):
+    """What an all-zero student's map costs, by the definition."""
+    if loss in WORST:
+        return WORST[loss]
+    share = reference / reference.sum()
+    return (share * (share / torch.finfo(reference.dtype).eps).log()).sum().item()
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("side", ["student", "reference", "both"])
-def test_all_zero_pairs_contribute_nothing(loss, side):
-    """Prevents: a NaN gradient, or a smaller divisor that makes accumulated steps inexact."""
+@pytest.mark.parametrize("size", [None, (9, 12)])
+def test_all_zero_maps(loss, side, size):
+    """Prevents: a dead student that is a perfect one, a NaN gradient, or a smaller divisor that makes accumulated steps
+    inexact."""
     student, reference = torch.rand(4, 3, 3), torch.rand(4, 3, 3)
     if side != "reference":
         student[1] = 0
@@ -102,17 +115,19 @@ def test_all_zero_pairs_contribute_nothing(loss, side):
         reference[1] = 0
     student.requires_grad_()
 
-    losses, empty = explanation_loss(student, reference, loss)
+    losses, zero_student, zero_reference = explanation_loss(student, reference, loss, size=size)
     losses.mean().backward()
 
-    assert empty.tolist() == [False, True, False, False]
+    assert zero_student.tolist() == [False, side != "reference", False, False]
+    assert zero_reference.tolist() == [False, side != "student", False, False]
     assert losses.shape == (4,)
-    assert losses[1] == 0
+    enlarged = reference[1] if size is None else F.interpolate(reference[None, 1:2], size, mode="bilinear")[0, 0]
+    assert losses[1].item() == pytest.approx(worst(loss, enlarged) if side == "student" else 0, rel=1e-5)
     assert student.grad.isfinite().all()
     assert not student.grad[1].any()
     kept = torch.tensor([0, 2, 3])
     alone = student.detach()[kept].requires_grad_()
-    expected = explanation_loss(alone, reference[kept], loss)[0]
+    expected = explanation_loss(alone, reference[kept], loss, size=size)[0]
     torch.testing.assert_close(losses[kept], expected)
     (expected.sum() / 4).backward()
     torch.testing.assert_close(student.grad[kept], alone.grad)
@@ -120,15 +135,36 @@ def test_all_zero_pairs_contribute_nothing(loss, side):
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_whole_batch_of_zeros(loss):
-    """Prevents: a NaN in the first steps of a student whose maps are all zero."""
-    student = torch.zeros(2, 3, 3, requires_grad=True)
+    """Prevents: a NaN, or a perfect loss, of a student whose maps are all zero."""
+    student, reference = torch.zeros(2, 3, 3, requires_grad=True), torch.rand(2, 3, 3)
 
-    losses, empty = explanation_loss(student, torch.rand(2, 3, 3), loss)
+    losses, zero_student, zero_reference = explanation_loss(student, reference, loss)
     losses.mean().backward()
 
-    assert empty.all()
-    assert not losses.any()
+    assert zero_student.all() and not zero_reference.any()
+    assert losses.tolist() == pytest.approx([worst(loss, each) for each in reference], rel=1e-5)
     assert not student.grad.any()
+
+
+@pytest.mark.parametrize("loss", ["cosine", "mse", "l1"])
+def test_no_maps_without_negative_values_cost_more_than_a_zero_map(loss):
+    """Prevents: a dead map that is better than a wrong one."""
+    student, reference = torch.tensor([[1.0, 2.0, 0.0]]), torch.tensor([[0.0, 0.0, 3.0]])
+
+    assert explanation_loss(student, reference, loss)[0].item() == pytest.approx(WORST[loss])
+
+
+def test_registered_worst_value(monkeypatch):
+    """Prevents: a registered loss whose dead maps cost something else than was said."""
+    monkeypatch.setattr(explanation, "_LOSSES", dict(explanation._LOSSES))
+    monkeypatch.setattr(explanation, "_WORST", dict(explanation._WORST))
+
+    def largest(student, reference, counted):
+        return (student - reference).abs().amax(1)
+
+    for stated, expected in ((7.0, 7.0), (None, 1.0)):
+        register_explanation_loss("largest", largest, stated)
+        assert of([[0.0, 0.0]], [[0.5, 1.0]], "largest") == expected
 
 
 def test_constant_map_correlates_with_nothing():
@@ -136,12 +172,13 @@ def test_constant_map_correlates_with_nothing():
     for value in (0.3, 1.0, 1e-20):
         student = torch.full((1, 3, 3), value, requires_grad=True)
 
-        losses, empty = explanation_loss(student, torch.rand(1, 3, 3), "pearson")
-        losses.mean().backward()
+        for size in (None, (7, 9)):
+            losses, zero_student, _ = explanation_loss(student, torch.rand(1, 3, 3), "pearson", size=size)
+            losses.mean().backward()
 
-        assert losses.item() == pytest.approx(1.0)
-        assert not empty.any()
-        assert not student.grad.any()
+            assert losses.item() == pytest.approx(1.0)
+            assert not zero_student.any()
+            assert not student.grad.any()
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -151,7 +188,7 @@ def test_mask_leaves_cells_out(loss):
     mask = torch.ones(2, 3, 3, dtype=torch.bool)
     mask[:, 2] = False
 
-    losses, _ = explanation_loss(student, reference, loss, mask=mask)
+    losses, *_ = explanation_loss(student, reference, loss, mask=mask)
     losses.sum().backward()
 
     other = torch.where(mask, student.detach(), float("nan"))
@@ -168,10 +205,10 @@ def test_mask_may_empty_a_map():
     student[0, 0, 0] = 1.0
     mask = torch.tensor([[[False, True], [True, True]]])
 
-    losses, empty = explanation_loss(student, torch.rand(1, 2, 2), mask=mask)
+    losses, zero_student, _ = explanation_loss(student, torch.rand(1, 2, 2), mask=mask)
 
-    assert empty.item()
-    assert losses.item() == 0
+    assert zero_student.item()
+    assert losses.item() == 1
 
 
 def test_several_maps_a_sample():
@@ -193,7 +230,7 @@ def test_reference_gets_no_gradient():
 
 def test_half_precision_reference_is_read():
     """Prevents: stored float16 maps that make the loss half precision."""
-    losses, _ = explanation_loss(torch.rand(2, 3, 3), torch.rand(2, 3, 3).half())
+    losses, *_ = explanation_loss(torch.rand(2, 3, 3), torch.rand(2, 3, 3).half())
 
     assert losses.dtype == torch.float32
 
@@ -217,3 +254,60 @@ def test_registered_loss_is_used(monkeypatch):
 
     assert available_explanation_losses() == sorted([*LOSSES, "largest"])
     assert of([[1.0, 0.5]], [[0.5, 1.0]], "largest") == pytest.approx(0.5)
+
+
+GRIDS = [((4, 4), (4, 4)), ((4, 5), (7, 3)), ((1, 6), (9, 12)), ((9, 12), (9, 12))]
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize(("own", "other"), GRIDS)
+def test_at_the_images_size_equals_enlarged_maps(loss, signed, own, other):
+    """Prevents: another value or gradient than the official code's, which enlarges both maps to the image."""
+    make = torch.randn if signed else torch.rand
+    student, reference = (make(3, *grid, dtype=torch.float64) for grid in (own, other))
+    student.requires_grad_()
+    enlarged = [F.interpolate(maps[:, None], (9, 12), mode="bilinear")[:, 0] for maps in (student, reference)]
+    expected = explanation_loss(*enlarged, loss)[0]
+
+    found = explanation_loss(student, reference, loss, size=(9, 12))[0]
+
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    gradients = [torch.autograd.grad(values.sum(), student)[0] for values in (found, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("loss", ["cosine", "mse", "pearson"])
+@pytest.mark.parametrize("other", [(3, 4), (5, 2)])
+def test_gradcheck_at_the_images_size(loss, other):
+    """Prevents: a wrong derivative through the coordinates."""
+    student = torch.rand(2, 3, 4, dtype=torch.float64, requires_grad=True)
+    reference = torch.rand(2, *other, dtype=torch.float64)
+
+    assert torch.autograd.gradcheck(
+        lambda maps: explanation_loss(maps, reference, loss, size=(16, 20))[0], (student,), eps=1e-7, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("loss", ["cosine", "mse", "pearson"])
+def test_equal_maps_cost_nothing_at_the_images_size(loss):
+    """Prevents: rounding errors of 2 − 2 cos, which leave maps that are equal apart, or below 0."""
+    maps = torch.rand(5, 7, 7)
+
+    assert explanation_loss(maps, maps, loss, size=(224, 224))[0].abs().max().item() < 1e-6
+
+
+def test_vectors_are_enlarged_with_their_channels():
+    """Prevents: channels taken for rows where B-cos weights differ from the image's size."""
+    student, reference = torch.randn(2, 6, 4, 4), torch.randn(2, 6, 8, 8)
+    enlarged = F.interpolate(student, (8, 8), mode="bilinear")
+    expected = 1 - F.cosine_similarity(enlarged.flatten(1), reference.flatten(1))
+
+    torch.testing.assert_close(explanation_loss(student, reference, size=(8, 8))[0], expected)
+
+
+def test_a_mask_beside_a_size_is_refused():
+    """Prevents: a mask of one grid laid over maps of another."""
+    maps = torch.rand(1, 2, 2)
+    with pytest.raises(ValueError, match="resize maps and mask to the size first"):
+        explanation_loss(maps, maps, mask=maps > 0, size=(4, 4))

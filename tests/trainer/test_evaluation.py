@@ -17,7 +17,7 @@ def expected_metrics(student, teacher, data):
     pixels = torch.stack([sample["pixel_values"] for sample in data])
     taught = explain(teacher, pixels)
     own = explain(student.eval(), pixels, target=taught.logits.argmax(1))
-    similarity, valid = explanation_similarity(own.maps, taught.maps)
+    similarity, valid = explanation_similarity(own.maps, taught.maps, pixels.shape[-2:])
     metrics = {
         "agreement": (own.logits.argmax(1) == taught.logits.argmax(1)).float().mean(),
         "explanation_similarity": similarity[valid].mean(),

@@ -38,7 +38,7 @@ def test_terms_are_averaged_over_micro_batches_and_steps(tiny, tmp_path):
     batches.watch(trainer)
     trainer.train()
     assert len(batches.seen) == 8
-    for name in ("loss_task", "loss_logits", "loss_explanation", "zero_map_share"):
+    for name in ("loss_task", "loss_logits", "loss_explanation", "zero_student_maps"):
         means = [sum(seen[name] for seen in batches.seen[i : i + 4]) / 4 for i in (0, 4)]
         assert logged(trainer, name) == pytest.approx(means, rel=1e-5)
     sums = [
@@ -118,17 +118,21 @@ def test_a_second_training_starts_its_own_log(tiny, tmp_path):
     assert logged(trainer, "loss_logits")[0] == pytest.approx(mean, rel=1e-5)
 
 
-def test_zero_maps_are_counted_and_cost_nothing(tiny, tmp_path):
-    """A student whose maps are all-zero must still train on the logits, with a finite loss, and the share be seen."""
+def test_zero_maps_of_the_student_count_as_the_worst_loss(tiny, tmp_path, caplog):
+    """Prevents: a student whose maps have died, with a perfect `eval_loss` that `load_best_model_at_end` picks."""
     student = tiny("resnet")
     with torch.no_grad():
         student.classifier[1].weight.zero_()  # no logit depends on the features, so each map is zero
-    settings = {"max_steps": 1, "explanation_weight": 2.0}
+    settings = {"max_steps": 2, "explanation_weight": 2.0, "learning_rate": 0.0}
     trainer = distiller(student, build("resnet", seed=1), tmp_path, settings)
-    trainer.train()
-    assert logged(trainer, "zero_map_share") == [1.0]
-    assert logged(trainer, "loss_explanation") == [0.0]
-    assert logged(trainer, "loss") == pytest.approx(logged(trainer, "loss_logits"))
+    with caplog.at_level("WARNING", "hf_e2kd"):
+        trainer.train()
+    assert logged(trainer, "zero_student_maps") == [1.0, 1.0]
+    assert logged(trainer, "zero_teacher_maps") == [0.0, 0.0]
+    assert logged(trainer, "loss_explanation") == [1.0, 1.0]
+    assert logged(trainer, "loss") == pytest.approx([2 + loss for loss in logged(trainer, "loss_logits")])
+    warnings = [record.message for record in caplog.records if "all-zero" in record.message]
+    assert len(warnings) == 1 and warnings[0].startswith("100% of the student's attribution maps are all-zero.")
     assert torch.cat([p.flatten() for p in student.parameters()]).isfinite().all()
     with torch.no_grad():
         student.classifier[1].weight.zero_()
@@ -136,6 +140,20 @@ def test_zero_maps_are_counted_and_cost_nothing(tiny, tmp_path):
     # A student without maps is not a perfect one.
     assert metrics["eval_explanation_similarity"] == 0
     assert metrics["eval_zero_student_maps"] == 1
+    assert metrics["eval_loss"] > 2
+
+
+def test_zero_maps_of_the_teacher_cost_nothing(tiny, tmp_path, caplog):
+    """Prevents: a loss that can't be lowered, where the teacher gives nothing to match, or which goes unseen."""
+    teacher = build("resnet", seed=1)
+    with torch.no_grad():
+        teacher.classifier[1].weight.zero_()
+    trainer = distiller(tiny("resnet"), teacher, tmp_path, {"max_steps": 1})
+    with caplog.at_level("WARNING", "hf_e2kd"):
+        trainer.train()
+    assert logged(trainer, "zero_teacher_maps") == [1.0]
+    assert logged(trainer, "loss_explanation") == [0.0]
+    assert "100% of the teacher's attribution maps are all-zero." in caplog.text
 
 
 @pytest.mark.parametrize("loss", ["cosine", "mse", "l1", "pearson", "kl"])

@@ -388,7 +388,7 @@ def test_empty_and_one_word_texts_give_no_nan(tmp_path, explainer, texts):
     trainer.train()
     assert flat(trainer.student.parameters()).isfinite().all()
     wordless = sum(text != "film" for text in texts)
-    assert logged(trainer, "zero_map_share") == [wordless / 4]
+    assert logged(trainer, "zero_teacher_maps") == [wordless / 4]
     metrics = trainer.evaluate()
     assert metrics["eval_zero_teacher_maps"] == wordless / 4
     if wordless < 4:

@@ -3,14 +3,14 @@
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional as F
 
-from hf_e2kd.alignment.grids import to_common_grid
 from hf_e2kd.alignment.texts import tokenize_texts
 from hf_e2kd.data.transforms import DistillationTransform
 from hf_e2kd.experiments.sources import Classifier
 from hf_e2kd.explainers import build_explainer, explain
 from hf_e2kd.metrics import explanation_similarity
-from hf_e2kd.viewer.comparison import NARROWEST, SHOWN, Pair, share, strength
+from hf_e2kd.viewer.comparison import NARROWEST, SHOWN, Pair, share
 from hf_e2kd.viewer.settings import disagreement
 from tests.models import CLASS_NAMES, CLASSES, build
 from tests.text_models import build_text
@@ -56,10 +56,16 @@ def test_an_image_through_both_processors(target):
         assert reading.names == [CLASS_NAMES[index] for index in reading.top]
     assert found.explained == CLASS_NAMES[explained]
     assert found.agree == (found.teacher.top[0] == found.student.top[0])
-    similarity = explanation_similarity(found.student.map[None], found.teacher.map[None])[0].item()
+    similarity = explanation_similarity(found.student.map[None], found.teacher.map[None], inputs["student"].shape[-2:])[
+        0
+    ].item()
     assert found.similarity == pytest.approx(similarity)
-    student, teacher = to_common_grid(strength(found.student.map), strength(found.teacher.map))
-    torch.testing.assert_close(found.difference(), student - teacher)
+    size = found.sample.height, found.sample.width
+    student, teacher = (
+        F.interpolate(reading.map[None, None], size, mode="bilinear")[0, 0].clamp(min=0)
+        for reading in (found.student, found.teacher)
+    )
+    torch.testing.assert_close(found.difference(), student / student.max() - teacher / teacher.max())
 
 
 def test_words_of_two_tokenizers():

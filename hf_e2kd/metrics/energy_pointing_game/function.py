@@ -10,8 +10,8 @@ from ..localization import check_maps_and_masks, positive_on_masks
 def energy_pointing_game(maps: Tensor, masks: Tensor) -> Tensor:
     """The share of a map's positive energy inside the object's mask, sample by sample.
 
-    EPG = Σ_mask A⁺ / Σ A⁺. The positive part A⁺ is taken first and then resized bilinearly to the mask, so that
-    negative cells don't eat into their neighbours. A map without positive energy counts 0.
+    EPG = Σ_mask A⁺ / Σ A⁺. The map is resized bilinearly to the mask, and its positive part A⁺ is taken there, as in
+    the official code. A map without positive energy counts 0. EPG = 1 − `hf_e2kd.terms.guidance.energy_loss`.
 
     References:
         Wang et al., "Score-CAM", CVPR Workshops 2020 (the game); Rao et al., "Studying How to Efficiently and

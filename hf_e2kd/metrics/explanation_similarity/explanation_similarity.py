@@ -12,6 +12,8 @@ class ExplanationSimilarity(MetricModule, citation=GOOD_TEACHERS_EXPLAIN, column
     Args:
         predictions: the student's maps, h rows of w numbers a sample, signed or not.
         references: the teacher's maps, h' rows of w' numbers a sample, for the same class of the same image.
+        size: rows and columns of the image, to which the maps are enlarged before they are compared, as in the official
+            code; by default they are compared on the larger of both grids.
 
     Returns:
         explanation_similarity: the mean cosine over the samples whose teacher's map is not all zero, between −1 and 1;
@@ -29,9 +31,9 @@ class ExplanationSimilarity(MetricModule, citation=GOOD_TEACHERS_EXPLAIN, column
         {'explanation_similarity': 0.3, 'zero_teacher_share': 0.0, 'zero_student_share': 0.5}
     """
 
-    def _compute(self, predictions, references):
+    def _compute(self, predictions, references, size=None):
         student, teacher = as_tensors(predictions, references)
-        values, valid = explanation_similarity(student, teacher)
+        values, valid = explanation_similarity(student, teacher, size)
         return {
             "explanation_similarity": values[valid].mean().item(),
             "zero_teacher_share": (~valid).double().mean().item(),

@@ -17,9 +17,10 @@ EVEN = 1e-7
 def localization_iou(maps: Tensor, masks: Tensor, threshold: float | str = 0.5) -> Tensor:
     """The intersection over union of a map's strong part with the object's mask, sample by sample.
 
-    The positive part is taken, resized bilinearly to the mask and stretched so that its smallest value is 0 and its
-    largest 1; what lies above the threshold is the prediction. A map without positive values, and an empty mask, score
-    0. An even map, which can't be stretched, predicts the whole image at a fixed threshold and nothing at the others.
+    The map is resized bilinearly to the mask; its positive part is taken there and stretched so that its smallest value
+    is 0 and its largest 1; what lies above the threshold is the prediction. A map without positive values, and an empty
+    mask, score 0. An even map, which can't be stretched, predicts the whole image at a fixed threshold and nothing at
+    the others.
 
     References:
         Rao et al., "Studying How to Efficiently and Effectively Guide Models with Explanations", ICCV 2023 (threshold

@@ -14,9 +14,10 @@ with rounding errors."""
 def pointing_accuracy(maps: Tensor, masks: Tensor, tolerance: int = 0) -> Tensor:
     """The pointing game: 1 where a map's largest value lies on the object.
 
-    The positive part is taken and resized bilinearly to the mask. Of several equally large pixels, the share on the
-    object counts: the first of them alone would favour the upper left corner, and an even map would always be right or
-    always wrong. A map without positive values points nowhere, and an empty mask is never hit: both count 0.
+    The map is resized bilinearly to the mask, and its positive part is taken there. Of several equally large pixels,
+    the share on the object counts: the first of them alone would favour the upper left corner, and an even map would
+    always be right or always wrong. A map without positive values points nowhere, and an empty mask is never hit: both
+    count 0.
 
     References:
         Zhang et al., "Top-Down Neural Attention by Excitation Backprop", ECCV 2016 (with a tolerance of 15 pixels).
