@@ -9,6 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel, Trainer
 from transformers.utils import CONFIG_NAME
 
+from .finite import DIVERGED, require_finite_weights
 from .preemption import checkpoint_on_sigterm, last_checkpoint
 from .sharding import name_blocks
 from .stages import stage_was_started
@@ -46,7 +47,9 @@ class CheckpointsMixin(Trainer):
         if self.is_fsdp_enabled and self.model is not None:
             name_blocks(self.student, self.accelerator.state.fsdp_plugin)
         with checkpoint_on_sigterm(self) if self.args.enable_jit_checkpoint else nullcontext():
-            return super().train(resume_from_checkpoint, *arguments, **keywords)
+            result = super().train(resume_from_checkpoint, *arguments, **keywords)
+        require_finite_weights(self.model, "student", DIVERGED)
+        return result
 
 
 def load_weights(model: nn.Module, folder: str) -> bool:

@@ -25,8 +25,10 @@ from ..terms import ReferenceOutput, StepOutput, Term
 from ..terms.task import classification_loss
 from .arguments import ExplanationDistillArguments
 from .checkpoints import CheckpointsMixin, forget_preparation
+from .checks import refuse_missing_inputs, refuse_missing_labels, refuse_shared_weights
 from .compatibility import refuse_unsupported
 from .evaluation import EvaluationMixin
+from .finite import FiniteLosses, require_finite_weights
 from .logged_means import LoggedMeans
 from .noise import StepGenerator, draw_noise, draw_samples
 from .publishing import PublishingMixin
@@ -146,7 +148,7 @@ class ExplanationDistillTrainer(PublishingMixin, EvaluationMixin, TermsMixin, Ch
         if self.is_multi_label and self.compute_metrics is None and not self.args.batch_eval_metrics:
             self.compute_metrics = multi_label_metrics
         self.data_collator = FiniteBatches(self.data_collator)
-        self._logged = LoggedMeans()
+        self._logged, self._finite = LoggedMeans(), FiniteLosses()
         self._generators = StepGenerator()
         reads_labels = any(reference.explains_labels for reference in self.references.values())
         if (self._setting("task_weight") > 0 or reads_labels) and not labels_belong_to(
@@ -177,6 +179,11 @@ class ExplanationDistillTrainer(PublishingMixin, EvaluationMixin, TermsMixin, Ch
         """Make a student ready: saveable, explained by its own forward, known to references and terms."""
         if any(reference.is_model(model) for reference in self.references.values()):
             raise ValueError("Teacher and student are the same object. Give the student its own copy of the weights.")
+        for reference in self.references.values():
+            if isinstance(reference, TeacherReference):
+                refuse_shared_weights(model, reference.model)
+                require_finite_weights(reference.model, "teacher", "Load or train it again.")
+        require_finite_weights(model, "student", "Load it again, or initialise that layer.")
         if is_timm(model):
             model = wrap_timm(model)
         forget_preparation(model)
@@ -186,7 +193,7 @@ class ExplanationDistillTrainer(PublishingMixin, EvaluationMixin, TermsMixin, Ch
         # Anew for each trial of a hyperparameter search, which may have changed the arguments.
         built = build_terms(self._setting, self.references, self._terms_given, self._task_loss)
         self.terms = nn.ModuleDict(built)
-        self._terms_set_up = False
+        self._terms_set_up = self._checked_a_batch = False
         self._connect(base)
         return model
 
@@ -272,7 +279,11 @@ class ExplanationDistillTrainer(PublishingMixin, EvaluationMixin, TermsMixin, Ch
 
     def training_step(self, model: nn.Module, *arguments: Any, **keywords: Any) -> torch.Tensor:
         with self._gathered(model):
-            return super().training_step(model, *arguments, **keywords)
+            loss = super().training_step(model, *arguments, **keywords)
+        if self.args.logging_nan_inf_filter:
+            # The training loop reads the loss now too; without its filter, at the next log.
+            self._finite.check(loss, self.state.global_step)
+        return loss
 
     # ---- The loss ----------------------------------------------------------------------------------------------
 
@@ -286,6 +297,11 @@ class ExplanationDistillTrainer(PublishingMixin, EvaluationMixin, TermsMixin, Ch
         """The weighted sum of the terms, a mean over the batch; `num_items_in_batch` is therefore not needed."""
         terms, weights = self._named_terms(), self._weights(self._explanation_rise())
         weighed = {name for name, weight in weights.items() if weight > 0}
+        if not self._checked_a_batch:
+            refuse_missing_inputs(inputs, self.train_dataset, bool(self.args.remove_unused_columns))
+            labelled = [name for name in terms if name in weighed and "labels" in terms[name].needs]
+            refuse_missing_labels(self.accelerator, inputs, labelled, self.train_dataset)
+            self._checked_a_batch = True
         with_maps = any(_explains(terms[name]) for name in weighed)
         with_maps = with_maps and self.state.global_step % self._setting("explanation_interval") == 0
         active = [terms[name] for name in weighed if with_maps or not _explains(terms[name])]
@@ -302,6 +318,7 @@ class ExplanationDistillTrainer(PublishingMixin, EvaluationMixin, TermsMixin, Ch
                 f"{sorted(inputs)}."
             )
         self._logged.add(logged)
+        self._finite.watch(logged, output, reference_outputs)
         return (loss, {"logits": output.logits}) if return_outputs else loss
 
     def _explainers(self) -> list[Explainer]:
@@ -410,7 +427,9 @@ class ExplanationDistillTrainer(PublishingMixin, EvaluationMixin, TermsMixin, Ch
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds each term's mean over the micro-batches and processes since the last log."""
         if "loss" in logs:
-            logs.update(self._logged.means(self.accelerator))
+            means = self._logged.means(self.accelerator)
+            self._finite.check_means({**means, "loss": logs["loss"]}, self.state.global_step)
+            logs.update(means)
         if "loss" in logs or "train_loss" in logs:
             # With the end of a training, what its last steps left unlogged ends too.
             self._logged.clear()
