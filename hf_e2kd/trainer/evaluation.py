@@ -8,7 +8,7 @@ from torch import nn
 from transformers import Trainer
 from transformers.utils import logging
 
-from ..alignment.labels import labels_belong_to
+from ..alignment.labels import data_labels, labels_belong_to
 from ..fidelity import BatchMeasures, multi_label_metrics, sample_metrics
 from ..metrics.running import RunningMeans, SampleValues
 from ..terms import ReferenceOutput, StepOutput
@@ -24,9 +24,11 @@ class EvaluationMixin(Trainer):
     _batch_measures: BatchMeasures | None = None
     _labels_are_ours = True
 
-    def collate(self, samples: Sequence[Any]) -> Any:
-        """Make a batch of samples as an evaluation does, without the columns that nobody reads."""
-        return self._get_collator_with_removed_columns(self.data_collator.for_evaluation(), "evaluation")(samples)
+    def collate(self, samples: Sequence[Any], dataset: Any) -> Any:
+        """Make a batch of a data set's samples as an evaluation does, without the columns that nobody reads."""
+        labels = data_labels(dataset, self.student, self.data_collator.label_column)
+        collator = self.data_collator.for_evaluation().with_labels(labels)
+        return self._get_collator_with_removed_columns(collator, "evaluation")(samples)
 
     def explain_batch(
         self,

@@ -119,4 +119,4 @@ class TermsMixin(Trainer):
         data = self.eval_dataset if self.train_dataset is None else self.train_dataset
         data = list(data.values())[-1] if isinstance(data, dict) else data
         with keeping_random_state(self.args.device):
-            return self.collate(first_samples(data, 2))
+            return self.collate(first_samples(data, 2), data)

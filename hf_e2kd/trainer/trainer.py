@@ -12,7 +12,7 @@ from transformers.trainer_jit_checkpoint import JITCheckpointCallback
 from transformers.trainer_utils import has_length
 
 from ..alignment.inputs import ANNOTATION_COLUMNS
-from ..alignment.labels import is_multi_label, labels_belong_to
+from ..alignment.labels import data_labels, is_multi_label, labels_belong_to
 from ..alignment.words import mark_special_tokens
 from ..architectures import is_timm, wrap_timm
 from ..data.collate import FiniteBatches
@@ -250,10 +250,9 @@ class ExplanationDistillTrainer(PublishingMixin, EvaluationMixin, TermsMixin, Ch
     def _get_dataloader(self, dataset: Any, description: str, *arguments: Any, **keywords: Any) -> Any:
         if has_length(dataset) and len(dataset) == 0:
             raise ValueError(f"The data set for {description.lower()} is empty.")
-        if keywords.get("is_training"):
-            return super()._get_dataloader(dataset, description, *arguments, **keywords)
         collator = self.data_collator
-        self.data_collator = collator.for_evaluation()
+        labels = data_labels(dataset, self.student, collator.label_column)
+        self.data_collator = (collator if keywords.get("is_training") else collator.for_evaluation()).with_labels(labels)
         try:
             return super()._get_dataloader(dataset, description, *arguments, **keywords)
         finally:
@@ -418,9 +417,11 @@ class ExplanationDistillTrainer(PublishingMixin, EvaluationMixin, TermsMixin, Ch
         """The student's own loss on the labels, as the stock `Trainer` chooses it, a mean over this batch."""
         if self.compute_loss_func is not None:
             return self.compute_loss_func(model_output, labels, num_items_in_batch=labels.numel())
-        if self.label_smoother is not None:
+        if self.label_smoother is not None and labels.ndim == 1:
             return self.label_smoother({"logits": model_output["logits"]}, labels)
-        return classification_loss(self.student, model_output["logits"], labels)
+        return classification_loss(
+            self.student, model_output["logits"], labels, self.args.label_smoothing_factor
+        )
 
     # ---- Logging -----------------------------------------------------------------------------------------------
 

@@ -2,12 +2,13 @@
 
 import copy
 
+import datasets
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
 from hf_e2kd import TeacherReference
-from tests.models import build
+from tests.models import CLASS_NAMES, CLASSES, IMAGE_SIZE, build
 from tests.training import distiller, logged, samples, weights
 
 
@@ -109,3 +110,56 @@ def test_steps_out_of_range(tiny, tmp_path, settings, message):
     with pytest.raises(ValueError, match=message):
         distiller(tiny("vit"), build("vit", seed=1), tmp_path, settings).train()
     assert not list(tmp_path.glob("checkpoint-3"))
+
+
+@pytest.mark.parametrize("wrong", [-1, CLASSES])
+def test_labels_outside_the_classes(tiny, tmp_path, wrong):
+    """An accuracy of 3 of 7 that is 3 of 4, or an index that is out of bounds deep inside the loss."""
+    data = samples(4)
+    data[2]["labels"] = wrong
+    trainer = distiller(tiny("vit"), build("vit", seed=1), tmp_path, train_dataset=data, eval_dataset=data)
+    for run in (trainer.evaluate, trainer.train):
+        with pytest.raises(ValueError, match=rf"numbers \[{wrong}\].*0 to {CLASSES - 1}"):
+            run()
+    data[2]["labels"] = -100
+    assert "eval_accuracy" in trainer.evaluate()
+
+
+def named(names, order):
+    """Eight samples whose labels are numbered as `names` are, in a data set that names them."""
+    made = samples(8)
+    features = datasets.Features(
+        pixel_values=datasets.Array3D((3, IMAGE_SIZE, IMAGE_SIZE), "float32"), labels=datasets.ClassLabel(names=names)
+    )
+    rows = {"pixel_values": [each["pixel_values"].numpy() for each in made]}
+    return datasets.Dataset.from_dict({**rows, "labels": [order[each["labels"]] for each in made]}, features)
+
+
+def test_classes_in_another_order(tiny, tmp_path):
+    """Classes are matched by name between models and must be between data and model: same loss, same accuracy."""
+    results = []
+    for names in (CLASS_NAMES, CLASS_NAMES[::-1]):
+        data = named(names, [names.index(name) for name in CLASS_NAMES])
+        settings = {"task_weight": 1.0, "explanation_target": "label", "max_steps": 1, "per_device_train_batch_size": 8}
+        trainer = distiller(tiny("vit"), build("vit", seed=1), tmp_path, settings, train_dataset=data, eval_dataset=data)
+        metrics = trainer.evaluate()
+        trainer.train()
+        results.append([logged(trainer, "loss_task"), logged(trainer, "loss_explanation"), metrics["eval_accuracy"]])
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_soft_labels(tiny, tmp_path, smoothing):
+    """Mixed images have shares of classes for labels, whose cross-entropy stock recipes take."""
+    data = samples(4)
+    for sample in data:
+        sample["labels"] = torch.tensor([0.75, 0.25] + [0.0] * (CLASSES - 2))
+    settings = {"task_weight": 1.0, "max_steps": 1, "label_smoothing_factor": smoothing}
+    student = tiny("vit").eval()
+    with torch.no_grad():
+        logits = student(torch.stack([sample["pixel_values"] for sample in data])).logits
+    targets = torch.stack([sample["labels"] for sample in data]) * (1 - smoothing) + smoothing / CLASSES
+    expected = -(targets * logits.log_softmax(1)).sum(1).mean().item()
+    trainer = distiller(student, build("vit", seed=1), tmp_path, settings, train_dataset=data)
+    trainer.train()
+    assert logged(trainer, "loss_task") == pytest.approx([expected], rel=1e-4)
