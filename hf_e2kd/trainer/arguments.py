@@ -9,6 +9,7 @@ from transformers import TrainingArguments
 from ..explainers import build_explainer
 from ..references.teacher import TARGET_RULES
 from ..terms import available_explanation_losses, available_logits_losses, build_term
+from ..terms.numbers import read_count, read_number, read_switch
 
 
 @dataclass
@@ -74,17 +75,14 @@ class ExplanationDistillArguments(TrainingArguments):
         for name in ("explainer_options", "terms"):
             setattr(self, name, _read_json(name, getattr(self, name)))
         super().__post_init__()
-        for name in ("task_weight", "logits_weight", "explanation_weight"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must be at least 0, not {getattr(self, name)}.")
-            # A hyperparameter search casts each value to the type that it finds: 1 would truncate 0.5 to 0.
-            setattr(self, name, float(getattr(self, name)))
-        for name in ("temperature", "explanation_warmup_ratio", "explanation_fraction", "iou_threshold"):
-            setattr(self, name, float(getattr(self, name)))
-        if not self.temperature > 0:
-            raise ValueError(f"temperature must be above 0, not {self.temperature}.")
-        if self.explanation_interval < 1:
-            raise ValueError(f"explanation_interval must be at least 1, not {self.explanation_interval}.")
+        # A hyperparameter search casts each value to the type that it finds: 1 would truncate 0.5 to 0.
+        for name in ("explanation_warmup_ratio", "explanation_fraction", "iou_threshold"):
+            setattr(self, name, read_number(name, getattr(self, name)))
+        for name in ("task_weight", "logits_weight", "explanation_weight", "learning_rate", "weight_decay"):
+            setattr(self, name, read_number(name, getattr(self, name), at_least=0))
+        self.temperature = read_number("temperature", self.temperature, above=0)
+        self.explanation_interval = read_count("explanation_interval", self.explanation_interval)
+        self.evaluate_explanations = read_switch("evaluate_explanations", self.evaluate_explanations)
         if not 0 < self.explanation_fraction <= 1:
             raise ValueError(f"explanation_fraction must lie in (0, 1], not {self.explanation_fraction}.")
         if not 0 <= self.explanation_warmup_ratio <= 1:
