@@ -38,8 +38,8 @@ class FiniteBatches:
 
     def for_evaluation(self) -> "FiniteBatches":
         """The same without the mixing of images."""
-        mixes = isinstance(self.collator, MixingCollator)
-        return FiniteBatches(self.collator.collator, self.labels) if mixes else self
+        mixing = self.collator
+        return FiniteBatches(mixing.collator, self.labels) if isinstance(mixing, MixingCollator) else self
 
     def with_labels(self, labels: Callable[[torch.Tensor], torch.Tensor] | None) -> "FiniteBatches":
         """The same with another function for the labels."""

@@ -56,13 +56,13 @@ def refuse_missing_labels(
     # A process whose data have no labels takes part without them.
     if not terms or any(gather_object(["labels" in batch])):
         return
-    columns = dataset_columns(dataset)
-    found = f"The data's columns are {columns}, of which the batch keeps {sorted(batch)}." if columns else ""
+    columns, kept = dataset_columns(dataset), sorted(batch)
+    found = f"The data's columns are {columns}, of which the batch keeps {kept}." if columns else f"It holds {kept}."
     raise ValueError(
-        f"The first batch has no labels, which the term {' and '.join(terms)} of the loss takes. {found or f'The batch has {sorted(batch)}.'} Name the column of "
-        "labels 'label' or 'labels', with the classes' numbers: dataset.rename_column('fine_label', 'labels'), or "
-        "label_column of TextCollator. Names of classes become numbers by "
-        "dataset.class_encode_column(…). Without labels set task_weight=0."
+        f"The first batch has no labels, which the term {' and '.join(terms)} of the loss takes. {found} Name the "
+        "column of labels 'label' or 'labels', with the classes' numbers: dataset.rename_column('fine_label', "
+        "'labels'), or label_column of TextCollator. Names of classes become numbers by "
+        "dataset.class_encode_column('labels'). Without labels set task_weight=0."
     )
 
 

@@ -252,7 +252,9 @@ class ExplanationDistillTrainer(PublishingMixin, EvaluationMixin, TermsMixin, Ch
             raise ValueError(f"The data set for {description.lower()} is empty.")
         collator = self.data_collator
         labels = data_labels(dataset, self.student, collator.label_column)
-        self.data_collator = (collator if keywords.get("is_training") else collator.for_evaluation()).with_labels(labels)
+        self.data_collator = (collator if keywords.get("is_training") else collator.for_evaluation()).with_labels(
+            labels
+        )
         try:
             return super()._get_dataloader(dataset, description, *arguments, **keywords)
         finally:
@@ -419,9 +421,7 @@ class ExplanationDistillTrainer(PublishingMixin, EvaluationMixin, TermsMixin, Ch
             return self.compute_loss_func(model_output, labels, num_items_in_batch=labels.numel())
         if self.label_smoother is not None and labels.ndim == 1:
             return self.label_smoother({"logits": model_output["logits"]}, labels)
-        return classification_loss(
-            self.student, model_output["logits"], labels, self.args.label_smoothing_factor
-        )
+        return classification_loss(self.student, model_output["logits"], labels, self.args.label_smoothing_factor)
 
     # ---- Logging -----------------------------------------------------------------------------------------------
 

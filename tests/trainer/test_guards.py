@@ -8,6 +8,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from hf_e2kd import TeacherReference
+from hf_e2kd.trainer.preemption import last_checkpoint
 from tests.models import CLASS_NAMES, CLASSES, IMAGE_SIZE, build
 from tests.training import distiller, logged, samples, weights
 
@@ -44,7 +45,10 @@ def test_shared_weights(tiny, tmp_path, how):
         student.classifier.weight.data = teacher.classifier.weight.data
         message = "share the weights classifier.weight, which.*copy.deepcopy"
     elif how == "adapter":
-        teacher, message = get_peft_model(student, LoraConfig(target_modules=["q_proj"])), "share the weights .*deepcopy"
+        teacher, message = (
+            get_peft_model(student, LoraConfig(target_modules=["q_proj"])),
+            "share the weights .*deepcopy",
+        )
     else:
         student.vit.layers[0] = teacher.vit.layers[0]
         keywords, teacher = {"references": {"guide": TeacherReference(teacher)}}, None
@@ -100,7 +104,10 @@ def test_first_loss_that_is_no_number(tiny, tmp_path, filtered):
     [
         ({"learning_rate": 1e30, "max_steps": 3}, "student's .*lower the learning rate"),
         ({"explanation_weight": 1e38, "max_steps": 3}, "NaN or infinite"),
-        ({"learning_rate": 1e30, "logits_weight": 1e20, "max_steps": 1}, "student's weight '.*' holds NaN.*lower the learning rate"),
+        (
+            {"learning_rate": 1e30, "logits_weight": 1e20, "max_steps": 1},
+            "student's weight '.*' holds NaN.*lower the learning rate",
+        ),
     ],
     ids=["rate", "weight", "last step"],
 )
@@ -141,7 +148,9 @@ def test_classes_in_another_order(tiny, tmp_path):
     for names in (CLASS_NAMES, CLASS_NAMES[::-1]):
         data = named(names, [names.index(name) for name in CLASS_NAMES])
         settings = {"task_weight": 1.0, "explanation_target": "label", "max_steps": 1, "per_device_train_batch_size": 8}
-        trainer = distiller(tiny("vit"), build("vit", seed=1), tmp_path, settings, train_dataset=data, eval_dataset=data)
+        trainer = distiller(
+            tiny("vit"), build("vit", seed=1), tmp_path, settings, train_dataset=data, eval_dataset=data
+        )
         metrics = trainer.evaluate()
         trainer.train()
         results.append([logged(trainer, "loss_task"), logged(trainer, "loss_explanation"), metrics["eval_accuracy"]])
@@ -163,3 +172,24 @@ def test_soft_labels(tiny, tmp_path, smoothing):
     trainer = distiller(student, build("vit", seed=1), tmp_path, settings, train_dataset=data)
     trainer.train()
     assert logged(trainer, "loss_task") == pytest.approx([expected], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["optimizer.pt", "scheduler.pt", "rng_state.pth", "config.json", "model.safetensors", "trainer_state.json"],
+)
+def test_checkpoint_that_lacks_a_file(tiny, tmp_path, name):
+    """Without its optimizer, schedule or random state a training is resumed silently, and ends with other weights."""
+    settings = {"save_strategy": "steps", "save_steps": 1, "max_steps": 2}
+    distiller(tiny("vit"), build("vit", seed=1), tmp_path, settings).train()
+    (tmp_path / "checkpoint-2" / name).unlink()
+    trainer = distiller(tiny("vit"), build("vit", seed=1), tmp_path, settings)
+    assert last_checkpoint(tmp_path, trainer._needed_files()) == str(tmp_path / "checkpoint-1")
+    with pytest.raises(ValueError, match=rf"checkpoint-2' lacks .*{name.split('.')[0][:5]}.*earlier checkpoint"):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    trainer.train(resume_from_checkpoint=True)
+    assert [entry["step"] for entry in trainer.state.log_history if "loss" in entry] == [1, 2]
+    for step in (1, 2):
+        (tmp_path / f"checkpoint-{step}" / name).write_text("")
+    with pytest.raises(ValueError, match="None of the checkpoints in .* is whole"):
+        trainer.train(resume_from_checkpoint=True)
