@@ -110,6 +110,12 @@ def class_names(model: nn.Module) -> list[str] | None:
     id2label = getattr(getattr(model, "config", None), "id2label", None)
     if not id2label:
         return None
+    numbers = {str(index) for index in id2label} if isinstance(id2label, Mapping) else set()
+    if numbers != {str(index) for index in range(len(id2label))}:
+        raise ValueError(
+            f"config.id2label of {type(model).__name__} must name the classes by their numbers from 0 on, as "
+            f"{{0: 'cat', 1: 'dog'}}, not {str(id2label)[:80]}. Of a list: dict(enumerate(names))."
+        )
     names = [str(id2label[index]) for index in sorted(id2label, key=int)]
     return None if all(name == f"LABEL_{index}" for index, name in enumerate(names)) else names
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import nn
 from torchvision import tv_tensors
 from torchvision.transforms import v2
@@ -46,6 +47,8 @@ class FiniteBatches:
         return FiniteBatches(self.collator, labels)
 
     def __call__(self, samples: Sequence[Any]) -> Mapping[str, Any]:
+        if self.collator is default_data_collator:
+            _refuse_raw_images(samples[0])
         batch = self.collator(samples)
         for name, values in batch.items():
             if isinstance(values, torch.Tensor) and values.is_floating_point() and not values.isfinite().all():
@@ -59,6 +62,16 @@ class FiniteBatches:
         if self.labels is not None and isinstance(labels, torch.Tensor):
             batch = {**batch, "labels": self.labels(labels)}
         return batch
+
+
+def _refuse_raw_images(sample: Any) -> None:
+    raw = [name for name, value in sample.items() if isinstance(value, Image.Image)] if isinstance(sample, dict) else []
+    if raw:
+        raise ValueError(
+            f"The column '{raw[0]}' holds images as they are, of which the default collator makes no batch. Make "
+            "`pixel_values` of them by dataset.set_transform(DistillationTransform(processor)), or give a "
+            "data_collator that does."
+        )
 
 
 def _check_several_labels(labels: Any) -> None:

@@ -77,6 +77,18 @@ def refuse_missing_inputs(batch: Mapping[str, Any], dataset: Any, removes_column
     raise ValueError(missing_inputs(sorted(batch), dataset_columns(dataset), removes_columns))
 
 
+def refuse_unread_columns(dataset: Any, read: Iterable[str]) -> None:
+    """Refuse a data set of which removing the columns that a model's forward doesn't name leaves no inputs.
+
+    Raises:
+        ValueError: naming the columns that would be dropped and the remedy.
+    """
+    columns = dataset_columns(dataset)
+    kept = sorted(set(columns) & set(read))
+    if not set(kept) - {*ANNOTATION_COLUMNS, "label", "label_ids"}:
+        raise ValueError(missing_inputs(kept, columns, removes_columns=True))
+
+
 def missing_inputs(kept: list[str], columns: list[str], removes_columns: bool) -> str:
     """Say that data give a model no inputs: which columns were kept and dropped, and what to do."""
     dropped = [column for column in columns if column not in kept]

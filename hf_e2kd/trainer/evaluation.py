@@ -12,6 +12,7 @@ from ..alignment.labels import data_labels, labels_belong_to
 from ..fidelity import BatchMeasures, multi_label_metrics, sample_metrics
 from ..metrics.running import RunningMeans, SampleValues
 from ..terms import ReferenceOutput, StepOutput
+from .checks import refuse_missing_inputs
 from .step import run_student
 
 logger = logging.get_logger(__name__)
@@ -113,6 +114,7 @@ class EvaluationMixin(Trainer):
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
         """One forward pass of student and references for the loss, the logits and the fidelity metrics together."""
         inputs = self._prepare_inputs(inputs)
+        refuse_missing_inputs(inputs, self.eval_dataset, bool(self.args.remove_unused_columns))
         with torch.no_grad(), self._gathered(model):
             # Labels of another label space enter neither the loss nor the metrics.
             scored = {key: value for key, value in inputs.items() if key != "labels" or self._labels_are_ours}

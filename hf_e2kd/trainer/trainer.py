@@ -9,18 +9,17 @@ import torch
 from torch import nn
 from transformers import Trainer
 from transformers.trainer_jit_checkpoint import JITCheckpointCallback
-from transformers.trainer_utils import has_length
 
 from ..alignment.inputs import ANNOTATION_COLUMNS
-from ..alignment.labels import data_labels, is_multi_label, labels_belong_to
+from ..alignment.labels import is_multi_label, labels_belong_to
 from ..alignment.words import mark_special_tokens
 from ..architectures import is_timm, wrap_timm
+from ..architectures.discovery import forward_inputs, return_mappings
 from ..data.collate import FiniteBatches
 from ..explainers import Explainer, build_explainer, install_explained_forward, shared_noise
 from ..fidelity import multi_label_metrics
 from ..hub.ids import check_repo_id, loaded_from_hub
 from ..references import Reference, TeacherReference
-from ..store.joining import unattached
 from ..terms import ReferenceOutput, StepOutput, Term
 from ..terms.task import classification_loss
 from .arguments import ExplanationDistillArguments
@@ -29,6 +28,7 @@ from .checks import refuse_missing_inputs, refuse_missing_labels, refuse_shared_
 from .compatibility import refuse_unsupported
 from .evaluation import EvaluationMixin
 from .finite import FiniteLosses, require_finite_weights
+from .loading import LoadingMixin
 from .logged_means import LoggedMeans
 from .noise import StepGenerator, draw_noise, draw_samples
 from .publishing import PublishingMixin
@@ -40,7 +40,7 @@ from .terms import TermsMixin
 _DEFAULTS = {f.name: f.default for f in fields(ExplanationDistillArguments)}
 
 
-class ExplanationDistillTrainer(PublishingMixin, EvaluationMixin, TermsMixin, CheckpointsMixin, Trainer):
+class ExplanationDistillTrainer(PublishingMixin, EvaluationMixin, TermsMixin, LoadingMixin, CheckpointsMixin, Trainer):
     """Distils a student from references that say where to look (e²KD, Parchami-Araghi et al., ECCV 2024).
 
     Everything that `transformers.Trainer` takes and does stays; with `task_weight=1` and the other weights at 0 it is
@@ -81,7 +81,6 @@ class ExplanationDistillTrainer(PublishingMixin, EvaluationMixin, TermsMixin, Ch
 
     data_collator: Any
     model_wrapped: nn.Module
-    _signature_columns: Any
     compute_metrics: Any
 
     def __init__(
@@ -187,6 +186,7 @@ class ExplanationDistillTrainer(PublishingMixin, EvaluationMixin, TermsMixin, Ch
         if is_timm(model):
             model = wrap_timm(model)
         forget_preparation(model)
+        return_mappings(model)
         # Now, before a folder of that name is gone or out of sight.
         self.base_model = loaded_from_hub(getattr(getattr(model, "config", None), "_name_or_path", None))
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -234,37 +234,6 @@ class ExplanationDistillTrainer(PublishingMixin, EvaluationMixin, TermsMixin, Ch
     def _setting(self, name: str) -> Any:
         """Read from the arguments at every use, because a hyperparameter search changes them."""
         return getattr(self.args, name, _DEFAULTS[name])
-
-    def _set_signature_columns_if_needed(self) -> None:
-        if self._signature_columns is None:
-            super()._set_signature_columns_if_needed()
-            columns = {column for reference in self.references.values() for column in reference.columns}
-            columns |= {column for term in self._named_terms().values() for column in term.columns}
-            collated = getattr(self.data_collator, "columns", ())
-            extra = columns | {*ANNOTATION_COLUMNS, "teacher_pixel_values", *collated}
-            if collated:
-                # Sampling by length reads it; a collator that knows its own columns passes it over.
-                extra.add(self.args.length_column_name)
-            self._signature_columns = [*(self._signature_columns or []), *sorted(extra)]
-
-    def _get_dataloader(self, dataset: Any, description: str, *arguments: Any, **keywords: Any) -> Any:
-        if has_length(dataset) and len(dataset) == 0:
-            raise ValueError(f"The data set for {description.lower()} is empty.")
-        collator = self.data_collator
-        labels = data_labels(dataset, self.student, collator.label_column)
-        self.data_collator = (collator if keywords.get("is_training") else collator.for_evaluation()).with_labels(
-            labels
-        )
-        try:
-            return super()._get_dataloader(dataset, description, *arguments, **keywords)
-        finally:
-            self.data_collator = collator
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        return super()._get_train_sampler(unattached(self.train_dataset if train_dataset is None else train_dataset))
-
-    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
-        return super()._get_eval_sampler(unattached(eval_dataset))
 
     # ---- FSDP2 -------------------------------------------------------------------------------------------------
 
@@ -409,11 +378,8 @@ class ExplanationDistillTrainer(PublishingMixin, EvaluationMixin, TermsMixin, Ch
     def student_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """The columns of a batch that the student is given."""
         shared = self._shared(inputs)
-        return {
-            key: value
-            for key, value in shared.items()
-            if key not in ANNOTATION_COLUMNS and not key.startswith("teacher_")
-        }
+        own = {k: v for k, v in shared.items() if k not in ANNOTATION_COLUMNS and not k.startswith("teacher_")}
+        return forward_inputs(self.student, own)
 
     def _task_loss(self, model_output: Any, labels: torch.Tensor) -> torch.Tensor:
         """The student's own loss on the labels, as the stock `Trainer` chooses it, a mean over this batch."""

@@ -1,13 +1,17 @@
 """Trainings that would go wrong without a word, or far from their cause."""
 
 import copy
+from types import SimpleNamespace
 
 import datasets
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from PIL import Image
 
 from hf_e2kd import TeacherReference
+from hf_e2kd.architectures.text import refuse_unfit_text
+from hf_e2kd.explainers import GradCAM
 from hf_e2kd.trainer.preemption import last_checkpoint
 from tests.models import CLASS_NAMES, CLASSES, IMAGE_SIZE, build
 from tests.training import distiller, logged, samples, weights
@@ -193,3 +197,127 @@ def test_checkpoint_that_lacks_a_file(tiny, tmp_path, name):
         (tmp_path / f"checkpoint-{step}" / name).write_text("")
     with pytest.raises(ValueError, match="None of the checkpoints in .* is whole"):
         trainer.train(resume_from_checkpoint=True)
+
+
+@pytest.mark.parametrize("side", ["student", "teacher"])
+@pytest.mark.parametrize("family", ["vit", "resnet"])
+def test_models_that_return_tuples(tmp_path, family, side):
+    """`config.return_dict=False` changes the output's form alone: the loss stays, where stock training works."""
+    losses = []
+    for return_dict in (True, False):
+        models = {"student": build(family), "teacher": build(family, seed=1)}
+        models[side].config.return_dict = return_dict
+        trainer = distiller(models["student"], models["teacher"], tmp_path)
+        trainer.train()
+        losses.append(logged(trainer, "loss"))
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("family", ["vit", "resnet"])
+def test_columns_that_no_model_reads(tmp_path, family):
+    """A model of transformers ignores what its forward doesn't name, and so must its explained forward."""
+    data = [{**sample, "index": index} for index, sample in enumerate(samples(8))]
+    trainer = distiller(
+        build(family), build(family, seed=1), tmp_path, {"remove_unused_columns": False}, train_dataset=data
+    )
+    trainer.train()
+    kept = distiller(build(family), build(family, seed=1), tmp_path, train_dataset=samples(8))
+    kept.train()
+    assert logged(trainer, "loss") == logged(kept, "loss")
+
+
+RAW = [{"image": Image.new("RGB", (32, 32)), "label": 1}] * 4
+
+
+@pytest.mark.parametrize("kind", ["list", "dataset", "transform", "texts"])
+def test_batches_without_inputs(tiny, tmp_path, kind):
+    """Raw images and texts, or a transform whose column is removed, fail in a collator, a transform or an index."""
+    data, dropped = RAW, "image"
+    if kind in ("dataset", "transform"):
+        data = datasets.Dataset.from_dict({"image": [0] * 4, "label": [1] * 4})
+    if kind == "transform":
+        data.set_transform(lambda rows: {"pixel_values": [samples(1)[0]["pixel_values"] for _ in rows["image"]]})
+    elif kind == "texts":
+        data, dropped = [{"text": "fine", "label": 1}] * 4, "text"
+    trainer = distiller(tiny("vit"), build("vit", seed=1), tmp_path, train_dataset=data, eval_dataset=data)
+    for run in (trainer.train, trainer.evaluate):
+        with pytest.raises(ValueError, match=rf"no inputs.*'{dropped}'.* was dropped.*remove_unused_columns=False"):
+            run()
+
+
+def test_raw_images_for_the_default_collator(tiny, tmp_path):
+    """Torch can't infer the type of an image, which says nothing of the transform that is lacking."""
+    settings = {"remove_unused_columns": False}
+    trainer = distiller(tiny("vit"), build("vit", seed=1), tmp_path, settings, train_dataset=RAW)
+    with pytest.raises(ValueError, match="column 'image' holds images as they are.*DistillationTransform"):
+        trainer.train()
+
+
+def test_target_layer_of_the_student(tmp_path):
+    """A layer that is named for the student is sought in another family's teacher."""
+    student, teacher = build("resnet"), build("vit", seed=1)
+    layer = "resnet.encoder.stages.0"
+    trainer = distiller(student, teacher, tmp_path, {"explainer_options": {"target_layer": layer}})
+    trainer.train()
+    reference = trainer.references["teacher"]
+    assert trainer.explainer.target_layer_path(student) == layer
+    assert reference.explainer.target_layer_path(teacher) == GradCAM().target_layer_path(teacher)
+    alike = distiller(
+        build("resnet"), build("resnet", seed=1), tmp_path, {"explainer_options": {"target_layer": layer}}
+    )
+    assert alike.references["teacher"].explainer.target_layer_path(student) == layer
+
+
+class Bare(torch.nn.Module):
+    """A classifier that says nothing of its classes."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * IMAGE_SIZE**2, CLASSES))
+
+    def forward(self, pixel_values):
+        return self.layers(pixel_values)
+
+
+class LinearActivationQuantizedTensor(torch.Tensor):
+    """Stand-in of torchao's class of this name."""
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda teacher: Bare(), "a Bare, doesn't say what it classifies.*PreTrainedConfig.*SentenceTransformer"),
+        (
+            lambda teacher: setattr(teacher, "hf_device_map", {"vit": 0, "classifier": "cpu"}) or teacher,
+            "weights lie on 0, cpu, and it must lie on one device.*without device_map",
+        ),
+        (lambda teacher: teacher.to("meta"), r"weights are without data \(meta\), vit.embeddings.cls_token"),
+        (
+            lambda teacher: setattr(teacher.config, "id2label", ["cat", "dog"]) or teacher,
+            r"id2label of ViTForImageClassification must name the classes by their numbers.*\['cat', 'dog'\]",
+        ),
+        (
+            lambda teacher: swap_weight(teacher) or teacher,
+            r"layer 'vit.layers.0.attention.q_proj' computes in integers \(LinearActivationQuantizedTensor\)",
+        ),
+    ],
+    ids=["bare", "offloaded", "meta", "list", "integers"],
+)
+def test_teachers_that_are_refused(tiny, tmp_path, spoil, message):
+    """Each fails deep inside a library, or explains nothing, at the first step or later."""
+    with pytest.raises(ValueError, match=message):
+        distiller(tiny("vit"), spoil(build("vit", seed=1)), tmp_path)
+
+
+def swap_weight(teacher):
+    layer = teacher.vit.layers[0].attention.q_proj
+    weight = layer.weight.detach().as_subclass(LinearActivationQuantizedTensor)
+    layer.weight = torch.nn.Parameter(weight, requires_grad=False)
+
+
+def test_token_types_that_a_model_lacks():
+    """A tokenizer of pairs gives type 1, for which RoBERTa has no row: an index error, on a GPU a spoilt process."""
+    model = SimpleNamespace(config=SimpleNamespace(type_vocab_size=1, vocab_size=10), named_modules=lambda: [])
+    batch = {"input_ids": torch.tensor([[1, 2]]), "token_type_ids": torch.tensor([[0, 1]])}
+    with pytest.raises(ValueError, match="`token_type_ids` holds 1, and .* knows the types 0 to 0.*return_token_type"):
+        refuse_unfit_text(model, batch)
