@@ -164,7 +164,7 @@ def forward_inputs(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any
 def return_mappings(model: nn.Module) -> None:
     """Let a model whose `config.return_dict` is False return its outputs, and those of its parts, by name."""
     config = getattr(model, "config", None)
-    if getattr(config, "return_dict", True) is False:
+    if config is not None and getattr(config, "return_dict", True) is False:
         config.return_dict = True
         logger.warning_once(f"config.return_dict of {type(model).__name__} is set to True: outputs are read by name.")
 

@@ -30,9 +30,11 @@ class ExplanationDistillArguments(TrainingArguments):
     )
     logits_loss: str = field(default="kl", metadata={"help": "Loss between logits: kl, mse or a registered one."})
     temperature: float = field(default=1.0, metadata={"help": "Temperature τ of the loss on the logits."})
-    explainer: str = field(
-        default="gradcam",
-        metadata={"help": "How teacher and student are explained, e.g. gradcam, integrated_gradients."},
+    explainer: str | None = field(
+        default=None,
+        metadata={
+            "help": "How teacher and student are explained; by default gradcam (images), integrated_gradients (texts)."
+        },
     )
     explainer_options: dict | str | None = field(
         default=None, metadata={"help": 'Options of the explainer as JSON, e.g. \'{"target_layer": "layer3"}\'.'}
@@ -92,7 +94,8 @@ class ExplanationDistillArguments(TrainingArguments):
         _require_known("logits_loss", self.logits_loss, available_logits_losses())
         _require_known("explanation_loss", self.explanation_loss, available_explanation_losses())
         _require_known("explanation_target", self.explanation_target, sorted(TARGET_RULES))
-        build_explainer(self.explainer, **(cast(dict, self.explainer_options) or {}))
+        if self.explainer is not None:  # else the student's inputs choose, and its options are read then
+            build_explainer(self.explainer, **(cast(dict, self.explainer_options) or {}))
         for term, options in (cast(dict, self.terms) or {}).items():
             if not isinstance(options, dict):
                 raise ValueError(f"The options of the term '{term}' must be a JSON object, not {options!r}.")

@@ -17,6 +17,7 @@ from ..architectures import is_timm, wrap_timm
 from ..architectures.discovery import forward_inputs, return_mappings
 from ..data.collate import FiniteBatches
 from ..explainers import Explainer, build_explainer, install_explained_forward, shared_noise
+from ..explainers.base import default_method
 from ..fidelity import multi_label_metrics
 from ..hub.ids import check_repo_id, loaded_from_hub
 from ..references import Reference, TeacherReference
@@ -108,7 +109,6 @@ class ExplanationDistillTrainer(PublishingMixin, EvaluationMixin, TermsMixin, Lo
         self._explainer_given = explainer
         self._terms_given = list(terms)
         self.terms: nn.ModuleDict = nn.ModuleDict()
-        self.explainer = self._explainer(explainer)
         self.references = dict(references or {})
         if teacher_model is not None:
             if "teacher" in self.references:
@@ -201,7 +201,7 @@ class ExplanationDistillTrainer(PublishingMixin, EvaluationMixin, TermsMixin, Lo
         """Let the student explain itself, and the references and terms find what they compare in it."""
         attach_terms(self._named_terms(), student, self.references)
         taps = self._taps()
-        self.explainer = self._explainer(self._explainer_given)
+        self.explainer = self._explainer(self._explainer_given, student)
         explained = bool(self.references) and self.explains
         if explained:
             self.explainer = self.explainer.with_features(student, taps)
@@ -217,12 +217,13 @@ class ExplanationDistillTrainer(PublishingMixin, EvaluationMixin, TermsMixin, Lo
             # The trial's arguments are set after its student was made.
             self._equip(self.model)
 
-    def _explainer(self, explainer: str | Explainer | None) -> Explainer:
+    def _explainer(self, explainer: str | Explainer | None, model: nn.Module | None = None) -> Explainer:
         if isinstance(explainer, Explainer):
             return explainer.with_tokenizer(self._tokenizer)
-        chosen = explainer or self._setting("explainer")
+        named = self._setting("explainer")
+        chosen = explainer or named or default_method(cast(nn.Module, model))
         # Options belong to the method that they were written for.
-        options = self._setting("explainer_options") if chosen == self._setting("explainer") else None
+        options = self._setting("explainer_options") if explainer in (None, named) else None
         return build_explainer(chosen, **(options or {})).with_tokenizer(self._tokenizer)
 
     @property

@@ -21,7 +21,7 @@ def test_defaults_are_the_papers(tmp_path):
     assert isinstance(settings, TrainingArguments)
     assert (settings.task_weight, settings.logits_weight, settings.explanation_weight) == (0.0, 1.0, 1.0)
     assert (settings.temperature, settings.explanation_interval, settings.explanation_warmup_ratio) == (1.0, 1, 0.0)
-    assert (settings.explainer, settings.explanation_loss) == ("gradcam", "cosine")
+    assert (settings.explainer, settings.explanation_loss) == (None, "cosine")
     assert (settings.explainer_options, settings.explanation_target) == (None, "teacher_top")
 
 
@@ -88,7 +88,10 @@ def test_numbers_as_strings(tmp_path):
         ({"explanation_loss": "cosin"}, "Unknown explanation_loss 'cosin'. Available: cosine, kl, l1, mse, pearson"),
         ({"explanation_target": "top"}, "Unknown explanation_target 'top'. Available: label, teacher_top"),
         ({"explainer": "gradcan"}, "Unknown explainer 'gradcan'. Available: .*gradcam"),
-        ({"explainer_options": {"layer": "x"}}, "Options {'layer': 'x'} don't fit the explainer 'gradcam'"),
+        (
+            {"explainer": "gradcam", "explainer_options": {"layer": "x"}},
+            "Options {'layer': 'x'} don't fit the explainer 'gradcam'",
+        ),
         ({"explainer_options": "{target_layer: x}"}, "explainer_options is not JSON: '{target_layer: x}'"),
         ({"explainer_options": "[1]"}, r"must be a JSON object, not \[1\]"),
     ],

@@ -14,6 +14,7 @@ from hf_e2kd.architectures.text import refuse_unfit_text
 from hf_e2kd.explainers import GradCAM
 from hf_e2kd.trainer.preemption import last_checkpoint
 from tests.models import CLASS_NAMES, CLASSES, IMAGE_SIZE, build
+from tests.text_models import build_text
 from tests.training import distiller, logged, samples, weights
 
 
@@ -313,6 +314,21 @@ def swap_weight(teacher):
     layer = teacher.vit.layers[0].attention.q_proj
     weight = layer.weight.detach().as_subclass(LinearActivationQuantizedTensor)
     layer.weight = torch.nn.Parameter(weight, requires_grad=False)
+
+
+@pytest.mark.parametrize(
+    ("make", "chosen"),
+    [(lambda: build("vit"), "gradcam"), (lambda: build_text("bert"), "integrated_gradients")],
+    ids=["images", "texts"],
+)
+def test_the_inputs_choose_the_explainer(tmp_path, make, chosen):
+    """A default for images would be refused for each text model; one that is named is not replaced."""
+    student, teacher = make(), make()
+    trainer = distiller(student, teacher, tmp_path)
+    assert trainer.explainer.name == trainer.references["teacher"].explainer.name == chosen
+    if chosen != "gradcam":
+        with pytest.raises(ValueError, match="GradCAM explains images"):
+            distiller(make(), make(), tmp_path, {"explainer": "gradcam"})
 
 
 def test_token_types_that_a_model_lacks():
