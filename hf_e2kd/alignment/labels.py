@@ -110,6 +110,12 @@ def class_names(model: nn.Module) -> list[str] | None:
     id2label = getattr(getattr(model, "config", None), "id2label", None)
     if not id2label:
         return None
+    numbers = {str(index) for index in id2label} if isinstance(id2label, Mapping) else set()
+    if numbers != {str(index) for index in range(len(id2label))}:
+        raise ValueError(
+            f"config.id2label of {type(model).__name__} must name the classes by their numbers from 0 on, as "
+            f"{{0: 'cat', 1: 'dog'}}, not {str(id2label)[:80]}. Of a list: dict(enumerate(names))."
+        )
     names = [str(id2label[index]) for index in sorted(id2label, key=int)]
     return None if all(name == f"LABEL_{index}" for index, name in enumerate(names)) else names
 
@@ -218,14 +224,78 @@ def without_subsets(dataset: Any) -> Any:
     return dataset
 
 
+@dataclass(frozen=True)
+class DataLabels:
+    """Labels of a data set as classes of a model; a call takes a batch of them there.
+
+    Args:
+        classes: Number of the model's classes; None where it isn't known.
+        order: (data set's classes,) their indices in the model's logits; None where both are numbered alike.
+        checked: Whether labels are numbers of classes, which must be in range; False for a model of scores.
+
+    Raises:
+        ValueError: on a call, labels of no class.
+    """
+
+    classes: int | None
+    order: torch.Tensor | None = None
+    checked: bool = True
+
+    def __call__(self, labels: torch.Tensor) -> torch.Tensor:
+        """Take labels (B,), -100 for none, or shares (B, classes) of a data set to the model's classes."""
+        if not self.checked:
+            return labels
+        if labels.ndim == 2 and self.order is not None and labels.shape[1] == len(self.order):
+            return labels.new_zeros(len(labels), self.classes or len(self.order)).index_copy(1, self.order, labels)
+        if labels.ndim != 1 or labels.is_floating_point():
+            return labels
+        known = self.classes if self.order is None else len(self.order)
+        if labels.dtype == torch.bool:
+            raise _no_class("are of the type bool", known)
+        labels = labels.long()
+        wrong = (labels < 0) & (labels != NO_LABEL) | (labels >= known if known is not None else labels > labels)
+        if wrong.any():
+            raise _no_class(f"hold the numbers {labels[wrong].unique().tolist()[:8]}", known)
+        return labels if self.order is None else torch.where(labels < 0, labels, self.order[labels.clamp(min=0)])
+
+
+NO_LABEL = -100
+"""Label of a sample without one, as in torch and transformers."""
+
+
+def _no_class(found: str, known: int | None) -> ValueError:
+    numbers = "from 0 on" if known is None else f"0 to {known - 1}"
+    return ValueError(
+        f"The labels {found}, and the classes are numbered {numbers}, as integers; -100 alone means a sample without "
+        "label. Renumber them, for example by dataset.class_encode_column, or leave the column out."
+    )
+
+
+def data_labels(dataset: Any, model: nn.Module, label_column: str | None = None) -> DataLabels | None:
+    """Match a data set's labels with a model's classes: by name where both state names, else by number.
+
+    Returns:
+        The match; None for labels of another label space, or of classes that the model lacks.
+    """
+    stated, known, count = dataset_label_names(dataset, label_column), class_names(model), class_count(model)
+    checked = count != 1 and getattr(getattr(model, "config", None), "problem_type", None) != "regression"
+    own = DataLabels(count, checked=checked)
+    if stated is None:
+        return own
+    if known is None:
+        return own if len(stated) == count else None
+    theirs, ours = [_key(name) for name in stated], [_key(name) for name in known]
+    if theirs == ours:
+        return own
+    # A name that stands twice says no number.
+    if not set(theirs) <= set(ours) or len(set(theirs)) < len(theirs) or len(set(ours)) < len(ours):
+        return None
+    return DataLabels(len(ours), torch.tensor([ours.index(name) for name in theirs]))
+
+
 def labels_belong_to(dataset: Any, model: nn.Module, label_column: str | None = None) -> bool:
-    """Tell whether a data set's labels are classes of the model, as far as both state names (`dataset_label_names`).
+    """Tell whether a data set's labels are classes of the model, as far as both state names (`data_labels`).
 
     Labels of another label space (distilling a model of birds on photographs of furniture) must never be scored.
     """
-    stated, known = dataset_label_names(dataset, label_column), class_names(model)
-    if stated is None:
-        return True
-    if known is None:
-        return len(stated) == class_count(model)
-    return [_key(name) for name in stated] == [_key(name) for name in known]
+    return data_labels(dataset, model, label_column) is not None

@@ -150,6 +150,25 @@ def accepted_inputs(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, An
     return {key: value for key, value in inputs.items() if key not in unknown.union(LAYOUT_COLUMNS)}
 
 
+def forward_inputs(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out the columns of a batch of images that a model of transformers takes and ignores.
+
+    Its forward has `**kwargs` for attention kernels, not for columns of the data.
+    """
+    if "pixel_values" not in inputs or not isinstance(model, PreTrainedModel):
+        return dict(inputs)
+    parameters = inspect.signature(model.forward).parameters
+    return {key: value for key, value in inputs.items() if key in parameters or key in LAYOUT_COLUMNS}
+
+
+def return_mappings(model: nn.Module) -> None:
+    """Let a model whose `config.return_dict` is False return its outputs, and those of its parts, by name."""
+    config = getattr(model, "config", None)
+    if config is not None and getattr(config, "return_dict", True) is False:
+        config.return_dict = True
+        logger.warning_once(f"config.return_dict of {type(model).__name__} is set to True: outputs are read by name.")
+
+
 def _may_be_target(module: nn.Module) -> bool:
     """Tell feature maps from attention weights and their projections, which may keep a grid's shape too."""
     return not isinstance(module, _DropoutNd | nn.Softmax | nn.Linear | nn.Identity | nn.ModuleList)

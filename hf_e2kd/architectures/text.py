@@ -141,6 +141,12 @@ def refuse_unfit_text(model: nn.Module, inputs: Mapping[str, Any]) -> None:
             f"The texts have {ids.shape[1]} tokens and {name} has positions for {longest}. Cut them: "
             f"tokenizer(texts, truncation=True, max_length={longest})."
         )
+    types, kinds = inputs.get("token_type_ids"), getattr(getattr(model, "config", None), "type_vocab_size", None)
+    if isinstance(types, torch.Tensor) and kinds and types.numel() and int(types.max()) >= kinds:
+        raise ValueError(
+            f"`token_type_ids` holds {int(types.max())}, and {name} knows the types 0 to {kinds - 1}. Use the model's "
+            "own tokenizer, or tokenize with return_token_type_ids=False."
+        )
     try:
         words = len(word_embeddings(model).weight)
     except ValueError:  # no table, no limit

@@ -77,7 +77,7 @@ class ExplanationPanels(TrainerCallback):
             raise ValueError("There is no sample to draw. Give `samples`, or the trainer an eval_dataset.")
         self.trainer = trainer
         with keeping_random_state(trainer.args.device):
-            self.batch = trainer.collate(first_samples(samples, count))
+            self.batch = trainer.collate(first_samples(samples, count), samples)
         if not labels_belong_to(samples, trainer.student, trainer.data_collator.label_column):
             self.batch = {name: values for name, values in self.batch.items() if name != "labels"}
         tokenizer = trainer.processing_class or trainer.data_collator.tokenizer

@@ -18,6 +18,7 @@ from transformers import (
     set_seed,
 )
 from transformers.trainer_utils import SaveStrategy
+from transformers.utils import CONFIG_NAME
 
 from ..data import digits, reviews
 from ..experiments.demos import BERT_ON_REVIEWS, DEMOS, VIT_ON_DIGITS
@@ -29,7 +30,7 @@ from ..experiments.run import as_text, run_variants
 from ..experiments.sources import absent, check_same_modality, check_source, load_classifier, load_config, reads_text
 from ..experiments.texts import TextExperiment
 from ..trainer.arguments import ExplanationDistillArguments
-from ..trainer.preemption import last_checkpoint
+from ..trainer.preemption import RESUMED, last_checkpoint
 from .output import echo
 
 PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -217,7 +218,7 @@ def _find_checkpoint(args: ExplanationDistillArguments) -> None:
     if args.resume_from_checkpoint is None:
         return
     if args.resume_from_checkpoint.lower() == "true":
-        args.resume_from_checkpoint = last_checkpoint(args.output_dir)
+        args.resume_from_checkpoint = last_checkpoint(args.output_dir, (CONFIG_NAME, *RESUMED))
         if args.resume_from_checkpoint is None:
             raise ValueError(f"There is no checkpoint in '{args.output_dir}' to resume from.")
 
@@ -286,7 +287,7 @@ def _interrupted(args: ExplanationDistillArguments, comparison: Comparison) -> s
     """Say what is left of an interrupted training."""
     if comparison.compare or comparison.seeds > 1:
         return "Interrupted. A comparison of several students isn't resumed; what is complete is in its output folder."
-    checkpoint = last_checkpoint(args.output_dir)
+    checkpoint = last_checkpoint(args.output_dir, (CONFIG_NAME, *RESUMED))
     if checkpoint is None:
         return "Interrupted before the first checkpoint; --save_strategy steps --save_steps N saves more often."
     return f"Interrupted. The same command with --resume_from_checkpoint {checkpoint} goes on from there."

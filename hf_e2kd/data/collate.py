@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import nn
 from torchvision import tv_tensors
 from torchvision.transforms import v2
@@ -17,13 +18,19 @@ class FiniteBatches:
 
     Args:
         collator: Function that makes a batch of samples.
+        labels: Function that checks the batch's labels and numbers them as the student's classes; None for neither.
 
     Raises:
         ValueError: on a call, naming the column and the samples of the batch.
     """
 
-    def __init__(self, collator: Callable[[Sequence[Any]], Mapping[str, Any]]):
+    def __init__(
+        self,
+        collator: Callable[[Sequence[Any]], Mapping[str, Any]],
+        labels: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ):
         self.collator = collator
+        self.labels = labels
         # `Trainer` saves the tokenizer that it finds on its collator.
         self.tokenizer = getattr(collator, "tokenizer", None)
         self.label_column: str | None = getattr(collator, "label_column", None)
@@ -32,9 +39,16 @@ class FiniteBatches:
 
     def for_evaluation(self) -> "FiniteBatches":
         """The same without the mixing of images."""
-        return FiniteBatches(self.collator.collator) if isinstance(self.collator, MixingCollator) else self
+        mixing = self.collator
+        return FiniteBatches(mixing.collator, self.labels) if isinstance(mixing, MixingCollator) else self
+
+    def with_labels(self, labels: Callable[[torch.Tensor], torch.Tensor] | None) -> "FiniteBatches":
+        """The same with another function for the labels."""
+        return FiniteBatches(self.collator, labels)
 
     def __call__(self, samples: Sequence[Any]) -> Mapping[str, Any]:
+        if self.collator is default_data_collator:
+            _refuse_raw_images(samples[0])
         batch = self.collator(samples)
         for name, values in batch.items():
             if isinstance(values, torch.Tensor) and values.is_floating_point() and not values.isfinite().all():
@@ -43,8 +57,21 @@ class FiniteBatches:
                     f"'{name}' holds NaN or infinite values in the samples {rows.nonzero().flatten().tolist()[:8]} of "
                     f"a batch of {len(values)}. Remove these samples, or mend the transform that made them."
                 )
-        _check_several_labels(batch.get("labels"))
+        labels = batch.get("labels")
+        _check_several_labels(labels)
+        if self.labels is not None and isinstance(labels, torch.Tensor):
+            batch = {**batch, "labels": self.labels(labels)}
         return batch
+
+
+def _refuse_raw_images(sample: Any) -> None:
+    raw = [name for name, value in sample.items() if isinstance(value, Image.Image)] if isinstance(sample, dict) else []
+    if raw:
+        raise ValueError(
+            f"The column '{raw[0]}' holds images as they are, of which the default collator makes no batch. Make "
+            "`pixel_values` of them by dataset.set_transform(DistillationTransform(processor)), or give a "
+            "data_collator that does."
+        )
 
 
 def _check_several_labels(labels: Any) -> None:
@@ -81,8 +108,8 @@ class MixingCollator:
     """Mix the images of each batch, for a live teacher, which explains what the student sees.
 
     The trainer's evaluations leave them unmixed.
-    Stored explanations are of single images and refuse mixed ones. The labels become shares of classes, (B, classes);
-    with `task_weight` above 0 the trainer needs a `compute_loss_func` for these, such as cross-entropy.
+    Stored explanations are of single images and refuse mixed ones. The labels become shares of classes, (B, classes),
+    whose cross-entropy is the loss on labels.
 
     Args:
         mixing: torchvision's `MixUp` or `CutMix`, of v2, or a `RandomChoice` of them.

@@ -83,9 +83,9 @@ def replace_arguments(args: ExplanationDistillArguments, **changes: Any) -> Expl
 
 
 def explainer_of(args: ExplanationDistillArguments) -> Explainer:
-    """Build the explainer that the arguments name."""
+    """Build the explainer that the arguments name; of images by default."""
     assert not isinstance(args.explainer_options, str)
-    return build_explainer(args.explainer, **(args.explainer_options or {}))
+    return build_explainer(args.explainer or "gradcam", **(args.explainer_options or {}))
 
 
 def announce(args: ExplanationDistillArguments, what: str) -> None:

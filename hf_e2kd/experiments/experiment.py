@@ -11,6 +11,7 @@ from ..trainer.arguments import ExplanationDistillArguments
 from .distillation import Distillation
 
 COMMON_TRAINING = {
+    "explainer": "gradcam",
     "report_to": "none",
     "save_strategy": "no",
     "logging_strategy": "epoch",

@@ -9,6 +9,7 @@ from torch import nn
 
 from ..explainers import Explainer, Stochastic
 from ..terms.base import ReferenceOutput
+from ..terms.numbers import read_number
 
 
 class Reference(Stochastic, ABC):
@@ -20,7 +21,7 @@ class Reference(Stochastic, ABC):
         logits_weight: Weight of this reference's logits; None takes the arguments'.
 
     Raises:
-        ValueError: a weight is negative or NaN.
+        ValueError: a weight is negative, infinite or no number.
     """
 
     def __init__(
@@ -29,12 +30,9 @@ class Reference(Stochastic, ABC):
         explanation_loss: str | None = None,
         logits_weight: float | None = None,
     ):
-        for name, weight in (("explanation_weight", explanation_weight), ("logits_weight", logits_weight)):
-            if weight is not None and not weight >= 0:
-                raise ValueError(f"{name} must be at least 0, not {weight}.")
-        self.explanation_weight = explanation_weight
+        self.explanation_weight = _weight("explanation_weight", explanation_weight)
         self.explanation_loss = explanation_loss
-        self.logits_weight = logits_weight
+        self.logits_weight = _weight("logits_weight", logits_weight)
 
     # Kinds of output to compare: "logits", "maps", "annotation", "features".
     gives: ClassVar[frozenset[str]] = frozenset({"logits", "maps"})
@@ -102,3 +100,7 @@ class Reference(Stochastic, ABC):
     def to_student(self, shared: torch.Tensor) -> torch.Tensor:
         """Convert positions in `ReferenceOutput.logits` to classes of the student; −1 stays."""
         return shared
+
+
+def _weight(name: str, value: Any) -> float | None:
+    return None if value is None else read_number(name, value, at_least=0)

@@ -1,20 +1,32 @@
 """The live teacher, which is run and explained on every batch."""
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from typing import Any
 
 import torch
 from torch import nn
 
 from ..alignment.inputs import InputAdapter
-from ..alignment.labels import LabelAlignment, align_labels, choose_positive, is_multi_label, list_positives
+from ..alignment.labels import (
+    LabelAlignment,
+    align_labels,
+    choose_positive,
+    class_count,
+    is_multi_label,
+    list_positives,
+)
 from ..alignment.scores import is_score, refuse_one_shared_class
 from ..architectures import call_model
+from ..architectures.discovery import forward_inputs, return_mappings
 from ..architectures.sharding import root_gathered, shard_frozen
 from ..architectures.taps import Taps, default_taps
 from ..explainers import Explainer
+from ..logs import get_logger
 from ..terms.base import ReferenceOutput
 from .base import Reference
+
+logger = get_logger(__name__)
 
 _PREFIX = "teacher_"
 
@@ -97,6 +109,8 @@ class TeacherReference(Reference):
         if target not in TARGET_RULES:
             raise ValueError(f"Unknown explanation target '{target}'. Available: {', '.join(sorted(TARGET_RULES))}.")
         refuse_quantised_arithmetic(model)
+        refuse_offloaded(model, "teacher")
+        return_mappings(model)
         self.model = model
         if explainer is not None and student_processing_class is not None:
             explainer = explainer.with_tokenizer(student_processing_class)
@@ -114,6 +128,14 @@ class TeacherReference(Reference):
         self.taps: Taps | None = None
 
     def setup(self, student: nn.Module, explainer: Explainer | None) -> None:
+        if class_count(self.model) is None:
+            raise ValueError(
+                f"The teacher, a {type(self.model).__name__}, doesn't say what it classifies: it has no `config` and "
+                "no `num_classes`. Give a classifier of transformers or timm; or one of your own whose forward takes "
+                "`pixel_values` or `input_ids` and returns logits, with teacher.config = "
+                "PreTrainedConfig(id2label={0: 'cat', 1: 'dog'}). A SentenceTransformer has no classes: load its "
+                "classifier by AutoModelForSequenceClassification."
+            )
         self.alignment = align_labels(self.model, student)
         refuse_one_shared_class(self.alignment)
         self.scores = is_score(student)
@@ -130,7 +152,7 @@ class TeacherReference(Reference):
             )
         self.adapter.setup(student)
         if explainer is not None:
-            self.explainer = self.own_explainer or explainer
+            self.explainer = self.own_explainer or _without_foreign_layer(explainer, self.model)
             if self.taps is not None:
                 self.explainer = self.explainer.with_features(self.model, self.taps.paths)
             self.explainer.check(self.model, trained=False)
@@ -158,7 +180,7 @@ class TeacherReference(Reference):
 
     def inputs_of(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Select the columns of a batch that the teacher sees."""
-        return self.adapter(self._own_inputs(inputs), inputs)
+        return forward_inputs(self.model, self.adapter(self._own_inputs(inputs), inputs))
 
     def _own_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         return {key.removeprefix(_PREFIX): value for key, value in inputs.items() if key.startswith(_PREFIX)}
@@ -236,12 +258,53 @@ def _only(explained: torch.Tensor | None, target: torch.Tensor) -> torch.Tensor:
     return target.masked_fill(~explained if target.ndim == 1 else ~explained[:, None], -1)
 
 
+def _without_foreign_layer(explainer: Explainer, model: nn.Module) -> Explainer:
+    """The student's explainer without its `target_layer`, where that is no layer of this model."""
+    layer = getattr(explainer, "target_layer", None)
+    if layer is None or any(path == layer for path, _ in model.named_modules()):
+        return explainer
+    logger.warning_once(
+        f"The target_layer '{layer}' is the student's: {type(model).__name__} has none of that name and is explained "
+        "at its own. Choose another one by teacher_explainer."
+    )
+    own = copy(explainer)
+    own.target_layer = None  # type: ignore[attr-defined]
+    return own
+
+
+def refuse_offloaded(model: nn.Module, side: str) -> None:
+    """Refuse a model whose weights `device_map` has spread over devices or left on the disk.
+
+    Raises:
+        ValueError: naming the places.
+    """
+    places = sorted({str(place) for place in (getattr(model, "hf_device_map", None) or {}).values()})
+    absent = [name for name, parameter in model.named_parameters() if parameter.is_meta]
+    if len(places) > 1 or "disk" in places or absent:
+        where = f"lie on {', '.join(places)}" if places else f"are without data (meta), {absent[0]} among them"
+        raise ValueError(
+            f"The {side}'s weights {where}, and it must lie on one device as a whole. Load it without device_map, in "
+            "half precision or with quantised weights where it is large; a teacher is shared between processes by "
+            "TeacherReference(teacher, shard=True) and FSDP2, or its outputs are stored once by `hf-e2kd store`."
+        )
+
+
 def refuse_quantised_arithmetic(model: nn.Module) -> None:
     """Refuse integer kernels: they have no derivative, and an explanation through them would be silently zero."""
+    # torchao swaps a layer's weight and leaves its class: a tensor that quantises the layer's input too.
+    for name, parameter in model.named_parameters():
+        weight = parameter.data
+        kind = type(weight)
+        if "ActivationQuantized" in kind.__name__ or getattr(weight, "act_quant_kwargs", None) is not None:
+            raise _integers(name.rpartition(".")[0], kind)
     for name, module in model.named_modules():
         if ".quantized" in type(module).__module__:
-            raise ValueError(
-                f"The teacher's layer '{name}' computes in integers ({type(module).__name__}), so its decisions "
-                "can't be explained by gradients. Quantise weights only (bitsandbytes, GPTQ, torchao weight-only), or "
-                "keep the last block and the classifier unquantised."
-            )
+            raise _integers(name, type(module))
+
+
+def _integers(name: str, kind: type) -> ValueError:
+    return ValueError(
+        f"The teacher's layer '{name}' computes in integers ({kind.__name__}), so its decisions "
+        "can't be explained by gradients. Quantise weights only (bitsandbytes, GPTQ, torchao weight-only), or "
+        "keep the last block and the classifier unquantised."
+    )

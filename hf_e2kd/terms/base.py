@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ..explainers import ExplainedOutput
+from .numbers import read_number
 
 
 @dataclass
@@ -114,11 +115,7 @@ class Term(nn.Module):
 
     def __init__(self, weight: float | None = 1.0, reference: str | None = None):
         super().__init__()
-        if weight is not None and not 0 <= weight < float("inf"):
-            raise ValueError(
-                f"The weight of the term '{self.name}' must be a finite number of at least 0, not {weight}."
-            )
-        self.weight = weight
+        self.weight = None if weight is None else read_number(f"The weight of the term '{self.name}'", weight, 0)
         self.reference = reference
         self.suffix = ""
         self.taps: tuple[str, ...] = ()

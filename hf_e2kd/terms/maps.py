@@ -109,8 +109,8 @@ def register_explanation_loss(name: str, loss: ExplanationLoss, worst: float | N
 
     Args:
         name: Name of the loss; an earlier loss of that name is replaced.
-        loss: Function (student (N, cells), reference (N, cells), mask (N, cells) bool) → (N,). The largest absolute value of
-            each map is 1, and both are 0 in the cells that don't count. No reference is all-zero.
+        loss: Function (student (N, cells), reference (N, cells), mask (N, cells) bool) → (N,). The largest absolute
+            value of each map is 1, and both are 0 in the cells that don't count. No reference is all-zero.
         worst: Value for a student's all-zero map; None for the value that the loss gives for it, which must be finite.
     """
     _LOSSES[name] = loss

@@ -44,7 +44,9 @@ class Task(Term):
         return self._classification_loss(output.logits, labels)
 
 
-def classification_loss(student: nn.Module, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def classification_loss(
+    student: nn.Module, logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float = 0.0
+) -> torch.Tensor:
     """Mean cross-entropy of a classifier as transformers chooses it; binary cross-entropy for a multi-label one.
 
     A student of one logit takes the mean squared error, if its configuration says that it is a regressor.
@@ -52,8 +54,9 @@ def classification_loss(student: nn.Module, logits: torch.Tensor, labels: torch.
     Args:
         student: Classifier whose `config.problem_type` and `loss_function` decide, as in transformers.
         logits: (B, classes).
-        labels: (B,) classes, −100 where none counts; of a multi-label student (B, classes) of zeros and ones; of a
-            regressor (B,) or (B, 1) numbers.
+        labels: (B,) classes, −100 where none counts, or (B, classes) shares of each sample, which sum to 1 (mixed
+            images); of a multi-label student (B, classes) of zeros and ones; of a regressor (B,) or (B, 1) numbers.
+        label_smoothing: Share of the truth that is spread over all classes; of shares alone.
 
     Raises:
         ValueError: labels of another shape or type, or a student of one logit that doesn't say what its labels mean.
@@ -75,11 +78,19 @@ def classification_loss(student: nn.Module, logits: torch.Tensor, labels: torch.
         if labels.shape not in (logits.shape, logits.shape[:1]):
             raise ValueError(f"A regressor's labels are one number a sample, not of shape {tuple(labels.shape)}.")
         return F.mse_loss(logits.view(-1), labels.view(-1).to(logits.dtype))
+    if labels.shape == logits.shape and labels.is_floating_point():
+        if ((labels.sum(dim=1) - 1).abs() > 1e-2).any():
+            raise ValueError(
+                f"The loss on labels takes one class a sample, or shares of classes that sum to 1, and these sum to "
+                f"{labels.sum(dim=1).tolist()[:4]}. For several labels set "
+                "config.problem_type='multi_label_classification', or set task_weight to 0."
+            )
+        return F.cross_entropy(logits, labels.to(logits.dtype), label_smoothing=label_smoothing)
     if labels.ndim != 1 or labels.is_floating_point():
         raise ValueError(
-            f"The loss on labels takes one class a sample, not {labels.dtype} of shape {tuple(labels.shape)}. "
-            "For several labels set config.problem_type='multi_label_classification', for soft ones give a "
-            "`compute_loss_func`, or set task_weight to 0."
+            f"The loss on labels takes one class a sample (integers), or shares of the classes of the shape "
+            f"{tuple(logits.shape)}, not {labels.dtype} of shape {tuple(labels.shape)}. For several labels set "
+            "config.problem_type='multi_label_classification', or set task_weight to 0."
         )
     if (labels < 0).all():
         # The mean over no labels would be NaN.

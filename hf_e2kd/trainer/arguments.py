@@ -10,6 +10,7 @@ from ..explainers import build_explainer
 from ..references.teacher import TARGET_RULES
 from ..terms import available_explanation_losses, available_logits_losses, build_term
 from ..terms.matching import COMPARISON_GRIDS
+from ..terms.numbers import read_count, read_number, read_switch
 
 
 @dataclass
@@ -33,9 +34,11 @@ class ExplanationDistillArguments(TrainingArguments):
         metadata={"help": "Loss between logits: kl, mse, margin_mse or a registered one; auto: kl, of scores mse."},
     )
     temperature: float = field(default=1.0, metadata={"help": "Temperature τ of the loss on the logits."})
-    explainer: str = field(
-        default="gradcam",
-        metadata={"help": "Explainer of teacher and student, such as gradcam or integrated_gradients."},
+    explainer: str | None = field(
+        default=None,
+        metadata={
+            "help": "Explainer of teacher and student; by default gradcam of images, integrated_gradients of texts."
+        },
     )
     explainer_options: dict | str | None = field(
         default=None, metadata={"help": 'Options of the explainer as JSON, e.g. \'{"target_layer": "layer3"}\'.'}
@@ -86,17 +89,14 @@ class ExplanationDistillArguments(TrainingArguments):
         for name in ("explainer_options", "terms"):
             setattr(self, name, _read_json(name, getattr(self, name)))
         super().__post_init__()
-        for name in ("task_weight", "logits_weight", "explanation_weight"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must be at least 0, not {getattr(self, name)}.")
-            # A hyperparameter search casts each value to the type that it finds: 1 would truncate 0.5 to 0.
-            setattr(self, name, float(getattr(self, name)))
-        for name in ("temperature", "explanation_warmup_ratio", "explanation_fraction", "iou_threshold"):
-            setattr(self, name, float(getattr(self, name)))
-        if not self.temperature > 0:
-            raise ValueError(f"temperature must be above 0, not {self.temperature}.")
-        if self.explanation_interval < 1:
-            raise ValueError(f"explanation_interval must be at least 1, not {self.explanation_interval}.")
+        # A hyperparameter search casts each value to the type that it finds: 1 would truncate 0.5 to 0.
+        for name in ("explanation_warmup_ratio", "explanation_fraction", "iou_threshold"):
+            setattr(self, name, read_number(name, getattr(self, name)))
+        for name in ("task_weight", "logits_weight", "explanation_weight", "learning_rate", "weight_decay"):
+            setattr(self, name, read_number(name, getattr(self, name), at_least=0))
+        self.temperature = read_number("temperature", self.temperature, above=0)
+        self.explanation_interval = read_count("explanation_interval", self.explanation_interval)
+        self.evaluate_explanations = read_switch("evaluate_explanations", self.evaluate_explanations)
         if not 0 < self.explanation_fraction <= 1:
             raise ValueError(f"explanation_fraction must lie in (0, 1], not {self.explanation_fraction}.")
         if not 0 <= self.explanation_warmup_ratio <= 1:
@@ -107,7 +107,8 @@ class ExplanationDistillArguments(TrainingArguments):
         _require_known("explanation_loss", self.explanation_loss, available_explanation_losses())
         _require_known("comparison_grid", self.comparison_grid, list(COMPARISON_GRIDS))
         _require_known("explanation_target", self.explanation_target, sorted(TARGET_RULES))
-        build_explainer(self.explainer, **(cast(dict, self.explainer_options) or {}))
+        if self.explainer is not None:  # else the student's inputs choose, and its options are read then
+            build_explainer(self.explainer, **(cast(dict, self.explainer_options) or {}))
         for term, options in (cast(dict, self.terms) or {}).items():
             if not isinstance(options, dict):
                 raise ValueError(f"The options of the term '{term}' must be a JSON object, not {options!r}.")

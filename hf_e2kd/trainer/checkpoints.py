@@ -7,9 +7,11 @@ from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel, Trainer
+from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import CONFIG_NAME
 
-from .preemption import checkpoint_on_sigterm, last_checkpoint
+from .finite import DIVERGED, require_finite_weights
+from .preemption import RESUMED, WEIGHTS, checkpoint_on_sigterm, last_checkpoint, missing_files
 from .sharding import name_blocks
 from .stages import stage_was_started
 
@@ -31,11 +33,31 @@ class CheckpointsMixin(Trainer):
     def _is_sharded(self) -> bool:
         return self.is_deepspeed_enabled or self.is_fsdp_enabled
 
+    def _needed_files(self) -> list[str]:
+        """Patterns of the files that a checkpoint of this training consists of."""
+        if self._is_sharded():
+            return []
+        saved = isinstance(self.model, PreTrainedModel) or hasattr(self.model, "peft_config")
+        config = [CONFIG_NAME] if saved else []
+        return [*config, *(WEIGHTS if self.args.save_only_model else RESUMED)]
+
     def train(self, resume_from_checkpoint: str | bool | None = None, *arguments: Any, **keywords: Any) -> Any:
         self._resumes_stages = bool(resume_from_checkpoint)
         if resume_from_checkpoint is True:
             started = stage_was_started(self.args.output_dir)
-            resume_from_checkpoint = last_checkpoint(self.args.output_dir) or (None if started else True)
+            folder = self.args.output_dir
+            resume_from_checkpoint = last_checkpoint(folder, self._needed_files()) or (None if started else True)
+            if resume_from_checkpoint is True and get_last_checkpoint(folder) is not None:
+                raise ValueError(
+                    f"None of the checkpoints in '{folder}' is whole: see the warnings for the files that they lack. "
+                    "Train from the start, or load a checkpoint's weights by from_pretrained."
+                )
+        elif resume_from_checkpoint and (lacking := missing_files(resume_from_checkpoint, self._needed_files())):
+            raise ValueError(
+                f"The checkpoint '{resume_from_checkpoint}' lacks {', '.join(lacking)}, without which the training "
+                "would go on otherwise than it was. Give an earlier checkpoint, or load its weights by "
+                "from_pretrained and train from the start."
+            )
         # An evaluation before the first training marks the model as prepared, with which Accelerate would not wrap it
         # for several processes any more, and each would train a student of its own.
         wrapped = getattr(self.model_wrapped, "_orig_mod", self.model_wrapped)
@@ -46,7 +68,9 @@ class CheckpointsMixin(Trainer):
         if self.is_fsdp_enabled and self.model is not None:
             name_blocks(self.student, self.accelerator.state.fsdp_plugin)
         with checkpoint_on_sigterm(self) if self.args.enable_jit_checkpoint else nullcontext():
-            return super().train(resume_from_checkpoint, *arguments, **keywords)
+            result = super().train(resume_from_checkpoint, *arguments, **keywords)
+        require_finite_weights(self.model, "student", DIVERGED)
+        return result
 
 
 def load_weights(model: nn.Module, folder: str) -> bool:

@@ -7,13 +7,14 @@ import torch
 from torch import nn
 from transformers import Trainer
 
-from ..alignment.labels import labels_belong_to
+from ..alignment.labels import data_labels, labels_belong_to
 from ..alignment.scores import is_score
 from ..fidelity import BatchMeasures, multi_label_metrics, sample_metrics
 from ..fidelity.scores import score_figures
 from ..logs import get_logger
 from ..metrics.running import RunningMeans, SampleValues
 from ..terms import ReferenceOutput, StepOutput
+from .checks import refuse_missing_inputs
 from .step import run_student
 
 logger = get_logger(__name__)
@@ -26,9 +27,11 @@ class EvaluationMixin(Trainer):
     _batch_measures: BatchMeasures | None = None
     _labels_are_ours = True
 
-    def collate(self, samples: Sequence[Any]) -> Any:
-        """Make a batch of samples as an evaluation does, without unused columns."""
-        return self._get_collator_with_removed_columns(self.data_collator.for_evaluation(), "evaluation")(samples)
+    def collate(self, samples: Sequence[Any], dataset: Any) -> Any:
+        """Make a batch of a data set's samples as an evaluation does, without unused columns."""
+        labels = data_labels(dataset, self.student, self.data_collator.label_column)
+        collator = self.data_collator.for_evaluation().with_labels(labels)
+        return self._get_collator_with_removed_columns(collator, "evaluation")(samples)
 
     def explain_batch(
         self,
@@ -118,6 +121,7 @@ class EvaluationMixin(Trainer):
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
         """Run student and references once for the loss, the logits and the fidelity metrics together."""
         inputs = self._prepare_inputs(inputs)
+        refuse_missing_inputs(inputs, self.eval_dataset, bool(self.args.remove_unused_columns))
         with torch.no_grad(), self._gathered(model):
             # Labels of another label space enter neither the loss nor the metrics.
             scored = {key: value for key, value in inputs.items() if key != "labels" or self._labels_are_ours}

@@ -5,9 +5,10 @@ from collections.abc import Mapping
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from transformers.utils import logging
 
-logger = logging.get_logger(__name__)
+from ..logs import get_logger
+
+logger = get_logger(__name__)
 
 _OF_ZERO_MAPS = {
     "student": "These pairs cost the loss's worst value and give no gradient, so that the explanation term can't "

@@ -1,7 +1,7 @@
 """Interrupted trainings: a checkpoint when the process receives SIGTERM, and the last finished checkpoint."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -9,12 +9,20 @@ from typing import Any
 import torch
 from accelerate.utils import reduce
 from transformers import Trainer, TrainerCallback
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.utils import CONFIG_NAME
 
 from ..logs import get_logger
 
 logger = get_logger(__name__)
+
+WEIGHTS = ("*model*.safetensors",)
+RESUMED = (*WEIGHTS, OPTIMIZER_NAME, SCHEDULER_NAME, "rng_state*.pth")
+"""Files of a checkpoint from which a training is resumed, as patterns."""
+
+SHARDED = ("global_step*", "pytorch_model_fsdp*", "optimizer_*", "optimizer.bin")
+"""Files and folders of DeepSpeed's and FSDP's checkpoints, as patterns."""
 
 
 class _StopAfterStep(TrainerCallback):
@@ -56,18 +64,35 @@ def checkpoint_on_sigterm(trainer: Trainer) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
-def last_checkpoint(folder: str | Path) -> str | None:
+def last_checkpoint(folder: str | Path, needed: Sequence[str] = RESUMED) -> str | None:
     """Return the last complete checkpoint in a trainer's output folder; None where there is none.
 
     A process that is killed while it saves leaves a checkpoint without the trainer's state, which is written last.
+
+    Args:
+        needed: Files, as patterns, without which a training would go on otherwise than it was.
     """
     steps = {}
     for path in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
         step = path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")
         if not step.isdecimal():
             continue
-        if (path / TRAINER_STATE_NAME).is_file():
+        lacking = missing_files(path, needed)
+        if not lacking:
             steps[int(step)] = path
         else:
-            logger.warning(f"The checkpoint {path} was not finished and is passed over.")
+            logger.warning(f"The checkpoint {path} was not finished, it lacks {lacking[0]}, and is passed over.")
     return str(steps[max(steps)]) if steps else None
+
+
+def missing_files(checkpoint: str | Path, needed: Sequence[str] = RESUMED) -> list[str]:
+    """Name the files that a checkpoint lacks or that are empty.
+
+    One that FSDP or DeepSpeed has sharded, whose optimizer lies in folders of its own, needs the trainer's state alone.
+    """
+    checkpoint = Path(checkpoint)
+    sharded = any(True for pattern in SHARDED for _ in checkpoint.glob(pattern))
+    patterns = [TRAINER_STATE_NAME, *(() if sharded else needed)]
+    if not sharded and any(checkpoint.glob("adapter_*")):
+        patterns = ["adapter_config.json" if pattern == CONFIG_NAME else pattern for pattern in patterns]
+    return [p for p in patterns if not any(found.stat().st_size for found in checkpoint.glob(p) if found.is_file())]

@@ -12,6 +12,7 @@ from ..architectures.base import evaluating
 from ..data.first_samples import first_samples, keeping_random_state
 from ..terms import Term
 from .checkpoints import forget_preparation
+from .finite import DIVERGED, require_finite_weights
 from .stages import prepare_terms, train_stage
 from .step import run_student
 from .term_setup import TermGradients, add_parameters, check_parameters, load_terms, save_terms
@@ -41,6 +42,8 @@ class TermsMixin(Trainer):
         load_terms(self.terms, self.state.best_model_checkpoint)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        # Before anything is written, and an older checkpoint makes room.
+        require_finite_weights(self.model, "student", DIVERGED)
         if self.args.should_save:
             folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
             save_terms(self.terms, folder)
@@ -116,4 +119,4 @@ class TermsMixin(Trainer):
         data = self.eval_dataset if self.train_dataset is None else self.train_dataset
         data = list(data.values())[-1] if isinstance(data, dict) else data
         with keeping_random_state(self.args.device):
-            return self.collate(first_samples(data, 2))
+            return self.collate(first_samples(data, 2), data)

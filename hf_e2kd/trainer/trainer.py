@@ -9,25 +9,28 @@ import torch
 from torch import nn
 from transformers import Trainer
 from transformers.trainer_jit_checkpoint import JITCheckpointCallback
-from transformers.trainer_utils import has_length
 
 from ..alignment.inputs import ANNOTATION_COLUMNS
 from ..alignment.labels import is_multi_label, labels_belong_to
 from ..alignment.words import mark_special_tokens
 from ..architectures import is_timm, wrap_timm
+from ..architectures.discovery import forward_inputs, return_mappings
 from ..data.collate import FiniteBatches
 from ..explainers import Explainer, build_explainer, install_explained_forward, shared_noise
+from ..explainers.base import default_method
 from ..fidelity import multi_label_metrics
 from ..hub.ids import check_repo_id, loaded_from_hub
 from ..references import Reference, TeacherReference
-from ..store.joining import unattached
 from ..terms import ReferenceOutput, StepOutput, Term
 from ..terms.matching import ComparisonGrid
 from ..terms.task import classification_loss
 from .arguments import ExplanationDistillArguments
 from .checkpoints import CheckpointsMixin, forget_preparation
+from .checks import refuse_missing_inputs, refuse_missing_labels, refuse_shared_weights
 from .compatibility import refuse_unsupported
 from .evaluation import EvaluationMixin
+from .finite import FiniteLosses, require_finite_weights
+from .loading import LoadingMixin
 from .logged_means import LoggedMeans, ZeroMapWarning
 from .noise import StepGenerator, draw_noise, draw_samples
 from .publishing import PublishingMixin
@@ -39,7 +42,7 @@ from .terms import TermsMixin
 _DEFAULTS = {f.name: f.default for f in fields(ExplanationDistillArguments)}
 
 
-class ExplanationDistillTrainer(PublishingMixin, EvaluationMixin, TermsMixin, CheckpointsMixin, Trainer):
+class ExplanationDistillTrainer(PublishingMixin, EvaluationMixin, TermsMixin, LoadingMixin, CheckpointsMixin, Trainer):
     """`Trainer` that distils a student from the logits and explanations of its references (e²KD, ECCV 2024).
 
     Everything that `transformers.Trainer` takes and does stays; with `task_weight=1` and the other weights at 0 it is
@@ -82,7 +85,6 @@ class ExplanationDistillTrainer(PublishingMixin, EvaluationMixin, TermsMixin, Ch
 
     data_collator: Any
     model_wrapped: nn.Module
-    _signature_columns: Any
     compute_metrics: Any
 
     def __init__(
@@ -110,7 +112,6 @@ class ExplanationDistillTrainer(PublishingMixin, EvaluationMixin, TermsMixin, Ch
         self._explainer_given = explainer
         self._terms_given = list(terms)
         self.terms: nn.ModuleDict = nn.ModuleDict()
-        self.explainer = self._explainer(explainer)
         self.references = dict(references or {})
         if teacher_model is not None:
             if "teacher" in self.references:
@@ -149,7 +150,7 @@ class ExplanationDistillTrainer(PublishingMixin, EvaluationMixin, TermsMixin, Ch
         if self.is_multi_label and self.compute_metrics is None and not self.args.batch_eval_metrics:
             self.compute_metrics = multi_label_metrics
         self.data_collator = FiniteBatches(self.data_collator)
-        self._logged, self._zero_maps = LoggedMeans(), ZeroMapWarning()
+        self._logged, self._zero_maps, self._finite = LoggedMeans(), ZeroMapWarning(), FiniteLosses()
         self._generators = StepGenerator()
         reads_labels = any(reference.explains_labels for reference in self.references.values())
         if (self._setting("task_weight") > 0 or reads_labels) and not labels_belong_to(
@@ -180,16 +181,22 @@ class ExplanationDistillTrainer(PublishingMixin, EvaluationMixin, TermsMixin, Ch
         """Prepare a student: make it saveable, explained by its own forward, and known to references and terms."""
         if any(reference.is_model(model) for reference in self.references.values()):
             raise ValueError("Teacher and student are the same object. Give the student its own copy of the weights.")
+        for reference in self.references.values():
+            if isinstance(reference, TeacherReference):
+                refuse_shared_weights(model, reference.model)
+                require_finite_weights(reference.model, "teacher", "Load or train it again.")
+        require_finite_weights(model, "student", "Load it again, or initialise that layer.")
         if is_timm(model):
             model = wrap_timm(model)
         forget_preparation(model)
+        return_mappings(model)
         # Now, before a folder of that name is gone or out of sight.
         self.base_model = loaded_from_hub(getattr(getattr(model, "config", None), "_name_or_path", None))
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         # Anew for each trial of a hyperparameter search, which may have changed the arguments.
         built = build_terms(self._setting, self.references, self._terms_given, self._task_loss)
         self.terms = nn.ModuleDict(built)
-        self._terms_set_up = False
+        self._terms_set_up = self._checked_a_batch = False
         self._connect(base)
         return model
 
@@ -197,7 +204,7 @@ class ExplanationDistillTrainer(PublishingMixin, EvaluationMixin, TermsMixin, Ch
         """Install the student's explained forward, and set up references and terms for the student."""
         attach_terms(self._named_terms(), student, self.references)
         taps = self._taps()
-        self.explainer = self._explainer(self._explainer_given)
+        self.explainer = self._explainer(self._explainer_given, student)
         explained = bool(self.references) and self.explains
         if explained:
             self.explainer = self.explainer.with_features(student, taps)
@@ -213,12 +220,13 @@ class ExplanationDistillTrainer(PublishingMixin, EvaluationMixin, TermsMixin, Ch
             # The trial's arguments are set after its student was made.
             self._equip(self.model)
 
-    def _explainer(self, explainer: str | Explainer | None) -> Explainer:
+    def _explainer(self, explainer: str | Explainer | None, model: nn.Module | None = None) -> Explainer:
         if isinstance(explainer, Explainer):
             return explainer.with_tokenizer(self._tokenizer)
-        chosen = explainer or self._setting("explainer")
+        named = self._setting("explainer")
+        chosen = explainer or named or default_method(cast(nn.Module, model))
         # Options belong to the method that they were written for.
-        options = self._setting("explainer_options") if chosen == self._setting("explainer") else None
+        options = self._setting("explainer_options") if explainer in (None, named) else None
         return build_explainer(chosen, **(options or {})).with_tokenizer(self._tokenizer)
 
     @property
@@ -236,36 +244,6 @@ class ExplanationDistillTrainer(PublishingMixin, EvaluationMixin, TermsMixin, Ch
         """Read an argument, at every use, because a hyperparameter search changes them."""
         return getattr(self.args, name, _DEFAULTS[name])
 
-    def _set_signature_columns_if_needed(self) -> None:
-        if self._signature_columns is None:
-            super()._set_signature_columns_if_needed()
-            columns = {column for reference in self.references.values() for column in reference.columns}
-            columns |= {column for term in self._named_terms().values() for column in term.columns}
-            collated = getattr(self.data_collator, "columns", ())
-            extra = columns | {*ANNOTATION_COLUMNS, "teacher_pixel_values", *collated}
-            if collated:
-                # Sampling by length reads it; a collator that knows its own columns passes it over.
-                extra.add(self.args.length_column_name)
-            self._signature_columns = [*(self._signature_columns or []), *sorted(extra)]
-
-    def _get_dataloader(self, dataset: Any, description: str, *arguments: Any, **keywords: Any) -> Any:
-        if has_length(dataset) and len(dataset) == 0:
-            raise ValueError(f"The data set for {description.lower()} is empty.")
-        if keywords.get("is_training"):
-            return super()._get_dataloader(dataset, description, *arguments, **keywords)
-        collator = self.data_collator
-        self.data_collator = collator.for_evaluation()
-        try:
-            return super()._get_dataloader(dataset, description, *arguments, **keywords)
-        finally:
-            self.data_collator = collator
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        return super()._get_train_sampler(unattached(self.train_dataset if train_dataset is None else train_dataset))
-
-    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
-        return super()._get_eval_sampler(unattached(eval_dataset))
-
     # ---- FSDP2 -------------------------------------------------------------------------------------------------
 
     def _gathered(self, model: nn.Module) -> AbstractContextManager[None]:
@@ -280,7 +258,11 @@ class ExplanationDistillTrainer(PublishingMixin, EvaluationMixin, TermsMixin, Ch
 
     def training_step(self, model: nn.Module, *arguments: Any, **keywords: Any) -> torch.Tensor:
         with self._gathered(model):
-            return super().training_step(model, *arguments, **keywords)
+            loss = super().training_step(model, *arguments, **keywords)
+        if self.args.logging_nan_inf_filter:
+            # The training loop reads the loss now too; without its filter, at the next log.
+            self._finite.check(loss, self.state.global_step)
+        return loss
 
     # ---- The loss ----------------------------------------------------------------------------------------------
 
@@ -294,6 +276,11 @@ class ExplanationDistillTrainer(PublishingMixin, EvaluationMixin, TermsMixin, Ch
         """Return the weighted sum of the terms, a mean over the batch; `num_items_in_batch` is therefore not needed."""
         terms, weights = self._named_terms(), self._weights(self._explanation_rise())
         weighed = {name for name, weight in weights.items() if weight > 0}
+        if not self._checked_a_batch:
+            refuse_missing_inputs(inputs, self.train_dataset, bool(self.args.remove_unused_columns))
+            labelled = [name for name in terms if name in weighed and "labels" in terms[name].needs]
+            refuse_missing_labels(self.accelerator, inputs, labelled, self.train_dataset)
+            self._checked_a_batch = True
         with_maps = any(_explains(terms[name]) for name in weighed)
         with_maps = with_maps and self.state.global_step % self._setting("explanation_interval") == 0
         active = [terms[name] for name in weighed if with_maps or not _explains(terms[name])]
@@ -310,6 +297,7 @@ class ExplanationDistillTrainer(PublishingMixin, EvaluationMixin, TermsMixin, Ch
                 f"{sorted(inputs)}."
             )
         self._logged.add(logged)
+        self._finite.watch(logged, output, reference_outputs)
         return (loss, {"logits": output.logits}) if return_outputs else loss
 
     def _explainers(self) -> list[Explainer]:
@@ -399,26 +387,25 @@ class ExplanationDistillTrainer(PublishingMixin, EvaluationMixin, TermsMixin, Ch
     def student_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Return the columns of a batch that the student is given."""
         shared = self._shared(inputs)
-        return {
-            key: value
-            for key, value in shared.items()
-            if key not in ANNOTATION_COLUMNS and not key.startswith("teacher_")
-        }
+        own = {k: v for k, v in shared.items() if k not in ANNOTATION_COLUMNS and not k.startswith("teacher_")}
+        return forward_inputs(self.student, own)
 
     def _task_loss(self, model_output: Any, labels: torch.Tensor) -> torch.Tensor:
         """Compute the student's own loss on the labels, as the stock `Trainer` chooses it, a mean over this batch."""
         if self.compute_loss_func is not None:
             return self.compute_loss_func(model_output, labels, num_items_in_batch=labels.numel())
-        if self.label_smoother is not None:
+        if self.label_smoother is not None and labels.ndim == 1:
             return self.label_smoother({"logits": model_output["logits"]}, labels)
-        return classification_loss(self.student, model_output["logits"], labels)
+        return classification_loss(self.student, model_output["logits"], labels, self.args.label_smoothing_factor)
 
     # ---- Logging -----------------------------------------------------------------------------------------------
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, and add each term's mean over the micro-batches and processes since the last log."""
         if "loss" in logs:
-            logs.update(self._logged.means(self.accelerator))
+            means = self._logged.means(self.accelerator)
+            self._finite.check_means({**means, "loss": logs["loss"]}, self.state.global_step)
+            logs.update(means)
         if "loss" in logs or "train_loss" in logs:
             # With the end of a training, what its last steps left unlogged ends too.
             self._logged.clear()

@@ -9,7 +9,7 @@ import torch
 from transformers import ResNetConfig, ResNetForImageClassification
 
 from hf_e2kd.alignment import align_labels, labels_belong_to
-from hf_e2kd.alignment.labels import align_names, choose_positive, dataset_label_names, list_positives
+from hf_e2kd.alignment.labels import align_names, choose_positive, data_labels, dataset_label_names, list_positives
 
 
 def model(names=None, count=3):
@@ -117,7 +117,7 @@ class TestByIndex:
 
 def data(names=None, column="label"):
     features = {column: datasets.ClassLabel(names=names) if names else datasets.Value("int64")}
-    return datasets.Dataset.from_dict({column: [0, 1]}, features=datasets.Features(features))
+    return datasets.Dataset.from_dict({column: [0, 0]}, features=datasets.Features(features))
 
 
 @pytest.mark.parametrize("column", ["label", "labels"])
@@ -136,7 +136,9 @@ def test_names_of_a_data_set(column):
     [
         (["cat", "dog"], ["cat", "dog"], True),
         (["Cat ", "dog"], ["cat", "DOG"], True),
-        (["cat", "dog"], ["dog", "cat"], False),
+        (["cat", "dog"], ["dog", "cat"], True),
+        (["cat", "dog"], ["Dog"], True),
+        (["cat", "cat"], ["cat"], False),
         (["cat", "dog"], ["bee", "fox"], False),
         (["cat", "dog"], ["cat", "dog", "owl"], False),
         (["cat", "dog"], None, True),
@@ -186,3 +188,42 @@ def test_no_class_stays_none():
     alignment = align_names(["a", "b", "c"], ["c", "a"])
     assert alignment.to_teacher(torch.tensor([[1, -1], [0, -1]])).tolist() == [[0, -1], [2, -1]]
     assert alignment.to_student(torch.tensor([-1, 0])).tolist() == [-1, 0]
+
+
+@pytest.mark.parametrize(
+    ("labels", "numbered"),
+    [
+        ([0, 1, -100], [1, 0, -100]),
+        ([[0.25, 0.75]], [[0.75, 0.25]]),
+        ([0.5, 2.0], [0.5, 2.0]),
+    ],
+    ids=str,
+)
+def test_labels_numbered_as_the_models(labels, numbered):
+    """Prevents: class 0 of the data taken for class 0 of a model that names its classes in another order."""
+    found = data_labels(data(["dog", "cat"]), model(["cat", "dog"], count=2))(torch.tensor(labels))
+    assert found.tolist() == numbered
+
+
+def test_labels_of_some_classes():
+    """Prevents: labels of a data set with fewer classes, or the shares of them, left at the data set's numbers."""
+    match = data_labels(data(["owl", "cat"]), model(["cat", "dog", "owl"], count=3))
+    assert match(torch.tensor([0, 1], dtype=torch.int32)).tolist() == [2, 0]
+    assert match(torch.tensor([[0.25, 0.75]])).tolist() == [[0.75, 0.0, 0.25]]
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([1, 2, 5, 5], r"the numbers \[5\], and the classes are numbered 0 to 4.*-100 alone"),
+        ([-1, 0], r"the numbers \[-1\]"),
+        ([True, False], "of the type bool.*numbered 0 to 4, as integers"),
+    ],
+    ids=str,
+)
+def test_labels_of_no_class(labels, message):
+    """Prevents: an accuracy that silently leaves out the samples numbered from 1, or with -1 for "unknown"."""
+    with pytest.raises(ValueError, match=message):
+        data_labels(None, model(None, count=5))(torch.tensor(labels))
+    scores = model(None, count=1)
+    assert data_labels(None, scores)(torch.tensor([7, -3])).tolist() == [7, -3]

@@ -213,7 +213,7 @@ def test_interruption_and_resuming(place, tmp_path, capsys, monkeypatch):
         (2, "there is no option --learning_rat. Did you mean --learning_rate?", ["--learning_rat", 1]),
         (2, "there is no option --xyzzy. --all-options lists them.", ["--xyzzy=1"]),
         (2, "invalid float value: 'fast'", ["--learning_rate", "fast"]),
-        (2, "explanation_weight must be at least 0", ["--explanation_weight", "-1"]),
+        (2, "explanation_weight must be a finite number of at least 0", ["--explanation_weight", "-1"]),
         (2, "a demo brings its own teacher", ["--demo", "vit"]),
         (2, "'swin' is not one of", ["--demo", "swin"]),
         (2, "isn't resumed: add --compare false", ["--resume_from_checkpoint", "true", "--compare", "true"]),

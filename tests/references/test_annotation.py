@@ -119,8 +119,8 @@ def test_one_class_at_a_step_and_all_in_an_evaluation():
     [
         ({"explanation_loss": "cosine"}, "Unknown guidance loss 'cosine'. Available: energy, l1, ppce, rrr"),
         ({"dilation": -0.1}, "dilation is -0.1"),
-        ({"explanation_weight": -1.0}, "explanation_weight must be at least 0, not -1"),
-        ({"explanation_weight": float("nan")}, "explanation_weight must be at least 0, not nan"),
+        ({"explanation_weight": -1.0}, "explanation_weight must be a finite number of at least 0, not -1"),
+        ({"explanation_weight": float("nan")}, "explanation_weight must be a finite number of at least 0, not nan"),
     ],
 )
 def test_other_options_are_refused(options, message):

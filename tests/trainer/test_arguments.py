@@ -21,7 +21,7 @@ def test_defaults_are_the_papers(tmp_path):
     assert isinstance(settings, TrainingArguments)
     assert (settings.task_weight, settings.logits_weight, settings.explanation_weight) == (0.0, 1.0, 1.0)
     assert (settings.temperature, settings.explanation_interval, settings.explanation_warmup_ratio) == (1.0, 1, 0.0)
-    assert (settings.explainer, settings.explanation_loss) == ("gradcam", "cosine")
+    assert (settings.explainer, settings.explanation_loss) == (None, "cosine")
     assert (settings.explainer_options, settings.explanation_target) == (None, "teacher_top")
 
 
@@ -54,19 +54,44 @@ def test_integer_weights_become_numbers_with_a_fraction(tmp_path):
         assert type(getattr(settings, name)) is float, name
 
 
+def test_numbers_as_strings(tmp_path):
+    """YAML reads `1e-2` as a string, on which a comparison fails with no word of the argument."""
+    settings = ExplanationDistillArguments(
+        str(tmp_path),
+        **{"task_weight": "1e-2", "temperature": "4", "explanation_interval": "2", "explanation_fraction": ".5"},
+        **{"evaluate_explanations": "false", "learning_rate": "1e-3"},
+    )
+    assert (settings.task_weight, settings.temperature, settings.explanation_fraction) == (0.01, 4.0, 0.5)
+    assert (settings.explanation_interval, settings.evaluate_explanations) == (2, False)
+    assert type(settings.explanation_interval) is int
+    assert settings.learning_rate == 1e-3
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"task_weight": -0.1}, "task_weight must be at least 0, not -0.1"),
-        ({"logits_weight": float("nan")}, "logits_weight must be at least 0"),
-        ({"explanation_weight": -1}, "explanation_weight must be at least 0"),
-        ({"temperature": 0}, "temperature must be above 0"),
-        ({"explanation_interval": 0}, "explanation_interval must be at least 1"),
+        ({"task_weight": -0.1}, "task_weight must be a finite number of at least 0, not -0.1"),
+        ({"logits_weight": float("nan")}, "logits_weight must be a finite number of at least 0, not nan"),
+        ({"explanation_weight": -1}, "explanation_weight must be a finite number of at least 0, not -1"),
+        ({"temperature": 0}, "temperature must be a finite number above 0, not 0"),
+        ({"explanation_interval": 0}, "explanation_interval must be a finite number of at least 1"),
+        ({"explanation_weight": float("inf")}, "explanation_weight must be a finite number of at least 0, not inf"),
+        ({"temperature": float("inf")}, "temperature must be a finite number above 0, not inf"),
+        ({"learning_rate": float("nan")}, "learning_rate must be a finite number of at least 0, not nan"),
+        ({"logits_weight": None}, "logits_weight must be a finite number of at least 0, not None"),
+        ({"iou_threshold": "half"}, "iou_threshold must be a finite number, not 'half'"),
+        ({"task_weight": True}, "task_weight must be a finite number of at least 0, not True"),
+        ({"explanation_interval": 2.5}, "explanation_interval must be a whole number, not 2.5"),
+        ({"explanation_interval": None}, "explanation_interval must be a finite number of at least 1, not None"),
+        ({"evaluate_explanations": None}, "evaluate_explanations must be true or false, not None"),
         ({"explanation_warmup_ratio": 1.5}, r"explanation_warmup_ratio must lie in \[0, 1\]"),
         ({"explanation_loss": "cosin"}, "Unknown explanation_loss 'cosin'. Available: cosine, kl, l1, mse, pearson"),
         ({"explanation_target": "top"}, "Unknown explanation_target 'top'. Available: label, teacher_top"),
         ({"explainer": "gradcan"}, "Unknown explainer 'gradcan'. Available: .*gradcam"),
-        ({"explainer_options": {"layer": "x"}}, "Options {'layer': 'x'} don't fit the explainer 'gradcam'"),
+        (
+            {"explainer": "gradcam", "explainer_options": {"layer": "x"}},
+            "Options {'layer': 'x'} don't fit the explainer 'gradcam'",
+        ),
         ({"explainer_options": "{target_layer: x}"}, "explainer_options is not JSON: '{target_layer: x}'"),
         ({"explainer_options": "[1]"}, r"must be a JSON object, not \[1\]"),
     ],

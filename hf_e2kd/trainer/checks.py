@@ -1,0 +1,116 @@
+"""Models and first batches that would train wrongly without a word, or fail far from their cause."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import nn
+
+from ..alignment.inputs import ANNOTATION_COLUMNS
+from ..alignment.labels import without_subsets
+
+
+def refuse_shared_weights(student: nn.Module, teacher: nn.Module) -> None:
+    """Refuse a student with parameters or buffers of its teacher: the teacher would freeze them, or change with them.
+
+    Raises:
+        ValueError: naming the student's first shared tensors.
+    """
+    theirs = {_memory(tensor) for tensor in _state(teacher).values()}
+    shared = [name for name, tensor in _state(student).items() if tensor.numel() and _memory(tensor) in theirs]
+    if shared:
+        more = f" and {len(shared) - 5} more" if len(shared) > 5 else ""
+        raise ValueError(
+            f"Teacher and student share the weights {', '.join(shared[:5])}{more}, which would be frozen as the "
+            "teacher's or trained as the student's. Give the student its own copy: copy.deepcopy(layer), or "
+            "copy.deepcopy(teacher) before an adapter is put into it."
+        )
+
+
+def _state(model: nn.Module) -> dict[str, torch.Tensor]:
+    return dict(model.named_parameters()) | dict(model.named_buffers())
+
+
+def _memory(tensor: torch.Tensor) -> tuple[Any, ...]:
+    """Name of a tensor's memory; that of a tensor subclass or of a tensor without data is the tensor itself."""
+    plain = type(tensor.data) is torch.Tensor and not tensor.is_meta
+    return (str(tensor.device), tensor.data_ptr()) if plain else (id(tensor),)
+
+
+def refuse_missing_labels(
+    accelerator: Accelerator, batch: Mapping[str, Any], terms: Iterable[str], dataset: Any
+) -> None:
+    """Refuse a first batch without labels, on all processes, where a term with a weight takes them.
+
+    Args:
+        batch: The batch as collated.
+        terms: Names of the terms that take labels.
+        dataset: Training data, whose columns the error names.
+
+    Raises:
+        ValueError: naming the columns and the remedy.
+    """
+    terms = list(terms)
+    # A process whose data have no labels takes part without them.
+    if not terms or any(gather_object(["labels" in batch])):
+        return
+    columns, kept = dataset_columns(dataset), sorted(batch)
+    found = f"The data's columns are {columns}, of which the batch keeps {kept}." if columns else f"It holds {kept}."
+    raise ValueError(
+        f"The first batch has no labels, which the term {' and '.join(terms)} of the loss takes. {found} Name the "
+        "column of labels 'label' or 'labels', with the classes' numbers: dataset.rename_column('fine_label', "
+        "'labels'), or label_column of TextCollator. Names of classes become numbers by "
+        "dataset.class_encode_column('labels'). Without labels set task_weight=0."
+    )
+
+
+def refuse_missing_inputs(batch: Mapping[str, Any], dataset: Any, removes_columns: bool) -> None:
+    """Refuse a batch that holds nothing a model could read.
+
+    Raises:
+        ValueError: naming the columns that were dropped and the remedy.
+    """
+    if any(isinstance(value, torch.Tensor) for name, value in batch.items() if name not in ANNOTATION_COLUMNS):
+        return
+    raise ValueError(missing_inputs(sorted(batch), dataset_columns(dataset), removes_columns))
+
+
+def refuse_unread_columns(dataset: Any, read: Iterable[str]) -> None:
+    """Refuse a data set of which removing the columns that a model's forward doesn't name leaves no inputs.
+
+    Raises:
+        ValueError: naming the columns that would be dropped and the remedy.
+    """
+    columns = dataset_columns(dataset)
+    kept = sorted(set(columns) & set(read))
+    if not set(kept) - {*ANNOTATION_COLUMNS, "label", "label_ids"}:
+        raise ValueError(missing_inputs(kept, columns, removes_columns=True))
+
+
+def missing_inputs(kept: list[str], columns: list[str], removes_columns: bool) -> str:
+    """Say that data give a model no inputs: which columns were kept and dropped, and what to do."""
+    dropped = [column for column in columns if column not in kept]
+    why = (
+        "Columns that the model's forward doesn't name are removed: set remove_unused_columns=False where a transform "
+        "or a collator reads them, or the forward takes its images by another name than `pixel_values`."
+        if removes_columns
+        else "The collator made no tensor of them."
+    )
+    return (
+        f"The batch has no inputs for the model: it holds {kept or 'no column'}, and {dropped or 'nothing'} was "
+        f"dropped. {why} Images become `pixel_values` by DistillationTransform(processor) with "
+        "dataset.set_transform, texts become `input_ids` by data_collator=TextCollator(tokenizer)."
+    )
+
+
+def dataset_columns(dataset: Any) -> list[str]:
+    """Return the columns of a data set, or of its first sample; nothing where that isn't known."""
+    names = getattr(without_subsets(dataset), "column_names", None)
+    if isinstance(names, list):
+        return sorted(names)
+    if dataset is None or not hasattr(dataset, "__getitem__") or not len(dataset):
+        return []
+    first = dataset[0]
+    return sorted(first) if isinstance(first, Mapping) else []

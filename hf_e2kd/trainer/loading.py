@@ -1,0 +1,59 @@
+"""Data on their way to batches: the columns that are kept, and the collator of each data set."""
+
+from typing import Any
+
+from torch import nn
+from transformers import Trainer
+from transformers.trainer_utils import has_length
+
+from ..alignment.inputs import ANNOTATION_COLUMNS
+from ..alignment.labels import data_labels
+from ..store.joining import unattached
+from .checks import refuse_unread_columns
+
+
+class LoadingMixin(Trainer):
+    """Keeps the columns that references and terms read, and numbers each data set's labels as the student's classes."""
+
+    data_collator: Any
+    references: Any
+    student: nn.Module
+    _signature_columns: Any
+    _named_terms: Any
+
+    def _set_signature_columns_if_needed(self) -> None:
+        if self._signature_columns is None:
+            super()._set_signature_columns_if_needed()
+            columns = {column for reference in self.references.values() for column in reference.columns}
+            columns |= {column for term in self._named_terms().values() for column in term.columns}
+            collated = getattr(self.data_collator, "columns", ())
+            extra = columns | {*ANNOTATION_COLUMNS, "teacher_pixel_values", *collated}
+            if collated:
+                # Sampling by length reads it; a collator that knows its own columns passes it over.
+                extra.add(self.args.length_column_name)
+            self._signature_columns = [*(self._signature_columns or []), *sorted(extra)]
+
+    def _remove_unused_columns(self, dataset: Any, description: str | None = None) -> Any:
+        if self.args.remove_unused_columns:
+            self._set_signature_columns_if_needed()
+            refuse_unread_columns(dataset, self._signature_columns)
+        return super()._remove_unused_columns(dataset, description)
+
+    def _get_dataloader(self, dataset: Any, description: str, *arguments: Any, **keywords: Any) -> Any:
+        if has_length(dataset) and len(dataset) == 0:
+            raise ValueError(f"The data set for {description.lower()} is empty.")
+        collator = self.data_collator
+        labels = data_labels(dataset, self.student, collator.label_column)
+        self.data_collator = (collator if keywords.get("is_training") else collator.for_evaluation()).with_labels(
+            labels
+        )
+        try:
+            return super()._get_dataloader(dataset, description, *arguments, **keywords)
+        finally:
+            self.data_collator = collator
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return super()._get_train_sampler(unattached(self.train_dataset if train_dataset is None else train_dataset))
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        return super()._get_eval_sampler(unattached(eval_dataset))

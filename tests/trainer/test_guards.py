@@ -1,0 +1,339 @@
+"""Trainings that would go wrong without a word, or far from their cause."""
+
+import copy
+from types import SimpleNamespace
+
+import datasets
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from PIL import Image
+
+from hf_e2kd import TeacherReference
+from hf_e2kd.architectures.text import refuse_unfit_text
+from hf_e2kd.explainers import GradCAM
+from hf_e2kd.trainer.preemption import last_checkpoint
+from tests.models import CLASS_NAMES, CLASSES, IMAGE_SIZE, build
+from tests.text_models import build_text
+from tests.training import distiller, logged, samples, weights
+
+
+def renamed(count, column):
+    return [{"pixel_values": each["pixel_values"], column: each["labels"]} for each in samples(count)]
+
+
+@pytest.mark.parametrize(
+    ("data", "columns"),
+    [
+        (renamed(4, "fine_label"), r"\['fine_label', 'pixel_values'\], of which the batch keeps \['pixel_values'\]"),
+        ([{**each, "labels": "class 1"} for each in samples(4)], r"\['labels', 'pixel_values'\]"),
+    ],
+    ids=["name", "strings"],
+)
+def test_labels_that_never_arrive(tiny, tmp_path, data, columns):
+    """A column of another name is removed and strings are dropped by the collator: the task would not be learnt."""
+    trainer = distiller(tiny("vit"), build("vit", seed=1), tmp_path, {"task_weight": 1.0}, train_dataset=data)
+    with pytest.raises(ValueError, match=f"no labels.*term task of.*{columns}.*rename_column"):
+        trainer.train()
+    distiller(tiny("vit"), build("vit", seed=1), tmp_path, train_dataset=data).train()
+
+
+@pytest.mark.parametrize("how", ["layer", "data", "adapter", "reference"])
+def test_shared_weights(tiny, tmp_path, how):
+    """Layers that are assigned, not copied, would be frozen with the teacher, or train it with the student."""
+    student, teacher = tiny("vit"), build("vit", seed=1)
+    keywords, message = {}, "share the weights vit.embeddings.patch_embeddings.projection.weight.*copy.deepcopy"
+    if how == "layer":
+        student.vit.embeddings = teacher.vit.embeddings
+        message = "share the weights vit.embeddings.cls_token.*copy.deepcopy"
+    elif how == "data":
+        student.classifier.weight.data = teacher.classifier.weight.data
+        message = "share the weights classifier.weight, which.*copy.deepcopy"
+    elif how == "adapter":
+        teacher, message = (
+            get_peft_model(student, LoraConfig(target_modules=["q_proj"])),
+            "share the weights .*deepcopy",
+        )
+    else:
+        student.vit.layers[0] = teacher.vit.layers[0]
+        keywords, teacher = {"references": {"guide": TeacherReference(teacher)}}, None
+        message = r"share the weights vit.layers.0.* and \d+ more.*copy.deepcopy"
+    with pytest.raises(ValueError, match=message):
+        distiller(student, teacher, tmp_path, **keywords)
+    assert all(p.requires_grad for name, p in student.named_parameters() if "base_layer" not in name and how == "data")
+
+
+def test_a_deep_copy_shares_nothing(tiny, tmp_path):
+    """A student that begins as its teacher's copy is common, and no mistake."""
+    teacher = build("vit", seed=1)
+    distiller(copy.deepcopy(teacher), teacher, tmp_path).train()
+
+
+@pytest.mark.parametrize("side", ["student", "teacher"])
+def test_weights_that_are_no_numbers(tiny, tmp_path, side):
+    """NaN in a damaged file ends as a logged loss of 0 and NaN everywhere."""
+    models = {"student": tiny("vit"), "teacher": build("vit", seed=1)}
+    models[side].classifier.weight.data[0, 0] = float("nan")
+    with pytest.raises(ValueError, match=f"The {side}'s weight 'classifier.weight' holds NaN"):
+        distiller(models["student"], models["teacher"], tmp_path)
+
+
+class Breaking(torch.nn.Module):
+    """A layer whose output is NaN from the n-th call on."""
+
+    def __init__(self, layer, call):
+        super().__init__()
+        self.layer, self.calls, self.call = layer, 0, call
+
+    def forward(self, features):
+        self.calls += 1
+        return self.layer(features) * (float("nan") if self.calls >= self.call else 1.0)
+
+
+@pytest.mark.parametrize("filtered", [True, False])
+def test_first_loss_that_is_no_number(tiny, tmp_path, filtered):
+    """The loop logs 0 for NaN and trains on; a stop names the side and leaves weights and checkpoints as they were."""
+    student, teacher = tiny("vit"), build("vit", seed=1)
+    teacher.classifier = Breaking(teacher.classifier, 3)
+    settings = {"max_steps": 4, "save_strategy": "steps", "save_steps": 1, "logging_nan_inf_filter": filtered}
+    trainer = distiller(student, teacher, tmp_path, {**settings, "explanation_weight": 0.0})
+    with pytest.raises(ValueError, match="loss_logits is NaN.*Not finite are the logits of the reference 'teacher'"):
+        trainer.train()
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-1", "checkpoint-2"]
+    assert all(value == value and value > 0 for value in logged(trainer, "loss"))
+    assert not filtered or weights(student).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"learning_rate": 1e30, "max_steps": 3}, "student's .*lower the learning rate"),
+        ({"explanation_weight": 1e38, "max_steps": 3}, "NaN or infinite"),
+        (
+            {"learning_rate": 1e30, "logits_weight": 1e20, "max_steps": 1},
+            "student's weight '.*' holds NaN.*lower the learning rate",
+        ),
+    ],
+    ids=["rate", "weight", "last step"],
+)
+def test_steps_out_of_range(tiny, tmp_path, settings, message):
+    """A diverged training must not end as one that succeeded, nor put NaN into a checkpoint."""
+    settings = {**settings, "logging_steps": 10, "save_strategy": "steps", "save_steps": 1}
+    with pytest.raises(ValueError, match=message):
+        distiller(tiny("vit"), build("vit", seed=1), tmp_path, settings).train()
+    assert not list(tmp_path.glob("checkpoint-3"))
+
+
+@pytest.mark.parametrize("wrong", [-1, CLASSES])
+def test_labels_outside_the_classes(tiny, tmp_path, wrong):
+    """An accuracy of 3 of 7 that is 3 of 4, or an index that is out of bounds deep inside the loss."""
+    data = samples(4)
+    data[2]["labels"] = wrong
+    trainer = distiller(tiny("vit"), build("vit", seed=1), tmp_path, train_dataset=data, eval_dataset=data)
+    for run in (trainer.evaluate, trainer.train):
+        with pytest.raises(ValueError, match=rf"numbers \[{wrong}\].*0 to {CLASSES - 1}"):
+            run()
+    data[2]["labels"] = -100
+    assert "eval_accuracy" in trainer.evaluate()
+
+
+def named(names, order):
+    """Eight samples whose labels are numbered as `names` are, in a data set that names them."""
+    made = samples(8)
+    features = datasets.Features(
+        pixel_values=datasets.Array3D((3, IMAGE_SIZE, IMAGE_SIZE), "float32"), labels=datasets.ClassLabel(names=names)
+    )
+    rows = {"pixel_values": [each["pixel_values"].numpy() for each in made]}
+    return datasets.Dataset.from_dict({**rows, "labels": [order[each["labels"]] for each in made]}, features)
+
+
+def test_classes_in_another_order(tiny, tmp_path):
+    """Classes are matched by name between models and must be between data and model: same loss, same accuracy."""
+    results = []
+    for names in (CLASS_NAMES, CLASS_NAMES[::-1]):
+        data = named(names, [names.index(name) for name in CLASS_NAMES])
+        settings = {"task_weight": 1.0, "explanation_target": "label", "max_steps": 1, "per_device_train_batch_size": 8}
+        trainer = distiller(
+            tiny("vit"), build("vit", seed=1), tmp_path, settings, train_dataset=data, eval_dataset=data
+        )
+        metrics = trainer.evaluate()
+        trainer.train()
+        results.append([logged(trainer, "loss_task"), logged(trainer, "loss_explanation"), metrics["eval_accuracy"]])
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_soft_labels(tiny, tmp_path, smoothing):
+    """Mixed images have shares of classes for labels, whose cross-entropy stock recipes take."""
+    data = samples(4)
+    for sample in data:
+        sample["labels"] = torch.tensor([0.75, 0.25] + [0.0] * (CLASSES - 2))
+    settings = {"task_weight": 1.0, "max_steps": 1, "label_smoothing_factor": smoothing}
+    student = tiny("vit").eval()
+    with torch.no_grad():
+        logits = student(torch.stack([sample["pixel_values"] for sample in data])).logits
+    targets = torch.stack([sample["labels"] for sample in data]) * (1 - smoothing) + smoothing / CLASSES
+    expected = -(targets * logits.log_softmax(1)).sum(1).mean().item()
+    trainer = distiller(student, build("vit", seed=1), tmp_path, settings, train_dataset=data)
+    trainer.train()
+    assert logged(trainer, "loss_task") == pytest.approx([expected], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["optimizer.pt", "scheduler.pt", "rng_state.pth", "config.json", "model.safetensors", "trainer_state.json"],
+)
+def test_checkpoint_that_lacks_a_file(tiny, tmp_path, name):
+    """Without its optimizer, schedule or random state a training is resumed silently, and ends with other weights."""
+    settings = {"save_strategy": "steps", "save_steps": 1, "max_steps": 2}
+    distiller(tiny("vit"), build("vit", seed=1), tmp_path, settings).train()
+    (tmp_path / "checkpoint-2" / name).unlink()
+    trainer = distiller(tiny("vit"), build("vit", seed=1), tmp_path, settings)
+    assert last_checkpoint(tmp_path, trainer._needed_files()) == str(tmp_path / "checkpoint-1")
+    with pytest.raises(ValueError, match=rf"checkpoint-2' lacks .*{name.split('.')[0][:5]}.*earlier checkpoint"):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    trainer.train(resume_from_checkpoint=True)
+    assert [entry["step"] for entry in trainer.state.log_history if "loss" in entry] == [1, 2]
+    for step in (1, 2):
+        (tmp_path / f"checkpoint-{step}" / name).write_text("")
+    with pytest.raises(ValueError, match="None of the checkpoints in .* is whole"):
+        trainer.train(resume_from_checkpoint=True)
+
+
+@pytest.mark.parametrize("side", ["student", "teacher"])
+@pytest.mark.parametrize("family", ["vit", "resnet"])
+def test_models_that_return_tuples(tmp_path, family, side):
+    """`config.return_dict=False` changes the output's form alone: the loss stays, where stock training works."""
+    losses = []
+    for return_dict in (True, False):
+        models = {"student": build(family), "teacher": build(family, seed=1)}
+        models[side].config.return_dict = return_dict
+        trainer = distiller(models["student"], models["teacher"], tmp_path)
+        trainer.train()
+        losses.append(logged(trainer, "loss"))
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("family", ["vit", "resnet"])
+def test_columns_that_no_model_reads(tmp_path, family):
+    """A model of transformers ignores what its forward doesn't name, and so must its explained forward."""
+    data = [{**sample, "index": index} for index, sample in enumerate(samples(8))]
+    trainer = distiller(
+        build(family), build(family, seed=1), tmp_path, {"remove_unused_columns": False}, train_dataset=data
+    )
+    trainer.train()
+    kept = distiller(build(family), build(family, seed=1), tmp_path, train_dataset=samples(8))
+    kept.train()
+    assert logged(trainer, "loss") == logged(kept, "loss")
+
+
+RAW = [{"image": Image.new("RGB", (32, 32)), "label": 1}] * 4
+
+
+@pytest.mark.parametrize("kind", ["list", "dataset", "transform", "texts"])
+def test_batches_without_inputs(tiny, tmp_path, kind):
+    """Raw images and texts, or a transform whose column is removed, fail in a collator, a transform or an index."""
+    data, dropped = RAW, "image"
+    if kind in ("dataset", "transform"):
+        data = datasets.Dataset.from_dict({"image": [0] * 4, "label": [1] * 4})
+    if kind == "transform":
+        data.set_transform(lambda rows: {"pixel_values": [samples(1)[0]["pixel_values"] for _ in rows["image"]]})
+    elif kind == "texts":
+        data, dropped = [{"text": "fine", "label": 1}] * 4, "text"
+    trainer = distiller(tiny("vit"), build("vit", seed=1), tmp_path, train_dataset=data, eval_dataset=data)
+    for run in (trainer.train, trainer.evaluate):
+        with pytest.raises(ValueError, match=rf"no inputs.*'{dropped}'.* was dropped.*remove_unused_columns=False"):
+            run()
+
+
+def test_raw_images_for_the_default_collator(tiny, tmp_path):
+    """Torch can't infer the type of an image, which says nothing of the transform that is lacking."""
+    settings = {"remove_unused_columns": False}
+    trainer = distiller(tiny("vit"), build("vit", seed=1), tmp_path, settings, train_dataset=RAW)
+    with pytest.raises(ValueError, match="column 'image' holds images as they are.*DistillationTransform"):
+        trainer.train()
+
+
+def test_target_layer_of_the_student(tmp_path):
+    """A layer that is named for the student is sought in another family's teacher."""
+    student, teacher = build("resnet"), build("vit", seed=1)
+    layer = "resnet.encoder.stages.0"
+    trainer = distiller(student, teacher, tmp_path, {"explainer_options": {"target_layer": layer}})
+    trainer.train()
+    reference = trainer.references["teacher"]
+    assert trainer.explainer.target_layer_path(student) == layer
+    assert reference.explainer.target_layer_path(teacher) == GradCAM().target_layer_path(teacher)
+    alike = distiller(
+        build("resnet"), build("resnet", seed=1), tmp_path, {"explainer_options": {"target_layer": layer}}
+    )
+    assert alike.references["teacher"].explainer.target_layer_path(student) == layer
+
+
+class Bare(torch.nn.Module):
+    """A classifier that says nothing of its classes."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * IMAGE_SIZE**2, CLASSES))
+
+    def forward(self, pixel_values):
+        return self.layers(pixel_values)
+
+
+class LinearActivationQuantizedTensor(torch.Tensor):
+    """Stand-in of torchao's class of this name."""
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda teacher: Bare(), "a Bare, doesn't say what it classifies.*PreTrainedConfig.*SentenceTransformer"),
+        (
+            lambda teacher: setattr(teacher, "hf_device_map", {"vit": 0, "classifier": "cpu"}) or teacher,
+            "weights lie on 0, cpu, and it must lie on one device.*without device_map",
+        ),
+        (lambda teacher: teacher.to("meta"), r"weights are without data \(meta\), vit.embeddings.cls_token"),
+        (
+            lambda teacher: setattr(teacher.config, "id2label", ["cat", "dog"]) or teacher,
+            r"id2label of ViTForImageClassification must name the classes by their numbers.*\['cat', 'dog'\]",
+        ),
+        (
+            lambda teacher: swap_weight(teacher) or teacher,
+            r"layer 'vit.layers.0.attention.q_proj' computes in integers \(LinearActivationQuantizedTensor\)",
+        ),
+    ],
+    ids=["bare", "offloaded", "meta", "list", "integers"],
+)
+def test_teachers_that_are_refused(tiny, tmp_path, spoil, message):
+    """Each fails deep inside a library, or explains nothing, at the first step or later."""
+    with pytest.raises(ValueError, match=message):
+        distiller(tiny("vit"), spoil(build("vit", seed=1)), tmp_path)
+
+
+def swap_weight(teacher):
+    layer = teacher.vit.layers[0].attention.q_proj
+    weight = layer.weight.detach().as_subclass(LinearActivationQuantizedTensor)
+    layer.weight = torch.nn.Parameter(weight, requires_grad=False)
+
+
+@pytest.mark.parametrize(
+    ("make", "chosen"),
+    [(lambda: build("vit"), "gradcam"), (lambda: build_text("bert"), "integrated_gradients")],
+    ids=["images", "texts"],
+)
+def test_the_inputs_choose_the_explainer(tmp_path, make, chosen):
+    """A default for images would be refused for each text model; one that is named is not replaced."""
+    student, teacher = make(), make()
+    trainer = distiller(student, teacher, tmp_path)
+    assert trainer.explainer.name == trainer.references["teacher"].explainer.name == chosen
+    if chosen != "gradcam":
+        with pytest.raises(ValueError, match="GradCAM explains images"):
+            distiller(make(), make(), tmp_path, {"explainer": "gradcam"})
+
+
+def test_token_types_that_a_model_lacks():
+    """A tokenizer of pairs gives type 1, for which RoBERTa has no row: an index error, on a GPU a spoilt process."""
+    model = SimpleNamespace(config=SimpleNamespace(type_vocab_size=1, vocab_size=10), named_modules=lambda: [])
+    batch = {"input_ids": torch.tensor([[1, 2]]), "token_type_ids": torch.tensor([[0, 1]])}
+    with pytest.raises(ValueError, match="`token_type_ids` holds 1, and .* knows the types 0 to 0.*return_token_type"):
+        refuse_unfit_text(model, batch)
