@@ -55,7 +55,10 @@ class TextCollator:
         given = max_length if teacher_max_length is None else teacher_max_length
         self.teacher_max_length = length_limit(teachers, given)
         # A teacher with the same tokenizer and length reads the student's batch.
-        same = same_tokenizer(tokenizer, teachers) and self.teacher_max_length == self.max_length
+        alike = same_tokenizer(tokenizer, teachers)
+        same = alike and self.teacher_max_length == self.max_length
+        # None: the teacher's isn't known here.
+        self.same_tokens = None if teacher_tokenizer is None else alike
         self.teacher_tokenizer = None if same else teachers
         pair = len(self.text_columns) == 2
         for side, limit in ((tokenizer, self.max_length), (teachers, self.teacher_max_length)):

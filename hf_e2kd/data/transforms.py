@@ -207,5 +207,7 @@ def _boxes_in(boxes: tv_tensors.BoundingBoxes, size: tuple[int, int]) -> tuple[t
 
 
 def _show(image: Image.Image, view: ImageView) -> torch.Tensor:
+    if len(view.mean) == 1:
+        image = image.convert("L")
     resized = TF.resize(image, list(view.size), view.interpolation)
     return view.normalise(TF.to_dtype(TF.pil_to_tensor(resized), torch.float32, scale=True))
