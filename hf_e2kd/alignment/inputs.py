@@ -267,7 +267,8 @@ class InputAdapter:
         raise ValueError(
             f"The student's images have {given} channel{'s' * (given > 1)}, and the teacher "
             f"({type(self.teacher).__name__}) takes {expected}. Give the teacher its own in a column "
-            "`teacher_pixel_values`: hf_e2kd.DistillationTransform(student_processor, teacher_processor) makes both."
+            "`teacher_pixel_values`; hf_e2kd.data.DistillationTransform(student_processor, teacher_processor) makes "
+            "both."
         )
 
     def __call__(self, own_inputs: Mapping[str, Any], student_inputs: Mapping[str, Any]) -> dict[str, Any]:

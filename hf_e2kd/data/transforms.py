@@ -101,7 +101,14 @@ class DistillationTransform:
 
     def _label(self, label: Any) -> Any:
         """One class as it is, several as zeros and ones (classes,)."""
-        if not isinstance(label, Sequence) or isinstance(label, str):
+        if isinstance(label, str):
+            column = self.columns[1]
+            raise ValueError(
+                f"The column '{column}' holds {label!r} where a class's number is expected. Number the labels before: "
+                f"hf_e2kd.data.encode_labels(dataset, '{column}', names), with the names in the order of the model's "
+                "classes."
+            )
+        if not isinstance(label, Sequence):
             return label
         if self.classes is None:
             raise ValueError(
