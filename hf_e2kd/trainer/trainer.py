@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields
 from typing import Any, cast
 
+import datasets
 import torch
 from torch import nn
 from transformers import Trainer
@@ -17,6 +18,7 @@ from ..alignment.own_processing import own_tokenizer
 from ..alignment.words import mark_special_tokens, require_special_tokens
 from ..architectures import is_timm, wrap_timm
 from ..data.collate import FiniteBatches
+from ..data.text import text_lengths
 from ..explainers import Explainer, build_explainer, install_explained_forward, shared_noise
 from ..fidelity import multi_label_metrics
 from ..hub.ids import check_repo_id, loaded_from_hub
@@ -147,6 +149,8 @@ class ExplanationDistillTrainer(PublishingMixin, EvaluationMixin, TermsMixin, Ch
                 reference.check_processor(self.processing_class)
         if self.is_multi_label and self.compute_metrics is None and not self.args.batch_eval_metrics:
             self.compute_metrics = multi_label_metrics
+        for reference in self.references.values():
+            reference.check_collator(self.data_collator)
         self.data_collator = FiniteBatches(self.data_collator)
         self._logged = LoggedMeans()
         self._generators = StepGenerator()
@@ -257,10 +261,19 @@ class ExplanationDistillTrainer(PublishingMixin, EvaluationMixin, TermsMixin, Ch
             self.data_collator = collator
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        return super()._get_train_sampler(unattached(self.train_dataset if train_dataset is None else train_dataset))
+        data = self.train_dataset if train_dataset is None else train_dataset
+        return super()._get_train_sampler(self._with_lengths(unattached(data)))
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
-        return super()._get_eval_sampler(unattached(eval_dataset))
+        return super()._get_eval_sampler(self._with_lengths(unattached(eval_dataset)))
+
+    def _with_lengths(self, data: Any) -> Any:
+        """For samplers by length: the lengths of texts, where no column states them and no tokens are there yet."""
+        columns, name = self.data_collator.text_columns, self.args.length_column_name
+        by_length = self.args.train_sampling_strategy in ("group_by_length", "batch_rebalance")
+        if not (by_length and columns and has_length(data)) or name in (getattr(data, "column_names", None) or ()):
+            return data
+        return datasets.Dataset.from_dict({name: text_lengths(data, columns)})
 
     # ---- FSDP2 -------------------------------------------------------------------------------------------------
 

@@ -94,3 +94,27 @@ def test_unknown_tokenizers_are_told_once(tmp_path, caplog, known):
         train_dataset=data(8),
     ).train()
     assert caplog.text.count("nothing says whether both have the same tokenizer") == (0 if known else 1)
+
+
+# --- Samples grouped by length --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [Dataset.from_list, list])
+def test_texts_are_grouped_by_length_without_a_column(tmp_path, kind):
+    """Prevents: "Can only automatically infer lengths" for texts that the collator tokenizes."""
+    texts = kind([{"text": "a " * count, "label": 0} for count in range(1, 33)])
+    trainer = ExplanationDistillTrainer(
+        text_model("bert"),
+        arguments(tmp_path, train_sampling_strategy="group_by_length"),
+        train_dataset=texts,
+        eval_dataset=texts,
+        teacher_model=text_model("bert", 1),
+        data_collator=TextCollator(STUDENT),
+        explainer="saliency",
+    )
+    order = list(trainer._get_train_sampler())
+    # transformers sorts two batches of 4 at a time, here.
+    assert sorted(order) == list(range(32))
+    drawn = [order[start : start + 8] for start in range(0, 32, 8)]
+    assert all(places[1:] == sorted(places[1:], reverse=True) for places in drawn)
+    assert trainer._get_eval_sampler(texts).lengths == [2 * count for count in range(1, 33)]
