@@ -1,5 +1,6 @@
 """timm models, bare or in transformers' wrapper."""
 
+import json
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -144,27 +145,60 @@ def wrap_timm(
         name = sorted(name for name in rebuilt.keys() | given.keys() if rebuilt.get(name) != given.get(name))[0]
         raise ValueError(
             f"timm builds '{cfg['architecture']}' with other weights than this model has ({name}: {rebuilt.get(name)} "
-            f"instead of {given.get(name)}), so a saved student could not be loaded again. {_GIVE_ARGUMENTS}"
+            f"instead of {given.get(name)}), so a saved student could not be loaded again. "
+            f"{_remedy(model, wrapper.timm_model)}"
         )
     wrapper.timm_model.load_state_dict(model.state_dict())
     if not _same_function(model, wrapper.timm_model, cfg):
         raise ValueError(
             f"With these very weights, timm's '{cfg['architecture']}' gives other logits than this model, so a saved "
-            f"student would silently change when it is loaded. {_GIVE_ARGUMENTS}"
+            f"student would silently change when it is loaded. {_remedy(model, wrapper.timm_model)}"
         )
     wrapper.timm_model = model
     wrapper.train(model.training)
     return wrapper
 
 
-_GIVE_ARGUMENTS = 'Give the arguments it was created with: wrap_timm(model, model_args={"embed_dim": 192}).'
+def _remedy(model: nn.Module, rebuilt: nn.Module) -> str:
+    """Name the arguments of `timm.create_model` by which the model differs, as far as its attributes show them."""
+    stated, usual = _stated_arguments(model), _stated_arguments(rebuilt)
+    changed = {name: value for name, value in stated.items() if value != usual.get(name)}
+    shown = json.dumps(changed) if changed else "{…}"
+    return f"Give the arguments it was created with: wrap_timm(model, model_args={shown})."
+
+
+def _stated_arguments(model: nn.Module) -> dict[str, Any]:
+    patches, blocks = getattr(model, "patch_embed", None), getattr(model, "blocks", None)
+    pool = getattr(model, "global_pool", None)
+    stated = {
+        "img_size": _plain(getattr(patches, "img_size", None)),
+        "patch_size": _plain(getattr(patches, "patch_size", None)),
+        "in_chans": _channels(model),
+        "embed_dim": _plain(getattr(model, "embed_dim", None)),
+        "depth": len(blocks) if isinstance(getattr(model, "embed_dim", None), int) and blocks is not None else None,
+        "global_pool": getattr(pool, "pool_type", pool),
+    }
+    return {name: value for name, value in stated.items() if isinstance(value, int | str | list)}
+
+
+def _channels(model: nn.Module) -> int | None:
+    """The number of channels that a timm model takes, where it names one first layer."""
+    stem = model.pretrained_cfg.get("first_conv")
+    return getattr(model.get_submodule(stem), "in_channels", None) if isinstance(stem, str) else None
+
+
+def _plain(value: Any) -> Any:
+    """A size as `timm.create_model` takes it: one number for a square."""
+    if not isinstance(value, tuple | list):
+        return value
+    return value[0] if len(value) == 2 and value[0] == value[1] else list(value)
 
 
 def _same_function(model: nn.Module, rebuilt: nn.Module, cfg: Mapping[str, Any]) -> bool:
     """Tell whether both give the same logits of a random image; a stride, say, changes no weight's shape."""
     size = getattr(getattr(model, "patch_embed", None), "img_size", None) or cfg["input_size"][1:]
     weight = next(model.parameters())
-    image = torch.rand(1, cfg["input_size"][0], *size, generator=torch.Generator().manual_seed(0))
+    image = torch.rand(1, _channels(model) or cfg["input_size"][0], *size, generator=torch.Generator().manual_seed(0))
     with evaluating(model), evaluating(rebuilt), torch.no_grad():
         logits = model(image.to(weight.device, weight.dtype)).float().cpu()
         return torch.allclose(rebuilt(image).float(), logits, rtol=1e-2, atol=1e-2 * logits.abs().max().item())

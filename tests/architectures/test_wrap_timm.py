@@ -1,5 +1,7 @@
 """Bare timm models in transformers' wrapper: what is saved is what was trained."""
 
+import json
+
 import pytest
 import timm
 import torch
@@ -87,3 +89,23 @@ def test_arguments_that_change_no_weight_must_be_given_too():
         wrap_timm(dilated)
     assert all(module.training for module in dilated.modules())
     assert wrap_timm(dilated, model_args={"output_stride": 8}).timm_model is dilated
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("vit_tiny_patch16_224", {"img_size": 96}),
+        ("vit_tiny_patch16_224", {"img_size": [96, 64], "depth": 2}),
+        ("vit_tiny_patch16_224", {"in_chans": 1, "depth": 2}),
+        ("resnet10t", {"in_chans": 1}),
+        ("resnet10t", {"global_pool": "max"}),
+    ],
+)
+def test_remedy_names_the_arguments_that_differ(name, given):
+    """Prevents: a remedy that names another argument than the one the model was made with (fault B17)."""
+    bare = timm.create_model(name, num_classes=5, **given)
+    with pytest.raises(ValueError, match="Give the arguments it was created with") as error:
+        wrap_timm(bare)
+    shown = str(error.value).rsplit("model_args=", 1)[1].removesuffix(").")
+    assert json.loads(shown) == given
+    wrap_timm(bare, model_args=given)
