@@ -242,7 +242,7 @@ class ExplanationDistillTrainer(PublishingMixin, EvaluationMixin, TermsMixin, Ch
             columns = {column for reference in self.references.values() for column in reference.columns}
             columns |= {column for term in self._named_terms().values() for column in term.columns}
             collated = getattr(self.data_collator, "columns", ())
-            extra = columns | {*ANNOTATION_COLUMNS, "teacher_pixel_values", *collated}
+            extra = columns | {*ANNOTATION_COLUMNS, "teacher_pixel_values", "special_tokens_mask", *collated}
             if collated:
                 # Sampling by length reads it; a collator that knows its own columns passes it over.
                 extra.add(self.args.length_column_name)
