@@ -20,7 +20,7 @@ from tests.bcos.networks import network
 from tests.distributed.on_cpu import deepspeed_on_cpu, shard_on_cpu
 from tests.distributed.recipe import run_recipe
 from tests.models import CLASSES, build, images
-from tests.text_models import build_text, token_rows
+from tests.text_models import build_text, token_batch, token_rows
 from tests.training import CHECKPOINTING, Gradients, arguments, flat, logged, samples
 
 GLOBAL_BATCH = 8
@@ -170,7 +170,7 @@ def with_sharded_teacher(name: str, folder: Path) -> dict[str, Any]:
     trainer, results = trained(name, folder, 2, references={"teacher": teacher})
     whole_teacher = TeacherReference(teacher_of(name))
     whole_teacher.setup(trainer.student, trainer.explainer)
-    batch = token_rows(4) if name.startswith("bert") else {"pixel_values": images(4)}
+    batch = token_batch(4) if name.startswith("bert") else {"pixel_values": images(4)}
     parameters = list(teacher.model.parameters())
     own = sum((p.to_local() if isinstance(p, DTensor) else p).numel() for p in parameters)
     return results | {
