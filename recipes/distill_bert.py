@@ -30,8 +30,9 @@ from transformers import (
 
 from hf_e2kd import ExplanationDistillArguments, ExplanationDistillTrainer, TextCollator
 from hf_e2kd import experiments as ex
+from hf_e2kd.alignment.labels import class_names
 from hf_e2kd.architectures.sharding import whole
-from hf_e2kd.data import reviews_with_hints, train_tokenizer
+from hf_e2kd.data import encode_labels, reviews_with_hints, train_tokenizer
 from hf_e2kd.data.images import label_names
 from hf_e2kd.data.text import load_texts
 from hf_e2kd.hub.upload import create_repo
@@ -59,7 +60,9 @@ class ScriptArguments:
     student_layers: int = field(default=2, metadata={"help": "Number of the teacher's layers."})
     train_split: str = field(default="train", metadata={"help": "Split to distil on."})
     eval_split: str = field(default="validation", metadata={"help": "Split to measure on."})
-    text_column: str = field(default="text", metadata={"help": "Column of the texts."})
+    text_column: list[str] = field(
+        default_factory=lambda: ["text"], metadata={"help": "Column of the texts; two for pairs."}
+    )
     label_column: str = field(default="label", metadata={"help": "Column of the labels."})
     max_length: int = field(default=128, metadata={"help": "Longest input in tokens."})
     explained_samples: int = field(default=300, metadata={"help": "Texts of each evaluation that are explained."})
@@ -112,21 +115,22 @@ def main() -> dict[str, Any]:
     else:
         split_names = (script.train_split, script.eval_split)
         train, evaluation = load_texts(script.dataset, *split_names, script.text_column, script.label_column)
-        evaluations = {"evaluation": evaluation}
         teacher = ex.load_weights(AutoModelForSequenceClassification, script.teacher)
+        names = class_names(teacher)
+        train, evaluation = (encode_labels(data, script.label_column, names) for data in (train, evaluation))
+        evaluations = {"evaluation": evaluation}
         tokenizer = teacher_tokenizer = AutoTokenizer.from_pretrained(script.teacher)
         if script.student is None:
             student = ex.shallow_copy_of(teacher, script.student_layers, "teacher-layers")
         else:
             tokenizer = AutoTokenizer.from_pretrained(script.student)
-            labels = ex.label_settings(label_names(train, script.label_column), teacher.config.num_labels)
-            student = ex.load_weights(
-                AutoModelForSequenceClassification, script.student, **labels, ignore_mismatched_sizes=True
-            )
+            labels = ex.label_settings(label_names(train, script.label_column) or names, teacher.config.num_labels)
+            options = {**labels, "ignore_mismatched_sizes": True}
+            student = ex.load_weights(AutoModelForSequenceClassification, script.student, **options)
     words = ex.WordStudy(
         **{"teacher": teacher, "teacher_tokenizer": teacher_tokenizer, "tokenizer": tokenizer},
         **{"evaluations": evaluations, "explainer": ex.explainer_of(args), "samples": script.explained_samples},
-        **{"text_column": script.text_column, "batch_size": args.per_device_eval_batch_size, **columns},
+        **{"text_columns": script.text_column, "batch_size": args.per_device_eval_batch_size, **columns},
     )
 
     # Without a teacher, plain distillation and e²KD, from the same initial weights on the same batches

@@ -85,3 +85,10 @@ def token_batch(batch: int = 2, tokens: int = 9, seed: int = 0) -> dict[str, tor
     ids[:, -1] = END
     ids[-1, -3:] = torch.tensor([END, PADDING, PADDING])
     return {"input_ids": ids, "attention_mask": (ids != PADDING).long()}
+
+
+def token_rows(count: int) -> list[dict[str, torch.Tensor]]:
+    """Samples of `token_batch` that say which of their tokens are special."""
+    batch = token_batch(count)
+    batch["special_tokens_mask"] = (batch["input_ids"] < _FIRST_WORD).long()
+    return [{name: values[index] for name, values in batch.items()} for index in range(count)]

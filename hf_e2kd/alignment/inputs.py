@@ -11,6 +11,7 @@ from torchvision.transforms.v2 import functional as TF
 from transformers import PreTrainedTokenizerBase
 
 from ..logs import get_logger
+from .own_processing import own_image_processor, own_tokenizer
 from .texts import same_tokenizer
 
 # Columns that describe a sample to the trainer and that no model's forward takes. `explained` (B,) bool says which
@@ -40,6 +41,14 @@ class ImageView:
     keeps_ratio: bool
     fraction: float
     interpolation: InterpolationMode = InterpolationMode.BICUBIC
+
+    def __str__(self) -> str:
+        size = f"{self.size[0]}×{self.size[1]} pixels"
+        return f"{size}, mean {', '.join(f'{x:.3g}' for x in self.mean)}, std {', '.join(f'{x:.3g}' for x in self.std)}"
+
+    def same_inputs(self, other: "ImageView") -> bool:
+        """Tell whether one tensor serves both: of one size, normalised alike."""
+        return (self.size, self.mean, self.std) == (other.size, other.mean, other.std)
 
     def same_field(self, other: "ImageView") -> bool:
         return self.keeps_ratio == other.keeps_ratio and abs(self.fraction - other.fraction) < 0.02
@@ -79,10 +88,13 @@ class ImageView:
 def image_view(processor: Any) -> ImageView:
     """Read an image processor's settings, those of timm's wrapper included.
 
+    Args:
+        processor: An image processor, or timm's `pretrained_cfg` (a dictionary).
+
     Raises:
         ValueError: the processor doesn't say what it does to an image, or does what an `ImageView` can't express.
     """
-    timm = getattr(processor, "data_config", None)
+    timm = processor if isinstance(processor, Mapping) else getattr(processor, "data_config", None)
     if timm:
         fraction = 1.0 if timm.get("crop_mode") == "squash" else float(timm.get("crop_pct") or 1.0)
         return ImageView(
@@ -160,38 +172,104 @@ class InputAdapter:
 
     Args:
         teacher: Model that is given the batch.
-        teacher_processor, student_processor: Image processors; with the teacher's given, the student's images are
+        teacher_processor, student_processor: Image processors, or timm's `pretrained_cfg`; the student's images are
             resized and normalised for the teacher, so that both see the same augmented view. Or tokenizers, which must
-            be the same where the batch has no columns of the teacher's own.
+            be the same where the batch has no columns of the teacher's own. Without the teacher's, what it states
+            itself is taken, with a warning where that differs from the student's.
 
     Raises:
         ValueError: only the teacher's processor is known.
     """
 
     def __init__(self, teacher: nn.Module, teacher_processor: Any = None, student_processor: Any = None):
-        self.teacher = teacher
-        self.views: tuple[ImageView, ImageView] | None = None
-        # None: nothing is known of the tokenizers.
-        self.same_tokens: bool | None = None
-        if teacher_processor is None:
-            return
-        if student_processor is None:
+        if teacher_processor is not None and student_processor is None:
             raise ValueError(
                 "teacher_processing_class was given without the student's processing_class. Give both, so that the "
                 "student's inputs can be turned into the teacher's."
             )
+        self.teacher = teacher
+        self.student: nn.Module | None = None
+        self.teacher_processor, self.student_processor = teacher_processor, student_processor
+        self.views: tuple[ImageView, ImageView] | None = None
+        self._views_known = False
+        # None: nothing is known of the tokenizers yet.
+        self.same_tokens: bool | None = None
         if isinstance(teacher_processor, PreTrainedTokenizerBase):
             self.same_tokens = same_tokenizer(student_processor, teacher_processor)
-            return
-        self.views = image_view(student_processor), image_view(teacher_processor)
-        if not self.views[0].same_field(self.views[1]):
-            logger.info("The teacher is shown the student's field of view, at the teacher's own size.")
+        elif teacher_processor is not None:
+            self._set_views(image_view(student_processor), image_view(teacher_processor))
 
     def setup(self, student: nn.Module) -> None:
-        """Compare the sizes of the vocabularies, where the tokenizers aren't known."""
-        sizes = [vocabulary_size(model) for model in (self.teacher, student)]
-        if self.same_tokens is None and None not in sizes and sizes[0] != sizes[1]:
-            self.same_tokens = False
+        """Take in the student, whose own statements count where no processor of it is given."""
+        self.student = student
+
+    def _set_views(self, student: ImageView, teacher: ImageView) -> None:
+        self._views_known = True
+        if not student.same_inputs(teacher):
+            self.views = student, teacher
+        if not student.same_field(teacher):
+            logger.info("The teacher is shown the student's field of view, at the teacher's own size.")
+
+    def _look_up_views(self) -> None:
+        """Compare what the teacher states itself with the student's view, and take it."""
+        if self._views_known:
+            return
+        self._views_known = True
+        stated = own_image_processor(self.teacher)
+        known = self.student_processor
+        if known is None and self.student is not None:
+            known = own_image_processor(self.student)
+        if stated is None or known is None:
+            return
+        try:
+            student, teacher = image_view(known), image_view(stated)
+        except ValueError as error:
+            logger.warning(f"The teacher is shown the student's images as they are. {error}")
+            return
+        if student.same_inputs(teacher):
+            return
+        if self.student_processor is None:
+            logger.warning(
+                "No processing_class says how the images were made, and the models state different ones: the teacher "
+                f"{teacher}; the student {student}. Both are shown the same tensor. Give processing_class and "
+                "teacher_processing_class, and the teacher's is made from the student's."
+            )
+            return
+        logger.warning(
+            f"No teacher_processing_class was given, so that the teacher is shown what it states itself: {teacher}; "
+            f"the student's processing_class gives {student}. Where the teacher was trained on other images, give "
+            "teacher_processing_class; processing_class itself, where it sees what the student sees."
+        )
+        self._set_views(student, teacher)
+
+    def _look_up_tokenizers(self) -> None:
+        """Compare the tokenizers that lie beside the models, and the sizes of the vocabularies where none does."""
+        if self.same_tokens is not None or self.student is None:
+            return
+        own = self.student_processor or own_tokenizer(self.student)
+        other = own_tokenizer(self.teacher)
+        if isinstance(own, PreTrainedTokenizerBase) and other is not None:
+            self.same_tokens = same_tokenizer(own, other)
+            return
+        sizes = [vocabulary_size(model) for model in (self.teacher, self.student)]
+        self.same_tokens = None in sizes or sizes[0] == sizes[1]
+        if self.same_tokens:
+            logger.warning(
+                "The teacher reads the student's token ids, and nothing says whether both have the same tokenizer. If "
+                "they have, give it as processing_class and teacher_processing_class; otherwise make the batches by "
+                "hf_e2kd.TextCollator(tokenizer, teacher_tokenizer)."
+            )
+
+    def _check_channels(self, pixel_values: torch.Tensor) -> None:
+        expected, given = image_channels(self.teacher), pixel_values.shape[-3]
+        if expected in (None, given):
+            return
+        raise ValueError(
+            f"The student's images have {given} channel{'s' * (given > 1)}, and the teacher "
+            f"({type(self.teacher).__name__}) takes {expected}. Give the teacher its own in a column "
+            "`teacher_pixel_values`; hf_e2kd.data.DistillationTransform(student_processor, teacher_processor) makes "
+            "both."
+        )
 
     def __call__(self, own_inputs: Mapping[str, Any], student_inputs: Mapping[str, Any]) -> dict[str, Any]:
         """The teacher's inputs: its own columns where the batch has them, else the student's, adapted.
@@ -201,7 +279,7 @@ class InputAdapter:
             student_inputs: The whole batch.
 
         Raises:
-            ValueError: token ids of another vocabulary than the teacher's.
+            ValueError: token ids of another vocabulary than the teacher's, or images of another number of channels.
         """
         if own_inputs:
             return dict(own_inputs)
@@ -210,6 +288,11 @@ class InputAdapter:
             for key, value in student_inputs.items()
             if key not in ANNOTATION_COLUMNS and not key.startswith("teacher_")
         }
+        if "input_ids" in inputs:
+            self._look_up_tokenizers()
+        if "pixel_values" in inputs:
+            self._check_channels(inputs["pixel_values"])
+            self._look_up_views()
         if "input_ids" in inputs and self.same_tokens is False:
             raise ValueError(
                 f"The batch's token ids are the student's, and {type(self.teacher).__name__} has another vocabulary. "
@@ -228,3 +311,12 @@ class InputAdapter:
 def vocabulary_size(model: nn.Module) -> int | None:
     """The number of tokens that a text model embeds, as far as its configuration says so."""
     return getattr(getattr(model, "config", None), "vocab_size", None)
+
+
+def image_channels(model: nn.Module) -> int | None:
+    """The number of channels that a model takes, as far as its configuration or timm's first layer says so."""
+    bare = getattr(model, "timm_model", model)
+    first = (getattr(bare, "pretrained_cfg", None) or {}).get("first_conv")
+    if isinstance(first, str):
+        return getattr(bare.get_submodule(first), "in_channels", None)
+    return getattr(getattr(model, "config", None), "num_channels", None)

@@ -25,7 +25,13 @@ def tokenize_texts(
     Returns:
         For each side what the model takes (`input_ids`, `attention_mask`, …) and `word_ids`, all (B, T); and the words
         themselves, (B) lists. A pair's second text goes on counting.
+
+    Raises:
+        ValueError: something that is no text, or no valid one, with its place in the batch.
     """
+    for row, parts in enumerate(texts):
+        for text in parts:
+            _check_text(text, row)
     encodings = [_encode(tokenizer, texts, limit) for tokenizer, limit in sides]
     numbers: list[list[list[int]]] = []
     words: list[list[str]] = []
@@ -82,6 +88,19 @@ def require_offsets_and_padding(tokenizer: Any) -> None:
             f"{type(tokenizer).__name__} has no padding token, so texts can't be batched. Set one: "
             "tokenizer.pad_token = tokenizer.eos_token, and model.config.pad_token_id = tokenizer.pad_token_id."
         )
+
+
+def _check_text(text: Any, row: int) -> None:
+    """Refuse what tokenizers answer by a TypeError."""
+    if not isinstance(text, str):
+        raise ValueError(f"Number {row} of the batch is {text!r}, no text. Leave it out.")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"Number {row} of the batch, {text[:40]!r}, holds half of a character at {error.start} (a lone surrogate, "
+            r"as '\ud83d' in JSON). Leave it out, or replace it: text.encode(errors='replace').decode()."
+        ) from None
 
 
 def _encode(tokenizer: Any, texts: Sequence[tuple[str, ...]], limit: int | None) -> Any:

@@ -132,6 +132,22 @@ def mark_special_tokens(inputs: Mapping[str, Any], tokenizer: Any) -> dict[str, 
     return {**inputs, "special_tokens_mask": torch.isin(tokens, torch.tensor(sorted(special), device=tokens.device))}
 
 
+def require_special_tokens(inputs: Mapping[str, Any], tokenizer: Any) -> None:
+    """Refuse a batch of tokens of which nothing says which are special: these would dominate every map.
+
+    Raises:
+        ValueError: with the remedies.
+    """
+    known = ("word_ids", "special_tokens_mask")
+    if tokenizer is None and "input_ids" in inputs and inputs.keys().isdisjoint(known):
+        raise ValueError(
+            "The batch has token ids, and nothing says which of them are special ([CLS], [SEP]): these would dominate "
+            "the maps, and any two models would look alike. Give the trainer the tokenizer as processing_class, make "
+            "the batches by hf_e2kd.TextCollator, or add a column `special_tokens_mask` "
+            "(tokenizer(texts, return_special_tokens_mask=True))."
+        )
+
+
 def _split(text: str) -> list[Span]:
     """The finest words that a text can have, before any tokenizer is asked."""
     spans: list[Span] = []

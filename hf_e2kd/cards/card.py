@@ -53,7 +53,7 @@ def model_card(
     has_record: bool = True,
     **metadata: Any,
 ) -> ModelCard:
-    """Make the card of a student of what its record holds; of what wasn't measured it doesn't speak.
+    """Make the card of a student of what its record holds; where nothing was measured, its limits say so.
 
     Labels, names and options come out as text, whatever markup they hold, and those with a token, a path or an address
     of this machine are left out, with a warning.

@@ -55,7 +55,8 @@ def distill(
         ),
     ] = None,
     dataset: Annotated[
-        str | None, typer.Option(help="Hub id, folder of images or data files, or folder saved by `save_to_disk`.")
+        str | None,
+        typer.Option(help="Hub id, folder of images or data files, one such file, or folder saved by `save_to_disk`."),
     ] = None,
     finetune_teacher: Annotated[
         bool, typer.Option("--finetune-teacher", help="Of texts: train the teacher on the labels first.")
@@ -93,7 +94,7 @@ def distill(
       hf-e2kd distill --teacher … --student … --dataset … --push_to_hub true --hub_model_id me/student
       accelerate launch --num_processes 4 -m hf_e2kd.cli distill --teacher … --student … --dataset …
     """
-    given, arguments = list(context.args), list[str]()
+    given, arguments = gather_columns(context.args), list[str]()
     experiment: ImageExperiment | TextExperiment
     if all_options:
         parse_experiment(DEMOS[demo or "vit"], "distill", "", arguments=["--help"], usage=_USAGE)
@@ -212,6 +213,22 @@ def _check_options(experiment: ImageExperiment | TextExperiment, given: Sequence
         close = difflib.get_close_matches(name, known, n=3)
         hint = f"Did you mean {' or '.join(f'--{each}' for each in close)}?" if close else "--all-options lists them."
         raise typer.BadParameter(f"there is no option {option}. {hint}")
+
+
+def gather_columns(given: Sequence[str]) -> list[str]:
+    """Put the columns of a repeated --text_column into one option, as argparse would keep the last alone."""
+    others, columns, taken = list[str](), list[str](), False
+    for argument in given:
+        name, equals, value = argument.partition("=")
+        if argument.startswith("--"):
+            taken = name.replace("-", "_") == "__text_column"
+            if not taken:
+                others.append(argument)
+            elif equals:
+                columns.append(value)
+        else:
+            (columns if taken else others).append(argument)
+    return [*others, "--text_column", *columns] if columns else others
 
 
 def _find_checkpoint(args: ExplanationDistillArguments) -> None:

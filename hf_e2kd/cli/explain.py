@@ -39,7 +39,11 @@ def explain(
     ] = None,
     text_column: Annotated[
         list[str] | None,
-        typer.Option(help="Column of a file's texts [text]; twice for pairs.", show_default=False),
+        typer.Option(
+            *("--text-column", "--text-columns"),
+            help="Column of a file's texts [text]; twice for pairs.",
+            show_default=False,
+        ),
     ] = None,
     explainer: Annotated[
         str | None, typer.Option(help="Method; by default gradcam of images, integrated_gradients of texts.")

@@ -29,7 +29,8 @@ def fidelity(
         str | None, typer.Option(help="Hub id or folder of the model that it should agree with.")
     ] = None,
     dataset: Annotated[
-        str | None, typer.Option(help="Hub id, folder of images or data files, or folder saved by `save_to_disk`.")
+        str | None,
+        typer.Option(help="Hub id, folder of images or data files, one such file, or saved by `save_to_disk`."),
     ] = None,
     verify_: Annotated[
         str | None,
@@ -56,7 +57,10 @@ def fidelity(
     ] = "teacher_top",
     image_column: Annotated[str | None, typer.Option(help="Column of the images [image].", show_default=False)] = None,
     text_columns: Annotated[
-        list[str] | None, typer.Option(help="Column of the texts [text]; twice for pairs.", show_default=False)
+        list[str] | None,
+        typer.Option(
+            "--text-columns", "--text-column", help="Column of the texts [text]; twice for pairs.", show_default=False
+        ),
     ] = None,
     label_column: Annotated[
         str | None, typer.Option(help="Column of the labels [label]; it may be missing.", show_default=False)

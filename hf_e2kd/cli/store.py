@@ -7,6 +7,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from ..alignment.labels import class_names
+from ..data import encode_labels
+from ..data.text import check_texts
 from ..experiments.sources import load_classifier, load_split
 from ..explainers import build_explainer
 from ..hub.ids import check_repo_id
@@ -30,7 +33,8 @@ def store(
     output_dir: Annotated[Path, typer.Argument(help="Folder of the store.")],
     teacher: Annotated[str, typer.Option(help="Hub id or folder of a classifier of images or texts.")],
     dataset: Annotated[
-        str, typer.Option(help="Hub id, folder of images or data files, or folder saved by `save_to_disk`.")
+        str,
+        typer.Option(help="Hub id, folder of images or data files, one such file, or saved by `save_to_disk`."),
     ],
     revision: Annotated[str | None, typer.Option(help="The teacher's revision on the Hub.")] = None,
     dataset_config: Annotated[str | None, typer.Option(help="The data set's configuration on the Hub.")] = None,
@@ -48,7 +52,10 @@ def store(
     ] = False,
     image_column: Annotated[str, typer.Option(help="Column of the images.")] = "image",
     text_columns: Annotated[
-        list[str] | None, typer.Option(help="Column of the texts [text]; twice for pairs.", show_default=False)
+        list[str] | None,
+        typer.Option(
+            "--text-columns", "--text-column", help="Column of the texts [text]; twice for pairs.", show_default=False
+        ),
     ] = None,
     label_column: Annotated[str, typer.Option(help="Column of the labels; it may be missing.")] = "label",
     id_column: Annotated[
@@ -99,6 +106,9 @@ def store(
         texts = text_columns or ["text"]
         columns = [*(texts if loaded.is_text else [image_column]), *([id_column] if id_column else [])]
         data, _ = load_split(dataset, loaded.is_text, split, dataset_config, columns, default="train")
+        if loaded.is_text:
+            check_texts(data, texts, dataset)
+        data = encode_labels(data, label_column, class_names(loaded.model))
     start = time.perf_counter()
     try:
         reference = StoredReference.build(

@@ -33,7 +33,10 @@ def viewer(
         str | None, typer.Option(metavar="JSON", help="That method's options.", show_default=False)
     ] = None,
     image_column: Annotated[str, typer.Option(help="Column of the images.")] = "image",
-    text_column: Annotated[str, typer.Option(help="Column of the texts.")] = "text",
+    text_column: Annotated[
+        list[str] | None,
+        typer.Option("--text-column", "--text-columns", help="Column of the texts [text].", show_default=False),
+    ] = None,
     label_column: Annotated[str, typer.Option(help="Column of the labels; it may be missing.")] = "label",
     host: Annotated[str, typer.Option(help="Address to serve at; 0.0.0.0 for the whole network.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to serve at.")] = 7860,
@@ -70,6 +73,11 @@ def viewer(
         raise typer.BadParameter("--report and --export-space are two things. Give one of them.")
     if report is not None and dataset is None:
         raise typer.BadParameter("--report needs --dataset, whose samples it shows.")
+    if len(text_column or ()) > 1:
+        raise typer.BadParameter(
+            "the viewer shows single texts, and --text-column names a pair. hf-e2kd fidelity measures pairs, and "
+            "hf-e2kd explain --text … --text-pair … shows them."
+        )
     from ..viewer.settings import Settings
 
     settings = Settings(
@@ -84,7 +92,7 @@ def viewer(
         explainer=explainer,
         explainer_options=json_object(explainer_options),
         image_column=image_column,
-        text_column=text_column,
+        text_column=(text_column or ["text"])[0],
         label_column=label_column,
         trust_remote_code=trust_remote_code,
     )

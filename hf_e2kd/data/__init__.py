@@ -8,6 +8,7 @@ from hf_e2kd.data.digits import digits_on_textures
 from hf_e2kd.data.explanation_map import ExplanationMap
 from hf_e2kd.data.imagenet import load_imagenet
 from hf_e2kd.data.joint_augment import JointAugment
+from hf_e2kd.data.labels import encode_labels
 from hf_e2kd.data.reviews import reviews_with_hints, train_tokenizer
 from hf_e2kd.data.sst import load_sst
 from hf_e2kd.data.sun397 import load_sun397
@@ -22,6 +23,7 @@ __all__ = [
     "JointAugment",
     "MixingCollator",
     "digits_on_textures",
+    "encode_labels",
     "keep_annotations",
     "load_coco",
     "load_imagenet",

@@ -36,6 +36,8 @@ class FiniteBatches:
         self.label_column: str | None = getattr(collator, "label_column", None)
         # Columns of the data set that the collator reads, which the trainer must keep.
         self.columns: tuple[str, ...] = tuple(getattr(collator, "columns", ()))
+        # Those of the texts among them, by whose length samples may be grouped.
+        self.text_columns: tuple[str, ...] = tuple(getattr(collator, "text_columns", ()))
 
     def for_evaluation(self) -> "FiniteBatches":
         """The same without the mixing of images."""

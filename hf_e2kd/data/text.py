@@ -55,7 +55,10 @@ class TextCollator:
         given = max_length if teacher_max_length is None else teacher_max_length
         self.teacher_max_length = length_limit(teachers, given)
         # A teacher with the same tokenizer and length reads the student's batch.
-        same = same_tokenizer(tokenizer, teachers) and self.teacher_max_length == self.max_length
+        alike = same_tokenizer(tokenizer, teachers)
+        same = alike and self.teacher_max_length == self.max_length
+        # None: the teacher's isn't known here.
+        self.same_tokens = None if teacher_tokenizer is None else alike
         self.teacher_tokenizer = None if same else teachers
         pair = len(self.text_columns) == 2
         for side, limit in ((tokenizer, self.max_length), (teachers, self.teacher_max_length)):
@@ -90,6 +93,13 @@ class TextCollator:
                 raise ValueError(
                     f"Some samples of the batch have a label in the column '{label_column}' and some, such as number "
                     f"{labels.index(None)}, have none. Mark these by -100."
+                )
+            named = next((label for label in labels if isinstance(label, str)), None)
+            if named is not None:
+                raise ValueError(
+                    f"The column '{label_column}' holds {named!r} where a class's number is expected. Number the "
+                    f"labels before: hf_e2kd.data.encode_labels(dataset, '{label_column}', names), with the names in "
+                    "the order of the model's classes."
                 )
             batch["labels"] = torch.tensor(labels)
         return batch
@@ -139,7 +149,13 @@ def load_text_splits(source: str) -> Mapping[str, Dataset]:
 
 
 def load_texts(
-    source: str, train_split: str, eval_split: str, text_column: str, label_column: str
+    source: str,
+    train_split: str,
+    eval_split: str,
+    text_column: str | Sequence[str],
+    label_column: str,
+    eval_share: float = 0.1,
+    seed: int = 0,
 ) -> tuple[Dataset, Dataset]:
     """Load labelled texts to distil on.
 
@@ -147,27 +163,66 @@ def load_texts(
         source: A Hub id, a folder saved by `save_to_disk`, a folder of CSV, JSON or Parquet files or one
             such file, or a folder of the Stanford Sentiment Treebank's trees (train.txt, dev.txt, test.txt). No code of
             the data set is run.
+        train_split, eval_split: Names of the splits. Of a source with one split alone, such as a single file, that
+            is taken, and `eval_share` of it is held out by `seed`.
+        text_column: Column of the texts, or the two of pairs.
+        label_column: Column of the labels.
 
     Returns:
         The training and the evaluation set, with a column `length` in characters, by which
         `train_sampling_strategy="group_by_length"` saves padding.
 
     Raises:
-        ValueError: a split or a column is missing; those that exist are listed.
+        ValueError: a split or a column is missing; those that exist are listed. A row without a text, by its number.
     """
-    splits = load_text_splits(source)
+    columns = _names(text_column)
+    splits = dict(load_text_splits(source))
+    if len(splits) == 1 and eval_split not in splits:
+        (only,) = splits.values()
+        held_out = only.train_test_split(test_size=eval_share, seed=seed)
+        check_texts(only, columns, source)
+        splits = {train_split: held_out["train"], eval_split: held_out["test"]}
     for split in (train_split, eval_split):
         if split not in splits:
             raise ValueError(f"'{source}' has no split '{split}'. Its splits: {', '.join(splits)}.")
-        for column in (text_column, label_column):
+        for column in (*columns, label_column):
             if column not in splits[split].column_names:
                 raise ValueError(
                     f"'{source}' has no column '{column}'. Its columns: {', '.join(splits[split].column_names)}."
                 )
-    return _with_length(splits[train_split], text_column), _with_length(splits[eval_split], text_column)
+        check_texts(splits[split], columns, source)
+    return _with_length(splits[train_split], columns), _with_length(splits[eval_split], columns)
 
 
-def _with_length(data: Dataset, text_column: str) -> Dataset:
+def check_texts(data: Dataset, columns: Sequence[str], source: str) -> None:
+    """Refuse rows without a text, such as an empty cell of a CSV file.
+
+    Raises:
+        ValueError: naming the rows, counted from 0, and the remedy.
+    """
+    for column in columns:
+        if column not in data.column_names:
+            continue
+        values = data.with_format(None)[column]
+        faulty = [row for row, text in enumerate(values) if not isinstance(text, str)]
+        if faulty:
+            shown = ", ".join(map(str, faulty[:5])) + ", …" * (len(faulty) > 5)
+            raise ValueError(
+                f"The column '{column}' of '{source}' holds no text but {values[faulty[0]]!r} in row"
+                f"{'s' * (len(faulty) > 1)} {shown}, counted from 0 without the header. Fill in the texts, or leave "
+                f"such rows out: dataset.filter(lambda row: row['{column}'])."
+            )
+
+
+def text_lengths(data: Any, columns: Sequence[str]) -> list[int]:
+    """The lengths in characters of a data set's texts, or of its pairs together."""
+    if isinstance(data, Dataset):
+        plain = data.with_format(None)
+        return [sum(map(len, texts)) for texts in zip(*(plain[column] for column in columns), strict=True)]
+    return [sum(map(len, _texts(data[row], columns))) for row in range(len(data))]
+
+
+def _with_length(data: Dataset, columns: Sequence[str]) -> Dataset:
     if "length" in data.column_names:
         return data
-    return data.add_column("length", [len(text) for text in data[text_column]])
+    return data.add_column("length", text_lengths(data, columns))

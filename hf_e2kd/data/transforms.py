@@ -1,6 +1,7 @@
 """From a data set's images to the batches of a student and a teacher."""
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from ..alignment.masks import object_masks
 from .boxes import box_fault
 from .explanation_map import ExplanationMap
 from .joint_augment import AUTO_AUGMENTS
-from .opening import as_rgb
+from .opening import as_rgb, open_image
 
 
 class DistillationTransform:
@@ -27,7 +28,8 @@ class DistillationTransform:
 
     Args:
         student_processor, teacher_processor: Image processors.
-        augmentation: A transform of torchvision v2 on images (PIL), drawn once for both and for the mask.
+        augmentation: A transform of torchvision v2 on images (PIL), drawn once for both and for the mask; or one of
+            albumentations, without boxes.
         record_view: Add a column `view_matrix` that says how the augmentation moved the image, with which a
             `StoredReference` finds the places of its maps: `ExplanationMap.matrix`, from what is shown to the student's
             field of view without augmentation. The augmentation may then be made of what `ExplanationMap` follows, of
@@ -72,15 +74,17 @@ class DistillationTransform:
         image_column, label_column, mask_column = self.columns
         if image_column not in batch:
             raise ValueError(f"The data set has no column '{image_column}'. Its columns: {sorted(batch)}.")
-        images = [as_rgb(image) for image in batch[image_column]]
+        ids = batch.get("id")
+        names = [f"sample {row}" if ids is None else f"id {ids[row]}" for row in range(len(batch[image_column]))]
+        images = [_opened(image, name) for image, name in zip(batch[image_column], names, strict=True)]
         nothing = [None] * len(images)
         masks, boxes, labels = (batch.get(column) or nothing for column in (mask_column, "boxes", "box_labels"))
         if mask_column in batch:
             masks = [_read_mask(mask, image) for mask, image in zip(masks, images, strict=True)]
         if "boxes" in batch:
             boxes = [own or [] for own in boxes]
-            for number, own in enumerate(boxes):
-                _check_boxes(own, f"id {batch['id'][number]}" if "id" in batch else f"sample {number}")
+            for own, name in zip(boxes, names, strict=True):
+                _check_boxes(own, name)
         views: list[Any] = [self._view(*each) for each in zip(images, masks, boxes, labels, strict=True)]
         out: dict[str, list[Any]] = {"pixel_values": [_show(view["image"], self.student) for view in views]}
         if self.teacher is not None:
@@ -101,7 +105,14 @@ class DistillationTransform:
 
     def _label(self, label: Any) -> Any:
         """One class as it is, several as zeros and ones (classes,)."""
-        if not isinstance(label, Sequence) or isinstance(label, str):
+        if isinstance(label, str):
+            column = self.columns[1]
+            raise ValueError(
+                f"The column '{column}' holds {label!r} where a class's number is expected. Number the labels before: "
+                f"hf_e2kd.data.encode_labels(dataset, '{column}', names), with the names in the order of the model's "
+                "classes."
+            )
+        if not isinstance(label, Sequence):
             return label
         if self.classes is None:
             raise ValueError(
@@ -135,11 +146,19 @@ class DistillationTransform:
         if self.augmentation is None:
             labels = {name: view.pop(name) for name in ("box_labels",) if name in view}
             return {name: TF.crop(value, *box) for name, value in view.items()} | labels
-        if "boxes" in view:  # by name, as SanitizeBoundingBoxes needs it
+        if _is_of_albumentations(self.augmentation):
+            view = _albumentations(self.augmentation, view)
+        elif "boxes" in view:  # by name, as SanitizeBoundingBoxes needs it
             view = self.augmentation(view)
         else:
             shown = self.augmentation(*view.values())
             view = {"image": shown} if len(view) == 1 else dict(zip(view, shown, strict=True))
+        if not isinstance(view["image"], Image.Image):
+            raise ValueError(
+                f"The augmentation made {_kind(view['image'])} of a PIL image. It must give a PIL image again, as "
+                "torchvision.transforms.v2 does, or be of albumentations and give bytes from 0 to 255; leave out "
+                "ToTensor, ToImage, ToTensorV2 and Normalize, which are the processors'."
+            )
         if self.record_view and view["place"].canvas_size != (view["image"].height, view["image"].width):
             raise ValueError(
                 f"The augmentation made an image of {view['image'].height}×{view['image'].width} pixels, and told of "
@@ -147,6 +166,48 @@ class DistillationTransform:
                 "functionals, or set record_view to False, without stored explanations."
             )
         return view
+
+
+def _opened(image: Any, name: str) -> Image.Image:
+    """An image in RGB, decoded where `datasets.Image(decode=False)` has left a file's path or content."""
+    if isinstance(image, Image.Image):
+        return as_rgb(image)
+    if isinstance(image, Mapping) and (image.get("bytes") or image.get("path")):
+        return open_image(image.get("bytes") or Path(image["path"]))
+    raise ValueError(
+        f"The image of {name} is {'None' if image is None else _kind(image)}. Accepted are images of PIL and what "
+        "`datasets.Image` holds, decoded or not; leave samples without an image out, and cast paths and arrays: "
+        "dataset.cast_column('image', datasets.Image())."
+    )
+
+
+def _kind(value: Any) -> str:
+    shape = getattr(value, "shape", None)
+    return f"{type(value).__module__.split('.')[0]}.{type(value).__name__}" + (f" {tuple(shape)}" if shape else "")
+
+
+def _is_of_albumentations(augmentation: Any) -> bool:
+    return any(kind.__module__.startswith("albumentations") for kind in type(augmentation).__mro__)
+
+
+def _albumentations(augmentation: Callable[..., Any], view: Mapping[str, Any]) -> dict[str, Any]:
+    """What albumentations makes of a view: it is called by name, on arrays (H, W, 3) and (H, W)."""
+    others = sorted(view.keys() - {"image", "mask"})
+    if others:
+        raise ValueError(
+            f"albumentations is given images and masks, and this view has {', '.join(others)} too. Use "
+            "torchvision.transforms.v2 for boxes and for record_view=True."
+        )
+    arrays = {"image": np.asarray(view["image"])}
+    if "mask" in view:
+        arrays["mask"] = view["mask"][0].numpy()
+    shown = augmentation(**arrays)
+    made: dict[str, Any] = {"image": shown["image"]}
+    if isinstance(shown["image"], np.ndarray) and shown["image"].dtype == np.uint8:
+        made["image"] = Image.fromarray(shown["image"])
+    if "mask" in view:
+        made["mask"] = tv_tensors.Mask(torch.from_numpy(np.ascontiguousarray(shown["mask"]))[None])
+    return made
 
 
 def _refuse_unrecorded(augmentation: Any) -> None:
@@ -207,5 +268,7 @@ def _boxes_in(boxes: tv_tensors.BoundingBoxes, size: tuple[int, int]) -> tuple[t
 
 
 def _show(image: Image.Image, view: ImageView) -> torch.Tensor:
+    if len(view.mean) == 1:
+        image = image.convert("L")
     resized = TF.resize(image, list(view.size), view.interpolation)
     return view.normalise(TF.to_dtype(TF.pil_to_tensor(resized), torch.float32, scale=True))

@@ -8,9 +8,9 @@ import torch
 from datasets import Dataset
 from torch import nn
 
-from ..alignment.labels import is_multi_label
-from ..data import AnnotatedCollator, DistillationTransform
-from ..data.text import TextCollator
+from ..alignment.labels import class_names, is_multi_label
+from ..data import AnnotatedCollator, DistillationTransform, encode_labels
+from ..data.text import TextCollator, check_texts
 from ..explainers import Explainer
 from ..trainer import ExplanationDistillTrainer
 from ..trainer.arguments import ExplanationDistillArguments
@@ -72,6 +72,9 @@ def evaluator(
         batch_size: Samples at a time.
         max_length: Longest text in tokens.
         output_dir: Folder of the trainer's arguments; nothing is written.
+
+    Raises:
+        ValueError: a row without a text, or a label whose name is none of the student's classes.
     """
     arguments = ExplanationDistillArguments(
         output_dir,
@@ -82,7 +85,9 @@ def evaluator(
         remove_unused_columns=False,
         dataloader_pin_memory=torch.accelerator.is_available(),
     )
+    data = encode_labels(data, columns.label, class_names(student.model))
     if is_text:
+        check_texts(data, columns.texts, "the data set")
         collator: Any = TextCollator(
             student.processing_class,
             teacher.processing_class,

@@ -17,6 +17,7 @@ from ..alignment.labels import align_labels, class_names
 from ..cards.plots import explanation_panel
 from ..data.digits import digits_on_textures
 from ..data.images import label_names, load_images
+from ..data.labels import encode_labels
 from ..data.transforms import DistillationTransform
 from ..explainers import Explainer
 from ..metrics import explanation_similarity
@@ -100,6 +101,9 @@ def load_image_sources(sources: ImageSources, args: ExplanationDistillArguments,
         skip_undecodable=sources.skip_undecodable,
     )
     teacher, teacher_processor = load_teacher(sources.teacher)
+    train, evaluation = (
+        encode_labels(data, sources.label_column, class_names(teacher)) for data in (train, evaluation)
+    )
     student = create_student(sources.student, sources.student_init, label_names(train, sources.label_column), teacher)
     # A student that starts anew has no processor of its own: it sees what the teacher sees.
     if sources.student_init == "random":

@@ -8,7 +8,9 @@ from typing import Any, ClassVar
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedConfig
 
+from ..alignment.labels import class_names
 from ..data.images import label_names
+from ..data.labels import encode_labels, encode_new_labels
 from ..data.reviews import reviews_with_hints, train_tokenizer
 from ..data.text import TextCollator, load_texts
 from ..trainer.arguments import ExplanationDistillArguments
@@ -31,7 +33,7 @@ class TextSources:
     )
     dataset: str | None = field(
         default=None,
-        metadata={"help": "Hub id, folder of data files, or folder of the Stanford Sentiment Treebank's trees."},
+        metadata={"help": "Hub id, folder of data files, one such file, or folder of the treebank's trees."},
     )
     finetune_teacher: bool = field(default=True, metadata={"help": "Train the teacher on the data's labels first."})
     teacher_epochs: float = field(default=3.0, metadata={"help": "Epochs of that training."})
@@ -45,8 +47,12 @@ class TextSources:
         metadata={"help": "'random', 'teacher-layers' (evenly spaced ones), or a student's Hub id or folder."},
     )
     train_split: str = field(default="train", metadata={"help": "Split to distil on."})
-    eval_split: str = field(default="validation", metadata={"help": "Split to measure on."})
-    text_column: str = field(default="text", metadata={"help": "Column of the texts."})
+    eval_split: str = field(
+        default="validation", metadata={"help": "Split to measure on; of a source with one split, a tenth of it."}
+    )
+    text_column: list[str] = field(
+        default_factory=lambda: ["text"], metadata={"help": "Column of the texts; two, or twice, for pairs."}
+    )
     label_column: str = field(default="label", metadata={"help": "Column of the labels."})
     max_length: int = field(default=128, metadata={"help": "Longest input in tokens."})
     explained_samples: int = field(default=300, metadata={"help": "Texts of each evaluation that are explained."})
@@ -104,12 +110,20 @@ def load_text_sources(sources: TextSources, args: ExplanationDistillArguments, s
     assert sources.teacher and sources.dataset
     _look_up(sources.student_init)
     train, evaluation = load_texts(
-        sources.dataset, sources.train_split, sources.eval_split, sources.text_column, sources.label_column
+        sources.dataset,
+        sources.train_split,
+        sources.eval_split,
+        sources.text_column,
+        sources.label_column,
+        seed=seed,
     )
     tokenizer = AutoTokenizer.from_pretrained(sources.teacher)
     if not sources.finetune_teacher:
         teacher = load_weights(AutoModelForSequenceClassification, sources.teacher)
+        known = class_names(teacher)
+        train, evaluation = (encode_labels(data, sources.label_column, known) for data in (train, evaluation))
         return _distillation(teacher, tokenizer, sources, args, train, {"evaluation": evaluation})
+    train, evaluation = encode_new_labels([train, evaluation], sources.label_column)
     names = label_names(train, sources.label_column)
     labels = train[sources.label_column]
     if not all(isinstance(label, int) for label in labels):
@@ -190,7 +204,7 @@ def _distillation(
         tokenizer, student = teacher_tokenizer, shallow_copy_of(teacher, layers, sources.student_init)
     else:
         tokenizer = AutoTokenizer.from_pretrained(sources.student_init)
-        names = label_names(train, sources.label_column)
+        names = label_names(train, sources.label_column) or class_names(teacher)
         student = load_text_classifier(sources.student_init, names, teacher.config.num_labels)
     study = WordStudy(
         teacher,
@@ -198,7 +212,7 @@ def _distillation(
         tokenizer,
         evaluations,
         explainer_of(args),
-        text_column=sources.text_column,
+        text_columns=sources.text_column,
         label_column=sources.label_column,
         samples=sources.explained_samples,
         batch_size=args.per_device_eval_batch_size,

@@ -1,7 +1,7 @@
 """Explanations of texts by teacher and students: similarity, word attribution against known polarities, pictures."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -47,7 +47,8 @@ class WordStudy:
         tokenizer: Tokenizer of the students.
         evaluations: Data with a text column and labels; with `spans` and `word_labels`, words are scored against these.
         explainer: Explainer of the models.
-        text_column, label_column: Columns of the data.
+        text_columns: Column of the texts, or the two of pairs.
+        label_column: Column of the labels.
         samples: Number of texts of each evaluation set that are explained, drawn by a fixed seed.
         batch_size: Texts at a time.
         max_length: Longest text in tokens.
@@ -58,7 +59,7 @@ class WordStudy:
     tokenizer: Any
     evaluations: Mapping[str, Dataset]
     explainer: Explainer
-    text_column: str = "text"
+    text_columns: str | Sequence[str] = "text"
     label_column: str = "label"
     samples: int = 300
     batch_size: int = 32
@@ -100,9 +101,10 @@ class WordStudy:
             f"{variant} student": self._read(student, data, teacher) for variant, student in students.items()
         }
         names = class_names(next(iter(students.values()))) or [str(index) for index in range(teacher.logits.shape[1])]
-        words = self._tokenized(data[self.text_column])[1]
+        texts = self._texts(data)
+        words = self._tokenized(texts)[1]
         shown = []
-        for row, text in enumerate(data[self.text_column]):
+        for row, parts in enumerate(texts):
             rows = []
             for heading, reading in readings.items():
                 own, taught = _as_map(reading.words[row]), _as_map(teacher.words[row])
@@ -112,7 +114,7 @@ class WordStudy:
                 prediction = names[int(reading.logits[row].argmax())]
                 rows.append(WordRow(heading, words[row], reading.words[row], prediction, similar))
             label, explained = names[data[self.label_column][row]], names[int(teacher.logits[row].argmax())]
-            shown.append(WordSample(text, rows, label=label, explained=explained))
+            shown.append(WordSample(" ".join(parts), rows, label=label, explained=explained))
         word_page(shown, folder / "explanations.html")
         word_plot(shown, folder / "explanations.png")
 
@@ -125,12 +127,17 @@ class WordStudy:
             self._teacher_readings[split, count] = self._read(self.teacher, self._drawn(split, count), None)
         return self._teacher_readings[split, count]
 
-    def _tokenized(self, texts: list[str]) -> tuple[list[dict[str, torch.Tensor]], list[list[str]]]:
+    def _texts(self, rows: Any) -> list[tuple[str, ...]]:
+        """List the texts, or the pairs, of a data set or of a batch of its rows."""
+        columns = [self.text_columns] if isinstance(self.text_columns, str) else self.text_columns
+        return list(zip(*(rows[column] for column in columns), strict=True))
+
+    def _tokenized(self, texts: list[tuple[str, ...]]) -> tuple[list[dict[str, torch.Tensor]], list[list[str]]]:
         sides = [
             (tokenizer, length_limit(tokenizer, self.max_length))
             for tokenizer in (self.teacher_tokenizer, self.tokenizer)
         ]
-        return tokenize_texts([(text,) for text in texts], *sides)
+        return tokenize_texts(texts, *sides)
 
     def _read(self, model: nn.Module, data: Dataset, teacher: Reading | None) -> Reading:
         """Explain texts; a student's words are scored for the teacher's top class, its spans for its own."""
@@ -142,7 +149,7 @@ class WordStudy:
         logits, words, spans = [], [], []
         for start in range(0, len(data), self.batch_size):
             rows = data[start : start + self.batch_size]
-            texts = rows[self.text_column]
+            texts = self._texts(rows)
             batches, names = self._tokenized(texts)
             batch = {key: value.to(device) for key, value in batches[0 if teacher is None else 1].items()}
             tokens = {key: value for key, value in batch.items() if key not in LAYOUT_COLUMNS}
@@ -158,7 +165,7 @@ class WordStudy:
             words += [scores[: len(found)] for scores, found in zip(pooled.tolist(), names, strict=True)]
             if "spans" in data.column_names:
                 limit = length_limit(tokenizer, self.max_length)
-                ids = number_spans(tokenizer, texts, rows["spans"], limit).to(device)
+                ids = number_spans(tokenizer, [text for (text,) in texts], rows["spans"], limit).to(device)
                 for scores, own_spans in zip(pool_words(own, ids)[0].tolist(), rows["spans"], strict=True):
                     # What a truncation cut off has no score.
                     spans.append((scores + [0.0] * len(own_spans))[: len(own_spans)])

@@ -188,6 +188,9 @@ def _batch(inputs: Any, processing_class: Any) -> tuple[dict[str, Any], list[lis
         parts = [(text,) if isinstance(text, str) else tuple(text) for text in texts]
         (batch,), words = tokenize_texts(parts, (processing_class, length_limit(processing_class)))
         return batch, words
+    if isinstance(texts, list | tuple) and any(isinstance(text, str) for text in texts):
+        row = next(row for row, text in enumerate(texts) if not (isinstance(text, str) or _is_pair(text)))
+        raise ValueError(f"Number {row} of the texts is {texts[row]!r}, no text and no pair of them. Leave it out.")
     if not isinstance(inputs, Mapping | torch.Tensor):
         raise ValueError(
             f"inputs must be a tensor (B, channels, H, W), texts or pairs of texts, or what an image processor or a "

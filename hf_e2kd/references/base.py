@@ -65,6 +65,9 @@ class Reference(Stochastic, ABC):
             with_maps: True if maps are needed at this step.
         """
 
+    def check_collator(self, collator: Any) -> None:
+        """Refuse a collator that can't hold what the reference adds to the samples."""
+
     def default_taps(self) -> list[str]:
         """Return the paths of the reference's stages or blocks.
 

@@ -75,7 +75,8 @@ class TeacherReference(Reference):
         model: The teacher: a classifier of transformers, timm or your own.
         explainer: Explainer of the teacher; None takes the student's.
         target: Class that both sides explain: `"teacher_top"` or `"label"`.
-        processing_class: The teacher's image processor or tokenizer, where it differs from the student's.
+        processing_class: The teacher's image processor (or timm's `pretrained_cfg`) or tokenizer, where it differs
+            from the student's; without it, what the teacher states itself.
         student_processing_class: The student's, if `processing_class` is given.
         shard: True for a share of the teacher's blocks in each process. It takes a training by FSDP2, and the
             teacher stays sharded after it. By default each process holds the teacher whole.
@@ -126,6 +127,20 @@ class TeacherReference(Reference):
         self.adapter = InputAdapter(model, processing_class, student_processing_class)
         self.alignment: LabelAlignment | None = None
         self.taps: Taps | None = None
+
+    def learn_batches(self, processing_class: Any, collator: Any) -> None:
+        """Take in how the student's batches are made.
+
+        Args:
+            processing_class: The student's image processor or tokenizer, if it is known.
+            collator: Makes the batches; one of texts knows both tokenizers.
+        """
+        if self.tokenizer is None:
+            self.tokenizer = getattr(collator, "teacher_tokenizer", None)
+        if self.adapter.student_processor is None:
+            self.adapter.student_processor = processing_class
+        if self.adapter.same_tokens is None:
+            self.adapter.same_tokens = getattr(collator, "same_tokens", None)
 
     def setup(self, student: nn.Module, explainer: Explainer | None) -> None:
         if class_count(self.model) is None:

@@ -11,10 +11,12 @@ import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import IterableDataset
+from transformers import DataCollatorWithPadding, default_data_collator
 
 from ..alignment.labels import LabelAlignment, align_names, class_count, class_names
 from ..alignment.scores import is_score, refuse_one_shared_class
 from ..data.explanation_map import ExplanationMap
+from ..data.text import TextCollator
 from ..explainers import Explainer, build_explainer
 from ..references.base import Reference, ReferenceOutput
 from .build import StoreBuilder, building_alone, launched_processes
@@ -332,6 +334,15 @@ class StoredReference(Reference):
 
     def check_processor(self, processing_class: Any) -> None:
         self.check(student_processing_class=processing_class)
+
+    def check_collator(self, collator: Any) -> None:
+        known = isinstance(collator, DataCollatorWithPadding | TextCollator) or collator is default_data_collator
+        if self.is_text and known:
+            raise StoreError(
+                f"A stored explanation of a text has as many numbers as the text has tokens, which "
+                f"{getattr(collator, '__name__', type(collator).__name__)} can't put into a batch. Give the trainer "
+                "data_collator=StoredTextCollator(TextCollator(tokenizer)) and the texts themselves."
+            )
 
     def student_logits(self, logits: torch.Tensor) -> torch.Tensor:
         return self._bound().student_logits(logits)

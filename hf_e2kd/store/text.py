@@ -143,6 +143,11 @@ class StoredTextCollator:
         self.label_column = collator.label_column
 
     @property
+    def text_columns(self) -> tuple[str, ...]:
+        """Columns of the texts."""
+        return self.collator.text_columns
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """Columns of the samples that are read."""
         stored = (*TEXT_COLUMNS, "logits", "target")
@@ -172,13 +177,15 @@ class StoredTextCollator:
         stored = {name.removeprefix(start): value for name, value in sample.items() if name.startswith(start)}
         if not {*TEXT_COLUMNS, "logits", "target"} <= stored.keys():
             raise StoreError(
-                f"A sample has no column '{start}{SPANS}'. Train on `reference.attach(dataset)`, with the store of a "
-                "teacher of texts."
+                f"A sample has no column '{start}{SPANS}'. Give the trainer `reference.attach(dataset)`, with the "
+                "store of a teacher of texts; for another data set, such as one to evaluate on, build a store of its "
+                "own: "
+                "`reference.attach(dataset, folder=...)`."
             )
         if checksum(texts_of(sample, self.collator.text_columns)) != int(stored[CHECKSUM]):
             raise StoreError(
                 f"The text {sample[self.collator.text_columns[0]]!r} is not the one that the teacher read when the "
-                "store was built. Train on the same texts, in the same order where the store has no ids."
+                "store was built. Give the trainer the same texts, in the same order where the store has no ids."
             )
         return stored
 

@@ -2,12 +2,14 @@
 
 from typing import Any
 
+import datasets
 from torch import nn
 from transformers import Trainer
 from transformers.trainer_utils import has_length
 
 from ..alignment.inputs import ANNOTATION_COLUMNS
 from ..alignment.labels import data_labels
+from ..data.text import text_lengths
 from ..store.joining import unattached
 from .checks import refuse_unread_columns
 
@@ -27,7 +29,7 @@ class LoadingMixin(Trainer):
             columns = {column for reference in self.references.values() for column in reference.columns}
             columns |= {column for term in self._named_terms().values() for column in term.columns}
             collated = getattr(self.data_collator, "columns", ())
-            extra = columns | {*ANNOTATION_COLUMNS, "teacher_pixel_values", *collated}
+            extra = columns | {*ANNOTATION_COLUMNS, "teacher_pixel_values", "special_tokens_mask", *collated}
             if collated:
                 # Sampling by length reads it; a collator that knows its own columns passes it over.
                 extra.add(self.args.length_column_name)
@@ -53,7 +55,16 @@ class LoadingMixin(Trainer):
             self.data_collator = collator
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        return super()._get_train_sampler(unattached(self.train_dataset if train_dataset is None else train_dataset))
+        data = self.train_dataset if train_dataset is None else train_dataset
+        return super()._get_train_sampler(self._with_lengths(unattached(data)))
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
-        return super()._get_eval_sampler(unattached(eval_dataset))
+        return super()._get_eval_sampler(self._with_lengths(unattached(eval_dataset)))
+
+    def _with_lengths(self, data: Any) -> Any:
+        """Return texts' lengths for samplers by length, where no column states them and no tokens are there yet."""
+        columns, name = self.data_collator.text_columns, self.args.length_column_name
+        by_length = self.args.train_sampling_strategy in ("group_by_length", "batch_rebalance")
+        if not (by_length and columns and has_length(data)) or name in (getattr(data, "column_names", None) or ()):
+            return data
+        return datasets.Dataset.from_dict({name: text_lengths(data, columns)})

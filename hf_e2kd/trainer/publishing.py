@@ -81,23 +81,24 @@ class PublishingMixin(Trainer):
         dataset: str | list[str] | None = None,
         dataset_args: str | list[str] | None = None,
         *,
+        measure: bool = False,
         fidelity: FidelityRecord | None = None,
         picture: str | None = None,
         repo_id: str | None = None,
     ) -> None:
         """Write the student's card, `fidelity.json` and a picture of its explanations into `output_dir`.
 
-        A student that has changed since it was measured is measured now, on the evaluation data, so every process must
-        call it. The first arguments are `Trainer`'s, and go before what the record says.
+        Every process must call it. The first arguments are `Trainer`'s, and go before what the record says.
 
         Args:
+            measure: Measure a student that has changed since it was measured, on the evaluation data, as `push_to_hub`
+                does. Otherwise the card of such a student holds no figures and says how to measure them.
             fidelity: Record to write, instead of measuring.
             picture: File name of a picture in `output_dir`; by default one is drawn.
             repo_id: Repository of the student, `"user/name"`; by default `hub_model_id`, if it has that form.
         """
-        record = self._current_record() if fidelity is None else fidelity
-        if picture is None and record.figures and fidelity is None:
-            assert self._measured is not None
+        record = self._current_record(measure) if fidelity is None else fidelity
+        if picture is None and fidelity is None and self._measured is not None and record is self._measured.record:
             picture = self._draw_panel(self._measured.dataset)
         if not self.is_world_process_zero():
             return
@@ -131,8 +132,11 @@ class PublishingMixin(Trainer):
             **{name: value for name, value in metadata.items() if value},
         )
 
-    def _current_record(self) -> FidelityRecord:
-        """Return the record of the student as it is, measured now if need be; without evaluation data, no figures."""
+    def _current_record(self, measure: bool) -> FidelityRecord:
+        """What was measured of the student as it is; else it is measured now, if it shall be and there are samples.
+
+        Of data without a length no samples can be drawn: the card takes the figures of an evaluation at this step.
+        """
         measured = self._measured
         # Of a sharded student each process has a share, so that each of them asks.
         same_data = measured is not None and measured.eval_dataset is self.eval_dataset
@@ -140,10 +144,18 @@ class PublishingMixin(Trainer):
         if measured is not None and measured.record.student.weights == weights:
             return measured.record
         data = self.eval_dataset.values() if isinstance(self.eval_dataset, dict) else [self.eval_dataset]
-        if not any(hasattr(each, "__len__") for each in data):
-            logger.warning("The card holds no figures: there is no evaluation data with a length to measure on.")
-            return self._record_without_measuring({})
-        return self.measure_fidelity()
+        sized = any(hasattr(each, "__len__") for each in data)
+        if sized and measure:
+            return self.measure_fidelity()
+        # The best checkpoint's weights are not those of the last evaluation.
+        figures = {} if sized or self.args.load_best_model_at_end else self._last_figures()
+        if not figures:
+            remedy = (
+                "call trainer.measure_fidelity() first" if sized else "call trainer.measure_fidelity(dataset) first"
+            )
+            reason = "the student was not measured" if sized else "no evaluation data has a length to draw samples from"
+            logger.warning(f"The card holds no figures: {reason}. For figures {remedy}.")
+        return self._record_without_measuring(figures)
 
     def _record_without_measuring(self, figures: dict[str, MetricValue], step: int | None = None) -> FidelityRecord:
         student: nn.Module = self.student
@@ -166,7 +178,7 @@ class PublishingMixin(Trainer):
     def _write_record(self, record: FidelityRecord) -> None:
         """Write the record; files of an earlier student are removed."""
         folder = Path(self.args.output_dir)
-        if record.figures and record.step is None:
+        if record.figures and record.data.samples:
             record.save(folder)
         else:
             for name in (FIDELITY_FILE, PICTURE):
@@ -227,7 +239,7 @@ class PublishingMixin(Trainer):
         main = self.is_world_process_zero()
         named = named_repo(repo_id, token or self.args.hub_token) if main else None
         try:
-            self.create_model_card(**{"model_name": repo_id.split("/")[-1], "repo_id": named, **card})
+            self.create_model_card(**{"model_name": repo_id.split("/")[-1], "repo_id": named, "measure": True, **card})
         except Exception:
             # What was trained for hours isn't withheld for its description.
             logger.exception(

@@ -12,7 +12,8 @@ from transformers.trainer_jit_checkpoint import JITCheckpointCallback
 
 from ..alignment.inputs import ANNOTATION_COLUMNS
 from ..alignment.labels import is_multi_label, labels_belong_to
-from ..alignment.words import mark_special_tokens
+from ..alignment.own_processing import own_tokenizer
+from ..alignment.words import mark_special_tokens, require_special_tokens
 from ..architectures import is_timm, wrap_timm
 from ..architectures.discovery import forward_inputs, return_mappings
 from ..data.collate import FiniteBatches
@@ -59,7 +60,8 @@ class ExplanationDistillTrainer(PublishingMixin, EvaluationMixin, TermsMixin, Lo
         terms: Further terms of the loss, as `Hint(layers={…})`, beside those that `args.terms` names or in their place.
         explainer: Explainer of the student, a name or an `Explainer`; overrides `args.explainer`.
         teacher_explainer: The same for `teacher_model`, where it differs.
-        teacher_processing_class: The teacher's image processor or tokenizer, where it differs from `processing_class`.
+        teacher_processing_class: The teacher's image processor (or timm's `pretrained_cfg`) or tokenizer, where it
+            differs from `processing_class`. Without it the teacher is shown what it states itself, with a warning.
 
     Metrics:
         `evaluate()` adds `eval_agreement`, `eval_explanation_similarity`, `eval_accuracy` and `eval_teacher_accuracy`
@@ -128,8 +130,8 @@ class ExplanationDistillTrainer(PublishingMixin, EvaluationMixin, TermsMixin, Lo
                 "teacher_explainer and teacher_processing_class belong to a `teacher_model`; none was given."
             )
         for reference in self.references.values():
-            if isinstance(reference, TeacherReference) and reference.tokenizer is None:
-                reference.tokenizer = getattr(collator, "teacher_tokenizer", None)
+            if isinstance(reference, TeacherReference):
+                reference.learn_batches(self._tokenizer, collator)
         if not self.references and (self._setting("logits_weight") > 0 or self._setting("explanation_weight") > 0):
             raise ValueError(
                 "There is nothing to distil from: give a `teacher_model` or `references`, or set logits_weight and "
@@ -149,6 +151,8 @@ class ExplanationDistillTrainer(PublishingMixin, EvaluationMixin, TermsMixin, Lo
                 reference.check_processor(self.processing_class)
         if self.is_multi_label and self.compute_metrics is None and not self.args.batch_eval_metrics:
             self.compute_metrics = multi_label_metrics
+        for reference in self.references.values():
+            reference.check_collator(self.data_collator)
         self.data_collator = FiniteBatches(self.data_collator)
         self._logged, self._zero_maps, self._finite = LoggedMeans(), ZeroMapWarning(), FiniteLosses()
         self._generators = StepGenerator()
@@ -193,6 +197,8 @@ class ExplanationDistillTrainer(PublishingMixin, EvaluationMixin, TermsMixin, Lo
         # Now, before a folder of that name is gone or out of sight.
         self.base_model = loaded_from_hub(getattr(getattr(model, "config", None), "_name_or_path", None))
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        if self._tokenizer is None and getattr(base, "main_input_name", None) == "input_ids":
+            self._tokenizer = own_tokenizer(base)
         # Anew for each trial of a hyperparameter search, which may have changed the arguments.
         built = build_terms(self._setting, self.references, self._terms_given, self._task_loss)
         self.terms = nn.ModuleDict(built)
@@ -381,8 +387,11 @@ class ExplanationDistillTrainer(PublishingMixin, EvaluationMixin, TermsMixin, Lo
         private = {column for reference in self.references.values() for column in reference.columns}
         private |= {column for term in self._named_terms().values() for column in term.columns}
         shared = {key: value for key, value in inputs.items() if key in ANNOTATION_COLUMNS or key not in private}
-        tokenizer = self.processing_class or self.data_collator.tokenizer
-        return mark_special_tokens(shared, getattr(tokenizer, "tokenizer", tokenizer))
+        tokenizer = self.processing_class or self._tokenizer
+        marked = mark_special_tokens(shared, getattr(tokenizer, "tokenizer", tokenizer))
+        if self.explains and self.references:
+            require_special_tokens(marked, tokenizer)
+        return marked
 
     def student_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Return the columns of a batch that the student is given."""

@@ -2,11 +2,14 @@
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as TF
 from transformers import (
     AutoImageProcessor,
+    AutoModelForImageClassification,
     BitImageProcessor,
     ConvNextImageProcessor,
     DeiTImageProcessor,
@@ -228,3 +231,87 @@ class TestInputAdapter:
         InputAdapter(build("vit"), vit(48, **IMAGENET), vit())({}, batch)
 
         assert torch.equal(batch["pixel_values"], before)
+
+
+class TestWhatTheTeacherStates:
+    """No `teacher_processing_class`: faults A9 and B23."""
+
+    def shown(self, teacher, student_processor, batch):
+        adapter = InputAdapter(teacher, None, student_processor)
+        adapter.setup(build("vit"))
+        return adapter({}, batch)["pixel_values"]
+
+    def test_timm_teacher_states_its_view(self, caplog):
+        """Prevents: a bare timm teacher that is silently shown the student's size and normalisation."""
+        teacher = timm.create_model("resnet10t", num_classes=3)
+        teacher.pretrained_cfg = {**teacher.pretrained_cfg, "input_size": (3, 48, 48)}
+        image = photograph(64, 64)
+        batch = {"pixel_values": vit(64)(image, return_tensors="pt")["pixel_values"]}
+        expected = InputAdapter(teacher, teacher.pretrained_cfg, vit(64))({}, batch)["pixel_values"]
+
+        shown = self.shown(teacher, vit(64), batch)
+
+        assert shown.shape == (1, 3, 48, 48)
+        assert torch.equal(shown, expected)
+        mean, std = (torch.tensor(teacher.pretrained_cfg[name]).view(3, 1, 1) for name in ("mean", "std"))
+        intensities = TF.resize(batch["pixel_values"] / 2 + 0.5, [48, 48], antialias=True)
+        torch.testing.assert_close(shown, (intensities - mean) / std, atol=1e-5, rtol=0)
+        assert "48×48 pixels, mean 0.485" in caplog.text
+        assert "64×64 pixels, mean 0.5" in caplog.text
+
+    def test_folder_states_its_view(self, tmp_path, caplog):
+        """Prevents: the `preprocessor_config.json` beside a teacher's weights passed over."""
+        build("vit").save_pretrained(tmp_path)
+        vit(32, **IMAGENET).save_pretrained(tmp_path)
+        teacher = AutoModelForImageClassification.from_pretrained(tmp_path)
+        batch = {"pixel_values": images()}
+
+        shown = self.shown(teacher, vit(), batch)
+
+        expected = InputAdapter(teacher, vit(32, **IMAGENET), vit())({}, batch)["pixel_values"]
+        assert torch.equal(shown, expected)
+        assert not torch.equal(shown, batch["pixel_values"])
+        assert caplog.text.count("No teacher_processing_class was given") == 1
+
+    def test_equal_statements_leave_the_batch(self, tmp_path, caplog):
+        """Prevents: a warning, or rounding, where nothing differs."""
+        build("vit").save_pretrained(tmp_path)
+        vit().save_pretrained(tmp_path)
+        batch = {"pixel_values": images()}
+
+        shown = self.shown(AutoModelForImageClassification.from_pretrained(tmp_path), vit(), batch)
+
+        assert shown is batch["pixel_values"]
+        assert not caplog.records
+
+    def test_two_statements_and_no_processor_are_told(self, caplog):
+        """Prevents: silence where nothing says how the images were made, and the models state different ways."""
+        teacher, student = build("timm_resnet"), build("timm_resnet")
+        teacher.pretrained_cfg = {"input_size": [3, 48, 48], "mean": [0.5] * 3, "std": [0.5] * 3}
+        student.pretrained_cfg = {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.5] * 3}
+        adapter = InputAdapter(teacher)
+        adapter.setup(student)
+        batch = {"pixel_values": images()}
+
+        assert adapter({}, batch)["pixel_values"] is batch["pixel_values"]
+        assert "the teacher 48×48 pixels" in caplog.text
+        assert "Give processing_class and teacher_processing_class" in caplog.text
+
+    @pytest.mark.parametrize("name", ["vit", "timm_resnet"])
+    def test_grey_student_and_coloured_teacher(self, name):
+        """Prevents: a convolution's error for a student of one channel, without a word of the remedy."""
+        adapter = InputAdapter(build(name), None, vit(image_mean=[0.5], image_std=[0.5]))
+        with pytest.raises(ValueError, match="have 1 channel, and the teacher .* takes 3.*`teacher_pixel_values`"):
+            adapter({}, {"pixel_values": torch.zeros(1, 1, 32, 32)})
+
+    def test_the_remedy_makes_grey_and_coloured_images(self):
+        """Prevents: a remedy that shows a student of one channel three."""
+        transform = DistillationTransform(vit(image_mean=[0.5], image_std=[0.5]), vit(image_mean=[0.5] * 3))
+        image = photograph(40, 40)
+
+        shown = transform({"image": [image]})
+
+        assert shown["pixel_values"][0].shape == (1, 32, 32)
+        assert shown["teacher_pixel_values"][0].shape == (3, 32, 32)
+        grey = vit(image_mean=[0.5], image_std=[0.5])(image.convert("L"), return_tensors="pt")["pixel_values"][0]
+        assert (shown["pixel_values"][0] - grey).abs().max() < 0.1

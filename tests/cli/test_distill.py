@@ -13,6 +13,7 @@ from transformers import AutoModelForImageClassification, TrainerCallback, ViTIm
 from hf_e2kd import ExplanationDistillArguments
 from hf_e2kd.cli import distill as command
 from hf_e2kd.cli import main
+from hf_e2kd.data import text as texts
 from hf_e2kd.experiments import run as side_by_side
 from hf_e2kd.experiments.demos import DEMOS
 from hf_e2kd.experiments.estimate import MEASURED_STEPS, duration, estimate_students
@@ -92,6 +93,57 @@ def test_texts(place, tmp_path, capsys):
     assert results["output_dir"] == str(tmp_path) and set(results["summary"]["evaluation"]) == {"teacher", "e²KD"}
     assert json.loads((tmp_path / "student" / "config.json").read_text())["num_hidden_layers"] == 1
     assert not (tmp_path / "teacher").exists()
+
+
+@pytest.fixture
+def pairs(place, tmp_path):
+    """A CSV file of pairs of texts, and a small student of another tokenizer, whose classes have no names."""
+    rows = [f"a film {n},a sequel {n},{CLASS_NAMES[n % 5]},{n % 5}" for n in range(20)]
+    (tmp_path / "pairs.csv").write_text("\n".join(["first,second,name,number", *rows]))
+    other = tokenizer("byte_bpe", model_max_length=24)
+    build_text("bert", 2, vocab_size=len(other)).bert.save_pretrained(tmp_path / "small")
+    other.save_pretrained(tmp_path / "small")
+    sources = ["--teacher", place / "reader", "--student", tmp_path / "small", "--dataset", tmp_path / "pairs.csv"]
+    fast = ["--max_steps", 1, "--explainer", "saliency", "--explained_samples", 2, "--output_dir", tmp_path / "out"]
+    return ["distill", *sources, *FAST, *fast]
+
+
+@pytest.mark.parametrize("label", ["name", "number"])
+@pytest.mark.parametrize("columns", [["--text_column", "first", "--text-column", "second"]])
+def test_file_of_pairs(pairs, label, columns, monkeypatch, tmp_path):
+    """Prevents: the first column of a pair dropped (fault A12), a single file that has no split to measure on (B15),
+    labels by name refused (B6), and a student that loses its teacher's class names (A14)."""
+    read = []
+    tokenize = texts.tokenize_texts
+    monkeypatch.setattr(texts, "tokenize_texts", lambda parts, *sides: read.extend(parts) or tokenize(parts, *sides))
+    assert run(*pairs, *columns, "--label_column", label) == 0
+    assert {tuple(text.rsplit(" ", 1)[0] for text in parts) for parts in read} == {("a film", "a sequel")}
+    assert {first.split()[-1] == second.split()[-1] for first, second in read} == {True}
+    config = json.loads((tmp_path / "out" / "student" / "config.json").read_text())
+    assert list(config["id2label"].values()) == CLASS_NAMES
+    recorded = json.loads((tmp_path / "out" / "results.json").read_text())["summary"]["evaluation"]
+    assert "accuracy" in recorded["e²KD"]
+
+
+def test_unknown_label_names_of_a_file(pairs, capsys):
+    """Prevents: a bare traceback for a file whose labels the teacher doesn't know."""
+    assert run(*pairs, "--text_column", "first", "--label_column", "second") == 1
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert "The column 'second' holds labels by name" in message and "'a sequel 0'" in message
+    assert "class 0, class 1" in message and "class_encode_column('second')" in message
+
+
+@pytest.mark.parametrize(
+    ("given", "gathered"),
+    [
+        (["--text_column", "a", "b", "--seed", "1"], ["--seed", "1", "--text_column", "a", "b"]),
+        (["--text-column=a", "--seed", "1", "--text_column", "b"], ["--seed", "1", "--text_column", "a", "b"]),
+        (["--bf16", "--seed=1"], ["--bf16", "--seed=1"]),
+    ],
+)
+def test_repeated_columns_are_gathered(given, gathered):
+    """Prevents: an option whose value goes to another one."""
+    assert command.gather_columns(given) == gathered
 
 
 def test_dry_run(place, tmp_path, capsys):

@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from hf_e2kd import TextCollator
+from hf_e2kd.alignment.texts import tokenize_texts
+from hf_e2kd.data.text import load_texts
 from tests.tokenizers import SlowTokenizer, tokenizer
 
 SAMPLES = [
@@ -144,3 +146,34 @@ def test_lengths_without_room_are_refused(settings, message):
     """Prevents: lengths that the tokenizer silently ignores, because its special tokens alone are longer."""
     with pytest.raises(ValueError, match=message):
         TextCollator(tokenizer("wordpiece"), tokenizer("byte_bpe"), **settings)
+
+
+def test_rows_without_a_text_are_named(tmp_path):
+    """Prevents: a TypeError of `len` for an empty cell (fault B14)."""
+    (tmp_path / "rows.csv").write_text("text,label\ngood,1\n,0\nbad,0\n,1\n")
+    with pytest.raises(ValueError, match=r"'text' of '.*rows.csv' holds no text but None in rows 1, 3, counted from 0"):
+        load_texts(str(tmp_path / "rows.csv"), "train", "validation", "text", "label")
+
+
+@pytest.mark.parametrize(("text", "said"), [(None, "is None, no text"), ("film \ud83d", "half of a character at 5")])
+def test_no_text_and_half_a_character_are_named(text, said):
+    """Prevents: a tokenizer's TypeError for what is no text, or a lone surrogate of broken JSON (fault B14)."""
+    with pytest.raises(ValueError, match=f"Number 1 of the batch.*{said}.*Leave it out"):
+        tokenize_texts([("good",), (text,)], (tokenizer("wordpiece"), None))
+
+
+def test_one_split_is_divided(tmp_path):
+    """Prevents: a single file that has no split to measure on (fault B15)."""
+    (tmp_path / "rows.csv").write_text("\n".join(["text,label,other", *(f"film {n},{n % 2},x{n}" for n in range(20))]))
+    train, evaluation = load_texts(str(tmp_path / "rows.csv"), "train", "validation", ["text", "other"], "label")
+    assert (len(train), len(evaluation)) == (18, 2)
+    assert len({*train["text"], *evaluation["text"]}) == 20
+    assert train["length"][0] == len(train["text"][0]) + len(train["other"][0])
+
+
+def test_one_of_several_splits_is_not_divided(tmp_path):
+    """Prevents: a mistyped split in whose place a part of the training data is measured."""
+    for name in ("train", "test"):
+        (tmp_path / f"{name}.csv").write_text("text,label\ngood,1\n")
+    with pytest.raises(ValueError, match="has no split 'validation'. Its splits: train, test"):
+        load_texts(str(tmp_path), "train", "validation", "text", "label")

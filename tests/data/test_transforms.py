@@ -251,3 +251,68 @@ def test_other_column_names():
 
     assert out["labels"] == [4]
     assert out["mask"][0].shape == (32, 32)
+
+
+# ---- Images and augmentations of other kinds (fault B13) -------------------------------------------------------------
+
+
+def test_images_that_were_not_decoded():
+    """Prevents: an AttributeError of a dictionary, for data cast to `Image(decode=False)`."""
+    image, _ = spotted()
+    decoded = datasets.Dataset.from_dict({"image": [image]}, features=datasets.Features(image=datasets.Image()))
+    encoded = decoded.cast_column("image", datasets.Image(decode=False))
+    shown = [data.with_transform(DistillationTransform(squash(32)))[0]["pixel_values"] for data in (decoded, encoded)]
+    assert torch.equal(*shown)
+
+
+@pytest.mark.parametrize(
+    ("image", "said"),
+    [
+        (None, "of sample 1 is None"),
+        ("photo.png", "is builtins.str"),
+        (np.zeros((4, 4, 3)), r"is numpy.ndarray \(4, 4, 3\)"),
+        ({"bytes": None, "path": None}, "is builtins.dict"),
+    ],
+    ids=["none", "path", "array", "empty"],
+)
+def test_what_is_no_image_is_named(image, said):
+    """Prevents: an AttributeError for a sample without an image, or with something else."""
+    with pytest.raises(ValueError, match=f"{said}.*images of PIL.*cast_column"):
+        DistillationTransform(squash(32))({"image": [spotted()[0], image]})
+
+
+@pytest.mark.parametrize(
+    ("augmentation", "kind"), [(v2.ToImage(), r"torchvision.Image \(3, 64, 96\)"), (np.asarray, "numpy.ndarray")]
+)
+def test_augmentation_to_something_else_is_refused(augmentation, kind):
+    """Prevents: an error from inside the resizing, or intensities normalised twice."""
+    with pytest.raises(ValueError, match=f"augmentation made {kind}.* of a PIL image.*leave out ToTensor"):
+        DistillationTransform(squash(32), augmentation=augmentation)({"image": [spotted()[0]]})
+
+
+class Mirror:
+    """A flip as albumentations calls it: by name, on arrays."""
+
+    def __call__(self, *, image, mask=None):
+        return {"image": image[:, ::-1].copy()} | ({} if mask is None else {"mask": mask[:, ::-1]})
+
+
+Mirror.__module__ = "albumentations.augmentations"
+
+
+def test_albumentations_flip_the_image_and_its_mask():
+    """Prevents: a positional call, which albumentations refuses; a mask that stays where the object was."""
+    image, mask = spotted()
+    plain, mirrored = (
+        DistillationTransform(squash(32), augmentation=augmentation)({"image": [image], "mask": [mask]})
+        for augmentation in (v2.RandomHorizontalFlip(1.0), Mirror())
+    )
+    assert torch.equal(plain["pixel_values"][0], mirrored["pixel_values"][0])
+    assert torch.equal(plain["mask"][0], mirrored["mask"][0]) and plain["mask"][0].any()
+
+
+def test_albumentations_with_boxes_are_refused():
+    """Prevents: boxes left where their objects no longer are."""
+    transform = DistillationTransform(squash(32), augmentation=Mirror())
+    with pytest.raises(ValueError, match="this view has box_labels, boxes too"):
+        transform({"image": [spotted()[0]], "boxes": [[[0, 0, 4, 4]]]})

@@ -20,7 +20,7 @@ from tests.bcos.networks import network
 from tests.distributed.on_cpu import deepspeed_on_cpu, shard_on_cpu
 from tests.distributed.recipe import run_recipe
 from tests.models import CLASSES, build, images
-from tests.text_models import build_text, token_batch
+from tests.text_models import build_text, token_batch, token_rows
 from tests.training import CHECKPOINTING, Gradients, arguments, flat, logged, samples
 
 GLOBAL_BATCH = 8
@@ -54,11 +54,7 @@ ZERO = ("vit", "vit_attention")
 
 
 def texts(count: int) -> list[dict[str, Any]]:
-    batch = token_batch(count)
-    return [
-        {"input_ids": ids, "attention_mask": mask, "labels": row % CLASSES}
-        for row, (ids, mask) in enumerate(zip(batch["input_ids"], batch["attention_mask"], strict=True))
-    ]
+    return [{**tokens, "labels": row % CLASSES} for row, tokens in enumerate(token_rows(count))]
 
 
 def teacher_of(name: str) -> nn.Module:

@@ -90,3 +90,28 @@ def test_texts_that_changed(tmp_path):
     tokens = [{"input_ids": TEACHER(row["text"], truncation=True)["input_ids"]} for row in data]
     with pytest.raises(StoreError, match="give the teacher's tokenizer as `processing_class`, and no collator"):
         store(teacher, tokens, tmp_path / "tokens", collator=DataCollatorWithPadding(TEACHER), explainer="saliency")
+
+
+@pytest.mark.parametrize("collator", [DataCollatorWithPadding(STUDENT), TextCollator(STUDENT), None])
+def test_other_collators_are_refused_by_name(tmp_path, collator):
+    """Prevents: "excessive nesting" for stored texts without their collator (fault B18)."""
+    data = texts(4)
+    reference = store(
+        text_model("bert", TEACHER, 1), data, tmp_path / "s", processing_class=TEACHER, explainer="saliency"
+    )
+    with pytest.raises(StoreError, match=r"data_collator=StoredTextCollator\(TextCollator\(tokenizer\)\)"):
+        train(
+            tmp_path,
+            reference,
+            reference.attach(data),
+            text_model("bert", STUDENT),
+            data_collator=collator,
+            explainer="saliency",
+            processing_class=STUDENT,
+        )
+
+
+def test_evaluation_without_a_store_is_told_in_its_own_words():
+    """Prevents: "Train on…" said of an evaluation (fault B18)."""
+    with pytest.raises(StoreError, match=r"such as one to evaluate on.*`reference.attach\(dataset, folder=...\)`"):
+        StoredTextCollator(TextCollator(STUDENT))([{"text": "a film", "label": 1}])

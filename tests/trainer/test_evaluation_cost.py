@@ -10,7 +10,7 @@ from transformers import TrainerCallback
 
 from hf_e2kd.explainers import build_explainer
 from tests.models import CLASSES, build
-from tests.text_models import build_text, token_batch
+from tests.text_models import build_text, token_rows
 from tests.training import Unregistered, distiller, samples
 
 
@@ -32,8 +32,7 @@ class Rows:
 
 
 def texts(count):
-    batch = token_batch(count)
-    return [{name: values[index] for name, values in batch.items()} for index in range(count)]
+    return token_rows(count)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from hf_e2kd.trainer.preemption import last_checkpoint
 from tests.bcos.networks import network
 from tests.models import build
 from tests.processes import start
-from tests.text_models import build_text, token_batch
+from tests.text_models import build_text, token_rows
 from tests.trainer.interrupted import PAUSES, train_both, trainer_of
 from tests.training import distiller, logged, samples
 
@@ -140,8 +140,7 @@ def deterministic_mode_ends():
 
 
 def texts(count):
-    batch = token_batch(count)
-    return [{name: values[index] for name, values in batch.items()} for index in range(count)]
+    return token_rows(count)
 
 
 @pytest.mark.parametrize(

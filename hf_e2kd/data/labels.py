@@ -1,0 +1,54 @@
+"""Labels that a file states by their names, as the numbers of a model's classes."""
+
+from collections.abc import Sequence
+
+from datasets import ClassLabel, Dataset, Value
+
+
+def holds_names(dataset: Dataset, column: str) -> bool:
+    """Tell whether a data set has labels, and states them as texts."""
+    feature = dataset.features.get(column)
+    return isinstance(feature, Value) and feature.dtype in ("string", "large_string")
+
+
+def encode_labels(dataset: Dataset, column: str, names: Sequence[str] | None) -> Dataset:
+    """Turn labels that are names into the numbers of a model's classes; others stay as they are.
+
+    Args:
+        dataset: With or without the column.
+        column: Column of the labels.
+        names: Names of the classes by their number (`model.config.id2label`), upper and lower case alike; None where
+            the model has none.
+
+    Raises:
+        ValueError: a label is no class's name; both are listed, and the remedies.
+
+    Example:
+        >>> data = Dataset.from_dict({"label": ["good", "bad"]})
+        >>> encode_labels(data, "label", ["bad", "good"])["label"][:]
+        [1, 0]
+    """
+    if not holds_names(dataset, column):
+        return dataset
+    numbers = {name.strip().casefold(): number for number, name in enumerate(names or ())}
+    labels = dataset.with_format(None)[column][:]
+    unknown = sorted({label for label in labels if label is not None and label.strip().casefold() not in numbers})
+    if unknown:
+        known = f"are {', '.join(list(names)[:8])}{', …' * (len(names) > 8)}" if names else "have no names"
+        raise ValueError(
+            f"The column '{column}' holds labels by name, among them {unknown[:4]}, and the model's classes {known}. "
+            "Give the model these names in `id2label`, in the order of its logits, or write the classes' numbers; "
+            f"new classes are numbered by dataset.class_encode_column('{column}')."
+        )
+    encoded = [None if label is None else numbers[label.strip().casefold()] for label in labels]
+    # Beside the other columns, which a cast would write anew; first, as a data set may have no others.
+    numbered = dataset.add_column(f"{column} numbers", encoded, feature=ClassLabel(names=list(names or ())))
+    return numbered.remove_columns(column).rename_column(f"{column} numbers", column)
+
+
+def encode_new_labels(splits: Sequence[Dataset], column: str) -> list[Dataset]:
+    """Number the labels' names of several splits alike, in alphabetical order; labels that are numbers stay."""
+    if not any(holds_names(split, column) for split in splits):
+        return list(splits)
+    names = sorted({label for split in splits for label in split.unique(column) if label is not None})
+    return [encode_labels(split, column, names) for split in splits]

@@ -1,0 +1,48 @@
+"""Labels by name (fault B6): numbers of a model's classes, or an error that names the column."""
+
+import pytest
+from datasets import ClassLabel, Dataset
+
+from hf_e2kd import TextCollator
+from hf_e2kd.data import DistillationTransform, encode_labels
+from hf_e2kd.data.labels import encode_new_labels
+from tests.alignment.test_inputs import photograph, vit
+from tests.tokenizers import STUDENT
+
+
+def test_names_become_the_models_numbers():
+    """Prevents: "too many dimensions 'str'", or classes numbered by the alphabet and not by the model."""
+    data = Dataset.from_dict({"label": ["good", " Bad", None, "good"], "text": list("abcd")})
+    encoded = encode_labels(data, "label", ["bad", "good"])
+    assert encoded["label"][:] == [1, 0, None, 1]
+    assert encoded.features["label"] == ClassLabel(names=["bad", "good"])
+    assert encoded["text"][:] == list("abcd")
+
+
+@pytest.mark.parametrize("column", [{"label": [1, 0]}, {"text": ["a", "b"]}])
+def test_numbers_and_nothing_stay(column):
+    """Prevents: labels that are numbers already encoded anew, or a column that is asked for without need."""
+    data = Dataset.from_dict(column)
+    assert encode_labels(data, "label", ["bad", "good"]) is data
+
+
+@pytest.mark.parametrize(("names", "known"), [(["bad", "good"], "are bad, good"), (None, "have no names")])
+def test_unknown_names_are_listed(names, known):
+    """Prevents: a label that is silently left out, or a remedy that isn't named."""
+    data = Dataset.from_dict({"mood": ["glad", "bad"]})
+    with pytest.raises(ValueError, match=f"'mood' holds labels by name.*'glad'.*classes {known}.*id2label.*'mood'"):
+        encode_labels(data, "mood", names)
+
+
+def test_new_classes_are_numbered_alike_in_all_splits():
+    """Prevents: a teacher trained on one numbering and measured on another."""
+    splits = [Dataset.from_dict({"label": ["c", "a"]}), Dataset.from_dict({"label": ["b", "c"]})]
+    assert [split["label"][:] for split in encode_new_labels(splits, "label")] == [[2, 0], [1, 2]]
+
+
+def test_collator_and_transform_name_the_remedy():
+    """Prevents: a TypeError of torch.tensor, or labels that the default collator drops without a word."""
+    with pytest.raises(ValueError, match=r"'label' holds 'good' where a class's number.*encode_labels\(dataset, 'lab"):
+        TextCollator(STUDENT)([{"text": "a film", "label": "good"}])
+    with pytest.raises(ValueError, match=r"'mood' holds 'good'.*encode_labels\(dataset, 'mood'"):
+        DistillationTransform(vit(), label_column="mood")({"image": [photograph(9, 9)], "mood": ["good"]})

@@ -1,0 +1,70 @@
+"""`create_model_card()` at the end of a stock script: it never starts an evaluation unasked."""
+
+import json
+
+import pytest
+from datasets import Dataset
+from torch.utils.data import IterableDataset
+
+from tests.models import build
+from tests.training import distiller, samples
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(samples(8, seed=7))
+
+
+def card_of(folder):
+    return (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_card_measures_nothing_unasked(tmp_path, monkeypatch, caplog):
+    """Prevents: an evaluation of the whole set, with maps, that a script of transformers starts by its last line."""
+    trainer = distiller(build("vit"), build("vit", seed=1), tmp_path)
+    trainer.train()
+    with monkeypatch.context() as patched:
+        patched.setattr(type(trainer), "measure_fidelity", lambda *_, **__: pytest.fail("an evaluation unasked"))
+        trainer.create_model_card()
+    card = card_of(tmp_path)
+    assert "It was not measured against its teacher" in card and "trainer.measure_fidelity(dataset)" in card
+    assert "hf-e2kd fidelity --teacher" in card
+    assert "call trainer.measure_fidelity() first" in caplog.text
+    assert not (tmp_path / "fidelity.json").exists()
+
+
+@pytest.mark.parametrize("by_argument", [False, True])
+def test_a_card_of_what_was_measured(tmp_path, by_argument):
+    """Prevents: figures or pictures lost that were asked for."""
+    trainer = distiller(build("vit"), build("vit", seed=1), tmp_path)
+    if not by_argument:
+        trainer.measure_fidelity(costs=False)
+    trainer.create_model_card(measure=by_argument)
+    card = card_of(tmp_path)
+    assert "Measured on all 13 samples" in card and "It was not measured against" not in card
+    assert "explanations.png" in card
+    record = json.loads((tmp_path / "fidelity.json").read_text())
+    assert record["figures"]["agreement"]["value"] == pytest.approx(trainer.evaluate()["eval_agreement"], abs=1e-6)
+
+
+@pytest.mark.parametrize("data", [Stream(), Dataset.from_list([{"a": 1}]).to_iterable_dataset()])
+@pytest.mark.parametrize("measure", [False, True])
+def test_a_card_of_a_stream_that_nobody_evaluated(tmp_path, data, measure, caplog):
+    """Prevents: an empty card, or an endless one, where no samples can be drawn."""
+    trainer = distiller(build("vit"), build("vit", seed=1), tmp_path, eval_dataset=data)
+    trainer.create_model_card(measure=measure)
+    assert "It was not measured against its teacher" in card_of(tmp_path)
+    assert "no evaluation data has a length" in caplog.text
+
+
+def test_a_card_of_a_stream_holds_its_last_evaluation(tmp_path):
+    """Prevents: an empty card for streaming data that were evaluated a moment ago."""
+    trainer = distiller(
+        build("vit"), build("vit", seed=1), tmp_path, {"eval_strategy": "steps", "eval_steps": 2}, eval_dataset=Stream()
+    )
+    trainer.train()
+    agreement = trainer.state.log_history[-2]["eval_agreement"]
+    trainer.create_model_card()
+    assert f"| Agreement | {agreement:.3f}" in card_of(tmp_path)
+    assert "It was not measured against" not in card_of(tmp_path)
+    assert not (tmp_path / "fidelity.json").exists()
