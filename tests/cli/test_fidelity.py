@@ -276,5 +276,6 @@ def test_scores_are_measured_and_verified(place, capsys):
     assert "spearman" in out and "label mae" in out and "agreement" not in out
     record = FidelityRecord.load(place / "outputs" / "fidelity")
     assert record.problem == "regression" and record.figures["spearman"].samples == len(WORDS)
-    assert run("fidelity", "--verify", "outputs/fidelity") == 0
+    sources = ("--student", "short", "--teacher", "long", "--dataset", "texts")
+    assert run("fidelity", "--verify", "outputs/fidelity", *sources) == 0
     assert "spearman" in capsys.readouterr().out

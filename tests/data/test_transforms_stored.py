@@ -309,13 +309,21 @@ def test_a_live_teacher_explains_mixed_images(tmp_path, teacher, mixing):
         assert all(value > 0 for value in logged(trainer, name))
 
 
-def test_shares_of_classes_need_a_loss(tmp_path, teacher):
-    """Prevents: shares of classes rounded to classes."""
-    collator = MixingCollator(v2.MixUp(num_classes=CLASSES))
-    trainer = distiller(build("vit"), teacher, tmp_path, {"task_weight": 0.5}, data_collator=collator)
-    with pytest.raises(ValueError, match="give a `compute_loss_func`, or set task_weight to 0"):
-        trainer.train()
-    distiller(build("vit"), teacher, tmp_path, {"task_weight": 0.0}, data_collator=collator).train()
+def test_shares_of_classes_are_trained_on(tmp_path, teacher):
+    """Prevents: shares of classes rounded to classes, or a loss of their own asked for."""
+    mixed = []
+
+    def collator(samples):
+        mixed.append(MixingCollator(v2.MixUp(num_classes=CLASSES))(samples))
+        return mixed[-1]
+
+    settings = {"task_weight": 0.5, "max_steps": 1, "explanation_weight": 0.0}
+    trainer = distiller(build("vit"), teacher, tmp_path, settings, data_collator=collator)
+    trainer.train()
+    logits = build("vit").train()(mixed[0]["pixel_values"]).logits
+    assert (mixed[0]["labels"] % 1).any()
+    expected = torch.nn.functional.cross_entropy(logits, mixed[0]["labels"]).item()
+    assert logged(trainer, "loss_task") == pytest.approx([expected], rel=1e-4)
 
 
 def test_mixing_refuses_what_belongs_to_single_images(tmp_path, teacher):

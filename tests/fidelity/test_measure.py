@@ -80,7 +80,7 @@ def test_record_survives_its_file(measured, tmp_path):
     record.save(tmp_path)
     assert FidelityRecord.load(tmp_path) == record
     (tmp_path / "fidelity.json").write_text('{"format": "hf_e2kd.fidelity/1", "modality": "image"}')
-    with pytest.raises(ValueError, match="lacks a part"):
+    with pytest.raises(ValueError, match="lacks data, explainer, figures, problem, student"):
         FidelityRecord.load(tmp_path)
     (tmp_path / "fidelity.json").write_text('{"agreement": 0.9}')
     with pytest.raises(ValueError, match="no fidelity record of the format"):

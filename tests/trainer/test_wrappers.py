@@ -174,7 +174,7 @@ def test_lora_student(tiny, tmp_path):
     before = {name: value.clone() for name, value in student.state_dict().items()}
     config = peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"], modules_to_save=["classifier"])
     adapted = peft.get_peft_model(student, config)
-    settings = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4, "task_weight": 0.5, "learning_rate": 0.5}
+    settings = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4, "task_weight": 0.5, "learning_rate": 0.2}
     settings |= {"eval_strategy": "steps", "eval_steps": 2, "load_best_model_at_end": True}
     trainer = distiller(adapted, teacher, tmp_path / "a", {**settings, "metric_for_best_model": "eval_loss"})
     start = trainer.evaluate()

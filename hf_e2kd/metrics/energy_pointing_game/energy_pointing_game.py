@@ -23,7 +23,7 @@ class EnergyPointingGame(MetricModule, citation=SCORE_CAM + "\n" + MODEL_GUIDANC
         >>> import evaluate
         >>> from hf_e2kd.metrics import metric_folder
         >>> metric = evaluate.load(metric_folder("energy_pointing_game"))
-        >>> metric.compute(predictions=[[[3.0, 1.0], [-5.0, 0.0]]], references=[[[1, 0], [1, 0]]])
+        >>> metric.compute(predictions=[[[3.0, 1.0], [-4.0, 0.0]]], references=[[[1, 0], [1, 0]]])
         {'energy_pointing_game': 0.75}
     """
 

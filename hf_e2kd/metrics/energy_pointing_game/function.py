@@ -30,7 +30,7 @@ def energy_pointing_game(maps: Tensor, masks: Tensor) -> Tensor:
 
     Example:
         >>> import torch
-        >>> maps = torch.tensor([[[3.0, 1.0], [-5.0, 0.0]]])
+        >>> maps = torch.tensor([[[3.0, 1.0], [-4.0, 0.0]]])
         >>> masks = torch.tensor([[[True, False], [True, False]]])
         >>> energy_pointing_game(maps, masks)
         tensor([0.7500])
