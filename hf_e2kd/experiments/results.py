@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ..fidelity.training import ARGUMENTS, recorded_arguments
 from ..trainer.arguments import ExplanationDistillArguments
 
 METRICS = {
@@ -22,18 +23,8 @@ METRICS = {
 }
 """Metrics of a table of results, in its order, with their headings; a table shows those that were measured."""
 
-_RECORDED = (
-    *("explainer", "explainer_options", "explanation_weight", "explanation_loss", "comparison_grid"),
-    "explanation_target",
-    *("explanation_fraction", "explanation_interval", "task_weight", "logits_weight", "temperature"),
-    *("num_train_epochs", "max_steps", "learning_rate", "weight_decay", "max_grad_norm", "bf16", "fp16", "seed"),
-    *("per_device_train_batch_size", "gradient_accumulation_steps", "iou_threshold"),
-)
-
-
-def recorded_arguments(args: ExplanationDistillArguments) -> dict[str, Any]:
-    """Select the arguments that are recorded with results."""
-    return {name: getattr(args, name) for name in _RECORDED}
+RECORDED = (*ARGUMENTS, "explainer", "explainer_options", "num_train_epochs", "max_steps", "iou_threshold")
+"""Training arguments that results are read with."""
 
 
 def describe_machine(device: torch.device) -> dict[str, str]:
@@ -68,7 +59,7 @@ def collect_results(
     """
     return {
         **stated,
-        "arguments": recorded_arguments(args),
+        "arguments": recorded_arguments(args, RECORDED),
         **describe_machine(args.device),
         "seconds": round(time.monotonic() - start),
         "summary": summarise(runs),

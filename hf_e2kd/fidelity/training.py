@@ -1,5 +1,6 @@
 """Description of a student's training, from its trainer."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from transformers.integrations.integration_utils import CodeCarbonCallback
@@ -19,6 +20,11 @@ ARGUMENTS = (
 """The training arguments that a card shows."""
 
 
+def recorded_arguments(args: Any, names: Sequence[str] = ARGUMENTS) -> dict[str, Any]:
+    """Select training arguments by name, as far as there are some, with enumerations as their values."""
+    return {name: _plain(getattr(args, name)) for name in names if hasattr(args, name)}
+
+
 def describe_training(trainer: MeasuredTrainer, base_model: str | None) -> TrainingRecord | None:
     """Describe the training so far; None if there was none.
 
@@ -30,7 +36,7 @@ def describe_training(trainer: MeasuredTrainer, base_model: str | None) -> Train
     if state.global_step == 0:
         return None
     ended: dict[str, Any] = next((entry for entry in reversed(state.log_history) if "train_runtime" in entry), {})
-    arguments = {name: _plain(getattr(args, name)) for name in ARGUMENTS if hasattr(args, name)}
+    arguments = recorded_arguments(args)
     if args.load_best_model_at_end and state.best_global_step:
         arguments["best_model_of_step"] = state.best_global_step
     transform = _transform_of(trainer.train_dataset)

@@ -10,40 +10,39 @@ from torch import nn
 from transformers import Trainer
 from transformers.trainer_jit_checkpoint import JITCheckpointCallback
 
-from ..alignment.inputs import ANNOTATION_COLUMNS
 from ..alignment.labels import is_multi_label, labels_belong_to
 from ..alignment.own_processing import own_tokenizer
-from ..alignment.words import mark_special_tokens, require_special_tokens
 from ..architectures import is_timm, wrap_timm
-from ..architectures.discovery import forward_inputs, return_mappings
+from ..architectures.discovery import return_mappings
 from ..data.collate import FiniteBatches
-from ..explainers import Explainer, build_explainer, install_explained_forward, shared_noise
+from ..explainers import Explainer, build_explainer, install_explained_forward
 from ..explainers.base import default_method
 from ..fidelity import multi_label_metrics
 from ..hub.ids import check_repo_id, loaded_from_hub
 from ..references import Reference, TeacherReference
-from ..terms import ReferenceOutput, StepOutput, Term
+from ..terms import Term
 from ..terms.matching import ComparisonGrid
-from ..terms.task import classification_loss
 from .arguments import ExplanationDistillArguments
 from .checkpoints import CheckpointsMixin, forget_preparation
-from .checks import refuse_missing_inputs, refuse_missing_labels, refuse_shared_weights
+from .checks import refuse_shared_weights
 from .compatibility import refuse_unsupported
 from .evaluation import EvaluationMixin
 from .finite import FiniteLosses, require_finite_weights
 from .loading import LoadingMixin
 from .logged_means import LoggedMeans, ZeroMapWarning
-from .noise import StepGenerator, draw_noise, draw_samples
+from .loss import LossMixin
+from .noise import StepGenerator
 from .publishing import PublishingMixin
 from .sharding import gathered
-from .step import run_student, sum_terms
 from .term_setup import attach_terms, build_terms
 from .terms import TermsMixin
 
 _DEFAULTS = {f.name: f.default for f in fields(ExplanationDistillArguments)}
 
 
-class ExplanationDistillTrainer(PublishingMixin, EvaluationMixin, TermsMixin, LoadingMixin, CheckpointsMixin, Trainer):
+class ExplanationDistillTrainer(
+    PublishingMixin, EvaluationMixin, LossMixin, TermsMixin, LoadingMixin, CheckpointsMixin, Trainer
+):
     """`Trainer` that distils a student from the logits and explanations of its references (e²KD, ECCV 2024).
 
     Everything that `transformers.Trainer` takes and does stays; with `task_weight=1` and the other weights at 0 it is
@@ -269,159 +268,3 @@ class ExplanationDistillTrainer(PublishingMixin, EvaluationMixin, TermsMixin, Lo
             # The training loop reads the loss now too; without its filter, at the next log.
             self._finite.check(loss, self.state.global_step)
         return loss
-
-    # ---- The loss ----------------------------------------------------------------------------------------------
-
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | int | None = None,
-    ) -> Any:
-        """Return the weighted sum of the terms, a mean over the batch; `num_items_in_batch` is therefore not needed."""
-        terms, weights = self._named_terms(), self._weights(self._explanation_rise())
-        weighed = {name for name, weight in weights.items() if weight > 0}
-        if not self._checked_a_batch:
-            refuse_missing_inputs(inputs, self.train_dataset, bool(self.args.remove_unused_columns))
-            labelled = [name for name in terms if name in weighed and "labels" in terms[name].needs]
-            refuse_missing_labels(self.accelerator, inputs, labelled, self.train_dataset)
-            self._checked_a_batch = True
-        with_maps = any(_explains(terms[name]) for name in weighed)
-        with_maps = with_maps and self.state.global_step % self._setting("explanation_interval") == 0
-        active = [terms[name] for name in weighed if with_maps or not _explains(terms[name])]
-        asked = {term.reference for term in active}
-        if with_maps and self._setting("explanation_fraction") < 1:
-            chosen = draw_samples(self._setting("explanation_fraction"), inputs, self._generator())
-            inputs = {**inputs, "explained": chosen}
-        with shared_noise([*self._explainers(), *self.references.values()], self._noise(inputs) if with_maps else None):
-            reference_outputs = self._ask(inputs, asked, with_maps)
-            loss, logged, output = self._compare(model, inputs, reference_outputs, weights)
-        if not logged:
-            raise ValueError(
-                "No term of the loss applies to this batch: it has no labels, or all weights are 0. Columns: "
-                f"{sorted(inputs)}."
-            )
-        self._logged.add(logged)
-        self._finite.watch(logged, output, reference_outputs)
-        return (loss, {"logits": output.logits}) if return_outputs else loss
-
-    def _explainers(self) -> list[Explainer]:
-        return [self.explainer, *(own for reference in self.references.values() for own in reference.explainers())]
-
-    def _noise(self, inputs: Mapping[str, Any]) -> torch.Tensor | None:
-        """Draw this process's random numbers (rows, B) of a micro-batch; None where no choice is random."""
-        # A reference's numbers (for a class) stand behind the explainers' (for points): neither follows the other.
-        rows = max(each.num_draws for each in self._explainers())
-        rows += max(each.num_draws for each in self.references.values())
-        return draw_noise(rows, inputs, self._generator()) if rows else None
-
-    def _generator(self) -> torch.Generator:
-        return self._generators.at(self.args.seed, self.state.global_step, self.args.process_index)
-
-    def _weights(self, rise: float = 1.0) -> dict[str, float]:
-        """Return the terms' weights by name.
-
-        Args:
-            rise: Factor on those of explanations, during the warm-up of λ.
-        """
-        weights = {}
-        for name, term in self._named_terms().items():
-            weight = self._setting(cast(str, term.weight_argument)) if term.weight is None else term.weight
-            weights[name] = weight * rise if _explains(term) else weight
-        return weights
-
-    def explanation_weight_of(self, reference: Reference) -> float:
-        """Return the weight λ of a reference's explanations."""
-        own = reference.explanation_weight
-        return self._setting("explanation_weight") if own is None else own
-
-    def logits_weight_of(self, reference: Reference) -> float:
-        """Return the weight of a reference's logits."""
-        return self._setting("logits_weight") if reference.logits_weight is None else reference.logits_weight
-
-    def _explanation_rise(self) -> float:
-        """Return the progress of the warm-up of λ, from 0 to 1; 1 in an evaluation."""
-        warmup = self._setting("explanation_warmup_ratio") * self.state.max_steps
-        return min(1.0, self.state.global_step / warmup) if warmup > 0 else 1.0
-
-    def _ask(self, inputs: Mapping[str, Any], names: set[Any], with_maps: bool) -> dict[str, ReferenceOutput]:
-        """Compute the outputs of some references for one batch."""
-        shared = self._shared(inputs)
-        with self.accelerator.autocast():
-            return {
-                name: reference(shared | {key: inputs[key] for key in reference.columns if key in inputs}, with_maps)
-                for name, reference in self.references.items()
-                if name in names
-            }
-
-    def _compare(
-        self,
-        model: nn.Module,
-        inputs: Mapping[str, Any],
-        reference_outputs: Mapping[str, ReferenceOutput],
-        weights: Mapping[str, float],
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor], StepOutput]:
-        """Run the student once and compare it; return the loss, the values to log, and the student's output."""
-        terms = self._named_terms()
-        views = {name: term.views(inputs) for name, term in terms.items() if weights[name] > 0}
-        further = {name: {**view} for name, view in views.items() if view is not None}
-        output, outputs = run_student(
-            model,
-            self.student,
-            self.student_inputs(inputs),
-            reference_outputs,
-            sample_mask=inputs.get("explained"),
-            with_features=bool(self._taps()),
-            views={name: self.student_inputs(view) for name, view in further.items()},
-        )
-        seen: dict[str, tuple[StepOutput, ReferenceOutput | None]] = {}
-        for name, own in outputs.items():
-            theirs = self._ask(further[name], {terms[name].reference}, with_maps=False)
-            seen[name] = own, theirs.get(cast(str, terms[name].reference))
-        loss, logged = sum_terms(terms, weights, output, reference_outputs, inputs, seen)
-        return loss, logged, output
-
-    def _shared(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the batch without the columns of single references, which neither the student nor others read."""
-        private = {column for reference in self.references.values() for column in reference.columns}
-        private |= {column for term in self._named_terms().values() for column in term.columns}
-        shared = {key: value for key, value in inputs.items() if key in ANNOTATION_COLUMNS or key not in private}
-        tokenizer = self.processing_class or self._tokenizer
-        marked = mark_special_tokens(shared, getattr(tokenizer, "tokenizer", tokenizer))
-        if self.explains and self.references:
-            require_special_tokens(marked, tokenizer)
-        return marked
-
-    def student_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the columns of a batch that the student is given."""
-        shared = self._shared(inputs)
-        own = {k: v for k, v in shared.items() if k not in ANNOTATION_COLUMNS and not k.startswith("teacher_")}
-        return forward_inputs(self.student, own)
-
-    def _task_loss(self, model_output: Any, labels: torch.Tensor) -> torch.Tensor:
-        """Compute the student's own loss on the labels, as the stock `Trainer` chooses it, a mean over this batch."""
-        if self.compute_loss_func is not None:
-            return self.compute_loss_func(model_output, labels, num_items_in_batch=labels.numel())
-        if self.label_smoother is not None and labels.ndim == 1:
-            return self.label_smoother({"logits": model_output["logits"]}, labels)
-        return classification_loss(self.student, model_output["logits"], labels, self.args.label_smoothing_factor)
-
-    # ---- Logging -----------------------------------------------------------------------------------------------
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log, and add each term's mean over the micro-batches and processes since the last log."""
-        if "loss" in logs:
-            means = self._logged.means(self.accelerator)
-            self._finite.check_means({**means, "loss": logs["loss"]}, self.state.global_step)
-            logs.update(means)
-        if "loss" in logs or "train_loss" in logs:
-            # With the end of a training, what its last steps left unlogged ends too.
-            self._logged.clear()
-        self._zero_maps.check(logs)
-        super().log(logs, start_time)
-
-
-def _explains(term: Term) -> bool:
-    """Tell whether a term compares explanations."""
-    return not term.needs.isdisjoint({"maps", "annotation"})

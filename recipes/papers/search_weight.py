@@ -26,7 +26,14 @@ from hf_e2kd.experiments import Distillation, ImageExperiment, parse_experiment
 from hf_e2kd.experiments.demos import RESNET_ON_DIGITS
 from hf_e2kd.experiments.distillation import NOTHING_SAVED, replace_arguments
 from hf_e2kd.experiments.images import ImageSources
-from hf_e2kd.experiments.results import METRICS, describe_machine, measured_metrics, recorded_arguments, write_results
+from hf_e2kd.experiments.results import (
+    METRICS,
+    RECORDED,
+    describe_machine,
+    measured_metrics,
+    recorded_arguments,
+    write_results,
+)
 from hf_e2kd.metrics.pareto import pareto_front
 from hf_e2kd.trainer import ExplanationDistillTrainer
 from hf_e2kd.trainer.arguments import ExplanationDistillArguments
@@ -109,7 +116,7 @@ def run_search(experiment: SearchExperiment, name: str, description: str) -> dic
     measures = [measure for measure in MEASURES if measure in points[0][split]]
     figures = [point[split] for point in points]
     front = pareto_front(figures, measures, search.rounding)
-    arguments = recorded_arguments(args)
+    arguments = recorded_arguments(args, RECORDED)
     # It is what the points differ in.
     del arguments["explanation_weight"]
     results = {
