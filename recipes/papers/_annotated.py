@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from _common import load_published
+from _shapes import write_coco, write_voc
 from datasets import Dataset, DatasetDict
 from matplotlib.patches import Rectangle
 from torch import nn
@@ -20,7 +21,6 @@ from hf_e2kd.architectures import call_model, grid_of
 from hf_e2kd.architectures.base import evaluating
 from hf_e2kd.cards.plots import explanation_panel
 from hf_e2kd.data import DistillationTransform, load_coco, load_voc
-from hf_e2kd.data.shapes import write_coco, write_voc
 from hf_e2kd.data.voc import CLASSES
 from hf_e2kd.experiments.images import classifier_of
 from hf_e2kd.experiments.models import create_student, load_processor, processor_like

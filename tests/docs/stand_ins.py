@@ -12,8 +12,8 @@ from transformers import ConvNextConfig, ConvNextForImageClassification, ViTImag
 
 from hf_e2kd import ExplanationDistillArguments, ExplanationDistillTrainer
 from hf_e2kd.data.digits import digits_on_textures
-from hf_e2kd.data.shapes import write_voc
 from hf_e2kd.data.voc import CLASSES as VOC_CLASSES
+from recipes.papers._shapes import write_voc
 from tests.models import images as random_images
 from tests.tokenizers import STUDENT, TEACHER, text_model
 

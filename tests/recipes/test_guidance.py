@@ -10,13 +10,13 @@ import torch
 from _annotated import CocoSource, VocSource, explainer_at, load_multi_label
 from _guide import run_guidance
 from _guided_students import run_guided_distillation
+from _shapes import SHAPES, write_coco, write_voc
 from torchvision.transforms.functional import pil_to_tensor
 from transformers import AutoImageProcessor, AutoModelForImageClassification, ViTImageProcessor
 
 from hf_e2kd import ExplanationDistillArguments
 from hf_e2kd.alignment.inputs import image_view
 from hf_e2kd.data import load_coco, load_voc
-from hf_e2kd.data.shapes import SHAPES, write_coco, write_voc
 from hf_e2kd.data.voc import CLASSES
 from hf_e2kd.explainers import GradCAM, InputXGradient
 from hf_e2kd.models import bcos_config

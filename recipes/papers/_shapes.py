@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .coco import VOC_NAMES
-from .digits import gratings
-from .voc import CLASSES
+from hf_e2kd.data.coco import VOC_NAMES
+from hf_e2kd.data.digits import gratings
+from hf_e2kd.data.voc import CLASSES
 
 SHAPES = ("disc", "square", "triangle")
 
