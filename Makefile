@@ -32,7 +32,7 @@ cards: $(VENV)/.installed ## train the students of model_cards/ anew and write t
 			model_cards/distill_$$name || exit 1; \
 	done
 
-test: $(VENV)/.installed-test ## run all tests (ARGS="tests/losses -x" for some)
+test: $(VENV)/.installed-test ## run all tests (ARGS="tests/terms -x" for some)
 	$(call PYTEST,$(BIN)) $(ARGS)
 
 test-lowest: $(VENV_LOWEST)/.installed ## run the tests with the lowest versions that pyproject.toml allows
