@@ -1,5 +1,6 @@
 """The package's loggers."""
 
+import re
 import subprocess
 import sys
 
@@ -18,4 +19,5 @@ def test_the_verbosity_of_transformers():
     for setup in ("", "import logging; logging.basicConfig()\n"):
         ran = subprocess.run([sys.executable, "-c", setup + SCRIPT], capture_output=True, text=True, check=True)
         lines = [line for line in ran.stderr.splitlines() if "told" in line or "silenced" in line]
-        assert lines == ["[transformers] told", "[transformers] told too"]
+        # The lowest versions print a record's file where the others print the library.
+        assert [re.sub(r"^.*\] ?|^.*:(?=told)", "", line) for line in lines] == ["told", "told too"], lines

@@ -24,10 +24,7 @@ def is_timm(model: nn.Module) -> bool:
 
 def timm_architecture(model: nn.Module) -> Architecture | None:
     """The entry of a timm model, bare or wrapped; None where its classifier reads tokens of an unknown block."""
-    from transformers import TimmWrapperForImageClassification
-
-    wrapped = isinstance(model, TimmWrapperForImageClassification)
-    bare = model.timm_model if wrapped else model
+    bare: Any = getattr(model, "timm_model", model)
     if not is_timm(bare):
         return None
     pool = getattr(bare, "global_pool", None)
@@ -35,28 +32,27 @@ def timm_architecture(model: nn.Module) -> Architecture | None:
         # Every place of the last feature map reaches the logits.
         return Architecture("forward_features", _of_the_bare_model(_features_split))
     if _has_plain_blocks(bare):
-        prefix = "timm_model." if wrapped else ""
+        prefix = "" if bare is model else "timm_model."
         return Architecture(f"{prefix}blocks.{len(bare.blocks) - 1}.norm1", _of_the_bare_model(_tokens_split))
     return None
 
 
 def _has_plain_blocks(bare: nn.Module) -> bool:
-    from timm.layers import Attention
-    from timm.models.vision_transformer import Block, VisionTransformer
-
-    if not isinstance(bare, VisionTransformer) or getattr(bare, "attn_pool", None) is not None:
+    # By name: torch 2.9 can't compile an import, and timm is imported where it is used alone.
+    kinds = [cls.__name__ for cls in type(bare).__mro__ if cls.__module__ == "timm.models.vision_transformer"]
+    if "VisionTransformer" not in kinds or getattr(bare, "attn_pool", None) is not None:
         return False
-    last = bare.blocks[-1]
-    return type(last) is Block and type(last.attn) is Attention and getattr(last.attn, "gate", None) is None
+    last: Any = bare.blocks[-1]
+    plain = type(last).__module__ == "timm.models.vision_transformer" and type(last).__name__ == "Block"
+    is_attention = type(last.attn).__module__ == "timm.layers.attention" and type(last.attn).__name__ == "Attention"
+    return plain and is_attention and getattr(last.attn, "gate", None) is None
 
 
 def _of_the_bare_model(
     split: Callable[[nn.Module, torch.Tensor], Split],
 ) -> Callable[[nn.Module, Mapping[str, Any]], Split]:
     def split_bare(model: nn.Module, inputs: Mapping[str, Any]) -> Split:
-        from transformers import TimmWrapperForImageClassification
-
-        bare = model.timm_model if isinstance(model, TimmWrapperForImageClassification) else model
+        bare: Any = getattr(model, "timm_model", model)
         weight = next(bare.parameters())
         return split(bare, require_inputs(inputs).to(weight.device, weight.dtype))
 

@@ -118,7 +118,8 @@ def _by_head(
     if torch.is_autocast_enabled(device):
         activation = activation.to(_head_dtype(model))
 
-    def head(activation: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
+    # In quotes, because torch 2.9 can't compile the annotation.
+    def head(activation: torch.Tensor) -> "tuple[torch.Tensor, list[torch.Tensor | None]]":
         # `torch.func` refuses to change in place what its function didn't make: the norms count in copies.
         for norm, counter in norms:
             norm.num_batches_tracked = counter.clone()

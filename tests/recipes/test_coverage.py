@@ -156,6 +156,8 @@ def test_no_family_of_timm_failed(written, tables):
 def test_a_sample_of_timm_comes_out_as_the_table_says(family, tables, coverage):
     """A table of another time."""
     row = next(row for row in tables["timm"] if row["module"] == family)
+    if not timm.is_model(row["model"]):
+        pytest.skip(f"timm {timm.__version__} has no {row['model']}")
     outcomes = coverage.try_timm(family)
     assert (outcomes["gradcam"].verdict == "works") == (row["gradcam"] == "✓"), outcomes
     assert (outcomes["default taps"].verdict == "works") == row["default taps"].isdigit(), outcomes
