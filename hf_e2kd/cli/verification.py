@@ -221,7 +221,7 @@ def _data_place(data: DataRecord, folder: Path) -> str:
 
 
 def _hub_id(name: str, role: str) -> str:
-    """What a record states as an id; a record of somebody else mustn't name this machine's folders."""
+    """Check an id that a record states; a record of somebody else mustn't name this machine's folders."""
     if not is_hub_id(name):
         raise ValueError(
             f"The record's id of the {role}, {name!r}, is no id on the Hub, or a folder here. Give it by --{role}, if "

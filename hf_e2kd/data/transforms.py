@@ -191,7 +191,7 @@ def _is_of_albumentations(augmentation: Any) -> bool:
 
 
 def _albumentations(augmentation: Callable[..., Any], view: Mapping[str, Any]) -> dict[str, Any]:
-    """What albumentations makes of a view: it is called by name, on arrays (H, W, 3) and (H, W)."""
+    """Apply albumentations to a view: it is called by name, on arrays (H, W, 3) and (H, W)."""
     others = sorted(view.keys() - {"image", "mask"})
     if others:
         raise ValueError(

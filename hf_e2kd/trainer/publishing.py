@@ -133,7 +133,7 @@ class PublishingMixin(Trainer):
         )
 
     def _current_record(self, measure: bool) -> FidelityRecord:
-        """What was measured of the student as it is; else it is measured now, if it shall be and there are samples.
+        """Return the record of the student as it is, measured now if need be, if it shall be and there are samples.
 
         Of data without a length no samples can be drawn: the card takes the figures of an evaluation at this step.
         """
