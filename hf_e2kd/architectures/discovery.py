@@ -14,6 +14,7 @@ from ..alignment.words import LAYOUT_COLUMNS
 from ..logs import get_logger
 from .base import evaluating, forget_biases
 from .grids import Grid, grid_of
+from .taps import untapped
 from .text import explain_missing_padding, refuse_unfit_text
 from .timm import is_timm
 
@@ -40,7 +41,7 @@ def discover_target(model: nn.Module, inputs: Mapping[str, Any]) -> str:
     ]
     pixel_values = inputs["pixel_values"].detach().requires_grad_()
     try:
-        with evaluating(model), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        with evaluating(model), untapped(), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             logits = call_model(model, {**inputs, "pixel_values": pixel_values})
             grids = {
                 name: grid

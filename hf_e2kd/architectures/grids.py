@@ -67,7 +67,8 @@ def grid_of(activation: torch.Tensor, height: int, width: int) -> Grid | None:
     """
     if activation.ndim == 4:
         _, first, second, last = activation.shape
-        channels_last = abs(first * width - second * height) <= max(height, width) and second != last
+        # Where both fit, as with 96 channels of 128×170 places, channels come first, as in most models.
+        channels_last = _fits(first, second, height, width) and not _fits(second, last, height, width)
         grid = Grid(first, second, "nhwc") if channels_last else Grid(second, last)
         return grid if min(grid.height, grid.width) > 1 else None
     if activation.ndim != 3 or activation.shape[2] == 1:  # a pooled map (B, C, 1) is no row of tokens
@@ -82,3 +83,8 @@ def grid_of(activation: torch.Tensor, height: int, width: int) -> Grid | None:
         if min(rows, columns) > 1 and (height != width or rows == columns):
             grids.append(Grid(rows, columns, "tokens", prefix))
     return min(grids, key=lambda grid: abs(grid.height * width - grid.width * height), default=None)
+
+
+def _fits(rows: int, columns: int, height: int, width: int) -> bool:
+    """Tell whether a grid has an image's shape, up to a rounded row or column."""
+    return abs(rows * width - columns * height) <= max(height, width)

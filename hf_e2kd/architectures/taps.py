@@ -1,7 +1,8 @@
 """Feature taps: outputs of a model's layers, read during its forward pass, and the layers that are read by default."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -35,24 +36,9 @@ class Taps:
         self.paths = tuple(dict.fromkeys(paths))
         self.outputs: dict[str, torch.Tensor] = {}
         self.on = False
-        self._handles = [find_layer(model, path).register_forward_hook(self._hook(path)) for path in self.paths]
-
-    def _hook(self, path: str) -> Any:
-        def keep(module: nn.Module, args: Any, output: Any) -> None:
-            if self.on and path not in self.outputs:
-                feature = output[0] if isinstance(output, tuple) else output
-                if not isinstance(feature, torch.Tensor):
-                    raise ValueError(
-                        f"The layer '{path}' gives a {type(feature).__name__}, not a tensor. Tap a layer inside it."
-                    )
-                if not torch.compiler.is_compiling() and torch._C._functorch.is_functorch_wrapped_tensor(feature):
-                    raise ValueError(
-                        f"The layer '{path}' lies in the head that GradCAM differentiates inside the forward pass. Tap "
-                        "a layer before it, such as the last stage or block."
-                    )
-                self.outputs[path] = feature.clone()
-
-        return keep
+        bare = getattr(model, "timm_model", model)
+        self.channels_last = getattr(bare, "output_fmt", "NCHW") == "NHWC"
+        self._handles = [find_layer(model, path).register_forward_hook(_Hook(self, path)) for path in self.paths]
 
     def start(self) -> None:
         """Switch the hooks on, with no outputs kept."""
@@ -74,12 +60,49 @@ class Taps:
         missing = [path for path in self.paths if path not in outputs]
         if missing:
             raise ValueError(f"The forward pass doesn't call the layers {missing}. Tap others, such as whole blocks.")
-        return {path: feature_cells(outputs[path], inputs, path) for path in self.paths}
+        return {path: feature_cells(outputs[path], inputs, path, self.channels_last) for path in self.paths}
 
     def remove(self) -> None:
         """Take the hooks off the model."""
         for handle in self._handles:
             handle.remove()
+
+
+class _Hook:
+    """A layer's hook; an object with its taps, so that models with hooks are copied and pickled whole."""
+
+    def __init__(self, taps: Taps, path: str):
+        self.taps = taps
+        self.path = path
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
+        taps, path = self.taps, self.path
+        if not taps.on or _PROBING or path in taps.outputs:
+            return
+        feature = output[0] if isinstance(output, tuple) else output
+        if not isinstance(feature, torch.Tensor):
+            raise ValueError(
+                f"The layer '{path}' gives a {type(feature).__name__}, not a tensor. Tap a layer inside it."
+            )
+        if not torch.compiler.is_compiling() and torch._C._functorch.is_functorch_wrapped_tensor(feature):
+            raise ValueError(
+                f"The layer '{path}' lies in the head that GradCAM differentiates inside the forward pass. Tap a layer "
+                "before it, such as the last stage or block."
+            )
+        taps.outputs[path] = feature.clone()
+
+
+_PROBING: list[bool] = []
+
+
+@contextmanager
+def untapped() -> Iterator[None]:
+    """Keep taps from reading for a while: a pass that probes a model isn't the one whose features are compared."""
+    _PROBING.append(True)
+    try:
+        yield
+    finally:
+        _PROBING.pop()
 
 
 def find_layer(model: nn.Module, path: str) -> nn.Module:
@@ -96,13 +119,16 @@ def find_layer(model: nn.Module, path: str) -> nn.Module:
     raise ValueError(f"{type(model).__name__} has no layer '{path}'. {nearest}")
 
 
-def feature_cells(feature: torch.Tensor, inputs: Mapping[str, Any], path: str = "") -> torch.Tensor:
+def feature_cells(
+    feature: torch.Tensor, inputs: Mapping[str, Any], path: str = "", channels_last: bool = False
+) -> torch.Tensor:
     """Lay out a layer's output by places.
 
     Args:
         feature: Output (B, C, h, w), (B, h, w, C), (B, prefix + h·w, C) or (B, C); of texts (B, T, C) or (B, C).
         inputs: The forward's inputs; `pixel_values` (B, channels, H, W) tells the image's shape.
         path: Path of the layer, for the error.
+        channels_last: True for a model whose feature maps are (B, h, w, C), where their shape doesn't tell.
 
     Returns:
         (B, h, w, C) of images, without prefix tokens; (B, T, C) of texts; (B, C) of pooled features.
@@ -119,6 +145,8 @@ def feature_cells(feature: torch.Tensor, inputs: Mapping[str, Any], path: str = 
     elif feature.ndim == 4 and feature.shape[2:].numel() == 1:
         return feature.flatten(1)
     else:
+        if feature.ndim == 4 and channels_last:
+            return feature
         grid = grid_of(feature, *pixel_values.shape[-2:])
         if grid is not None:
             return grid.cells(feature)

@@ -17,6 +17,7 @@ from torch import nn
 
 from .base import evaluating
 from .discovery import call_model
+from .taps import untapped
 from .text import longest_text, moved_embeddings, reads_embeddings, word_embeddings
 
 NEAR_ZERO = 0.05
@@ -143,7 +144,7 @@ def _share_near_zero(model: nn.Module, inputs: Mapping[str, Any]) -> float:
         with _seeded(inputs["input_ids"].device), moved_embeddings(model, inputs["input_ids"], lambda x: scale * x):
             return call_model(model, inputs).double()
 
-    with torch.no_grad(), evaluating(model):
+    with torch.no_grad(), evaluating(model), untapped():
         at_zero = logits(0.0)
         return ((logits(NEAR_ZERO) - at_zero).norm() / (logits(1.0) - at_zero).norm()).item()
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from ..architectures.base import evaluating
 from ..architectures.grids import MOST_PREFIX_TOKENS
+from ..architectures.taps import untapped
 from .attention_weights import global_size, recorded_attention
 from .base import one_hots
 from .input_gradients import gradient_scale, run_at
@@ -53,7 +54,7 @@ def find_pooled_tokens(model: nn.Module, inputs: Mapping[str, Any]) -> PooledTok
         ValueError: the model has no global attention, is causal, or reads tokens at places that depend on the sample.
     """
     # One derivative is taken, whatever the caller needs: `run_at` keeps the graph for it.
-    with evaluating(model), torch.no_grad(), recorded_attention(model) as recorded:
+    with evaluating(model), untapped(), torch.no_grad(), recorded_attention(model) as recorded:
         logits, _ = run_at(model, inputs)
         weights = list(recorded)
         tokens = global_size(model, weights, inputs, logits)

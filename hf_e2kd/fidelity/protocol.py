@@ -21,6 +21,7 @@ class MeasuredTrainer(Protocol):
         student: The student without wrappers.
         explainer: The student's explainer.
         references: References by name.
+        terms: Terms of the loss by name.
         explains: Whether explanations are made.
         is_multi_label: Whether the student decides each class for itself.
         comparison_grid: Grid on which maps of images are compared.
@@ -33,6 +34,7 @@ class MeasuredTrainer(Protocol):
     eval_dataset: Any
     explainer: Explainer
     references: Mapping[str, Reference]
+    terms: Any
 
     @property
     def student(self) -> nn.Module: ...

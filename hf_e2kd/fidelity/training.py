@@ -1,6 +1,6 @@
 """Description of a student's training, from its trainer."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers.integrations.integration_utils import CodeCarbonCallback
@@ -37,6 +37,8 @@ def describe_training(trainer: MeasuredTrainer, base_model: str | None) -> Train
         return None
     ended: dict[str, Any] = next((entry for entry in reversed(state.log_history) if "train_runtime" in entry), {})
     arguments = recorded_arguments(args)
+    if further := _further_terms(trainer.terms, args):
+        arguments["terms"] = further
     if args.load_best_model_at_end and state.best_global_step:
         arguments["best_model_of_step"] = state.best_global_step
     transform = _transform_of(trainer.train_dataset)
@@ -53,6 +55,16 @@ def describe_training(trainer: MeasuredTrainer, base_model: str | None) -> Train
         epochs=state.epoch,
         co2_kg=_emissions(trainer),
     )
+
+
+def _further_terms(terms: Mapping[str, Any], args: Any) -> dict[str, Any]:
+    """Describe the terms that arguments or objects have added, with the options that are known."""
+    stated = getattr(args, "terms", None) or {}
+    found = {}
+    for name, term in terms.items():
+        if term.weight_argument is None:
+            found[name] = {**stated.get(name, {}), "weight": term.weight}
+    return found
 
 
 def _describe_reference(reference: Reference, trainer: MeasuredTrainer) -> dict[str, Any]:

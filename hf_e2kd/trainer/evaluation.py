@@ -68,7 +68,7 @@ class EvaluationMixin(Trainer):
                 "FSDP2 shards a student together with its optimizer. Call train() before evaluate() and predict(), or "
                 "evaluate in one process or with DDP."
             )
-        self.set_up_terms()
+        self.set_up_terms(getattr(dataloader, "dataset", None))
         scores = is_score(self.student)
         # Correlations of scores take those of all samples, one number each.
         meter = RunningMeans if self._batch_measures is None and not scores else SampleValues
@@ -121,6 +121,7 @@ class EvaluationMixin(Trainer):
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
         """Run student and references once for the loss, the logits and the fidelity metrics together."""
         inputs = self._prepare_inputs(inputs)
+        self.terms.eval()
         refuse_missing_inputs(inputs, self.eval_dataset, bool(self.args.remove_unused_columns))
         with torch.no_grad(), self._gathered(model):
             # Labels of another label space enter neither the loss nor the metrics.

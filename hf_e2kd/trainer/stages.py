@@ -67,6 +67,9 @@ def train_stage(trainer: Any, term: Term, num_train_epochs: float, resume: bool 
         explainer=trainer.explainer,
     )
     stage.adopt_terms()
+    for other in stage.terms.values():
+        if other is not term:
+            other.weight = 0.0  # a reference may weigh its own logits and explanations
     checkpoint = last_checkpoint(args.output_dir) if resume else None
     try:
         with _unreached_frozen(stage):

@@ -103,6 +103,9 @@ def sum_terms(
             reference_output = None if reference_output is None else replace(reference_output, view=theirs)
         if term.reference is not None and reference_output is None:
             continue
+        explains = not term.needs.isdisjoint({"maps", "annotation"})
+        if explains and term.reference not in output.explanations:
+            continue  # a step without maps
         losses = term(seen, reference_output, inputs)
         if losses is None:
             continue

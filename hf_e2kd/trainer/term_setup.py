@@ -43,7 +43,7 @@ def build_terms(
             ]
         for term in own:
             # With several references, each term bears its reference's name.
-            term.suffix = "" if len(references) == 1 else f"_{name}"
+            term.suffix = "" if len(references) == 1 else f"_{name.replace('.', '_')}"
         built += own
     terms = {f"{term.log_name or term.name}{term.suffix}": term for term in built}
     further = {term.name: term for term in given}
@@ -54,6 +54,11 @@ def build_terms(
     for name, options in (setting("terms") or {}).items():
         further.setdefault(name, build_term(name, **options))
     for name in further:
+        if not name.isidentifier() or hasattr(nn.ModuleDict, name):
+            raise ValueError(
+                f"A term can't be named '{name}', as which its loss is logged and its parameters are saved. Name it in "
+                "letters, digits and underscores, and not like a method of torch.nn.ModuleDict."
+            )
         if name in BUILT_IN or name in terms:
             raise ValueError(
                 f"Every training has the term '{name}', so that `terms` can't name it. Weigh it by task_weight, "

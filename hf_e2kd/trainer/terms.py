@@ -58,6 +58,8 @@ class TermsMixin(Trainer):
         **keywords: Any,
     ) -> Any:
         self.set_up_terms()
+        given = self.optimizer is not None and self.lr_scheduler is not None and not self._created_lr_scheduler
+        self._refuse_scheduler(given and any(True for _ in self.terms.parameters()))
         if resume_from_checkpoint is None and self._runs_stages:
             prepare_terms(self, self._named_terms().values())
         gradients = TermGradients(self.terms, self.accelerator)
@@ -71,11 +73,15 @@ class TermsMixin(Trainer):
         """Train the student's layers below a term's taps, and the term's parameters, on that term alone.
 
         A term calls it in its `prepare`. The stage's checkpoints lie in `stage-NAME` in the output folder; a training
-        that is resumed goes on in its middle.
+        that is resumed goes on in its middle. It is trained by the optimizer that the arguments name, whatever object
+        the trainer was given, and without its callbacks.
         """
-        train_stage(self, term, num_train_epochs, resume=self._resumes_stages)
-        forget_preparation(self.student)
-        self._connect(self.student)
+        try:
+            train_stage(self, term, num_train_epochs, resume=self._resumes_stages)
+        finally:
+            # After an interruption too, so that the student can be evaluated.
+            forget_preparation(self.student)
+            self._connect(self.student)
 
     def adopt_terms(self) -> None:
         """Take the terms as another trainer has set them up, for a stage of its training."""
@@ -87,20 +93,29 @@ class TermsMixin(Trainer):
         optimizer = super().create_optimizer(model)
         groups = len(optimizer.param_groups)
         add_parameters(optimizer, self.terms, self.args.weight_decay)
-        if own_scheduler and len(optimizer.param_groups) > groups and not self._created_lr_scheduler:
+        self._refuse_scheduler(
+            own_scheduler and len(optimizer.param_groups) > groups and not self._created_lr_scheduler
+        )
+        return optimizer
+
+    def _refuse_scheduler(self, is_given: bool) -> None:
+        if is_given:
             raise ValueError(
                 "A term has parameters of its own, for which a scheduler that was made before has no learning rate. "
                 "Give `optimizers=(optimizer, None)`, or leave both to the trainer's arguments."
             )
-        return optimizer
 
-    def set_up_terms(self) -> None:
-        """Create the terms' parameters for the shapes of the data, unless that is done."""
+    def set_up_terms(self, dataset: Any = None) -> None:
+        """Create the terms' parameters for the shapes of the data, unless that is done.
+
+        Args:
+            dataset: Data to take the shapes from, where the trainer has none of its own.
+        """
         if self._terms_set_up:
             return
         waiting = [term for term in self._named_terms().values() if type(term).setup is not Term.setup]
         if waiting:
-            batch = self._prepare_inputs(self._first_batch())
+            batch = self._prepare_inputs(self._first_batch(dataset))
             with evaluating(self.student), torch.no_grad():
                 reference_outputs = self._ask(batch, {term.reference for term in waiting}, with_maps=False)
                 output, _ = run_student(
@@ -115,8 +130,9 @@ class TermsMixin(Trainer):
         check_parameters(self.terms, self._is_sharded())
         self._terms_set_up = True
 
-    def _first_batch(self) -> Any:
+    def _first_batch(self, dataset: Any = None) -> Any:
         data = self.eval_dataset if self.train_dataset is None else self.train_dataset
+        data = dataset if data is None else data
         data = list(data.values())[-1] if isinstance(data, dict) else data
         with keeping_random_state(self.args.device):
             return self.collate(first_samples(data, 2), data)

@@ -238,7 +238,8 @@ class ExplanationDistillTrainer(
     def explains(self) -> bool:
         """True if any explanation is ever made: plain distillation may be measured without one."""
         matched = any(self.explanation_weight_of(reference) > 0 for reference in self.references.values())
-        return matched or self._setting("evaluate_explanations")
+        own = any(term.weight and not term.needs.isdisjoint({"maps"}) for term in self._named_terms().values())
+        return matched or own or self._setting("evaluate_explanations")
 
     @property
     def comparison_grid(self) -> ComparisonGrid:
@@ -262,6 +263,7 @@ class ExplanationDistillTrainer(
         return None
 
     def training_step(self, model: nn.Module, *arguments: Any, **keywords: Any) -> torch.Tensor:
+        self.terms.train()
         with self._gathered(model):
             loss = super().training_step(model, *arguments, **keywords)
         if self.args.logging_nan_inf_filter:

@@ -1,5 +1,8 @@
 """Terms that compare features: their formulas on fixed tensors, the layers they tap, and what they refuse."""
 
+import copy
+import pickle
+
 import pytest
 import timm
 import torch
@@ -249,3 +252,27 @@ def test_a_teachers_features_equal_its_own_layers():
     assert list(features) == ["resnet.encoder.stages.1"]
     torch.testing.assert_close(features["resnet.encoder.stages.1"], expected.movedim(1, -1))
     assert not teacher.model.resnet.encoder.stages[0]._forward_hooks
+
+
+def test_feature_maps_with_channels_last():
+    """Prevents: timm's Swin read as channels first where it has as many channels as rows and columns."""
+    model = timm.create_model("swin_tiny_patch4_window7_224", img_size=32, patch_size=2, embed_dim=16, depths=(1, 1))
+    reader = Taps(model.eval(), ["layers.0"])
+    reader.start()
+    with torch.no_grad():
+        model(images(1, 32))
+    expected = model.layers[0](model.patch_embed(images(1, 32)))
+    found = reader.stop({"pixel_values": images(1, 32)})["layers.0"]
+    assert found.shape == (1, 16, 16, 16)
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_model_with_taps_is_copied_and_pickled_whole():
+    """Prevents: a copy whose hooks write into the original's features, and a student that isn't pickled."""
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3))
+    model.taps = Taps(model, ["0"])
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        other.taps.start()
+        other(images(1, 8))
+        assert not model.taps.outputs
+        assert other.taps.stop({"pixel_values": images(1, 8)})["0"].shape == (1, 6, 6, 4)

@@ -470,3 +470,71 @@ def test_sharded_students_have_no_terms_of_features(tmp_path, kind):
     with pytest.raises(ValueError, match=r"The terms \['own'\] have parameters of their own"):
         check_parameters(term, sharded=True)
     check_parameters(term, sharded=False)
+
+
+# --- Neighbours ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("explainer", ["attention_rollout", "attention_gradient"])
+def test_features_are_not_those_of_a_probing_pass(tmp_path, explainer):
+    """Prevents: the first step's features taken from the pass by which an explainer looks at a new model."""
+    losses = []
+    for weight in (0.0, 1.0):
+        models = build("vit"), build("vit", seed=1)
+        for model in models:
+            model.set_attn_implementation("eager")
+        settings = {"terms": {"attention_transfer": {}}, "explainer": explainer, "explanation_weight": weight}
+        trainer = distiller(*models, tmp_path, {**settings, "max_steps": 1}, train_dataset=samples(4))
+        trainer.train()
+        losses.append(logged(trainer, "loss_attention_transfer"))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+class Normalised(Term):
+    """Distance of normalised logits, by a batch norm of its own."""
+
+    name = "normalised"
+    needs = frozenset({"logits"})
+
+    def setup(self, output, reference_output, inputs, dataset):
+        self.norm = nn.BatchNorm1d(output.logits.shape[1])
+
+    def forward(self, output, reference_output, inputs):
+        return (self.norm(output.logits) - reference_output.logits).square().mean(1)
+
+
+def test_terms_are_evaluated_in_evaluation_mode(tmp_path):
+    """Prevents: statistics of a term that an evaluation changes, and a last batch of one sample that it can't take."""
+    trainer = distiller(build("vit"), build("vit", seed=1), tmp_path, {"max_steps": 1}, terms=[Normalised()])
+    trainer.train()
+    before = {name: value.clone() for name, value in trainer.terms.state_dict().items()}
+    trainer.evaluate()
+    assert all(torch.equal(value, before[name]) for name, value in trainer.terms.state_dict().items())
+    trainer.train()
+    assert trainer.terms["normalised"].norm.num_batches_tracked == 2
+
+
+def test_a_stage_trains_on_its_term_alone(tmp_path):
+    """Prevents: logits and explanations that a reference weighs by itself, in a stage of a hint."""
+    reference = TeacherReference(build("resnet", seed=1), logits_weight=1.0, explanation_weight=1.0)
+    settings = {"terms": {"hint": {"weight": 0.0, "stage_epochs": 1.0}}, "max_steps": 1, "learning_rate": 0.01}
+    trainer = distiller(build("resnet"), None, tmp_path, settings, references={"teacher": reference})
+    trainer.set_up_terms()
+    before = trainer.student.classifier[1].weight.detach().clone()
+    trainer.train_stage(trainer.terms["hint"], 1.0)
+    assert torch.equal(trainer.student.classifier[1].weight, before)
+    assert trainer.evaluate()["eval_loss"] > 0
+
+
+def test_an_evaluation_alone_brings_its_own_data(tmp_path):
+    """Prevents: shapes looked for in data that the trainer doesn't have."""
+    trainer = distiller(build("resnet"), build("resnet", seed=1), tmp_path, HINT, train_dataset=None, eval_dataset=None)
+    assert trainer.evaluate(samples(5))["eval_loss"] > 0
+
+
+@pytest.mark.parametrize("name", ["my.term", "values"])
+def test_names_that_can_not_be_saved(tmp_path, name):
+    """Prevents: a KeyError of torch's."""
+    term = type("Named", (Rotated,), {"name": name})()
+    with pytest.raises(ValueError, match=f"A term can't be named '{name}'"):
+        distiller(build("resnet"), build("resnet", seed=1), tmp_path, terms=[term])
