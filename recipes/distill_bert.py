@@ -176,7 +176,7 @@ def main() -> dict[str, Any]:
     )
     record = ex.with_word_plots(record, run, list(evaluations)[-1], len(record.data.samples))
     if script.dataset is None:
-        # `hf-e2kd fidelity --verify` finds the teacher there.
+        # Where the teacher lies, which `hf-e2kd fidelity --verify` is given by --teacher.
         training = replace(record.training, data=ex.generated_data(*known, split="student_train"))
         record = replace(record, teacher=replace(record.teacher, path="../teacher"), training=training)
     if args.push_to_hub:

@@ -141,7 +141,7 @@ def main() -> dict[str, Any]:
     measured_on = None if script.dataset else ex.generated_data(*known, split="test_ood")
     record = trainer.measure_fidelity(seed=args.seed, compared={"plain KD": students["KD"]}, data=measured_on)
     if script.dataset is None:
-        # `hf-e2kd fidelity --verify` finds the teacher there.
+        # Where the teacher lies, which `hf-e2kd fidelity --verify` is given by --teacher.
         training = replace(record.training, data=ex.generated_data(*known, split="student_train"))
         record = replace(record, teacher=replace(record.teacher, path="../teacher"), training=training)
     if args.push_to_hub:

@@ -320,3 +320,8 @@ def image_channels(model: nn.Module) -> int | None:
     if isinstance(first, str):
         return getattr(bare.get_submodule(first), "in_channels", None)
     return getattr(getattr(model, "config", None), "num_channels", None)
+
+
+def first_tensor(inputs: Mapping[str, Any]) -> torch.Tensor:
+    """The first tensor with a batch axis, whose length and device are the batch's."""
+    return next(value for value in inputs.values() if isinstance(value, torch.Tensor) and value.ndim)

@@ -151,7 +151,7 @@ def align_names(
 ) -> LabelAlignment:
     """`align_labels` from names (None where there are none) and counts (None where unknown)."""
     if teacher_names is not None and student_names is not None:
-        if [_key(name) for name in teacher_names] == [_key(name) for name in student_names]:
+        if [name_key(name) for name in teacher_names] == [name_key(name) for name in student_names]:
             # The same list is no puzzle, even with a name twice in it (ImageNet's two cranes).
             everything = torch.arange(len(student_names))
             return LabelAlignment(everything, everything, len(teacher_names), len(student_names))
@@ -183,14 +183,15 @@ def align_names(
     return LabelAlignment(everything, everything, teacher_classes, teacher_classes)
 
 
-def _key(name: str) -> str:
+def name_key(name: str) -> str:
+    """The form in which names of classes are compared: upper and lower case alike, without outer spaces."""
     return name.strip().casefold()
 
 
 def _by_name(names: list[str], side: str) -> dict[str, int]:
     ids: dict[str, int] = {}
     for index, name in enumerate(names):
-        key = _key(name)
+        key = name_key(name)
         if key in ids:
             raise ValueError(
                 f"The {side}'s classes {ids[key]} and {index} are both named '{name.strip()}', so labels can't be "
@@ -242,11 +243,21 @@ class DataLabels:
     checked: bool = True
 
     def __call__(self, labels: torch.Tensor) -> torch.Tensor:
-        """Take labels (B,), -100 for none, or shares (B, classes) of a data set to the model's classes."""
+        """Take labels (B,), -100 for none, or shares (B, classes) of a data set to the model's classes.
+
+        Shares are in the data set's order, and 0 for classes beyond its own.
+        """
         if not self.checked:
             return labels
-        if labels.ndim == 2 and self.order is not None and labels.shape[1] == len(self.order):
-            return labels.new_zeros(len(labels), self.classes or len(self.order)).index_copy(1, self.order, labels)
+        if labels.ndim == 2 and self.order is not None:
+            count = len(self.order)
+            if labels.shape[1] < count or labels[:, count:].any():
+                raise ValueError(
+                    f"Labels with shares of {labels.shape[1]} classes, and the data set numbers {count}, which the "
+                    "model orders otherwise. Give shares of the data set's classes, in its own order."
+                )
+            shares = labels.new_zeros(len(labels), self.classes or count)
+            return shares.index_copy(1, self.order, labels[:, :count])
         if labels.ndim != 1 or labels.is_floating_point():
             return labels
         known = self.classes if self.order is None else len(self.order)
@@ -284,7 +295,7 @@ def data_labels(dataset: Any, model: nn.Module, label_column: str | None = None)
         return own
     if known is None:
         return own if len(stated) == count else None
-    theirs, ours = [_key(name) for name in stated], [_key(name) for name in known]
+    theirs, ours = [name_key(name) for name in stated], [name_key(name) for name in known]
     if theirs == ours:
         return own
     # A name that stands twice says no number.

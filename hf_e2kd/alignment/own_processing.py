@@ -36,8 +36,8 @@ def _load(auto_class: Any, model: nn.Module) -> Any | None:
         return None
     try:
         return auto_class.from_pretrained(name, revision=None if Path(name).is_dir() else revision)
-    # Nothing lies there, or what does can't be loaded without its own code: nothing is stated then.
-    except (OSError, ValueError, KeyError):
+    # Nothing lies there, or what does can't be loaded without its own code or a package: nothing is stated then.
+    except (OSError, ValueError, KeyError, ImportError):
         return None
 
 

@@ -55,9 +55,11 @@ def root_gathered(model: nn.Module) -> Iterator[None]:
     """Keep what no block of a sharded model holds, such as its word embeddings, readable outside its own forward."""
     if isinstance(model, FSDPModule):
         model.unshard()
-    yield
-    if isinstance(model, FSDPModule):
-        model.reshard()
+    try:
+        yield
+    finally:
+        if isinstance(model, FSDPModule):
+            model.reshard()
 
 
 def _nothing() -> None:

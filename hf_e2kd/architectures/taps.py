@@ -114,7 +114,7 @@ def find_layer(model: nn.Module, path: str) -> nn.Module:
     layers = dict(model.named_modules())
     if path in layers and path:
         return layers[path]
-    close = difflib.get_close_matches(path, layers, n=5, cutoff=0.3)
+    close = difflib.get_close_matches(path, layers, n=5)
     nearest = f"The nearest: {', '.join(close)}." if close else f"Its layers: {', '.join(filter(None, layers))}."
     raise ValueError(f"{type(model).__name__} has no layer '{path}'. {nearest}")
 

@@ -13,6 +13,7 @@ from huggingface_hub import ModelCard
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from .. import models
+from ..fidelity.published import has_processor
 from ..fidelity.record import FIDELITY_FILE, FidelityRecord, TrainingRecord
 from ..hub.ids import check_repo_id, is_hub_id
 from ..hub.redaction import is_private, without_private
@@ -135,17 +136,11 @@ def save_card(record: FidelityRecord, folder: str | Path, **options: Any) -> Pat
     if (folder / "config.json").is_file():
         # A checkpoint may lie beside the record of an earlier student.
         has_record = record.step is None and (folder / FIDELITY_FILE).is_file()
-        options = {"has_processor": _has_processor(folder), "has_record": has_record, **options}
+        model_type = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+        options = {"has_processor": has_processor(folder, model_type), "has_record": has_record, **options}
     path = folder / CARD_FILE
     model_card(record, **options).save(path)
     return path
-
-
-def _has_processor(folder: Path) -> bool:
-    files = ("preprocessor_config.json", "processor_config.json", "tokenizer_config.json")
-    # timm's wrapper has it in the model's configuration.
-    wrapped = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type") == "timm_wrapper"
-    return wrapped or any((folder / name).is_file() for name in files)
 
 
 def _published_part(record: FidelityRecord) -> FidelityRecord:

@@ -2,16 +2,9 @@
 
 from ..fidelity.record import FidelityRecord
 from ..metrics.citations import GOOD_TEACHERS_EXPLAIN, KD_INTERPRETABILITY, MODEL_GUIDANCE, SCORE_CAM
+from ..terms.logits import logits_citation
 from ..terms.registry import term_citation
 from .methods import further_terms, methods, terms
-
-DISTILLATION = r"""@misc{hinton2015distilling,
-    title = {Distilling the Knowledge in a Neural Network},
-    author = {Hinton, Geoffrey and Vinyals, Oriol and Dean, Jeff},
-    year = {2015},
-    eprint = {1503.02531},
-    archivePrefix = {arXiv}
-}"""
 
 NEGATIVE_FLIPS = r"""@inproceedings{yan2021positive,
     title = {Positive-Congruent Training: Towards Regression-Free Model Updates},
@@ -93,8 +86,8 @@ def citations(record: FidelityRecord) -> list[str]:
         found.append(GOOD_TEACHERS_EXPLAIN)
     if "guidance" in used:
         found.append(MODEL_GUIDANCE)
-    if "logits" in used:
-        found.append(DISTILLATION)
+    if "logits" in used and record.training is not None:
+        found.append(logits_citation(record.training.arguments.get("logits_loss", "auto")))
     found += [entry for name in further_terms(record.training) if (entry := term_citation(name)) is not None]
     measured = {"explanation_similarity", "energy_pointing_game", "localization_iou", *_METRICS} & record.figures.keys()
     explained = [

@@ -4,6 +4,7 @@ Nothing heavy is imported before a command is chosen, so that the list of comman
 """
 
 import os
+import sys
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Annotated, Any
@@ -11,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from .output import echo, escaped_messages
+from .output import echo, echo_traceback, escaped_messages
 
 COMMANDS = {
     "card": "Write a student's model card anew, with the figures of its fidelity.json, and publish it if asked to.",
@@ -75,6 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             app(arguments, prog_name="hf-e2kd")
     except Exception as error:
         if os.environ.get(_DEBUG) or not isinstance(error, _errors_of_users()):
+            sys.excepthook = echo_traceback
             raise
         message = " ".join(str(error).split()) or type(error).__name__
         echo(f"hf-e2kd: error: {message}", err=True)

@@ -9,7 +9,7 @@ import typer
 from ..cards.card import save_card
 from ..fidelity import FIDELITY_FILE, FidelityRecord
 from ..hub.ids import check_repo_id
-from ..hub.upload import push_folder
+from ..hub.upload import NOT_PUBLISHED, push_folder
 from .output import echo
 
 PICTURE = "explanations.png"
@@ -60,7 +60,13 @@ def card(
     url = None
     if push:
         assert repo_id is not None
-        url = push_folder(folder, repo_id, private=private or None, commit_message="Model card and student").repo_url
+        url = push_folder(
+            folder,
+            repo_id,
+            private=private or None,
+            commit_message="Model card and student",
+            ignore_patterns=NOT_PUBLISHED,
+        ).repo_url
     summary = {"card": str(path), "figures": len(record.figures), "url": None if url is None else str(url)}
     if as_json:
         echo(json.dumps(summary))

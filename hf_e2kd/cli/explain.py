@@ -15,9 +15,9 @@ from ..explainers import build_explainer
 from .classes import find_class
 from .explained import Explained, Explaining
 from .inputs import find_images, find_texts
+from .options import explainer_options_of
 from .output import echo
 from .rendering import PICTURES, as_text, write
-from .store import json_object
 
 
 def explain(
@@ -85,9 +85,7 @@ def explain(
       hf-e2kd explain textattack/bert-base-uncased-MNLI --text "A man sleeps." --text-pair "A man is awake."
       head reviews.txt | hf-e2kd explain textattack/bert-base-uncased-SST-2 - --json
     """
-    options = json_object(explainer_options)
-    if options and explainer is None:
-        raise typer.BadParameter("--explainer-options need --explainer, whose options they are.")
+    options = explainer_options_of(explainer, explainer_options)
     for path in output or ():
         check_output(path)
     if not inputs and not text and not text_pair:
@@ -105,7 +103,7 @@ def explain(
     loaded.model.to(place).eval()
     explaining = Explaining(loaded, method, chosen, names, top, max_length, [])
     found: list[Explained] = []
-    with_pictures = any(path.suffix != ".json" for path in output or ())
+    with_pictures = any(path.suffix.lower() != ".json" for path in output or ())
     starts = range(0, len(items), batch_size)
     for start in tqdm(starts, desc="Explaining", unit="batch", disable=None if len(starts) > 1 else True):
         found += explaining(items[start : start + batch_size], pictures - len(found) if with_pictures else 0)

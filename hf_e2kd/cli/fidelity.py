@@ -16,8 +16,8 @@ from ..explainers import Explainer, build_explainer
 from ..fidelity import FidelityRecord, MetricValue, ModelRecord, measure_fidelity
 from ..fidelity.describe import describe_data
 from ..hub.ids import is_hub_id
+from .options import explainer_options_of, json_object
 from .output import echo
-from .store import json_object
 from .verification import Instead, as_checks, verified
 
 PICTURE = "explanations.png"
@@ -120,9 +120,7 @@ def fidelity(
     if missing:
         raise typer.BadParameter(f"Give {', '.join(missing)}, or --verify REPO_OR_DIR.")
     assert student is not None and teacher is not None and dataset is not None
-    options = json_object(explainer_options)
-    if options and explainer is None:
-        raise typer.BadParameter("--explainer-options need --explainer, whose options they are.")
+    options = explainer_options_of(explainer, explainer_options)
     method = None if explainer is None else build_explainer(explainer, **options)
     taught = load_classifier(student, student_revision, trust_remote_code)
     teaching = load_classifier(teacher, teacher_revision, trust_remote_code)

@@ -10,7 +10,7 @@ from ..data.files import is_data_file, load_data_file
 
 
 def find_images(inputs: Sequence[str], texts: Sequence[str] | None, model: str) -> list[str]:
-    """List the paths of images, those in folders included, in order."""
+    """List the paths of images, those in folders included, in order and each once."""
     if texts:
         raise ValueError(f"'{model}' classifies images: give files or folders, not --text.")
     suffixes = Image.registered_extensions()
@@ -24,7 +24,7 @@ def find_images(inputs: Sequence[str], texts: Sequence[str] | None, model: str) 
                 paths += inside
             else:
                 paths.append(str(path))
-    return paths
+    return list(dict.fromkeys(paths))
 
 
 def find_texts(

@@ -1,9 +1,11 @@
 """Output of the commands, without control characters in names, labels and records that could steer the terminal."""
 
 import logging
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import TracebackType
 from typing import Any
 
 import typer
@@ -22,6 +24,11 @@ def echo(text: str, *, err: bool = False, nl: bool = True) -> None:
     typer.echo(escape_controls(text), err=err, nl=nl)
 
 
+def echo_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print an error with its traceback to stderr: a `sys.excepthook`."""
+    echo("".join(traceback.format_exception(kind, error, trace)), err=True, nl=False)
+
+
 @contextmanager
 def escaped_messages() -> Iterator[None]:
     """Escape the control characters of warnings and log records too, which name classes and columns."""
@@ -29,9 +36,8 @@ def escaped_messages() -> Iterator[None]:
 
     def escaped_record(*arguments: Any, **settings: Any) -> logging.LogRecord:
         record = created(*arguments, **settings)
-        record.msg = escape_controls(record.msg) if isinstance(record.msg, str) else record.msg
-        if isinstance(record.args, tuple):
-            record.args = tuple(escape_controls(each) if isinstance(each, str) else each for each in record.args)
+        # Whole, because exceptions and other objects among its arguments have texts of their own.
+        record.msg, record.args = escape_controls(record.getMessage()), None
         return record
 
     warnings.formatwarning = lambda *arguments, **settings: escape_controls(formatted(*arguments, **settings))

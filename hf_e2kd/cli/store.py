@@ -15,18 +15,8 @@ from ..explainers import build_explainer
 from ..hub.ids import check_repo_id
 from ..store import StoredReference
 from ..store.build import launched_processes
+from .options import explainer_options_of
 from .output import echo
-
-
-def json_object(text: str | None) -> dict[str, Any]:
-    """Read the options of an explainer from a command line's JSON."""
-    try:
-        options = json.loads(text or "{}")
-    except ValueError as error:
-        raise typer.BadParameter(f"{text!r} is no JSON: {error}.") from error
-    if not isinstance(options, dict):
-        raise typer.BadParameter(f"""{text!r} is no JSON object, such as '{{"n_steps": 8}}'.""")
-    return options
 
 
 def store(
@@ -93,9 +83,7 @@ def store(
           --text-columns sentence --explainer integrated_gradients --explainer-options '{"n_steps": 16}' maps
       accelerate launch --num_processes 4 -m hf_e2kd.cli store --teacher … --dataset … maps
     """
-    options = json_object(explainer_options)
-    if options and explainer is None:
-        raise typer.BadParameter("--explainer-options need --explainer, whose options they are.")
+    options = explainer_options_of(explainer, explainer_options)
     method = None if explainer is None else build_explainer(explainer, **options)
     if push_to_hub is not None:
         check_repo_id(push_to_hub)

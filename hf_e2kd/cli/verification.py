@@ -133,6 +133,11 @@ def _explainers(record: FidelityRecord, given: Mapping[str, Any]) -> tuple[Expla
     unstated: set[str] = set()
 
     def built(stated: dict[str, Any]) -> Explainer:
+        if not isinstance(stated.get("name"), str) or not isinstance(stated.get("options"), dict):
+            raise ValueError(
+                f"The record doesn't state by which explainer and options it was measured: {stated}. Measure anew: "
+                "hf-e2kd fidelity --teacher A --student B --dataset D."
+            )
         names = unstated_options(stated)
         unstated.update(names)
         lacking = [name for name in names if name not in given]
@@ -197,12 +202,22 @@ def _data(folder: Path, stated: DataRecord, instead: Instead, is_text: bool, col
     split: str | None
     if instead.dataset is None and stated.id in GENERATORS:
         split = instead.split or stated.split or "train"
-        data = GENERATORS[stated.id](**(stated.arguments or {}))[split]
+        try:
+            data = GENERATORS[stated.id](**(stated.arguments or {}))[split]
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"'{stated.id}' can't be made as the record states it: {error}. Name its split by --split."
+            ) from error
     else:
         split = instead.split or stated.split
         place = instead.dataset or _data_place(stated, folder)
         data, split = load_split(
-            place, is_text, split, instead.dataset_config or stated.config, columns.inputs(is_text)
+            place,
+            is_text,
+            split,
+            instead.dataset_config or stated.config,
+            columns.inputs(is_text),
+            revision=None if instead.dataset else stated.revision,
         )
     if len(data) != stated.rows:
         raise ValueError(

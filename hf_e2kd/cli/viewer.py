@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
+from .options import explainer_options_of
 from .output import echo
-from .store import json_object
 
 
 def viewer(
@@ -67,8 +67,7 @@ def viewer(
       hf-e2kd viewer --teacher ./teacher --student ./student --dataset ./photos --samples 100 --report disagreement
       hf-e2kd viewer --teacher USER/TEACHER --student USER/STUDENT --export-space space
     """
-    if explainer_options and explainer is None:
-        raise typer.BadParameter("--explainer-options need --explainer, whose options they are.")
+    options = explainer_options_of(explainer, explainer_options)
     if report is not None and export_space is not None:
         raise typer.BadParameter("--report and --export-space are two things. Give one of them.")
     if report is not None and dataset is None:
@@ -90,7 +89,7 @@ def viewer(
         split=split,
         samples=samples,
         explainer=explainer,
-        explainer_options=json_object(explainer_options),
+        explainer_options=options,
         image_column=image_column,
         text_column=(text_column or ["text"])[0],
         label_column=label_column,

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 from datasets import ClassLabel, Dataset, Value
 
+from ..alignment.labels import name_key
+
 
 def holds_names(dataset: Dataset, column: str) -> bool:
     """Tell whether a data set has labels, and states them as texts."""
@@ -21,7 +23,7 @@ def encode_labels(dataset: Dataset, column: str, names: Sequence[str] | None) ->
             the model has none.
 
     Raises:
-        ValueError: a label is no class's name; both are listed, and the remedies.
+        ValueError: a label is no class's name, or that of several; both are listed, and the remedies.
 
     Example:
         >>> data = Dataset.from_dict({"label": ["good", "bad"]})
@@ -30,9 +32,12 @@ def encode_labels(dataset: Dataset, column: str, names: Sequence[str] | None) ->
     """
     if not holds_names(dataset, column):
         return dataset
-    numbers = {name.strip().casefold(): number for number, name in enumerate(names or ())}
+    numbers: dict[str, list[int]] = {}
+    for number, name in enumerate(names or ()):
+        numbers.setdefault(name_key(name), []).append(number)
     labels = dataset.with_format(None)[column][:]
-    unknown = sorted({label for label in labels if label is not None and label.strip().casefold() not in numbers})
+    stated = {label for label in labels if label is not None}
+    unknown = sorted(label for label in stated if name_key(label) not in numbers)
     if unknown:
         known = f"are {', '.join(list(names)[:8])}{', …' * (len(names) > 8)}" if names else "have no names"
         raise ValueError(
@@ -40,9 +45,18 @@ def encode_labels(dataset: Dataset, column: str, names: Sequence[str] | None) ->
             "Give the model these names in `id2label`, in the order of its logits, or write the classes' numbers; "
             f"new classes are numbered by dataset.class_encode_column('{column}')."
         )
-    encoded = [None if label is None else numbers[label.strip().casefold()] for label in labels]
+    for label in sorted(stated):
+        if len(found := numbers[name_key(label)]) > 1:
+            raise ValueError(
+                f"The column '{column}' holds '{label}', which the model calls its classes {found} alike. Write the "
+                "classes' numbers, or give each class a name of its own in `id2label`."
+            )
+    encoded = [None if label is None else numbers[name_key(label)][0] for label in labels]
     # Beside the other columns, which a cast would write anew; first, as a data set may have no others.
-    numbered = dataset.add_column(f"{column} numbers", encoded, feature=ClassLabel(names=list(names or ())))
+    named = list(names or ())
+    # A `ClassLabel` can't have a name twice; without it the numbers are the model's all the same.
+    feature = ClassLabel(names=named) if len(set(named)) == len(named) else Value("int64")
+    numbered = dataset.add_column(f"{column} numbers", encoded, feature=feature)
     return numbered.remove_columns(column).rename_column(f"{column} numbers", column)
 
 

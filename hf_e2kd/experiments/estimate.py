@@ -2,18 +2,17 @@
 
 import io
 import math
-import random
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import IntervalStrategy, TrainerCallback
 
+from ..data.first_samples import keeping_random_state
 from ..trainer.arguments import ExplanationDistillArguments
 from .distillation import LABELS_ALONE, NOTHING_SAVED, Distillation, replace_arguments, train_student
 
@@ -121,7 +120,7 @@ class _Timer(TrainerCallback):
 
 def _measure(distillation: Distillation, args: ExplanationDistillArguments, count: int, evaluate: bool = True) -> Part:
     timer = _Timer(count)
-    with tempfile.TemporaryDirectory() as folder, _random_state_kept(), redirect_stdout(io.StringIO()):
+    with tempfile.TemporaryDirectory() as folder, keeping_random_state(args.device), redirect_stdout(io.StringIO()):
         quiet: dict[str, Any] = {
             "output_dir": folder,
             "disable_tqdm": True,
@@ -154,12 +153,3 @@ def _evaluations(args: ExplanationDistillArguments, steps: int) -> int:
     if args.eval_strategy == IntervalStrategy.EPOCH:
         return math.ceil(args.num_train_epochs)
     return int(steps // args.eval_steps) if args.eval_strategy == IntervalStrategy.STEPS and args.eval_steps >= 1 else 0
-
-
-@contextmanager
-def _random_state_kept() -> Iterator[None]:
-    python, arrays = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        yield
-    random.setstate(python)
-    np.random.set_state(arrays)

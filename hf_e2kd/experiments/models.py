@@ -48,9 +48,25 @@ def load_weights(auto_class: Any, source: str, **options: Any) -> Any:
         ) from error
 
 
+def load_trained(auto_class: Any, source: str, **options: Any) -> Any:
+    """Load a model, all parts of which were trained, by `auto_class.from_pretrained`.
+
+    Raises:
+        ValueError: it has no weights for a part, which would be random, or none in the safetensors format.
+        OSError: it isn't there, or the Hub can't be reached.
+    """
+    model, found = load_weights(auto_class, source, output_loading_info=True, **options)
+    if found["missing_keys"]:
+        raise ValueError(
+            f"'{source}' has no weights for {', '.join(sorted(found['missing_keys'])[:4])}: these would be random. "
+            "Name a checkpoint that was trained as a classifier."
+        )
+    return model
+
+
 def load_teacher(source: str) -> tuple[nn.Module, Any]:
     """Load a trained image classifier and its processor, from the Hub or a folder. No remote code is run."""
-    model = load_weights(AutoModelForImageClassification, source)
+    model = load_trained(AutoModelForImageClassification, source)
     name_classes_apart(model)
     return model, load_processor(source, model.config)
 

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import set_seed
 
 from ..architectures.sharding import whole
+from ..cards.escaping import escape_controls
 from ..hub.upload import create_repo, push_folder
 from ..trainer import ExplanationDistillTrainer
 from ..trainer.arguments import ExplanationDistillArguments
@@ -33,7 +34,7 @@ def run_experiment(experiment: Experiment, name: str, description: str) -> dict[
     sources, comparison, args = parse_experiment(experiment, name, description)
     results = run_variants(experiment, name, sources, comparison, args)
     if args.process_index == 0:
-        print(f"\n{as_text(results, args.output_dir)}")
+        print(escape_controls(f"\n{as_text(results, args.output_dir)}"))
     return results
 
 

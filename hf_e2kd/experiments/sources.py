@@ -24,7 +24,7 @@ from ..data.images import load_image_splits, with_names
 from ..data.text import load_text_splits
 from ..hub.ids import check_repo_id
 from ..logs import get_logger
-from .models import load_processor, load_weights, name_classes_apart, no_processing_class
+from .models import load_processor, load_trained, name_classes_apart, no_processing_class
 
 logger = get_logger(__name__)
 
@@ -58,14 +58,9 @@ def load_classifier(source: str, revision: str | None = None, trust_remote_code:
     is_text = reads_text(config, source)
     model_class = AutoModelForSequenceClassification if is_text else AutoModelForImageClassification
     try:
-        model, found = load_weights(model_class, source, output_loading_info=True, **options)
+        model = load_trained(model_class, source, **options)
     except OSError as error:
         raise absent(source, error) from error
-    if found["missing_keys"]:
-        raise ValueError(
-            f"'{source}' has no weights for {', '.join(sorted(found['missing_keys'])[:4])}: these would be random. "
-            "Name a checkpoint that was trained as a classifier."
-        )
     name_classes_apart(model)
     return Classifier(model, _processing_class(config, source, is_text, options), is_text, source)
 
@@ -129,7 +124,13 @@ def check_pair(teacher: Classifier, student: Classifier) -> None:
 
 
 def load_split(
-    source: str, is_text: bool, split: str | None, name: str | None, columns: Sequence[str], default: str = "validation"
+    source: str,
+    is_text: bool,
+    split: str | None,
+    name: str | None,
+    columns: Sequence[str],
+    default: str = "validation",
+    revision: str | None = None,
 ) -> tuple[Dataset, str]:
     """Load one split of a data set. No code of the data set is run.
 
@@ -139,6 +140,8 @@ def load_split(
         split: Name of the split; where it is None, `default`, or the only split that there is.
         name: Name of the data set's configuration on the Hub.
         columns: Columns that it must have.
+        default: Name of the split where `split` is None.
+        revision: Branch, tag or commit on the Hub.
 
     Returns:
         The data and the split's name.
@@ -152,7 +155,7 @@ def load_split(
         splits = load_text_splits(source) if is_text else load_image_splits(source)
     else:
         try:
-            loaded = load_dataset(source, name, split=split)
+            loaded = load_dataset(source, name, split=split, revision=revision)
         except OSError as error:
             raise absent(source, error) from error
         splits = loaded if split is None else {split: loaded}

@@ -16,7 +16,7 @@ from ..data.text import TextCollator, load_texts
 from ..trainer.arguments import ExplanationDistillArguments
 from .distillation import Distillation, announce, explainer_of, replace_arguments, train_on_labels, use_one_thread
 from .experiment import Experiment
-from .models import label_settings, load_text_classifier, load_weights, shallow_copy_of
+from .models import label_settings, load_text_classifier, load_trained, shallow_copy_of
 from .student_card import generated_data
 from .words import WordStudy
 
@@ -119,7 +119,7 @@ def load_text_sources(sources: TextSources, args: ExplanationDistillArguments, s
     )
     tokenizer = AutoTokenizer.from_pretrained(sources.teacher)
     if not sources.finetune_teacher:
-        teacher = load_weights(AutoModelForSequenceClassification, sources.teacher)
+        teacher = load_trained(AutoModelForSequenceClassification, sources.teacher)
         known = class_names(teacher)
         train, evaluation = (encode_labels(data, sources.label_column, known) for data in (train, evaluation))
         return _distillation(teacher, tokenizer, sources, args, train, {"evaluation": evaluation})

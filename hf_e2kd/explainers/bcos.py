@@ -7,11 +7,12 @@ import torch
 from torch import nn
 
 from ..alignment.precision import at_least_float32
-from ..architectures import call_model, grid_of
+from ..architectures import call_model
 from ..architectures.discovery import image_size
 from ..models.bcos import AddInverse, dynamic_weights
 from .base import Explainer, Explanation, Target, default_method, one_hots, resolve_target
 from .hooks import captured_output
+from .layer_gradients import lay_out_layer, layer_maps, unreached
 
 
 class Bcos(Explainer):
@@ -51,24 +52,26 @@ class Bcos(Explainer):
         full_precision = torch.autocast(inputs["pixel_values"].device.type, enabled=False)
         with torch.enable_grad(), full_precision, captured_output(model, path) as captured:
             logits = call_model(model, inputs)
+            if self.layer is not None:
+                _, grid = lay_out_layer(model, path, captured, logits, image_size(model, inputs))
             channels = captured[-1]
             target = resolve_target(target, logits)
             with dynamic_weights():
                 gradients = [
-                    torch.autograd.grad((logits * chosen).sum(), channels, create_graph=create_graph, retain_graph=True)
+                    torch.autograd.grad(
+                        (logits * chosen).sum(),
+                        channels,
+                        create_graph=create_graph,
+                        retain_graph=True,
+                        allow_unused=True,
+                    )[0]
                     for chosen in one_hots(target, logits)
                 ]
+            if gradients[0] is None:
+                raise unreached(model, path)
         if self.layer is not None:
-            grid = grid_of(channels, *image_size(model, inputs))
-            if grid is None:
-                raise ValueError(
-                    f"The layer '{path}' of {type(model).__name__} has no spatial grid: its output's shape is "
-                    f"{tuple(channels.shape)}."
-                )
-            places = grid.cells(at_least_float32(channels))
-            each = [(places * grid.cells(at_least_float32(gradient))).sum(-1) for (gradient,) in gradients]
-            return Explanation(logits, torch.stack(each, 1) if target.ndim == 2 else each[0], target)
-        vectors = torch.stack([at_least_float32(gradient) for (gradient,) in gradients], 1)
+            return Explanation(logits, layer_maps(channels, gradients, grid, target), target)
+        vectors = torch.stack([at_least_float32(gradient) for gradient in gradients], 1)
         maps = (vectors * at_least_float32(channels).unsqueeze(1)).sum(2)
         if target.ndim == 1:
             vectors, maps = vectors[:, 0], maps[:, 0]

@@ -15,6 +15,7 @@ from ..architectures.base import Split, forget_biases
 from ..architectures.sharding import is_sharded
 from .attention_kernels import refuse_fused_attention
 from .base import Explainer, Explanation, Target, one_hots, resolve_target
+from .input_gradients import gradient_scale, in_full_precision
 from .layer_gradients import LayerGradients, differentiate_layer
 
 
@@ -134,8 +135,9 @@ def _by_head(
         for (_, counter), count in zip(norms, counts, strict=True):
             counter.copy_(count)
         target = resolve_target(target, logits)
-        gradients = [gradient for chosen in one_hots(target, logits) for gradient in pullback(chosen)]
-    return logits, activation, gradients, target, split.grid
+        scale = gradient_scale(logits, activation)
+        gradients = [gradient for chosen in one_hots(target, logits) for gradient in pullback(scale * chosen)]
+    return logits, activation, [in_full_precision(each, scale) for each in gradients], target, split.grid
 
 
 def _head_dtype(model: nn.Module) -> torch.dtype:

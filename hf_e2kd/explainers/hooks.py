@@ -9,6 +9,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
+from ..architectures.taps import find_layer
+
 
 @contextmanager
 def captured_output(model: nn.Module, path: str) -> Iterator[list[torch.Tensor]]:
@@ -21,9 +23,6 @@ def captured_output(model: nn.Module, path: str) -> Iterator[list[torch.Tensor]]
     Raises:
         ValueError: the model has no such layer.
     """
-    modules = dict(model.named_modules())
-    if path not in modules or not path:
-        raise ValueError(f"{type(model).__name__} has no layer '{path}'. Its layers: {sorted(filter(None, modules))}.")
     captured: list[torch.Tensor] = []
 
     def keep(_module: nn.Module, _args: Any, output: Any) -> Any:
@@ -37,7 +36,7 @@ def captured_output(model: nn.Module, path: str) -> Iterator[list[torch.Tensor]]
         captured.append(feature)
         return (feature.clone(), *output[1:]) if isinstance(output, tuple) else feature.clone()
 
-    handle = modules[path].register_forward_hook(keep)
+    handle = find_layer(model, path).register_forward_hook(keep)
     try:
         yield captured
     finally:

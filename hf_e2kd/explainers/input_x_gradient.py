@@ -3,14 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import nn
 
-from ..alignment.precision import at_least_float32
 from ..architectures.text_baseline import text_baseline
 from .base import Explanation, Target
 from .input_gradients import BaselineExplainer, differentiate, input_explanation, over_channels
-from .layer_gradients import differentiate_layer
+from .layer_gradients import differentiate_layer, layer_maps
 
 
 class InputXGradient(BaselineExplainer):
@@ -45,6 +43,4 @@ class InputXGradient(BaselineExplainer):
             scores = [over_channels(path * gradient, inputs) for gradient in at.gradients]
             return input_explanation(at.logits, scores, at.target, inputs)
         logits, activation, gradients, classes, grid = differentiate_layer(model, self.layer, inputs, target)
-        cells = grid.cells(at_least_float32(activation))
-        maps = torch.stack([(cells * grid.cells(at_least_float32(each))).sum(-1) for each in gradients], 1)
-        return Explanation(logits, maps if classes.ndim == 2 else maps[:, 0], classes)
+        return Explanation(logits, layer_maps(activation, gradients, grid, classes), classes)

@@ -94,8 +94,7 @@ def load_student(
         folder, config=config, trust_remote_code=trust_remote_code, use_safetensors=True
     )
     processor = None
-    # timm's wrapper has it in the model's configuration, and never in a file of its own.
-    if config.model_type == "timm_wrapper" or any((folder / name).is_file() for name in _PROCESSOR_FILES):
+    if has_processor(folder, config.model_type):
         processor = processor_class.from_pretrained(folder, trust_remote_code=trust_remote_code)
     record = None
     if (folder / FIDELITY_FILE).is_file():
@@ -105,6 +104,12 @@ def load_student(
             # What a record says is no reason to withhold the model.
             logger.warning(f"{source}: its {FIDELITY_FILE} is not read. {error}")
     return Student(model.eval(), processor, record, None if record is None else record.teacher)
+
+
+def has_processor(folder: Path, model_type: str | None) -> bool:
+    """Whether an image processor or a tokenizer was saved with the model of a folder."""
+    # timm's wrapper has it in the model's configuration, and never in a file of its own.
+    return model_type == "timm_wrapper" or any((folder / name).is_file() for name in _PROCESSOR_FILES)
 
 
 def _auto_classes(config: Any, source: Any) -> tuple[Any, Any]:

@@ -12,6 +12,7 @@ from huggingface_hub import CommitInfo, HfApi, is_offline_mode
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import parse_ratelimit_headers, validate_repo_id
 from transformers import Trainer, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..logs import get_logger
 from .ids import check_repo_id
@@ -19,6 +20,9 @@ from .ids import check_repo_id
 logger = get_logger(__name__)
 
 T = TypeVar("T")
+
+NOT_PUBLISHED = ("_*", f"{PREFIX_CHECKPOINT_DIR}-*")
+"""Patterns of what lies in a student's folder for its training alone: checkpoints, and files without a name."""
 
 _WAITS = (2, 8, 32)
 _LONGEST_WAIT = 600

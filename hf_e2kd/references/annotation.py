@@ -1,11 +1,13 @@
 """Annotations as a reference: boxes or masks of the object to look at."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
+from ..alignment.inputs import first_tensor
 from ..alignment.labels import choose_positive, list_positives
 from ..alignment.masks import object_masks
 from ..alignment.scores import is_score
@@ -63,7 +65,7 @@ class AnnotationReference(Reference):
             raise ValueError(
                 f"Unknown guidance loss '{explanation_loss}'. Available: {', '.join(available_guidance_losses())}."
             )
-        if not dilation >= 0:
+        if not 0 <= dilation < math.inf:
             raise ValueError(f"dilation is {dilation}. Give 0 or more, such as .1 for a tenth on each side.")
         self.dilation = dilation
 
@@ -79,8 +81,7 @@ class AnnotationReference(Reference):
         is_there = labels is not None and not {"mask", "boxes"}.isdisjoint(inputs)
         # An evaluation on data without annotations measures the rest.
         if not with_maps or (self.noise is None and not is_there):
-            count = len(next(value for value in inputs.values() if isinstance(value, torch.Tensor) and value.ndim))
-            return ReferenceOutput(torch.full((count,), -1))
+            return ReferenceOutput(torch.full((len(first_tensor(inputs)),), -1))
         if labels is None:
             raise ValueError(
                 f"Annotations belong to labels, and the batch has none. Its columns: {sorted(inputs)}. Name the column "

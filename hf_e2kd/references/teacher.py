@@ -24,6 +24,7 @@ from ..architectures.taps import Taps, default_taps
 from ..explainers import Explainer
 from ..logs import get_logger
 from ..terms.base import ReferenceOutput
+from ..terms.matching import mask_target
 from .base import Reference
 
 logger = get_logger(__name__)
@@ -234,7 +235,7 @@ class TeacherReference(Reference):
 
         def explained_class(logits: torch.Tensor) -> torch.Tensor:
             chosen.append(TARGET_RULES[self.target](alignment, logits, labels, self.noise))
-            return _only(inputs.get("explained"), alignment.to_teacher(chosen[-1]))
+            return mask_target(alignment.to_teacher(chosen[-1]), inputs.get("explained"))
 
         maps = mask = vectors = None
         if self.taps is not None:
@@ -250,7 +251,7 @@ class TeacherReference(Reference):
                 logits = call_model(self.model, batch)
                 explained_class(logits)
         return ReferenceOutput(
-            target=_only(inputs.get("explained"), alignment.to_student(chosen[-1])),
+            target=mask_target(alignment.to_student(chosen[-1]), inputs.get("explained")),
             maps=maps,
             mask=mask,
             vectors=vectors,
@@ -264,13 +265,6 @@ class TeacherReference(Reference):
         if self.alignment is None:
             raise RuntimeError("Give the reference to a trainer, or call `setup(student, explainer)`, before using it.")
         return self.alignment
-
-
-def _only(explained: torch.Tensor | None, target: torch.Tensor) -> torch.Tensor:
-    """Mask the target (B,) or (B, K) by −1 for samples that aren't explained."""
-    if explained is None:
-        return target
-    return target.masked_fill(~explained if target.ndim == 1 else ~explained[:, None], -1)
 
 
 def _without_foreign_layer(explainer: Explainer, model: nn.Module) -> Explainer:

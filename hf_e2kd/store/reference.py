@@ -19,6 +19,7 @@ from ..data.explanation_map import ExplanationMap
 from ..data.text import TextCollator
 from ..explainers import Explainer, build_explainer
 from ..references.base import Reference, ReferenceOutput
+from ..terms.matching import mask_target
 from .build import StoreBuilder, building_alone, launched_processes
 from .description import read_description
 from .files import STORE_FILE, StoreError
@@ -364,10 +365,7 @@ class StoredReference(Reference):
                 "`reference.attach(dataset, folder=...)`."
             )
         reference_output = {column.removeprefix(f"{self.prefix}_"): inputs[column] for column in needed}
-        target = student_classes(alignment, reference_output["target"])
-        explained = inputs.get("explained")
-        if explained is not None:
-            target = target.masked_fill(~(explained if target.ndim == 1 else explained[:, None]), -1)
+        target = mask_target(student_classes(alignment, reference_output["target"]), inputs.get("explained"))
         labels = None if self.scores else inputs.get("labels")
         if labels is not None and (labels.ndim != 1 or labels.is_floating_point()):
             self._refuse_mixed(labels)

@@ -122,6 +122,11 @@ class Term(nn.Module):
         self.reference_taps: tuple[str, ...] = ()
         self.logged: dict[str, torch.Tensor] = {}
 
+    @property
+    def explains(self) -> bool:
+        """True if the term compares explanations, which steps and trainings may leave out."""
+        return not self.needs.isdisjoint({"maps", "annotation"})
+
     def attach(self, student: nn.Module, reference: Any) -> None:
         """Resolve the layers to tap, and refuse models that can't be compared; called before any data is read.
 

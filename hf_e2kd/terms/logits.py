@@ -26,7 +26,6 @@ HINTON = r"""@misc{hinton2015distilling,
     archivePrefix = {arXiv}
 }"""
 
-
 MARGIN_MSE = r"""@misc{hofstatter2020improving,
     title = {Improving Efficient Neural Ranking Models with Cross-Architecture Knowledge Distillation},
     author = {Hofst{\"a}tter, Sebastian and Althammer, Sophia and Schr{\"o}der, Michael and Sertkan, Mete and
@@ -88,6 +87,8 @@ def margin_mse_loss(student: torch.Tensor, teacher: torch.Tensor, temperature: f
 
 _LOSSES: dict[str, LogitsLoss] = {"kl": kl_loss, "margin_mse": margin_mse_loss, "mse": mse_loss}
 
+_CITATIONS = {"margin_mse": MARGIN_MSE}
+
 # Losses of distributions over classes need another form where each class is decided for itself.
 _MULTI_LABEL: dict[str, LogitsLoss] = {"kl": multi_label_kl_loss}
 
@@ -105,6 +106,11 @@ def register_logits_loss(name: str, loss: LogitsLoss) -> None:
 def available_logits_losses() -> list[str]:
     """List the names of the losses between logits."""
     return sorted(_LOSSES)
+
+
+def logits_citation(loss: str) -> str:
+    """The BibTeX entry of the paper of a loss between logits; of a registered one, of distillation itself."""
+    return _CITATIONS.get(loss, HINTON)
 
 
 def logits_loss(
@@ -175,13 +181,11 @@ class Logits(Term):
                 f"{type(student).__name__} gives one score (num_labels=1), whose softmax is always 1, so the loss 'kl' "
                 "would be zero. Take logits_loss='mse' or 'margin_mse', or leave it out."
             )
-        if self.loss == "margin_mse":
-            if not scores:
-                raise ValueError(
-                    f"The loss 'margin_mse' compares scores, and {type(student).__name__} gives several classes. Take "
-                    "logits_loss='kl' or 'mse'."
-                )
-            self.citation = MARGIN_MSE
+        if self.loss == "margin_mse" and not scores:
+            raise ValueError(
+                f"The loss 'margin_mse' compares scores, and {type(student).__name__} gives several classes. Take "
+                "logits_loss='kl' or 'mse'."
+            )
         self._shared = reference.student_logits
 
     def forward(

@@ -178,3 +178,10 @@ def _align_texts(
     masks = [mask for mask in (student.mask, reference_output.mask) if mask is not None]
     mask = masks[0] & masks[-1] if masks else torch.ones_like(student.maps, dtype=torch.bool)
     return student.maps * mask, reference_output.maps * mask, mask
+
+
+def mask_target(target: torch.Tensor, explained: torch.Tensor | None) -> torch.Tensor:
+    """Put −1, for no class, into a target (B,) or (B, K) where the mask (B,) bool is False; None explains all."""
+    if explained is None:
+        return target
+    return target.masked_fill(~explained if target.ndim == 1 else ~explained[:, None], -1)

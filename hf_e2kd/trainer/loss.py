@@ -12,7 +12,7 @@ from ..alignment.words import mark_special_tokens, require_special_tokens
 from ..architectures.discovery import forward_inputs
 from ..explainers import Explainer, shared_noise
 from ..references import Reference
-from ..terms import ReferenceOutput, StepOutput, Term
+from ..terms import ReferenceOutput, StepOutput
 from ..terms.task import classification_loss
 from .checks import refuse_missing_inputs, refuse_missing_labels
 from .finite import FiniteLosses
@@ -47,9 +47,9 @@ class LossMixin(Trainer):
             labelled = [name for name in terms if name in weighed and "labels" in terms[name].needs]
             refuse_missing_labels(self.accelerator, inputs, labelled, self.train_dataset)
             self._checked_a_batch = True
-        with_maps = any(_explains(terms[name]) for name in weighed)
+        with_maps = any(terms[name].explains for name in weighed)
         with_maps = with_maps and self.state.global_step % self._setting("explanation_interval") == 0
-        active = [terms[name] for name in weighed if with_maps or not _explains(terms[name])]
+        active = [terms[name] for name in weighed if with_maps or not terms[name].explains]
         asked = {term.reference for term in active}
         if with_maps and self._setting("explanation_fraction") < 1:
             chosen = draw_samples(self._setting("explanation_fraction"), inputs, self._generator())
@@ -88,7 +88,7 @@ class LossMixin(Trainer):
         weights = {}
         for name, term in self._named_terms().items():
             weight = self._setting(cast(str, term.weight_argument)) if term.weight is None else term.weight
-            weights[name] = weight * rise if _explains(term) else weight
+            weights[name] = weight * rise if term.explains else weight
         return weights
 
     def explanation_weight_of(self, reference: Reference) -> float:
@@ -180,8 +180,3 @@ class LossMixin(Trainer):
             self._logged.clear()
         self._zero_maps.check(logs)
         super().log(logs, start_time)
-
-
-def _explains(term: Term) -> bool:
-    """Tell whether a term compares explanations."""
-    return not term.needs.isdisjoint({"maps", "annotation"})

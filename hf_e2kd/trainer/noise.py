@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..alignment.inputs import first_tensor
+
 
 class StepGenerator:
     """Generator of its own, so that the data's order and the student's dropout are those of plain distillation.
@@ -28,16 +30,12 @@ class StepGenerator:
 
 def draw_noise(rows: int, inputs: Mapping[str, Any], generator: torch.Generator) -> torch.Tensor:
     """Draw random numbers (rows, B) in [0, 1), on the batch's device."""
-    batch = _batched(inputs)
+    batch = first_tensor(inputs)
     return torch.rand(rows, len(batch), generator=generator).to(batch.device)
 
 
 def draw_samples(share: float, inputs: Mapping[str, Any], generator: torch.Generator) -> torch.Tensor:
     """Draw a random fraction of the batch as a mask, (B,) bool on its device; at least one sample."""
-    batch = _batched(inputs)
+    batch = first_tensor(inputs)
     count = max(1, round(share * len(batch)))
     return (torch.randperm(len(batch), generator=generator) < count).to(batch.device)
-
-
-def _batched(inputs: Mapping[str, Any]) -> torch.Tensor:
-    return next(value for value in inputs.values() if isinstance(value, torch.Tensor) and value.ndim)

@@ -11,7 +11,7 @@ from typing import Any
 from huggingface_hub import HfApi
 from torch import nn
 from transformers import Trainer
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, SaveStrategy
+from transformers.trainer_utils import HubStrategy, SaveStrategy
 from transformers.utils import PushInProgress
 
 from ..alignment.inputs import image_view
@@ -24,7 +24,15 @@ from ..fidelity.describe import describe_data, describe_explainer, describe_mode
 from ..fidelity.measure import problem_of
 from ..fidelity.training import describe_training
 from ..hub.ids import check_repo_id, loaded_from_hub
-from ..hub.upload import check_online, named_repo, push_folder, repo_name, retried, warn_of_failed_uploads
+from ..hub.upload import (
+    NOT_PUBLISHED,
+    check_online,
+    named_repo,
+    push_folder,
+    repo_name,
+    retried,
+    warn_of_failed_uploads,
+)
 from ..logs import get_logger
 from ..references import TeacherReference
 
@@ -257,7 +265,7 @@ class PublishingMixin(Trainer):
             revision=revision or self.args.hub_revision,
             token=token or self.args.hub_token,
             commit_message=commit_message or "End of training",
-            ignore_patterns=["_*", f"{PREFIX_CHECKPOINT_DIR}-*"],
+            ignore_patterns=NOT_PUBLISHED,
         )
         if not blocking:
             return HfApi().run_as_future(upload)
@@ -297,7 +305,7 @@ class PublishingMixin(Trainer):
             run_as_future=True,
             revision=args.hub_revision,
         )
-        jobs = [upload(folder_path=output, ignore_patterns=["_*", f"{PREFIX_CHECKPOINT_DIR}-*"])]
+        jobs = [upload(folder_path=output, ignore_patterns=list(NOT_PUBLISHED))]
         if args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
             name = "last-checkpoint" if args.hub_strategy == HubStrategy.CHECKPOINT else checkpoint.name
             jobs.append(upload(folder_path=checkpoint, path_in_repo=name))

@@ -55,23 +55,23 @@ def train_stage(trainer: Any, term: Term, num_train_epochs: float, resume: bool 
     args.output_dir = stage_folder(trainer.args.output_dir, term.name)
     if args.save_strategy == SaveStrategy.BEST:
         args.save_strategy = SaveStrategy.EPOCH
-    weight, term.weight = term.weight, 1.0
-    stage = type(trainer)(
-        trainer.student,
-        args,
-        trainer.data_collator,
-        trainer.train_dataset,
-        processing_class=trainer.processing_class,
-        references=trainer.references,
-        terms=[term],
-        explainer=trainer.explainer,
-    )
-    stage.adopt_terms()
-    for other in stage.terms.values():
-        if other is not term:
-            other.weight = 0.0  # a reference may weigh its own logits and explanations
     checkpoint = last_checkpoint(args.output_dir) if resume else None
+    weight, term.weight = term.weight, 1.0
     try:
+        stage = type(trainer)(
+            trainer.student,
+            args,
+            trainer.data_collator.collator,
+            trainer.train_dataset,
+            processing_class=trainer.processing_class,
+            references=trainer.references,
+            terms=[term],
+            explainer=trainer.explainer,
+        )
+        stage.adopt_terms()
+        for other in stage.terms.values():
+            if other is not term:
+                other.weight = 0.0  # a reference may weigh its own logits and explanations
         with _unreached_frozen(stage):
             stage.train(resume_from_checkpoint=checkpoint)
     finally:
@@ -87,6 +87,7 @@ def _unreached_frozen(stage: Any) -> Iterator[None]:
     with evaluating(student), torch.enable_grad():
         loss = stage.compute_loss(student, batch)
         gradients = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
+    stage._logged.clear()  # of these two samples' loss
     frozen = [p for p, gradient in zip(trained.values(), gradients, strict=True) if gradient is None]
     for parameter in frozen:
         parameter.requires_grad_(False)

@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..alignment.inputs import first_tensor
 from ..alignment.words import lay_out_tokens
 from ..architectures import accepted_inputs
 from ..explainers import ExplainedOutput
 from ..terms.base import ReferenceOutput, StepOutput, Term
-from ..terms.matching import concat_targets
+from ..terms.matching import concat_targets, mask_target
 
 
 def run_student(
@@ -42,9 +43,7 @@ def run_student(
     explained = [name for name, output in reference_outputs.items() if output.has_explanation]
     targets = [reference_outputs[name].target for name in explained]
     if sample_mask is not None:
-        targets = [
-            target.masked_fill(~sample_mask if target.ndim == 1 else ~sample_mask[:, None], -1) for target in targets
-        ]
+        targets = [mask_target(target, sample_mask) for target in targets]
     # Several references' targets side by side, as (B, K): still one forward.
     target, places = concat_targets(targets) if targets else (None, [])
     rows = _rows(inputs)
@@ -103,8 +102,7 @@ def sum_terms(
             reference_output = None if reference_output is None else replace(reference_output, view=theirs)
         if term.reference is not None and reference_output is None:
             continue
-        explains = not term.needs.isdisjoint({"maps", "annotation"})
-        if explains and term.reference not in output.explanations:
+        if term.explains and term.reference not in output.explanations:
             continue  # a step without maps
         losses = term(seen, reference_output, inputs)
         if losses is None:
@@ -116,7 +114,7 @@ def sum_terms(
 
 
 def _rows(inputs: Mapping[str, Any]) -> int:
-    return len(next(value for value in inputs.values() if isinstance(value, torch.Tensor) and value.ndim))
+    return len(first_tensor(inputs))
 
 
 def _join(inputs: Mapping[str, Any], views: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -37,10 +37,12 @@ def build_terms(
         if "annotation" in reference.gives:
             own: list[Term] = [Guidance(weight, name, loss)]
         else:
-            own = [
-                Logits(reference.logits_weight, name, setting("logits_loss"), setting("temperature")),
-                Maps(weight, name, loss, setting("comparison_grid")),
-            ]
+            own = []
+            # What it doesn't give, but weighs, is refused when the terms are attached.
+            if "logits" in reference.gives or reference.logits_weight:
+                own.append(Logits(reference.logits_weight, name, setting("logits_loss"), setting("temperature")))
+            if "maps" in reference.gives or weight:
+                own.append(Maps(weight, name, loss, setting("comparison_grid")))
         for term in own:
             # With several references, each term bears its reference's name.
             term.suffix = "" if len(references) == 1 else f"_{name.replace('.', '_')}"
@@ -105,10 +107,13 @@ def _reference_of(name: str, needed: frozenset[str], references: Mapping[str, Re
 
 
 def _lacking(name: str, needed: frozenset[str], reference_name: str, reference: Reference) -> str:
+    remedy = "Give it a reference that does"
+    if "features" in needed:
+        remedy = "Features take a live teacher: give `teacher_model` or a TeacherReference"
     return (
         f"The term '{name}' compares {' and '.join(sorted(needed))}, and the reference '{reference_name}', a "
-        f"{type(reference).__name__}, gives {' and '.join(sorted(reference.gives))} alone. Features take a live "
-        "teacher: give `teacher_model` or a TeacherReference, or leave the term out."
+        f"{type(reference).__name__}, gives {' and '.join(sorted(reference.gives))} alone. {remedy}, or leave "
+        "the term out."
     )
 
 

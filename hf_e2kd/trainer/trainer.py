@@ -140,11 +140,9 @@ class ExplanationDistillTrainer(
         if self.args.enable_jit_checkpoint:
             # Ours takes its place in `train`; with the end of its training it gives SIGTERM back.
             self.pop_callback(JITCheckpointCallback).on_train_end(self.args, self.state, self.control)
-        matches_maps = any(self.explanation_weight_of(reference) > 0 for reference in self.references.values())
         shards_teacher = any(getattr(reference, "shard", False) for reference in self.references.values())
-        refuse_unsupported(
-            self.accelerator, self.args, [self.explainer] if matches_maps else [], shards_teacher, self._taps()
-        )
+        trained = [self.explainer] if self._trains_explanations else []
+        refuse_unsupported(self.accelerator, self.args, trained, shards_teacher, self._taps())
         if self.explains:
             for reference in self.references.values():
                 reference.check_processor(self.processing_class)
@@ -237,9 +235,12 @@ class ExplanationDistillTrainer(
     @property
     def explains(self) -> bool:
         """True if any explanation is ever made: plain distillation may be measured without one."""
-        matched = any(self.explanation_weight_of(reference) > 0 for reference in self.references.values())
-        own = any(term.weight and not term.needs.isdisjoint({"maps"}) for term in self._named_terms().values())
-        return matched or own or self._setting("evaluate_explanations")
+        return self._trains_explanations or self._setting("evaluate_explanations")
+
+    @property
+    def _trains_explanations(self) -> bool:
+        terms = self._named_terms()
+        return any(weight > 0 and terms[name].explains for name, weight in self._weights().items())
 
     @property
     def comparison_grid(self) -> ComparisonGrid:

@@ -9,7 +9,14 @@ import torch
 from transformers import ResNetConfig, ResNetForImageClassification
 
 from hf_e2kd.alignment import align_labels, labels_belong_to
-from hf_e2kd.alignment.labels import align_names, choose_positive, data_labels, dataset_label_names, list_positives
+from hf_e2kd.alignment.labels import (
+    DataLabels,
+    align_names,
+    choose_positive,
+    data_labels,
+    dataset_label_names,
+    list_positives,
+)
 
 
 def model(names=None, count=3):
@@ -227,3 +234,13 @@ def test_labels_of_no_class(labels, message):
         data_labels(None, model(None, count=5))(torch.tensor(labels))
     scores = model(None, count=1)
     assert data_labels(None, scores)(torch.tensor([7, -3])).tolist() == [7, -3]
+
+
+def test_shares_of_more_columns_than_classes():
+    """Prevents: mixed labels, as wide as the student's classes, left in the data set's order."""
+    labels = DataLabels(3, torch.tensor([2, 0]))
+    assert labels(torch.tensor([[1.0, 0.0]])).tolist() == [[0.0, 0.0, 1.0]]
+    assert labels(torch.tensor([[0.25, 0.75, 0.0]])).tolist() == [[0.75, 0.0, 0.25]]
+    for shares in ([[0.0, 0.0, 1.0]], [[1.0]]):
+        with pytest.raises(ValueError, match="the data set numbers 2.*in its own order"):
+            labels(torch.tensor(shares))

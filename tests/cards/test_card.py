@@ -14,11 +14,12 @@ from PIL import Image
 
 from hf_e2kd.cards import card as card_module
 from hf_e2kd.cards.card import model_card, save_card
-from hf_e2kd.cards.citations import DISTILLATION, EXPLAINERS, citations
+from hf_e2kd.cards.citations import EXPLAINERS, citations
 from hf_e2kd.cards.escaping import LONGEST
 from hf_e2kd.fidelity import FidelityRecord, MetricValue
 from hf_e2kd.metrics.citations import GOOD_TEACHERS_EXPLAIN, MODEL_GUIDANCE
 from hf_e2kd.models import BcosResNetForImageClassification
+from hf_e2kd.terms.logits import HINTON, MARGIN_MSE
 from tests.bcos.networks import network
 from tests.cards.records import (
     BOXES,
@@ -190,7 +191,7 @@ def test_what_really_happened(weights, loss, cited, tagged):
     record = image_record(training=training)
     card = model_card(record)
     assert loss in card.text
-    papers = {"e2kd": GOOD_TEACHERS_EXPLAIN, "kd": DISTILLATION}
+    papers = {"e2kd": GOOD_TEACHERS_EXPLAIN, "kd": HINTON}
     assert {name for name, entry in papers.items() if entry in card.text} == cited
     assert {"e2kd"} & set(card.data.tags) == tagged
     assert EXPLAINERS["gradcam"] in card.text and MODEL_GUIDANCE in card.text  # of the figures
@@ -417,6 +418,29 @@ def test_saved(tmp_path):
         save_card(text_record(), tmp_path, picture="explanations.png")
     text_record().save(tmp_path)
     assert "hf-e2kd fidelity --verify ." in save_card(text_record(), tmp_path).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("record", [image_record(), text_record(), guided_record()])
+def test_command_of_verification(record):
+    """Prevents: a command that is refused as it stands, because no id says where the models or the data are."""
+    for teacher in (record.teacher, record.teacher and replace(record.teacher, id=None, path="../teacher")):
+        for data in (record.data, replace(record.data, id=None, path="../data")):
+            card = model_card(replace(record, teacher=teacher, data=data), has_record=True).text
+            lines = [line for line in card.splitlines() if line.startswith("hf-e2kd fidelity --verify")]
+            if teacher is None:
+                assert not lines and "holds the samples" in card
+            else:
+                assert len(lines) == 1
+                assert ("--teacher TEACHER" in lines[0]) == (teacher.id is None)
+                assert ("--dataset DATASET" in lines[0]) == (data.id is None)
+
+
+def test_loss_of_scores_is_cited():
+    """Prevents: a paper of class probabilities for a loss between the margins of scores."""
+    record = image_record()
+    arguments = {**record.training.arguments, "logits_loss": "margin_mse"}
+    found = citations(replace(record, training=replace(record.training, arguments=arguments)))
+    assert MARGIN_MSE in found and HINTON not in found
 
 
 def test_further_terms_of_the_loss():

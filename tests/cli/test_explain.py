@@ -68,6 +68,13 @@ def test_images(place, tmp_path, capsys):
     assert "data:image/png;base64," in page and "b.jpg" in page and "<script" not in page
 
 
+def test_an_image_that_is_named_twice(place, capsys):
+    """Prevents: an exit code of failure, without a word, for a file beside its folder."""
+    photos = place / "photos"
+    assert run("explain", place / "vit", photos, photos / "a.png", "--json") == 0
+    assert [entry["input"] for entry in json.loads(capsys.readouterr().out)].count(str(photos / "a.png")) == 1
+
+
 def test_texts(place, tmp_path, capsys, monkeypatch):
     """Prevents: lines of standard input left out, words without their scores, or a page that a text could rewrite."""
     monkeypatch.setattr("sys.stdin", io.StringIO("the worst film\n\n<b>boring</b>\n"))

@@ -160,6 +160,23 @@ def test_places_outside_a_record_s_folder(place, capsys, part):
         assert f"id of the {role}, {name!r}, is no id on the Hub, or a folder here" in capsys.readouterr().err
 
 
+def test_records_that_state_too_little(place, capsys):
+    """Prevents: a KeyError's traceback for a record of somebody else."""
+    assert run(*IMAGES, "--pictures", 0, "--no-chance") == 0
+    folder = place / "outputs" / "fidelity"
+    record = FidelityRecord.load(folder)
+    generated = replace(record.data, id="digits_on_textures", path=None, split="nowhere", arguments={})
+    for changed, message in (
+        ({"data": generated}, "'digits_on_textures' can't be made as the record states it: 'nowhere'. Name its split"),
+        ({"data": replace(generated, arguments={"never": 1})}, "can't be made as the record states it"),
+        ({"explainer": {"name": "gradcam"}}, "doesn't state by which explainer and options"),
+    ):
+        replace(record, **changed).save(folder)
+        capsys.readouterr()
+        assert run("fidelity", "--verify", folder, *THERE[:4]) == 1
+        assert message in capsys.readouterr().err
+
+
 def test_options_that_a_record_leaves_open(place, capsys):
     """Prevents: "Unknown baseline 'tensor (3,) …'", or a file named "(left out)" that is looked for."""
 

@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import sys
 import warnings
 from dataclasses import replace
 
@@ -65,12 +66,27 @@ def test_records(capsys):
     assert printed.count(r"\u001b[31mcat") > 4 and not RAW.search(printed)
 
 
+def test_tracebacks(monkeypatch, capsys):
+    """Prevents: an error's own text, shown with its traceback, that steers the terminal."""
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setattr("hf_e2kd.cli.app", lambda *_, **__: {}[STEERING])
+    with pytest.raises(KeyError):
+        main([])
+    try:
+        raise RuntimeError(STEERING)
+    except RuntimeError as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+    printed = capsys.readouterr().err
+    assert "Traceback (most recent call last):" in printed and r"\u001b[31mcat" in printed and not RAW.search(printed)
+
+
 def test_warnings_and_logs(capsys):
     """Prevents: a warning that names a class as it is; escaping that outlasts the command."""
     logger, handler = logging.getLogger("hf_e2kd.test_output"), logging.StreamHandler()
     logger.addHandler(handler)
     try:
         with escaped_messages():
+            logger.warning("No class %s of %s", ValueError(STEERING), {1})
             logger.warning("No class %s of %s", STEERING, {1})
             logger.warning(f"No class {STEERING}")
             reference_output = warnings.formatwarning(STEERING, UserWarning, "labels.py", 1)
@@ -78,5 +94,5 @@ def test_warnings_and_logs(capsys):
     finally:
         logger.removeHandler(handler)
     printed = capsys.readouterr().err
-    assert printed.count(r"\u001b[31mcat") == 2 and r"\u001b[31mcat" in reference_output
+    assert printed.count(r"\u001b[31mcat") == 3 and r"\u001b[31mcat" in reference_output
     assert RAW.findall(printed) == ["\x07"] and not RAW.search(reference_output)

@@ -34,6 +34,15 @@ def test_unknown_names_are_listed(names, known):
         encode_labels(data, "mood", names)
 
 
+def test_a_name_of_several_classes_is_no_number():
+    """Prevents: the last of two classes of one name taken, or a refusal of data that hold neither of them."""
+    names = ["crane", "cat", "Crane", "cat fish", "cat fish"]
+    with pytest.raises(ValueError, match=r"holds ' CRANE', which the model calls its classes \[0, 2\] alike"):
+        encode_labels(Dataset.from_dict({"label": [" CRANE", "cat"]}), "label", names)
+    encoded = encode_labels(Dataset.from_dict({"label": ["cat", "Cat"]}), "label", names)
+    assert encoded["label"][:] == [1, 1]
+
+
 def test_new_classes_are_numbered_alike_in_all_splits():
     """Prevents: a teacher trained on one numbering and measured on another."""
     splits = [Dataset.from_dict({"label": ["c", "a"]}), Dataset.from_dict({"label": ["b", "c"]})]

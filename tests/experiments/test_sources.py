@@ -10,6 +10,7 @@ import pytest
 from huggingface_hub import constants
 from huggingface_hub.errors import HTTPError
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 import hf_e2kd.experiments.sources as sources
 from hf_e2kd.experiments.models import create_student, load_teacher
@@ -34,6 +35,17 @@ def place(tmp_path_factory):
     (folder / "custom" / "config.json").write_text(json.dumps(config))
     (folder / "custom" / "code.py").write_text("raise SystemExit('it ran')")
     return folder
+
+
+def test_teachers_without_a_trained_head(tmp_path):
+    """Prevents: a student of a teacher whose classifier is random."""
+    build("vit").save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    headless = {name: value for name, value in weights.items() if not name.startswith("classifier")}
+    save_file(headless, tmp_path / "model.safetensors", {"format": "pt"})
+    for load in (load_teacher, load_classifier):
+        with pytest.raises(ValueError, match="has no weights for classifier.*trained as a classifier"):
+            load(str(tmp_path))
 
 
 @pytest.mark.parametrize(

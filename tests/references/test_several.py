@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from hf_e2kd import Reference, ReferenceOutput, TeacherReference
 from hf_e2kd.explainers import GradCAM
 from hf_e2kd.terms import explanation_loss
+from hf_e2kd.terms.maps import Maps
 from tests.models import build
 from tests.training import Gradients, distiller, logged, relative_error, samples
 
@@ -186,3 +187,31 @@ def test_target_of_no_class_has_no_map(tiny, tmp_path):
     assert logged(trainer, "loss_explanation") == [0.0]
     # Neither side has a map that could have died.
     assert logged(trainer, "zero_student_maps") == logged(trainer, "zero_teacher_maps") == [0.0]
+
+
+@pytest.mark.parametrize("gives", ["maps", "logits"])
+def test_references_that_give_one_thing(tiny, tmp_path, gives):
+    """Prevents: a term that nobody asked for, and that can't be left out, refused for what its reference lacks."""
+
+    class Partial(Heat):
+        pass
+
+    Partial.gives = frozenset({gives})
+    trainer = distiller(tiny("vit"), None, tmp_path, references={"heat": Partial()}, train_dataset=heated(8))
+    assert list(trainer._named_terms()) == ["task", {"maps": "explanation"}.get(gives, gives)]
+    if gives == "maps":
+        with pytest.raises(ValueError, match="term 'logits' compares logits.*a Partial, gives maps alone"):
+            distiller(
+                tiny("vit"), None, tmp_path, references={"heat": Partial(logits_weight=1.0)}, train_dataset=heated(8)
+            )
+
+
+def test_terms_of_one_weighed_explanation_are_checked(tiny, tmp_path):
+    """Prevents: a term of explanations with a weight of its own, whose student has no explained forward."""
+    settings = {"explanation_weight": 0.0, "evaluate_explanations": False, "logging_steps": 1}
+    own = Maps(0.5, "teacher")
+    own.name = "own_maps"
+    trainer = distiller(tiny("vit"), build("vit", seed=1), tmp_path, settings, terms=[own])
+    assert trainer.explains
+    trainer.train()
+    assert logged(trainer, "loss_own_maps")

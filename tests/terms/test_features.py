@@ -276,3 +276,13 @@ def test_a_model_with_taps_is_copied_and_pickled_whole():
         other(images(1, 8))
         assert not model.taps.outputs
         assert other.taps.stop({"pixel_values": images(1, 8)})["0"].shape == (1, 6, 6, 4)
+
+
+def test_pooled_features_have_no_places():
+    """Prevents: an IndexError at the first step, far from the layer that was named."""
+    term = AttentionTransfer(layers={"a": "x"})
+    term.taps, term.reference_taps = ("a",), ("x",)
+    output = StepOutput(torch.zeros(2, 3), features={"a": torch.randn(2, 6)})
+    reference_output = ReferenceOutput(torch.zeros(2).long(), features={"x": torch.randn(2, 6)})
+    with pytest.raises(ValueError, match="layer 'a' has none: its output is pooled.*'hint'"):
+        term.setup(output, reference_output, {}, None)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from ..base import ReferenceOutput, StepOutput
+from ..numbers import read_number
 from .base import FeatureTerm, mean_over_places, to_smaller_grid, token_mask
 
 
@@ -42,9 +43,7 @@ class Hint(FeatureTerm):
         stage_epochs: float = 0.0,
     ):
         super().__init__(weight, layers, reference)
-        if not 0 <= stage_epochs < float("inf"):
-            raise ValueError(f"stage_epochs must be a finite number of at least 0, not {stage_epochs}.")
-        self.stage_epochs = float(stage_epochs)
+        self.stage_epochs = read_number("stage_epochs", stage_epochs, at_least=0)
         self.projections = nn.ModuleList()
 
     def default_layers(self, student: list[str], teacher: list[str]) -> dict[str, str]:

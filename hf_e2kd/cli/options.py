@@ -1,0 +1,25 @@
+"""Options that several commands take."""
+
+import json
+from typing import Any
+
+import typer
+
+
+def json_object(text: str | None) -> dict[str, Any]:
+    """Parse the options of an explainer, a JSON object; without a text, none."""
+    try:
+        options = json.loads(text or "{}")
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is no JSON: {error}.") from error
+    if not isinstance(options, dict):
+        raise typer.BadParameter(f"""{text!r} is no JSON object, such as '{{"n_steps": 8}}'.""")
+    return options
+
+
+def explainer_options_of(explainer: str | None, text: str | None) -> dict[str, Any]:
+    """Parse the options of the explainer that the command line names, which it must name for them."""
+    options = json_object(text)
+    if options and explainer is None:
+        raise typer.BadParameter("--explainer-options need --explainer, whose options they are.")
+    return options
