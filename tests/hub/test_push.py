@@ -9,6 +9,7 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from hf_e2kd import load_student
+from hf_e2kd.cli import main
 from hf_e2kd.hub.upload import UploadError
 from tests.hub.cards import check_card
 from tests.hub.conftest import TOKEN
@@ -37,6 +38,22 @@ def test_round_trip(hub, tmp_path):
     trainer.push_to_hub("A new bias")
     assert len(repo.branches["main"]) == 3 and hub.count("PUT") == sent + 1
     assert_same(AutoModelForImageClassification.from_pretrained("me/student"), trainer.model)
+
+
+def test_a_folder_is_pushed_by_the_command_line(hub, tmp_path, capsys):
+    """Prevents: checkpoints, with the optimizer's state, published beside the student that they led to."""
+    folder = tmp_path / "student"
+    trainer = distillation(folder, save_strategy="steps", save_steps=1, eval_dataset=samples(13, seed=7))
+    trainer.train()
+    trainer.save_model()
+    trainer.measure_fidelity().save(folder)
+    assert list(folder.glob("checkpoint-*"))
+    with pytest.raises(SystemExit) as ended:
+        main(["card", str(folder), "--repo-id", "me/student", "--push"])
+    assert not ended.value.code and "me/student" in capsys.readouterr().out
+    found = hub.repos["me/student"].files.keys()
+    assert "fidelity.json" in found and "model.safetensors" in found
+    assert not [name for name in found if name.startswith(("checkpoint-", "_"))]
 
 
 def test_what_was_measured_goes_with_the_student(hub, tmp_path):
