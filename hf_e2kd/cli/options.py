@@ -20,6 +20,6 @@ def json_object(text: str | None) -> dict[str, Any]:
 def explainer_options_of(explainer: str | None, text: str | None) -> dict[str, Any]:
     """Parse the options of the explainer that the command line names, which it must name for them."""
     options = json_object(text)
-    if options and explainer is None:
+    if text is not None and explainer is None:
         raise typer.BadParameter("--explainer-options need --explainer, whose options they are.")
     return options

@@ -186,6 +186,7 @@ class Logits(Term):
                 f"The loss 'margin_mse' compares scores, and {type(student).__name__} gives several classes. Take "
                 "logits_loss='kl' or 'mse'."
             )
+        self.citation = logits_citation(self.loss)
         self._shared = reference.student_logits
 
     def forward(
