@@ -131,16 +131,22 @@ def is_multi_label(model: nn.Module) -> bool:
     return getattr(getattr(model, "config", None), "problem_type", None) == "multi_label_classification"
 
 
+def is_score(model: nn.Module) -> bool:
+    """Tell whether a model gives one logit, a score, and not one of a single label's presence."""
+    return class_count(model) == 1 and not is_multi_label(model)
+
+
 def align_labels(teacher: nn.Module, student: nn.Module) -> LabelAlignment:
     """Match the classes of two models.
 
     By name where both have names (letter case and surrounding blanks don't matter). Where a side has none, by index if
-    both have equally many classes, with a warning.
+    both have equally many classes, with a warning. Two models of one score each match whatever it is called.
 
     Raises:
         ValueError: the match is ambiguous, empty, or there is nothing to match by.
     """
-    return align_names(class_names(teacher), class_names(student), class_count(teacher), class_count(student))
+    scores = is_score(teacher) and is_score(student)
+    return align_names(class_names(teacher), class_names(student), class_count(teacher), class_count(student), scores)
 
 
 def align_names(
@@ -148,8 +154,15 @@ def align_names(
     student_names: list[str] | None,
     teacher_classes: int | None = None,
     student_classes: int | None = None,
+    scores: bool = False,
 ) -> LabelAlignment:
-    """`align_labels` from names (None where there are none) and counts (None where unknown)."""
+    """`align_labels` from names (None where there are none) and counts (None where unknown).
+
+    Args:
+        scores: True where both models give one logit that is a score, whose name is no class's.
+    """
+    if scores:
+        return LabelAlignment(torch.tensor([0]), torch.tensor([0]), 1, 1)
     if teacher_names is not None and student_names is not None:
         if [name_key(name) for name in teacher_names] == [name_key(name) for name in student_names]:
             # The same list is no puzzle, even with a name twice in it (ImageNet's two cranes).

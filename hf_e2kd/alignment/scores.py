@@ -2,12 +2,7 @@
 
 from torch import nn
 
-from .labels import LabelAlignment, class_count, is_multi_label
-
-
-def is_score(model: nn.Module) -> bool:
-    """Tell whether a model gives one logit, a score, and not one of a single label's presence."""
-    return class_count(model) == 1 and not is_multi_label(model)
+from .labels import LabelAlignment
 
 
 def is_regression(model: nn.Module) -> bool:

@@ -15,8 +15,7 @@ from transformers.integrations import TensorBoardCallback, TrackioCallback, Wand
 from transformers.trainer_utils import has_length
 
 from ..alignment.inputs import image_view
-from ..alignment.labels import class_names, labels_belong_to
-from ..alignment.scores import is_score
+from ..alignment.labels import class_names, is_score, labels_belong_to
 from ..architectures.base import evaluating
 from ..data.first_samples import first_samples, keeping_random_state
 from ..fidelity import sample_metrics

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 
 from ..alignment.inputs import image_view
-from ..alignment.labels import is_multi_label
-from ..alignment.scores import is_score
+from ..alignment.labels import is_multi_label, is_score
 from ..alignment.texts import length_limit
 from ..data.opening import cut_texts, open_image
 from ..data.transforms import DistillationTransform

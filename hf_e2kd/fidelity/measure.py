@@ -15,8 +15,7 @@ from torch.utils.data import Subset
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from ..alignment.labels import class_names, is_multi_label
-from ..alignment.scores import is_score
+from ..alignment.labels import class_names, is_multi_label, is_score
 from ..architectures.base import evaluating
 from ..architectures.sharding import whole
 from ..explainers import ExplainedOutput, Explainer, install_explained_forward

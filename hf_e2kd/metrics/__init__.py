@@ -17,7 +17,7 @@ from .localization import class_means
 from .localization_iou.function import localization_iou
 from .negative_flips.function import agreement_where_teacher_errs, negative_flips
 from .pointing_accuracy.function import pointing_accuracy
-from .scores import score_correlations
+from .score_correlations.function import score_correlations
 from .word_attribution.function import word_attribution
 
 __all__ = [
@@ -43,7 +43,7 @@ def metric_folder(name: str) -> str:
 
     Args:
         name: "agreement", "energy_pointing_game", "explanation_similarity", "f1_map", "localization_iou",
-            "negative_flips", "pointing_accuracy" or "word_attribution".
+            "negative_flips", "pointing_accuracy", "score_correlations" or "word_attribution".
 
     Raises:
         ValueError: no metric has this name; the message lists those that exist.

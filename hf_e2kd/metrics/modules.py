@@ -15,7 +15,10 @@ from .localization import class_means
 CLASS = datasets.Value("int64")
 """A column of one class a sample."""
 
-NUMBERS = datasets.Sequence(datasets.Value("float64"))
+NUMBER = datasets.Value("float64")
+"""A column of one number a sample."""
+
+NUMBERS = datasets.Sequence(NUMBER)
 """A column of one list of numbers a sample."""
 
 LOGITS = {"predictions": NUMBERS, "references": NUMBERS}

@@ -8,9 +8,8 @@ import torch
 from torch import nn
 
 from ..alignment.inputs import first_tensor
-from ..alignment.labels import choose_positive, list_positives
+from ..alignment.labels import choose_positive, is_score, list_positives
 from ..alignment.masks import object_masks
-from ..alignment.scores import is_score
 from ..data.boxes import dilate_boxes
 from ..explainers import Explainer
 from ..metrics import boxes_to_masks

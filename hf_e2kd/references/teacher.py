@@ -14,9 +14,10 @@ from ..alignment.labels import (
     choose_positive,
     class_count,
     is_multi_label,
+    is_score,
     list_positives,
 )
-from ..alignment.scores import is_score, refuse_one_shared_class
+from ..alignment.scores import refuse_one_shared_class
 from ..architectures import call_model
 from ..architectures.discovery import forward_inputs, return_mappings
 from ..architectures.sharding import root_gathered, shard_frozen

@@ -13,8 +13,8 @@ from torch import nn
 from torch.utils.data import IterableDataset
 from transformers import DataCollatorWithPadding, default_data_collator
 
-from ..alignment.labels import LabelAlignment, align_names, class_count, class_names
-from ..alignment.scores import is_score, refuse_one_shared_class
+from ..alignment.labels import LabelAlignment, align_names, class_count, class_names, is_score
+from ..alignment.scores import refuse_one_shared_class
 from ..data.explanation_map import ExplanationMap
 from ..data.text import TextCollator
 from ..explainers import Explainer, build_explainer
@@ -320,11 +320,11 @@ class StoredReference(Reference):
 
     def setup(self, student: nn.Module, explainer: Explainer | None) -> None:
         key = self.description["key"]
+        self.scores = is_score(student) and self.classes == 1
         self.alignment = align_names(
-            key["teacher"]["classes"], class_names(student), self.classes, class_count(student)
+            key["teacher"]["classes"], class_names(student), self.classes, class_count(student), self.scores
         )
         refuse_one_shared_class(self.alignment)
-        self.scores = is_score(student)
         if explainer is not None and explainer.name != key["explainer"]["name"] and not self.allow_explainer_mismatch:
             raise StoreError(
                 f"The store {self.folder} holds explanations by '{key['explainer']['name']}', and the student is "

@@ -7,9 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..alignment.labels import is_multi_label
+from ..alignment.labels import is_multi_label, is_score
 from ..alignment.precision import at_least_float32
-from ..alignment.scores import is_score
 from .base import ReferenceOutput, StepOutput, Term
 
 LogitsLoss = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..alignment.labels import is_multi_label
-from ..alignment.scores import is_regression, is_score
+from ..alignment.labels import is_multi_label, is_score
+from ..alignment.scores import is_regression
 from .base import ReferenceOutput, StepOutput, Term
 
 

@@ -7,8 +7,7 @@ import torch
 from torch import nn
 from transformers import Trainer
 
-from ..alignment.labels import data_labels, labels_belong_to
-from ..alignment.scores import is_score
+from ..alignment.labels import data_labels, is_score, labels_belong_to
 from ..fidelity import BatchMeasures, multi_label_metrics, sample_metrics
 from ..fidelity.scores import score_figures
 from ..logs import get_logger

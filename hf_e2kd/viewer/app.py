@@ -1,7 +1,6 @@
 """The page: a gradio app around `comparison`, `markup` and `report`."""
 
 import base64
-import textwrap
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from gradio.utils import get_upload_folder
 from ..cards.escaping import escape_html
 from ..data.opening import open_image
 from .comparison import Comparison, Pair, Target
-from .markup import OPACITY, comparison_section, error_message, image_legend, style, word_legend
+from .markup import OPACITY, caption, comparison_section, error_message, image_legend, style, word_legend
 from .report import report_page
 from .settings import Settings, Viewing, browse, facts, load
 
@@ -178,7 +177,7 @@ def build_page(viewing: Viewing, browsed: list[Comparison], left_out: list[str])
                 )
             with gr.Column(scale=3, min_width=300):
                 result = gr.HTML(answers.draw(None, OPACITY), elem_id="result", apply_default_css=False)
-        chosen = _samples(browsed, left_out, pair.is_text) if viewing.samples is not None else None
+        chosen = _samples(browsed, left_out, pair.is_text, pair.scores) if viewing.samples is not None else None
 
         asked, told = [given, row, explainer, target, opacity], [result, comparison]
         # Without preprocessing, which opens images and stops at an unreadable one without saying why. One comparison
@@ -233,14 +232,17 @@ def _input(is_text: bool) -> tuple[Any, list[Any]]:
     return text, [text.submit, gr.Button("Compare", variant="primary").click]
 
 
-def _samples(browsed: list[Comparison], left_out: list[str], is_text: bool) -> Any:
+def _samples(browsed: list[Comparison], left_out: list[str], is_text: bool, scores: bool) -> Any:
     """Build the list or gallery of the data set's samples."""
     differ = sum(not each.agree for each in browsed)
-    _html(
-        '<h2>Samples, by disagreement</h2><p class="note">First where the classes differ '
-        f"({differ} of {len(browsed)}), then by the explanations' similarity, the lowest first. "
-        "Given are the teacher's class, the student's where it differs, and the similarity.</p>"
+    order = (
+        "By the explanations' similarity, the lowest first. Given are the teacher's score, the student's, and the "
+        "similarity."
+        if scores
+        else f"First where the classes differ ({differ} of {len(browsed)}), then by the explanations' similarity, the "
+        "lowest first. Given are the teacher's class, the student's where it differs, and the similarity."
     )
+    _html(f'<h2>Samples, by disagreement</h2><p class="note">{order}</p>')
     if left_out:
         _html("".join(f'<p class="note">{escape_html(each)}</p>' for each in left_out))
     if is_text:
@@ -260,25 +262,14 @@ def _samples(browsed: list[Comparison], left_out: list[str], is_text: bool) -> A
 
 
 def target_choices(pair: Pair) -> list[tuple[str, Target]]:
-    """List the classes to explain: each model's top class, or any that both know."""
+    """List the classes to explain: each model's top class, or any that both know; or the score."""
+    if pair.scores:
+        return [("The score", "teacher_top")]
     return [
         ("Teacher's top class", "teacher_top"),
         ("Student's top class", "student_top"),
         *((name, position) for position, name in enumerate(pair.names)),
     ]
-
-
-def caption(comparison: Comparison) -> str:
-    """Describe a browsed sample in one line: both classes, the similarity, and a text's beginning."""
-    teacher, student = (
-        textwrap.shorten(each.names[0], 24, placeholder=" …") for each in (comparison.teacher, comparison.student)
-    )
-    parts = [f"✓ {teacher}" if comparison.agree else f"✗ {teacher} | {student}"]
-    if comparison.similarity is not None:
-        parts.append(f"{comparison.similarity:.2f}")
-    if isinstance(comparison.sample, str):
-        parts.append(textwrap.shorten(comparison.sample, 80, placeholder=" …"))
-    return " · ".join(parts)
 
 
 def launch(settings: Settings, **options: Any) -> None:

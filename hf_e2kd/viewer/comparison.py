@@ -10,7 +10,8 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as TF
 
 from ..alignment.grids import resize_maps
-from ..alignment.labels import align_labels, class_names, is_multi_label
+from ..alignment.labels import align_labels, class_names, is_multi_label, is_score
+from ..alignment.scores import refuse_one_shared_class
 from ..alignment.texts import length_limit, tokenize_texts
 from ..data.opening import cut_text
 from ..data.text import TextCollator
@@ -35,15 +36,17 @@ class Reading:
 
     Args:
         top: Positions in `Pair.names` of its likeliest classes, of those that both models know, the likeliest first.
-        probabilities: Their probabilities, among all classes of the model.
+        probabilities: Their probabilities, among all classes of the model; of a model with one logit, 1.
         names: Their names.
         map: Attribution map (h, w) of an image, (words,) of a text, at any scale, signed where the method is.
+        score: Logit of a model that gives one score in place of classes; None for a classifier.
     """
 
     top: list[int]
     probabilities: list[float]
     names: list[str]
     map: torch.Tensor
+    score: float | None = None
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ class Comparison:
 
     @property
     def agree(self) -> bool:
-        """True if both models choose the same class."""
+        """True if both models choose the same class, as models with one score always do."""
         return self.teacher.top[0] == self.student.top[0]
 
     def difference(self) -> torch.Tensor:
@@ -108,7 +111,7 @@ class Pair:
         device: Device of both models; a GPU where there is one.
 
     Raises:
-        ValueError: one reads images and the other texts, they share no class, one has a single output, or a processor
+        ValueError: one reads images and the other texts, they share no class, or one class of several, or a processor
             does what can't be shown to both.
     """
 
@@ -120,13 +123,9 @@ class Pair:
             side: each.model.eval().to(self.device) for side, each in (("teacher", teacher), ("student", student))
         }
         self.labels = align_labels(self.models["teacher"], self.models["student"])
-        if self.labels.student_classes < 2 or self.labels.teacher_classes < 2:
-            raise ValueError(
-                "A model with a single output chooses between no classes. Name classifiers of two or more."
-            )
-        of_student = class_names(self.models["student"]) or class_names(self.models["teacher"])
-        indices = self.labels.student.tolist()
-        self.names = [str(index) if of_student is None else of_student[index] for index in indices]
+        refuse_one_shared_class(self.labels)
+        self.scores = is_score(self.models["student"])
+        self.names = ["score"] if self.scores else self._class_names()
         self.processors = {"teacher": teacher.processing_class, "student": student.processing_class}
         if self.is_text:
             TextCollator(self.processors["student"], self.processors["teacher"])  # refuses slow tokenizers
@@ -187,6 +186,10 @@ class Pair:
                 )
             )
         return comparisons
+
+    def _class_names(self) -> list[str]:
+        of_student = class_names(self.models["student"]) or class_names(self.models["teacher"])
+        return [str(index) if of_student is None else of_student[index] for index in self.labels.student.tolist()]
 
     def _allows(self, name: str) -> bool:
         try:
@@ -250,6 +253,7 @@ class Pair:
             probabilities=self._shared(side, likely[None])[0][top].tolist(),
             names=[self.names[index] for index in top.tolist()],
             map=map,
+            score=shared.item() if self.scores else None,
         )
 
     def _shown(self, image: Image.Image) -> Image.Image:

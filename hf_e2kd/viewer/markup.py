@@ -1,5 +1,6 @@
 """A comparison as HTML, for the page and for the report alike. All given text is escaped."""
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -120,7 +121,13 @@ def comparison_section(comparison: Comparison, opacity: float = OPACITY, number:
 
 
 def verdict(comparison: Comparison) -> str:
-    """State in a sentence if both models choose the same class."""
+    """State in a sentence if both models choose the same class, or what both score."""
+    if comparison.teacher.score is not None and comparison.student.score is not None:
+        teacher_score, student_score = comparison.teacher.score, comparison.student.score
+        return (
+            f'<p class="verdict agree">The teacher scores <b>{_score(teacher_score)}</b>, the student '
+            f"<b>{_score(student_score)}</b> (student − teacher: {_score(student_score - teacher_score, '+')}).</p>"
+        )
     teacher, student = (f"<b>{escape_html(each.names[0])}</b>" for each in (comparison.teacher, comparison.student))
     if comparison.agree:
         return f'<p class="verdict agree" dir="auto">✓ Same class: both choose {teacher}.</p>'
@@ -128,6 +135,21 @@ def verdict(comparison: Comparison) -> str:
         f'<p class="verdict differ" dir="auto">✗ Different classes: the teacher chooses {teacher}, the student '
         f"{student}.</p>"
     )
+
+
+def caption(comparison: Comparison) -> str:
+    """Describe a browsed sample in one line: both classes or scores, the similarity, and a text's beginning."""
+    sides = comparison.teacher, comparison.student
+    if comparison.student.score is not None:
+        parts = [" | ".join(f"{each.score:.2f}" for each in sides)]
+    else:
+        teacher, student = (textwrap.shorten(each.names[0], 24, placeholder=" …") for each in sides)
+        parts = [f"✓ {teacher}" if comparison.agree else f"✗ {teacher} | {student}"]
+    if comparison.similarity is not None:
+        parts.append(f"{comparison.similarity:.2f}")
+    if isinstance(comparison.sample, str):
+        parts.append(textwrap.shorten(comparison.sample, 80, placeholder=" …"))
+    return " · ".join(parts)
 
 
 def error_message(message: str) -> str:
@@ -146,8 +168,8 @@ def image_legend() -> str:
 def word_legend() -> str:
     """Render the legend of the colours of words."""
     return (
-        '<p class="legend"><span class="for lined" style="--s:1">blue, solid line</span> speaks for the explained '
-        'class, <span class="against lined" style="--s:1">orange, dotted line</span> against it. The full colour is a '
+        '<p class="legend"><span class="for lined" style="--s:1">blue, solid line</span> speaks for what is explained, '
+        '<span class="against lined" style="--s:1">orange, dotted line</span> against it. The full colour is a '
         "model's strongest word.</p>"
     )
 
@@ -156,12 +178,12 @@ def _facts(comparison: Comparison) -> str:
     values = comparison.similarity
     similar = "none, the teacher's map is empty" if values is None else f"{values:.2f}"
     facts = {
-        "Explained class": comparison.explained,
+        "Explained" if comparison.student.score is not None else "Explained class": comparison.explained,
         "Explainer": comparison.explainer,
         "Explanation similarity": similar,
     }
     if comparison.label is not None:
-        facts["True class"] = comparison.label
+        facts["Label" if comparison.student.score is not None else "True class"] = comparison.label
     listed = " · ".join(f"{name}: <b>{escape_html(value)}</b>" for name, value in facts.items())
     return f'<p class="facts" dir="auto">{listed}</p>'
 
@@ -201,6 +223,8 @@ def _difference_in_words(difference: torch.Tensor) -> str:
 
 
 def _top(reading: Reading) -> str:
+    if reading.score is not None:
+        return f'<p class="note">score {_score(reading.score)}</p>'
     classes = "".join(
         f'<li style="--p:{100 * probability:.0f}%"><span dir="auto">{escape_html(name)}</span> '
         f'<span class="percent">{_percent(probability)}</span></li>'
@@ -215,10 +239,14 @@ def _percent(probability: float) -> str:
     return f"{100 * probability:.1f} %" if probability < 0.1 else f"{100 * probability:.0f} %"
 
 
+def _score(score: float, sign: str = "") -> str:
+    return f"{score:{sign}.3f}"
+
+
 def _words(comparison: Comparison, number: int) -> str:
     assert isinstance(comparison.sample, str)
     classes = "".join(
-        f"<div><h3>{heading}'s classes</h3>{_top(reading)}</div>"
+        f"<div><h3>{heading}</h3>{_top(reading)}</div>"
         for heading, reading in (("Teacher", comparison.teacher), ("Student", comparison.student))
     )
     rows: Sequence[WordRow] = [

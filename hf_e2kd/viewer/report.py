@@ -62,7 +62,7 @@ def report_page(
         raise ValueError(f"There is no comparison to report. {' '.join(notes)}".strip())
     similarities = [each.similarity for each in comparisons if each.similarity is not None]
     summary = {"Samples": f"{len(comparisons):,}"}
-    if len(comparisons) > 1:
+    if len(comparisons) > 1 and comparisons[0].student.score is None:
         same = sum(each.agree for each in comparisons)
         summary["Same class"] = f"{same:,} of {len(comparisons):,} ({100 * same / len(comparisons):.0f} %)"
     if len(similarities) > 1:

@@ -86,7 +86,7 @@ class Samples:
         chosen = np.random.default_rng(0).permutation(len(dataset))[: settings.samples]
         self.positions: list[int] = sorted(chosen.tolist())
         self.dataset = dataset
-        self.is_text = pair.is_text
+        self.is_text, self.scores = pair.is_text, pair.scores
         self.names = dataset_label_names(dataset, self.label_column) or class_names(pair.models["student"])
 
     def __getitem__(self, position: int) -> Any:
@@ -104,8 +104,10 @@ class Samples:
         return value
 
     def label(self, position: int) -> str | None:
-        """Return the true class's name, where the data set states one class per sample."""
+        """Return the true class's name, where the data set states one class per sample; of scores, the number."""
         label = self.dataset[position].get(self.label_column)
+        if self.scores and isinstance(label, (int, float)):
+            return f"{label:g}"
         if isinstance(label, str):
             return label
         if isinstance(label, int) and self.names is not None and 0 <= label < len(self.names):

@@ -99,6 +99,14 @@ class TestByIndex:
         with pytest.warns(UserWarning, match="No label names on both sides"):
             assert align_labels(model(count=4), model(count=4)).is_identity
 
+    def test_scores_need_no_name(self):
+        """Prevents: a reranker refused, or warned of, because its teacher calls the score by another name (A2)."""
+        for teacher, student in ((["relevance"], None), (["relevance"], ["score"]), (None, None)):
+            sides = [model(names, count=1) for names in (teacher, student)]
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                assert align_labels(*sides).is_identity
+
     def test_bare_timm(self):
         """Prevents: a timm model, which has no names, refused although the counts are equal."""
         teacher = timm.create_model("test_vit", num_classes=3)

@@ -18,7 +18,7 @@ from hf_e2kd.metrics import metric_folder
 ROOT = Path(__file__).parents[2]
 OF_MAPS = ["energy_pointing_game", "explanation_similarity", "localization_iou", "pointing_accuracy"]
 OF_PAIRS = ["agreement", "f1_map", *OF_MAPS]
-NAMES = ["negative_flips", *OF_PAIRS, "word_attribution"]
+NAMES = ["negative_flips", *OF_PAIRS, "score_correlations", "word_attribution"]
 
 
 @cache
@@ -50,6 +50,8 @@ def columns(name):
             "references": [[generator.randrange(5) for _ in range(length)] for length in lengths],
             **labels,
         }
+    if name == "score_correlations":
+        return {"predictions": torch.randn(7), "references": torch.randn(7)}
     predictions = torch.rand(7, 2, 2) if name in OF_MAPS else torch.randn(7, 3)
     labels = {"labels": [0, 1, 2, 0, 1, 2, 0]} if name == "negative_flips" else {}
     return {"predictions": predictions, "references": (torch.rand(predictions.shape) > 0.5).float(), **labels}

@@ -5,7 +5,7 @@ import torch
 from scipy import stats
 
 from hf_e2kd import AnnotationReference
-from hf_e2kd.alignment.scores import is_score
+from hf_e2kd.alignment.labels import is_score
 from hf_e2kd.terms import Logits
 from tests.text_models import build_text
 from tests.tokenizers import TEACHER, data, text_model, without_dropout

@@ -11,10 +11,12 @@ from hf_e2kd.experiments.sources import Classifier
 from hf_e2kd.explainers import build_explainer, explain
 from hf_e2kd.metrics import explanation_similarity
 from hf_e2kd.viewer.comparison import NARROWEST, SHOWN, Pair, share
+from hf_e2kd.viewer.markup import caption, comparison_section
+from hf_e2kd.viewer.report import report_page
 from hf_e2kd.viewer.settings import disagreement
 from tests.models import CLASS_NAMES, CLASSES, build
 from tests.text_models import build_text
-from tests.tokenizers import STUDENT, TEACHER, SlowTokenizer
+from tests.tokenizers import STUDENT, TEACHER, SlowTokenizer, text_model, without_dropout
 
 from .pairs import SENTENCE, image_pair, photo, processor, reordered, text_pair
 
@@ -173,3 +175,24 @@ def test_bad_requests_are_named():
         text_pair().compare(["  \n"], build_explainer("saliency"))
     with pytest.raises(ValueError, match="explain others, such as this one, by"):
         image_pair().compare([photo()], build_explainer("bcos"))
+
+
+def score_model(name, seed, tokenizer):
+    """A tiny text model with one logit."""
+    model = text_model(name, seed, tokenizer)
+    model.config.num_labels, model.config.problem_type = 1, "regression"
+    return without_dropout(type(model)(model.config)).eval()
+
+
+def test_scores_are_shown_as_scores():
+    """Prevents: a reranker's score as "100 %" of its only class, or such models refused (fault A2)."""
+    teacher, student = score_model("bert", 1, TEACHER), score_model("distilbert", 2, STUDENT)
+    pair = Pair(Classifier(teacher, TEACHER, True), Classifier(student, STUDENT, True), "cpu")
+    (found,) = pair.compare([SENTENCE], build_explainer("input_x_gradient"))
+    for model, tokenizer, reading in ((teacher, TEACHER, found.teacher), (student, STUDENT, found.student)):
+        inputs = tokenizer([SENTENCE], return_tensors="pt", truncation=True, max_length=24)
+        assert reading.score == pytest.approx(model(**inputs).logits.item(), abs=1e-5)
+    page = comparison_section(found, 0.5, 1)
+    assert f"The teacher scores <b>{found.teacher.score:.3f}</b>" in page and "%</span>" not in page
+    assert caption(found).startswith(f"{found.teacher.score:.2f} | {found.student.score:.2f} · ")
+    assert "Same class" not in report_page([found, found], {})

@@ -4,7 +4,7 @@ import math
 
 from torch import Tensor
 
-from .inputs import check_batch, check_same_length
+from ..inputs import check_batch, check_same_length
 
 
 def score_correlations(scores: Tensor, reference: Tensor) -> dict[str, float]:
