@@ -2,13 +2,15 @@
 
 import pytest
 import torch
+from datasets import Dataset
 from scipy import stats
+from torch import nn
 
-from hf_e2kd import AnnotationReference
+from hf_e2kd import AnnotationReference, TextCollator, explain
 from hf_e2kd.alignment.labels import is_score
 from hf_e2kd.terms import Logits
 from tests.text_models import build_text
-from tests.tokenizers import TEACHER, data, text_model, without_dropout
+from tests.tokenizers import STUDENT, TEACHER, data, rows, text_model, without_dropout
 from tests.trainer.test_text import trainer_of
 from tests.training import flat, logged
 
@@ -152,3 +154,25 @@ def test_whole_numbers_as_labels(tmp_path):
     metrics = trainer.evaluate()
     assert "eval_accuracy" not in metrics and metrics["eval_label_mae"] > 0
     trainer.create_model_card()
+
+
+def test_a_reranker_of_pairs_is_a_cross_encoder(tmp_path):
+    """Prevents: a distilled reranker that no reranking library loads, or that scores otherwise there (faults A2)."""
+    library = pytest.importorskip("sentence_transformers")
+    made = Dataset.from_list([{**row, "label": float(row["label"])} for row in rows(16, pair=True)])
+    collator = TextCollator(STUDENT, TEACHER, text_columns=["premise", "hypothesis"])
+    trainer = score_trainer(
+        tmp_path, train_dataset=made, eval_dataset=made, data_collator=collator, processing_class=STUDENT
+    )
+    trainer.train()
+    trainer.save_model(tmp_path / "student")
+    asked = list(zip(made["premise"][:5], made["hypothesis"][:5], strict=True))
+    scores = library.CrossEncoder(str(tmp_path / "student"), device="cpu").predict(asked, activation_fn=nn.Identity())
+    with torch.no_grad():
+        inputs = STUDENT(*zip(*asked, strict=True), return_tensors="pt", padding=True, truncation=True)
+        expected = trainer.student.eval()(**inputs).logits[:, 0]
+    torch.testing.assert_close(torch.as_tensor(scores), expected)
+    explained = explain(trainer.student, asked, "integrated_gradients", processing_class=STUDENT)
+    torch.testing.assert_close(explained.logits[:, 0], expected)
+    assert all(pair[0].startswith(words[0]) for words, pair in zip(explained.words, asked, strict=True))
+    assert explained.maps.abs().amax(1).min() > 0
