@@ -1,7 +1,8 @@
 """Find the target layer of a model whose architecture isn't registered, by tracing shapes and gradients."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -168,6 +169,20 @@ def return_mappings(model: nn.Module) -> None:
     if config is not None and getattr(config, "return_dict", True) is False:
         config.return_dict = True
         logger.warning_once(f"config.return_dict of {type(model).__name__} is set to True: outputs are read by name.")
+
+
+@contextmanager
+def named_outputs(model: nn.Module) -> Iterator[None]:
+    """Let a model whose `config.return_dict` is False return its outputs by name while the context lasts."""
+    config: Any = getattr(model, "config", None)
+    if getattr(config, "return_dict", True) is not False:
+        yield
+        return
+    config.return_dict = True
+    try:
+        yield
+    finally:
+        config.return_dict = False
 
 
 def _may_be_target(module: nn.Module) -> bool:

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..alignment.words import lay_out_tokens
+from ..architectures.discovery import named_outputs
 
 Target = torch.Tensor | Callable[[torch.Tensor], torch.Tensor] | None
 """Explained class: (B,) or (B, K) integers padded by −1, a function of the logits, or None (the top)."""
@@ -112,7 +113,7 @@ class Explainer(Stochastic, ABC):
             target: The classes to explain; None for each sample's top class.
             create_graph: Keep the graph, so that a loss of the maps can be differentiated.
         """
-        with torch.set_grad_enabled(create_graph):
+        with torch.set_grad_enabled(create_graph), named_outputs(model):
             explanation = self.forward(model, inputs, target)
             if explanation.layout == "tokens":
                 maps, mask, layout = lay_out_tokens(explanation.maps, inputs)

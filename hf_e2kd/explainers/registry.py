@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from ..alignment.own_processing import own_tokenizer
 from ..alignment.texts import length_limit, require_offsets_and_padding, tokenize_texts
 from ..alignment.words import mark_special_tokens
 from .attention_gradient import AttentionGradient
@@ -106,7 +107,7 @@ def explain(
         target: Class to explain: one for all samples, (B,) or (B, K) of them, or a function of the logits that gives
             these; the top class by default. −1 explains none: its map is zero.
         processing_class: The model's tokenizer. It turns texts into tokens, whose scores are summed to words; of given
-            tokens, it tells the special ones.
+            tokens, it tells the special ones, which are 0 in the maps. Without it, that of the model's own folder.
         options: The method's own options.
 
     Returns:
@@ -156,6 +157,8 @@ def explain(
             "model.eval() first.",
             stacklevel=2,
         )
+    if words is None:
+        batch = _with_special_tokens(batch, processing_class or own_tokenizer(model))
     device = next(model.parameters(), torch.empty(0)).device
     if words is not None:
         batch = {key: value.to(device) for key, value in batch.items()}
@@ -210,7 +213,19 @@ def _batch(inputs: Any, processing_class: Any) -> tuple[dict[str, Any], list[lis
         key: value.clone() if isinstance(value, torch.Tensor) and value.is_inference() else value
         for key, value in batch.items()
     }
-    return (batch if processing_class is None else mark_special_tokens(batch, processing_class)), None
+    return batch, None
+
+
+def _with_special_tokens(batch: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
+    """Mark the special ones of given tokens, with a warning where nothing says which they are."""
+    marked = mark_special_tokens(batch, tokenizer)
+    if "input_ids" in marked and marked.keys().isdisjoint(("word_ids", "special_tokens_mask")):
+        warnings.warn(
+            "The batch has token ids, and nothing says which of them are special ([CLS], [SEP]), whose scores tend to "
+            "dominate: they are in the maps. Give the model's tokenizer as processing_class.",
+            stacklevel=3,
+        )
+    return marked
 
 
 def _is_pair(texts: Any) -> bool:

@@ -10,6 +10,7 @@ from torch import nn
 from ..alignment.inputs import first_tensor
 from ..alignment.words import lay_out_tokens
 from ..architectures import accepted_inputs
+from ..architectures.text import refuse_unfit_text
 from ..explainers import ExplainedOutput
 from ..terms.base import ReferenceOutput, StepOutput, Term
 from ..terms.matching import concat_targets, mask_target
@@ -50,6 +51,8 @@ def run_student(
     joined = _join(inputs, views or {})
     if target is not None and views:
         target = torch.cat([target, target.new_full((_rows(joined) - rows, *target.shape[1:]), -1)])
+    if target is None:  # an explained forward looks at its texts itself
+        refuse_unfit_text(student, joined)
     asked: dict[str, Any] = {} if target is None else {"explain_target": target}
     if with_features:
         asked["with_features"] = True

@@ -1,5 +1,7 @@
 """Explainers by name."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from transformers import BatchFeature, ViTModel
 import hf_e2kd
 from hf_e2kd.explainers import Explainer, Explanation, GradCAM, build_explainer, registry
 from tests.models import images
+from tests.tokenizers import STUDENT, text_model
 from tests.training import Unregistered
 
 
@@ -160,3 +163,31 @@ def test_only_explainers_are_registered(uniform):
     """Prevents: an instance registered, which fails at its first use."""
     with pytest.raises(ValueError, match="a subclass of `Explainer`"):
         hf_e2kd.register_explainer("wrong", Uniform())
+
+
+@pytest.mark.parametrize("method", ["gradcam", "saliency", "attention_gradient", "integrated_gradients"])
+def test_a_model_that_returns_tuples(tiny, method):
+    """Prevents: an AttributeError from inside a model whose outputs are read by name; a changed configuration."""
+    model = tiny("vit").eval()
+    expected = hf_e2kd.explain(model, images(), method)
+    model.config.return_dict = False
+    torch.testing.assert_close(hf_e2kd.explain(model, images(), method).maps, expected.maps)
+    assert model.config.return_dict is False
+
+
+def test_special_tokens_of_given_tokens(tmp_path):
+    """Prevents: [CLS] and [SEP] dominating a map of tokens without a word said (fault A10)."""
+    model = text_model("bert").eval()
+    batch = STUDENT(["a warm film", "bad"], return_tensors="pt", padding=True)
+    with pytest.warns(UserWarning, match="nothing says which of them are special.*processing_class"):
+        everything = hf_e2kd.explain(model, batch, "saliency")
+    expected = hf_e2kd.explain(model, batch, "saliency", processing_class=STUDENT)
+    special = torch.isin(batch["input_ids"], torch.tensor(STUDENT.all_special_ids))
+    torch.testing.assert_close(expected.maps, everything.maps.masked_fill(special, 0))
+    assert torch.equal(expected.mask, ~special)
+    model.save_pretrained(tmp_path)
+    STUDENT.save_pretrained(tmp_path)
+    loaded = type(model).from_pretrained(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        torch.testing.assert_close(hf_e2kd.explain(loaded, batch, "saliency").maps, expected.maps)

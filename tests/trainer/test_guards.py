@@ -331,6 +331,19 @@ def test_the_inputs_choose_the_explainer(tmp_path, make, chosen):
             distiller(make(), make(), tmp_path, {"explainer": "gradcam"})
 
 
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_token_types_in_a_training_that_a_model_lacks(tmp_path, weight):
+    """Prevents: an IndexError from inside the student of a training without explanations."""
+    student = build_text("roberta", type_vocab_size=1)
+    tokens = {"input_ids": [5, 6, 7], "attention_mask": [1, 1, 1], "token_type_ids": [0, 1, 1]}
+    data = [{**tokens, "special_tokens_mask": [0, 0, 0], "labels": 0}] * 4
+    trainer = distiller(
+        student, build_text("bert"), tmp_path, {"explanation_weight": weight}, train_dataset=data, explainer="saliency"
+    )
+    with pytest.raises(ValueError, match="`token_type_ids` holds 1, and RobertaForSequenceClassification knows"):
+        trainer.train()
+
+
 def test_token_types_that_a_model_lacks():
     """A tokenizer of pairs gives type 1, for which RoBERTa has no row: an index error, on a GPU a spoilt process."""
     model = SimpleNamespace(config=SimpleNamespace(type_vocab_size=1, vocab_size=10), named_modules=lambda: [])
