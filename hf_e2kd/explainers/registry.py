@@ -11,6 +11,7 @@ from torch import nn
 from ..alignment.own_processing import own_tokenizer
 from ..alignment.texts import length_limit, require_offsets_and_padding, tokenize_texts
 from ..alignment.words import mark_special_tokens
+from ..architectures.refusals import refuse_integer_arithmetic, refuse_sentence_transformers
 from .attention_gradient import AttentionGradient
 from .attention_rollout import AttentionRollout
 from .base import Explainer, Explanation, Target, resolve_target
@@ -144,6 +145,8 @@ def explain(
         raise ValueError(
             f"Give the options {sorted(options)} to the explainer's constructor, not beside the explainer."
         )
+    refuse_sentence_transformers(model, "model")
+    refuse_integer_arithmetic(model, "model")
     # Inference mode would leave nothing to differentiate.
     with torch.inference_mode(False):
         batch, words = _batch(inputs, processing_class)

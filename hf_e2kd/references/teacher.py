@@ -20,6 +20,7 @@ from ..alignment.labels import (
 from ..alignment.scores import refuse_one_shared_class
 from ..architectures import call_model
 from ..architectures.discovery import forward_inputs, return_mappings
+from ..architectures.refusals import refuse_integer_arithmetic, refuse_offloaded, refuse_sentence_transformers
 from ..architectures.sharding import root_gathered, shard_frozen
 from ..architectures.taps import Taps, default_taps
 from ..explainers import Explainer
@@ -111,7 +112,8 @@ class TeacherReference(Reference):
             )
         if target not in TARGET_RULES:
             raise ValueError(f"Unknown explanation target '{target}'. Available: {', '.join(sorted(TARGET_RULES))}.")
-        refuse_quantised_arithmetic(model)
+        refuse_integer_arithmetic(model, "teacher")
+        refuse_sentence_transformers(model, "teacher")
         refuse_offloaded(model, "teacher")
         return_mappings(model)
         self.model = model
@@ -150,8 +152,7 @@ class TeacherReference(Reference):
                 f"The teacher, a {type(self.model).__name__}, doesn't say what it classifies: it has no `config` and "
                 "no `num_classes`. Give a classifier of transformers or timm; or one of your own whose forward takes "
                 "`pixel_values` or `input_ids` and returns logits, with teacher.config = "
-                "PreTrainedConfig(id2label={0: 'cat', 1: 'dog'}). A SentenceTransformer has no classes: load its "
-                "classifier by AutoModelForSequenceClassification."
+                "PreTrainedConfig(id2label={0: 'cat', 1: 'dog'})."
             )
         self.alignment = align_labels(self.model, student)
         refuse_one_shared_class(self.alignment)
@@ -280,41 +281,3 @@ def _without_foreign_layer(explainer: Explainer, model: nn.Module) -> Explainer:
     own = copy(explainer)
     own.target_layer = None  # type: ignore[attr-defined]
     return own
-
-
-def refuse_offloaded(model: nn.Module, side: str) -> None:
-    """Refuse a model whose weights `device_map` has spread over devices or left on the disk.
-
-    Raises:
-        ValueError: naming the places.
-    """
-    places = sorted({str(place) for place in (getattr(model, "hf_device_map", None) or {}).values()})
-    absent = [name for name, parameter in model.named_parameters() if parameter.is_meta]
-    if len(places) > 1 or "disk" in places or absent:
-        where = f"lie on {', '.join(places)}" if places else f"are without data (meta), {absent[0]} among them"
-        raise ValueError(
-            f"The {side}'s weights {where}, and it must lie on one device as a whole. Load it without device_map, in "
-            "half precision or with quantised weights where it is large; a teacher is shared between processes by "
-            "TeacherReference(teacher, shard=True) and FSDP2, or its outputs are stored once by `hf-e2kd store`."
-        )
-
-
-def refuse_quantised_arithmetic(model: nn.Module) -> None:
-    """Refuse integer kernels: they have no derivative, and an explanation through them would be silently zero."""
-    # torchao swaps a layer's weight and leaves its class: a tensor that quantises the layer's input too.
-    for name, parameter in model.named_parameters():
-        weight = parameter.data
-        kind = type(weight)
-        if "ActivationQuantized" in kind.__name__ or getattr(weight, "act_quant_kwargs", None) is not None:
-            raise _integers(name.rpartition(".")[0], kind)
-    for name, module in model.named_modules():
-        if ".quantized" in type(module).__module__:
-            raise _integers(name, type(module))
-
-
-def _integers(name: str, kind: type) -> ValueError:
-    return ValueError(
-        f"The teacher's layer '{name}' computes in integers ({kind.__name__}), so its decisions "
-        "can't be explained by gradients. Quantise weights only (bitsandbytes, GPTQ, torchao weight-only), or "
-        "keep the last block and the classifier unquantised."
-    )

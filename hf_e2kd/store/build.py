@@ -22,9 +22,9 @@ from transformers.utils import logging
 from ..alignment.labels import class_count, dataset_label_names
 from ..alignment.words import LAYOUT_COLUMNS
 from ..architectures.base import evaluating
+from ..architectures.refusals import refuse_integer_arithmetic, refuse_sentence_transformers
 from ..explainers import Explainer, Explanation, build_explainer
 from ..logs import get_logger
-from ..references.teacher import refuse_quantised_arithmetic
 from ..version import __version__
 from .description import read_description, read_plan
 from .files import FORMAT, PLAN_FILE, STORE_FILE, StoreError, write_json
@@ -128,7 +128,8 @@ class StoreBuilder:
         known = class_count(teacher)
         if top_k is not None and known is not None and top_k >= known:
             raise StoreError(f"top_k={top_k} of {known} classes saves nothing. Leave it out to store all logits.")
-        refuse_quantised_arithmetic(teacher)
+        refuse_integer_arithmetic(teacher, "teacher")
+        refuse_sentence_transformers(teacher, "teacher")
         self.teacher, self.folder = teacher, Path(output_dir)
         self.streams = isinstance(dataset, IterableDataset | datasets.IterableDataset)
         if self.streams and id_column is None:

@@ -14,6 +14,7 @@ from ..alignment.labels import is_multi_label, labels_belong_to
 from ..alignment.own_processing import own_tokenizer
 from ..architectures import is_timm, wrap_timm
 from ..architectures.discovery import return_mappings
+from ..architectures.refusals import refuse_integer_arithmetic, refuse_sentence_transformers
 from ..data.collate import FiniteBatches
 from ..explainers import Explainer, build_explainer, install_explained_forward
 from ..explainers.base import default_method
@@ -187,6 +188,8 @@ class ExplanationDistillTrainer(
                 refuse_shared_weights(model, reference.model)
                 require_finite_weights(reference.model, "teacher", "Load or train it again.")
         require_finite_weights(model, "student", "Load it again, or initialise that layer.")
+        refuse_integer_arithmetic(model, "student")
+        refuse_sentence_transformers(model, "student")
         if is_timm(model):
             model = wrap_timm(model)
         forget_preparation(model)

@@ -9,12 +9,13 @@ import torch
 from peft import LoraConfig, get_peft_model
 from PIL import Image
 
-from hf_e2kd import TeacherReference
+from hf_e2kd import TeacherReference, explain
 from hf_e2kd.architectures.text import refuse_unfit_text
 from hf_e2kd.explainers import GradCAM
 from hf_e2kd.trainer.preemption import last_checkpoint
 from tests.models import CLASS_NAMES, CLASSES, IMAGE_SIZE, build
 from tests.text_models import build_text
+from tests.tokenizers import STUDENT
 from tests.training import distiller, logged, samples, weights
 
 
@@ -284,10 +285,40 @@ class LinearActivationQuantizedTensor(torch.Tensor):
     """Stand-in of torchao's class of this name."""
 
 
+USES = {
+    "teacher": lambda model, other, folder: distiller(other, model, folder),
+    "student": lambda model, other, folder: distiller(model, other, folder),
+    "explained": lambda model, other, folder: explain(model, torch.rand(1, 3, IMAGE_SIZE, IMAGE_SIZE), "gradcam"),
+}
+
+
+@pytest.mark.parametrize("use", USES.values(), ids=USES)
+def test_models_of_sentence_transformers_are_refused(tmp_path, use):
+    """Prevents: a TypeError about a missing `input` from inside the first step (fault B16)."""
+    library = pytest.importorskip("sentence_transformers")
+    other = build_text("bert")
+    other.save_pretrained(tmp_path)
+    STUDENT.save_pretrained(tmp_path)
+    for kind in (library.CrossEncoder, library.SentenceTransformer):
+        model = kind(str(tmp_path), device="cpu")
+        with pytest.raises(ValueError, match=f"a {kind.__name__} of sentence-transformers.*transformers_model"):
+            use(model, other, tmp_path)
+
+
+@pytest.mark.parametrize("use", USES.values(), ids=USES)
+def test_integer_arithmetic_of_torchao_is_refused(tmp_path, use):
+    """Prevents: "does not require grad" or an error of functorch from inside the first step (fault B25)."""
+    quantization = pytest.importorskip("torchao.quantization")
+    model = build("vit", seed=1).eval()
+    quantization.quantize_(model, quantization.Int8DynamicActivationInt8WeightConfig())
+    with pytest.raises(ValueError, match="layer 'vit.layers.0.attention.q_proj' computes in integers"):
+        use(model, build("vit"), tmp_path)
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda teacher: Bare(), "a Bare, doesn't say what it classifies.*PreTrainedConfig.*SentenceTransformer"),
+        (lambda teacher: Bare(), "a Bare, doesn't say what it classifies.*PreTrainedConfig"),
         (
             lambda teacher: setattr(teacher, "hf_device_map", {"vit": 0, "classifier": "cpu"}) or teacher,
             "weights lie on 0, cpu, and it must lie on one device.*without device_map",

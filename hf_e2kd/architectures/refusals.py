@@ -1,0 +1,59 @@
+"""Models that no training and no explanation can take as they are, refused with the remedy."""
+
+from torch import nn
+
+
+def refuse_offloaded(model: nn.Module, side: str) -> None:
+    """Refuse a model whose weights `device_map` has spread over devices or left on the disk.
+
+    Raises:
+        ValueError: naming the places.
+    """
+    places = sorted({str(place) for place in (getattr(model, "hf_device_map", None) or {}).values()})
+    absent = [name for name, parameter in model.named_parameters() if parameter.is_meta]
+    if len(places) > 1 or "disk" in places or absent:
+        where = f"lie on {', '.join(places)}" if places else f"are without data (meta), {absent[0]} among them"
+        raise ValueError(
+            f"The {side}'s weights {where}, and it must lie on one device as a whole. Load it without device_map, in "
+            "half precision or with quantised weights where it is large; a teacher is shared between processes by "
+            "TeacherReference(teacher, shard=True) and FSDP2, or its outputs are stored once by `hf-e2kd store`."
+        )
+
+
+def refuse_integer_arithmetic(model: nn.Module, side: str) -> None:
+    """Refuse integer kernels: they have no derivative, and an explanation through them would be silently zero.
+
+    Raises:
+        ValueError: naming the layer.
+    """
+    # torchao swaps a layer's weight and leaves its class: a tensor that quantises the layer's input too.
+    for name, parameter in model.named_parameters():
+        weight = parameter.data
+        kind = type(weight)
+        if "ActivationQuantized" in kind.__name__ or getattr(weight, "act_quant_kwargs", None) is not None:
+            raise _integers(side, name.rpartition(".")[0], kind)
+    for name, module in model.named_modules():
+        if ".quantized" in type(module).__module__:
+            raise _integers(side, name, type(module))
+
+
+def refuse_sentence_transformers(model: nn.Module, side: str) -> None:
+    """Refuse a model of sentence-transformers, whose forward takes and returns a dictionary.
+
+    Raises:
+        ValueError: saying which model to give instead.
+    """
+    if any(kind.__module__.startswith("sentence_transformers") for kind in type(model).__mro__):
+        raise ValueError(
+            f"The {side} is a {type(model).__name__} of sentence-transformers, whose forward gives no logits. Of a "
+            "CrossEncoder, give the classifier inside (`transformers_model`); a SentenceTransformer has no classes: "
+            "load or train a classifier from its folder by AutoModelForSequenceClassification."
+        )
+
+
+def _integers(side: str, name: str, kind: type) -> ValueError:
+    return ValueError(
+        f"The {side}'s layer '{name}' computes in integers ({kind.__name__}), so its decisions "
+        "can't be explained by gradients. Quantise weights only (bitsandbytes, GPTQ, torchao weight-only), or "
+        "keep the last block and the classifier unquantised."
+    )
