@@ -11,10 +11,10 @@ import argparse
 import torch
 from torch.nn import functional as F
 from tqdm import tqdm
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from hf_e2kd import TextCollator
 from hf_e2kd.data.text import load_texts
+from hf_e2kd.experiments.sources import load_classifier
 from hf_e2kd.explainers import IntegratedGradients
 
 
@@ -38,8 +38,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
 
-    model = AutoModelForSequenceClassification.from_pretrained(options.model).eval()
-    collator = TextCollator(AutoTokenizer.from_pretrained(options.model))
+    loaded = load_classifier(options.model)
+    model, collator = loaded.model.eval(), TextCollator(loaded.processing_class)
     data = load_texts(options.dataset, options.split, options.split, "text", "label")[1].shuffle(seed=0)
     data = data.select(range(min(options.samples, len(data))))
     batches = [

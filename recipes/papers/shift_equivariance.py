@@ -24,8 +24,6 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as TF
 from transformers import (
-    AutoImageProcessor,
-    AutoModelForImageClassification,
     HfArgumentParser,
     set_seed,
 )
@@ -36,6 +34,7 @@ from hf_e2kd.data.images import without_undecodable
 from hf_e2kd.data.opening import as_rgb
 from hf_e2kd.experiments.models import label_settings
 from hf_e2kd.experiments.results import describe_machine, write_results
+from hf_e2kd.experiments.sources import load_classifier
 from hf_e2kd.explainers import Explainer, Explanation, build_explainer
 from hf_e2kd.models import BcosViTConfig, BcosViTForImageClassification
 
@@ -120,9 +119,10 @@ def run_shift_test(description: str) -> dict[str, Any]:
         if name in models:
             raise ValueError(f"Two models are called '{name}'. Name them, as in --models first={path} second=...")
         print(f"\nExplaining {name}", flush=True)
-        model = AutoModelForImageClassification.from_pretrained(path).to(device).eval()
+        loaded = load_classifier(path)
+        model = loaded.model.to(device).eval()
         explainer = explainer_for(model, method)
-        view = image_view(AutoImageProcessor.from_pretrained(path))
+        view = image_view(loaded.processing_class)
         similarities = torch.cat(
             [
                 shifted_similarities(
