@@ -1,6 +1,8 @@
 """Interrupted trainings: a checkpoint when the process receives SIGTERM, and the last finished checkpoint."""
 
+import json
 import signal
+import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,6 +10,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import reduce
+from safetensors import SafetensorError, safe_open
 from transformers import Trainer, TrainerCallback
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -81,12 +84,14 @@ def last_checkpoint(folder: str | Path, needed: Sequence[str] = RESUMED) -> str 
         if not lacking:
             steps[int(step)] = path
         else:
-            logger.warning(f"The checkpoint {path} was not finished, it lacks {lacking[0]}, and is passed over.")
+            logger.warning(
+                f"The checkpoint {path} was not finished or is damaged, it has no whole {lacking[0]}, and is passed over."
+            )
     return str(steps[max(steps)]) if steps else None
 
 
 def missing_files(checkpoint: str | Path, needed: Sequence[str] = RESUMED) -> list[str]:
-    """Name the files that a checkpoint lacks or that are empty.
+    """Name the files that a checkpoint lacks, or that are empty or cut off.
 
     One that FSDP or DeepSpeed has sharded, whose optimizer lies in folders of its own, needs the trainer's state alone.
     """
@@ -95,4 +100,26 @@ def missing_files(checkpoint: str | Path, needed: Sequence[str] = RESUMED) -> li
     patterns = [TRAINER_STATE_NAME, *(() if sharded else needed)]
     if not sharded and any(checkpoint.glob("adapter_*")):
         patterns = ["adapter_config.json" if pattern == CONFIG_NAME else pattern for pattern in patterns]
-    return [p for p in patterns if not any(found.stat().st_size for found in checkpoint.glob(p) if found.is_file())]
+    patterns += [path.name for path in checkpoint.glob("*.safetensors")]  # what terms own, too
+    found = {pattern: [path for path in checkpoint.glob(pattern) if path.is_file()] for pattern in patterns}
+    return [pattern for pattern, paths in found.items() if not paths or not all(is_whole(path) for path in paths)]
+
+
+def is_whole(path: Path) -> bool:
+    """Tell whether a file of a checkpoint has its end: what a full disk or a broken copy cuts off."""
+    if not path.stat().st_size:
+        return False
+    if path.suffix == ".safetensors":
+        try:
+            with safe_open(path, "pt"):  # compares the size with that in the header
+                return True
+        except SafetensorError:
+            return False
+    if path.suffix in (".pt", ".pth"):
+        return zipfile.is_zipfile(path)  # whose directory stands at the end
+    if path.suffix == ".json":
+        try:
+            json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            return False
+    return True
