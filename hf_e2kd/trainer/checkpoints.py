@@ -1,10 +1,15 @@
 """Loading and training of a student again: the parts that accelerate and transformers leave undone."""
 
-from contextlib import nullcontext
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import get_last_checkpoint
@@ -14,6 +19,9 @@ from .finite import DIVERGED, require_finite_weights
 from .preemption import RESUMED, WEIGHTS, checkpoint_on_sigterm, last_checkpoint, missing_files
 from .sharding import name_blocks
 from .stages import stage_was_started
+
+MOST_FREE = 1 << 20
+"""Free bytes of a disk up to which a failed write is taken for a full disk's."""
 
 
 class CheckpointsMixin(Trainer):
@@ -71,6 +79,28 @@ class CheckpointsMixin(Trainer):
             result = super().train(resume_from_checkpoint, *arguments, **keywords)
         require_finite_weights(self.model, "student", DIVERGED)
         return result
+
+
+@contextmanager
+def full_disk_named(folder: str, step: int) -> Iterator[None]:
+    """Context in which a full disk ends in an error that says so: torch and safetensors speak of positions in files.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    try:
+        yield
+    except (RuntimeError, SafetensorError) as error:
+        free = shutil.disk_usage(folder).free
+        if free > MOST_FREE:
+            raise
+        raise OSError(
+            errno.ENOSPC,
+            f"{os.strerror(errno.ENOSPC)}: the checkpoint of step {step} could not be written, {free:,} bytes are "
+            "free; earlier ones are whole. Make room, keep fewer (save_total_limit) or smaller ones, and go on by "
+            "train(resume_from_checkpoint=True)",
+            folder,
+        ) from error
 
 
 def load_weights(model: nn.Module, folder: str) -> bool:

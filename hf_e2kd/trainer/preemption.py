@@ -84,9 +84,7 @@ def last_checkpoint(folder: str | Path, needed: Sequence[str] = RESUMED) -> str 
         if not lacking:
             steps[int(step)] = path
         else:
-            logger.warning(
-                f"The checkpoint {path} was not finished or is damaged, it has no whole {lacking[0]}, and is passed over."
-            )
+            logger.warning(f"The checkpoint {path} is not complete: it has no whole {lacking[0]}. It is passed over.")
     return str(steps[max(steps)]) if steps else None
 
 

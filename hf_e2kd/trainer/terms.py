@@ -11,7 +11,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from ..architectures.base import evaluating
 from ..data.first_samples import first_samples, keeping_random_state
 from ..terms import Term
-from .checkpoints import forget_preparation
+from .checkpoints import forget_preparation, full_disk_named
 from .finite import DIVERGED, require_finite_weights
 from .stages import prepare_terms, train_stage
 from .step import run_student
@@ -44,10 +44,11 @@ class TermsMixin(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         # Before anything is written, and an older checkpoint makes room.
         require_finite_weights(self.model, "student", DIVERGED)
-        if self.args.should_save:
-            folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            save_terms(self.terms, folder)
-        super()._save_checkpoint(model, trial)
+        output, step = self._get_output_dir(trial=trial), self.state.global_step
+        with full_disk_named(output, step):
+            if self.args.should_save:
+                save_terms(self.terms, Path(output) / f"{PREFIX_CHECKPOINT_DIR}-{step}")
+            super()._save_checkpoint(model, trial)
 
     def _inner_training_loop(
         self,

@@ -1,6 +1,7 @@
 """Trainings that would go wrong without a word, or far from their cause."""
 
 import copy
+import errno
 from types import SimpleNamespace
 
 import datasets
@@ -12,6 +13,7 @@ from PIL import Image
 from hf_e2kd import TeacherReference, explain
 from hf_e2kd.architectures.text import refuse_unfit_text
 from hf_e2kd.explainers import GradCAM
+from hf_e2kd.trainer import checkpoints
 from hf_e2kd.trainer.preemption import last_checkpoint
 from tests.models import CLASS_NAMES, CLASSES, IMAGE_SIZE, build
 from tests.text_models import build_text
@@ -146,6 +148,27 @@ def named(names, order):
     )
     rows = {"pixel_values": [each["pixel_values"].numpy() for each in made]}
     return datasets.Dataset.from_dict({**rows, "labels": [order[each["labels"]] for each in made]}, features)
+
+
+def test_full_disk(tiny, tmp_path, monkeypatch):
+    """Prevents: "unexpected pos 99328 vs 99220", which is what torch says of a full disk."""
+    free = SimpleNamespace(free=0)
+    monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda folder: free)
+
+    def save_on_a_full_disk(*arguments, **keywords):
+        raise RuntimeError("unexpected pos 99328 vs 99220")
+
+    monkeypatch.setattr(torch, "save", save_on_a_full_disk)
+    trainer = distiller(tiny("vit"), build("vit", seed=1), tmp_path, {"save_strategy": "steps", "save_steps": 1})
+    with pytest.raises(
+        OSError, match="checkpoint of step 1 could not be written, 0 bytes are free.*Make room"
+    ) as error:
+        trainer.train()
+    assert error.value.errno == errno.ENOSPC and error.value.filename == str(tmp_path)
+    free.free = 10**9
+    trainer = distiller(tiny("vit"), build("vit", seed=1), tmp_path, {"save_strategy": "steps", "save_steps": 1})
+    with pytest.raises(RuntimeError, match="unexpected pos"):
+        trainer.train()
 
 
 def test_classes_in_another_order(tiny, tmp_path):
