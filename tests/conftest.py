@@ -17,12 +17,16 @@ from pathlib import Path  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from huggingface_hub import constants  # noqa: E402
+from hypothesis import settings  # noqa: E402
 from torch import nn  # noqa: E402
 from transformers.utils import logging  # noqa: E402
 
 from tests.models import build  # noqa: E402
 
 torch.set_num_threads(1)
+# The same examples each time, a fixed number of them, and no file of earlier ones.
+settings.register_profile("fixed", max_examples=25, derandomize=True, deadline=None, database=None)
+settings.load_profile("fixed")
 logging.enable_propagation()  # to pytest's caplog
 
 

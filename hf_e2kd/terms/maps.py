@@ -77,11 +77,16 @@ def _varied(centred: torch.Tensor) -> torch.Tensor:
 
 
 def kl_loss(student: torch.Tensor, reference: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Divergence KL(E_T⁺/‖E_T⁺‖₁ ‖ E_S⁺/‖E_S⁺‖₁) of the maps' positive parts as distributions over the cells."""
+    """Divergence KL(q_T ‖ q_S) of the maps' positive parts as distributions over n cells, q = (E⁺/‖E⁺‖₁ + ε)/(1 + nε).
+
+    The machine's precision ε on both sides makes it finite; it is 0 for equal maps and never below.
+    """
     smallest = torch.finfo(student.dtype).eps
-    log_student = (F.normalize(student.clamp(min=0), p=1, dim=1) + smallest).log()
-    target = F.normalize(reference.clamp(min=0), p=1, dim=1)
-    return F.kl_div(log_student, target, reduction="none").sum(dim=1)
+    first, second = (
+        (F.normalize(maps.clamp(min=0), p=1, dim=1) + smallest) / (1 + maps.shape[1] * smallest)
+        for maps in (student, reference)
+    )
+    return F.kl_div(first.log(), second, reduction="none").sum(dim=1)
 
 
 _LOSSES: dict[str, ExplanationLoss] = {
@@ -143,7 +148,8 @@ def explanation_loss(
     Returns:
         losses: (B,). 0 where the reference is all-zero; where the student's map alone is, the worst value without
             gradient: cosine 1, mse 2, l1 2, pearson 1, kl its value against an all-zero map.
-        zero_student: (B,) bool, where the student's map is all-zero.
+        zero_student: (B,) bool, where the student's map is all-zero, or so faint (1e-31 in float32) that its gradient,
+            which grows as the map fades, would be infinite.
         zero_reference: (B,) bool, where the reference's is.
 
     Raises:
@@ -161,7 +167,8 @@ def explanation_loss(
         raise ValueError(f"Maps of shapes {tuple(student.shape)} and {tuple(reference.shape)} can't be compared.")
     mask = torch.ones_like(student, dtype=torch.bool) if mask is None else mask
     student, reference = student.masked_fill(~mask, 0).flatten(1), reference.masked_fill(~mask, 0).flatten(1)
-    zero_student, zero_reference = (~(maps != 0).any(dim=1) for maps in (student, reference))
+    faintest = torch.finfo(student.dtype).tiny / torch.finfo(student.dtype).eps
+    zero_student, zero_reference = ~(student.abs() >= faintest).any(dim=1), ~(reference != 0).any(dim=1)
     losses = function(
         _unit_scale(student, zero_student, 0.0), _unit_scale(reference, zero_reference, 1.0), mask.flatten(1)
     )

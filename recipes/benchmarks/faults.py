@@ -28,6 +28,7 @@ from tqdm import tqdm
 from transformers import ViTConfig, ViTForImageClassification
 
 from hf_e2kd import ExplanationDistillArguments, ExplanationDistillTrainer, StoredReference
+from hf_e2kd.trainer.preemption import last_checkpoint
 
 SAMPLES, SIDE, CLASSES = 48, 32, 5
 NOT_MOUNTED = 99  # the exit code of a shell that may not mount a file system
@@ -69,7 +70,7 @@ def train(folder: Path) -> None:
         disable_tqdm=True,
     )
     trainer = ExplanationDistillTrainer(model(0), args, train_dataset=samples(), teacher_model=model(1).eval())
-    trainer.train(resume_from_checkpoint=any(folder.glob("checkpoint-*")))
+    trainer.train(resume_from_checkpoint=last_checkpoint(folder) is not None)
     trainer.save_model(str(folder / "student"))
 
 
@@ -118,6 +119,8 @@ def finish(run: str, folder: Path) -> bool:
     """Run to the end, and tell whether that succeeded."""
     process = start(run, folder)
     process.join()
+    if process.exitcode != 0:
+        tqdm.write(Path(f"{folder}.log").read_text(encoding="utf-8")[-2000:], sys.stderr)
     return process.exitcode == 0
 
 

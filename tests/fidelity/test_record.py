@@ -1,11 +1,11 @@
 """Records as they come from anywhere: read as they were written, or refused by a ValueError."""
 
-import copy
 import json
-import random
 from contextlib import suppress
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hf_e2kd.fidelity import FidelityRecord
 from tests.cards.records import image_record
@@ -28,22 +28,8 @@ def test_no_record(tmp_path, content):
         FidelityRecord.load(tmp_path)
 
 
-def test_any_part_of_another_type(tmp_path):
-    """Prevents: another error than ValueError of a record of which a part is damaged, whatever reads it next."""
-    whole = json.loads(json.dumps(RECORD.to_dict()))
-    assert FidelityRecord.from_dict(whole) == RECORD
-    draw, refused = random.Random(0), 0
-    for place in _parts(whole):
-        changed = copy.deepcopy(whole)
-        inner = changed
-        for part in place[:-1]:
-            inner = inner[part]
-        inner[place[-1]] = draw.choice([None, "x", -1, [], {}, True, 1e300, [{}]])
-        with suppress(ValueError):
-            FidelityRecord.from_dict(changed).to_dict()
-            refused -= 1
-        refused += 1
-    assert refused > 20
+def test_a_record_is_read_as_it_was_written():
+    assert FidelityRecord.from_dict(json.loads(json.dumps(RECORD.to_dict()))) == RECORD
 
 
 @pytest.mark.parametrize(
@@ -65,3 +51,28 @@ def test_the_part_is_named(place, value, message):
     inner[place[-1]] = value
     with pytest.raises(ValueError, match=message):
         FidelityRecord.from_dict(changed)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+PLACES = list(_parts(json.loads(json.dumps(RECORD.to_dict()))))
+
+
+@settings(max_examples=150)
+@given(st.sampled_from(PLACES), JSON, st.booleans())
+def test_mutated_records(place, value, delete):
+    """Prevents: another error than ValueError of a record in which some part was changed or is lacking."""
+    changed = json.loads(json.dumps(RECORD.to_dict()))
+    inner = changed
+    for part in place[:-1]:
+        inner = inner[part]
+    if delete:
+        del inner[place[-1]]
+    else:
+        inner[place[-1]] = value
+    with suppress(ValueError):
+        record = FidelityRecord.from_dict(changed)
+        assert FidelityRecord.from_dict(json.loads(json.dumps(record.to_dict()))).to_dict().keys() == changed.keys()
