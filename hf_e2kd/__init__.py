@@ -12,6 +12,7 @@ from .version import __version__ as __version__
 if TYPE_CHECKING:
     from .architectures import available_architectures, register_architecture, wrap_timm
     from .data.text import TextCollator
+    from .experiments.zero_shot import zero_shot_teacher
     from .explainers import Explainer, Explanation, available_explainers, explain, register_explainer
     from .fidelity.published import Student, load_student
     from .references import AnnotationReference, Reference, TeacherReference
@@ -62,6 +63,7 @@ __all__ = [
     "register_logits_loss",
     "register_term",
     "wrap_timm",
+    "zero_shot_teacher",
 ]
 
 # The imports above once more, for Python itself.
@@ -95,6 +97,7 @@ _MODULES = {
     "register_logits_loss": ".terms",
     "register_term": ".terms",
     "wrap_timm": ".architectures",
+    "zero_shot_teacher": ".experiments.zero_shot",
 }
 
 

@@ -8,6 +8,7 @@ from .bcos_resnet import BcosResNetConfig, BcosResNetForImageClassification
 from .bcos_vit import BcosViTConfig, BcosViTForImageClassification
 from .shufflenet import ShuffleNetConfig, ShuffleNetForImageClassification, shufflenet_config
 from .x_resnet import XResNetConfig, XResNetForImageClassification
+from .zero_shot import ZeroShotConfig, ZeroShotForImageClassification
 
 for _model in (
     BcosResNetForImageClassification,
@@ -15,6 +16,7 @@ for _model in (
     BcosViTForImageClassification,
     ShuffleNetForImageClassification,
     XResNetForImageClassification,
+    ZeroShotForImageClassification,
 ):
     AutoConfig.register(_model.config_class.model_type, _model.config_class)
     AutoModelForImageClassification.register(_model.config_class, _model)
@@ -30,6 +32,8 @@ __all__ = [
     "ShuffleNetForImageClassification",
     "XResNetConfig",
     "XResNetForImageClassification",
+    "ZeroShotConfig",
+    "ZeroShotForImageClassification",
     "bcos_config",
     "load_bcos_weights",
     "shufflenet_config",
