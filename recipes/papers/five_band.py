@@ -64,6 +64,9 @@ class FiveBandOptions(StudyOptions):
     image_size: int = field(default=512, metadata={"help": "Side of the images, in pixels."})
     train_images: int = field(default=6400, metadata={"help": "Number of training images."})
     test_images: int = field(default=1600, metadata={"help": "Number of test images, which are explained."})
+    pooled_images: int = field(
+        default=400, metadata={"help": "The most test images whose pixels are pooled for the binary scores, in memory."}
+    )
     absolute: bool = field(
         default=False, metadata={"help": "Sum magnitudes over the colours, which leaves the negative bands empty."}
     )
@@ -71,7 +74,7 @@ class FiveBandOptions(StudyOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, least in (("train_images", 1), ("test_images", len(CLASSES)), ("seeds", 1)):
+        for name, least in (("train_images", 1), ("test_images", len(CLASSES)), ("pooled_images", 1), ("seeds", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"--{name} must be at least {least}, not {getattr(self, name)}.")
 
@@ -106,11 +109,11 @@ def run_five_band(description: str) -> dict[str, Any]:
         run: dict[str, Any] = {"seed": seed}
         maps: dict[str, Tensor] = {}
         if teacher is not None:
-            run["teacher"] = {"test": measure(teacher, test, truth, options.absolute)[0]}
+            run["teacher"] = {"test": measure(teacher, test, truth, options)[0]}
         for student in options.students:
             model = train_one(student, teacher, options, seeded, train, processor)
             name = NAMES.get(student, student)
-            figures, maps[name] = measure(model, test, truth, options.absolute)
+            figures, maps[name] = measure(model, test, truth, options)
             run[name] = {"test": figures}
         runs.append(run)
         results = collect_results(args, runs, start, recipe="five_band", options=vars(options))
@@ -128,7 +131,7 @@ def run_five_band(description: str) -> dict[str, Any]:
 
 
 def measure(
-    model: nn.Module, test: Any, truth: Tensor, absolute: bool, batch_size: int = 20
+    model: nn.Module, test: Any, truth: Tensor, options: FiveBandOptions, batch_size: int = 20
 ) -> tuple[dict[str, float], Tensor]:
     """Score a model's saliency of the true class.
 
@@ -136,40 +139,39 @@ def measure(
         model: Classifier.
         test: Test images as it takes them.
         truth: Their ground truth (N, H, W).
-        absolute: Sum magnitudes over the colours.
+        options: Options of the maps.
 
     Returns:
         The figures, and the maps (N, H, W). Images without an object count for the accuracy and the five bands alone.
+        The soft scores are those of the step that suits the model best.
     """
     device = next(model.parameters()).device
     model.eval()
-    maps, right, energy = [], 0, []
+    maps, right = [], 0
+    values: dict[str, list[Tensor]] = {}
     for first in range(0, len(test), batch_size):
-        batch = test[first : first + batch_size]
+        batch, known = test[first : first + batch_size], truth[first : first + batch_size]
         pixels, labels = torch.stack(batch["pixel_values"]).to(device), torch.tensor(batch["labels"], device=device)
         with torch.no_grad():
-            explanation = explain(model, pixels, method="saliency", signed=not absolute, target=labels)
+            explanation = explain(model, pixels, method="saliency", signed=not options.absolute, target=labels)
         maps.append(explanation.maps.cpu())
         right += int((explanation.logits.argmax(1) == labels).sum())
-        shown = labels.cpu() != EMPTY
-        features = truth[first : first + batch_size] == 2
-        energy.append(energy_pointing_game(loss_gradient(model, pixels, labels).energy.cpu(), features)[shown])
-    found = torch.cat(maps)
-    bands = {name: values.nanmean().item() for name, values in five_band_score(found, truth).items()}
-    # Of the soft scores those of the step that suits the model best.
-    soft = five_band_score(found, truth, soft=True)
-    best = {
-        "soft_recall": soft["recall"].nanmean(0).max().item(),
-        "soft_precision": soft["precision"].nanmean(0).max().item(),
-    }
+        for name, found in five_band_score(maps[-1], known, soft=True).items():
+            values.setdefault(name, []).append(found)
+        energy = energy_pointing_game(loss_gradient(model, pixels, labels).energy.cpu(), known == 2)
+        values.setdefault("loss_gradient_energy", []).append(energy[labels.cpu() != EMPTY])
+    joined = {name: torch.cat(found) for name, found in values.items()}
+    soft = {name: found.nanmean(0) for name, found in joined.items() if name != "loss_gradient_energy"}
+    pooled = slice(options.pooled_images)
     figures = {
         "accuracy": right / len(test),
-        **bands,
-        **best,
-        **binary_band_scores(found, truth),
-        "loss_gradient_energy": torch.cat(energy).mean().item(),
+        # The first step's cuts are those of the score that isn't soft.
+        **{name: steps[0].item() for name, steps in soft.items()},
+        **{f"soft_{name}": soft[name].max().item() for name in ("recall", "precision")},
+        **binary_band_scores(torch.cat(maps)[pooled], truth[pooled]),
+        "loss_gradient_energy": joined["loss_gradient_energy"].mean().item(),
     }
-    return {name: value for name, value in figures.items() if not math.isnan(value)}, found
+    return {name: value for name, value in figures.items() if not math.isnan(value)}, torch.cat(maps)
 
 
 def draw_saliency(images: Tensor, truth: Tensor, maps: Mapping[str, Tensor], path: Path) -> Figure:
