@@ -35,6 +35,7 @@ from hf_e2kd.alignment.inputs import image_view
 from hf_e2kd.data import digits_on_textures, load_cifar10, load_cifar100, load_fashion_mnist, load_mnist
 from hf_e2kd.experiments.diffroar import FRACTIONS, LabelledImages, accuracy, diffroar
 from hf_e2kd.experiments.distillation import announce, use_one_thread
+from hf_e2kd.experiments.models import load_weights
 from hf_e2kd.experiments.results import RECORDED, describe_machine, write_results
 from hf_e2kd.experiments.shared_runs import share_runs
 from hf_e2kd.fidelity.interpretability.loss_gradient import loss_gradient
@@ -169,7 +170,7 @@ def load_data(options: DiffRoarOptions, seed: int) -> dict[str, Dataset]:
 
 def load_model(output: Path, name: str) -> Any:
     """Load a model that was trained here."""
-    return AutoModelForImageClassification.from_pretrained(output / "models" / name)
+    return load_weights(AutoModelForImageClassification, str(output / "models" / name))
 
 
 def settings_key(options: DiffRoarOptions, args: Any) -> str:

@@ -99,8 +99,13 @@ def run_five_band(description: str) -> dict[str, Any]:
     processor = square_processor(options.image_size)
     runs: list[dict[str, Any]] = []
     for seed in range(args.seed, args.seed + options.seeds):
-        cache = output / "data" if options.smoke else None
-        data = synthesised_shapes(sizes, image_size=options.image_size, seed=seed, cache_dir=cache)
+        data = synthesised_shapes(
+            sizes,
+            image_size=options.image_size,
+            seed=seed,
+            num_proc=args.dataloader_num_workers or None,
+            cache_dir=output / "data" if options.smoke else None,
+        )
         seeded = replace_arguments(args, seed=seed)
         train, test = (as_inputs(split, processor) for split in data.values())
         truth = torch.stack([torch.from_numpy(np.array(image)) for image in data["test"]["truth"]])

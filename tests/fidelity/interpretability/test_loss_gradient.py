@@ -1,5 +1,7 @@
 """Loss gradients: by finite differences, their energy on masks and edges, and their picture."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -56,6 +58,12 @@ def test_edges_are_where_the_brightness_changes():
     assert edges[2:-2].any(1).all() and set(edges.nonzero()[:, 1].tolist()) <= {9, 10}
     assert edge_masks(shown, margin=2)[0].sum(1).max() == edges.sum(1).max() + 4
     assert not edge_masks(torch.full((1, 1, 8, 8), 0.5)).any()
+
+
+def test_without_scikit_image_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "skimage.feature", None)
+    with pytest.raises(ImportError, match=r"pip install 'hf-e2kd\[interpretability\]'"):
+        edge_masks(torch.rand(1, 3, 8, 8))
 
 
 def test_the_picture_shows_the_sign():
