@@ -82,7 +82,9 @@ def loss_gradient(model: nn.Module, pixel_values: Tensor, labels: Tensor) -> Los
 
 
 def edge_masks(images: Tensor, sigma: float = 1.0, margin: int = 1) -> Tensor:
-    """Find the Canny edges of images.
+    """Find the Canny edges of images, which loss gradients that look like what people see lie on.
+
+    A gradient's share on them is `energy_pointing_game(loss_gradient(…).energy, edge_masks(images))`.
 
     Args:
         images: Images (B, 3 or 1, H, W), of intensities from 0 to 1 (a processor's normalisation undone).
