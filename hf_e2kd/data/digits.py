@@ -6,14 +6,13 @@ predicts the digit in the student's training data and says nothing about it in `
 therefore be right for the wrong reason, and the object's mask shows whether it is.
 """
 
-import io
 from collections.abc import Mapping
 
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
-from PIL import Image as PILImage
 
 from .checks import all_sizes, check_range, check_whole
+from .image_files import png_cell
 
 SIZES = {"teacher_train": 8000, "student_train": 4000, "validation": 1000, "test_id": 1000, "test_ood": 1000}
 """Number of images in each split, unless `sizes` says otherwise."""
@@ -226,16 +225,10 @@ def _dataset(
         }
     )
     columns = {
-        "image": [_png(image) for image in images],
+        "image": [png_cell(image) for image in images],
         "label": labels,
-        "mask": [_png(mask.astype(np.uint8) * 255) for mask in masks],
+        "mask": [png_cell(mask.astype(np.uint8) * 255) for mask in masks],
         "background": backgrounds,
         "scan": scans,
     }
     return Dataset.from_dict(columns, features=features)
-
-
-def _png(pixels: np.ndarray) -> dict:
-    file = io.BytesIO()
-    PILImage.fromarray(pixels).save(file, format="PNG", compress_level=1)
-    return {"bytes": file.getvalue(), "path": None}

@@ -85,6 +85,17 @@ def class_names(wnids: Sequence[str]) -> list[str]:
     return [names.get(wnid, wnid) for wnid in wnids]
 
 
+def class_wnids(names: Sequence[str]) -> list[str]:
+    """The WordNet ids of classes that `class_names` has named; others name themselves.
+
+    Example:
+        >>> class_wnids(["tench, Tinca tinca", "crane (n02012849)", "my_class"])
+        ['n01440764', 'n02012849', 'my_class']
+    """
+    wnids = {name: wnid for wnid, name in _imagenet_names().items()}
+    return [wnids.get(name, name) for name in names]
+
+
 def unique_class_names(names: Sequence[str]) -> list[str]:
     """The names of a model's or a data set's classes; of ImageNet's 1,000 the unique ones of `class_names`.
 

@@ -10,9 +10,12 @@ from `sys.modules` and not from the attribute.
 from pathlib import Path
 
 from .agreement.function import agreement, label_agreement
+from .binary_band_scores.function import binary_band_scores
+from .class_similarity_entropy.function import class_similarity_entropy
 from .energy_pointing_game.function import boxes_to_masks, energy_pointing_game
 from .explanation_similarity.function import explanation_similarity
 from .f1_map.function import f1_map
+from .five_band_score.function import five_band_score
 from .localization import class_means
 from .localization_iou.function import localization_iou
 from .negative_flips.function import agreement_where_teacher_errs, negative_flips
@@ -23,11 +26,14 @@ from .word_attribution.function import word_attribution
 __all__ = [
     "agreement",
     "agreement_where_teacher_errs",
+    "binary_band_scores",
     "boxes_to_masks",
     "class_means",
+    "class_similarity_entropy",
     "energy_pointing_game",
     "explanation_similarity",
     "f1_map",
+    "five_band_score",
     "label_agreement",
     "localization_iou",
     "metric_folder",
@@ -42,8 +48,9 @@ def metric_folder(name: str) -> str:
     """The absolute folder of a metric, to be handed to `evaluate.load`.
 
     Args:
-        name: "agreement", "energy_pointing_game", "explanation_similarity", "f1_map", "localization_iou",
-            "negative_flips", "pointing_accuracy", "score_correlations" or "word_attribution".
+        name: "agreement", "binary_band_scores", "class_similarity_entropy", "energy_pointing_game",
+            "explanation_similarity", "f1_map", "five_band_score", "localization_iou", "negative_flips",
+            "pointing_accuracy", "score_correlations" or "word_attribution".
 
     Raises:
         ValueError: no metric has this name; the message lists those that exist.

@@ -36,3 +36,10 @@ POSITIVE_CONGRUENT = r"""@inproceedings{yan2021positive,
     booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition},
     year = {2021}
 }"""
+
+SYNTHESISED_TRUTH = r"""@article{tjoa2020quantifying,
+    title = {Quantifying Explainability of Saliency Methods in Deep Neural Networks},
+    author = {Tjoa, Erico and Guan, Cuntai},
+    journal = {arXiv preprint arXiv:2009.02899},
+    year = {2020}
+}"""

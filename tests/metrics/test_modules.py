@@ -17,8 +17,9 @@ from hf_e2kd.metrics import metric_folder
 
 ROOT = Path(__file__).parents[2]
 OF_MAPS = ["energy_pointing_game", "explanation_similarity", "localization_iou", "pointing_accuracy"]
-OF_PAIRS = ["agreement", "f1_map", *OF_MAPS]
-NAMES = ["negative_flips", *OF_PAIRS, "score_correlations", "word_attribution"]
+OF_TRUTH = ["binary_band_scores", "five_band_score"]
+OF_PAIRS = ["agreement", "f1_map", *OF_MAPS, *OF_TRUTH]
+NAMES = ["class_similarity_entropy", "negative_flips", *OF_PAIRS, "score_correlations", "word_attribution"]
 
 
 @cache
@@ -52,7 +53,9 @@ def columns(name):
         }
     if name == "score_correlations":
         return {"predictions": torch.randn(7), "references": torch.randn(7)}
-    predictions = torch.rand(7, 2, 2) if name in OF_MAPS else torch.randn(7, 3)
+    if name == "class_similarity_entropy":
+        return {"predictions": torch.randn(7, 3), "references": [0, 1, 2, 0, 1, 2, 0]}
+    predictions = torch.rand(7, 2, 2) if name in (*OF_MAPS, *OF_TRUTH) else torch.randn(7, 3)
     labels = {"labels": [0, 1, 2, 0, 1, 2, 0]} if name == "negative_flips" else {}
     return {"predictions": predictions, "references": (torch.rand(predictions.shape) > 0.5).float(), **labels}
 
@@ -104,7 +107,7 @@ def test_it_loads_by_its_path_from_the_repositorys_root(name, monkeypatch):
 
 @pytest.mark.parametrize(
     "names",
-    [["agreement", "f1_map"], ["agreement", "negative_flips"], OF_MAPS, ["agreement", "word_attribution"]],
+    [["agreement", "f1_map"], ["agreement", "negative_flips"], OF_MAPS, OF_TRUTH, ["agreement", "word_attribution"]],
     ids=",".join,
 )
 def test_several_are_measured_together(names):
@@ -168,5 +171,5 @@ def test_card_has_the_hubs_structure_and_the_modules_citation(name):
 
 
 def test_unknown_metric_lists_the_known():
-    with pytest.raises(ValueError, match="agreement, energy_pointing_game, explanation_similarity"):
+    with pytest.raises(ValueError, match="agreement, binary_band_scores, class_similarity_entropy"):
         metric_folder("accuracy")

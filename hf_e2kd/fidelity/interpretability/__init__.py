@@ -1,0 +1,1 @@
+"""Measures of a model's interpretability that run the model on data."""

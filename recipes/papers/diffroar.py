@@ -1,0 +1,236 @@
+"""Measure DiffROAR: is what a model's gradient ranks first what a new network learns from, with and without KD?
+
+The pixels of the largest, or of the smallest, gradient are masked in all images, and new networks trained on what is
+left. Self-distillation, as in the paper: teacher and students are one kind of network. Started several times with the
+same options, processes share the runs; an interrupted command goes on.
+
+    python recipes/papers/diffroar.py --data fashion_mnist --folder FASHION_MNIST --temperature 4 --num_train_epochs 10
+    python recipes/papers/diffroar.py --data cifar10 --folder cifar-10-batches-bin --fractions 0.1 0.5 0.9 --repeats 3
+    python recipes/papers/diffroar.py --smoke
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from _interpretability import (
+    NAMES,
+    StudyOptions,
+    as_inputs,
+    new_network,
+    parse_study,
+    square_processor,
+    train_one,
+    train_teacher,
+)
+from datasets import Dataset
+from matplotlib.figure import Figure
+from transformers import AutoModelForImageClassification
+
+from hf_e2kd.alignment.inputs import image_view
+from hf_e2kd.data import digits_on_textures, load_cifar10, load_cifar100, load_fashion_mnist, load_mnist
+from hf_e2kd.experiments.diffroar import FRACTIONS, LabelledImages, accuracy, diffroar
+from hf_e2kd.experiments.distillation import announce, use_one_thread
+from hf_e2kd.experiments.models import load_weights
+from hf_e2kd.experiments.results import RECORDED, describe_machine, write_results
+from hf_e2kd.experiments.shared_runs import share_runs
+from hf_e2kd.fidelity.interpretability.loss_gradient import loss_gradient
+from hf_e2kd.fidelity.interpretability.loss_gradient_figure import loss_gradient_panel
+from hf_e2kd.fidelity.training import recorded_arguments
+
+LOADERS = {
+    "mnist": load_mnist,
+    "fashion_mnist": load_fashion_mnist,
+    "cifar10": load_cifar10,
+    "cifar100": load_cifar100,
+}
+
+
+@dataclass
+class DiffRoarOptions(StudyOptions):
+    """Options of the data and the masks."""
+
+    teacher: str = field(default="timm/resnet18", metadata={"help": "Network of the teacher: timm/NAME or .json."})
+    student: str = field(
+        default="timm/resnet18", metadata={"help": "Network of the students and of those that are retrained."}
+    )
+    alpha: float = field(default=0.1, metadata={"help": "α of KD and e2KD: (1 − α)·labels + α·T²·logits (Eq. 1)."})
+    data: str = field(default="cifar10", metadata={"help": "Kind of the data.", "choices": list(LOADERS)})
+    folder: str | None = field(default=None, metadata={"help": "Folder of the data: idx files, or the binary version."})
+    image_size: int = field(default=32, metadata={"help": "Side at which the networks are shown the images."})
+    train_images: int | None = field(default=None, metadata={"help": "Train on so many images, drawn by the seed."})
+    test_images: int | None = field(default=None, metadata={"help": "Test on so many images, drawn by the seed."})
+    fractions: list[float] = field(
+        default_factory=lambda: list(FRACTIONS), metadata={"help": "Shares of the pixels that are masked."}
+    )
+    repeats: int = field(default=10, metadata={"help": "Number of seeds of the retrained networks."})
+    per_element: bool = field(
+        default=False, metadata={"help": "Rank and mask each colour of a pixel by itself, as the official code does."}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.folder is None and not self.smoke:
+            raise ValueError("Give --folder, or --smoke to try the recipe out without any data.")
+        if not self.fractions or not all(0 < each < 1 for each in self.fractions):
+            raise ValueError(f"--fractions lie between 0 and 1, not {self.fractions}.")
+        for name in ("repeats", "image_size", "train_images", "test_images"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"--{name} must be at least 1, not {getattr(self, name)}.")
+
+
+def run_diffroar(description: str) -> dict[str, Any]:
+    """Train the students, measure them, and write `results.json`, `table.md`, `diffroar.png`, `loss_gradients.png`.
+
+    Args:
+        description: Text of `--help`.
+
+    Returns:
+        The content of `results.json`.
+    """
+    # Appendix B.7: T = 1 and 60 epochs on CIFAR, T = 4 and 10 epochs on MNIST.
+    training = {"num_train_epochs": 60, "learning_rate": 1e-3, "weight_decay": 1e-4}
+    options, args = parse_study(DiffRoarOptions, "diffroar", description, **training)
+    if options.smoke:
+        use_one_thread()
+        options.fractions, options.repeats = [0.5], 1
+    if args.world_size > 1:
+        raise ValueError("Start the recipe without a launcher, as often as there are processes: they share the runs.")
+    output, start = Path(args.output_dir), time.monotonic()
+    processor = square_processor(options.image_size)
+    splits = load_data(options, args.seed)
+    train = as_inputs(splits["train"], processor)
+    images = {name: LabelledImages.of(as_inputs(split, processor)) for name, split in splits.items()}
+
+    def train_model(name: str) -> dict[str, Any]:
+        if name == "teacher":
+            model = train_teacher(options, args, train, processor)
+        else:
+            teacher = load_model(output, "teacher") if name in ("KD", "e2KD") else None
+            model = train_one(name, teacher, options, args, train, processor)
+        model.save_pretrained(output / "models" / name)
+        return {"accuracy": accuracy(model, images["test"])}
+
+    key = settings_key(options, args)
+    taught = ["teacher"] if set(options.students) & {"KD", "e2KD"} else []
+    # The students need the teacher, so that it is waited for first.
+    share_runs(output / "models", taught, key, train_model)
+    trained = share_runs(output / "models", options.students, key, train_model)
+    models: dict[str, dict[str, Any]] = {}
+    for student in options.students:
+        announce(args, f"Retraining without what {student} ranks first, and last")
+        found = diffroar(
+            load_model(output, student).to(args.device),
+            lambda: new_network(options.student, train, options.smoke),
+            images["train"],
+            images["test"],
+            processor,
+            args,
+            output / f"retrained-{student}",
+            fractions=options.fractions,
+            seeds=range(options.repeats),
+            per_element=options.per_element,
+        )
+        models[NAMES.get(student, student)] = {**trained[student], **found}
+    results = {
+        "recipe": "diffroar",
+        "options": vars(options),
+        "arguments": recorded_arguments(args, RECORDED),
+        **describe_machine(args.device),
+        "seconds": round(time.monotonic() - start),
+        "models": models,
+    }
+    write_results(results, output)
+    table = as_table(models)
+    (output / "table.md").write_text(f"{table}\n", encoding="utf-8")
+    draw_curves(models, output / "diffroar.png")
+    draw_gradients(options, output, images["test"], processor)
+    print(f"\n{table}\n\nIn {output}: diffroar.png, loss_gradients.png, results.json, table.md")
+    return results
+
+
+def load_data(options: DiffRoarOptions, seed: int) -> dict[str, Dataset]:
+    """Load the splits, or as many images of them as are asked for."""
+    if options.smoke:
+        digits = digits_on_textures(
+            {"teacher_train": 48, "student_train": 0, "validation": 0, "test_ood": 0, "test_id": 20}
+        )
+        return {"train": digits["teacher_train"], "test": digits["test_id"]}
+    splits = LOADERS[options.data](options.folder)
+    numbers = {"train": options.train_images, "test": options.test_images}
+    return {
+        name: split if numbers[name] is None else split.shuffle(seed=seed).select(range(min(numbers[name], len(split))))
+        for name, split in splits.items()
+    }
+
+
+def load_model(output: Path, name: str) -> Any:
+    """Load a model that was trained here."""
+    return load_weights(AutoModelForImageClassification, str(output / "models" / name))
+
+
+def settings_key(options: DiffRoarOptions, args: Any) -> str:
+    """A digest of what the explained models depend on; further fractions and repeats don't change them."""
+    chosen = {
+        name: value
+        for name, value in vars(options).items()
+        if name not in ("fractions", "repeats", "per_element", "students")
+    }
+    text = json.dumps([chosen, recorded_arguments(args, RECORDED)], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def as_table(models: Mapping[str, Mapping[str, Any]]) -> str:
+    """Write one row a student, in percent; DiffROAR in percentage points."""
+    fractions = list(next(iter(models.values()))["fractions"])
+    heads = " | ".join(f"{fraction} masked" for fraction in fractions)
+    lines = [f"| model | accuracy | DiffROAR | {heads} |", f"|---|---|---|{'---|' * len(fractions)}"]
+    for name, found in models.items():
+        spread = f" ± {100 * found['std']:.2f}" if found["std"] else ""
+        cells = " | ".join(f"{100 * found['fractions'][fraction]['diffroar']:.2f}" for fraction in fractions)
+        lines.append(f"| {name} | {100 * found['accuracy']:.2f} | {100 * found['diffroar']:.2f}{spread} | {cells} |")
+    return "\n".join(lines)
+
+
+def draw_curves(models: Mapping[str, Mapping[str, Any]], path: Path) -> Figure:
+    """Draw the accuracies after retraining over the masked fraction, and their differences."""
+    figure = Figure(figsize=(8, 3.4), layout="constrained")
+    accuracies, differences = figure.subplots(1, 2)
+    for number, (name, found) in enumerate(models.items()):
+        fractions = [float(fraction) for fraction in found["fractions"]]
+        rows = list(found["fractions"].values())
+        style: dict[str, Any] = {"color": f"C{number}", "marker": "o", "markersize": 3}
+        for part, line in (("bottom", "-"), ("top", ":")):
+            label = f"{name}: {'smallest' if part == 'bottom' else 'largest'} masked"
+            accuracies.plot(fractions, [row[part] for row in rows], linestyle=line, label=label, **style)
+        differences.plot(fractions, [100 * row["diffroar"] for row in rows], label=name, **style)
+    accuracies.set(xlabel="fraction of the pixels that is masked", ylabel="accuracy after retraining")
+    differences.set(xlabel="fraction of the pixels that is masked", ylabel="DiffROAR (percentage points)")
+    differences.axhline(0, color="grey", linewidth=0.8)
+    for axis in (accuracies, differences):
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=7)
+    figure.savefig(path, dpi=150)
+    return figure
+
+
+def draw_gradients(
+    options: DiffRoarOptions, output: Path, test: LabelledImages, processor: Any, count: int = 6
+) -> Figure:
+    """Draw the students' loss gradients on the first test images; of grey images, summed over the equal colours."""
+    pixels, labels = test.pixel_values[:count], test.labels[:count]
+    is_grey = bool((pixels == pixels[:, :1]).all())
+    gradients = {}
+    for student in options.students:
+        found = loss_gradient(load_model(output, student), pixels, labels).gradients
+        gradients[NAMES.get(student, student)] = found.sum(1, keepdim=True) if is_grey else found
+    shown = image_view(processor).intensities(pixels).clamp(0, 1)
+    return loss_gradient_panel(shown[:, :1] if is_grey else shown, gradients, path=output / "loss_gradients.png")
+
+
+if __name__ == "__main__":
+    run_diffroar(__doc__)

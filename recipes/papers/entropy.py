@@ -1,0 +1,217 @@
+"""Measure what students' outputs say of similar classes: entropy over all classes, and within the true one's category.
+
+On Tiny ImageNet, whose classes are grouped in `hf_e2kd/data/tiny_imagenet_groups.csv` (our grouping, by hand), or on
+any images with a table of the classes' categories. By default the paper's pair of networks and its α = .5, T = 1.
+
+    python recipes/papers/entropy.py --dataset tiny-imagenet-200 --image_size 64
+    python recipes/papers/entropy.py --dataset imagenet --categories categories.csv --pair n02105505 n02105641
+    python recipes/papers/entropy.py --smoke
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from _common import find_images, smoke_folder
+from _generated import WNIDS, write_imagenet
+from _interpretability import (
+    NAMES,
+    StudyOptions,
+    as_inputs,
+    parse_study,
+    square_processor,
+    train_one,
+    train_teacher,
+)
+from datasets import Dataset
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from hf_e2kd.architectures import call_model
+from hf_e2kd.data import TINY_IMAGENET_GROUPS, load_tiny_imagenet, read_categories
+from hf_e2kd.data.imagenet import class_wnids
+from hf_e2kd.data.images import label_names
+from hf_e2kd.experiments.distillation import replace_arguments, use_one_thread
+from hf_e2kd.experiments.results import collect_results, markdown_table, write_results
+from hf_e2kd.metrics import class_similarity_entropy
+
+METRICS = {
+    "accuracy": "accuracy",
+    "entire_entropy": "entropy over all classes (bits)",
+    "category_entropy": "within the category (bits)",
+    "pair_entropy": "within the pair (bits)",
+}
+"""Metrics of the table, with their headings."""
+
+
+@dataclass
+class EntropyOptions(StudyOptions):
+    """Options of the data and the categories."""
+
+    students: list[str] = field(
+        default_factory=lambda: ["scratch", "KD", "LS"], metadata={"help": "Of scratch, LS, KD, e2KD, any number."}
+    )
+    smoothing: float = field(default=0.5, metadata={"help": "Share of each label that LS spreads over all classes."})
+    dataset: str | None = field(
+        default=None, metadata={"help": "The folder of Tiny ImageNet or ImageNet, a folder of images, or a Hub id."}
+    )
+    split: str = field(default="validation", metadata={"help": "Split to measure on."})
+    categories: str = field(
+        default=str(TINY_IMAGENET_GROUPS),
+        metadata={"help": "CSV with the columns class (a name, or a WordNet id) and category (other: none)."},
+    )
+    pair: list[str] = field(
+        default_factory=list, metadata={"help": "Two or more similar classes, as the table calls them (Table 12)."}
+    )
+    image_size: int = field(default=224, metadata={"help": "Side at which the networks are shown the images."})
+    samples: int = field(default=1000, metadata={"help": "The most samples, of those that all students get right."})
+    seeds: int = field(default=1, metadata={"help": "Repeat with this many seeds, counted from --seed."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.dataset is None and not self.smoke:
+            raise ValueError("Give --dataset, or --smoke to try the recipe out without any data.")
+        for name, least in (("image_size", 1), ("samples", 1), ("seeds", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"--{name} must be at least {least}, not {getattr(self, name)}.")
+        if len(self.pair) == 1:
+            raise ValueError("--pair takes two or more classes.")
+
+
+def run_entropy(description: str) -> dict[str, Any]:
+    """Train the students, measure their entropies, and write `results.json`, `table.md` and `entropy.png`.
+
+    Args:
+        description: Text of `--help`.
+
+    Returns:
+        The content of `results.json`.
+    """
+    # Appendix B.2 and B.3, where the rate falls to a tenth after 30, 60 and 90 epochs; here it falls by a cosine.
+    sgd = {"optim": "sgd", "optim_args": "momentum=0.9", "learning_rate": 0.1, "weight_decay": 1e-4}
+    options, args = parse_study(EntropyOptions, "entropy", description, num_train_epochs=100, **sgd)
+    output, start = Path(args.output_dir), time.monotonic()
+    if options.smoke:
+        use_one_thread()
+        options.dataset, options.image_size = str(write_imagenet(smoke_folder(args) / "imagenet")), 32
+        options.categories, options.pair = str(smoke_categories(output)), list(WNIDS[:2])
+    train, test = load_splits(options)
+    names = label_names(train)
+    assert names is not None
+    keys = class_wnids(names)
+    categories = read_categories(options.categories, keys).of_class
+    if missing := [name for name in options.pair if name not in keys]:
+        raise ValueError(f"--pair names {missing}, which are no classes of the data, such as {', '.join(keys[:3])}.")
+    pair = [keys.index(name) for name in options.pair]
+    processor = square_processor(options.image_size)
+    train, test = as_inputs(train, processor), as_inputs(test, processor)
+    runs: list[dict[str, Any]] = []
+    for seed in range(args.seed, args.seed + options.seeds):
+        seeded = replace_arguments(args, seed=seed)
+        taught = set(options.students) & {"KD", "e2KD"}
+        teacher = train_teacher(options, seeded, train, processor) if taught else None
+        logits: dict[str, Tensor] = {}
+        labels = torch.empty(0)
+        for student in options.students:
+            model = train_one(student, teacher, options, seeded, train, processor)
+            logits[NAMES.get(student, student)], labels = outputs(model, test, args.per_device_eval_batch_size)
+        found = measure(logits, labels, categories, pair, options.samples)
+        runs.append({"seed": seed, **{student: {options.split: figures} for student, figures in found.items()}})
+        results = collect_results(args, runs, start, recipe="entropy", options=vars(options))
+        if args.process_index == 0:
+            write_results(results, output)
+    if args.process_index == 0:
+        table = markdown_table(results["summary"], METRICS)
+        (output / "table.md").write_text(f"{table}\n", encoding="utf-8")
+        draw_entropies(results["summary"][options.split], output / "entropy.png")
+        print(f"\n{table}\n\nIn {output}: entropy.png, results.json, table.md")
+    return results
+
+
+def load_splits(options: EntropyOptions) -> tuple[Dataset, Dataset]:
+    """Load the data to train on and to measure on."""
+    assert options.dataset is not None
+    folder = Path(options.dataset)
+    is_tiny = any((root / "wnids.txt").is_file() for root in (folder, folder / "tiny-imagenet-200"))
+    splits = load_tiny_imagenet(folder) if is_tiny else find_images(options.dataset)
+    for name in ("train", options.split):
+        if name not in splits:
+            raise ValueError(f"'{options.dataset}' has no split '{name}'. Its splits: {', '.join(splits)}.")
+    return tuple(splits[name].select_columns(["image", "label"]) for name in ("train", options.split))
+
+
+@torch.no_grad()
+def outputs(model: nn.Module, data: Dataset, batch_size: int) -> tuple[Tensor, Tensor]:
+    """The logits (N, classes) and labels (N,) of all samples."""
+    device = next(model.parameters()).device
+    model.eval()
+    logits, labels = [], []
+    for first in range(0, len(data), batch_size):
+        batch = data[first : first + batch_size]
+        logits.append(call_model(model, {"pixel_values": torch.stack(batch["pixel_values"]).to(device)}).cpu())
+        labels += batch["labels"]
+    return torch.cat(logits), torch.tensor(labels)
+
+
+def measure(
+    logits: Mapping[str, Tensor], labels: Tensor, categories: Tensor, pair: Sequence[int], samples: int
+) -> dict[str, dict[str, float]]:
+    """Measure the entropies of all students on the samples that all of them get right.
+
+    Args:
+        logits: Logits (N, classes) by student.
+        labels: Labels (N,).
+        categories: Category of each class.
+        pair: Similar classes; none for no such figure.
+        samples: The most samples of which the means are taken, the first ones.
+
+    Returns:
+        The figures by student; those that are undefined are left out.
+    """
+    right = torch.stack([own.argmax(1) == labels for own in logits.values()]).all(0)
+    # Of classes without a category nothing is measured.
+    kept = (right & (categories[labels] >= 0)).nonzero().flatten()[:samples]
+    found: dict[str, dict[str, float]] = {}
+    for student, own in logits.items():
+        entropies = class_similarity_entropy(own[kept], labels[kept], categories)
+        figures = {"entire_entropy": entropies["entire"], "category_entropy": entropies["category"]}
+        if pair:
+            figures["pair_entropy"] = class_similarity_entropy(own[right], labels[right], classes=pair)["category"]
+        means = {name: values.nanmean().item() for name, values in figures.items() if not values.isnan().all()}
+        accuracy = (own.argmax(1) == labels).double().mean().item()
+        found[student] = {"accuracy": accuracy, **means, "samples": len(kept)}
+    return found
+
+
+def draw_entropies(summary: Mapping[str, Mapping[str, Mapping[str, float]]], path: Path) -> Figure:
+    """Draw a panel an entropy, a bar a student, with the standard deviation over the seeds."""
+    shown = [name for name in METRICS if name != "accuracy" and any(name in found for found in summary.values())]
+    figure = Figure(figsize=(2.8 * max(1, len(shown)), 3), layout="constrained")
+    for axis, name in zip(figure.subplots(1, max(1, len(shown)), squeeze=False)[0], shown, strict=False):
+        found = {student: figures[name] for student, figures in summary.items() if name in figures}
+        axis.bar(
+            list(found),
+            [each["mean"] for each in found.values()],
+            yerr=[each["std"] for each in found.values()],
+            color=[f"C{number}" for number in range(len(found))],
+            capsize=3,
+        )
+        axis.set_title(METRICS[name], fontsize=9)
+    figure.axes[0].set_ylabel("bits")
+    figure.savefig(path, dpi=150)
+    return figure
+
+
+def smoke_categories(output: Path) -> Path:
+    """Write the categories of a trial run's classes: two fish and a shark."""
+    path = output / "categories.csv"
+    lines = [f"{wnid},{category}" for wnid, category in zip(WNIDS, ("fish", "fish", "other"), strict=True)]
+    path.write_text("\n".join(["class,category", *lines]) + "\n", encoding="utf-8")
+    return path
+
+
+if __name__ == "__main__":
+    run_entropy(__doc__)

@@ -1,0 +1,126 @@
+"""The recipes of interpretability measures, tried out on generated data; what they select and sum up, by hand."""
+
+import json
+import math
+
+import diffroar
+import entropy
+import five_band
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, Features, Image
+from PIL import Image as PILImage
+
+from hf_e2kd.data.shapes import CLASSES
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """Runs a recipe in this process as its command line does; its results go to `tmp_path`."""
+
+    def run_recipe(module, *options):
+        name = module.__name__
+        line = [name, "--output_dir", str(tmp_path), "--disable_tqdm", "true", *options]
+        monkeypatch.setattr("sys.argv", line)
+        return getattr(module, f"run_{name}")(module.__doc__)
+
+    return run_recipe
+
+
+def test_five_bands_of_students(run, tmp_path):
+    """Prevents: a student without figures, undefined ones in the file, or pictures that are missing."""
+    results = run(five_band, "--smoke", "--students", "scratch", "e2KD", "--alpha", "0.7")
+    students = results["summary"]["test"]
+    assert list(students) == ["teacher", "scratch", "e²KD"]
+    for figures in students.values():
+        assert set(five_band.METRICS) <= set(figures)
+        for name, figure in figures.items():
+            if name == "samples_with_object":
+                assert figure["mean"] == 18
+            else:
+                assert 0 <= figure["mean"] <= 1, name
+    assert len({figures["object_auroc"]["mean"] for figures in students.values()}) == 3
+    assert "NaN" not in (tmp_path / "results.json").read_text()
+    assert {"radar.png", "saliency.png", "table.md"} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_pictures_of_five_bands_have_a_row_a_student(tmp_path):
+    maps = {"scratch": torch.randn(10, 4, 4), "KD": torch.zeros(10, 4, 4)}
+    figure = five_band.draw_saliency(torch.rand(10, 3, 4, 4), torch.zeros(20, 4, 4), maps, tmp_path / "rows.png")
+    assert [axis.get_title() for axis in figure.axes[:10]] == list(CLASSES)
+    assert [axis.get_ylabel() for axis in figure.axes[::10]] == ["image", "truth", "scratch", "KD"]
+
+
+def test_entropies_of_students(run, tmp_path):
+    results = run(entropy, "--smoke")
+    students = results["summary"]["validation"]
+    assert list(students) == ["scratch", "KD", "LS"]
+    for figures in students.values():
+        # Two of three classes are in one category.
+        assert figures.get("entire_entropy", {"mean": 0})["mean"] <= math.log2(3) + 1e-6
+        assert figures.get("category_entropy", {"mean": 0})["mean"] <= 1 + 1e-6
+    assert json.loads((tmp_path / "results.json").read_text())["recipe"] == "entropy"
+    assert (tmp_path / "entropy.png").is_file()
+
+
+def test_entropies_of_the_samples_that_all_get_right():
+    """Prevents: students judged on different samples, and classes without a category in the means."""
+    sure, unsure = torch.tensor([[9.0, -9.0, -9.0]] * 4), torch.tensor([[1.0, 1.0, -90.0]] * 4)
+    unsure[0, 0] += 1e-3
+    sure[1], unsure[1] = torch.tensor([0.0, 9.0, 0.0]), torch.tensor([1.0, 0.0, 0.0])
+    sure[3], unsure[3] = torch.tensor([0.0, 0.0, 9.0]), torch.tensor([0.0, 0.0, 9.0])
+    labels, categories = torch.tensor([0, 1, 2, 2]), torch.tensor([0, 0, -1])
+    found = entropy.measure({"sure": sure, "unsure": unsure}, labels, categories, [0, 1], samples=10)
+    # Sample 0 alone: of sample 1 one student is wrong, of 2 both are, and the class of 3 has no category.
+    assert [figures["samples"] for figures in found.values()] == [1, 1]
+    assert found["sure"]["category_entropy"] == pytest.approx(0, abs=1e-5)
+    assert found["unsure"]["category_entropy"] == pytest.approx(1, abs=1e-5)
+    assert found["unsure"]["pair_entropy"] == pytest.approx(1, abs=1e-5)
+    assert (found["sure"]["accuracy"], found["unsure"]["accuracy"]) == (0.75, 0.5)
+
+
+def test_diffroar_of_students_goes_on_where_it_was(run, tmp_path):
+    """Prevents: models trained anew by each process, or figures of other fractions than those asked for."""
+    options = ("--smoke", "--students", "scratch", "KD")
+    results = run(diffroar, *options)
+    for found in results["models"].values():
+        (figures,) = found["fractions"].values()
+        assert list(found["fractions"]) == ["0.5"] and len(found["runs"]) == 2
+        assert found["diffroar"] == pytest.approx(figures["bottom"] - figures["top"])
+    assert {"diffroar.png", "loss_gradients.png", "table.md"} <= {path.name for path in tmp_path.iterdir()}
+    runs = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json") if path.name != "results.json"}
+    assert run(diffroar, *options)["models"] == results["models"]
+    assert {path: path.stat().st_mtime_ns for path in runs} == runs
+    with pytest.raises(ValueError, match="other arguments"):
+        run(diffroar, *options, "--learning_rate", "0.5")
+
+
+def test_as_many_images_as_are_asked_for(monkeypatch):
+    """Prevents: the first images, which may be of one class, in the place of some drawn by the seed."""
+    features = Features({"image": Image(), "label": ClassLabel(names=["a", "b"])})
+    rows = {"image": [PILImage.new("L", (4, 4), value) for value in range(20)], "label": [0] * 10 + [1] * 10}
+    splits = {"train": Dataset.from_dict(rows, features=features), "test": Dataset.from_dict(rows, features=features)}
+    monkeypatch.setitem(diffroar.LOADERS, "mnist", lambda folder: splits)
+    options = diffroar.DiffRoarOptions(data="mnist", folder="x", train_images=8)
+    found = diffroar.load_data(options, seed=0)
+    assert len(found["train"]) == 8 and set(found["train"]["label"]) == {0, 1} and len(found["test"]) == 20
+
+
+@pytest.mark.parametrize(
+    ("module", "options", "message"),
+    [
+        (five_band, ["--students", "teacher"], "Unknown students ['teacher']. Available: scratch, LS, KD, e2KD"),
+        (five_band, ["--test_images", "5"], "--test_images must be at least 10, not 5"),
+        (five_band, ["--alpha", "2"], "--alpha must lie between 0 and 1, not 2.0"),
+        (five_band, ["--resume_from_checkpoint", "x"], "none of them is resumed"),
+        (entropy, [], "Give --dataset, or --smoke"),
+        (entropy, ["--dataset", "x", "--pair", "n02105505"], "--pair takes two or more classes"),
+        (diffroar, [], "Give --folder, or --smoke"),
+        (diffroar, ["--folder", "x", "--fractions", "0", "0.5"], "--fractions lie between 0 and 1, not [0.0, 0.5]"),
+        (diffroar, ["--folder", "x", "--data", "imagenet"], "invalid choice: 'imagenet'"),
+    ],
+)
+def test_wrong_arguments_say_what_to_do(module, options, message, run, capsys):
+    with pytest.raises(SystemExit):
+        run(module, *options)
+    assert message in capsys.readouterr().err
