@@ -12,6 +12,7 @@ from .version import __version__ as __version__
 if TYPE_CHECKING:
     from .architectures import available_architectures, register_architecture, wrap_timm
     from .data.text import TextCollator
+    from .experiments.fitted_head import fit_head
     from .experiments.zero_shot import zero_shot_teacher
     from .explainers import Explainer, Explanation, available_explainers, explain, register_explainer
     from .fidelity.published import Student, load_student
@@ -55,6 +56,7 @@ __all__ = [
     "available_logits_losses",
     "available_terms",
     "explain",
+    "fit_head",
     "load_student",
     "register_architecture",
     "register_explainer",
@@ -89,6 +91,7 @@ _MODULES = {
     "available_logits_losses": ".terms",
     "available_terms": ".terms",
     "explain": ".explainers",
+    "fit_head": ".experiments.fitted_head",
     "load_student": ".fidelity.published",
     "register_architecture": ".architectures",
     "register_explainer": ".explainers",
