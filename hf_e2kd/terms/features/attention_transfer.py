@@ -37,12 +37,7 @@ class AttentionTransfer(FeatureTerm):
         self, output: StepOutput, reference_output: ReferenceOutput, inputs: Mapping[str, Any], dataset: Any
     ) -> None:
         self.check_places(output, reference_output)
-        pooled = [path for path in self.taps if output.features[path].ndim == 2]
-        if pooled:
-            raise ValueError(
-                f"The term '{self.name}' compares how strongly places are attended to, and the layer '{pooled[0]}' has "
-                "none: its output is pooled. Name a layer before the pooling, or take the term 'hint'."
-            )
+        self.refuse_pooled(output)
 
     def forward(
         self, output: StepOutput, reference_output: ReferenceOutput | None, inputs: Mapping[str, Any]

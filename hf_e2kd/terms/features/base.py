@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from ...alignment.precision import at_least_float32
 from ...architectures.taps import default_taps, find_layer, pair_layers
 from ..base import ReferenceOutput, StepOutput, Term
+from ..numbers import read_number
 
 
 class FeatureTerm(Term):
@@ -70,6 +71,47 @@ class FeatureTerm(Term):
                     f"their features have the shapes {tuple(own.shape)} and {tuple(theirs.shape)}. Choose layers that "
                     "both have places, and of texts models of one tokenizer."
                 )
+
+    def refuse_pooled(self, output: StepOutput) -> None:
+        """Refuse layers without places, after `check_places`.
+
+        Raises:
+            ValueError: a layer's output is pooled.
+        """
+        pooled = [path for path in self.taps if output.features[path].ndim == 2]
+        if pooled:
+            raise ValueError(
+                f"The term '{self.name}' compares the places of features, and the layer '{pooled[0]}' has none: its "
+                "output is pooled. Name a layer before the pooling, or take the term 'hint'."
+            )
+
+
+class StagedFeatureTerm(FeatureTerm):
+    """A term whose paper trains by it alone, in a first stage, the student's layers up to the compared ones.
+
+    Args:
+        weight: Weight in the loss after the stage; 0 for the stage alone, as in the papers.
+        layers: Paths of the student's layers and of the teacher's.
+        reference: Name of the teacher.
+        stage_epochs: Epochs of the first stage; 0 for none.
+
+    Raises:
+        ValueError: an option is out of range.
+    """
+
+    def __init__(
+        self,
+        weight: float = 1.0,
+        layers: Mapping[str, str] | None = None,
+        reference: str | None = None,
+        stage_epochs: float = 0.0,
+    ):
+        super().__init__(weight, layers, reference)
+        self.stage_epochs = read_number("stage_epochs", stage_epochs, at_least=0)
+
+    def prepare(self, trainer: Any) -> None:
+        if self.stage_epochs:
+            trainer.train_stage(self, self.stage_epochs)
 
 
 def to_smaller_grid(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
