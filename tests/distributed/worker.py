@@ -42,6 +42,11 @@ STUDENTS: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
     "bert": (bert, {"explainer": "input_x_gradient", "gradient_accumulation_steps": 2}),
     "bcos": (lambda: network("vit"), {"explainer": "bcos", "gradient_accumulation_steps": 2}),
     "vit_hint": (lambda: build("vit"), {"terms": {"hint": {"weight": 0.1}}, "gradient_accumulation_steps": 2}),
+    # By the statistics of a batch norm over both ranks' rows.
+    "vit_norms": (
+        lambda: build("vit"),
+        {"terms": {"review_kd": {"mid_channels": 4}, "activation_boundary": {}}, "gradient_accumulation_steps": 2},
+    ),
     # Each rank draws its own samples and points, so one process alone does something else.
     "bert_share": (bert, {"explainer": "integrated_gradients", "explanation_fraction": 0.5}),
 }
@@ -107,6 +112,7 @@ def trained(
         "gradients": gradients.steps,
         # By plain gradient descent it shows the gradients of the terms' own parameters.
         "moved terms": flat([torch.zeros(0), *trainer.terms.parameters()]) - before,
+        "statistics": flat([torch.zeros(0), *trainer.terms.buffers()]),
         "weights": weights(trainer.student),
         "terms": {term: logged(trainer, term) for term in ("loss", "loss_task", "loss_logits", "loss_explanation")},
         "sharded": [name for name, module in trainer.model.named_modules() if isinstance(module, FSDPModule)],

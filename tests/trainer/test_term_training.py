@@ -35,6 +35,8 @@ from tests.training import (
 
 LAYERS = {"resnet.encoder.stages.1": "resnet.encoder.stages.1"}
 HINT = {"terms": {"hint": {"weight": 0.5, "layers": LAYERS}}}
+# Terms that own parameters and a batch norm's statistics.
+NORMS = {"terms": {"review_kd": {"mid_channels": 4}, "activation_boundary": {}}}
 
 
 def trained(folder, student="resnet", teacher="resnet", settings=None, **keywords):
@@ -82,7 +84,8 @@ def test_a_step_with_a_hint_equals_its_parts(tmp_path):
 )
 def test_default_layers_of_families(tmp_path, student, teacher):
     """Prevents: a pair of families whose default layers aren't called, can't be laid out, or give no gradient."""
-    settings = {"terms": {"attention_transfer": {"weight": 10.0}, "hint": {}}, "max_steps": 1, "logits_weight": 0.0}
+    terms = {"attention_transfer": {"weight": 10.0}, "hint": {}, "nst": {"weight": 50.0}, **NORMS["terms"]}
+    settings = {"terms": terms, "max_steps": 1, "logits_weight": 0.0}
     gradients = Gradients()
     trainer = distiller(
         build(student),
@@ -93,8 +96,8 @@ def test_default_layers_of_families(tmp_path, student, teacher):
         train_dataset=samples(4),
     )
     trainer.train()
-    hint, transfer = logged(trainer, "loss_hint"), logged(trainer, "loss_attention_transfer")
-    assert logged(trainer, "loss") == pytest.approx([hint[0] + 10 * transfer[0]], rel=1e-5)
+    expected = sum(trainer.terms[name].weight * logged(trainer, f"loss_{name}")[0] for name in terms)
+    assert logged(trainer, "loss") == pytest.approx([expected], rel=1e-5)
     assert gradients.steps[0].norm() > 0
     assert trainer.evaluate()["eval_loss"] > 0
 
@@ -233,20 +236,21 @@ def test_what_is_saved_is_the_student_alone(tmp_path):
     )
 
 
-@pytest.mark.parametrize("optim", ["adamw_torch", "sgd"])
-def test_a_resumed_training_is_the_uninterrupted_one(tmp_path, optim):
+@pytest.mark.parametrize(
+    ("terms", "optim"), [(HINT, "adamw_torch"), (HINT, "sgd"), (NORMS, "adamw_torch")], ids=["hint", "sgd", "norms"]
+)
+def test_a_resumed_training_is_the_uninterrupted_one(tmp_path, terms, optim):
     """Prevents: a projection drawn anew, or without its optimizer's moments, after a training was resumed."""
     settings = {"save_strategy": "steps", "save_steps": 2, "max_steps": 5, "optim": optim, "learning_rate": 1e-2}
+    settings |= terms
     whole = trained(tmp_path / "whole", settings=settings)
-    distiller(build("resnet"), build("resnet", seed=1), tmp_path / "cut", {**HINT, **settings, "max_steps": 5})
-    first = distiller(
-        build("resnet"), build("resnet", seed=1), tmp_path / "cut", {**HINT, **settings}, callbacks=[StopAfter(2)]
-    )
+    first = distiller(build("resnet"), build("resnet", seed=1), tmp_path / "cut", settings, callbacks=[StopAfter(2)])
     first.train()
-    resumed = distiller(build("resnet", seed=5), build("resnet", seed=1), tmp_path / "cut", {**HINT, **settings})
+    resumed = distiller(build("resnet", seed=5), build("resnet", seed=1), tmp_path / "cut", settings)
     resumed.train(resume_from_checkpoint=True)
     assert torch.equal(weights(resumed.student), weights(whole.student))
-    assert torch.equal(flat(resumed.terms.parameters()), flat(whole.terms.parameters()))
+    # Parameters and statistics.
+    assert torch.equal(flat(resumed.terms.state_dict().values()), flat(whole.terms.state_dict().values()))
     assert logged(resumed, "loss")[-1] == logged(whole, "loss")[-1]
 
 
@@ -470,6 +474,28 @@ def test_sharded_students_have_no_terms_of_features(tmp_path, kind):
     with pytest.raises(ValueError, match=r"The terms \['own'\] have parameters of their own"):
         check_parameters(term, sharded=True)
     check_parameters(term, sharded=False)
+
+
+# --- Together --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "terms",
+    [
+        {"attention_transfer": {"weight": 100.0}},
+        {"nst": {}, "activation_boundary": {}, "review_kd": {"mid_channels": 4}, "cat_kd": {"weight": 0.1}},
+    ],
+    ids=["attention_transfer", "others"],
+)
+def test_terms_and_explanations_are_learnt_together(tmp_path, terms):
+    """Prevents: a term that has no effect on the student, or that keeps the explanations from being learnt."""
+    settings = {"terms": terms, "optim": "adamw_torch", "learning_rate": 5e-3, "max_steps": 12}
+    settings |= {"per_device_train_batch_size": 16, "max_grad_norm": 1.0}
+    trainer = distiller(build("resnet"), build("resnet", seed=1), tmp_path, settings)
+    trainer.train()
+    for name in ("loss", "loss_logits", "loss_explanation", *(f"loss_{term}" for term in terms)):
+        first, *_, last = logged(trainer, name)
+        assert last < first, name
 
 
 # --- Neighbours ------------------------------------------------------------------------------------------------------
