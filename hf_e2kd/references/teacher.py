@@ -171,8 +171,7 @@ class TeacherReference(Reference):
         self.adapter.setup(student)
         if explainer is not None:
             self.explainer = self.own_explainer or _without_foreign_layer(explainer, self.model)
-            if self.taps is not None:
-                self.explainer = self.explainer.with_features(self.model, self.taps.paths)
+            self.explainer = self.explainer.with_features(self.model, () if self.taps is None else self.taps.paths)
             self.explainer.check(self.model, trained=False)
         self.model.requires_grad_(False).eval()
 

@@ -149,6 +149,19 @@ def test_features_beside_maps_are_those_without(tmp_path):
     assert found[0] == pytest.approx(found[1], rel=1e-5)
 
 
+@pytest.mark.parametrize(("compared", "layer"), [("teacher", "stages.3"), ("second", "vit.layers.2")])
+def test_a_students_hook_is_not_its_teachers(tmp_path, compared, layer):
+    """Prevents: a teacher without a layer to hook explained as the student's last block asks for, features or not."""
+    settings = {"terms": {"hint": {"reference": compared, "layers": {"vit.layers.2": layer}}}, "max_steps": 1}
+    references = {
+        "teacher": TeacherReference(build("timm_convnext", seed=1)),
+        "second": TeacherReference(build("vit", seed=1), explanation_weight=0.0),
+    }
+    trainer = distiller(build("vit"), None, tmp_path, settings, references=references)
+    trainer.train()
+    assert trainer.explainer._by_hook and not references["teacher"].explainer._by_hook
+
+
 def test_layers_before_the_target_keep_the_split_path():
     """Prevents: the slower hook where no tapped layer asks for it."""
     model, explainer = build("vit"), GradCAM()
