@@ -324,26 +324,27 @@ def test_a_checkpoint_without_terms_is_refused(tmp_path):
 # --- Stages ----------------------------------------------------------------------------------------------------------
 
 
-def fitnet(folder, callbacks=(), **settings):
+def fitnet(folder, callbacks=(), term="hint", **settings):
     options = {"weight": 0.0, "layers": {"resnet.encoder.stages.0": "resnet.encoder.stages.0"}, "stage_epochs": 1.0}
     return distiller(
         build("resnet"),
         build("resnet", seed=1),
         folder,
-        {"terms": {"hint": options}, "max_steps": 2, "explanation_weight": 0.0, **settings},
+        {"terms": {term: options}, "max_steps": 2, "explanation_weight": 0.0, **settings},
         callbacks=list(callbacks),
     )
 
 
-def test_a_stage_trains_the_layers_below_the_hint_alone(tmp_path):
+@pytest.mark.parametrize("term", ["hint", "activation_boundary"])
+def test_a_stage_trains_the_layers_below_the_hint_alone(tmp_path, term):
     """Prevents: a first stage that moves the layers behind the hint, or leaves those before it."""
-    trainer = fitnet(tmp_path, max_steps=1, learning_rate=0.01, logits_weight=0.0, task_weight=1e-9)
+    trainer = fitnet(tmp_path, term=term, max_steps=1, learning_rate=0.01, logits_weight=0.0, task_weight=1e-9)
     before = {name: value.clone() for name, value in trainer.student.named_parameters()}
     trainer.train()
     moved = {name for name, value in trainer.student.named_parameters() if (value - before[name]).abs().max() > 1e-7}
     assert moved == {name for name in before if name.startswith(("resnet.embedder", "resnet.encoder.stages.0"))}
     assert all(parameter.requires_grad for parameter in trainer.student.parameters())
-    assert not logged(trainer, "loss_hint")
+    assert not logged(trainer, f"loss_{term}")
 
 
 def test_a_stage_resumes_in_its_middle(tmp_path):
