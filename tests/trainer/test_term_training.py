@@ -578,3 +578,15 @@ def test_names_that_can_not_be_saved(tmp_path, name):
     term = type("Named", (Rotated,), {"name": name})()
     with pytest.raises(ValueError, match=f"A term can't be named '{name}'"):
         distiller(build("resnet"), build("resnet", seed=1), tmp_path, terms=[term])
+
+
+def test_a_last_batch_of_one_sample(tmp_path):
+    """Prevents: an error of a batch norm's at the end of the first epoch, or NaN in its statistics."""
+    trainer = distiller(
+        build("resnet"), build("resnet", seed=1), tmp_path, {**NORMS, "max_steps": 2}, train_dataset=samples(5)
+    )
+    trainer.train()
+    assert len(logged(trainer, "loss_review_kd")) == 2
+    assert all(value.isfinite().all() for value in trainer.terms.state_dict().values())
+    assert trainer.terms["review_kd"].fusions[0].reduce[1].num_batches_tracked == 1
+    assert trainer.terms["review_kd"].fusions[1].reduce[1].num_batches_tracked == 2

@@ -5,23 +5,27 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.nn import functional as F
 
 
 class ProcessBatchNorm(nn.BatchNorm1d):
     """Batch norm (N, C, …) whose statistics in a training are those of all processes' rows, on CPU and GPU alike.
 
     Several processes then train a term as one does with the whole batch, and its buffers are the same on each.
-    `torch.nn.SyncBatchNorm` does so on GPUs alone.
+    `torch.nn.SyncBatchNorm` does so on GPUs alone. One value a channel, as in a last batch of one sample, has no
+    variance and is normalised by the running statistics.
     """
 
     def _check_input_dim(self, input: torch.Tensor) -> None:
         """Accept any number of dimensions after the channels."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        if not (self.training and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-            return super().forward(input)
         assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
         assert self.num_batches_tracked is not None
+        if not (self.training and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+            if input.numel() == input.shape[1]:
+                return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+            return super().forward(input)
         dims = [dim for dim in range(input.ndim) if dim != 1]
         shape = [1, -1, *[1] * (input.ndim - 2)]
         count = _all_sum(input.new_tensor([input.numel() / input.shape[1]]))
