@@ -503,13 +503,16 @@ def test_sharded_students_have_no_terms_of_features(tmp_path, kind):
 )
 def test_terms_and_explanations_are_learnt_together(tmp_path, terms):
     """Prevents: a term that has no effect on the student, or that keeps the explanations from being learnt."""
-    settings = {"terms": terms, "optim": "adamw_torch", "learning_rate": 5e-3, "max_steps": 12}
-    settings |= {"per_device_train_batch_size": 16, "max_grad_norm": 1.0}
-    trainer = distiller(build("resnet"), build("resnet", seed=1), tmp_path, settings)
-    trainer.train()
-    for name in ("loss", "loss_logits", "loss_explanation", *(f"loss_{term}" for term in terms)):
-        first, *_, last = logged(trainer, name)
-        assert last < first, name
+    settings = {"optim": "adamw_torch", "learning_rate": 5e-3, "max_steps": 12, "max_grad_norm": 1.0}
+    settings |= {"per_device_train_batch_size": 16}
+    ends = []
+    for weighed in (terms, {name: {**options, "weight": 1e-9} for name, options in terms.items()}):
+        trainer = distiller(build("resnet"), build("resnet", seed=1), tmp_path, {**settings, "terms": weighed})
+        trainer.train()
+        ends.append({name: logged(trainer, f"loss_{name}") for name in ("logits", "explanation", *terms)})
+    beside, without = ends
+    assert all(losses[-1] < losses[0] for losses in beside.values()), beside
+    assert all(beside[name][-1] < without[name][-1] for name in terms), ends
 
 
 # --- Neighbours ------------------------------------------------------------------------------------------------------
