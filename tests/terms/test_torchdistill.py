@@ -76,7 +76,7 @@ def test_review():
         for mine, copied in ((fusion.reduce, other.conv1), (fusion.expand, other.conv2)):
             copied.load_state_dict(mine.state_dict())
         if fusion.attention is not None:
-            other.attention_conv.load_state_dict(fusion.attention.state_dict())
+            other.attention_conv[0].load_state_dict(fusion.attention.state_dict())
         compared, deeper = other(channels_first(own), deeper, own.shape[1])
         loss = mid_level.HierarchicalContextLoss(**MODULES)
         expected = expected + loss({"layer": {"output": (compared, deeper)}}, io(channels_first(theirs)))

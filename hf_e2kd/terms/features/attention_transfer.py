@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from ..base import ReferenceOutput, StepOutput
-from .base import FeatureTerm, mean_over_places, to_smaller_grid, token_mask
+from .base import FeatureTerm, mean_over_channels, mean_over_places, to_smaller_grid, token_mask
 
 
 class AttentionTransfer(FeatureTerm):
@@ -63,7 +63,7 @@ def attention_transfer_loss(
         Losses (B,).
     """
     student, teacher = to_smaller_grid(student, teacher)
-    strengths = [features.square().mean(dim=-1) for features in (student, teacher)]
+    strengths = [mean_over_channels(features.square()) for features in (student, teacher)]
     if mask is not None:
         strengths = [strength * mask for strength in strengths]
     own, theirs = (F.normalize(strength.flatten(1), dim=1).view_as(strength) for strength in strengths)

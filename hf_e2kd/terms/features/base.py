@@ -119,14 +119,26 @@ def to_smaller_grid(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Te
     if first.ndim != 4:
         return first, second
     size = min(first.shape[1], second.shape[1]), min(first.shape[2], second.shape[2])
-    pooled = [F.adaptive_avg_pool2d(each.movedim(-1, 1), size).movedim(1, -1) for each in (first, second)]
-    return pooled[0], pooled[1]
+    return _pooled(first, size), _pooled(second, size)
+
+
+def _pooled(features: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    # Pooling to their own grid would copy them, and cost as much as the loss.
+    if features.shape[1:3] == size:
+        return features
+    return F.adaptive_avg_pool2d(features.movedim(-1, 1), size).movedim(1, -1)
 
 
 def token_mask(features: torch.Tensor, inputs: Mapping[str, Any]) -> torch.Tensor | None:
     """Return the mask (B, T) of a text's tokens that are no padding; None for images, whose places all count."""
     mask = inputs.get("attention_mask")
     return None if mask is None or features.ndim != 3 else mask.bool()
+
+
+def mean_over_channels(values: torch.Tensor) -> torch.Tensor:
+    """Average values (B, *grid, C) over the channels: (B, *grid)."""
+    # The gradient of `mean` is written out for all channels, against the order that they have in memory.
+    return values.sum(dim=-1) / values.shape[-1]
 
 
 def mean_over_places(values: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:

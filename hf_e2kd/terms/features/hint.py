@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ..base import ReferenceOutput, StepOutput
-from .base import StagedFeatureTerm, mean_over_places, to_smaller_grid, token_mask
+from .base import StagedFeatureTerm, mean_over_channels, mean_over_places, to_smaller_grid, token_mask
 
 
 class Hint(StagedFeatureTerm):
@@ -81,4 +81,4 @@ def hint_loss(projected: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor
         Losses (B,).
     """
     projected, teacher = to_smaller_grid(projected, teacher)
-    return mean_over_places((projected - teacher).square().mean(dim=-1), mask)
+    return mean_over_places(mean_over_channels((projected - teacher).square()), mask)

@@ -103,7 +103,7 @@ class Fusion(nn.Module):
     def __init__(self, channels: int, mid_channels: int, teacher_channels: int, first: bool):
         super().__init__()
         self.reduce = nn.Sequential(nn.Conv2d(channels, mid_channels, 1, bias=False), ProcessBatchNorm(mid_channels))
-        self.attention = None if first else nn.Sequential(nn.Conv2d(2 * mid_channels, 2, 1), nn.Sigmoid())
+        self.attention = None if first else nn.Conv2d(2 * mid_channels, 2, 1)
         self.expand = nn.Sequential(
             nn.Conv2d(mid_channels, teacher_channels, 3, padding=1, bias=False), ProcessBatchNorm(teacher_channels)
         )
@@ -126,9 +126,12 @@ class Fusion(nn.Module):
         fused = self.reduce(features)
         if self.attention is not None:
             assert deeper is not None
-            deeper = _resize(deeper, fused.shape[2:])
-            own, theirs = self.attention(torch.cat([fused, deeper], dim=1)).split(1, dim=1)
-            fused = fused * own + deeper * theirs
+            # A convolution of both side by side; of the deeper ones before they are enlarged, which is the same.
+            first, second = self.attention.weight.split(len(fused[0]), dim=1)
+            scores = F.conv2d(fused, first, self.attention.bias)
+            scores = scores + _resize(F.conv2d(deeper, second), fused.shape[2:])
+            own, theirs = scores.sigmoid().split(1, dim=1)
+            fused = torch.addcmul(fused * own, _resize(deeper, fused.shape[2:]), theirs)
         fused = _resize(fused, size)
         return self.expand(fused), fused
 
