@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from hf_e2kd.fidelity.training import recorded_arguments
-from hf_e2kd.terms import Logits, ReferenceOutput, StepOutput, logits_loss, register_logits_loss
+from hf_e2kd.terms import Logits, ReferenceOutput, StepOutput, logits, logits_loss, register_logits_loss
 from tests.models import build
 from tests.terms.features import waves
 from tests.training import arguments, distiller, logged, samples
@@ -276,8 +276,9 @@ def test_a_training_by_dkd(tmp_path):
     assert (record["logits_loss"], record["logits_loss_options"]) == ("dkd", {"beta": 2})
 
 
-def test_a_registered_loss_has_options_and_labels(tmp_path):
+def test_a_registered_loss_has_options_and_labels(monkeypatch):
     """Prevents: options and labels for the built-in losses alone."""
+    monkeypatch.setattr(logits, "_LOSSES", dict(logits._LOSSES))
 
     def of_the_label(student, teacher, temperature, labels=None, power: float = 2.0):
         return (student - teacher).abs().pow(power).gather(1, labels[:, None])[:, 0]
