@@ -203,10 +203,10 @@ def test_ways_to_train_give_the_same_gradients(tmp_path, settings):
 
 def test_half_precision(tmp_path):
     """Prevents: a dtype error, or a distance in bfloat16."""
-    losses = [
-        logged(trained(tmp_path, settings={"max_steps": 1, "bf16": bf16}), "loss_hint")[0] for bf16 in (False, True)
-    ]
-    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+    terms = {"hint": {}, "attention_transfer": {}, "nst": {}, "cat_kd": {}, **NORMS["terms"]}
+    plain, half = (trained(tmp_path, settings={"terms": terms, "max_steps": 1, "bf16": bf16}) for bf16 in (False, True))
+    for name in terms:
+        assert logged(half, f"loss_{name}") == pytest.approx(logged(plain, f"loss_{name}"), rel=0.02)
 
 
 # --- Parameters ------------------------------------------------------------------------------------------------------
