@@ -205,14 +205,18 @@ def _timm_stages(bare: Any) -> list[str]:
     ]
 
 
-def pair_layers(student: Sequence[str], teacher: Sequence[str]) -> dict[str, str]:
+def pair_layers(student: Sequence[str], teacher: Sequence[str], at_most: int | None = None) -> dict[str, str]:
     """Pair two models' layers, the last with the last and the others at the same relative depth.
+
+    Args:
+        student, teacher: Paths of both models' layers, from the first to the last.
+        at_most: Largest number of pairs; None for all.
 
     Example:
         >>> pair_layers(["a", "b"], ["1", "2", "3", "4"])
         {'a': '2', 'b': '4'}
     """
-    count = min(len(student), len(teacher))
+    count = min(len(student), len(teacher), at_most or len(student))
 
     def spread(paths: Sequence[str]) -> list[str]:
         return [paths[-(-number * len(paths) // count) - 1] for number in range(1, count + 1)]

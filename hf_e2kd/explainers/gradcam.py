@@ -44,18 +44,24 @@ class GradCAM(Explainer):
 
     def with_features(self, model: nn.Module, paths: Sequence[str]) -> "GradCAM":
         """Return the explainer that takes the hook, where a layer lies in the head that the split path cuts open."""
+        by_hook = self._cuts_open(model, paths)
+        if by_hook == self._by_hook:
+            return self
+        # Also back from the hook, which another model's layers have asked for.
+        fitting = copy(self)
+        fitting._by_hook = by_hook
+        return fitting
+
+    def _cuts_open(self, model: nn.Module, paths: Sequence[str]) -> bool:
+        """Tell whether one of the layers at these paths lies in the head that the split path cuts open."""
         architecture = None if self.target_layer is not None else find_architecture(model)
         if architecture is None or architecture.split is None:
-            return self
+            return False
         target, layers = architecture.target_path(model), [name for name, _ in model.named_modules()]
         if target not in layers:
-            return self
+            return False
         cut = layers.index(target)
-        if all(layers.index(path) <= cut and not target.startswith(f"{path}.") for path in paths if path in layers):
-            return self
-        by_hook = copy(self)
-        by_hook._by_hook = True
-        return by_hook
+        return any(layers.index(path) > cut or target.startswith(f"{path}.") for path in paths if path in layers)
 
     def check(self, model: nn.Module, compiled: bool = False, trained: bool = True) -> None:
         if any(cls.__name__.endswith("ForSequenceClassification") for cls in type(model).__mro__):

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from ..architectures.taps import default_taps
 from ..explainers import Explainer, Stochastic
 from ..terms.base import ReferenceOutput
 from ..terms.numbers import read_number
@@ -68,8 +69,8 @@ class Reference(Stochastic, ABC):
     def check_collator(self, collator: Any) -> None:
         """Refuse a collator that can't hold what the reference adds to the samples."""
 
-    def default_taps(self) -> list[str]:
-        """Return the paths of the reference's stages or blocks.
+    def tapped_model(self) -> nn.Module:
+        """Return the model whose layers are read as features.
 
         Raises:
             ValueError: the reference has no features.
@@ -79,6 +80,14 @@ class Reference(Stochastic, ABC):
             "TeacherReference, or leave out the terms that compare features."
         )
 
+    def default_taps(self) -> list[str]:
+        """Return the paths of the reference's stages or blocks.
+
+        Raises:
+            ValueError: the reference has no features, or its stages aren't known.
+        """
+        return default_taps(self.tapped_model())
+
     def tap(self, paths: Sequence[str]) -> None:
         """Read the features of the layers at these paths with each output, in place of those named before.
 
@@ -86,7 +95,7 @@ class Reference(Stochastic, ABC):
             ValueError: the reference has no features, or no such layer.
         """
         if paths:
-            self.default_taps()
+            self.tapped_model()
 
     def explainers(self) -> list[Explainer]:
         """List the explainers that it calls, which make the student's random choices at each training step."""
@@ -95,6 +104,10 @@ class Reference(Stochastic, ABC):
     def is_model(self, model: nn.Module) -> bool:
         """Tell whether the reference is this very model."""
         return False
+
+    def shared_logits(self, logits: torch.Tensor) -> torch.Tensor:
+        """Select the reference's own logits over the classes of `ReferenceOutput.logits`."""
+        return logits
 
     def student_logits(self, logits: torch.Tensor) -> torch.Tensor:
         """Select the student's logits over the classes of `ReferenceOutput.logits`."""

@@ -22,7 +22,7 @@ from ..architectures import call_model
 from ..architectures.discovery import forward_inputs, return_mappings
 from ..architectures.refusals import refuse_integer_arithmetic, refuse_offloaded, refuse_sentence_transformers
 from ..architectures.sharding import root_gathered, shard_frozen
-from ..architectures.taps import Taps, default_taps
+from ..architectures.taps import Taps
 from ..explainers import Explainer
 from ..logs import get_logger
 from ..terms.base import ReferenceOutput
@@ -171,13 +171,12 @@ class TeacherReference(Reference):
         self.adapter.setup(student)
         if explainer is not None:
             self.explainer = self.own_explainer or _without_foreign_layer(explainer, self.model)
-            if self.taps is not None:
-                self.explainer = self.explainer.with_features(self.model, self.taps.paths)
+            self.explainer = self.explainer.with_features(self.model, () if self.taps is None else self.taps.paths)
             self.explainer.check(self.model, trained=False)
         self.model.requires_grad_(False).eval()
 
-    def default_taps(self) -> list[str]:
-        return default_taps(self.model)
+    def tapped_model(self) -> nn.Module:
+        return self.model
 
     def tap(self, paths: Sequence[str]) -> None:
         if self.taps is not None:
@@ -189,6 +188,9 @@ class TeacherReference(Reference):
 
     def is_model(self, model: nn.Module) -> bool:
         return self.model is model
+
+    def shared_logits(self, logits: torch.Tensor) -> torch.Tensor:
+        return self._bound().teacher_logits(logits)
 
     def student_logits(self, logits: torch.Tensor) -> torch.Tensor:
         return self._bound().student_logits(logits)

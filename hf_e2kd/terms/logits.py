@@ -1,5 +1,6 @@
 """Losses between a student's and a teacher's logits, each (B, classes) → (B,)."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,9 +11,14 @@ from torch.nn import functional as F
 from ..alignment.labels import is_multi_label, is_score
 from ..alignment.precision import at_least_float32
 from .base import ReferenceOutput, StepOutput, Term
+from .numbers import read_number
 
-LogitsLoss = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
-"""(student (B, classes), teacher (B, classes), temperature) → (B,); both in at least float32."""
+LogitsLoss = Callable[..., torch.Tensor]
+"""(student (B, classes), teacher (B, classes), temperature) → (B,); both in at least float32.
+
+Further parameters are the loss's options. One named `labels` is no option: it is given the labels (B,) among the
+classes, −1 where there is none, or None.
+"""
 
 NEAREST = 1e-6
 """Distance from 0 and 1 to which a probability is clamped before its logarithm [the official code]."""
@@ -32,6 +38,20 @@ MARGIN_MSE = r"""@misc{hofstatter2020improving,
     year = {2020},
     eprint = {2010.02666},
     archivePrefix = {arXiv}
+}"""
+
+DKD = r"""@inproceedings{zhao2022decoupled,
+    title = {Decoupled Knowledge Distillation},
+    author = {Zhao, Borui and Cui, Quan and Song, Renjie and Qiu, Yiyu and Liang, Jiajun},
+    booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+    year = {2022}
+}"""
+
+DIST = r"""@inproceedings{huang2022knowledge,
+    title = {Knowledge Distillation from A Stronger Teacher},
+    author = {Huang, Tao and You, Shan and Wang, Fei and Qian, Chen and Xu, Chang},
+    booktitle = {Advances in Neural Information Processing Systems},
+    year = {2022}
 }"""
 
 
@@ -84,12 +104,86 @@ def margin_mse_loss(student: torch.Tensor, teacher: torch.Tensor, temperature: f
     return pairs / max(1, len(difference) - 1)
 
 
-_LOSSES: dict[str, LogitsLoss] = {"kl": kl_loss, "margin_mse": margin_mse_loss, "mse": mse_loss}
+def dkd_loss(
+    student: torch.Tensor,
+    teacher: torch.Tensor,
+    temperature: float,
+    labels: torch.Tensor | None = None,
+    alpha: float = 1.0,
+    beta: float = 8.0,
+) -> torch.Tensor:
+    """Decoupled distillation: τ²·(α·KL of the target class and the rest + β·KL among the rest) (DKD, Eq. 7).
 
-_CITATIONS = {"margin_mse": MARGIN_MSE}
+    Args:
+        student, teacher: Logits (B, classes).
+        temperature: Temperature τ.
+        labels: Target classes (B,); the teacher's top class where there is none (−1, or None).
+        alpha, beta: Weights of both parts; the authors take β = 8, τ = 4 on CIFAR-100 and β = 0.5, τ = 1 on ImageNet.
+    """
+    top = teacher.argmax(dim=1)
+    target = top if labels is None else torch.where(labels >= 0, labels, top)
+    rest = torch.ones_like(teacher, dtype=torch.bool).scatter(1, target[:, None], False)
 
-# Losses of distributions over classes need another form where each class is decided for itself.
-_MULTI_LABEL: dict[str, LogitsLoss] = {"kl": multi_label_kl_loss}
+    def parts(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logits = logits / temperature
+        others = logits[rest].view(len(logits), -1)
+        binary = torch.cat([logits.gather(1, target[:, None]), others.logsumexp(dim=1, keepdim=True)], dim=1)
+        return binary.log_softmax(dim=1), others.log_softmax(dim=1)
+
+    of_target, of_rest = (
+        F.kl_div(own, theirs, reduction="none", log_target=True).sum(dim=1)
+        for own, theirs in zip(parts(student), parts(teacher), strict=True)
+    )
+    return (alpha * of_target + beta * of_rest) * temperature**2
+
+
+def dist_loss(
+    student: torch.Tensor, teacher: torch.Tensor, temperature: float, beta: float = 1.0, gamma: float = 1.0
+) -> torch.Tensor:
+    """Relations of the probabilities: τ²·(β·(1 − ρ of a sample's classes) + γ·(1 − mean ρ of a class's samples)).
+
+    ρ is Pearson's correlation of the student's and the teacher's softmax(logits/τ) (DIST). The second part
+    is the batch's, so that it depends on the size of the (micro-)batch; a batch of one sample has no such relation, and
+    its ρ counts 0. The authors' code adds 1e-8 to the product of norms, which shrinks the ρ of rare classes.
+
+    Args:
+        student, teacher: Logits (B, classes).
+        temperature: Temperature τ.
+        beta, gamma: Weights of both parts.
+    """
+    own, theirs = ((logits / temperature).softmax(dim=1) for logits in (student, teacher))
+    classes, samples = (
+        F.cosine_similarity(own - own.mean(dim, keepdim=True), theirs - theirs.mean(dim, keepdim=True), dim=dim)
+        for dim in (1, 0)
+    )
+    return (beta * (1 - classes) + gamma * (1 - samples.mean())) * temperature**2
+
+
+def hard_loss(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Cross-entropy of the teacher's top class, as if it were the label. The temperature has no effect."""
+    return F.cross_entropy(student, teacher.argmax(dim=1), reduction="none")
+
+
+def multi_label_hard_loss(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Mean over classes of the binary cross-entropy of the teacher's decisions, as if they were the labels."""
+    return F.binary_cross_entropy_with_logits(student, (teacher > 0).to(student), reduction="none").mean(dim=1)
+
+
+_LOSSES: dict[str, LogitsLoss] = {
+    "dist": dist_loss,
+    "dkd": dkd_loss,
+    "hard": hard_loss,
+    "kl": kl_loss,
+    "margin_mse": margin_mse_loss,
+    "mse": mse_loss,
+}
+
+_CITATIONS = {"dist": DIST, "dkd": DKD, "margin_mse": MARGIN_MSE}
+
+# Losses of distributions over classes need another form where each class is decided for itself, or have none.
+_MULTI_LABEL: dict[str, LogitsLoss] = {"hard": multi_label_hard_loss, "kl": multi_label_kl_loss}
+_ONE_LABEL = frozenset({"dist", "dkd"})
+_CLASSES = frozenset({"dist", "dkd", "hard", "kl"})
 
 
 def register_logits_loss(name: str, loss: LogitsLoss) -> None:
@@ -97,7 +191,9 @@ def register_logits_loss(name: str, loss: LogitsLoss) -> None:
 
     Args:
         name: Name of the loss; an earlier loss of that name is replaced.
-        loss: Function (student (B, classes), teacher (B, classes), temperature) → (B,); both in at least float32.
+        loss: Function (student (B, classes), teacher (B, classes), temperature) → (B,); both in at least float32. Its
+            further parameters are the options of `logits_loss_options`; one named `labels` is given the labels (B,), −1
+            where there is none, or None.
     """
     _LOSSES[name] = loss
 
@@ -112,12 +208,38 @@ def logits_citation(loss: str) -> str:
     return _CITATIONS.get(loss, HINTON)
 
 
+def read_loss_options(loss: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the options of a loss between logits; numbers may be strings.
+
+    Raises:
+        ValueError: an option that the loss doesn't have, or a number below 0; the valid ones are listed.
+    """
+    known = {name: each.default for name, each in _parameters(loss).items() if name != "labels"}
+    unknown = sorted(options.keys() - known.keys())
+    if unknown:
+        valid = ", ".join(known) or "none"
+        raise ValueError(f"The logits loss '{loss}' has no option '{unknown[0]}'. Its options: {valid}.")
+    return {
+        name: read_number(f"The option '{name}' of the logits loss '{loss}'", value, at_least=0)
+        if isinstance(known[name], float)
+        else value
+        for name, value in options.items()
+    }
+
+
+def _parameters(loss: str) -> dict[str, inspect.Parameter]:
+    """The parameters of a loss behind student, teacher and temperature."""
+    return dict(list(inspect.signature(_LOSSES[loss]).parameters.items())[3:])
+
+
 def logits_loss(
     student: torch.Tensor,
     teacher: torch.Tensor,
     loss: str = "kl",
     temperature: float = 1.0,
     multi_label: bool = False,
+    labels: torch.Tensor | None = None,
+    **options: Any,
 ) -> torch.Tensor:
     """Compute the loss between two models' logits.
 
@@ -126,6 +248,8 @@ def logits_loss(
         loss: Name of the loss, one of `available_logits_losses()`.
         temperature: Temperature τ > 0.
         multi_label: True where each class is decided for itself, by a sigmoid.
+        labels: Labels (B,) among these classes, −1 where there is none; for a loss that reads them.
+        options: The loss's own options.
 
     Returns:
         Losses (B,) in at least float32.
@@ -140,7 +264,8 @@ def logits_loss(
     if loss not in _LOSSES:
         raise ValueError(f"Unknown logits loss '{loss}'. Available: {', '.join(available_logits_losses())}.")
     function = _MULTI_LABEL.get(loss, _LOSSES[loss]) if multi_label else _LOSSES[loss]
-    return function(at_least_float32(student), at_least_float32(teacher), temperature)
+    given = {"labels": labels} if "labels" in _parameters(loss) else {}
+    return function(at_least_float32(student), at_least_float32(teacher), temperature, **given, **options)
 
 
 class Logits(Term):
@@ -151,6 +276,10 @@ class Logits(Term):
         reference: Name of the reference.
         loss: One of `available_logits_losses()`; `"auto"` for `"kl"` of classes and `"mse"` of scores.
         temperature: Temperature τ.
+        loss_options: Options of the loss.
+
+    Raises:
+        ValueError: the weight is out of range; on `attach`, a loss or an option that doesn't fit the student.
     """
 
     name = "logits"
@@ -164,10 +293,12 @@ class Logits(Term):
         reference: str | None = None,
         loss: str = "auto",
         temperature: float = 1.0,
+        loss_options: Mapping[str, Any] | None = None,
     ):
         super().__init__(weight, reference)
         self.loss = loss
         self.temperature = temperature
+        self.loss_options = dict(loss_options or {})
         self.multi_label = False
 
     def attach(self, student: nn.Module, reference: Any) -> None:
@@ -175,16 +306,22 @@ class Logits(Term):
         scores = is_score(student)
         if self.loss == "auto":
             self.loss = "mse" if scores else "kl"
-        if self.loss == "kl" and scores:
+        if self.loss in _CLASSES and scores:
             raise ValueError(
-                f"{type(student).__name__} gives one score (num_labels=1), whose softmax is always 1, so the loss 'kl' "
-                "would be zero. Take logits_loss='mse' or 'margin_mse', or leave it out."
+                f"{type(student).__name__} gives one score (num_labels=1), whose softmax is always 1, so the loss "
+                f"'{self.loss}' would teach nothing. Take logits_loss='mse' or 'margin_mse', or leave it out."
+            )
+        if self.loss in _ONE_LABEL and self.multi_label:
+            raise ValueError(
+                f"The loss '{self.loss}' compares distributions over classes that exclude each other, and "
+                f"{type(student).__name__} decides each class for itself. Take logits_loss='kl', 'hard' or 'mse'."
             )
         if self.loss == "margin_mse" and not scores:
             raise ValueError(
                 f"The loss 'margin_mse' compares scores, and {type(student).__name__} gives several classes. Take "
                 "logits_loss='kl' or 'mse'."
             )
+        self.loss_options = read_loss_options(self.loss, self.loss_options)
         self.citation = logits_citation(self.loss)
         self._shared = reference.student_logits
 
@@ -195,4 +332,12 @@ class Logits(Term):
         if reference_output.logits is None:
             return None
         student = self._shared(output.logits)
-        return logits_loss(student, reference_output.logits, self.loss, self.temperature, self.multi_label)
+        return logits_loss(
+            student,
+            reference_output.logits,
+            self.loss,
+            self.temperature,
+            self.multi_label,
+            reference_output.shared_labels,
+            **self.loss_options,
+        )

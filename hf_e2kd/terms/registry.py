@@ -4,14 +4,32 @@ from typing import Any
 
 from ..explainers.registry import construct
 from .base import Term
+from .features.activation_boundary import ActivationBoundary
 from .features.attention_transfer import AttentionTransfer
+from .features.cat_kd import ClassAttentionTransfer
 from .features.hint import Hint
+from .features.nst import NeuronSelectivityTransfer
+from .features.review_kd import ReviewKD
 from .guidance import Guidance
 from .logits import Logits
 from .maps import Maps
 from .task import Task
 
-_TERMS: dict[str, type[Term]] = {term.name: term for term in (AttentionTransfer, Guidance, Hint, Logits, Maps, Task)}
+_TERMS: dict[str, type[Term]] = {
+    term.name: term
+    for term in (
+        ActivationBoundary,
+        AttentionTransfer,
+        ClassAttentionTransfer,
+        Guidance,
+        Hint,
+        Logits,
+        Maps,
+        NeuronSelectivityTransfer,
+        ReviewKD,
+        Task,
+    )
+}
 
 BUILT_IN = frozenset({"task", "logits", "maps", "explanation", "guidance"})
 """Names of the terms that every training has, weighed by arguments of their own."""

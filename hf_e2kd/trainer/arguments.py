@@ -9,6 +9,7 @@ from transformers import TrainingArguments
 from ..explainers import build_explainer
 from ..references.teacher import TARGET_RULES
 from ..terms import available_explanation_losses, available_logits_losses, build_term
+from ..terms.logits import read_loss_options
 from ..terms.matching import COMPARISON_GRIDS
 from ..terms.numbers import read_count, read_number, read_switch
 
@@ -31,7 +32,13 @@ class ExplanationDistillArguments(TrainingArguments):
     )
     logits_loss: str = field(
         default="auto",
-        metadata={"help": "Loss between logits: kl, mse, margin_mse or a registered one; auto: kl, of scores mse."},
+        metadata={
+            "help": "Loss between logits: kl, dist, dkd, hard, mse, margin_mse or a registered one; auto: kl, of "
+            "scores mse."
+        },
+    )
+    logits_loss_options: dict | str | None = field(
+        default=None, metadata={"help": 'Options of the loss between logits as JSON, e.g. \'{"alpha": 1, "beta": 8}\'.'}
     )
     temperature: float = field(default=1.0, metadata={"help": "Temperature τ of the loss on the logits."})
     explainer: str | None = field(
@@ -86,7 +93,7 @@ class ExplanationDistillArguments(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
-        for name in ("explainer_options", "terms"):
+        for name in ("logits_loss_options", "explainer_options", "terms"):
             setattr(self, name, _read_json(name, getattr(self, name)))
         super().__post_init__()
         # A hyperparameter search casts each value to the type that it finds: 1 would truncate 0.5 to 0.
@@ -104,6 +111,8 @@ class ExplanationDistillArguments(TrainingArguments):
         if not 0 <= self.iou_threshold < 1:
             raise ValueError(f"iou_threshold must lie in [0, 1), not {self.iou_threshold}.")
         _require_known("logits_loss", self.logits_loss, ["auto", *available_logits_losses()])
+        if self.logits_loss != "auto":  # else the student's problem chooses, and its options are read then
+            read_loss_options(self.logits_loss, cast(dict, self.logits_loss_options) or {})
         _require_known("explanation_loss", self.explanation_loss, available_explanation_losses())
         _require_known("comparison_grid", self.comparison_grid, list(COMPARISON_GRIDS))
         _require_known("explanation_target", self.explanation_target, sorted(TARGET_RULES))

@@ -40,7 +40,10 @@ def build_terms(
             own = []
             # What it doesn't give, but weighs, is refused when the terms are attached.
             if "logits" in reference.gives or reference.logits_weight:
-                own.append(Logits(reference.logits_weight, name, setting("logits_loss"), setting("temperature")))
+                options = setting("logits_loss_options")
+                own.append(
+                    Logits(reference.logits_weight, name, setting("logits_loss"), setting("temperature"), options)
+                )
             if "maps" in reference.gives or weight:
                 own.append(Maps(weight, name, loss, setting("comparison_grid")))
         for term in own:

@@ -1,8 +1,9 @@
-"""Cost of an e²KD training step beside a plain KD step: same models, same batch, one run.
+"""Cost of an e²KD training step, or one by another method, beside a plain KD step: same models, same batch, one run.
 
     python recipes/benchmarks/step_cost.py
     python recipes/benchmarks/step_cost.py --only gradcam
     python recipes/benchmarks/step_cost.py --only gradcam --compile
+    python recipes/benchmarks/step_cost.py --only method
 
 All variants are whole `training_step`s of the trainer (teacher, student, loss, backward) and take turns, so that a
 machine whose speed drifts slows both. Time is the process's CPU time over all threads (the device's time on a GPU); the
@@ -48,6 +49,7 @@ class Case:
         text: Whether the models read texts.
         given: Whether the teacher's logits and maps are given, instead of the teacher being there.
         share: Of each batch, what is explained at a step.
+        method: Arguments of a training by another method than e²KD; explanations are left out.
     """
 
     models: Callable[[], tuple[nn.Module, nn.Module]]
@@ -55,6 +57,11 @@ class Case:
     text: bool = False
     given: bool = False
     share: float = 1.0
+    method: Mapping[str, Any] | None = None
+
+    @property
+    def variant(self) -> str:
+        return "e²KD" if self.method is None else "method's"
 
 
 def from_timm(teacher: str, student: str) -> Callable[[], tuple[nn.Module, nn.Module]]:
@@ -95,6 +102,22 @@ CASES = {
     "attention_gradient: BERT 6 → 3 layers": Case(berts, "attention_gradient", text=True),
     "bcos: B-cos ResNet-34 → B-cos ResNet-18": Case(bcos_resnets, "bcos"),
 }
+METHODS: dict[str, dict[str, Any]] = {
+    "attention_transfer": {"terms": {"attention_transfer": {}}},
+    "nst": {"terms": {"nst": {}}},
+    "cat_kd": {"terms": {"cat_kd": {}}},
+    "hint": {"terms": {"hint": {}}},
+    "activation_boundary": {"terms": {"activation_boundary": {}}},
+    "review_kd": {"terms": {"review_kd": {}}},
+    "review_kd, mid_channels=128": {"terms": {"review_kd": {"mid_channels": 128}}},
+    "logits_loss=dkd": {"logits_loss": "dkd"},
+    "logits_loss=dist": {"logits_loss": "dist"},
+    "logits_loss=hard": {"logits_loss": "hard"},
+}
+CASES |= {
+    f"method {name}: ResNet-34 → ResNet-18": Case(from_timm("resnet34", "resnet18"), method=method)
+    for name, method in METHODS.items()
+}
 
 
 class Given(Reference):
@@ -110,14 +133,15 @@ class Given(Reference):
 
 def build_trainer(
     case: Case,
-    explanation_weight: float,
+    plain: bool,
     batch: dict[str, torch.Tensor],
     options: argparse.Namespace,
     compiled: bool = False,
 ) -> ExplanationDistillTrainer:
-    """A trainer that is ready for `run_step`."""
+    """A trainer that is ready for `run_step`; with `plain` of plain KD, otherwise of the case's method."""
     torch.manual_seed(0)
     teacher, student = case.models()
+    explanation_weight = 0.0 if plain or case.method is not None else 1.0
     args = ExplanationDistillArguments(
         output_dir=str(Path(tempfile.gettempdir(), "step_cost")),  # nothing is written
         explainer=case.explainer,
@@ -129,6 +153,7 @@ def build_trainer(
         per_device_train_batch_size=len(next(iter(batch.values()))),
         report_to="none",
         disable_tqdm=True,
+        **({} if plain else case.method or {}),
     )
     sources: dict[str, Any] = {"teacher_model": teacher}
     if case.given and explanation_weight:
@@ -143,6 +168,7 @@ def build_trainer(
             }
         }
     trainer = ExplanationDistillTrainer(student, args, **sources)
+    trainer.set_up_terms([{name: value[row] for name, value in batch.items()} for row in range(2)])
     trainer.create_optimizer_and_scheduler(num_training_steps=1000)
     trainer.model_wrapped, trainer.optimizer = trainer.accelerator.prepare(trainer.model, trainer.optimizer)
     trainer.current_gradient_accumulation_steps = 1
@@ -201,11 +227,12 @@ class Ratio:
 def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """Each variant's median, and medians and quartiles of their ratios."""
     case, batch = CASES[name], make_batch(CASES[name], options)
-    variants = {"KD": build_trainer(case, 0.0, batch, options), "e²KD": build_trainer(case, 1.0, batch, options)}
+    own = case.variant
+    variants = {"KD": build_trainer(case, True, batch, options), own: build_trainer(case, False, batch, options)}
     if options.compile:
         torch.compiler.reset()
-        variants["compiled KD"] = build_trainer(case, 0.0, batch, options, compiled=True)
-        variants["compiled e²KD"] = build_trainer(case, 1.0, batch, options, compiled=True)
+        variants["compiled KD"] = build_trainer(case, True, batch, options, compiled=True)
+        variants[f"compiled {own}"] = build_trainer(case, False, batch, options, compiled=True)
     for trainer in variants.values():
         for _ in range(options.warmup):
             run_step(trainer, batch)
@@ -214,16 +241,16 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
         # The order alternates, so that no variant always runs on another's warm caches.
         for variant in list(variants) if turn % 2 == 0 else reversed(variants):
             turns[variant].append(run_step(variants[variant], batch))
-    memory = {variant: peak_memory(variants[variant], batch) for variant in ("KD", "e²KD")}
-    ratios = {"time ratio": _ratio(turns["e²KD"], turns["KD"])}
+    memory = {variant: peak_memory(variants[variant], batch) for variant in ("KD", own)}
+    ratios = {"time ratio": _ratio(turns[own], turns["KD"])}
     if options.compile:
-        ratios["compiled: e²KD to KD"] = _ratio(turns["compiled e²KD"], turns["compiled KD"])
-        ratios["e²KD: compiled to eager"] = _ratio(turns["compiled e²KD"], turns["e²KD"])
+        ratios[f"compiled: {own} to KD"] = _ratio(turns[f"compiled {own}"], turns["compiled KD"])
+        ratios[f"{own}: compiled to eager"] = _ratio(turns[f"compiled {own}"], turns[own])
     return {
         "ms": {variant: 1000 * statistics.median(seconds) for variant, seconds in turns.items()},
         "ratios": ratios,
         "mb": memory,
-        "memory ratio": memory["e²KD"] / memory["KD"],
+        "memory ratio": memory[own] / memory["KD"],
     }
 
 
@@ -257,9 +284,10 @@ def main() -> None:
     device = torch.cuda.get_device_name() if options.device == "cuda" else f"CPU, {options.threads} threads"
     print(
         f"{device}; torch {torch.__version__}; batches of {options.batch_size}×3×{IMAGE_SIZE}×{IMAGE_SIZE} pixels or "
-        f"{TEXT_BATCH}×{TOKENS} tokens; {options.steps} steps of each variant\n"
+        f"{TEXT_BATCH}×{TOKENS} tokens; {options.steps} steps of each variant"
     )
     results: dict[str, Any] = {}
+    header = ""
     for name in chosen:
         result = measure(name, options)
         row = {
@@ -269,8 +297,10 @@ def main() -> None:
             **{f"{variant} memory": f"{value:.0f} MB" for variant, value in result["mb"].items()},
             "memory ratio": f"**{result['memory ratio']:.3f}**",
         }
-        if not results:
-            print(f"| {' | '.join(row)} |\n|{'---|' * len(row)}")
+        columns = " | ".join(row)
+        if columns != header:
+            print(f"\n| {columns} |\n|{'---|' * len(row)}")
+            header = columns
         print(f"| {' | '.join(row.values())} |", flush=True)
         results[name] = {**result, "ratios": {what: vars(ratio) for what, ratio in result["ratios"].items()}}
     if options.json:

@@ -51,13 +51,21 @@ def test_ranks_agree(ranks, name):
     assert torch.equal(first["weights"], second["weights"])
 
 
-def test_a_terms_own_parameters(alone, ranks):
+@pytest.mark.parametrize("name", ["vit_hint", "vit_norms"])
+def test_a_terms_own_parameters(alone, ranks, name):
     """DDP doesn't know a term's projection: each rank would train its own, and the student's hints would differ."""
-    expected = alone["vit_hint"]["moved terms"]
+    expected = alone[name]["moved terms"]
     assert expected.norm() > 0
     for rank in ranks:
-        assert relative_error(rank["vit_hint"]["moved terms"], expected) < 1e-5
-        assert torch.equal(rank["vit_hint"]["moved terms"], ranks[0]["vit_hint"]["moved terms"])
+        assert relative_error(rank[name]["moved terms"], expected) < 1e-5
+        assert torch.equal(rank[name]["moved terms"], ranks[0][name]["moved terms"])
+
+
+def test_a_terms_own_statistics(alone, ranks):
+    """Statistics of one rank's rows differ between the ranks, and a checkpoint holds those of the first alone."""
+    for rank in ranks:
+        assert relative_error(rank["vit_norms"]["statistics"], alone["vit_norms"]["statistics"]) < 1e-5
+        assert torch.equal(rank["vit_norms"]["statistics"], ranks[0]["vit_norms"]["statistics"])
 
 
 @pytest.mark.parametrize("name", COMPARABLE)

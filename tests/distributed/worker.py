@@ -32,6 +32,15 @@ def bert() -> nn.Module:
     return build_text("bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
 
 
+def swin() -> nn.Module:
+    """Without dropped paths, for the same reason."""
+    model = build("swin")
+    for module in model.modules():
+        if hasattr(module, "drop_prob"):
+            module.drop_prob = 0.0
+    return model
+
+
 STUDENTS: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
     "vit": (lambda: build("vit"), {"gradient_accumulation_steps": 2}),
     "convnext": (lambda: build("convnext"), {}),
@@ -42,6 +51,13 @@ STUDENTS: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
     "bert": (bert, {"explainer": "input_x_gradient", "gradient_accumulation_steps": 2}),
     "bcos": (lambda: network("vit"), {"explainer": "bcos", "gradient_accumulation_steps": 2}),
     "vit_hint": (lambda: build("vit"), {"terms": {"hint": {"weight": 0.1}}, "gradient_accumulation_steps": 2}),
+    # By the statistics of a batch norm over both ranks' rows.
+    "vit_norms": (
+        lambda: build("vit"),
+        {"terms": {"review_kd": {"mid_channels": 4}, "activation_boundary": {}}, "gradient_accumulation_steps": 2},
+    ),
+    # Weights that are used outside the wrapped forward too.
+    "swin_cat": (swin, {"terms": {"cat_kd": {}}, "gradient_accumulation_steps": 2}),
     # Each rank draws its own samples and points, so one process alone does something else.
     "bert_share": (bert, {"explainer": "integrated_gradients", "explanation_fraction": 0.5}),
 }
@@ -60,7 +76,11 @@ def texts(count: int) -> list[dict[str, Any]]:
 def teacher_of(name: str) -> nn.Module:
     if name == "bcos":
         return network("vit", seed=1)
-    return build_text("bert", seed=1) if name.startswith("bert") else build("vit", seed=1)
+    return (
+        build_text("bert", seed=1)
+        if name.startswith("bert")
+        else build("swin" if name == "swin_cat" else "vit", seed=1)
+    )
 
 
 def trainer_of(name: str, folder: Path, processes: int, **keywords: Any) -> ExplanationDistillTrainer:
@@ -107,6 +127,7 @@ def trained(
         "gradients": gradients.steps,
         # By plain gradient descent it shows the gradients of the terms' own parameters.
         "moved terms": flat([torch.zeros(0), *trainer.terms.parameters()]) - before,
+        "statistics": flat([torch.zeros(0), *trainer.terms.buffers()]),
         "weights": weights(trainer.student),
         "terms": {term: logged(trainer, term) for term in ("loss", "loss_task", "loss_logits", "loss_explanation")},
         "sharded": [name for name, module in trainer.model.named_modules() if isinstance(module, FSDPModule)],

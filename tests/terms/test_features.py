@@ -196,7 +196,7 @@ def test_terms_by_name():
     """Prevents: an unknown name or option without the list of valid ones."""
     assert {"attention_transfer", "guidance", "hint", "logits", "maps", "task"} <= set(available_terms())
     assert build_term("hint", weight=2.0, layers={"a": "b"}).layers == {"a": "b"}
-    with pytest.raises(ValueError, match=r"Unknown term 'hints'. Available: attention_transfer.*hint"):
+    with pytest.raises(ValueError, match=r"Unknown term 'hints'. Available: activation_boundary.*hint"):
         build_term("hints")
     with pytest.raises(ValueError, match=r"don't fit the term 'hint'.*Its options: weight, layers"):
         build_term("hint", layer="x")

@@ -35,6 +35,8 @@ from tests.training import (
 
 LAYERS = {"resnet.encoder.stages.1": "resnet.encoder.stages.1"}
 HINT = {"terms": {"hint": {"weight": 0.5, "layers": LAYERS}}}
+# Terms that own parameters and a batch norm's statistics.
+NORMS = {"terms": {"review_kd": {"mid_channels": 4}, "activation_boundary": {}}}
 
 
 def trained(folder, student="resnet", teacher="resnet", settings=None, **keywords):
@@ -82,7 +84,8 @@ def test_a_step_with_a_hint_equals_its_parts(tmp_path):
 )
 def test_default_layers_of_families(tmp_path, student, teacher):
     """Prevents: a pair of families whose default layers aren't called, can't be laid out, or give no gradient."""
-    settings = {"terms": {"attention_transfer": {"weight": 10.0}, "hint": {}}, "max_steps": 1, "logits_weight": 0.0}
+    terms = {"attention_transfer": {"weight": 10.0}, "hint": {}, "nst": {"weight": 50.0}, **NORMS["terms"]}
+    settings = {"terms": terms, "max_steps": 1, "logits_weight": 0.0}
     gradients = Gradients()
     trainer = distiller(
         build(student),
@@ -93,8 +96,8 @@ def test_default_layers_of_families(tmp_path, student, teacher):
         train_dataset=samples(4),
     )
     trainer.train()
-    hint, transfer = logged(trainer, "loss_hint"), logged(trainer, "loss_attention_transfer")
-    assert logged(trainer, "loss") == pytest.approx([hint[0] + 10 * transfer[0]], rel=1e-5)
+    expected = sum(trainer.terms[name].weight * logged(trainer, f"loss_{name}")[0] for name in terms)
+    assert logged(trainer, "loss") == pytest.approx([expected], rel=1e-5)
     assert gradients.steps[0].norm() > 0
     assert trainer.evaluate()["eval_loss"] > 0
 
@@ -146,6 +149,19 @@ def test_features_beside_maps_are_those_without(tmp_path):
     assert found[0] == pytest.approx(found[1], rel=1e-5)
 
 
+@pytest.mark.parametrize(("compared", "layer"), [("teacher", "stages.3"), ("second", "vit.layers.2")])
+def test_a_students_hook_is_not_its_teachers(tmp_path, compared, layer):
+    """Prevents: a teacher without a layer to hook explained as the student's last block asks for, features or not."""
+    settings = {"terms": {"hint": {"reference": compared, "layers": {"vit.layers.2": layer}}}, "max_steps": 1}
+    references = {
+        "teacher": TeacherReference(build("timm_convnext", seed=1)),
+        "second": TeacherReference(build("vit", seed=1), explanation_weight=0.0),
+    }
+    trainer = distiller(build("vit"), None, tmp_path, settings, references=references)
+    trainer.train()
+    assert trainer.explainer._by_hook and not references["teacher"].explainer._by_hook
+
+
 def test_layers_before_the_target_keep_the_split_path():
     """Prevents: the slower hook where no tapped layer asks for it."""
     model, explainer = build("vit"), GradCAM()
@@ -187,10 +203,10 @@ def test_ways_to_train_give_the_same_gradients(tmp_path, settings):
 
 def test_half_precision(tmp_path):
     """Prevents: a dtype error, or a distance in bfloat16."""
-    losses = [
-        logged(trained(tmp_path, settings={"max_steps": 1, "bf16": bf16}), "loss_hint")[0] for bf16 in (False, True)
-    ]
-    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+    terms = {"hint": {}, "attention_transfer": {}, "nst": {}, "cat_kd": {}, **NORMS["terms"]}
+    plain, half = (trained(tmp_path, settings={"terms": terms, "max_steps": 1, "bf16": bf16}) for bf16 in (False, True))
+    for name in terms:
+        assert logged(half, f"loss_{name}") == pytest.approx(logged(plain, f"loss_{name}"), rel=0.02)
 
 
 # --- Parameters ------------------------------------------------------------------------------------------------------
@@ -233,20 +249,21 @@ def test_what_is_saved_is_the_student_alone(tmp_path):
     )
 
 
-@pytest.mark.parametrize("optim", ["adamw_torch", "sgd"])
-def test_a_resumed_training_is_the_uninterrupted_one(tmp_path, optim):
+@pytest.mark.parametrize(
+    ("terms", "optim"), [(HINT, "adamw_torch"), (HINT, "sgd"), (NORMS, "adamw_torch")], ids=["hint", "sgd", "norms"]
+)
+def test_a_resumed_training_is_the_uninterrupted_one(tmp_path, terms, optim):
     """Prevents: a projection drawn anew, or without its optimizer's moments, after a training was resumed."""
     settings = {"save_strategy": "steps", "save_steps": 2, "max_steps": 5, "optim": optim, "learning_rate": 1e-2}
+    settings |= terms
     whole = trained(tmp_path / "whole", settings=settings)
-    distiller(build("resnet"), build("resnet", seed=1), tmp_path / "cut", {**HINT, **settings, "max_steps": 5})
-    first = distiller(
-        build("resnet"), build("resnet", seed=1), tmp_path / "cut", {**HINT, **settings}, callbacks=[StopAfter(2)]
-    )
+    first = distiller(build("resnet"), build("resnet", seed=1), tmp_path / "cut", settings, callbacks=[StopAfter(2)])
     first.train()
-    resumed = distiller(build("resnet", seed=5), build("resnet", seed=1), tmp_path / "cut", {**HINT, **settings})
+    resumed = distiller(build("resnet", seed=5), build("resnet", seed=1), tmp_path / "cut", settings)
     resumed.train(resume_from_checkpoint=True)
     assert torch.equal(weights(resumed.student), weights(whole.student))
-    assert torch.equal(flat(resumed.terms.parameters()), flat(whole.terms.parameters()))
+    # Parameters and statistics.
+    assert torch.equal(flat(resumed.terms.state_dict().values()), flat(whole.terms.state_dict().values()))
     assert logged(resumed, "loss")[-1] == logged(whole, "loss")[-1]
 
 
@@ -307,26 +324,27 @@ def test_a_checkpoint_without_terms_is_refused(tmp_path):
 # --- Stages ----------------------------------------------------------------------------------------------------------
 
 
-def fitnet(folder, callbacks=(), **settings):
+def fitnet(folder, callbacks=(), term="hint", **settings):
     options = {"weight": 0.0, "layers": {"resnet.encoder.stages.0": "resnet.encoder.stages.0"}, "stage_epochs": 1.0}
     return distiller(
         build("resnet"),
         build("resnet", seed=1),
         folder,
-        {"terms": {"hint": options}, "max_steps": 2, "explanation_weight": 0.0, **settings},
+        {"terms": {term: options}, "max_steps": 2, "explanation_weight": 0.0, **settings},
         callbacks=list(callbacks),
     )
 
 
-def test_a_stage_trains_the_layers_below_the_hint_alone(tmp_path):
+@pytest.mark.parametrize("term", ["hint", "activation_boundary"])
+def test_a_stage_trains_the_layers_below_the_hint_alone(tmp_path, term):
     """Prevents: a first stage that moves the layers behind the hint, or leaves those before it."""
-    trainer = fitnet(tmp_path, max_steps=1, learning_rate=0.01, logits_weight=0.0, task_weight=1e-9)
+    trainer = fitnet(tmp_path, term=term, max_steps=1, learning_rate=0.01, logits_weight=0.0, task_weight=1e-9)
     before = {name: value.clone() for name, value in trainer.student.named_parameters()}
     trainer.train()
     moved = {name for name, value in trainer.student.named_parameters() if (value - before[name]).abs().max() > 1e-7}
     assert moved == {name for name in before if name.startswith(("resnet.embedder", "resnet.encoder.stages.0"))}
     assert all(parameter.requires_grad for parameter in trainer.student.parameters())
-    assert not logged(trainer, "loss_hint")
+    assert not logged(trainer, f"loss_{term}")
 
 
 def test_a_stage_resumes_in_its_middle(tmp_path):
@@ -472,6 +490,31 @@ def test_sharded_students_have_no_terms_of_features(tmp_path, kind):
     check_parameters(term, sharded=False)
 
 
+# --- Together --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "terms",
+    [
+        {"attention_transfer": {"weight": 100.0}},
+        {"nst": {}, "activation_boundary": {}, "review_kd": {"mid_channels": 4}, "cat_kd": {"weight": 0.1}},
+    ],
+    ids=["attention_transfer", "others"],
+)
+def test_terms_and_explanations_are_learnt_together(tmp_path, terms):
+    """Prevents: a term that has no effect on the student, or that keeps the explanations from being learnt."""
+    settings = {"optim": "adamw_torch", "learning_rate": 5e-3, "max_steps": 12, "max_grad_norm": 1.0}
+    settings |= {"per_device_train_batch_size": 16}
+    ends = []
+    for weighed in (terms, {name: {**options, "weight": 1e-9} for name, options in terms.items()}):
+        trainer = distiller(build("resnet"), build("resnet", seed=1), tmp_path, {**settings, "terms": weighed})
+        trainer.train()
+        ends.append({name: logged(trainer, f"loss_{name}") for name in ("logits", "explanation", *terms)})
+    beside, without = ends
+    assert all(losses[-1] < losses[0] for losses in beside.values()), beside
+    assert all(beside[name][-1] < without[name][-1] for name in terms), ends
+
+
 # --- Neighbours ------------------------------------------------------------------------------------------------------
 
 
@@ -538,3 +581,15 @@ def test_names_that_can_not_be_saved(tmp_path, name):
     term = type("Named", (Rotated,), {"name": name})()
     with pytest.raises(ValueError, match=f"A term can't be named '{name}'"):
         distiller(build("resnet"), build("resnet", seed=1), tmp_path, terms=[term])
+
+
+def test_a_last_batch_of_one_sample(tmp_path):
+    """Prevents: an error of a batch norm's at the end of the first epoch, or NaN in its statistics."""
+    trainer = distiller(
+        build("resnet"), build("resnet", seed=1), tmp_path, {**NORMS, "max_steps": 2}, train_dataset=samples(5)
+    )
+    trainer.train()
+    assert len(logged(trainer, "loss_review_kd")) == 2
+    assert all(value.isfinite().all() for value in trainer.terms.state_dict().values())
+    assert trainer.terms["review_kd"].fusions[0].reduce[1].num_batches_tracked == 1
+    assert trainer.terms["review_kd"].fusions[1].reduce[1].num_batches_tracked == 2

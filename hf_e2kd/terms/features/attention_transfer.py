@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from ..base import ReferenceOutput, StepOutput
-from .base import FeatureTerm, mean_over_places, to_smaller_grid, token_mask
+from .base import FeatureTerm, mean_over_channels, mean_over_places, to_smaller_grid, token_mask
 
 
 class AttentionTransfer(FeatureTerm):
@@ -37,12 +37,7 @@ class AttentionTransfer(FeatureTerm):
         self, output: StepOutput, reference_output: ReferenceOutput, inputs: Mapping[str, Any], dataset: Any
     ) -> None:
         self.check_places(output, reference_output)
-        pooled = [path for path in self.taps if output.features[path].ndim == 2]
-        if pooled:
-            raise ValueError(
-                f"The term '{self.name}' compares how strongly places are attended to, and the layer '{pooled[0]}' has "
-                "none: its output is pooled. Name a layer before the pooling, or take the term 'hint'."
-            )
+        self.refuse_pooled(output)
 
     def forward(
         self, output: StepOutput, reference_output: ReferenceOutput | None, inputs: Mapping[str, Any]
@@ -68,7 +63,7 @@ def attention_transfer_loss(
         Losses (B,).
     """
     student, teacher = to_smaller_grid(student, teacher)
-    strengths = [features.square().mean(dim=-1) for features in (student, teacher)]
+    strengths = [mean_over_channels(features.square()) for features in (student, teacher)]
     if mask is not None:
         strengths = [strength * mask for strength in strengths]
     own, theirs = (F.normalize(strength.flatten(1), dim=1).view_as(strength) for strength in strengths)

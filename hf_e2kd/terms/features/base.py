@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from ...alignment.precision import at_least_float32
 from ...architectures.taps import default_taps, find_layer, pair_layers
 from ..base import ReferenceOutput, StepOutput, Term
+from ..numbers import read_number
 
 
 class FeatureTerm(Term):
@@ -71,20 +72,73 @@ class FeatureTerm(Term):
                     "both have places, and of texts models of one tokenizer."
                 )
 
+    def refuse_pooled(self, output: StepOutput) -> None:
+        """Refuse layers without places, after `check_places`.
+
+        Raises:
+            ValueError: a layer's output is pooled.
+        """
+        pooled = [path for path in self.taps if output.features[path].ndim == 2]
+        if pooled:
+            raise ValueError(
+                f"The term '{self.name}' compares the places of features, and the layer '{pooled[0]}' has none: its "
+                "output is pooled. Name a layer before the pooling, or take the term 'hint'."
+            )
+
+
+class StagedFeatureTerm(FeatureTerm):
+    """A term whose paper trains by it alone, in a first stage, the student's layers up to the compared ones.
+
+    Args:
+        weight: Weight in the loss after the stage; 0 for the stage alone, as in the papers.
+        layers: Paths of the student's layers and of the teacher's.
+        reference: Name of the teacher.
+        stage_epochs: Epochs of the first stage; 0 for none.
+
+    Raises:
+        ValueError: an option is out of range.
+    """
+
+    def __init__(
+        self,
+        weight: float = 1.0,
+        layers: Mapping[str, str] | None = None,
+        reference: str | None = None,
+        stage_epochs: float = 0.0,
+    ):
+        super().__init__(weight, layers, reference)
+        self.stage_epochs = read_number("stage_epochs", stage_epochs, at_least=0)
+
+    def prepare(self, trainer: Any) -> None:
+        if self.stage_epochs:
+            trainer.train_stage(self, self.stage_epochs)
+
 
 def to_smaller_grid(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Average-pool features (B, h, w, C) and (B, h', w', C') to the smaller of both grids, side by side."""
     if first.ndim != 4:
         return first, second
     size = min(first.shape[1], second.shape[1]), min(first.shape[2], second.shape[2])
-    pooled = [F.adaptive_avg_pool2d(each.movedim(-1, 1), size).movedim(1, -1) for each in (first, second)]
-    return pooled[0], pooled[1]
+    return _pooled(first, size), _pooled(second, size)
+
+
+def _pooled(features: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    # Pooling to their own grid would copy them, and cost as much as the loss.
+    if features.shape[1:3] == size:
+        return features
+    return F.adaptive_avg_pool2d(features.movedim(-1, 1), size).movedim(1, -1)
 
 
 def token_mask(features: torch.Tensor, inputs: Mapping[str, Any]) -> torch.Tensor | None:
     """Return the mask (B, T) of a text's tokens that are no padding; None for images, whose places all count."""
     mask = inputs.get("attention_mask")
     return None if mask is None or features.ndim != 3 else mask.bool()
+
+
+def mean_over_channels(values: torch.Tensor) -> torch.Tensor:
+    """Average values (B, *grid, C) over the channels: (B, *grid)."""
+    # The gradient of `mean` is written out for all channels, against the order that they have in memory.
+    return values.sum(dim=-1) / values.shape[-1]
 
 
 def mean_over_places(values: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:

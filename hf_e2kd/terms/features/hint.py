@@ -7,11 +7,10 @@ import torch
 from torch import nn
 
 from ..base import ReferenceOutput, StepOutput
-from ..numbers import read_number
-from .base import FeatureTerm, mean_over_places, to_smaller_grid, token_mask
+from .base import StagedFeatureTerm, mean_over_channels, mean_over_places, to_smaller_grid, token_mask
 
 
-class Hint(FeatureTerm):
+class Hint(StagedFeatureTerm):
     """Mean squared difference of the student's features, projected to the teacher's channels, and the teacher's.
 
     Σ_layers mean |r(A_S) − A_T|² over places and channels, r a 1×1 convolution, or a linear layer at each token or of a
@@ -42,8 +41,7 @@ class Hint(FeatureTerm):
         reference: str | None = None,
         stage_epochs: float = 0.0,
     ):
-        super().__init__(weight, layers, reference)
-        self.stage_epochs = read_number("stage_epochs", stage_epochs, at_least=0)
+        super().__init__(weight, layers, reference, stage_epochs)
         self.projections = nn.ModuleList()
 
     def default_layers(self, student: list[str], teacher: list[str]) -> dict[str, str]:
@@ -70,10 +68,6 @@ class Hint(FeatureTerm):
         ]
         return torch.stack(losses).sum(dim=0)
 
-    def prepare(self, trainer: Any) -> None:
-        if self.stage_epochs:
-            trainer.train_stage(self, self.stage_epochs)
-
 
 def hint_loss(projected: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
     """Hint loss: mean |r(A_S) − A_T|² over places and channels (FitNets, Eq. 3, with a mean in place of half the sum).
@@ -87,4 +81,4 @@ def hint_loss(projected: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor
         Losses (B,).
     """
     projected, teacher = to_smaller_grid(projected, teacher)
-    return mean_over_places((projected - teacher).square().mean(dim=-1), mask)
+    return mean_over_places(mean_over_channels((projected - teacher).square()), mask)
