@@ -41,6 +41,7 @@ def swin() -> nn.Module:
     return model
 
 
+ACCUMULATED = {"gradient_accumulation_steps": 2}
 STUDENTS: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
     "vit": (lambda: build("vit"), {"gradient_accumulation_steps": 2}),
     "convnext": (lambda: build("convnext"), {}),
@@ -127,7 +128,7 @@ def trained(
         "gradients": gradients.steps,
         # By plain gradient descent it shows the gradients of the terms' own parameters.
         "moved terms": flat([torch.zeros(0), *trainer.terms.parameters()]) - before,
-        "statistics": flat([torch.zeros(0), *trainer.terms.buffers()]),
+        "statistics": flat([torch.zeros(0), *(b for b in trainer.terms.buffers() if b.is_floating_point())]),
         "weights": weights(trainer.student),
         "terms": {term: logged(trainer, term) for term in ("loss", "loss_task", "loss_logits", "loss_explanation")},
         "sharded": [name for name, module in trainer.model.named_modules() if isinstance(module, FSDPModule)],
