@@ -107,6 +107,22 @@ def test_classes_are_learnt_with_the_samples():
     assert seen[0].nonzero().tolist() == [[0, 4], [0, 7], [1, 4], [1, 7], [2, 1]]
 
 
+def test_padding_of_texts_counts_nowhere():
+    """Prevents: embeddings of padded tokens, or of a teacher's own tokens by the student's mask."""
+    term = CRD(layers={"a": "x"}, dim=4)
+    term.taps, term.reference_taps = ("a",), ("x",)
+    own, theirs = waves(2, 4, 6), waves(2, 3, 5, shift=1.0)
+    output = StepOutput(torch.zeros(2, 2), features={"a": own})
+    reference_output = ReferenceOutput(torch.zeros(2).long(), features={"x": theirs})
+    term.setup(output, reference_output, {}, range(ROWS))
+    masks = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]]), torch.tensor([[1, 1, 1], [1, 0, 0]])
+    inputs = {"attention_mask": masks[0], "teacher_attention_mask": masks[1]}
+    student, teacher = term.embed(output, reference_output, inputs)
+    expected = term.embeddings[0](own[0, :3].mean(0)), term.embeddings[1](theirs[1, 0])
+    torch.testing.assert_close(student[0], F.normalize(expected[0], dim=0))
+    torch.testing.assert_close(teacher[1], F.normalize(expected[1], dim=0))
+
+
 def test_draws():
     """Prevents: the same negatives at each step, others on another process, or draws from a small bank."""
     term, other = ready(negatives=6)[0], ready(negatives=6)[0]

@@ -157,7 +157,7 @@ def test_turned_images_beside_explanations(tmp_path):
     """Prevents: maps or logits of turned images in the other terms."""
     found = []
     for terms in (None, {"sskd": OPTIONS["sskd"]}):
-        settings = {"terms": terms, "max_steps": 1, "per_device_train_batch_size": 4}
+        settings = {"terms": terms, "max_steps": 1, "explanation_target": "label"}
         trainer = distiller(build("vit"), build("resnet", seed=1), tmp_path, settings, train_dataset=samples(4))
         trainer.train()
         found.append({name: logged(trainer, name)[0] for name in ("loss_logits", "loss_explanation", "loss")})

@@ -31,8 +31,8 @@ class SSKD(FeatureTerm):
     each KL at its own temperature τ and times τ². Of the similarities and of the turned images' logits those count that
     the teacher has right and, in the order of the right answer's rank, a share of those that it has wrong. All four
     parts are here, as in the paper: give the training task_weight=0 and logits_weight=0, or the first two weights 0. On
-    several processes the images of all are compared. Unlike in the authors' code, an image is turned after its
-    augmentation.
+    several processes the images of all are compared. The parts are logged as `sskd_labels`, `sskd_logits`,
+    `sskd_similarities` and `sskd_rotated`. Unlike in the authors' code, an image is turned after its augmentation.
 
     Args:
         weight: Weight of the whole.
