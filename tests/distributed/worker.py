@@ -59,6 +59,10 @@ STUDENTS: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
     ),
     # Weights that are used outside the wrapped forward too.
     "swin_cat": (swin, {"terms": {"cat_kd": {}}, "gradient_accumulation_steps": 2}),
+    # With a stage, and banks or a comparison of all ranks' samples.
+    "vit_factors": (lambda: build("vit"), {"terms": {"factor_transfer": {"weight": 10.0}}, **ACCUMULATED}),
+    "vit_crd": (lambda: build("vit"), {"terms": {"crd": {"weight": 0.1, "dim": 8, "negatives": 20}}, **ACCUMULATED}),
+    "vit_sskd": (lambda: build("vit"), {"terms": {"sskd": {"weight": 0.1, "stage_epochs": 0.5}}, **ACCUMULATED}),
     # Each rank draws its own samples and points, so one process alone does something else.
     "bert_share": (bert, {"explainer": "integrated_gradients", "explanation_fraction": 0.5}),
 }
