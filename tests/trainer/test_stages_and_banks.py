@@ -170,6 +170,19 @@ def test_turned_images_beside_explanations(tmp_path):
     assert beside["loss"] == pytest.approx(plain["loss"] + 0.1 * whole, rel=1e-5)
 
 
+@pytest.mark.parametrize("name", OPTIONS)
+def test_half_precision(tmp_path, name):
+    """Prevents: a dtype error, or scores in bfloat16, which a low temperature sets apart."""
+    found = []
+    for bf16 in (False, True):
+        trainer = made(tmp_path, name, max_steps=1, bf16=bf16)
+        trainer._runs_stages = False
+        trainer.train()
+        found.append(logged(trainer, f"loss_{name}")[0])
+    assert found[1] == pytest.approx(found[0], rel=0.02)
+    assert torch.tensor(found[1]).bfloat16().item() != found[1]
+
+
 def test_labels_are_needed_for_ranks(tmp_path):
     """Prevents: a stage of many epochs before the first batch without labels is noticed."""
     settings = {"terms": {"sskd": OPTIONS["sskd"]}}

@@ -119,8 +119,16 @@ class CRD(FeatureTerm):
                 "trainer adds them to the batches of its own data loader: leave get_train_dataloader as it is, or let "
                 f"your batches have '{SAMPLE_ID}' (B,), the samples' positions in train_dataset."
             )
-        own, theirs = self.embed(output, reference_output, inputs)
-        classes = _classes(inputs.get("labels"), len(own), own.device)
+        # Divided by a low temperature, half-precision scores would differ by more than one from what they are.
+        with torch.autocast(output.logits.device.type, enabled=False):
+            own, theirs = self.embed(output, reference_output, inputs)
+            return self.compare(own, theirs, ids, inputs.get("labels"))
+
+    def compare(
+        self, own: torch.Tensor, theirs: torch.Tensor, ids: torch.Tensor | None, labels: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Compare both sides' embeddings (B, dim) with the banks, and in a training move these: losses (B,)."""
+        classes = _classes(labels, len(own), own.device)
         rows = self.draw(own.device)
         excluded = (self.classes[rows] == classes[:, None]) & (classes >= 0)[:, None]
         if ids is None:
@@ -135,7 +143,7 @@ class CRD(FeatureTerm):
             )
         ]
         constants = self.constants(scores, excluded)
-        if self.training:
+        if self.training and ids is not None:
             self.update(ids, classes, own, theirs)
         count = len(self.classes)
         losses = [
@@ -181,7 +189,7 @@ class CRD(FeatureTerm):
         return found
 
     @torch.no_grad()
-    def update(self, ids: Any, classes: torch.Tensor, own: torch.Tensor, theirs: torch.Tensor) -> None:
+    def update(self, ids: torch.Tensor, classes: torch.Tensor, own: torch.Tensor, theirs: torch.Tensor) -> None:
         """Move the banks' rows of all processes' samples towards the new embeddings."""
         ids, classes = gather_rows(torch.stack([ids, classes], dim=1)).unbind(1)
         own, theirs = gather_rows(torch.cat([own, theirs], dim=1)).split(self.dim, dim=1)

@@ -92,7 +92,7 @@ class FactorTransfer(FeatureTerm):
                 at_least_float32(reference_output.features[path]).movedim(-1, 1) for path in self.reference_taps
             ]
             losses = [
-                (paraphraser(feature) - feature).square().flatten(1).mean(dim=1)
+                (at_least_float32(paraphraser(feature)) - feature).square().flatten(1).mean(dim=1)
                 for paraphraser, feature in zip(self.paraphrasers, features, strict=True)
             ]
         else:
@@ -142,6 +142,6 @@ def factor_loss(student: torch.Tensor, teacher: torch.Tensor, p: int = 1) -> tor
     Returns:
         Losses (B,).
     """
-    pooled = to_smaller_grid(student.movedim(1, -1), teacher.movedim(1, -1))
+    pooled = to_smaller_grid(*(at_least_float32(factors).movedim(1, -1) for factors in (student, teacher)))
     own, theirs = (F.normalize(factors.flatten(1), dim=1) for factors in pooled)
     return (own - theirs).abs().pow(p).mean(dim=1)

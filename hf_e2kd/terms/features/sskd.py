@@ -125,7 +125,15 @@ class SSKD(FeatureTerm):
     def forward(
         self, output: StepOutput, reference_output: ReferenceOutput | None, inputs: Mapping[str, Any]
     ) -> torch.Tensor | None:
-        assert reference_output is not None and reference_output.view is not None
+        assert reference_output is not None
+        with torch.autocast(output.logits.device.type, enabled=False):
+            return self.compare(output, reference_output, inputs)
+
+    def compare(
+        self, output: StepOutput, reference_output: ReferenceOutput, inputs: Mapping[str, Any]
+    ) -> torch.Tensor | None:
+        """Sum the parts over the images of all processes, or return the loss of the first stage, in full precision."""
+        assert reference_output.view is not None
         path = self.reference_taps[0]
         with torch.set_grad_enabled(self.in_first_stage):
             theirs = similarities(
