@@ -137,7 +137,7 @@ def main() -> dict[str, Any]:
     run: dict[str, Any] = {"seed": args.seed, "teacher": {}}
     students = {}
     for name, changes in {
-        "scratch": {"task_weight": 1.0, "logits_weight": 0.0, "explanation_weight": 0.0},
+        "scratch": {"task_weight": 1.0, "logits_weight": 0.0, "explanation_weight": 0.0, "terms": None},
         "KD": {"explanation_weight": 0.0},
         "e²KD": {},
     }.items():

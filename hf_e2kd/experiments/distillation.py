@@ -28,6 +28,7 @@ NOTHING_SAVED: Mapping[str, Any] = {
 
 LABELS_ALONE: Mapping[str, Any] = {
     **{"task_weight": 1.0, "logits_weight": 0.0, "explanation_weight": 0.0, "evaluate_explanations": False},
+    "terms": None,
 }
 """Training arguments of a model that learns from the labels and from no teacher."""
 

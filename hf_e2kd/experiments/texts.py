@@ -94,7 +94,7 @@ class TextExperiment(Experiment):
         "per_device_train_batch_size": 32,
     }
     baselines: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "scratch": {"task_weight": 1.0, "logits_weight": 0.0, "explanation_weight": 0.0},
+        "scratch": {"task_weight": 1.0, "logits_weight": 0.0, "explanation_weight": 0.0, "terms": None},
         "KD": {"explanation_weight": 0.0},
     }
 

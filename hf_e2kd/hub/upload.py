@@ -21,8 +21,8 @@ logger = get_logger(__name__)
 
 T = TypeVar("T")
 
-NOT_PUBLISHED = ("_*", f"{PREFIX_CHECKPOINT_DIR}-*")
-"""Patterns of what lies in a student's folder for its training alone: checkpoints, and files without a name."""
+NOT_PUBLISHED = ("_*", f"{PREFIX_CHECKPOINT_DIR}-*", "stage-*")
+"""Patterns of what lies in a student's folder for its training alone: checkpoints, those of stages, nameless files."""
 
 _WAITS = (2, 8, 32)
 _LONGEST_WAIT = 600

@@ -10,7 +10,7 @@ from ..alignment.labels import without_subsets
 from .files import StoreError
 from .ids import IdIndex, sample_id
 from .rows import RowDecoder
-from .samples import distillation_transform, samples_of
+from .samples import IndexedDataset, distillation_transform, samples_of
 
 
 class AttachedDataset(Dataset):
@@ -70,11 +70,11 @@ class AttachedDataset(Dataset):
 
 
 def unattached(dataset: Any) -> Any:
-    """The data set to which a store's columns were attached, or the data set itself.
+    """The data set to which a store's columns or its samples' positions were attached, or the data set itself.
 
     Samples have the same order and number in it, and their lengths can be asked without reading the store.
     """
-    while isinstance(dataset, AttachedDataset):
+    while isinstance(dataset, AttachedDataset | IndexedDataset):
         dataset = dataset.dataset
     return dataset
 

@@ -10,6 +10,9 @@ from torch import nn
 from ..explainers import ExplainedOutput
 from .numbers import read_number
 
+SAMPLE_ID = "sample_id"
+"""Column (B,) of a training batch with the samples' positions in the training data, for terms that need `"ids"`."""
+
 
 @dataclass
 class ReferenceOutput:
@@ -85,7 +88,8 @@ class Term(nn.Module):
         log_name: Name in the logs, where it differs.
         suffix: End of the name in the logs: the reference's name, with several references.
         citation: BibTeX entry of the method's paper, for the model card.
-        needs: Compared quantities, of `"labels"`, `"logits"`, `"maps"`, `"features"` and `"annotation"`.
+        needs: Compared quantities, of `"labels"`, `"logits"`, `"maps"`, `"features"` and `"annotation"`; with `"ids"`,
+            training batches have a column `sample_id` (B,) of the samples' positions in the training data.
         columns: Columns of the data that the term reads beside the models' inputs.
         taps, reference_taps: Paths of the layers whose outputs the term reads, of the student and of the reference.
         logged: Further values of the last batch, by name, to be logged beside the loss.
@@ -166,7 +170,11 @@ class Term(nn.Module):
         return None
 
     def prepare(self, trainer: Any) -> None:
-        """Train a first stage, before the training; see `hf_e2kd.trainer.stages.train_stage`."""
+        """Train a first stage, before the training, by `trainer.train_stage(self, num_train_epochs)`.
+
+        See `hf_e2kd.trainer.stages.train_stage`; a stage of modules for the teacher's features alone is
+        `hf_e2kd.terms.features.base.train_teacher_module`.
+        """
 
     def forward(
         self, output: StepOutput, reference_output: ReferenceOutput | None, inputs: Mapping[str, Any]

@@ -7,9 +7,12 @@ from .base import Term
 from .features.activation_boundary import ActivationBoundary
 from .features.attention_transfer import AttentionTransfer
 from .features.cat_kd import ClassAttentionTransfer
+from .features.crd import CRD
+from .features.factor_transfer import FactorTransfer
 from .features.hint import Hint
 from .features.nst import NeuronSelectivityTransfer
 from .features.review_kd import ReviewKD
+from .features.sskd import SSKD
 from .guidance import Guidance
 from .logits import Logits
 from .maps import Maps
@@ -21,12 +24,15 @@ _TERMS: dict[str, type[Term]] = {
         ActivationBoundary,
         AttentionTransfer,
         ClassAttentionTransfer,
+        CRD,
+        FactorTransfer,
         Guidance,
         Hint,
         Logits,
         Maps,
         NeuronSelectivityTransfer,
         ReviewKD,
+        SSKD,
         Task,
     )
 }

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from safetensors import SafetensorError
 from torch import nn
@@ -28,6 +28,7 @@ class CheckpointsMixin(Trainer):
     """Mixin: resume from the last finished checkpoint with all weights; train a student that was prepared before."""
 
     model_wrapped: nn.Module
+    runs_student: bool
     _resumes_stages = False
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
@@ -73,6 +74,9 @@ class CheckpointsMixin(Trainer):
         if replicated and self.model is not None and wrapped is self.model:
             forget_preparation(self.model)
             self.model_wrapped = self.model
+        if not self.runs_student:
+            # Nothing of it is trained, which DDP refuses.
+            cast(Any, self.model)._is_accelerate_prepared = True
         if self.is_fsdp_enabled and self.model is not None:
             name_blocks(self.student, self.accelerator.state.fsdp_plugin)
         with checkpoint_on_sigterm(self) if self.args.enable_jit_checkpoint else nullcontext():

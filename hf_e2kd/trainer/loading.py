@@ -1,8 +1,10 @@
 """Data on their way to batches: the columns that are kept, and the collator of each data set."""
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import datasets
+import torch
 from torch import nn
 from transformers import Trainer
 from transformers.trainer_utils import has_length
@@ -11,6 +13,8 @@ from ..alignment.inputs import ANNOTATION_COLUMNS
 from ..alignment.labels import data_labels
 from ..data.text import text_lengths
 from ..store.joining import unattached
+from ..store.samples import IndexedDataset
+from ..terms.base import SAMPLE_ID
 from .checks import refuse_unread_columns
 
 
@@ -44,11 +48,14 @@ class LoadingMixin(Trainer):
     def _get_dataloader(self, dataset: Any, description: str, *arguments: Any, **keywords: Any) -> Any:
         if has_length(dataset) and len(dataset) == 0:
             raise ValueError(f"The data set for {description.lower()} is empty.")
-        collator = self.data_collator
+        collator, is_training = self.data_collator, keywords.get("is_training")
         labels = data_labels(dataset, self.student, collator.label_column)
-        self.data_collator = (collator if keywords.get("is_training") else collator.for_evaluation()).with_labels(
-            labels
-        )
+        self.data_collator = (collator if is_training else collator.for_evaluation()).with_labels(labels)
+        if is_training and has_length(dataset) and any("ids" in term.needs for term in self._named_terms().values()):
+            if isinstance(dataset, datasets.Dataset):
+                dataset = self._remove_unused_columns(dataset, description)
+            own = self._get_collator_with_removed_columns(self.data_collator, description)
+            dataset, self.data_collator = IndexedDataset(dataset), SampleIds(own, collator.text_columns)
         try:
             return super()._get_dataloader(dataset, description, *arguments, **keywords)
         finally:
@@ -68,3 +75,20 @@ class LoadingMixin(Trainer):
         if not (by_length and columns and has_length(data)) or name in (getattr(data, "column_names", None) or ()):
             return data
         return datasets.Dataset.from_dict({name: text_lengths(data, columns)})
+
+
+class SampleIds:
+    """Collate samples that come with their positions, and add these as the column `sample_id`.
+
+    Args:
+        collator: Function that makes a batch of samples without positions.
+        text_columns: Its columns of texts, by whose length samples may be grouped.
+    """
+
+    def __init__(self, collator: Callable[[Sequence[Any]], Mapping[str, Any]], text_columns: Sequence[str]):
+        self.collator = collator
+        self.text_columns = text_columns
+
+    def __call__(self, indexed: Sequence[tuple[int, Any]]) -> dict[str, Any]:
+        batch = self.collator([sample for _, sample in indexed])
+        return {**batch, SAMPLE_ID: torch.tensor([position for position, _ in indexed])}

@@ -18,7 +18,7 @@ from .checks import refuse_missing_inputs, refuse_missing_labels
 from .finite import FiniteLosses
 from .logged_means import LoggedMeans, ZeroMapWarning
 from .noise import StepGenerator, draw_noise, draw_samples
-from .step import run_student, sum_terms
+from .step import empty_output, run_student, sum_terms
 
 
 class LossMixin(Trainer):
@@ -31,6 +31,8 @@ class LossMixin(Trainer):
     _finite: FiniteLosses
     _generators: StepGenerator
     _checked_a_batch: bool
+    runs_student = True
+    """False for a stage that trains a term's parameters alone."""
 
     def compute_loss(
         self,
@@ -126,15 +128,18 @@ class LossMixin(Trainer):
         terms = self._named_terms()
         views = {name: term.views(inputs) for name, term in terms.items() if weights[name] > 0}
         further = {name: {**view} for name, view in views.items() if view is not None}
-        output, outputs = run_student(
-            model,
-            self.student,
-            self.student_inputs(inputs),
-            reference_outputs,
-            sample_mask=inputs.get("explained"),
-            with_features=bool(self._taps()),
-            views={name: self.student_inputs(view) for name, view in further.items()},
-        )
+        if self.runs_student:
+            output, outputs = run_student(
+                model,
+                self.student,
+                self.student_inputs(inputs),
+                reference_outputs,
+                sample_mask=inputs.get("explained"),
+                with_features=bool(self._taps()),
+                views={name: self.student_inputs(view) for name, view in further.items()},
+            )
+        else:
+            output, outputs = empty_output(inputs), {name: empty_output(view) for name, view in further.items()}
         seen: dict[str, tuple[StepOutput, ReferenceOutput | None]] = {}
         for name, own in outputs.items():
             theirs = self._ask(further[name], {terms[name].reference}, with_maps=False)

@@ -40,7 +40,9 @@ def prepare_terms(trainer: Any, terms: Iterable[Term]) -> None:
             set_seed(trainer.args.seed)
 
 
-def train_stage(trainer: Any, term: Term, num_train_epochs: float, resume: bool = False) -> None:
+def train_stage(
+    trainer: Any, term: Term, num_train_epochs: float, resume: bool = False, with_student: bool = True
+) -> None:
     """Train the student's layers below a term's taps, and the term's parameters, on that term alone.
 
     Args:
@@ -48,6 +50,8 @@ def train_stage(trainer: Any, term: Term, num_train_epochs: float, resume: bool 
         term: The term, which is set up.
         num_train_epochs: Epochs of the stage; other arguments are the training's.
         resume: True to go on from the stage's last checkpoint, if there is one.
+        with_student: False to train the term's parameters alone: the student is neither run nor changed, and its
+            outputs are empty.
     """
     args = copy.copy(trainer.args)
     for name, value in {**_ALONE, "num_train_epochs": num_train_epochs}.items():
@@ -72,23 +76,28 @@ def train_stage(trainer: Any, term: Term, num_train_epochs: float, resume: bool 
         for other in stage.terms.values():
             if other is not term:
                 other.weight = 0.0  # a reference may weigh its own logits and explanations
-        with _unreached_frozen(stage):
+        stage.runs_student = with_student
+        with _frozen(_unreached(stage) if with_student else stage.student.parameters()):
             stage.train(resume_from_checkpoint=checkpoint)
     finally:
         term.weight = weight
 
 
-@contextmanager
-def _unreached_frozen(stage: Any) -> Iterator[None]:
-    """Freeze the student's parameters that the stage's loss doesn't reach: DDP would wait for their gradients."""
+def _unreached(stage: Any) -> list[nn.Parameter]:
+    """List the student's parameters that the stage's loss doesn't reach: DDP would wait for their gradients."""
     student: nn.Module = stage.student
-    trained = {name: parameter for name, parameter in student.named_parameters() if parameter.requires_grad}
+    trained = [parameter for parameter in student.parameters() if parameter.requires_grad]
     batch = stage._prepare_inputs(stage._first_batch())
     with evaluating(student), torch.enable_grad():
         loss = stage.compute_loss(student, batch)
-        gradients = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
+        gradients = torch.autograd.grad(loss, trained, allow_unused=True)
     stage._logged.clear()  # of these two samples' loss
-    frozen = [p for p, gradient in zip(trained.values(), gradients, strict=True) if gradient is None]
+    return [parameter for parameter, gradient in zip(trained, gradients, strict=True) if gradient is None]
+
+
+@contextmanager
+def _frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    frozen = [parameter for parameter in parameters if parameter.requires_grad]
     for parameter in frozen:
         parameter.requires_grad_(False)
     try:

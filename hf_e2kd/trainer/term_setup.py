@@ -80,7 +80,7 @@ def attach_terms(terms: Mapping[str, Term], student: nn.Module, references: Mapp
     """
     taps: dict[str, list[str]] = {name: [] for name in references}
     for name, term in terms.items():
-        needed = term.needs - {"labels"}
+        needed = term.needs - {"labels", "ids"}
         if needed and term.reference is None:
             term.reference = _reference_of(name, needed, references)
         if term.reference is None:

@@ -70,15 +70,17 @@ class TermsMixin(Trainer):
         finally:
             self.remove_callback(gradients)
 
-    def train_stage(self, term: Term, num_train_epochs: float) -> None:
+    def train_stage(self, term: Term, num_train_epochs: float, with_student: bool = True) -> None:
         """Train the student's layers below a term's taps, and the term's parameters, on that term alone.
+
+        Without the student, the term's parameters alone: it isn't run, and its outputs are empty.
 
         A term calls it in its `prepare`. The stage's checkpoints lie in `stage-NAME` in the output folder; a training
         that is resumed goes on in its middle. It is trained by the optimizer that the arguments name, whatever object
         the trainer was given, and without its callbacks.
         """
         try:
-            train_stage(self, term, num_train_epochs, resume=self._resumes_stages)
+            train_stage(self, term, num_train_epochs, self._resumes_stages, with_student)
         finally:
             # After an interruption too, so that the student can be evaluated.
             forget_preparation(self.student)

@@ -28,12 +28,14 @@ import timm
 import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
+from torch.utils.data import Dataset
 from tqdm import tqdm
 from transformers import BertConfig, BertForSequenceClassification
 from transformers.utils import logging
 
 from hf_e2kd import ExplanationDistillArguments, ExplanationDistillTrainer, Reference, ReferenceOutput, explain
 from hf_e2kd.models import BcosResNetConfig, BcosResNetForImageClassification
+from hf_e2kd.terms.base import SAMPLE_ID
 
 IMAGE_SIZE = 224
 TEXT_BATCH, TOKENS = 16, 64
@@ -110,6 +112,10 @@ METHODS: dict[str, dict[str, Any]] = {
     "activation_boundary": {"terms": {"activation_boundary": {}}},
     "review_kd": {"terms": {"review_kd": {}}},
     "review_kd, mid_channels=128": {"terms": {"review_kd": {"mid_channels": 128}}},
+    # Without the stages of factor transfer and SSKD; the latter's loss of the logits is its own.
+    "factor_transfer": {"terms": {"factor_transfer": {}}},
+    "crd": {"terms": {"crd": {}}},
+    "sskd": {"terms": {"sskd": {}}, "logits_weight": 0.0},
     "logits_loss=dkd": {"logits_loss": "dkd"},
     "logits_loss=dist": {"logits_loss": "dist"},
     "logits_loss=hard": {"logits_loss": "hard"},
@@ -118,6 +124,19 @@ CASES |= {
     f"method {name}: ResNet-34 → ResNet-18": Case(from_timm("resnet34", "resnet18"), method=method)
     for name, method in METHODS.items()
 }
+
+
+class Samples(Dataset):
+    """As many samples as the banks of CRD shall hold, all of them the batch's first."""
+
+    def __init__(self, batch: Mapping[str, torch.Tensor]):
+        self.sample = {name: values[0] for name, values in batch.items() if name != SAMPLE_ID}
+
+    def __len__(self) -> int:
+        return 100_000
+
+    def __getitem__(self, row: int) -> dict[str, torch.Tensor]:
+        return self.sample
 
 
 class Given(Reference):
@@ -167,8 +186,8 @@ def build_trainer(
                 )
             }
         }
-    trainer = ExplanationDistillTrainer(student, args, **sources)
-    trainer.set_up_terms([{name: value[row] for name, value in batch.items()} for row in range(2)])
+    trainer = ExplanationDistillTrainer(student, args, train_dataset=Samples(batch), **sources)
+    trainer.set_up_terms()
     trainer.create_optimizer_and_scheduler(num_training_steps=1000)
     trainer.model_wrapped, trainer.optimizer = trainer.accelerator.prepare(trainer.model, trainer.optimizer)
     trainer.current_gradient_accumulation_steps = 1
@@ -191,7 +210,9 @@ def run_step(trainer: ExplanationDistillTrainer, batch: dict[str, torch.Tensor])
 
 def make_batch(case: Case, options: argparse.Namespace) -> dict[str, torch.Tensor]:
     if not case.text:
-        return {"pixel_values": torch.rand(options.batch_size, 3, IMAGE_SIZE, IMAGE_SIZE)}
+        rows = torch.arange(options.batch_size)
+        images = torch.rand(options.batch_size, 3, IMAGE_SIZE, IMAGE_SIZE)
+        return {"pixel_values": images, "labels": rows, SAMPLE_ID: rows}
     ids = torch.randint(1000, 30000, (TEXT_BATCH, TOKENS))
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 

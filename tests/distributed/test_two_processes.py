@@ -51,7 +51,7 @@ def test_ranks_agree(ranks, name):
     assert torch.equal(first["weights"], second["weights"])
 
 
-@pytest.mark.parametrize("name", ["vit_hint", "vit_norms"])
+@pytest.mark.parametrize("name", ["vit_hint", "vit_norms", "vit_factors", "vit_crd", "vit_sskd"])
 def test_a_terms_own_parameters(alone, ranks, name):
     """DDP doesn't know a term's projection: each rank would train its own, and the student's hints would differ."""
     expected = alone[name]["moved terms"]
@@ -61,11 +61,12 @@ def test_a_terms_own_parameters(alone, ranks, name):
         assert torch.equal(rank[name]["moved terms"], ranks[0][name]["moved terms"])
 
 
-def test_a_terms_own_statistics(alone, ranks):
-    """Statistics of one rank's rows differ between the ranks, and a checkpoint holds those of the first alone."""
+@pytest.mark.parametrize("name", ["vit_norms", "vit_crd"])
+def test_a_terms_own_statistics(alone, ranks, name):
+    """Statistics or banks of one rank's rows differ between ranks, and a checkpoint holds those of the first alone."""
     for rank in ranks:
-        assert relative_error(rank["vit_norms"]["statistics"], alone["vit_norms"]["statistics"]) < 1e-5
-        assert torch.equal(rank["vit_norms"]["statistics"], ranks[0]["vit_norms"]["statistics"])
+        assert relative_error(rank[name]["statistics"], alone[name]["statistics"]) < 1e-5
+        assert torch.equal(rank[name]["statistics"], ranks[0][name]["statistics"])
 
 
 @pytest.mark.parametrize("name", COMPARABLE)

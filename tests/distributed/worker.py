@@ -41,6 +41,7 @@ def swin() -> nn.Module:
     return model
 
 
+ACCUMULATED = {"gradient_accumulation_steps": 2}
 STUDENTS: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
     "vit": (lambda: build("vit"), {"gradient_accumulation_steps": 2}),
     "convnext": (lambda: build("convnext"), {}),
@@ -58,6 +59,10 @@ STUDENTS: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
     ),
     # Weights that are used outside the wrapped forward too.
     "swin_cat": (swin, {"terms": {"cat_kd": {}}, "gradient_accumulation_steps": 2}),
+    # With a stage, and banks or a comparison of all ranks' samples.
+    "vit_factors": (lambda: build("vit"), {"terms": {"factor_transfer": {"weight": 10.0}}, **ACCUMULATED}),
+    "vit_crd": (lambda: build("vit"), {"terms": {"crd": {"weight": 0.1, "dim": 8, "negatives": 20}}, **ACCUMULATED}),
+    "vit_sskd": (lambda: build("vit"), {"terms": {"sskd": {"weight": 0.1, "stage_epochs": 0.5}}, **ACCUMULATED}),
     # Each rank draws its own samples and points, so one process alone does something else.
     "bert_share": (bert, {"explainer": "integrated_gradients", "explanation_fraction": 0.5}),
 }
@@ -127,7 +132,7 @@ def trained(
         "gradients": gradients.steps,
         # By plain gradient descent it shows the gradients of the terms' own parameters.
         "moved terms": flat([torch.zeros(0), *trainer.terms.parameters()]) - before,
-        "statistics": flat([torch.zeros(0), *trainer.terms.buffers()]),
+        "statistics": flat([torch.zeros(0), *(b for b in trainer.terms.buffers() if b.is_floating_point())]),
         "weights": weights(trainer.student),
         "terms": {term: logged(trainer, term) for term in ("loss", "loss_task", "loss_logits", "loss_explanation")},
         "sharded": [name for name, module in trainer.model.named_modules() if isinstance(module, FSDPModule)],

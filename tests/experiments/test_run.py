@@ -18,8 +18,10 @@ from transformers import (
 from hf_e2kd import load_student
 from hf_e2kd.experiments import run_experiment
 from hf_e2kd.experiments.demos import DEMOS
-from hf_e2kd.experiments.distillation import use_one_thread
+from hf_e2kd.experiments.distillation import train_on_labels, use_one_thread
 from hf_e2kd.experiments.results import markdown_table
+from tests.models import build
+from tests.training import arguments, samples, weights
 
 TINY = {"teacher_train": 64, "student_train": 64, "validation": 0, "test_id": 16, "test_ood": 16}
 
@@ -136,3 +138,10 @@ def test_a_missing_split_lists_those_that_exist(own_sources, monkeypatch, tmp_pa
     """A KeyError in place of the splits' names."""
     with pytest.raises(ValueError, match="no split 'training'. Its splits: train, validation"):
         run("vit", monkeypatch, *own_sources, "--train_split", "training", "--output_dir", str(tmp_path / "o"))
+
+
+def test_no_teacher_teaches_the_teacher(tmp_path):
+    """Prevents: terms of the students' training that ask for a teacher of the teacher."""
+    settings = {"terms": {"hint": {}}, "explanation_weight": 1.0, "max_steps": 1}
+    teacher = train_on_labels(build("resnet"), arguments(tmp_path, **settings), samples(8), None)
+    assert not torch.equal(weights(teacher), weights(build("resnet")))

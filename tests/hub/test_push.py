@@ -1,6 +1,7 @@
 """A student goes to the Hub and comes back."""
 
 import io
+import shutil
 
 import pytest
 import torch
@@ -48,12 +49,13 @@ def test_a_folder_is_pushed_by_the_command_line(hub, tmp_path, capsys):
     trainer.save_model()
     trainer.measure_fidelity().save(folder)
     assert list(folder.glob("checkpoint-*"))
+    shutil.copytree(folder / "checkpoint-1", folder / "stage-hint" / "checkpoint-1")
     with pytest.raises(SystemExit) as ended:
         main(["card", str(folder), "--repo-id", "me/student", "--push"])
     assert not ended.value.code and "me/student" in capsys.readouterr().out
     found = hub.repos["me/student"].files.keys()
     assert "fidelity.json" in found and "model.safetensors" in found
-    assert not [name for name in found if name.startswith(("checkpoint-", "_"))]
+    assert not [name for name in found if name.startswith(("checkpoint-", "stage-", "_"))]
 
 
 def test_what_was_measured_goes_with_the_student(hub, tmp_path):

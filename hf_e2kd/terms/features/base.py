@@ -27,6 +27,8 @@ class FeatureTerm(Term):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"features"})
+    in_first_stage = False
+    """True while `train_teacher_module` trains a module of the term."""
 
     def __init__(self, weight: float = 1.0, layers: Mapping[str, str] | None = None, reference: str | None = None):
         super().__init__(weight, reference)
@@ -133,6 +135,40 @@ def token_mask(features: torch.Tensor, inputs: Mapping[str, Any]) -> torch.Tenso
     """Return the mask (B, T) of a text's tokens that are no padding; None for images, whose places all count."""
     mask = inputs.get("attention_mask")
     return None if mask is None or features.ndim != 3 else mask.bool()
+
+
+def pool_places(features: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    """Average features (B, *grid, C) over each sample's places, or over those of a mask (B, T) bool: (B, C)."""
+    if features.ndim == 2:
+        return features
+    if mask is None:
+        return features.flatten(1, -2).mean(dim=1)
+    return (features * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True).clamp(min=1)
+
+
+def train_teacher_module(term: FeatureTerm, module: nn.Module, trainer: Any, num_train_epochs: float) -> None:
+    """Train one module of a term in a first stage without the student; the other modules stay as they are.
+
+    Afterwards the module is frozen, as the term's `setup` left it.
+
+    Args:
+        term: The term, whose `forward` gives the module's loss while `term.in_first_stage` is True.
+        module: The module, frozen.
+        trainer: The trainer that the term's `prepare` is given.
+        num_train_epochs: Epochs of the stage.
+    """
+    others = [parameter for parameter in term.parameters() if parameter.requires_grad]
+    for parameter in others:
+        parameter.requires_grad_(False)
+    module.requires_grad_(True)
+    term.in_first_stage = True
+    try:
+        trainer.train_stage(term, num_train_epochs, with_student=False)
+    finally:
+        term.in_first_stage = False
+        module.requires_grad_(False)
+        for parameter in others:
+            parameter.requires_grad_(True)
 
 
 def mean_over_channels(values: torch.Tensor) -> torch.Tensor:
