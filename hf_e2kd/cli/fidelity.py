@@ -15,6 +15,7 @@ from ..experiments.sources import Classifier, check_pair, load_classifier, load_
 from ..explainers import Explainer, build_explainer
 from ..fidelity import FidelityRecord, MetricValue, ModelRecord, measure_fidelity
 from ..fidelity.describe import describe_data
+from ..fidelity.groups import WORST_GROUP
 from ..hub.ids import is_hub_id
 from .options import explainer_options_of, json_object
 from .output import echo
@@ -65,6 +66,10 @@ def fidelity(
     label_column: Annotated[
         str | None, typer.Option(help="Column of the labels [label]; it may be missing.", show_default=False)
     ] = None,
+    group_column: Annotated[
+        list[str] | None,
+        typer.Option(help="Column that groups the samples; twice for pairs of values.", show_default=False),
+    ] = None,
     max_length: Annotated[int | None, typer.Option(min=1, help="Longest text in tokens.")] = None,
     batch_size: Annotated[int, typer.Option(min=2)] = 32,
     seed: Annotated[int, typer.Option(help="Draws the samples and all else that is random.")] = 0,
@@ -109,6 +114,7 @@ def fidelity(
             image_column=image_column,
             text_columns=text_columns,
             label_column=label_column,
+            group_column=group_column,
             max_length=max_length,
             explainer_options=json_object(explainer_options),
         )
@@ -151,7 +157,7 @@ def fidelity(
     )
     if is_hub_id(dataset):
         known = replace(known, id=dataset, name=dataset, config=dataset_config)
-    record = measure_fidelity(trainer, samples=samples, seed=seed, data=known, chance=chance)
+    record = measure_fidelity(trainer, samples=samples, seed=seed, data=known, group_column=group_column, chance=chance)
     record = replace(
         record,
         student=_from(record.student, student, output_dir),
@@ -186,11 +192,31 @@ def as_table(record: FidelityRecord) -> str:
         ("", ""),
     ]
     for name, figure in record.figures.items():
+        if name.startswith(WORST_GROUP):
+            continue  # beside the groups
         rows.append((_title(name, figure), _value(figure)))
         if name == "explanation_similarity":
             rows += [(f"  by chance: {kind}", _value(level)) for kind, level in record.chance.items()]
+    rows += group_rows(record)
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}".rstrip() for name, value in rows)
+
+
+def group_rows(record: FidelityRecord) -> list[tuple[str, str]]:
+    """List each figure of the student by group, and the worst group."""
+    if record.groups is None:
+        return []
+    rows = []
+    for name in record.figures:
+        found = {group: figures[name] for group, figures in record.groups.figures.items() if name in figures}
+        if name.startswith("teacher_") or not found:
+            continue
+        worst = record.figures.get(f"{WORST_GROUP}{name}")
+        rows += [("", ""), (f"{_title(name, record.figures[name])} by {' × '.join(record.groups.columns)}", "")]
+        for group, figure in found.items():
+            note = "  worst" if worst is not None and worst.detail == group else ""
+            rows.append((f"  {group}", f"{_value(figure)}  n = {figure.samples:,}{note}"))
+    return rows
 
 
 def _from(model: ModelRecord, source: str, output_dir: Path) -> ModelRecord:

@@ -43,6 +43,7 @@ class Instead:
     image_column: str | None = None
     text_columns: Sequence[str] | None = None
     label_column: str | None = None
+    group_column: Sequence[str] | None = None
     max_length: int | None = None
     explainer_options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -91,6 +92,7 @@ def verified(
         rows=record.data.samples,
         seed=record.seed,
         data=record.data,
+        group_column=instead.group_column or (record.groups.columns if record.groups else None),
         chance=bool(record.chance),
         costs=False,
     )

@@ -81,6 +81,13 @@ class ExplanationDistillArguments(TrainingArguments):
         default=0.5,
         metadata={"help": "From which share of a map's largest value a cell counts in evaluations' localisation IoU."},
     )
+    group_column: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Column, or several, by whose values evaluations group the samples: every metric by group, and the "
+            "worst group's as worst_group_accuracy and so on."
+        },
+    )
     explanation_warmup_ratio: float = field(
         default=0.0, metadata={"help": "Share of training over which λ rises linearly from 0."}
     )
@@ -88,6 +95,8 @@ class ExplanationDistillArguments(TrainingArguments):
     def __post_init__(self) -> None:
         for name in ("explainer_options", "terms"):
             setattr(self, name, _read_json(name, getattr(self, name)))
+        if isinstance(self.group_column, str):
+            self.group_column = [self.group_column]
         super().__post_init__()
         # A hyperparameter search casts each value to the type that it finds: 1 would truncate 0.5 to 0.
         for name in ("explanation_warmup_ratio", "explanation_fraction", "iou_threshold"):

@@ -88,6 +88,23 @@ def test_images_are_measured_and_verified(place, capsys):
     assert "FAILS student's weights" in out and "FAILS the samples" in out and "holds teacher's weights" in out
 
 
+def test_groups_are_measured_printed_and_verified(place, capsys):
+    """Prevents: figures by group that neither the table, nor the card, nor a verification has."""
+    rows = [{"text": f"a {word} film, it is {word}", "source": "ab"[number % 2]} for number, word in enumerate(WORDS)]
+    (place / "texts" / "validation.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    line = ("fidelity", *TEXTS_THERE, "--explainer", "saliency", "--pictures", 0, "--no-chance")
+    assert run(*line, "--group-column", "where") == 1
+    assert "no column 'where' to group the samples by. Columns of the data: text, source" in capsys.readouterr().err
+    assert run(*line, "--group-column", "source", "--card") == 0
+    out = capsys.readouterr().out
+    record = FidelityRecord.load("outputs/fidelity")
+    agreement = record.groups.figures["b"]["agreement"]
+    assert "agreement by source" in out and f"{agreement.value:.3f}  [" in out.split("agreement by source")[1]
+    assert agreement.samples == 3 and "| b | 3 |" in (place / "outputs" / "fidelity" / "README.md").read_text()
+    assert run("fidelity", "--verify", "outputs/fidelity", *TEXTS_THERE) == 0
+    assert "b, agreement" in capsys.readouterr().out
+
+
 def test_texts_of_two_tokenizers(place, capsys):
     """Prevents: texts whose teacher is given the student's token ids."""
     options = ("--explainer", "input_x_gradient", "--pictures", 0, "--no-chance", "--json")
