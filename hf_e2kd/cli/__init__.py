@@ -20,6 +20,7 @@ COMMANDS = {
     "explain": "Explain a classifier's decisions on images or texts: its top classes, and what they rest on.",
     "fidelity": "Measure how faithful a student is to a teacher, without training: any two classifiers of images or "
     "of texts.",
+    "gate": "Test requirements on a record's figures, without measuring; the exit code is 3 where one isn't met.",
     "store": "Store a teacher's logits and explanations of a data set, so that students train without the teacher.",
     "viewer": "Show what teacher and student decide and where they look, side by side.",
 }

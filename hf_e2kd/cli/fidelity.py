@@ -17,6 +17,16 @@ from ..fidelity import FidelityRecord, MetricValue, ModelRecord, measure_fidelit
 from ..fidelity.describe import describe_data
 from ..fidelity.groups import WORST_GROUP
 from ..hub.ids import is_hub_id
+from .gate import (
+    BaselineOption,
+    Gate,
+    JunitOption,
+    MoreRequirements,
+    OnOption,
+    RequireOption,
+    as_lines,
+    exit_code,
+)
 from .options import explainer_options_of, json_object
 from .output import echo
 from .verification import Instead, as_checks, verified
@@ -25,6 +35,7 @@ PICTURE = "explanations.png"
 
 
 def fidelity(
+    more: MoreRequirements = None,
     student: Annotated[str | None, typer.Option(help="Hub id or folder of the model that is measured.")] = None,
     teacher: Annotated[
         str | None, typer.Option(help="Hub id or folder of the model that it should agree with.")
@@ -80,6 +91,10 @@ def fidelity(
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code from the models' repositories.")
     ] = False,
+    require: RequireOption = None,
+    on: OnOption = "interval",
+    baseline: BaselineOption = None,
+    junit: JunitOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record, or the checks, as JSON.")] = False,
 ) -> None:
     """Measure how faithful a student is to a teacher, without training: any two classifiers of images or of texts.
@@ -89,7 +104,8 @@ def fidelity(
     the samples that its record names, and the figures that hold are told from those that don't (exit code 1). Models,
     revisions, data, columns and the longest text that are given go before what the record states, which names no
     folder but those below its own; --explainer-options
-    are then those that the record leaves open, such as paths.
+    are then those that the record leaves open, such as paths. With --require or --baseline the exit code is 3 where a
+    figure falls short.
 
     \b
     Examples:
@@ -97,10 +113,15 @@ def fidelity(
           --dataset ./photos --split validation --card
       hf-e2kd fidelity --teacher textattack/bert-base-uncased-SST-2 --student me/small-bert \\
           --dataset stanfordnlp/sst2 --text-columns sentence --samples 300
+      hf-e2kd fidelity --teacher ./teacher --student ./student --dataset ./photos --group-column place \\
+          --require "agreement>=.95" "worst_group_accuracy>=.7" --junit gate.xml
       hf-e2kd fidelity --verify me/student
       hf-e2kd fidelity --verify outputs/distill_vit/student --teacher outputs/distill_vit/teacher
     """
+    gate = Gate.of(require, more, on, baseline, junit)
     if verify_ is not None:
+        if gate:
+            raise typer.BadParameter("--verify measures a record again; hf-e2kd gate RECORD tests requirements on it.")
         if explainer is not None:
             raise typer.BadParameter("the record names its explainer; leave --explainer out with --verify.")
         instead = Instead(
@@ -175,6 +196,11 @@ def fidelity(
     echo(json.dumps(record.to_dict(), ensure_ascii=False) if as_json else as_table(record))
     if not as_json:
         echo(f"\nIn {output_dir}: {', '.join(sorted(path.name for path in output_dir.iterdir()))}")
+    if gate:
+        verdicts = gate.verdicts(record)
+        # Beside JSON on standard output, which is the record.
+        echo(f"\n{as_lines(verdicts)}", err=as_json)
+        raise typer.Exit(exit_code(verdicts))
 
 
 def default_explainer(classifier: Classifier) -> Explainer:

@@ -62,7 +62,7 @@ def verified(
         ValueError: the record states nothing that could be verified, what it names is nowhere, or the data are others.
         OSError: something isn't there, or the Hub can't be reached or refuses.
     """
-    folder = _folder(source, instead.student_revision)
+    folder = record_folder(source, instead.student_revision)
     record = FidelityRecord.load(folder)
     check_verifiable(record)
     method, other = _explainers(record, instead.explainer_options)
@@ -115,7 +115,7 @@ def as_checks(checks: Sequence[Check]) -> str:
     return "\n".join(lines)
 
 
-def _folder(source: str, revision: str | None) -> Path:
+def record_folder(source: str, revision: str | None = None) -> Path:
     """Return the folder of the record on this machine."""
     check_source(source)
     if Path(source).is_dir():
@@ -126,7 +126,10 @@ def _folder(source: str, revision: str | None) -> Path:
         except OSError as error:
             raise absent(source, error) from error
     if not (folder / FIDELITY_FILE).is_file():
-        raise ValueError(f"'{source}' has no {FIDELITY_FILE}, so it states nothing that could be verified.")
+        raise ValueError(
+            f"'{source}' has no {FIDELITY_FILE}, so that it states no figures. Measure: hf-e2kd fidelity "
+            "--teacher A --student B --dataset D."
+        )
     return folder
 
 

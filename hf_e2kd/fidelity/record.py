@@ -238,12 +238,12 @@ class FidelityRecord:
 
     @classmethod
     def load(cls, folder: str | Path) -> "FidelityRecord":
-        """Read `fidelity.json` of a folder.
+        """Read `fidelity.json` of a folder, or a file that holds a record.
 
         Raises:
             ValueError: as `from_dict`, or it is no JSON.
         """
-        path = Path(folder) / FIDELITY_FILE
+        path = Path(folder) if Path(folder).is_file() else Path(folder) / FIDELITY_FILE
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         # Arrays within arrays without end are no record either.
