@@ -10,9 +10,9 @@ import typer
 
 from ..callbacks import ExplanationPanels
 from ..cards.card import save_card
+from ..cards.tables import is_above_chance
 from ..experiments.evaluator import Columns, Side, evaluator
-from ..experiments.sources import Classifier, check_pair, load_classifier, load_split
-from ..explainers import Explainer, build_explainer
+from ..experiments.sources import check_pair, choose_explainer, load_classifier, load_split
 from ..fidelity import FidelityRecord, MetricValue, ModelRecord, measure_fidelity
 from ..fidelity.describe import describe_data
 from ..fidelity.groups import WORST_GROUP
@@ -109,14 +109,18 @@ def fidelity(
 
     \b
     Examples:
-      hf-e2kd fidelity --teacher microsoft/resnet-50 --student microsoft/resnet-18 \\
-          --dataset ./photos --split validation --card
-      hf-e2kd fidelity --teacher textattack/bert-base-uncased-SST-2 --student me/small-bert \\
-          --dataset stanfordnlp/sst2 --text-columns sentence --samples 300
-      hf-e2kd fidelity --teacher ./teacher --student ./student --dataset ./photos --group-column place \\
+      hf-e2kd fidelity --teacher microsoft/resnet-50 \\
+          --student microsoft/resnet-18 --dataset ./photos --split validation \\
+          --card
+      hf-e2kd fidelity --teacher textattack/bert-base-uncased-SST-2 \\
+          --student me/small-bert --dataset stanfordnlp/sst2 \\
+          --text-columns sentence --samples 300
+      hf-e2kd fidelity --teacher ./teacher --student ./student \\
+          --dataset ./photos --group-column place \\
           --require "agreement>=.95" "worst_group_accuracy>=.7" --junit gate.xml
       hf-e2kd fidelity --verify me/student
-      hf-e2kd fidelity --verify outputs/distill_vit/student --teacher outputs/distill_vit/teacher
+      hf-e2kd fidelity --verify outputs/distill_vit/student \\
+          --teacher outputs/distill_vit/teacher
     """
     gate = Gate.of(require, more, on, baseline, junit)
     if verify_ is not None:
@@ -148,7 +152,6 @@ def fidelity(
         raise typer.BadParameter(f"Give {', '.join(missing)}, or --verify REPO_OR_DIR.")
     assert student is not None and teacher is not None and dataset is not None
     options = explainer_options_of(explainer, explainer_options)
-    method = None if explainer is None else build_explainer(explainer, **options)
     taught = load_classifier(student, student_revision, trust_remote_code)
     teaching = load_classifier(teacher, teacher_revision, trust_remote_code)
     check_pair(teaching, taught)
@@ -159,7 +162,7 @@ def fidelity(
         Side(teaching.model, teaching.processing_class),
         data,
         columns,
-        method or default_explainer(taught),
+        choose_explainer((taught, teaching), explainer, options),
         is_text=taught.is_text,
         target=target,
         batch_size=batch_size,
@@ -203,11 +206,6 @@ def fidelity(
         raise typer.Exit(exit_code(verdicts))
 
 
-def default_explainer(classifier: Classifier) -> Explainer:
-    """Return the default explainer: GradCAM for images, Integrated Gradients for texts."""
-    return build_explainer("integrated_gradients" if classifier.is_text else "gradcam")
-
-
 def as_table(record: FidelityRecord) -> str:
     """Render the figures for a reader."""
     rows = [
@@ -225,7 +223,10 @@ def as_table(record: FidelityRecord) -> str:
             rows += [(f"  by chance: {kind}", _value(level)) for kind, level in record.chance.items()]
     rows += group_rows(record)
     width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:<{width}}  {value}".rstrip() for name, value in rows)
+    lines = [f"{name:<{width}}  {value}".rstrip() for name, value in rows]
+    if not is_above_chance(record):
+        lines += ["", "The similarity is not clearly above chance: a chance level reaches its interval."]
+    return "\n".join(lines)
 
 
 def group_rows(record: FidelityRecord) -> list[tuple[str, str]]:

@@ -61,8 +61,10 @@ def gate(
 
     \b
     Examples:
-      hf-e2kd gate outputs/fidelity --require "agreement>=.95" "explanation_similarity>=.8"
-      hf-e2kd gate me/student --require "worst_group_accuracy>=.7" --junit gate.xml
+      hf-e2kd gate outputs/fidelity \\
+          --require "agreement>=.95" "explanation_similarity>=.8"
+      hf-e2kd gate me/student --require "worst_group_accuracy>=.7" \\
+          --junit gate.xml
       hf-e2kd gate outputs/fidelity --baseline released.json
     """
     settings = Gate.of(require, more, on, baseline, junit)

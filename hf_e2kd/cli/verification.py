@@ -11,7 +11,8 @@ from huggingface_hub import snapshot_download
 
 from ..data import digits_on_textures, reviews_with_hints
 from ..experiments.evaluator import Columns, Side, evaluator
-from ..experiments.sources import Classifier, absent, check_pair, check_source, load_classifier, load_split
+from ..experiments.reaching import absent, check_source
+from ..experiments.sources import Classifier, check_pair, load_classifier, load_split
 from ..explainers import Explainer, build_explainer
 from ..fidelity import FIDELITY_FILE, DataRecord, FidelityRecord, ModelRecord, measure_fidelity
 from ..fidelity.describe import unstated_options

@@ -10,6 +10,7 @@ from datasets import ClassLabel
 from torch.utils.data import Dataset, Subset
 
 from ..alignment.labels import without_subsets
+from ..choices import did_you_mean
 
 GROUP = "_group"
 """Key of the groups' numbers in samples, batches and measured values."""
@@ -141,7 +142,8 @@ def _values(dataset: Any, column: str) -> list[Any]:
 def _require(column: str, columns: Sequence[str]) -> None:
     if column not in columns:
         raise ValueError(
-            f"There is no column '{column}' to group the samples by. Columns of the data: {', '.join(columns)}."
+            f"There is no column '{column}' to group the samples by. Columns of the data: {', '.join(columns)}. "
+            f"{did_you_mean(column, columns)}".rstrip()
         )
 
 

@@ -161,8 +161,9 @@ def _figure_named(record: FidelityRecord, name: str) -> MetricValue:
     if name in figures:
         return figures[name]
     by_group = f", and by group as '{next(iter(figures))}'" if groups else ""
-    remedy = "" if groups or not name.startswith("worst_group") else " Groups are measured with --group-column."
+    hint = did_you_mean(name, figures)
+    if name.startswith("worst_group") and not groups:
+        hint = "Groups are measured with --group-column."
     raise ValueError(
-        f"No figure '{name}' was measured. {did_you_mean(name, figures)}Measured: "
-        f"{', '.join(record.figures) or 'none'}{by_group}.{remedy}"
+        f"No figure '{name}' was measured. Measured: {', '.join(record.figures) or 'none'}{by_group}. {hint}".rstrip()
     )

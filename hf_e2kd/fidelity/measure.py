@@ -328,7 +328,7 @@ def pooled_values(logits: torch.Tensor, labels: torch.Tensor, seed: int) -> dict
     count, rng = len(logits), np.random.default_rng(seed)
     resamples = [np.arange(count), *(rng.integers(0, count, count) for _ in range(POOLED_RESAMPLES))]
     values: dict[str, list[Any]] = {name: [] for name in ("f1", "map")}
-    for rows in tqdm(resamples, desc="Intervals of F1 and mAP", leave=False):
+    for rows in tqdm(resamples, desc="Intervals of F1 and mAP", leave=False, disable=None):
         found = f1_map(logits[rows], labels[rows])
         for name, own in values.items():
             own.append(found[name])

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from ..alignment.labels import is_multi_label, is_score
 from ..alignment.precision import at_least_float32
+from ..choices import unknown_choice
 from .base import ReferenceOutput, StepOutput, Term
 
 LogitsLoss = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
@@ -138,7 +139,7 @@ def logits_loss(
         tensor([2.5000])
     """
     if loss not in _LOSSES:
-        raise ValueError(f"Unknown logits loss '{loss}'. Available: {', '.join(available_logits_losses())}.")
+        raise ValueError(unknown_choice("logits loss", loss, available_logits_losses()))
     function = _MULTI_LABEL.get(loss, _LOSSES[loss]) if multi_label else _LOSSES[loss]
     return function(at_least_float32(student), at_least_float32(teacher), temperature)
 

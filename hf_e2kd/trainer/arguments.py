@@ -6,6 +6,7 @@ from typing import cast
 
 from transformers import TrainingArguments
 
+from ..choices import unknown_choice
 from ..explainers import build_explainer
 from ..references.teacher import TARGET_RULES
 from ..terms import available_explanation_losses, available_logits_losses, build_term
@@ -126,7 +127,7 @@ class ExplanationDistillArguments(TrainingArguments):
 
 def _require_known(name: str, value: str, known: list[str]) -> None:
     if value not in known:
-        raise ValueError(f"Unknown {name} '{value}'. Available: {', '.join(known)}.")
+        raise ValueError(unknown_choice(name, value, known))
 
 
 def _read_json(name: str, value: dict | str | None) -> dict | None:

@@ -9,6 +9,7 @@ from torch import nn
 from transformers import Trainer
 
 from ..alignment.labels import data_labels, is_score, labels_belong_to
+from ..callbacks.progress import doing
 from ..data.groups import GROUP, GroupedDataset, group_columns
 from ..fidelity import BatchMeasures, multi_label_metrics, sample_metrics
 from ..fidelity.groups import group_metrics, means_by_group
@@ -124,7 +125,8 @@ class EvaluationMixin(Trainer):
         if self.references and self._setting("evaluate_explanations"):
             passes = max(explainer.forward_passes for explainer in self._explainers())
             logger.info(f"Each sample takes {passes} forward passes of a model that is explained.")
-        output = super().evaluation_loop(dataloader, *arguments, metric_key_prefix=metric_key_prefix, **keywords)
+        with doing(self, str(keywords.get("description", arguments[0] if arguments else "Evaluation"))):
+            output = super().evaluation_loop(dataloader, *arguments, metric_key_prefix=metric_key_prefix, **keywords)
         means = self._fidelity.means()
         if isinstance(self._fidelity, SampleValues):
             means |= {name: figure.value for name, figure in score_figures(self._fidelity).items()}
