@@ -236,7 +236,7 @@ def group_rows(record: FidelityRecord) -> list[tuple[str, str]]:
     rows = []
     for name in record.figures:
         found = {group: figures[name] for group, figures in record.groups.figures.items() if name in figures}
-        if name.startswith("teacher_") or not found:
+        if name.startswith(("teacher_", "zero_")) or not found:
             continue
         worst = record.figures.get(f"{WORST_GROUP}{name}")
         rows += [("", ""), (f"{_title(name, record.figures[name])} by {' × '.join(record.groups.columns)}", "")]

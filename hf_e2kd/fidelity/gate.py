@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..choices import did_you_mean
-from .groups import is_lower_better
+from .groups import SMALLEST_GROUP, WORST_GROUP, is_lower_better
 from .record import FidelityRecord, MetricValue
 
 On = Literal["interval", "value"]
@@ -162,8 +162,8 @@ def _figure_named(record: FidelityRecord, name: str) -> MetricValue:
         return figures[name]
     by_group = f", and by group as '{next(iter(figures))}'" if groups else ""
     hint = did_you_mean(name, figures)
-    if name.startswith("worst_group") and not groups:
-        hint = "Groups are measured with --group-column."
+    if name.startswith(WORST_GROUP):
+        hint = f"No group has {SMALLEST_GROUP} samples of it." if groups else "Groups are measured with --group-column."
     raise ValueError(
         f"No figure '{name}' was measured. Measured: {', '.join(record.figures) or 'none'}{by_group}. {hint}".rstrip()
     )

@@ -80,6 +80,9 @@ def test_figures_that_were_not_measured():
         outcome("agreemnt>=.9")
     with pytest.raises(ValueError, match="Groups are measured with --group-column"):
         outcome("worst_group_accuracy>=.9")
+    small = GroupsRecord(["place"], {"on land": {"accuracy": MetricValue(0.6, 0.5, 0.7, 5)}})
+    with pytest.raises(ValueError, match="No group has 10 samples of it"):
+        outcome("worst_group_accuracy>=.9", replace(made(), groups=small))
 
 
 def test_an_earlier_record():
