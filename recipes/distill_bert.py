@@ -13,7 +13,6 @@ Treebank the words' own labels say which words should count. Several seeds, and 
 """
 
 import copy
-import sys
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -74,6 +73,7 @@ class ScriptArguments:
 
 
 def main() -> dict[str, Any]:
+    given = ex.command_line(ScriptArguments, ExplanationDistillArguments)
     parser = HfArgumentParser((ScriptArguments, ExplanationDistillArguments), description=__doc__, allow_abbrev=False)
     parser.set_defaults(output_dir="outputs/distill_bert", lr_scheduler_type="cosine", logging_strategy="epoch")
     parser.set_defaults(save_strategy="no", report_to="none", weight_decay=0.01, warmup_steps=0.1)
@@ -81,9 +81,9 @@ def main() -> dict[str, Any]:
     parser.set_defaults(explainer="integrated_gradients", explanation_fraction=0.4, temperature=4.0)
     # Explaining every text of an evaluation would cost more than the training: `words` explains a sample.
     parser.set_defaults(task_weight=0.5, logits_weight=0.5, evaluate_explanations=False)
-    parser.set_defaults(**(PRETRAINED if any(word.startswith("--dataset") for word in sys.argv) else ON_REVIEWS))
+    parser.set_defaults(**(PRETRAINED if any(word.startswith("--dataset") for word in given) else ON_REVIEWS))
     try:
-        script, args = parser.parse_args_into_dataclasses()
+        script, args = parser.parse_args_into_dataclasses(given)
     except ValueError as error:
         parser.error(str(error))
     output, start = Path(args.output_dir), time.monotonic()

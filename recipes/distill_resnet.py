@@ -11,7 +11,6 @@ Several seeds: `hf-e2kd distill --demo resnet --seeds 3`.
 """
 
 import copy
-import sys
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -62,15 +61,16 @@ class ScriptArguments:
 
 
 def main() -> dict[str, Any]:
+    given = ex.command_line(ScriptArguments, ExplanationDistillArguments)
     parser = HfArgumentParser((ScriptArguments, ExplanationDistillArguments), description=__doc__, allow_abbrev=False)
     parser.set_defaults(output_dir="outputs/distill_resnet", weight_decay=0.05, per_device_eval_batch_size=64)
     parser.set_defaults(lr_scheduler_type="cosine", logging_strategy="epoch", save_strategy="no", report_to="none")
     parser.set_defaults(explainer="gradcam")
     # A transform makes the batches, from columns that no model's forward takes.
     parser.set_defaults(remove_unused_columns=False)
-    parser.set_defaults(**(PRETRAINED if any(word.startswith("--dataset") for word in sys.argv) else ON_DIGITS))
+    parser.set_defaults(**(PRETRAINED if any(word.startswith("--dataset") for word in given) else ON_DIGITS))
     try:
-        script, args = parser.parse_args_into_dataclasses()
+        script, args = parser.parse_args_into_dataclasses(given)
     except ValueError as error:
         parser.error(str(error))
     output, start = Path(args.output_dir), time.monotonic()

@@ -10,7 +10,6 @@ A store that is there already is used again.
 """
 
 import copy
-import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,15 +55,16 @@ class ScriptArguments:
 
 
 def main() -> dict[str, Any]:
+    given = ex.command_line(ScriptArguments, ExplanationDistillArguments)
     parser = HfArgumentParser((ScriptArguments, ExplanationDistillArguments), description=__doc__, allow_abbrev=False)
     parser.set_defaults(output_dir="outputs/distill_stored", explanation_weight=5.0, weight_decay=0.05)
     parser.set_defaults(lr_scheduler_type="cosine", logging_strategy="epoch", save_strategy="no", report_to="none")
     parser.set_defaults(explainer="gradcam")
     # A transform makes the batches, from columns that no model's forward takes.
     parser.set_defaults(remove_unused_columns=False, per_device_eval_batch_size=64)
-    parser.set_defaults(**(PRETRAINED if any(word.startswith("--dataset") for word in sys.argv) else ON_DIGITS))
+    parser.set_defaults(**(PRETRAINED if any(word.startswith("--dataset") for word in given) else ON_DIGITS))
     try:
-        script, args = parser.parse_args_into_dataclasses()
+        script, args = parser.parse_args_into_dataclasses(given)
     except ValueError as error:
         parser.error(str(error))
     output, start = Path(args.output_dir), time.monotonic()

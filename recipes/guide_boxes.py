@@ -10,7 +10,6 @@ with a column `boxes` of lists of x0, y0, x1, y1 in pixels. For several labels a
 """
 
 import copy
-import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,6 +71,7 @@ def boxes_of_masks(batch: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> dict[str, Any]:
+    given = ex.command_line(ScriptArguments, ExplanationDistillArguments)
     parser = HfArgumentParser((ScriptArguments, ExplanationDistillArguments), description=__doc__, allow_abbrev=False)
     # The labels and the boxes are learnt from, and no teacher.
     parser.set_defaults(output_dir="outputs/guide_boxes", task_weight=1.0, logits_weight=0.0, explanation_weight=1.0)
@@ -79,9 +79,9 @@ def main() -> dict[str, Any]:
     parser.set_defaults(explainer="gradcam")
     # A transform makes the batches, from columns that no model's forward takes.
     parser.set_defaults(remove_unused_columns=False, per_device_eval_batch_size=64, weight_decay=0.05)
-    parser.set_defaults(**(PRETRAINED if any(word.startswith("--dataset") for word in sys.argv) else ON_DIGITS))
+    parser.set_defaults(**(PRETRAINED if any(word.startswith("--dataset") for word in given) else ON_DIGITS))
     try:
-        script, args = parser.parse_args_into_dataclasses()
+        script, args = parser.parse_args_into_dataclasses(given)
     except ValueError as error:
         parser.error(str(error))
     output, start = Path(args.output_dir), time.monotonic()

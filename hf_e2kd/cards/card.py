@@ -22,7 +22,7 @@ from .escaping import code, count, hub_link, json_code, one_line, python_string,
 from .measures import CHANCE, EXPLAINERS, TARGETS
 from .metadata import card_data
 from .methods import further_terms, methods, terms
-from .tables import costs_table, figures_table, is_above_chance, is_explained
+from .tables import costs_table, figures_table, groups_table, is_above_chance, is_explained
 
 CARD_FILE = "README.md"
 
@@ -101,6 +101,7 @@ def model_card(
         is_data_on_hub=is_hub_id(record.data.id),
         input_shape=_input_shape(record),
         figures=figures_table(record),
+        groups=groups_table(record),
         is_explained=is_explained(record),
         is_above_chance=is_above_chance(record),
         costs=costs_table(record),

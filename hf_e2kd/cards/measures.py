@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from ..fidelity.groups import WORST_GROUP, is_lower_better
 from .escaping import one_line
 
 
@@ -101,4 +102,8 @@ EXPLAINERS = {
 def measure_named(name: str, multi_label: bool = False) -> Measure:
     """Look a figure's title and meaning up by the name that a record has it under."""
     known = {**MEASURES, **MULTI_LABEL} if multi_label else MEASURES
+    of_all = known.get(name.removeprefix(WORST_GROUP))
+    if name.startswith(WORST_GROUP) and of_all is not None:
+        extreme = "highest" if is_lower_better(name) else "lowest"
+        return Measure(f"{of_all.title}, worst group", f"the {extreme} among the groups with enough samples")
     return known.get(name) or Measure(one_line(name))

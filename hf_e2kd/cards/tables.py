@@ -7,9 +7,13 @@ from typing import Any
 
 from markupsafe import Markup
 
+from ..fidelity.groups import WORST_GROUP, is_lower_better
 from ..fidelity.record import FidelityRecord, MetricValue
 from .escaping import code, count, text
 from .measures import CHANCE, MEASURES, measure_named
+
+MOST_GROUPS = 20
+"""Largest number of groups in a table."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +35,8 @@ class Row:
 def figures_table(record: FidelityRecord) -> list[Row]:
     """The figures of a record, in the order of `MEASURES`; others come last."""
     own = record.figures
-    names = [name for name in MEASURES if name in own]
-    names += [name for name in own if name not in MEASURES and not name.startswith(("teacher_", "zero_t"))]
+    names = [each for name in MEASURES for each in (name, f"{WORST_GROUP}{name}") if each in own]
+    names += [name for name in own if name not in names and not name.startswith(("teacher_", "zero_t"))]
     others = list(record.compared.values())
     rows = []
     for name in names:
@@ -50,6 +54,54 @@ def figures_table(record: FidelityRecord) -> list[Row]:
     if all(row.cells[-1] is None for row in rows):
         rows = [Row(row.title, row.cells[:-1], row.meaning) for row in rows]
     return rows
+
+
+@dataclass(frozen=True)
+class GroupsTable:
+    """Figures by group.
+
+    Attributes:
+        columns: The data's columns that make the groups, in Markdown.
+        titles: Heads of the figures' columns, in Markdown.
+        rows: A group's name in Markdown, its number of samples, and its figures; None where it has none.
+        of: Number of all groups; the rows are those with the worst first figure.
+    """
+
+    columns: Markup
+    titles: Sequence[Markup]
+    rows: Sequence[tuple[Markup, int, Sequence[MetricValue | None]]]
+    of: int
+
+
+def groups_table(record: FidelityRecord) -> GroupsTable | None:
+    """The student's figures by group; None where the samples weren't grouped."""
+    if record.groups is None or not record.groups.figures:
+        return None
+    groups = record.groups.figures
+    measured = dict.fromkeys(name for figures in groups.values() for name in figures)
+    names = [name for name in MEASURES if name in measured]
+    names += [name for name in measured if name not in MEASURES and not name.startswith(("teacher_", "zero_t"))]
+    multi_label = record.problem == "multi_label_classification"
+    titles = [measure_named(name, multi_label) for name in names]
+
+    def badness(group: str) -> float:
+        figure = groups[group].get(names[0])
+        if figure is None or not math.isfinite(figure.value):
+            return math.inf
+        return -figure.value if is_lower_better(names[0]) else figure.value
+
+    shown = set(sorted(groups, key=badness)[:MOST_GROUPS])
+    rows = [
+        (
+            text(group),
+            max((figure.samples or 0 for figure in figures.values()), default=0),
+            [_finite(figures.get(name)) for name in names],
+        )
+        for group, figures in groups.items()
+        if group in shown
+    ]
+    heads = [Markup(kind.title) if kind.meaning else code(name) for name, kind in zip(names, titles, strict=True)]
+    return GroupsTable(Markup(" × ").join(code(column) for column in record.groups.columns), heads, rows, len(groups))
 
 
 def costs_table(record: FidelityRecord) -> list[list[str]]:

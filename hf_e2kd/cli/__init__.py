@@ -12,7 +12,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from .output import echo, echo_traceback, escaped_messages
+from ..version import __version__
+from .command import Command
+from .output import DEBUG, echo, echo_traceback, escaped_messages, status
 
 COMMANDS = {
     "card": "Write a student's model card anew, with the figures of its fidelity.json, and publish it if asked to.",
@@ -20,19 +22,25 @@ COMMANDS = {
     "explain": "Explain a classifier's decisions on images or texts: its top classes, and what they rest on.",
     "fidelity": "Measure how faithful a student is to a teacher, without training: any two classifiers of images or "
     "of texts.",
+    "gate": "Test requirements on a record's figures, without measuring; the exit code is 3 where one isn't met.",
     "store": "Store a teacher's logits and explanations of a data set, so that students train without the teacher.",
     "viewer": "Show what teacher and student decide and where they look, side by side.",
 }
 """The first line of each command's docstring, by the name of its module and function."""
 
-_DEBUG = "HF_E2KD_DEBUG"
-
 
 class _Commands(TyperGroup):
     """Put the command itself in the place of its line, once it is chosen."""
 
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """List the commands with their whole lines."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS[name]) for name in self.list_commands(ctx)])
+
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, _, rest = super().resolve_command(ctx, args)
+        if name is not None and "--help" not in rest:
+            status("hf-e2kd: loading …")  # torch and transformers alone take seconds
         return name, None if name is None else load_command(name), rest
 
 
@@ -40,7 +48,7 @@ def load_command(name: str) -> Any:
     """Import a command's module and read its options from its function."""
     module = import_module(f".{name}", __name__)
     single = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-    single.command(name, context_settings=getattr(module, "PASSED_ON", None))(getattr(module, name))
+    single.command(name, cls=Command, context_settings=getattr(module, "PASSED_ON", None))(getattr(module, name))
     return typer.main.get_command(single)
 
 
@@ -51,13 +59,22 @@ for _name, _help in COMMANDS.items():
     app.command(_name, help=_help)(lambda: None)
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        echo(f"hf-e2kd {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def settings(
-    debug: Annotated[bool, typer.Option("--debug", envvar=_DEBUG, help="Show errors with their traceback.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", envvar=DEBUG, help="Show errors with their traceback.")] = False,
 ) -> None:
     """Explanation-enhanced knowledge distillation (e²KD) for Hugging Face models."""
     if debug:
-        os.environ[_DEBUG] = "1"
+        os.environ[DEBUG] = "1"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -70,12 +87,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         SystemExit: 0 on success, 1 on an error, which stands in one line on stderr, 2 on a wrong usage, 130 after an
             interruption.
     """
-    given = os.environ.get(_DEBUG)
+    given = os.environ.get(DEBUG)
     try:
         with escaped_messages():
             app(arguments, prog_name="hf-e2kd")
     except Exception as error:
-        if os.environ.get(_DEBUG) or not isinstance(error, _errors_of_users()):
+        if os.environ.get(DEBUG) or not isinstance(error, _errors_of_users()):
             sys.excepthook = echo_traceback
             raise
         message = " ".join(str(error).split()) or type(error).__name__
@@ -84,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     finally:
         # --debug is for this command alone, not for the next one of the same process.
         if given is None:
-            os.environ.pop(_DEBUG, None)
+            os.environ.pop(DEBUG, None)
 
 
 def _errors_of_users() -> tuple[type[Exception], ...]:

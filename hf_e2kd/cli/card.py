@@ -37,7 +37,8 @@ def card(
     \b
     Examples:
       hf-e2kd card outputs/distill_vit/student --license apache-2.0
-      hf-e2kd card outputs/distill_vit/student --repo-id me/student --license apache-2.0 --push
+      hf-e2kd card outputs/distill_vit/student --repo-id me/student \\
+          --license apache-2.0 --push
     """
     if push and repo_id is None:
         raise typer.BadParameter("--push needs --repo-id USER/NAME.")

@@ -26,8 +26,9 @@ from ..experiments.distillation import NOTHING_SAVED, Distillation, replace_argu
 from ..experiments.estimate import Part, duration, estimate_students, estimate_teacher
 from ..experiments.experiment import Comparison, parse_experiment, variants_of
 from ..experiments.images import ImageExperiment
+from ..experiments.reaching import FROM_SCRATCH, absent, check_source
 from ..experiments.run import as_text, run_variants
-from ..experiments.sources import absent, check_same_modality, check_source, load_classifier, load_config, reads_text
+from ..experiments.sources import check_same_modality, load_classifier, load_config, reads_text
 from ..experiments.texts import TextExperiment
 from ..trainer.arguments import ExplanationDistillArguments
 from ..trainer.preemption import RESUMED, last_checkpoint
@@ -87,12 +88,16 @@ def distill(
     Examples:
       hf-e2kd distill --demo vit
       hf-e2kd distill --demo resnet --seeds 3
-      hf-e2kd distill --teacher nateraw/food --student WinKawaks/vit-tiny-patch16-224 \\
-          --dataset ethz/food101 --num_train_epochs 5 --bf16 true --output_dir food101
-      hf-e2kd distill --teacher textattack/bert-base-uncased-SST-2 --student teacher-layers \\
-          --dataset stanfordnlp/sst2 --text_column sentence --dry-run
-      hf-e2kd distill --teacher … --student … --dataset … --push_to_hub true --hub_model_id me/student
-      accelerate launch --num_processes 4 -m hf_e2kd.cli distill --teacher … --student … --dataset …
+      hf-e2kd distill --teacher nateraw/food \\
+          --student WinKawaks/vit-tiny-patch16-224 --dataset ethz/food101 \\
+          --num_train_epochs 5 --bf16 true --output_dir food101
+      hf-e2kd distill --teacher textattack/bert-base-uncased-SST-2 \\
+          --student teacher-layers --dataset stanfordnlp/sst2 \\
+          --text_column sentence --dry-run
+      hf-e2kd distill --teacher … --student … --dataset … --push_to_hub true \\
+          --hub_model_id me/student
+      accelerate launch --num_processes 4 -m hf_e2kd.cli distill --teacher … \\
+          --student … --dataset …
     """
     given, arguments = gather_columns(context.args), list[str]()
     experiment: ImageExperiment | TextExperiment
@@ -114,6 +119,8 @@ def distill(
     sources, comparison, args = parse_experiment(
         experiment, name, "", arguments=[*arguments, *given], prog="hf-e2kd distill", usage=_USAGE
     )
+    if not sys.stderr.isatty():
+        args.disable_tqdm = True
     _find_checkpoint(args)
     several = comparison.compare or comparison.seeds > 1
     if several and not any(option.startswith(("--save_strategy", "--save-strategy")) for option in given):
@@ -192,7 +199,8 @@ def _check_student(teacher: str, teacher_is_text: bool, student: str) -> None:
     named = student.endswith(".json") or student.startswith(("timm/", "bcos/", "torchvision/"))
     if student in _PARTS_OF_THE_TEACHER or named:
         return
-    kind = type(load_config(student))
+    of_texts = "--student random and teacher-layers need no model beside the teacher."
+    kind = type(load_config(student, remedy=of_texts if teacher_is_text else FROM_SCRATCH))
     if kind in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING or kind in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
         is_text = kind not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
         check_same_modality(teacher, teacher_is_text, student, is_text)

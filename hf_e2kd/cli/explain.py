@@ -10,8 +10,7 @@ import typer
 from tqdm import tqdm
 
 from ..alignment.labels import class_names
-from ..experiments.sources import load_classifier
-from ..explainers import build_explainer
+from ..experiments.sources import choose_explainer, load_classifier
 from .classes import find_class
 from .explained import Explained, Explaining
 from .inputs import find_images, find_texts
@@ -79,20 +78,25 @@ def explain(
     \b
     Examples:
       hf-e2kd explain microsoft/resnet-50 cat.jpg --output cat.png
-      hf-e2kd explain google/vit-base-patch16-224 photos/ --target "tabby cat" --output maps.json
-      hf-e2kd explain timm/convnext_tiny.fb_in22k_ft_in1k cat.jpg --explainer saliency --output cat.png
-      hf-e2kd explain textattack/bert-base-uncased-SST-2 --text "A wonderful film." --output film.html
-      hf-e2kd explain textattack/bert-base-uncased-MNLI --text "A man sleeps." --text-pair "A man is awake."
-      head reviews.txt | hf-e2kd explain textattack/bert-base-uncased-SST-2 - --json
+      hf-e2kd explain google/vit-base-patch16-224 photos/ --target "tabby cat" \\
+          --output maps.json
+      hf-e2kd explain timm/convnext_tiny.fb_in22k_ft_in1k cat.jpg \\
+          --explainer saliency --output cat.png
+      hf-e2kd explain textattack/bert-base-uncased-SST-2 \\
+          --text "A wonderful film." --output film.html
+      hf-e2kd explain textattack/bert-base-uncased-MNLI --text "A man sleeps." \\
+          --text-pair "A man is awake."
+      head reviews.txt | hf-e2kd explain textattack/bert-base-uncased-SST-2 - \\
+          --json
     """
     options = explainer_options_of(explainer, explainer_options)
     for path in output or ():
         check_output(path)
     if not inputs and not text and not text_pair:
         raise typer.BadParameter("give images or folders to explain, or --text, or - for lines of standard input.")
-    method = None if explainer is None else build_explainer(explainer, **options)
     place = choose_device(device)
     loaded = load_classifier(model, revision, trust_remote_code)
+    method = choose_explainer([loaded], explainer, options)
     names = class_names(loaded.model) or [str(number) for number in range(loaded.model.config.num_labels)]
     chosen = None if target is None else find_class(target, names)
     items: Sequence[str | tuple[str, ...]] = (
@@ -111,7 +115,7 @@ def explain(
         echo(f"hf-e2kd: {problem}", err=True)
     if not found:
         raise ValueError("None of the inputs could be read.")
-    title = f"{model}, explained by {explainer or ('integrated_gradients' if loaded.is_text else 'gradcam')}"
+    title = f"{model}, explained by {method.name}"
     for path in output or ():
         write(found, path, title, pictures)
     if with_pictures and len(found) > pictures:

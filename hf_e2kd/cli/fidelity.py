@@ -10,12 +10,23 @@ import typer
 
 from ..callbacks import ExplanationPanels
 from ..cards.card import save_card
+from ..cards.tables import is_above_chance
 from ..experiments.evaluator import Columns, Side, evaluator
-from ..experiments.sources import Classifier, check_pair, load_classifier, load_split
-from ..explainers import Explainer, build_explainer
+from ..experiments.sources import check_pair, choose_explainer, load_classifier, load_split
 from ..fidelity import FidelityRecord, MetricValue, ModelRecord, measure_fidelity
 from ..fidelity.describe import describe_data
+from ..fidelity.groups import WORST_GROUP
 from ..hub.ids import is_hub_id
+from .gate import (
+    BaselineOption,
+    Gate,
+    JunitOption,
+    MoreRequirements,
+    OnOption,
+    RequireOption,
+    as_lines,
+    exit_code,
+)
 from .options import explainer_options_of, json_object
 from .output import echo
 from .verification import Instead, as_checks, verified
@@ -24,6 +35,7 @@ PICTURE = "explanations.png"
 
 
 def fidelity(
+    more: MoreRequirements = None,
     student: Annotated[str | None, typer.Option(help="Hub id or folder of the model that is measured.")] = None,
     teacher: Annotated[
         str | None, typer.Option(help="Hub id or folder of the model that it should agree with.")
@@ -65,6 +77,10 @@ def fidelity(
     label_column: Annotated[
         str | None, typer.Option(help="Column of the labels [label]; it may be missing.", show_default=False)
     ] = None,
+    group_column: Annotated[
+        list[str] | None,
+        typer.Option(help="Column that groups the samples; twice for pairs of values.", show_default=False),
+    ] = None,
     max_length: Annotated[int | None, typer.Option(min=1, help="Longest text in tokens.")] = None,
     batch_size: Annotated[int, typer.Option(min=2)] = 32,
     seed: Annotated[int, typer.Option(help="Draws the samples and all else that is random.")] = 0,
@@ -75,6 +91,10 @@ def fidelity(
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code from the models' repositories.")
     ] = False,
+    require: RequireOption = None,
+    on: OnOption = "interval",
+    baseline: BaselineOption = None,
+    junit: JunitOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record, or the checks, as JSON.")] = False,
 ) -> None:
     """Measure how faithful a student is to a teacher, without training: any two classifiers of images or of texts.
@@ -84,18 +104,28 @@ def fidelity(
     the samples that its record names, and the figures that hold are told from those that don't (exit code 1). Models,
     revisions, data, columns and the longest text that are given go before what the record states, which names no
     folder but those below its own; --explainer-options
-    are then those that the record leaves open, such as paths.
+    are then those that the record leaves open, such as paths. With --require or --baseline the exit code is 3 where a
+    figure falls short.
 
     \b
     Examples:
-      hf-e2kd fidelity --teacher microsoft/resnet-50 --student microsoft/resnet-18 \\
-          --dataset ./photos --split validation --card
-      hf-e2kd fidelity --teacher textattack/bert-base-uncased-SST-2 --student me/small-bert \\
-          --dataset stanfordnlp/sst2 --text-columns sentence --samples 300
+      hf-e2kd fidelity --teacher microsoft/resnet-50 \\
+          --student microsoft/resnet-18 --dataset ./photos --split validation \\
+          --card
+      hf-e2kd fidelity --teacher textattack/bert-base-uncased-SST-2 \\
+          --student me/small-bert --dataset stanfordnlp/sst2 \\
+          --text-columns sentence --samples 300
+      hf-e2kd fidelity --teacher ./teacher --student ./student \\
+          --dataset ./photos --group-column place \\
+          --require "agreement>=.95" "worst_group_accuracy>=.7" --junit gate.xml
       hf-e2kd fidelity --verify me/student
-      hf-e2kd fidelity --verify outputs/distill_vit/student --teacher outputs/distill_vit/teacher
+      hf-e2kd fidelity --verify outputs/distill_vit/student \\
+          --teacher outputs/distill_vit/teacher
     """
+    gate = Gate.of(require, more, on, baseline, junit)
     if verify_ is not None:
+        if gate:
+            raise typer.BadParameter("--verify measures a record again; hf-e2kd gate RECORD tests requirements on it.")
         if explainer is not None:
             raise typer.BadParameter("the record names its explainer; leave --explainer out with --verify.")
         instead = Instead(
@@ -109,6 +139,7 @@ def fidelity(
             image_column=image_column,
             text_columns=text_columns,
             label_column=label_column,
+            group_column=group_column,
             max_length=max_length,
             explainer_options=json_object(explainer_options),
         )
@@ -121,7 +152,6 @@ def fidelity(
         raise typer.BadParameter(f"Give {', '.join(missing)}, or --verify REPO_OR_DIR.")
     assert student is not None and teacher is not None and dataset is not None
     options = explainer_options_of(explainer, explainer_options)
-    method = None if explainer is None else build_explainer(explainer, **options)
     taught = load_classifier(student, student_revision, trust_remote_code)
     teaching = load_classifier(teacher, teacher_revision, trust_remote_code)
     check_pair(teaching, taught)
@@ -132,7 +162,7 @@ def fidelity(
         Side(teaching.model, teaching.processing_class),
         data,
         columns,
-        method or default_explainer(taught),
+        choose_explainer((taught, teaching), explainer, options),
         is_text=taught.is_text,
         target=target,
         batch_size=batch_size,
@@ -151,7 +181,7 @@ def fidelity(
     )
     if is_hub_id(dataset):
         known = replace(known, id=dataset, name=dataset, config=dataset_config)
-    record = measure_fidelity(trainer, samples=samples, seed=seed, data=known, chance=chance)
+    record = measure_fidelity(trainer, samples=samples, seed=seed, data=known, group_column=group_column, chance=chance)
     record = replace(
         record,
         student=_from(record.student, student, output_dir),
@@ -169,11 +199,11 @@ def fidelity(
     echo(json.dumps(record.to_dict(), ensure_ascii=False) if as_json else as_table(record))
     if not as_json:
         echo(f"\nIn {output_dir}: {', '.join(sorted(path.name for path in output_dir.iterdir()))}")
-
-
-def default_explainer(classifier: Classifier) -> Explainer:
-    """Return the default explainer: GradCAM for images, Integrated Gradients for texts."""
-    return build_explainer("integrated_gradients" if classifier.is_text else "gradcam")
+    if gate:
+        verdicts = gate.verdicts(record)
+        # Beside JSON on standard output, which is the record.
+        echo(f"\n{as_lines(verdicts)}", err=as_json)
+        raise typer.Exit(exit_code(verdicts))
 
 
 def as_table(record: FidelityRecord) -> str:
@@ -186,11 +216,34 @@ def as_table(record: FidelityRecord) -> str:
         ("", ""),
     ]
     for name, figure in record.figures.items():
+        if name.startswith(WORST_GROUP):
+            continue  # beside the groups
         rows.append((_title(name, figure), _value(figure)))
         if name == "explanation_similarity":
             rows += [(f"  by chance: {kind}", _value(level)) for kind, level in record.chance.items()]
+    rows += group_rows(record)
     width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:<{width}}  {value}".rstrip() for name, value in rows)
+    lines = [f"{name:<{width}}  {value}".rstrip() for name, value in rows]
+    if not is_above_chance(record):
+        lines += ["", "The similarity is not clearly above chance: a chance level reaches its interval."]
+    return "\n".join(lines)
+
+
+def group_rows(record: FidelityRecord) -> list[tuple[str, str]]:
+    """List each figure of the student by group, and the worst group."""
+    if record.groups is None:
+        return []
+    rows = []
+    for name in record.figures:
+        found = {group: figures[name] for group, figures in record.groups.figures.items() if name in figures}
+        if name.startswith(("teacher_", "zero_")) or not found:
+            continue
+        worst = record.figures.get(f"{WORST_GROUP}{name}")
+        rows += [("", ""), (f"{_title(name, record.figures[name])} by {' × '.join(record.groups.columns)}", "")]
+        for group, figure in found.items():
+            note = "  worst" if worst is not None and worst.detail == group else ""
+            rows.append((f"  {group}", f"{_value(figure)}  n = {figure.samples:,}{note}"))
+    return rows
 
 
 def _from(model: ModelRecord, source: str, output_dir: Path) -> ModelRecord:

@@ -1,6 +1,8 @@
 """Output of the commands, without control characters in names, labels and records that could steer the terminal."""
 
 import logging
+import os
+import sys
 import traceback
 import warnings
 from collections.abc import Iterator
@@ -11,6 +13,11 @@ from typing import Any
 import typer
 
 from ..cards.escaping import escape_controls
+
+DEBUG = "HF_E2KD_DEBUG"
+"""Variable that shows errors with their traceback, as --debug does."""
+
+_LOGGERS = ("transformers", "datasets", "huggingface_hub", "accelerate")
 
 
 def echo(text: str, *, err: bool = False, nl: bool = True) -> None:
@@ -27,6 +34,71 @@ def echo(text: str, *, err: bool = False, nl: bool = True) -> None:
 def echo_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Print an error with its traceback to stderr: a `sys.excepthook`."""
     echo("".join(traceback.format_exception(kind, error, trace)), err=True, nl=False)
+
+
+def status(text: str) -> None:
+    """Print what is being done to stderr, where somebody watches it."""
+    if sys.stderr.isatty():
+        echo(text, err=True)
+
+
+@contextmanager
+def beside_progress_bars() -> Iterator[None]:
+    """Write warnings and log records above progress bars, show none of these where nobody watches, and leave
+    transformers' own advice out.
+
+    Its records stay with --debug, or where TRANSFORMERS_VERBOSITY asks for them.
+    """
+    own, library = logging.getLogger("transformers.hf_e2kd"), logging.getLogger("transformers")
+    levels = own.level, library.level
+    if not (os.environ.get(DEBUG) or os.environ.get("TRANSFORMERS_VERBOSITY")):
+        own.setLevel(own.getEffectiveLevel())
+        library.setLevel(logging.ERROR)
+    try:
+        with _above_bars() if sys.stderr.isatty() else _without_bars():
+            yield
+    finally:
+        own.setLevel(levels[0])
+        library.setLevel(levels[1])
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    import datasets
+    from huggingface_hub import utils as hub
+    from transformers.utils import logging as transformers
+
+    of_models = transformers.is_progress_bar_enabled()
+    of_data = datasets.are_progress_bars_disabled()
+    of_hub = hub.are_progress_bars_disabled()
+    transformers.disable_progress_bar()
+    datasets.disable_progress_bars()
+    hub.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if of_models:
+            transformers.enable_progress_bar()
+        if not of_data:
+            datasets.enable_progress_bars()
+        (hub.disable_progress_bars if of_hub else hub.enable_progress_bars)()
+
+
+@contextmanager
+def _above_bars() -> Iterator[None]:
+    from tqdm import tqdm
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
+    def show(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:
+        text = warnings.formatwarning(message, category, filename, lineno, line)
+        tqdm.write(text, file=sys.stderr if file is None else file, end="")
+
+    shown, warnings.showwarning = warnings.showwarning, show
+    try:
+        with logging_redirect_tqdm([logging.getLogger(name) for name in (None, *_LOGGERS)]):
+            yield
+    finally:
+        warnings.showwarning = shown
 
 
 @contextmanager

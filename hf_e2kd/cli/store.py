@@ -10,8 +10,7 @@ import typer
 from ..alignment.labels import class_names
 from ..data import encode_labels
 from ..data.text import check_texts
-from ..experiments.sources import load_classifier, load_split
-from ..explainers import build_explainer
+from ..experiments.sources import choose_explainer, load_classifier, load_split
 from ..hub.ids import check_repo_id
 from ..store import StoredReference
 from ..store.build import launched_processes
@@ -78,19 +77,23 @@ def store(
 
     \b
     Examples:
-      hf-e2kd store --teacher microsoft/resnet-34 --dataset ./photos --split train maps
-      hf-e2kd store --teacher textattack/bert-base-uncased-SST-2 --dataset stanfordnlp/sst2 \\
-          --text-columns sentence --explainer integrated_gradients --explainer-options '{"n_steps": 16}' maps
-      accelerate launch --num_processes 4 -m hf_e2kd.cli store --teacher … --dataset … maps
+      hf-e2kd store --teacher microsoft/resnet-34 --dataset ./photos \\
+          --split train maps
+      hf-e2kd store --teacher textattack/bert-base-uncased-SST-2 \\
+          --dataset stanfordnlp/sst2 --text-columns sentence \\
+          --explainer integrated_gradients --explainer-options '{"n_steps": 16}' \\
+          maps
+      accelerate launch --num_processes 4 -m hf_e2kd.cli store --teacher … \\
+          --dataset … maps
     """
     options = explainer_options_of(explainer, explainer_options)
-    method = None if explainer is None else build_explainer(explainer, **options)
     if push_to_hub is not None:
         check_repo_id(push_to_hub)
     state = launched_processes()
     # The others find what the first has downloaded.
     with state.main_process_first():
         loaded = load_classifier(teacher, revision, trust_remote_code)
+        method = choose_explainer([loaded], explainer, options)
         texts = text_columns or ["text"]
         columns = [*(texts if loaded.is_text else [image_column]), *([id_column] if id_column else [])]
         data, _ = load_split(dataset, loaded.is_text, split, dataset_config, columns, default="train")

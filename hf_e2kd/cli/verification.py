@@ -11,7 +11,8 @@ from huggingface_hub import snapshot_download
 
 from ..data import digits_on_textures, reviews_with_hints
 from ..experiments.evaluator import Columns, Side, evaluator
-from ..experiments.sources import Classifier, absent, check_pair, check_source, load_classifier, load_split
+from ..experiments.reaching import absent, check_source
+from ..experiments.sources import Classifier, check_pair, load_classifier, load_split
 from ..explainers import Explainer, build_explainer
 from ..fidelity import FIDELITY_FILE, DataRecord, FidelityRecord, ModelRecord, measure_fidelity
 from ..fidelity.describe import unstated_options
@@ -43,6 +44,7 @@ class Instead:
     image_column: str | None = None
     text_columns: Sequence[str] | None = None
     label_column: str | None = None
+    group_column: Sequence[str] | None = None
     max_length: int | None = None
     explainer_options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -61,7 +63,7 @@ def verified(
         ValueError: the record states nothing that could be verified, what it names is nowhere, or the data are others.
         OSError: something isn't there, or the Hub can't be reached or refuses.
     """
-    folder = _folder(source, instead.student_revision)
+    folder = record_folder(source, instead.student_revision)
     record = FidelityRecord.load(folder)
     check_verifiable(record)
     method, other = _explainers(record, instead.explainer_options)
@@ -91,6 +93,7 @@ def verified(
         rows=record.data.samples,
         seed=record.seed,
         data=record.data,
+        group_column=instead.group_column or (record.groups.columns if record.groups else None),
         chance=bool(record.chance),
         costs=False,
     )
@@ -113,7 +116,7 @@ def as_checks(checks: Sequence[Check]) -> str:
     return "\n".join(lines)
 
 
-def _folder(source: str, revision: str | None) -> Path:
+def record_folder(source: str, revision: str | None = None) -> Path:
     """Return the folder of the record on this machine."""
     check_source(source)
     if Path(source).is_dir():
@@ -124,7 +127,10 @@ def _folder(source: str, revision: str | None) -> Path:
         except OSError as error:
             raise absent(source, error) from error
     if not (folder / FIDELITY_FILE).is_file():
-        raise ValueError(f"'{source}' has no {FIDELITY_FILE}, so it states nothing that could be verified.")
+        raise ValueError(
+            f"'{source}' has no {FIDELITY_FILE}, so that it states no figures. Measure: hf-e2kd fidelity "
+            "--teacher A --student B --dataset D."
+        )
     return folder
 
 

@@ -64,8 +64,10 @@ def viewer(
     \b
     Examples:
       hf-e2kd viewer --teacher microsoft/resnet-50 --student ./student
-      hf-e2kd viewer --teacher ./teacher --student ./student --dataset ./photos --samples 100 --report disagreement
-      hf-e2kd viewer --teacher USER/TEACHER --student USER/STUDENT --export-space space
+      hf-e2kd viewer --teacher ./teacher --student ./student --dataset ./photos \\
+          --samples 100 --report disagreement
+      hf-e2kd viewer --teacher USER/TEACHER --student USER/STUDENT \\
+          --export-space space
     """
     options = explainer_options_of(explainer, explainer_options)
     if report is not None and export_space is not None:

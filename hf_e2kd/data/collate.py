@@ -11,6 +11,7 @@ from torchvision.transforms import v2
 from transformers import default_data_collator
 
 from .boxes import pad_boxes
+from .groups import GROUP
 
 
 class FiniteBatches:
@@ -51,7 +52,13 @@ class FiniteBatches:
     def __call__(self, samples: Sequence[Any]) -> Mapping[str, Any]:
         if self.collator is default_data_collator:
             _refuse_raw_images(samples[0])
+        groups = [sample[GROUP] for sample in samples if isinstance(sample, Mapping) and GROUP in sample]
+        if groups:
+            # Whatever the collator keeps, and whether it knows them.
+            samples = [{name: value for name, value in sample.items() if name != GROUP} for sample in samples]
         batch = self.collator(samples)
+        if groups:
+            batch = {**batch, GROUP: torch.tensor(groups)}
         for name, values in batch.items():
             if isinstance(values, torch.Tensor) and values.is_floating_point() and not values.isfinite().all():
                 rows = (~values.isfinite()).flatten(1).any(1) if values.ndim > 1 else ~values.isfinite()

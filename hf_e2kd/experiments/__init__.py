@@ -1,5 +1,6 @@
 """Experiments: several students side by side, over several seeds, with a table of their figures."""
 
+from .command_line import command_line
 from .distillation import Distillation, explainer_of, replace_arguments, train_on_labels, use_one_thread
 from .experiment import Comparison, Experiment, parse_experiment
 from .images import ImageExperiment, crop_and_flip, draw_explanations
@@ -18,6 +19,7 @@ __all__ = [
     "TextExperiment",
     "WordStudy",
     "collect_results",
+    "command_line",
     "create_student",
     "crop_and_flip",
     "draw_explanations",

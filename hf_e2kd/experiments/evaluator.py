@@ -1,5 +1,6 @@
 """Trainers that measure any two models without training."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -79,6 +80,7 @@ def evaluator(
     arguments = ExplanationDistillArguments(
         output_dir,
         report_to="none",
+        disable_tqdm=not sys.stderr.isatty(),
         per_device_eval_batch_size=batch_size,
         explanation_target=target,
         comparison_grid=comparison_grid,

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from transformers import HfArgumentParser
 
 from ..trainer.arguments import ExplanationDistillArguments
+from .command_line import command_line
 from .distillation import Distillation
 
 COMMON_TRAINING = {
@@ -79,6 +80,7 @@ def parse_experiment(
     Returns:
         Instances of `experiment.sources` and of `options`, and the training arguments.
     """
+    arguments = command_line(experiment.sources, options, ExplanationDistillArguments, arguments=arguments)
     parser = HfArgumentParser(
         (experiment.sources, options, ExplanationDistillArguments), description=description, **keywords
     )

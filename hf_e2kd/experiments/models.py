@@ -22,10 +22,12 @@ from transformers import (
 
 from ..alignment.inputs import PIL_FILTERS, ImageView
 from ..alignment.labels import class_names
+from ..choices import unknown_choice
 from ..data.imagenet import unique_class_names
 from ..logs import get_logger
 from ..models import bcos_config, shufflenet_config
 from ..models.bcos_base import BcosConfig
+from .reaching import FROM_SCRATCH, loading
 
 logger = get_logger(__name__)
 
@@ -66,7 +68,8 @@ def load_trained(auto_class: Any, source: str, **options: Any) -> Any:
 
 def load_teacher(source: str) -> tuple[nn.Module, Any]:
     """Load a trained image classifier and its processor, from the Hub or a folder. No remote code is run."""
-    model = load_trained(AutoModelForImageClassification, source)
+    with loading(source):
+        model = load_trained(AutoModelForImageClassification, source)
     name_classes_apart(model)
     return model, load_processor(source, model.config)
 
@@ -133,7 +136,7 @@ def create_student(source: str, init: str, names: list[str] | None, teacher: nn.
         ValueError: unknown `init`.
     """
     if init not in ("pretrained", "random"):
-        raise ValueError(f"Unknown student_init '{init}'. Available: pretrained, random.")
+        raise ValueError(unknown_choice("student_init", init, ["pretrained", "random"]))
     if names is None:
         assert teacher is not None, "without names the classes are the teacher's"
         labels = label_settings(class_names(teacher), teacher.config.num_labels)
@@ -141,12 +144,13 @@ def create_student(source: str, init: str, names: list[str] | None, teacher: nn.
         labels = label_settings(names, len(names))
     if init == "random":
         return AutoModelForImageClassification.from_config(_configuration(source, labels))
-    return load_weights(
-        AutoModelForImageClassification,
-        source,
-        config=_saved_configuration(source, labels),
-        ignore_mismatched_sizes=True,
-    )
+    with loading(source, FROM_SCRATCH):
+        return load_weights(
+            AutoModelForImageClassification,
+            source,
+            config=_saved_configuration(source, labels),
+            ignore_mismatched_sizes=True,
+        )
 
 
 def processor_like(view: ImageView, student: nn.Module) -> Any:
@@ -173,9 +177,9 @@ def processor_like(view: ImageView, student: nn.Module) -> Any:
 
 def load_text_classifier(source: str, names: list[str] | None, num_labels: int) -> nn.Module:
     """Load a pretrained model of texts with a classifier for these classes, new where it has another."""
-    return load_weights(
-        AutoModelForSequenceClassification, source, **label_settings(names, num_labels), ignore_mismatched_sizes=True
-    )
+    settings = label_settings(names, num_labels)
+    with loading(source):
+        return load_weights(AutoModelForSequenceClassification, source, **settings, ignore_mismatched_sizes=True)
 
 
 def shallow_copy_of(teacher: nn.Module, layers: int, init: str) -> nn.Module:
@@ -202,9 +206,7 @@ def shallow_copy_of(teacher: nn.Module, layers: int, init: str) -> nn.Module:
     if init == "random":
         return student
     if init != "teacher-layers":
-        raise ValueError(
-            f"Unknown student_init '{init}'. Available: random, teacher-layers, or a model's id or folder."
-        )
+        raise ValueError(unknown_choice("student_init", init, ["random", "teacher-layers", "a model's id or folder"]))
     stacks = [
         name for name, module in teacher.named_modules() if isinstance(module, nn.ModuleList) and len(module) == depth
     ]
@@ -246,7 +248,8 @@ def _configuration(source: str, labels: dict[str, Any]) -> PreTrainedConfig:
         return bcos_config(source.removeprefix("bcos/"), **labels)
     if source.startswith("torchvision/") and not Path(source).exists():
         return shufflenet_config(source.removeprefix("torchvision/"), **labels)
-    return _saved_configuration(source, labels)
+    with loading(source, FROM_SCRATCH):
+        return _saved_configuration(source, labels)
 
 
 def _saved_configuration(source: str, labels: dict[str, Any]) -> PreTrainedConfig:

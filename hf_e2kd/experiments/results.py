@@ -34,7 +34,7 @@ def describe_machine(device: torch.device) -> dict[str, str]:
 
 
 def measured_metrics(
-    metrics: Mapping[str, float], prefix: str, wanted: Mapping[str, str] = METRICS
+    metrics: Mapping[str, float], prefix: str, wanted: Mapping[str, str] = METRICS, suffix: str = ""
 ) -> dict[str, float]:
     """Select the metrics of a table from what `evaluate()` returned.
 
@@ -42,8 +42,10 @@ def measured_metrics(
         metrics: Values by prefixed name.
         prefix: Beginning of the names, such as `"test_"` or, for the teacher's own metrics, `"test_teacher_"`.
         wanted: Metrics of the table.
+        suffix: End of the names, such as `"/land"` for those of a group.
     """
-    return {name: metrics[prefix + name] for name in wanted if prefix + name in metrics}
+    names = {name: f"{prefix}{name}{suffix}" for name in wanted}
+    return {name: metrics[full] for name, full in names.items() if full in metrics}
 
 
 def collect_results(

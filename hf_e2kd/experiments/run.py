@@ -11,6 +11,7 @@ from transformers import set_seed
 
 from ..architectures.sharding import whole
 from ..cards.escaping import escape_controls
+from ..data.groups import read_groups
 from ..hub.upload import create_repo, push_folder
 from ..trainer import ExplanationDistillTrainer
 from ..trainer.arguments import ExplanationDistillArguments
@@ -122,12 +123,16 @@ def as_text(results: Mapping[str, Any], output_dir: str | Path) -> str:
 def _evaluated(
     trainer: ExplanationDistillTrainer, evaluations: Mapping[str, Dataset], variant: str
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """Evaluate the teacher and a student: model → split → metric."""
+    """Evaluate the teacher and a student: model → split → metric. Groups of the last split's samples are splits too."""
     run: dict[str, dict[str, dict[str, float]]] = {"teacher": {}, variant: {}}
     for split, data in evaluations.items():
-        metrics = trainer.evaluate(data, metric_key_prefix=split)
-        run["teacher"][split] = measured_metrics(metrics, f"{split}_teacher_")
-        run[variant][split] = measured_metrics(metrics, f"{split}_")
+        is_last = split == [*evaluations][-1]
+        columns = trainer.group_columns if is_last else ()
+        metrics = trainer.evaluate(data, metric_key_prefix=split, group_column=columns)
+        groups = read_groups(data, columns).names if columns else ()
+        for name, suffix in {**{group: f"/{group}" for group in groups}, split: ""}.items():
+            run["teacher"][name] = measured_metrics(metrics, f"{split}_teacher_", suffix=suffix)
+            run[variant][name] = measured_metrics(metrics, f"{split}_", suffix=suffix)
     return run
 
 

@@ -1,16 +1,11 @@
 """Models and data sets by Hub id or folder."""
 
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-import datasets
 from datasets import Dataset, load_dataset
-from huggingface_hub import constants, get_session, is_offline_mode
-from huggingface_hub.errors import HTTPError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -20,15 +15,12 @@ from transformers import (
 )
 
 from ..alignment.labels import align_labels
+from ..choices import did_you_mean, unknown_choice
 from ..data.images import load_image_splits, with_names
 from ..data.text import load_text_splits
-from ..hub.ids import check_repo_id
-from ..logs import get_logger
+from ..explainers import Explainer, available_explainers, build_explainer, usable_explainers
 from .models import load_processor, load_trained, name_classes_apart, no_processing_class
-
-logger = get_logger(__name__)
-
-_CONNECTION_SECONDS = 5
+from .reaching import absent, check_source
 
 
 @dataclass
@@ -65,13 +57,13 @@ def load_classifier(source: str, revision: str | None = None, trust_remote_code:
     return Classifier(model, _processing_class(config, source, is_text, options), is_text, source)
 
 
-def load_config(source: str, revision: str | None = None, trust_remote_code: bool = False) -> Any:
-    """Load a model's configuration, by Hub id or folder; raise as `load_classifier` does."""
+def load_config(source: str, revision: str | None = None, trust_remote_code: bool = False, remedy: str = "") -> Any:
+    """Load a model's configuration, by Hub id or folder; raise as `load_classifier` does, with a further remedy."""
     check_source(source)
     try:
         return AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
     except OSError as error:
-        raise absent(source, error) from error
+        raise absent(source, error, remedy) from error
     except ValueError as error:
         if "custom code" not in str(error):
             raise
@@ -123,6 +115,28 @@ def check_pair(teacher: Classifier, student: Classifier) -> None:
     align_labels(teacher.model, student.model)
 
 
+def choose_explainer(classifiers: Sequence[Classifier], name: str | None, options: Mapping[str, Any]) -> Explainer:
+    """Build an explainer by its name, or else the default: GradCAM of images, Integrated Gradients of texts.
+
+    Raises:
+        ValueError: there is none of that name, it has other options, or it can't explain a classifier; the methods that
+            can are listed.
+    """
+    models = [each.model for each in classifiers]
+    if name is None:
+        return build_explainer("integrated_gradients" if classifiers[0].is_text else "gradcam")
+    if name not in available_explainers():
+        raise ValueError(unknown_choice("explainer", name, usable_explainers(*models)))
+    explainer = build_explainer(name, **options)
+    for model in models:
+        try:
+            explainer.check(model, trained=False)
+        except ValueError as error:
+            usable = ", ".join(usable_explainers(*models)) or "none"
+            raise ValueError(f"{error} Methods that can explain what is given: {usable}.") from error
+    return explainer
+
+
 def load_split(
     source: str,
     is_text: bool,
@@ -162,61 +176,15 @@ def load_split(
     if split is None:
         split = next(iter(splits)) if len(splits) == 1 else default
     if split not in splits:
-        raise ValueError(f"'{source}' has no split '{split}'. Its splits: {', '.join(splits)}. Name one by --split.")
+        hint = did_you_mean(split, splits) or "Name one by --split."
+        raise ValueError(f"'{source}' has no split '{split}'. Its splits: {', '.join(splits)}. {hint}")
     dataset = with_names(splits[split])
     for column in columns:
         if column not in dataset.column_names:
-            raise ValueError(f"'{source}' has no column '{column}'. Its columns: {', '.join(dataset.column_names)}.")
+            hint = did_you_mean(column, dataset.column_names)
+            listed = ", ".join(dataset.column_names)
+            raise ValueError(f"'{source}' has no column '{column}'. Its columns: {listed}. {hint}".rstrip())
     return dataset, split
-
-
-def check_source(source: str) -> None:
-    """Refuse invalid names of models and data sets; check the network, where one is to be loaded from the Hub.
-
-    Raises:
-        ValueError: an address, or what can't be an id.
-        OSError: a path to nothing.
-    """
-    if Path(source).exists():
-        return
-    address = urlsplit(source)
-    if address.scheme or source.startswith(("huggingface.co/", "hf.co/")):
-        parts = [part for part in address.path.split("/") if part and part not in ("datasets", "huggingface.co")]
-        raise ValueError(f"'{source}' is an address. Give the id alone, as in '{'/'.join(parts[:2]) or 'user/name'}'.")
-    if source.startswith((".", "/", "~", os.sep)):
-        raise FileNotFoundError(
-            f"'{source}' doesn't exist. Give a folder that does, or an id on the Hub as 'user/name'."
-        )
-    check_repo_id(source)
-    look_for_network()
-
-
-def look_for_network() -> None:
-    """Make the Hub's clients use earlier downloads, instead of retrying, where the Hub can't be reached."""
-    if is_offline_mode():
-        return
-    try:
-        get_session().head(constants.ENDPOINT, timeout=_CONNECTION_SECONDS)
-    except HTTPError as error:
-        logger.warning(f"{constants.ENDPOINT} can't be reached ({error}): only what was downloaded before is used.")
-        # What HF_HUB_OFFLINE=1 sets; the variable itself is read when these libraries are imported.
-        constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
-
-
-def absent(source: str, error: OSError) -> OSError:
-    """Make the error of a model or data set that can't be loaded; the libraries' own don't name a missing network."""
-    if Path(source).exists() or not is_offline_mode():
-        return OSError(f"'{source}' can't be loaded: {error}")
-    variable = next((name for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE") if os.environ.get(name)), None)
-    if variable is None:
-        reason = f"{constants.ENDPOINT} can't be reached. Connect this machine"
-    else:
-        reason = f"{variable}={os.environ[variable]} forbids reaching the Hub. Unset it"
-    return OSError(
-        f"'{source}' is neither a folder nor among what was downloaded before, and {reason}, or name a local folder, "
-        "such as one that `hf download ID --local-dir FOLDER` has made on another machine. HF_HUB_OFFLINE=1 keeps to "
-        "what is on this one."
-    )
 
 
 def _processing_class(config: Any, source: str, is_text: bool, options: dict[str, Any]) -> Any:

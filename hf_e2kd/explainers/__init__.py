@@ -8,7 +8,7 @@ from .explained_forward import ExplainedOutput, install_explained_forward
 from .gradcam import GradCAM
 from .input_x_gradient import InputXGradient
 from .integrated_gradients import IntegratedGradients
-from .registry import available_explainers, build_explainer, explain, register_explainer
+from .registry import available_explainers, build_explainer, explain, register_explainer, usable_explainers
 from .saliency import Saliency
 
 __all__ = [
@@ -29,5 +29,6 @@ __all__ = [
     "explain",
     "install_explained_forward",
     "register_explainer",
+    "usable_explainers",
     "shared_noise",
 ]

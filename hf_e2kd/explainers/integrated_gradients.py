@@ -11,6 +11,7 @@ from ..alignment.precision import at_least_float32
 from ..architectures import call_model
 from ..architectures.text import reads_embeddings
 from ..architectures.text_baseline import refuse_zero_baseline, text_baseline, token_embedding, token_id
+from ..choices import unknown_choice
 from .base import Explanation, Target, resolve_target
 from .input_gradients import (
     BaselineExplainer,
@@ -64,7 +65,7 @@ class IntegratedGradients(BaselineExplainer):
         completeness: bool = False,
     ):
         if rule not in RULES:
-            raise ValueError(f"Unknown rule '{rule}'. Available: {', '.join(sorted(RULES))}.")
+            raise ValueError(unknown_choice("rule", rule, sorted(RULES)))
         sizes = {"n_steps": n_steps, "random_points": random_points}
         if internal_batch_size is not None:
             sizes["internal_batch_size"] = internal_batch_size
@@ -72,9 +73,7 @@ class IntegratedGradients(BaselineExplainer):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}.")
         if isinstance(baselines, str) and baselines not in _NAMED_BASELINES:
-            raise ValueError(
-                f"Unknown baseline '{baselines}'. Available: {', '.join(_NAMED_BASELINES)}, a token's id, or a tensor."
-            )
+            raise ValueError(unknown_choice("baseline", baselines, [*_NAMED_BASELINES, "a token's id", "a tensor"]))
         if isinstance(baselines, bool) or not isinstance(baselines, str | int | torch.Tensor):
             raise ValueError(f"The baseline is a name, a token's id or a tensor, not {baselines!r}.")
         self.n_steps = n_steps

@@ -12,6 +12,7 @@ from ..alignment.own_processing import own_tokenizer
 from ..alignment.texts import length_limit, require_offsets_and_padding, tokenize_texts
 from ..alignment.words import mark_special_tokens
 from ..architectures.refusals import refuse_integer_arithmetic, refuse_sentence_transformers
+from ..choices import unknown_choice
 from .attention_gradient import AttentionGradient
 from .attention_rollout import AttentionRollout
 from .base import Explainer, Explanation, Target, resolve_target
@@ -56,6 +57,21 @@ def available_explainers() -> list[str]:
     return sorted(_EXPLAINERS)
 
 
+def usable_explainers(*models: nn.Module) -> list[str]:
+    """List the methods that can explain all of the models, as far as that is known before a batch is."""
+
+    def allows(name: str) -> bool:
+        try:
+            explainer = build_explainer(name)
+            for model in models:
+                explainer.check(model, trained=False)
+        except ValueError:
+            return False
+        return True
+
+    return [name for name in available_explainers() if allows(name)]
+
+
 def build_explainer(name: str, **options: Any) -> Explainer:
     """Build the explainer of that name with its options.
 
@@ -77,7 +93,7 @@ def construct(kind: str, classes: Mapping[str, type[T]], name: str, options: Map
         ValueError: unknown name or option; the message lists the valid ones.
     """
     if name not in classes:
-        raise ValueError(f"Unknown {kind} '{name}'. Available: {', '.join(sorted(classes))}.")
+        raise ValueError(unknown_choice(kind, name, sorted(classes)))
     try:
         return classes[name](**options)
     except TypeError as error:

@@ -1,7 +1,16 @@
 """Fidelity of a student to its teacher: its measurement and the record of it."""
 
 from .measure import measure_fidelity
-from .record import FIDELITY_FILE, Cost, DataRecord, FidelityRecord, MetricValue, ModelRecord, TrainingRecord
+from .record import (
+    FIDELITY_FILE,
+    Cost,
+    DataRecord,
+    FidelityRecord,
+    GroupsRecord,
+    MetricValue,
+    ModelRecord,
+    TrainingRecord,
+)
 from .samples import BatchMeasures, multi_label_metrics, sample_metrics
 
 __all__ = [
@@ -10,6 +19,7 @@ __all__ = [
     "Cost",
     "DataRecord",
     "FidelityRecord",
+    "GroupsRecord",
     "MetricValue",
     "ModelRecord",
     "TrainingRecord",

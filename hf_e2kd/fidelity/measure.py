@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from ..alignment.labels import class_names, is_multi_label, is_score
 from ..architectures.base import evaluating
 from ..architectures.sharding import whole
+from ..data.groups import group_columns, read_groups
 from ..explainers import ExplainedOutput, Explainer, install_explained_forward
 from ..metrics import agreement_where_teacher_errs, explanation_similarity, f1_map, negative_flips
 from ..metrics.running import SampleValues
@@ -27,6 +28,8 @@ from ..terms import ReferenceOutput, StepOutput
 from ..terms.matching import ComparisonGrid, comparable_values, comparison_size, flatten_targets
 from .cost import cost_of, device_name
 from .describe import data_digest, describe_data, describe_explainer, describe_model, environment
+from .groups import group_figures
+from .prefixes import CHANCE, UNTRAINED, chance_levels, compared_prefix, without_prefix
 from .protocol import MeasuredTrainer
 from .record import DataRecord, FidelityRecord, MetricValue
 from .samples import sample_metrics
@@ -43,7 +46,6 @@ SMALLEST_CLASS = 10
 
 # Columns that are no figures of their own.
 _LABEL, _TEACHER_CLASS = "_label", "_teacher_class"
-_CHANCE, _UNTRAINED = "chance/", "untrained/"
 
 Matched = Callable[[nn.Module], StepOutput]
 ReferenceOutputs = Mapping[str, ReferenceOutput]
@@ -59,6 +61,7 @@ def measure_fidelity(
     compared: Mapping[str, nn.Module] | None = None,
     data: DataRecord | None = None,
     split: str | None = None,
+    group_column: str | Sequence[str] | None = None,
     chance: bool = True,
     costs: bool = True,
 ) -> FidelityRecord:
@@ -76,11 +79,13 @@ def measure_fidelity(
         compared: Other students with the same classes by name, as `{"plain KD": model}`.
         data: Description of the data set; by default the one that it states itself.
         split: Name of its split, if it doesn't state one.
+        group_column: Column, or several, by whose values the samples are grouped: every figure by group, and the worst
+            group's; by default the trainer's argument `group_column`.
         chance: True to measure the similarity's chance levels.
         costs: True to time the models and count their operations.
 
     Raises:
-        ValueError: there is no data set, or none with a length.
+        ValueError: there is no data set, or none with a length; or the samples can't be grouped by the column.
     """
     dataset = trainer.eval_dataset if dataset is None else dataset
     if not hasattr(dataset, "__len__") or isinstance(dataset, Mapping | str):
@@ -89,14 +94,16 @@ def measure_fidelity(
     if rows is None:
         rows = drawn_rows(len(dataset), samples, seed)
     selected = dataset.select(rows) if hasattr(dataset, "select") else Subset(dataset, list(rows))
+    columns = trainer.group_columns if group_column is None else group_columns(group_column)
+    groups = read_groups(selected, columns) if columns else None
     name = _measured_reference(trainer)
     reference = trainer.references.get(name or "")
     # Of a student that FSDP2 has sharded a whole copy; described before an evaluation that may cast it.
     student = whole(trainer.student)
     described = describe_model(student, published=False)
-    others = {f"compared {number}/": model for number, model in enumerate((compared or {}).values())}
+    others = {compared_prefix(number): model for number, model in enumerate((compared or {}).values())}
     if chance and trainer.explains and (untrained := _untrained(student, seed)):
-        others[_UNTRAINED] = untrained
+        others[UNTRAINED] = untrained
     shown: dict[str, torch.Tensor] = {}
 
     def measures(
@@ -111,13 +118,22 @@ def measure_fidelity(
     with torch.random.fork_rng(), ExitStack() as stack:
         for other in others.values():
             stack.enter_context(explained(other.to(trainer.args.device), trainer.explainer))
-        values, output = trainer.collect_samples(selected, measures)
-    figures = metric_values(values, seed, class_names(student))
-    if trainer.is_multi_label and output.predictions is not None and output.label_ids is not None:
-        logits, labels = (torch.as_tensor(each) for each in (output.predictions, output.label_ids))
-        figures |= pooled_values(logits, labels, seed)
-    if is_score(student):
-        figures |= score_figures(values, POOLED_RESAMPLES, seed)
+        values, output = trainer.collect_samples(selected, measures, columns)
+
+    def figures_of(own: SampleValues, rows: Any = slice(None)) -> dict[str, MetricValue]:
+        found = metric_values(own, seed, class_names(student))
+        if trainer.is_multi_label and output.predictions is not None and output.label_ids is not None:
+            logits, labels = (torch.as_tensor(each)[rows] for each in (output.predictions, output.label_ids))
+            found |= pooled_values(logits, labels, seed)
+        if is_score(student):
+            found |= score_figures(own, POOLED_RESAMPLES, seed)
+        return found
+
+    figures, grouped = figures_of(values), None
+    if groups is not None:
+        prefixes = ["", *map(compared_prefix, range(len(compared or {})))]
+        grouped, worst = group_figures(values, groups, figures_of, prefixes, chance)
+        figures |= worst
     teacher = teacher_explainer = None
     if isinstance(reference, TeacherReference):
         model = whole(reference.model)
@@ -141,9 +157,12 @@ def measure_fidelity(
         teacher_explainer=None if teacher_explainer == explainer else teacher_explainer,
         target=getattr(reference, "target", "label"),
         comparison_grid=trainer.comparison_grid,
-        figures={key: figure for key, figure in figures.items() if "/" not in key},
-        compared={title: _under(figures, f"compared {number}/") for number, title in enumerate(compared or {})},
-        chance=_chance(figures) if chance else {},
+        figures=without_prefix(figures),
+        compared={
+            title: without_prefix(figures, compared_prefix(number)) for number, title in enumerate(compared or {})
+        },
+        chance=chance_levels(figures) if chance else {},
+        groups=grouped,
         environment=environment() | {"device": device_name(trainer.args.device)},
         seed=seed,
         batch_size=trainer.args.eval_batch_size,
@@ -193,7 +212,7 @@ def batch_measures(
         if reference_output.logits is not None and not multi_label and not scores:
             values[_TEACHER_CLASS] = reference.to_student(reference_output.logits.argmax(1))
         if "explanation_similarity" in values:
-            values[f"{_CHANCE}shuffled"] = _shuffled_similarity(
+            values[f"{CHANCE}shuffled"] = _shuffled_similarity(
                 output.explanations[name], reference_output, comparison_size(inputs, grid)
             )
     for prefix, found in others.items():
@@ -309,7 +328,7 @@ def pooled_values(logits: torch.Tensor, labels: torch.Tensor, seed: int) -> dict
     count, rng = len(logits), np.random.default_rng(seed)
     resamples = [np.arange(count), *(rng.integers(0, count, count) for _ in range(POOLED_RESAMPLES))]
     values: dict[str, list[Any]] = {name: [] for name in ("f1", "map")}
-    for rows in tqdm(resamples, desc="Intervals of F1 and mAP", leave=False):
+    for rows in tqdm(resamples, desc="Intervals of F1 and mAP", leave=False, disable=None):
         found = f1_map(logits[rows], labels[rows])
         for name, own in values.items():
             own.append(found[name])
@@ -366,15 +385,6 @@ def _untrained(student: nn.Module, seed: int) -> nn.Module | None:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return type(student)(copy.deepcopy(student.config)).to(parameter.device, parameter.dtype)
-
-
-def _under(figures: Mapping[str, MetricValue], prefix: str) -> dict[str, MetricValue]:
-    return {name.removeprefix(prefix): figure for name, figure in figures.items() if name.startswith(prefix)}
-
-
-def _chance(figures: Mapping[str, MetricValue]) -> dict[str, MetricValue]:
-    untrained = figures.get(f"{_UNTRAINED}explanation_similarity")
-    return _under(figures, _CHANCE) | ({} if untrained is None else {"untrained": untrained})
 
 
 def _content_columns(dataset: Any) -> list[str]:

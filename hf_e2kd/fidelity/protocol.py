@@ -1,6 +1,6 @@
 """The part of a trainer that measurements and descriptions read."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from torch import nn
@@ -25,6 +25,7 @@ class MeasuredTrainer(Protocol):
         explains: Whether explanations are made.
         is_multi_label: Whether the student decides each class for itself.
         comparison_grid: Grid on which maps of images are compared.
+        group_columns: Columns by whose values the samples are grouped.
     """
 
     args: Any
@@ -48,11 +49,16 @@ class MeasuredTrainer(Protocol):
     @property
     def comparison_grid(self) -> ComparisonGrid: ...
 
+    @property
+    def group_columns(self) -> tuple[str, ...]: ...
+
     def student_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Return the columns of a batch that the student is given."""
         ...
 
-    def collect_samples(self, dataset: Any, measures: BatchMeasures) -> tuple[SampleValues, Any]:
+    def collect_samples(
+        self, dataset: Any, measures: BatchMeasures, group_columns: Sequence[str] = ()
+    ) -> tuple[SampleValues, Any]:
         """Run an evaluation that keeps the values of every sample."""
         ...
 

@@ -144,6 +144,21 @@ class TrainingRecord:
 
 
 @dataclass(frozen=True)
+class GroupsRecord:
+    """Figures of a record by group of its samples.
+
+    Args:
+        columns: Columns of the data whose values make the groups.
+        figures: The student's figures and the teacher's, by group and metric, as in `FidelityRecord.figures`.
+        chance: Chance levels of the similarity by group, as in `FidelityRecord.chance`.
+    """
+
+    columns: list[str]
+    figures: dict[str, dict[str, MetricValue]]
+    chance: dict[str, dict[str, MetricValue]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class FidelityRecord:
     """The figures of a student, against its teacher where there is one, and what is needed to measure them again.
 
@@ -160,11 +175,13 @@ class FidelityRecord:
         figures: The student's, by metric: `agreement`, `explanation_similarity`, `accuracy`, `teacher_accuracy`,
             `negative_flips` (share of samples that the teacher gets right and the student wrong),
             `agreement_where_teacher_errs`, `worst_class_accuracy`, `worst_class_agreement`, `f1`, `map`,
+            `worst_group_…` of the worst group by each figure,
             `energy_pointing_game`, `localization_iou`, `teacher_…` of these two, `word_accuracy`, `word_auroc`,
             `word_auprc`, `zero_student_maps`, `zero_teacher_maps`. What wasn't measured is not there.
         compared: Figures of other students on the same samples by what they are called, as `"plain KD"`.
         chance: Levels that the similarity has for no good reason: `shuffled` (maps of another sample; of a text its own
             words in another order) and `untrained` (the student's architecture with random weights).
+        groups: Figures by group; None where the samples weren't grouped.
         training: The student's training, where that is known.
         environment: Versions and the device, by name.
         seed: Seed of everything random in the measurement.
@@ -185,6 +202,7 @@ class FidelityRecord:
     comparison_grid: str = "native"
     compared: dict[str, dict[str, MetricValue]] = field(default_factory=dict)
     chance: dict[str, MetricValue] = field(default_factory=dict)
+    groups: GroupsRecord | None = None
     training: TrainingRecord | None = None
     environment: dict[str, str] = field(default_factory=dict)
     seed: int = 0
@@ -220,12 +238,12 @@ class FidelityRecord:
 
     @classmethod
     def load(cls, folder: str | Path) -> "FidelityRecord":
-        """Read `fidelity.json` of a folder.
+        """Read `fidelity.json` of a folder, or a file that holds a record.
 
         Raises:
             ValueError: as `from_dict`, or it is no JSON.
         """
-        path = Path(folder) / FIDELITY_FILE
+        path = Path(folder) if Path(folder).is_file() else Path(folder) / FIDELITY_FILE
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         # Arrays within arrays without end are no record either.

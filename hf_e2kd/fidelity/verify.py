@@ -1,11 +1,11 @@
 """Comparison of a record with a new measurement, claim by claim."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from .measure import drawn_rows
-from .record import DataRecord, FidelityRecord, MetricValue
+from .record import DataRecord, FidelityRecord, GroupsRecord, MetricValue
 
 MOST = 1_000_000
 """Largest number among a record's settings: more samples, points or tokens aren't measured."""
@@ -41,9 +41,9 @@ def verify(stated: FidelityRecord, found: FidelityRecord, tolerance: float = 0.0
             versions they repeat to rounding.
 
     Returns:
-        One check for each digest, for how the samples were drawn and for each figure of the student and of chance.
-        Other students' figures and those of words are named, and not checked. Times are left out: they differ from
-        machine to machine.
+        One check for each digest, for how the samples were drawn and for each figure of the student and of chance, by
+        group too. Other students' figures and those of words are named, and not checked. Times are left out: they
+        differ from machine to machine.
 
     Raises:
         ValueError: the record states nothing that could be verified.
@@ -59,10 +59,16 @@ def verify(stated: FidelityRecord, found: FidelityRecord, tolerance: float = 0.0
         _same("the samples' number", len(stated.data.samples), len(found.data.samples)),
         _drawn(stated.data),
     ]
-    pairs: Sequence[tuple[str, Mapping[str, MetricValue], Mapping[str, MetricValue]]] = (
+    pairs: list[tuple[str, Mapping[str, MetricValue], Mapping[str, MetricValue]]] = [
         ("", stated.figures, found.figures),
         ("chance, ", stated.chance, found.chance),
-    )
+    ]
+    if stated.groups is not None:
+        again = found.groups or GroupsRecord([], {})
+        pairs += [(f"{group}, ", own, again.figures.get(group, {})) for group, own in stated.groups.figures.items()]
+        pairs += [
+            (f"{group}, chance, ", own, again.chance.get(group, {})) for group, own in stated.groups.chance.items()
+        ]
     for prefix, claims, figures in pairs:
         for name, claim in claims.items():
             checks.append(_figure(f"{prefix}{name.replace('_', ' ')}", claim, figures.get(name), tolerance))

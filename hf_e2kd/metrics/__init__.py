@@ -9,6 +9,7 @@ from `sys.modules` and not from the attribute.
 
 from pathlib import Path
 
+from ..choices import unknown_choice
 from .agreement.function import agreement, label_agreement
 from .binary_band_scores.function import binary_band_scores
 from .class_similarity_entropy.function import class_similarity_entropy
@@ -63,5 +64,5 @@ def metric_folder(name: str) -> str:
     scripts = Path(__file__).parent.glob("*/*.py")
     folders = {script.stem: script.parent for script in scripts if script.stem == script.parent.name}
     if name not in folders:
-        raise ValueError(f"There is no metric {name!r}. Choose from: {', '.join(sorted(folders))}.")
+        raise ValueError(unknown_choice("metric", name, sorted(folders)))
     return str(folders[name])

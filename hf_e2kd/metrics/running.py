@@ -82,3 +82,10 @@ class SampleValues:
         nothing = [next(iter(batch.values()))[0] * 0 for batch in self.batches]
         pairs = [batch.get(name, (zero, zero)) for batch, zero in zip(self.batches, nothing, strict=True)]
         return np.concatenate([sums for sums, _ in pairs]), np.concatenate([counts for _, counts in pairs])
+
+    def where(self, rows: np.ndarray) -> "SampleValues":
+        """Return the values of some samples, (N,) bool."""
+        chosen = SampleValues(self.gather)
+        pairs = {name: self.of(name) for name in self.names}
+        chosen.batches = [{name: (sums[rows], counts[rows]) for name, (sums, counts) in pairs.items()}]
+        return chosen

@@ -10,6 +10,7 @@ from torch import nn
 from ..alignment.inputs import first_tensor
 from ..alignment.labels import choose_positive, is_score, list_positives
 from ..alignment.masks import object_masks
+from ..choices import unknown_choice
 from ..data.boxes import dilate_boxes
 from ..explainers import Explainer
 from ..metrics import boxes_to_masks
@@ -61,9 +62,7 @@ class AnnotationReference(Reference):
     ):
         super().__init__(explanation_weight, explanation_loss, logits_weight=0.0)
         if explanation_loss not in available_guidance_losses():
-            raise ValueError(
-                f"Unknown guidance loss '{explanation_loss}'. Available: {', '.join(available_guidance_losses())}."
-            )
+            raise ValueError(unknown_choice("guidance loss", explanation_loss, available_guidance_losses()))
         if not 0 <= dilation < math.inf:
             raise ValueError(f"dilation is {dilation}. Give 0 or more, such as .1 for a tenth on each side.")
         self.dilation = dilation

@@ -23,6 +23,7 @@ from ..architectures.discovery import forward_inputs, return_mappings
 from ..architectures.refusals import refuse_integer_arithmetic, refuse_offloaded, refuse_sentence_transformers
 from ..architectures.sharding import root_gathered, shard_frozen
 from ..architectures.taps import Taps
+from ..choices import unknown_choice
 from ..explainers import Explainer
 from ..logs import get_logger
 from ..terms.base import ReferenceOutput
@@ -111,7 +112,7 @@ class TeacherReference(Reference):
                 "AutoModelForImageClassification.from_pretrained or its like for texts."
             )
         if target not in TARGET_RULES:
-            raise ValueError(f"Unknown explanation target '{target}'. Available: {', '.join(sorted(TARGET_RULES))}.")
+            raise ValueError(unknown_choice("explanation target", target, sorted(TARGET_RULES)))
         refuse_integer_arithmetic(model, "teacher")
         refuse_sentence_transformers(model, "teacher")
         refuse_offloaded(model, "teacher")

@@ -23,6 +23,7 @@ from ..alignment.labels import class_count, dataset_label_names
 from ..alignment.words import LAYOUT_COLUMNS
 from ..architectures.base import evaluating
 from ..architectures.refusals import refuse_integer_arithmetic, refuse_sentence_transformers
+from ..choices import unknown_choice
 from ..explainers import Explainer, Explanation, build_explainer
 from ..logs import get_logger
 from ..version import __version__
@@ -121,7 +122,7 @@ class StoreBuilder:
             raise StoreError(f"The teacher must be a model, not {type(teacher).__name__}.")
         for name, value, valid in (("target", target, TARGETS), ("dtype", dtype, DTYPES)):
             if value not in valid:
-                raise StoreError(f"Unknown {name} '{value}'. Available: {', '.join(valid)}.")
+                raise StoreError(unknown_choice(name, value, valid))
         for name, count in (("batch_size", batch_size), ("rows_per_shard", rows_per_shard), ("top_k", top_k)):
             if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
                 raise StoreError(f"{name} must be a whole number of at least 1, not {count!r}.")

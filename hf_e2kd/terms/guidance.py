@@ -30,6 +30,7 @@ import torch
 
 from ..alignment.grids import resize_maps
 from ..alignment.precision import at_least_float32
+from ..choices import unknown_choice
 from ..metrics.citations import MODEL_GUIDANCE
 from .base import ReferenceOutput, StepOutput, Term
 from .matching import flatten_targets, mean_of_explained
@@ -131,7 +132,7 @@ def guidance_loss(maps: torch.Tensor, masks: torch.Tensor, loss: str = "energy")
         tensor([0.2500, 0.0000])
     """
     if loss not in _LOSSES:
-        raise ValueError(f"Unknown guidance loss '{loss}'. Available: {', '.join(available_guidance_losses())}.")
+        raise ValueError(unknown_choice("guidance loss", loss, available_guidance_losses()))
     if masks.dtype != torch.bool:
         raise ValueError(
             f"Masks must be bool, but are {masks.dtype}. Make them so by hf_e2kd.alignment.object_masks, which knows "

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from ..alignment.labels import is_multi_label, is_score
 from ..alignment.precision import at_least_float32
+from ..choices import unknown_choice
 from .base import ReferenceOutput, StepOutput, Term
 from .numbers import read_number
 
@@ -262,7 +263,7 @@ def logits_loss(
         tensor([2.5000])
     """
     if loss not in _LOSSES:
-        raise ValueError(f"Unknown logits loss '{loss}'. Available: {', '.join(available_logits_losses())}.")
+        raise ValueError(unknown_choice("logits loss", loss, available_logits_losses()))
     function = _MULTI_LABEL.get(loss, _LOSSES[loss]) if multi_label else _LOSSES[loss]
     given = {"labels": labels} if "labels" in _parameters(loss) else {}
     return function(at_least_float32(student), at_least_float32(teacher), temperature, **given, **options)

@@ -16,6 +16,7 @@ import torch
 from torch.nn import functional as F
 
 from ..alignment.grids import enlarged_coordinates, resize_maps
+from ..choices import unknown_choice
 from ..metrics.citations import GOOD_TEACHERS_EXPLAIN
 from .base import ReferenceOutput, StepOutput, Term
 from .matching import (
@@ -156,7 +157,7 @@ def explanation_loss(
         ValueError: unknown loss, maps of two shapes, or a mask beside a size.
     """
     if loss not in _LOSSES:
-        raise ValueError(f"Unknown explanation loss '{loss}'. Available: {', '.join(available_explanation_losses())}.")
+        raise ValueError(unknown_choice("explanation loss", loss, available_explanation_losses()))
     reference = reference.detach().to(student.dtype)
     function = _LOSSES[loss]
     if size is not None:

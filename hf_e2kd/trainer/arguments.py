@@ -6,6 +6,7 @@ from typing import cast
 
 from transformers import TrainingArguments
 
+from ..choices import unknown_choice
 from ..explainers import build_explainer
 from ..references.teacher import TARGET_RULES
 from ..terms import available_explanation_losses, available_logits_losses, build_term
@@ -88,6 +89,13 @@ class ExplanationDistillArguments(TrainingArguments):
         default=0.5,
         metadata={"help": "From which share of a map's largest value a cell counts in evaluations' localisation IoU."},
     )
+    group_column: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Column, or several, by whose values evaluations group the samples: every metric by group, and the "
+            "worst group's as worst_group_accuracy and so on."
+        },
+    )
     explanation_warmup_ratio: float = field(
         default=0.0, metadata={"help": "Share of training over which λ rises linearly from 0."}
     )
@@ -95,6 +103,8 @@ class ExplanationDistillArguments(TrainingArguments):
     def __post_init__(self) -> None:
         for name in ("logits_loss_options", "explainer_options", "terms"):
             setattr(self, name, _read_json(name, getattr(self, name)))
+        if isinstance(self.group_column, str):
+            self.group_column = [self.group_column]
         super().__post_init__()
         # A hyperparameter search casts each value to the type that it finds: 1 would truncate 0.5 to 0.
         for name in ("explanation_warmup_ratio", "explanation_fraction", "iou_threshold"):
@@ -126,7 +136,7 @@ class ExplanationDistillArguments(TrainingArguments):
 
 def _require_known(name: str, value: str, known: list[str]) -> None:
     if value not in known:
-        raise ValueError(f"Unknown {name} '{value}'. Available: {', '.join(known)}.")
+        raise ValueError(unknown_choice(name, value, known))
 
 
 def _read_json(name: str, value: dict | str | None) -> dict | None:

@@ -1,6 +1,7 @@
 """Evaluation with fidelity metrics, in one pass of student and references."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -8,7 +9,10 @@ from torch import nn
 from transformers import Trainer
 
 from ..alignment.labels import data_labels, is_score, labels_belong_to
+from ..callbacks.progress import doing
+from ..data.groups import GROUP, GroupedDataset, group_columns
 from ..fidelity import BatchMeasures, multi_label_metrics, sample_metrics
+from ..fidelity.groups import group_metrics, means_by_group
 from ..fidelity.scores import score_figures
 from ..logs import get_logger
 from ..metrics.running import RunningMeans, SampleValues
@@ -25,6 +29,44 @@ class EvaluationMixin(Trainer):
     _fidelity: RunningMeans | SampleValues | None = None
     _batch_measures: BatchMeasures | None = None
     _labels_are_ours = True
+    _grouped_by: tuple[str, ...] | None = None
+
+    @property
+    def group_columns(self) -> tuple[str, ...]:
+        """Columns by whose values an evaluation groups the samples."""
+        return group_columns(self._setting("group_column")) if self._grouped_by is None else self._grouped_by
+
+    def evaluate(self, *arguments: Any, group_column: str | Sequence[str] | None = None, **keywords: Any) -> Any:
+        """Evaluate as `Trainer` does, with the fidelity metrics, and by group where columns are named.
+
+        Args:
+            group_column: Column, or several, by whose values the samples are grouped: `eval_accuracy/land`, and
+                `eval_worst_group_accuracy` of the worst group with at least 10 samples. By default the argument
+                `group_column`, with which `metric_for_best_model="worst_group_accuracy"` chooses a checkpoint.
+
+        Raises:
+            ValueError: a column that isn't there, or by which no samples can be grouped (`hf_e2kd.data.groups`).
+        """
+        with self._grouped(self.group_columns if group_column is None else group_columns(group_column)):
+            return super().evaluate(*arguments, **keywords)
+
+    @contextmanager
+    def _grouped(self, columns: Sequence[str]) -> Iterator[None]:
+        """Context in which evaluations group their samples by columns."""
+        before, own = self._grouped_by, self.group_columns
+        if tuple(columns) != own:
+            self._forget_dataloaders()
+        self._grouped_by = tuple(columns)
+        try:
+            yield
+        finally:
+            if tuple(columns) != own:
+                self._forget_dataloaders()
+            self._grouped_by = before
+
+    def _forget_dataloaders(self) -> None:
+        """Forget the first loaders with persistent workers, which the parent gives for any other data set too."""
+        self.__dict__.pop("_eval_dataloaders", None)
 
     def collate(self, samples: Sequence[Any], dataset: Any) -> Any:
         """Make a batch of a data set's samples as an evaluation does, without unused columns."""
@@ -69,8 +111,11 @@ class EvaluationMixin(Trainer):
             )
         self.set_up_terms(getattr(dataloader, "dataset", None))
         scores = is_score(self.student)
-        # Correlations of scores take those of all samples, one number each.
-        meter = RunningMeans if self._batch_measures is None and not scores else SampleValues
+        data = getattr(dataloader, "dataset", None)
+        groups = data.groups if isinstance(data, GroupedDataset) else None
+        # Correlations of scores take those of all samples, one number each; groups are told apart by sample.
+        one_by_one = scores or groups is not None or self._batch_measures is not None
+        meter = SampleValues if one_by_one else RunningMeans
         self._fidelity = meter(self.accelerator.gather_for_metrics)
         self._labels_are_ours = labels_belong_to(
             getattr(dataloader, "dataset", None), self.student, self.data_collator.label_column
@@ -80,36 +125,47 @@ class EvaluationMixin(Trainer):
         if self.references and self._setting("evaluate_explanations"):
             passes = max(explainer.forward_passes for explainer in self._explainers())
             logger.info(f"Each sample takes {passes} forward passes of a model that is explained.")
-        output = super().evaluation_loop(dataloader, *arguments, metric_key_prefix=metric_key_prefix, **keywords)
+        with doing(self, str(keywords.get("description", arguments[0] if arguments else "Evaluation"))):
+            output = super().evaluation_loop(dataloader, *arguments, metric_key_prefix=metric_key_prefix, **keywords)
         means = self._fidelity.means()
         if isinstance(self._fidelity, SampleValues):
             means |= {name: figure.value for name, figure in score_figures(self._fidelity).items()}
+            if groups is not None and self._batch_measures is None:
+                pooled = self.compute_metrics is multi_label_metrics and output.predictions is not None
+                outputs = (output.predictions, output.label_ids) if pooled else ()
+                means |= dict(group_metrics(means_by_group(self._fidelity, groups.names, *outputs)))
         for name, value in means.items():
             # A metric of the user's own `compute_metrics` stays.
             output.metrics.setdefault(f"{metric_key_prefix}_{name}", value)
         return output
 
-    def collect_samples(self, dataset: Any, measures: BatchMeasures) -> tuple[SampleValues, Any]:
+    def collect_samples(
+        self, dataset: Any, measures: BatchMeasures, group_columns: Sequence[str] = ()
+    ) -> tuple[SampleValues, Any]:
         """Run an evaluation that keeps the values of every sample.
 
         Args:
             measures: Function that gives the values by name, (B,) or (B, K), of a batch; see `BatchMeasures`.
+            group_columns: Columns that group the samples, whose numbers are then among the values (`GROUP`).
 
         Returns:
             The values, and the output of `evaluation_loop`.
         """
         self._batch_measures = measures
+        self._forget_dataloaders()
         try:
-            output = self.evaluation_loop(
-                self.get_eval_dataloader(dataset),
-                description="Fidelity",
-                prediction_loss_only=not self.is_multi_label,
-                metric_key_prefix="fidelity",
-            )
+            with self._grouped(group_columns):
+                output = self.evaluation_loop(
+                    self.get_eval_dataloader(dataset),
+                    description="Fidelity",
+                    prediction_loss_only=not self.is_multi_label,
+                    metric_key_prefix="fidelity",
+                )
             assert isinstance(self._fidelity, SampleValues)
             return self._fidelity, output
         finally:
             self._batch_measures = None
+            self._forget_dataloaders()
 
     def prediction_step(
         self,
@@ -120,6 +176,7 @@ class EvaluationMixin(Trainer):
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
         """Run student and references once for the loss, the logits and the fidelity metrics together."""
         inputs = self._prepare_inputs(inputs)
+        groups = {name: inputs.pop(name) for name in (GROUP,) if name in inputs}
         self.terms.eval()
         refuse_missing_inputs(inputs, self.eval_dataset, bool(self.args.remove_unused_columns))
         with torch.no_grad(), self._gathered(model):
@@ -140,7 +197,7 @@ class EvaluationMixin(Trainer):
                         student_inputs = self.student_inputs(scored)
                         return run_student(other, self.student, student_inputs, reference_outputs)[0]
 
-                self._fidelity.update(self._batch_measures(output, reference_outputs, scored, matched))
+                self._fidelity.update({**self._batch_measures(output, reference_outputs, scored, matched), **groups})
             elif self._fidelity is not None:
                 metrics = sample_metrics(
                     output,
@@ -151,7 +208,7 @@ class EvaluationMixin(Trainer):
                     self._setting("iou_threshold"),
                     self._setting("comparison_grid"),
                 )
-                self._fidelity.update(metrics)
+                self._fidelity.update({**metrics, **groups})
         # A `compute_metrics` of the user's own is given the labels as they are.
         labels = (scored if self.compute_metrics is multi_label_metrics else inputs).get("labels")
         own_loss = loss.detach() if logged else None

@@ -11,6 +11,7 @@ from transformers.trainer_utils import has_length
 
 from ..alignment.inputs import ANNOTATION_COLUMNS
 from ..alignment.labels import data_labels
+from ..data.groups import GROUP, GroupedDataset, read_groups
 from ..data.text import text_lengths
 from ..store.joining import unattached
 from ..store.samples import IndexedDataset
@@ -26,6 +27,7 @@ class LoadingMixin(Trainer):
     student: nn.Module
     _signature_columns: Any
     _named_terms: Any
+    group_columns: Any
 
     def _set_signature_columns_if_needed(self) -> None:
         if self._signature_columns is None:
@@ -33,7 +35,7 @@ class LoadingMixin(Trainer):
             columns = {column for reference in self.references.values() for column in reference.columns}
             columns |= {column for term in self._named_terms().values() for column in term.columns}
             collated = getattr(self.data_collator, "columns", ())
-            extra = columns | {*ANNOTATION_COLUMNS, "teacher_pixel_values", "special_tokens_mask", *collated}
+            extra = columns | {*ANNOTATION_COLUMNS, "teacher_pixel_values", "special_tokens_mask", GROUP, *collated}
             if collated:
                 # Sampling by length reads it; a collator that knows its own columns passes it over.
                 extra.add(self.args.length_column_name)
@@ -50,6 +52,12 @@ class LoadingMixin(Trainer):
             raise ValueError(f"The data set for {description.lower()} is empty.")
         collator, is_training = self.data_collator, keywords.get("is_training")
         labels = data_labels(dataset, self.student, collator.label_column)
+        if description == "Evaluation" and self.group_columns:
+            groups = read_groups(unattached(dataset), self.group_columns)
+            if isinstance(dataset, datasets.Dataset):
+                # The parent leaves out a wrapped data set's columns in the collator alone.
+                dataset = self._remove_unused_columns(dataset, description)
+            dataset = GroupedDataset(dataset, groups)
         self.data_collator = (collator if is_training else collator.for_evaluation()).with_labels(labels)
         if is_training and has_length(dataset) and any("ids" in term.needs for term in self._named_terms().values()):
             if isinstance(dataset, datasets.Dataset):

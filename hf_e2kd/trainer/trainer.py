@@ -15,6 +15,7 @@ from ..alignment.own_processing import own_tokenizer
 from ..architectures import is_timm, wrap_timm
 from ..architectures.discovery import return_mappings
 from ..architectures.refusals import refuse_integer_arithmetic, refuse_sentence_transformers
+from ..callbacks.progress import describe_progress
 from ..data.collate import FiniteBatches
 from ..explainers import Explainer, build_explainer, install_explained_forward
 from ..explainers.base import default_method
@@ -138,6 +139,7 @@ class ExplanationDistillTrainer(
                 "explanation_weight to 0."
             )
         super().__init__(model if model is None else self._equip(model), settings, *arguments, **keywords)
+        describe_progress(self)
         if self.args.enable_jit_checkpoint:
             # Ours takes its place in `train`; with the end of its training it gives SIGTERM back.
             self.pop_callback(JITCheckpointCallback).on_train_end(self.args, self.state, self.control)

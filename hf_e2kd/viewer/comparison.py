@@ -17,7 +17,7 @@ from ..data.opening import cut_text
 from ..data.text import TextCollator
 from ..data.transforms import DistillationTransform
 from ..experiments.sources import Classifier, check_same_modality
-from ..explainers import Explainer, available_explainers, build_explainer, explain
+from ..explainers import Explainer, explain, usable_explainers
 from ..metrics import explanation_similarity
 
 TOP = 3  # classes of each model that are shown
@@ -134,7 +134,7 @@ class Pair:
 
     def explainers(self) -> list[str]:
         """List the methods that both models allow, as far as that is known beforehand."""
-        return [name for name in available_explainers() if self._allows(name)]
+        return usable_explainers(*self.models.values())
 
     def compare(
         self, samples: Sequence[Image.Image | str], explainer: Explainer, target: Target = "teacher_top"
@@ -190,15 +190,6 @@ class Pair:
     def _class_names(self) -> list[str]:
         of_student = class_names(self.models["student"]) or class_names(self.models["teacher"])
         return [str(index) if of_student is None else of_student[index] for index in self.labels.student.tolist()]
-
-    def _allows(self, name: str) -> bool:
-        try:
-            explainer = build_explainer(name)
-            for model in self.models.values():
-                explainer.check(model, trained=False)
-        except ValueError:
-            return False
-        return True
 
     def _read(self, texts: Sequence[Any]) -> tuple[list[str], list[list[str]]]:
         """Select the compared part of each text, with remarks on it."""

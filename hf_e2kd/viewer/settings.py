@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 
 from ..alignment.labels import class_names, dataset_label_names
 from ..data.opening import open_image
-from ..experiments.sources import load_classifier, load_split
+from ..experiments.sources import choose_explainer, load_classifier, load_split
 from ..explainers import Explainer, build_explainer
 from .comparison import Comparison, Pair
 
@@ -125,9 +125,7 @@ def load(settings: Settings) -> Viewing:
     student = load_classifier(settings.student, settings.student_revision, settings.trust_remote_code)
     pair = Pair(teacher, student)
     first = settings.explainer or ("integrated_gradients" if pair.is_text else "gradcam")
-    chosen = build_explainer(first, **settings.explainer_options)
-    for model in pair.models.values():
-        chosen.check(model, trained=False)
+    chosen = choose_explainer((teacher, student), first, settings.explainer_options)
     explainers = {first: chosen} | {name: build_explainer(name) for name in pair.explainers() if name != first}
     viewing = Viewing(settings, pair, explainers)
     if settings.dataset is not None:
@@ -148,7 +146,7 @@ def browse(viewing: Viewing) -> tuple[list[Comparison], list[str]]:
     samples, explainer = viewing.samples, next(iter(viewing.explainers.values()))
     assert samples is not None
     found, left_out = [], []
-    for start in tqdm(range(0, len(samples.positions), BATCH), desc="Comparing", unit="batch"):
+    for start in tqdm(range(0, len(samples.positions), BATCH), desc="Comparing", unit="batch", disable=None):
         batch = {}
         for position in samples.positions[start : start + BATCH]:
             try:

@@ -2,7 +2,6 @@
 
 import argparse
 import re
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,11 +11,13 @@ from datasets import DatasetDict
 from timm.data import ImageNetInfo
 from torch import nn
 from transformers import AutoModelForImageClassification, PreTrainedConfig, ViTImageProcessor
+from transformers.hf_argparser import string_to_bool
 
 from hf_e2kd.data import load_imagenet, load_sun397
 from hf_e2kd.data.imagenet import class_names
 from hf_e2kd.data.images import load_image_splits
 from hf_e2kd.experiments import Distillation, Experiment
+from hf_e2kd.experiments.command_line import command_line
 from hf_e2kd.experiments.models import bcos_processor, label_settings, load_teacher
 from hf_e2kd.models import BcosDenseNetConfig, BcosResNetConfig, bcos_config, load_bcos_weights
 from hf_e2kd.trainer.arguments import ExplanationDistillArguments
@@ -119,10 +120,10 @@ def chosen_first(**defaults: Any) -> argparse.Namespace:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for name, default in defaults.items():
         if default is False:
-            parser.add_argument(f"--{name}", action="store_true")
+            parser.add_argument(f"--{name}", type=string_to_bool, nargs="?", const=True, default=False)
         else:
             parser.add_argument(f"--{name}", default=default)
-    return parser.parse_known_args(sys.argv[1:])[0]
+    return parser.parse_known_args(command_line())[0]
 
 
 def load_published(source: str, weights: str | None) -> tuple[nn.Module, Any]:

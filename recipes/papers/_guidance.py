@@ -9,9 +9,11 @@ from typing import Any
 from _annotated import AnnotatedSource, AnnotatedSplits, draw_boxes, flip
 from torch import nn
 from transformers import HfArgumentParser, PreTrainedConfig
+from transformers.hf_argparser import string_to_bool
 
 from hf_e2kd.alignment.inputs import image_view
 from hf_e2kd.data import DistillationTransform
+from hf_e2kd.experiments.command_line import command_line
 from hf_e2kd.experiments.experiment import COMMON_TRAINING, Comparison
 from hf_e2kd.experiments.results import collect_results, markdown_table, measured_metrics, write_results
 from hf_e2kd.explainers import Explainer
@@ -90,19 +92,20 @@ def parse_guidance(
         description: Text of `--help`.
         required: Options that must be given, unless it is a smoke test.
     """
+    given = command_line(setting.source, options, comparison, ExplanationDistillArguments)
     parser = HfArgumentParser(
         (setting.source, options, comparison, ExplanationDistillArguments),
         description=description,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--smoke", action="store_true")
-    smoke = first.parse_known_args()[0].smoke
+    first.add_argument("--smoke", type=string_to_bool, nargs="?", const=True, default=False)
+    smoke = first.parse_known_args(given)[0].smoke
     parser.set_defaults(output_dir=f"outputs/{name}", **{**TRAINING, **setting.training})
     if smoke:
         parser.set_defaults(image_size=setting.smoke_size, **setting.smoke_training)
     try:
-        source, asked, compared, args = parser.parse_args_into_dataclasses()
+        source, asked, compared, args = parser.parse_args_into_dataclasses(given)
     except ValueError as error:
         parser.error(str(error))
     missing = [each for each in required if getattr(source, each, None) is None and getattr(asked, each, None) is None]

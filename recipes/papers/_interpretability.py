@@ -13,6 +13,7 @@ from hf_e2kd.architectures.sharding import whole
 from hf_e2kd.data import DistillationTransform
 from hf_e2kd.data.images import label_names
 from hf_e2kd.experiments import create_student
+from hf_e2kd.experiments.command_line import command_line
 from hf_e2kd.experiments.distillation import NOTHING_SAVED, announce, replace_arguments, train_on_labels
 from hf_e2kd.experiments.experiment import COMMON_TRAINING
 from hf_e2kd.experiments.images import classifier_of
@@ -71,7 +72,7 @@ def parse_study(options: type, name: str, description: str, **training: Any) -> 
     defaults = {**COMMON_TRAINING, "remove_unused_columns": False, **training, **smoke}
     parser.set_defaults(output_dir=f"outputs/{name}", **defaults)
     try:
-        chosen, args = parser.parse_args_into_dataclasses()
+        chosen, args = parser.parse_args_into_dataclasses(command_line(options, ExplanationDistillArguments))
     except ValueError as error:
         parser.error(str(error))
     if args.resume_from_checkpoint is not None:

@@ -33,7 +33,7 @@ from transformers import ResNetConfig, ResNetForImageClassification
 
 from hf_e2kd.alignment.inputs import image_view
 from hf_e2kd.data import AnnotatedCollator, DistillationTransform, MixingCollator, load_waterbirds
-from hf_e2kd.data.waterbirds import CLASSES, IN_DISTRIBUTION, OUT_OF_DISTRIBUTION, select_groups
+from hf_e2kd.data.waterbirds import CLASSES, IN_DISTRIBUTION, OUT_OF_DISTRIBUTION, PLACES, select_groups
 from hf_e2kd.experiments import Distillation, run_experiment
 from hf_e2kd.experiments.distillation import announce, replace_arguments, train_on_labels
 from hf_e2kd.experiments.images import crop_and_flip, explanation_picture
@@ -54,7 +54,10 @@ STUDENTS = {
 REGIMES = {"epochs": 700, "mixup": 700, "patient": 3500}
 """Number of epochs of each regime; the last two mix the images."""
 
-GROUPS = ("landbird_on_land", "landbird_on_water", "waterbird_on_land", "waterbird_on_water")
+GROUP_COLUMNS = ["label", "place"]
+"""Columns whose values make the groups."""
+
+GROUPS = tuple(f"{bird} × {place}" for bird in CLASSES for place in PLACES)
 """Names of the groups, by their number."""
 
 SMALLEST_CROP = 0.7
@@ -134,6 +137,7 @@ def waterbirds_experiment() -> PaperExperiment:
     chosen = chosen_first(regime="epochs", smoke=False)
     training = {
         **STANDARD_TRAINING,
+        "group_column": GROUP_COLUMNS,
         "num_train_epochs": REGIMES.get(chosen.regime, REGIMES["epochs"]),
         "warmup_steps": 5 / REGIMES.get(chosen.regime, REGIMES["epochs"]),
         **(SMOKE_TRAINING if chosen.smoke else {}),
@@ -174,7 +178,12 @@ def load_waterbirds_pair(sources: WaterbirdsSources, args: ExplanationDistillArg
     augmentation = crop_and_flip(processor, teacher_processor, smallest=SMALLEST_CROP)
     train.set_transform(DistillationTransform(processor, teacher_processor, augmentation))
     transform = DistillationTransform(processor, teacher_processor)
-    evaluations = group_splits(splits["test"])
+    evaluations = {
+        "in_distribution": select_groups(splits["test"], IN_DISTRIBUTION),
+        "out_of_distribution": select_groups(splits["test"], OUT_OF_DISTRIBUTION),
+        # The last, which is measured by group.
+        "test": splits["test"],
+    }
     for evaluation in evaluations.values():
         evaluation.set_transform(transform)
     collator: Any = AnnotatedCollator()
@@ -219,15 +228,6 @@ def guided_teacher(
         AnnotatedCollator(),
         {"annotation": AnnotationReference(sources.guidance_loss, explanation_weight=sources.guidance_weight)},
     )
-
-
-def group_splits(test: Dataset) -> dict[str, Dataset]:
-    """Select the test images by group, and those of the training's kind and of the other."""
-    return {
-        **{name: select_groups(test, [group]) for group, name in enumerate(GROUPS)},
-        "in_distribution": select_groups(test, IN_DISTRIBUTION),
-        "out_of_distribution": select_groups(test, OUT_OF_DISTRIBUTION),
-    }
 
 
 def worst_group(figures: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:

@@ -32,6 +32,7 @@ from hf_e2kd.alignment.grids import resize_maps
 from hf_e2kd.alignment.inputs import ImageView, image_view
 from hf_e2kd.data.images import without_undecodable
 from hf_e2kd.data.opening import as_rgb
+from hf_e2kd.experiments.command_line import command_line
 from hf_e2kd.experiments.models import label_settings
 from hf_e2kd.experiments.results import describe_machine, write_results
 from hf_e2kd.experiments.sources import load_classifier
@@ -95,7 +96,7 @@ def run_shift_test(description: str) -> dict[str, Any]:
     """
     parser = HfArgumentParser(ShiftArguments, description=description)
     try:
-        (args,) = parser.parse_args_into_dataclasses()
+        (args,) = parser.parse_args_into_dataclasses(command_line(ShiftArguments))
     except ValueError as error:
         parser.error(str(error))
     set_seed(args.seed)

@@ -24,6 +24,7 @@ from transformers import HfArgumentParser, ViTImageProcessor, set_seed
 from hf_e2kd.data import DistillationTransform, digits_on_textures
 from hf_e2kd.data.images import label_names
 from hf_e2kd.experiments import Distillation, ImageExperiment
+from hf_e2kd.experiments.command_line import command_line
 from hf_e2kd.experiments.demos import RESNET_ON_DIGITS
 from hf_e2kd.experiments.distillation import (
     NOTHING_SAVED,
@@ -151,12 +152,13 @@ def shortcut_figure(summary: Mapping[str, Any], options: ShortcutOptions) -> Fig
 def _parse(
     experiment: ImageExperiment, name: str, description: str
 ) -> tuple[ShortcutOptions, ExplanationDistillArguments]:
+    given = command_line(ShortcutOptions, ExplanationDistillArguments)
     parser = HfArgumentParser((ShortcutOptions, ExplanationDistillArguments), description=description)
     parser.set_defaults(
         output_dir=f"outputs/{name}", **{**COMMON_TRAINING, **experiment.common_training, **experiment.student_training}
     )
     try:
-        options, args = parser.parse_args_into_dataclasses()
+        options, args = parser.parse_args_into_dataclasses(given)
     except ValueError as error:
         parser.error(str(error))
     if args.resume_from_checkpoint is not None:

@@ -2,7 +2,15 @@
 
 from dataclasses import replace
 
-from hf_e2kd.fidelity import Cost, DataRecord, FidelityRecord, MetricValue, ModelRecord, TrainingRecord
+from hf_e2kd.fidelity import (
+    Cost,
+    DataRecord,
+    FidelityRecord,
+    GroupsRecord,
+    MetricValue,
+    ModelRecord,
+    TrainingRecord,
+)
 
 
 def figure(value, half=0.02, samples=1000, **settings):
@@ -71,6 +79,8 @@ def image_record(**changes):
             "agreement_where_teacher_errs": figure(0.486, 0.1, samples=72),
             "worst_class_accuracy": MetricValue(0.571, samples=28, detail="American Pit Bull Terrier"),
             "worst_class_agreement": MetricValue(0.667, samples=27, detail="Ragdoll"),
+            "worst_group_accuracy": figure(0.861, 0.04, samples=310, detail="outdoors"),
+            "worst_group_negative_flips": figure(0.055, samples=310, detail="outdoors"),
             "energy_pointing_game": figure(0.742),
             "teacher_energy_pointing_game": figure(0.761),
             "localization_iou": figure(0.418),
@@ -87,6 +97,13 @@ def image_record(**changes):
             }
         },
         "chance": {"shuffled": figure(0.478, samples=998), "untrained": figure(0.331, samples=998)},
+        "groups": GroupsRecord(
+            ["place"],
+            {
+                "indoors": {"accuracy": figure(0.925, samples=690), "negative_flips": figure(0.035, samples=690)},
+                "outdoors": {"accuracy": figure(0.861, 0.04, 310), "negative_flips": figure(0.055, samples=310)},
+            },
+        ),
         "training": TrainingRecord(
             base_model="microsoft/resnet-18",
             base_license="apache-2.0",

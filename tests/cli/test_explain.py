@@ -185,7 +185,7 @@ def test_files_that_cannot_be_read(place, tmp_path, capsys):
         ),
         (
             1,
-            "Explain it at its inputs: by 'integrated_gradients'",
+            "Methods that can explain what is given: attention_gradient, attention_rollout, input_x_gradient, integ",
             ["{place}/bert", "--text", "a film", "--explainer", "gradcam"],
         ),
     ],

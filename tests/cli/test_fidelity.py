@@ -88,6 +88,28 @@ def test_images_are_measured_and_verified(place, capsys):
     assert "FAILS student's weights" in out and "FAILS the samples" in out and "holds teacher's weights" in out
 
 
+def test_groups_are_measured_printed_and_verified(place, capsys):
+    """Prevents: figures by group that neither the table, nor the card, nor a verification has."""
+    rows = [{"text": f"a {word} film, it is {word}", "source": "ab"[number % 2]} for number, word in enumerate(WORDS)]
+    (place / "texts" / "validation.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    line = ("fidelity", *TEXTS_THERE, "--explainer", "saliency", "--pictures", 0, "--no-chance")
+    assert run(*line, "--group-column", "where") == 1
+    assert "no column 'where' to group the samples by. Columns of the data: text, source" in capsys.readouterr().err
+    assert run(*line, "--group-column", "source", "--card", "--require", "agreement>=0", "agreement/b>=0") == 0
+    out = capsys.readouterr().out
+    assert "passes agreement/b >= 0" in out
+    record = FidelityRecord.load("outputs/fidelity")
+    agreement = record.groups.figures["b"]["agreement"]
+    assert "agreement by source" in out and f"{agreement.value:.3f}  [" in out.split("agreement by source")[1]
+    assert agreement.samples == 3 and "| b | 3 |" in (place / "outputs" / "fidelity" / "README.md").read_text()
+    assert run("fidelity", "--verify", "outputs/fidelity", *TEXTS_THERE) == 0
+    assert "b, agreement" in capsys.readouterr().out
+    assert run(*line, "--baseline", "outputs/fidelity", "--require", "agreement<=-1", "--json") == 3
+    printed = capsys.readouterr()
+    assert "FAILS  agreement <= -1" in printed.err and json.loads(printed.out)["modality"] == "text"
+    assert run("fidelity", "--verify", "outputs/fidelity", "--require", "agreement>=0") == 2
+
+
 def test_texts_of_two_tokenizers(place, capsys):
     """Prevents: texts whose teacher is given the student's token ids."""
     options = ("--explainer", "input_x_gradient", "--pictures", 0, "--no-chance", "--json")
@@ -100,6 +122,8 @@ def test_texts_of_two_tokenizers(place, capsys):
 @pytest.mark.parametrize(
     ("given", "code", "message"),
     [
+        ((*IMAGES, "--require", "agreement"), 1, "is no requirement"),
+        ((*IMAGES, "agreement>=.9"), 2, "Requirements follow --require"),
         (("fidelity",), 2, "Give --student, --teacher, --dataset, or --verify"),
         ((*IMAGES, "--explainer-options", "{}x"), 2, "is no JSON"),
         ((*IMAGES, "--split", "test"), 1, "has no split 'test'. Its splits: validation"),

@@ -101,6 +101,17 @@ def test_metrics_are_exact(alone, ranks, size):
         )
 
 
+@pytest.mark.parametrize("size", EVALUATION_SIZES)
+def test_groups_are_exact(alone, ranks, size):
+    """A group's number gathered in another order than its sample's values; groups that one rank alone has seen."""
+    expected = {name: value for name, value in alone[f"groups {size}"].items() if "/" in name}
+    assert {"eval_accuracy/sea", "eval_explanation_similarity/sea"} <= set(expected)
+    assert ("eval_accuracy/land" in expected) == (size > 1)
+    for rank in ranks:
+        found = {name: value for name, value in rank[f"groups {size}"].items() if "/" in name}
+        assert found == pytest.approx(expected, abs=1e-6)
+
+
 def test_evaluation_before_training(alone, ranks):
     """An evaluation that marks the student as prepared would leave it without the all-reduce in the training after."""
     for rank in ranks:

@@ -25,6 +25,7 @@ from tests.training import CHECKPOINTING, Gradients, arguments, flat, logged, sa
 
 GLOBAL_BATCH = 8
 EVALUATION_SIZES = (13, 3, 1)
+PLACES = ("sea", "land", "sea")
 
 
 def bert() -> nn.Module:
@@ -146,6 +147,8 @@ def collect(folder: Path, processes: int) -> dict[str, dict[str, Any]]:
         trainer = trainer_of("vit", folder, processes)
         metrics = trainer.evaluate(samples(size, mask=True, seed=7))
         results[f"evaluate {size}"] = {"metrics": metrics}
+        places = [{**sample, "place": PLACES[row % 3]} for row, sample in enumerate(samples(size, mask=True, seed=7))]
+        results[f"groups {size}"] = trainer.evaluate(places, group_column="place")
         predicted = trainer.predict(samples(size, mask=True, seed=7))
         results[f"predict {size}"] = {"metrics": predicted.metrics, "logits": torch.tensor(predicted.predictions)}
     trainer = trainer_of("vit", folder, processes)

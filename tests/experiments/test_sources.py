@@ -12,8 +12,8 @@ from huggingface_hub.errors import HTTPError
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-import hf_e2kd.experiments.sources as sources
-from hf_e2kd.experiments.models import create_student, load_teacher
+from hf_e2kd.experiments import reaching
+from hf_e2kd.experiments.models import create_student, load_teacher, load_text_classifier
 from hf_e2kd.experiments.sources import Classifier, check_pair, check_source, load_classifier, load_split
 from tests.models import build, build_bcos
 from tests.text_models import build_text
@@ -102,9 +102,19 @@ def test_names_that_are_none(monkeypatch, tmp_path, source, message, load):
         load(source)
 
 
-@pytest.mark.parametrize("load", [load_classifier, lambda source: load_split(source, False, "train", None, [])])
+@pytest.mark.parametrize(
+    ("load", "remedy"),
+    [
+        (load_classifier, ""),
+        (lambda source: load_split(source, False, "train", None, []), ""),
+        (load_teacher, ""),
+        (lambda source: load_text_classifier(source, None, 2), ""),
+        (lambda source: create_student(source, "pretrained", ["a", "b"]), "--student_init random"),
+        (lambda source: create_student(source, "random", ["a", "b"]), "timm/NAME or a configuration's file"),
+    ],
+)
 @pytest.mark.parametrize("variable", [None, "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
-def test_no_network(monkeypatch, load, variable):
+def test_no_network(monkeypatch, load, remedy, variable):
     """Prevents: half a minute of retries, and an error that names neither the model nor a way out."""
     asked = []
 
@@ -117,23 +127,30 @@ def test_no_network(monkeypatch, load, variable):
         monkeypatch.delenv(name, raising=False)
     if variable is None:
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(sources.datasets.config, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(reaching.datasets.config, "HF_HUB_OFFLINE", False)
     else:
         monkeypatch.setenv(variable, "1")
-    monkeypatch.setattr(sources, "get_session", Session)
+    monkeypatch.setattr(reaching, "get_session", Session)
     with pytest.raises(OSError, match="'me/model' is neither a folder nor .* name a local folder") as raised:
         load("me/model")
     assert ("can't be reached" if variable is None else f"{variable}=1 forbids") in str(raised.value)
-    assert "HF_HUB_OFFLINE" in str(raised.value)
+    assert "HF_HUB_OFFLINE" in str(raised.value) and remedy in str(raised.value)
     # Asked once, for seconds; from then on the clients know.
     assert len(asked) == (variable is None) and all(seconds <= 10 for seconds in asked)
     assert constants.HF_HUB_OFFLINE
 
 
+def test_an_architecture_needs_no_network(monkeypatch):
+    """Prevents: a student that starts anew from an architecture of timm, and asks the Hub for its weights."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(reaching, "get_session", lambda: pytest.fail("the Hub is asked"))
+    assert create_student("timm/test_resnet", "random", ["a", "b"]).config.num_labels == 2
+
+
 def test_a_network(monkeypatch):
     """Prevents: a Hub that answers, by an error too, and isn't used."""
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(sources, "get_session", lambda: type("Session", (), {"head": lambda *_, **__: None})())
+    monkeypatch.setattr(reaching, "get_session", lambda: type("Session", (), {"head": lambda *_, **__: None})())
     check_source("me/model")
     assert not constants.HF_HUB_OFFLINE
 

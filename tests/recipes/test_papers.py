@@ -43,6 +43,7 @@ from hf_e2kd.data.images import load_images
 from hf_e2kd.experiments import create_student, run_experiment
 from hf_e2kd.experiments import run as side_by_side
 from hf_e2kd.experiments.sources import load_classifier as load_for_command
+from hf_e2kd.fidelity import FidelityRecord
 from hf_e2kd.models import bcos_config
 from tests.models import CLASSES, build, images, randomise
 from tests.training import distiller, samples
@@ -90,14 +91,19 @@ def test_waterbirds_by_group_with_a_teacher_that_was_guided_here(run, tmp_path):
     summary = results["summary"]
     worst = summary.pop("worst_group")
     fidelity = {"accuracy", "agreement", "explanation_similarity", "energy_pointing_game"}
-    assert_measured(summary, {*GROUPS, "in_distribution", "out_of_distribution"}, fidelity)
+    assert_measured(summary, {*GROUPS, "in_distribution", "out_of_distribution", "test"}, fidelity)
     for side in ("teacher", "KD", "e²KD"):
         accuracies = [summary[group][side]["accuracy"]["mean"] for group in GROUPS]
         assert worst[side]["accuracy"]["mean"] == min(accuracies)
         # As many images in each generated group.
         inside = summary["in_distribution"][side]["accuracy"]["mean"]
         assert inside == pytest.approx((accuracies[0] + accuracies[3]) / 2)
+        assert summary["test"][side]["accuracy"]["mean"] == pytest.approx(sum(accuracies) / 4)
     assert {"student", "student-kd", "teacher", "results.json", "explanations.png"} <= names_in(tmp_path)
+    record = FidelityRecord.load(tmp_path / "student")
+    assert record.groups.columns == ["label", "place"] and set(record.groups.figures) == set(GROUPS)
+    for group in GROUPS:
+        assert record.groups.figures[group]["accuracy"].value == summary[group]["e²KD"]["accuracy"]["mean"]
     teacher = AutoModelForImageClassification.from_pretrained(tmp_path / "teacher")
     assert list(teacher.config.id2label.values()) == ["landbird", "waterbird"]
 

@@ -1,0 +1,169 @@
+"""Requirements on a record's figures, tested on the ends of their intervals, and against an earlier record."""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from ..choices import did_you_mean
+from .groups import SMALLEST_GROUP, WORST_GROUP, is_lower_better
+from .record import FidelityRecord, MetricValue
+
+On = Literal["interval", "value"]
+"""Tested number: the end of the interval on the requirement's far side, or the value itself."""
+
+_REQUIREMENT = re.compile(r"\s*(?P<figure>[^<>=≤≥]+?)\s*(?P<relation>>=|<=|≥|≤)\s*(?P<bound>\S+)\s*")
+_NOT_THE_STUDENTS = ("teacher_", "zero_teacher_")
+_NEITHER_GOOD_NOR_BAD = ("agreement_where_teacher_errs",)
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """A bound on a figure.
+
+    Args:
+        figure: Name of the figure, or of a group's as `"accuracy/land"`.
+        at_least: True for a lower bound, False for an upper one.
+        bound: The bound, which itself is allowed.
+    """
+
+    figure: str
+    at_least: bool
+    bound: float
+
+    def __str__(self) -> str:
+        return f"{self.figure} {'>=' if self.at_least else '<='} {self.bound:g}"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A requirement beside what was measured.
+
+    Args:
+        requirement: The requirement in words.
+        passes: True if it is met; None where nothing was tested.
+        tested: The tested number; None where there is none.
+        figure: The measured figure; None where it wasn't measured.
+        reason: Reason why it isn't met, or wasn't tested.
+    """
+
+    requirement: str
+    passes: bool | None
+    tested: float | None = None
+    figure: MetricValue | None = None
+    reason: str | None = None
+
+
+def parse_requirement(text: str) -> Requirement:
+    """Parse a requirement, as `agreement>=.95` or `negative_flips<=.05`.
+
+    Raises:
+        ValueError: it is none, or its bound is no finite number.
+
+    Example:
+        >>> parse_requirement("worst_group_accuracy >= .7")
+        Requirement(figure='worst_group_accuracy', at_least=True, bound=0.7)
+    """
+    match = _REQUIREMENT.fullmatch(text)
+    try:
+        bound = float(match["bound"]) if match else math.nan
+    except ValueError:
+        bound = math.nan
+    if match is None or not math.isfinite(bound):
+        raise ValueError(
+            f"{text!r} is no requirement. Expected the name of a figure, >= or <=, and a number, in quotes: "
+            '"agreement>=.95" or "negative_flips<=.05".'
+        )
+    return Requirement(match["figure"], match["relation"] in (">=", "≥"), bound)
+
+
+def check_requirements(
+    record: FidelityRecord, requirements: Sequence[Requirement], on: On = "interval"
+) -> list[Verdict]:
+    """Test requirements on a record's figures.
+
+    Args:
+        record: Record of the student.
+        requirements: Requirements.
+        on: "interval" tests the lower end of the figure's interval against a lower bound, and the upper end against an
+            upper one, so that chance among the samples lets no student pass; "value" tests the value.
+
+    Raises:
+        ValueError: a figure that the record doesn't have; those that it has are listed.
+    """
+    return [_tested(requirement, _figure_named(record, requirement.figure), on) for requirement in requirements]
+
+
+def check_baseline(record: FidelityRecord, baseline: FidelityRecord) -> list[Verdict]:
+    """Test that no figure of the student falls below an earlier record's interval, or rises above it where low is good.
+
+    Args:
+        record: Record of the student.
+        baseline: Earlier record, of it or of another student, measured in the same way.
+
+    Returns:
+        A verdict for each of the earlier record's figures, but for those of the teacher.
+
+    Raises:
+        ValueError: the records are of different explanations or problems, so that their figures can't be compared; or
+            the earlier one has no figures.
+    """
+    for name in ("problem", "explainer", "teacher_explainer", "target", "comparison_grid"):
+        stated, own = getattr(baseline, name), getattr(record, name)
+        if stated != own:
+            raise ValueError(
+                f"The earlier record's {name.replace('_', ' ')} is {stated!r:.200}, and this one's {own!r:.200}: their "
+                "figures can't be compared. Measure both in the same way."
+            )
+    verdicts = [
+        _compared(name, stated, record.figures.get(name))
+        for name, stated in baseline.figures.items()
+        if not name.startswith(_NOT_THE_STUDENTS) and name not in _NEITHER_GOOD_NOR_BAD
+    ]
+    if not verdicts:
+        raise ValueError("The earlier record has no figures of a student to compare with.")
+    return verdicts
+
+
+def same_samples(record: FidelityRecord, baseline: FidelityRecord) -> bool:
+    """Tell whether two records state the same samples, as far as both state a digest of them."""
+    own, stated = record.data.fingerprint, baseline.data.fingerprint
+    return own is None or stated is None or own == stated
+
+
+def _tested(requirement: Requirement, figure: MetricValue, on: On) -> Verdict:
+    number = figure.value if on == "value" else figure.low if requirement.at_least else figure.high
+    if on == "interval" and figure.low is figure.high is None:
+        reason = "it has no interval: --on value tests its value"
+        return Verdict(str(requirement), False, None, figure, reason)
+    if number is None or any(end is not None and math.isnan(end) for end in (figure.value, figure.low, figure.high)):
+        return Verdict(str(requirement), False, None, figure, "its value or its interval is no number: measure again")
+    passes = number >= requirement.bound if requirement.at_least else number <= requirement.bound
+    return Verdict(str(requirement), passes, number, figure)
+
+
+def _compared(name: str, stated: MetricValue, found: MetricValue | None) -> Verdict:
+    at_least = not is_lower_better(name)
+    bound = stated.low if at_least else stated.high
+    if bound is None:
+        return Verdict(f"{name} as earlier", None, None, found, "the earlier record has no interval of it")
+    if found is None:
+        return Verdict(f"{name} as earlier", False, None, None, "not measured now")
+    if math.isnan(bound):
+        return Verdict(f"{name} as earlier", False, None, found, "the earlier interval is no number: measure it again")
+    return _tested(Requirement(name, at_least, bound), found, "value")
+
+
+def _figure_named(record: FidelityRecord, name: str) -> MetricValue:
+    groups = {} if record.groups is None else record.groups.figures
+    figures = {**{f"{each}/{group}": own[each] for group, own in groups.items() for each in own}, **record.figures}
+    if name in figures:
+        return figures[name]
+    by_group = f", and by group as '{next(iter(figures))}'" if groups else ""
+    hint = did_you_mean(name, figures)
+    if name.startswith(WORST_GROUP):
+        hint = f"No group has {SMALLEST_GROUP} samples of it." if groups else "Groups are measured with --group-column."
+    raise ValueError(
+        f"No figure '{name}' was measured. Measured: {', '.join(record.figures) or 'none'}{by_group}. {hint}".rstrip()
+    )

@@ -1,0 +1,118 @@
+"""Requirements are tested on ends of intervals, and what is no number passes none."""
+
+from dataclasses import replace
+
+import pytest
+
+from hf_e2kd.fidelity import GroupsRecord, MetricValue
+from hf_e2kd.fidelity.gate import Requirement, check_baseline, check_requirements, parse_requirement, same_samples
+from tests.fidelity.test_verify import record
+
+NAN = float("nan")
+
+
+def made(**figures):
+    """A record with the figures alone, agreement .8 [.7, .9] among them."""
+    own = {"agreement": MetricValue(0.8, 0.7, 0.9, 100), **figures}
+    return replace(record(), figures=own)
+
+
+def outcome(requirement, student=None, **options):
+    (verdict,) = check_requirements(student or made(), [parse_requirement(requirement)], **options)
+    return verdict.passes, verdict.tested
+
+
+@pytest.mark.parametrize(
+    ("requirement", "options", "expected"),
+    [
+        ("agreement>=.7", {}, (True, 0.7)),
+        ("agreement>=.7001", {}, (False, 0.7)),
+        ("agreement >= 0.8", {"on": "value"}, (True, 0.8)),
+        ("agreement>=.81", {"on": "value"}, (False, 0.8)),
+        ("agreement<=.9", {}, (True, 0.9)),
+        ("agreement<=.85", {}, (False, 0.9)),
+        ("agreement≤.85", {"on": "value"}, (True, 0.8)),
+    ],
+)
+def test_ends_of_the_interval(requirement, options, expected):
+    """Prevents: a student that passes by its mean, by the end on the wrong side, or fails at the bound itself."""
+    assert outcome(requirement, **options) == expected
+
+
+def test_groups_have_figures_of_their_own():
+    """Prevents: a requirement on one group, or on the worst, that is tested on all samples."""
+    groups = GroupsRecord(["place"], {"on land": {"accuracy": MetricValue(0.6, 0.5, 0.7, 50)}})
+    student = replace(made(worst_group_accuracy=MetricValue(0.6, 0.5, 0.7, 50, "on land")), groups=groups)
+    assert outcome("accuracy/on land>=.5", student) == outcome("worst_group_accuracy>=.5", student) == (True, 0.5)
+    with pytest.raises(ValueError, match="by group as 'accuracy/on land'. Did you mean 'accuracy/on land'"):
+        outcome("accuracy/on lnd>=.5", student)
+
+
+@pytest.mark.parametrize(
+    ("figure", "reason"),
+    [
+        (MetricValue(0.8, samples=1), "no interval: --on value tests its value"),
+        (MetricValue(0.8, NAN, 0.9), "is no number: measure again"),
+        (MetricValue(0.8, 0.7, NAN), "is no number: measure again"),
+        (MetricValue(NAN, 0.7, 0.9), "is no number: measure again"),
+        (MetricValue(0.8, None, 0.9), "is no number: measure again"),
+    ],
+)
+def test_what_is_no_interval_passes_nothing(figure, reason):
+    """Prevents: NaN, with which every comparison is False, or a missing end, that passes a requirement."""
+    (verdict,) = check_requirements(made(agreement=figure), [Requirement("agreement", True, 0.0)])
+    assert verdict.passes is False and reason in verdict.reason
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["agreement", "agreement>.9", "agreement=.9", ">=.9", "agreement>=", "agreement>=high", "agreement>=nan", ""],
+)
+def test_what_is_no_requirement(text):
+    """Prevents: a misspelt requirement that is passed over."""
+    with pytest.raises(ValueError, match=r'is no requirement. Expected .* "agreement>=.95"'):
+        parse_requirement(text)
+
+
+def test_figures_that_were_not_measured():
+    """Prevents: a requirement that nothing tests; a name that is almost right, and isn't found."""
+    with pytest.raises(ValueError, match="'agreemnt' was measured. Measured: agreement. Did you mean 'agreement'"):
+        outcome("agreemnt>=.9")
+    with pytest.raises(ValueError, match="Groups are measured with --group-column"):
+        outcome("worst_group_accuracy>=.9")
+    small = GroupsRecord(["place"], {"on land": {"accuracy": MetricValue(0.6, 0.5, 0.7, 5)}})
+    with pytest.raises(ValueError, match="No group has 10 samples of it"):
+        outcome("worst_group_accuracy>=.9", replace(made(), groups=small))
+
+
+def test_an_earlier_record():
+    """Prevents: a regression of one figure among many; more mistakes taken for better; the teacher's own figures."""
+    flips = {"negative_flips": MetricValue(0.1, 0.08, 0.12, 100), "teacher_accuracy": MetricValue(0.9, 0.8, 1.0, 100)}
+    earlier = made(**flips, worst_class_accuracy=MetricValue(0.2, samples=10, detail="cat"))
+
+    def verdicts(**changed):
+        now = replace(earlier, figures={**earlier.figures, **changed})
+        return {verdict.requirement: verdict for verdict in check_baseline(now, earlier)}
+
+    assert set(verdicts()) == {"agreement >= 0.7", "negative_flips <= 0.12", "worst_class_accuracy as earlier"}
+    assert [each.passes for each in verdicts().values()] == [True, True, None]
+    assert verdicts(agreement=MetricValue(0.7, 0.6, 0.8))["agreement >= 0.7"].passes
+    assert not verdicts(agreement=MetricValue(0.69, 0.6, 0.8))["agreement >= 0.7"].passes
+    assert verdicts(negative_flips=MetricValue(0.01, 0.0, 0.02))["negative_flips <= 0.12"].passes
+    assert not verdicts(negative_flips=MetricValue(0.13, 0.1, 0.2))["negative_flips <= 0.12"].passes
+    assert not verdicts(negative_flips=MetricValue(NAN))["negative_flips <= 0.12"].passes
+    without = replace(earlier, figures={"agreement": earlier.figures["agreement"]})
+    assert [each.passes for each in check_baseline(without, earlier)] == [True, False, None]
+    broken = made(agreement=MetricValue(0.8, NAN, NAN))
+    assert [each.passes for each in check_baseline(made(), broken)] == [False]
+
+
+def test_records_that_cannot_be_compared():
+    """Prevents: GradCAM's similarity compared with that of another method; a comparison with nothing."""
+    other = replace(made(), explainer={"name": "saliency", "options": {}})
+    with pytest.raises(ValueError, match="The earlier record's explainer is .*saliency.*Measure both in the same way"):
+        check_baseline(made(), other)
+    with pytest.raises(ValueError, match="no figures of a student"):
+        check_baseline(made(), replace(made(), figures={}))
+    assert same_samples(made(), made())
+    assert not same_samples(made(), replace(made(), data=replace(made().data, fingerprint="sha256:e")))
