@@ -12,8 +12,6 @@ from .version import __version__ as __version__
 if TYPE_CHECKING:
     from .architectures import available_architectures, register_architecture, wrap_timm
     from .data.text import TextCollator
-    from .experiments.fitted_head import fit_head
-    from .experiments.zero_shot import zero_shot_teacher
     from .explainers import Explainer, Explanation, available_explainers, explain, register_explainer
     from .fidelity.published import Student, load_student
     from .references import AnnotationReference, Reference, TeacherReference
@@ -56,7 +54,6 @@ __all__ = [
     "available_logits_losses",
     "available_terms",
     "explain",
-    "fit_head",
     "load_student",
     "register_architecture",
     "register_explainer",
@@ -65,7 +62,6 @@ __all__ = [
     "register_logits_loss",
     "register_term",
     "wrap_timm",
-    "zero_shot_teacher",
 ]
 
 # The imports above once more, for Python itself.
@@ -91,7 +87,6 @@ _MODULES = {
     "available_logits_losses": ".terms",
     "available_terms": ".terms",
     "explain": ".explainers",
-    "fit_head": ".experiments.fitted_head",
     "load_student": ".fidelity.published",
     "register_architecture": ".architectures",
     "register_explainer": ".explainers",
@@ -100,7 +95,6 @@ _MODULES = {
     "register_logits_loss": ".terms",
     "register_term": ".terms",
     "wrap_timm": ".architectures",
-    "zero_shot_teacher": ".experiments.zero_shot",
 }
 
 

@@ -3,6 +3,7 @@
 from .command_line import command_line
 from .distillation import Distillation, explainer_of, replace_arguments, train_on_labels, use_one_thread
 from .experiment import Comparison, Experiment, parse_experiment
+from .fitted_head import fit_head
 from .images import ImageExperiment, crop_and_flip, draw_explanations
 from .models import create_student, label_settings, load_processor, load_teacher, load_weights, shallow_copy_of
 from .results import collect_results, markdown_table, measured_metrics, write_results
@@ -10,6 +11,7 @@ from .run import run_experiment, run_variants
 from .student_card import generated_data, with_word_plots
 from .texts import TextExperiment
 from .words import WordStudy
+from .zero_shot import zero_shot_teacher
 
 __all__ = [
     "Comparison",
@@ -24,6 +26,7 @@ __all__ = [
     "crop_and_flip",
     "draw_explanations",
     "explainer_of",
+    "fit_head",
     "generated_data",
     "label_settings",
     "load_processor",
@@ -40,4 +43,5 @@ __all__ = [
     "use_one_thread",
     "with_word_plots",
     "write_results",
+    "zero_shot_teacher",
 ]

@@ -62,7 +62,7 @@ def fit_head(
 
     Example:
 
-        teacher, processor = hf_e2kd.fit_head("facebook/dinov2-small", load_dataset("clothing")["train"])
+        teacher, processor = fit_head("facebook/dinov2-small", load_dataset("clothing")["train"])
     """
     names = dataset_label_names(dataset, label_column)
     if names is None:

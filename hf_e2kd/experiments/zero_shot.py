@@ -39,7 +39,7 @@ def zero_shot_teacher(
 
     Example:
 
-        teacher, processor = hf_e2kd.zero_shot_teacher("openai/clip-vit-base-patch32", ["a cat", "a dog"])
+        teacher, processor = zero_shot_teacher("openai/clip-vit-base-patch32", ["a cat", "a dog"])
         ExplanationDistillTrainer(student, args, teacher_model=teacher, teacher_processing_class=processor, ...)
     """
     names = [str(label) for label in labels]

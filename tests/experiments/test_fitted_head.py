@@ -8,8 +8,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from transformers import AutoModelForImageClassification, ViTImageProcessor, ViTModel
 
-from hf_e2kd import explain, fit_head
+from hf_e2kd import explain
 from hf_e2kd.data.transforms import DistillationTransform
+from hf_e2kd.experiments import fit_head
 from tests.models import build
 from tests.tokenizers import STUDENT, WORDS, text_model
 

@@ -13,7 +13,8 @@ from transformers import (
     pipeline,
 )
 
-from hf_e2kd import explain, zero_shot_teacher
+from hf_e2kd import explain
+from hf_e2kd.experiments import zero_shot_teacher
 from tests.models import build, randomise
 from tests.tokenizers import STUDENT
 from tests.training import distiller, logged, samples

@@ -1,0 +1,45 @@
+"""Settings of Sphinx: `make docs` builds the site into docs/_build."""
+
+import shutil
+from pathlib import Path
+
+from sphinx.application import Sphinx
+
+from hf_e2kd.version import __version__
+
+project = "hf_e2kd"
+author = copyright = "The hf_e2kd authors"
+release = __version__
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+    "sphinxcontrib.programoutput",
+]
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = "hf_e2kd"
+myst_enable_extensions = ["colon_fence"]
+myst_heading_anchors = 3
+autodoc_typehints = "none"  # a docstring's `Args` say the types and shapes
+autodoc_member_order = "bysource"
+napoleon_use_rtype = False
+
+ROOT = Path(__file__).parents[1]
+COPIED = ("CONTRIBUTING.md", "CHANGELOG.md", "recipes/**/*.md", "recipes/figures/*")
+"""The repository's own pages that belong to the site too, as patterns."""
+
+
+def copy_pages(_app: Sphinx) -> None:
+    """Copy the repository's own pages below docs/repository, where their links to each other hold."""
+    for pattern in COPIED:
+        for path in ROOT.glob(pattern):
+            copy = ROOT / "docs" / "repository" / path.relative_to(ROOT)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, copy)
+
+
+def setup(app: Sphinx) -> None:
+    app.connect("builder-inited", copy_pages)
