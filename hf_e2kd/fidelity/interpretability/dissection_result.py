@@ -21,7 +21,8 @@ class DissectedUnit:
         concept, category: Its best concept, and that one's category; None where its regions meet no concept.
         iou: IoU of its regions with the best concept, over all images.
         second_iou: IoU with the next concept.
-        dead: True where no activation exceeds the threshold, as in a unit that is always 0.
+        dead: True where no activation exceeds the threshold, as in a unit that is always 0, or that is at its largest
+            value too often (ReLU6).
         top_images: Rows of the images that activate it most, the strongest first.
     """
 
