@@ -13,11 +13,11 @@ Tally = Literal["category", "official"]
 
 @dataclass(frozen=True)
 class ConceptTally:
-    """Pixels counted over images, of U units, C concepts and K categories, int64.
+    """Pixels counted over images, of U units at Q thresholds each, C concepts and K categories, int64.
 
     Args:
-        activated: (U, K), pixels of a unit's regions, on the images that count for a category.
-        both: (U, C), those of them that bear a concept.
+        activated: (Q, U, K), pixels of a unit's regions, on the images that count for a category.
+        both: (Q, U, C), those of them that bear a concept.
         labelled: (C,), pixels that bear a concept, on all images.
     """
 
@@ -44,11 +44,17 @@ class DetectorCounts:
 
 
 def tally_image(
-    regions: Tensor, concepts: Tensor, categories: Tensor, category_count: int, tally: Tally = "category"
+    activations: Tensor,
+    thresholds: Tensor,
+    concepts: Tensor,
+    categories: Tensor,
+    category_count: int,
+    tally: Tally = "category",
 ) -> ConceptTally:
     """Count one image.
 
-    A pixel that bears a concept in several layers of the annotation counts once for it.
+    A unit's region is where its activation exceeds its threshold (>). A pixel that bears a concept in several layers of
+    the annotation counts once for it.
 
     - `tally="category"`: the region counts for every category of which the image has a labelled pixel. So Bau et al.
       define the IoU, whose sums run over the images with a label of the concept's category.
@@ -62,7 +68,8 @@ def tally_image(
         Han et al., "On the Impact of Knowledge Distillation for Model Interpretability", ICML 2023.
 
     Args:
-        regions: (U, pixels) bool, where each unit's activation exceeds its threshold.
+        activations: (U, pixels), each unit's map, enlarged to the labels.
+        thresholds: (Q, U), each unit's thresholds, ascending along Q.
         concepts: (C, pixels) bool, where each concept is; all True for one of the whole image, such as a scene.
         categories: (C,) int64, each concept's category, from 0.
         category_count: K.
@@ -72,42 +79,52 @@ def tally_image(
         ValueError: the tally isn't known, or the shapes don't fit together.
 
     Example:
-        >>> region = torch.tensor([[True, True, False, False]])
+        >>> activations, thresholds = torch.tensor([[0.9, 0.8, 0.2, 0.1]]), torch.tensor([[0.5]])
         >>> sky, cat = torch.tensor([[False, True, True, False], [False, False, False, True]])
         >>> for name in ("category", "official"):
-        ...     tally_image(region, torch.stack([sky, cat]), torch.tensor([0, 1]), 2, name).activated.tolist()
-        [[2, 2]]
-        [[2, 0]]
+        ...     found = tally_image(
+        ...         activations, thresholds, torch.stack([sky, cat]), torch.tensor([0, 1]), 2, name
+        ...     )
+        ...     found.activated.tolist(), found.both.tolist()
+        ([[[2, 2]]], [[[1, 0]]])
+        ([[[2, 0]]], [[[1, 0]]])
     """
     check_tally(tally)
-    if regions.shape[1] != concepts.shape[1] or len(concepts) != len(categories):
+    (units, pixels), quantiles = activations.shape, len(thresholds)
+    shapes = thresholds.shape[1:], concepts.shape[1:], categories.shape
+    if shapes != ((units,), (pixels,), (len(concepts),)):
         raise ValueError(
-            f"regions {tuple(regions.shape)}, concepts {tuple(concepts.shape)} and categories "
-            f"{tuple(categories.shape)} must be (U, pixels), (C, pixels) and (C,)."
+            f"activations {tuple(activations.shape)} must be (U, pixels), thresholds {tuple(thresholds.shape)} (Q, U), "
+            f"concepts {tuple(concepts.shape)} (C, pixels), and categories {tuple(categories.shape)} (C,)."
         )
+    # Few pixels lie in a region: they are looked at one by one, each under the number of thresholds that it exceeds.
+    unit, pixel = (activations > thresholds[0, :, None]).nonzero(as_tuple=True)
+    levels = (activations[unit, pixel, None] > thresholds.mT[unit]).sum(dim=1) - 1
     # Sums of zeros and ones are exact in float32 up to 16 million pixels.
-    both = (regions.float() @ concepts.float().mT).long()
+    bears = torch.nn.functional.pad(concepts.mT.float(), (1, 0), value=1.0)
+    counts = bears.new_zeros(quantiles * units, bears.shape[1]).index_add_(0, levels * units + unit, bears[pixel])
+    counts = counts.view(quantiles, units, 1 + len(concepts)).flip(0).cumsum(dim=0).flip(0)
+    area, both = counts[..., :1].long(), counts[..., 1:]
     labelled = concepts.sum(dim=1)
-    members = torch.nn.functional.one_hot(categories, category_count)
-    found = both if tally == "official" else labelled[None]
-    counts = (found.float() @ members.float()) > 0
-    return ConceptTally(regions.sum(dim=1)[:, None] * counts, both, labelled)
+    members = torch.nn.functional.one_hot(categories, category_count).float()
+    found = both if tally == "official" else labelled.float()
+    return ConceptTally(area * (found @ members > 0), both.long(), labelled)
 
 
 def concept_ious(tally: ConceptTally, categories: Tensor) -> Tensor:
-    """The IoU of each unit with each concept over all images, Σ∩ / Σ∪: (U, C) float64, 0 for a concept without pixels.
+    """The IoU of units and concepts over all images, Σ∩ / Σ∪: (Q, U, C) float64, 0 for a concept without pixels.
 
     Args:
         tally: Pixels counted over the images.
         categories: (C,) int64, each concept's category.
 
     Example:
-        >>> counted = ConceptTally(torch.tensor([[4]]), torch.tensor([[2]]), torch.tensor([6]))
+        >>> counted = ConceptTally(torch.tensor([[[4]]]), torch.tensor([[[2]]]), torch.tensor([6]))
         >>> concept_ious(counted, torch.tensor([0]))
-        tensor([[0.2500]], dtype=torch.float64)
+        tensor([[[0.2500]]], dtype=torch.float64)
     """
     both = tally.both.double()
-    union = tally.activated.double()[:, categories] + tally.labelled.double() - both
+    union = tally.activated.double()[..., categories] + tally.labelled.double() - both
     return both / union.where(union > 0, 1)
 
 

@@ -12,20 +12,27 @@ from hf_e2kd.metrics.dissection import (
 )
 
 # Four pixels; concepts 0 and 1 of category 0, 2 of category 1 (the whole image), none of category 2.
-REGIONS = torch.tensor([[1, 1, 0, 0], [0, 0, 0, 1], [0, 0, 0, 0]]).bool()
+ACTIVATIONS = torch.tensor([[0.7, 0.6, 0.1, 0.5], [0.0, 0.0, 0.0, 2.0], [3.0, 3.0, 3.0, 3.0]])
+THRESHOLDS = torch.tensor([[0.5, 1.0, 3.0], [0.6, 1.5, 4.0]])
 CONCEPTS = torch.tensor([[0, 1, 1, 0], [0, 0, 1, 0], [1, 1, 1, 1]]).bool()
 CATEGORIES = torch.tensor([0, 0, 1])
 
 
 @pytest.mark.parametrize(
     ("tally", "activated"),
-    [("category", [[2, 2, 0], [1, 1, 0], [0, 0, 0]]), ("official", [[2, 2, 0], [0, 1, 0], [0, 0, 0]])],
+    [
+        ("category", [[[2, 2, 0], [1, 1, 0], [0, 0, 0]], [[1, 1, 0], [1, 1, 0], [0, 0, 0]]]),
+        ("official", [[[2, 2, 0], [0, 1, 0], [0, 0, 0]], [[0, 1, 0], [0, 1, 0], [0, 0, 0]]]),
+    ],
 )
 def test_one_image(tally, activated):
-    """The second unit's region, which has no pixel of category 0, counts for it by the plain reading alone."""
-    found = tally_image(REGIONS, CONCEPTS, CATEGORIES, 3, tally)
+    """The second unit's region, which has no pixel of category 0, counts for it by the plain reading alone.
+
+    Thresholds that are reached but not exceeded, and two of them that are counted as one.
+    """
+    found = tally_image(ACTIVATIONS, THRESHOLDS, CONCEPTS, CATEGORIES, 3, tally)
     assert found.activated.tolist() == activated
-    assert found.both.tolist() == [[1, 0, 2], [0, 0, 1], [0, 0, 0]]
+    assert found.both.tolist() == [[[1, 0, 2], [0, 0, 1], [0, 0, 0]], [[0, 0, 1], [0, 0, 1], [0, 0, 0]]]
     assert found.labelled.tolist() == [2, 1, 4]
 
 
@@ -57,9 +64,11 @@ def test_counts():
 def test_bad_input_is_refused():
     """Tallies, shapes and thresholds that would count nothing or everything."""
     with pytest.raises(ValueError, match="no tally 'plain'. Choose from: category, official"):
-        tally_image(REGIONS, CONCEPTS, CATEGORIES, 2, "plain")
+        tally_image(ACTIVATIONS, THRESHOLDS, CONCEPTS, CATEGORIES, 2, "plain")
     with pytest.raises(ValueError, match=r"must be \(U, pixels\)"):
-        tally_image(REGIONS[:, :3], CONCEPTS, CATEGORIES, 2)
+        tally_image(ACTIVATIONS[:, :3], THRESHOLDS, CONCEPTS, CATEGORIES, 2)
+    with pytest.raises(ValueError, match=r"must be \(U, pixels\)"):
+        tally_image(ACTIVATIONS, THRESHOLDS[:, :2], CONCEPTS, CATEGORIES, 2)
     for threshold in (-0.1, 1.0, float("nan")):
         with pytest.raises(ValueError, match="from 0 up to 1"):
             count_detectors(["a"], ["b"], [0.3], [0.0], threshold)

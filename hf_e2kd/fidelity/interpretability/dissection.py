@@ -19,7 +19,7 @@ from ...architectures import call_model
 from ...architectures.base import evaluating
 from ...architectures.taps import Taps, find_layer
 from ...data.concepts import ConceptImages
-from ...metrics.dissection import ConceptTally, Tally, best_concepts, check_tally, concept_ious, tally_image
+from ...metrics.dissection import Tally, best_concepts, check_tally, concept_ious, tally_image
 from ...metrics.quantiles import check_quantile
 from ...store.key import weights_digest
 from .concept_samples import ConceptSamples, collate
@@ -116,7 +116,7 @@ def network_dissection(
                 kept[path].take_in(maps[path], first)
             state.advance(kept, len(next(iter(maps.values()))))
         for path in paths:
-            kept[path].start_tally(len(concepts), len(names), device)
+            kept[path].start_tally(len(concepts), len(names))
         state.next_phase(kept)
     for _, maps, labels in _batches(model, paths, samples, state.position, "Concepts in regions", **reading):
         for row, sample in enumerate(labels):
@@ -126,7 +126,7 @@ def network_dissection(
         state.advance(kept, len(labels))
     state.remove()
 
-    labelled = kept[paths[0]].tallies[0].labelled
+    labelled = kept[paths[0]].tally.labelled
     return Dissection(
         tally=tally,
         images=len(images),
@@ -221,24 +221,22 @@ def _tally(
     size: tuple[int, int],
 ) -> None:
     """Count one image's maps (units, h, w)."""
-    for number in range(len(kept.thresholds)):
-        kept.tallies[number].labelled[present] += members.sum(dim=1)
+    total = kept.tally
+    total.labelled[present] += members.sum(dim=1)
     # Enlarged, a map nowhere exceeds its largest value: most units have no region in an image.
     active = (maps.flatten(1).amax(dim=1) > kept.thresholds[0]).nonzero()[:, 0]
     for units in active.split(UNITS_AT_ONCE):
         enlarged = resize_maps(maps[units], size).flatten(1)
-        for number, thresholds in enumerate(kept.thresholds):
-            total = kept.tallies[number]
-            regions = enlarged > thresholds[units, None]
-            found = tally_image(regions, members, categories[present], total.activated.shape[1], tally)
-            total.activated[units] += found.activated
-            total.both[units[:, None], present] += found.both
+        found = tally_image(
+            enlarged, kept.thresholds[:, units], members, categories[present], total.activated.shape[2], tally
+        )
+        total.activated[:, units] += found.activated
+        total.both[:, units[:, None], present] += found.both
 
 
 def _units(kept: LayerState, number: int, concepts: Sequence, categories: Tensor) -> list[DissectedUnit]:
     """The units of a layer at one of the quantiles."""
-    total: ConceptTally = kept.tallies[number]
-    places, ious, seconds = best_concepts(concept_ious(total, categories))
+    places, ious, seconds = best_concepts(concept_ious(kept.tally, categories)[number])
     thresholds = kept.thresholds[number]
     dead = kept.largest[:, 0] <= thresholds
     columns = (thresholds, places, ious, seconds, dead, kept.top_rows)

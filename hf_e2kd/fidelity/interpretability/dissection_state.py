@@ -16,7 +16,7 @@ STATE_FILE = "dissection.safetensors"
 
 
 class LayerState:
-    """A layer's quantiles and tallies so far.
+    """A layer's quantiles and tally so far.
 
     Args:
         quantiles: Quantiles, ascending.
@@ -32,7 +32,7 @@ class LayerState:
         self.sketch: QuantileSketch
         self.largest, self.top_rows = torch.empty(0), torch.empty(0)
         self.thresholds = torch.empty(0)
-        self.tallies: list[ConceptTally] = []
+        self.tally: ConceptTally
 
     def take_in(self, maps: Tensor, first: int) -> None:
         """Take in maps (B, units, h, w) of the images from row `first` on."""
@@ -53,18 +53,15 @@ class LayerState:
         self.grid = grid
         self.sketch = QuantileSketch(self.quantiles[0], self.images * grid[0] * grid[1], self.sketch_size)
 
-    def start_tally(self, concepts: int, categories: int, device: torch.device) -> None:
+    def start_tally(self, concepts: int, categories: int) -> None:
         """Read the thresholds (quantiles, units), and begin to count."""
         self.thresholds = torch.stack([self.sketch.quantile(share) for share in self.quantiles])
-        units = self.thresholds.shape[1]
-        self.tallies = [
-            ConceptTally(
-                activated=torch.zeros(units, categories, dtype=torch.long, device=device),
-                both=torch.zeros(units, concepts, dtype=torch.long, device=device),
-                labelled=torch.zeros(concepts, dtype=torch.long, device=device),
-            )
-            for _ in self.quantiles
-        ]
+        zeros, shape = self.thresholds.new_zeros, tuple(self.thresholds.shape)
+        self.tally = ConceptTally(
+            activated=zeros((*shape, categories), dtype=torch.long),
+            both=zeros((*shape, concepts), dtype=torch.long),
+            labelled=zeros((concepts,), dtype=torch.long),
+        )
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the state as tensors."""
@@ -72,10 +69,9 @@ class LayerState:
             return {}
         parts = {"grid": torch.tensor(self.grid), "largest": self.largest, "top_rows": self.top_rows}
         parts |= {f"sketch {name}": value for name, value in self.sketch.state().items()}
-        if self.tallies:
+        if self.thresholds.numel():
             parts["thresholds"] = self.thresholds
-        for number, total in enumerate(self.tallies):
-            parts |= {f"tally {number} {name}": value for name, value in vars(total).items()}
+            parts |= {f"tally {name}": value for name, value in vars(self.tally).items()}
         return parts
 
     def load(self, parts: Mapping[str, Tensor]) -> None:
@@ -88,7 +84,7 @@ class LayerState:
         self.largest, self.top_rows = parts["largest"], parts["top_rows"]
         if "thresholds" in parts:
             self.thresholds = parts["thresholds"]
-            self.tallies = [ConceptTally(**_under(parts, f"tally {number} ")) for number in range(len(self.quantiles))]
+            self.tally = ConceptTally(**_under(parts, "tally "))
 
 
 class DissectionState:
