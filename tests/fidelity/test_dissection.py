@@ -225,6 +225,23 @@ def test_resumes_to_the_same_result(tmp_path, reads):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_was_there_is_put_back(monkeypatch):
+    """Hooks, a mode or gradients that stay changed where the counting fails, and random numbers that are used up."""
+    model, state = Planted().train(), torch.random.get_rng_state()
+    monkeypatch.setattr("hf_e2kd.fidelity.interpretability.dissection.tally_image", lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError) as caught:
+        dissect(model)
+    assert model.training and not model.features._forward_hooks and torch.is_grad_enabled()
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert caught.traceback  # which holds the frames of the loop
+
+
+def test_half_precision():
+    """Images of another type than the model's."""
+    found = dissect(build("resnet").bfloat16(), "resnet.encoder.stages.0")
+    assert len(found.of().units) == 8
+
+
 def test_state_of_another_run_is_refused(tmp_path):
     """A state that goes on with other weights."""
     options = {"processing_class": PROCESSOR, "quantile": 0.9, "state_folder": tmp_path, "save_every": 1}

@@ -3,7 +3,8 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,8 @@ def network_dissection(
     key = _digest(
         weights_digest(model),
         [paths, quantiles, tally, samples.mask_size, batch_size, top_images, sketch_size, len(images)],
-        [str(samples.view), *(f"{concept.category}/{concept.name}" for concept in concepts)],
+        [str(samples.view), images.name(0), images.name(len(images) - 1)],
+        [f"{concept.category}/{concept.name}" for concept in concepts],
     )
     state = DissectionState(state_folder, key, save_every)
     kept = {path: LayerState(quantiles, len(images), sketch_size, top_images) for path in paths}
@@ -111,19 +113,21 @@ def network_dissection(
 
     if state.phase == "quantiles":
         seen = ConceptSamples(images, processor, samples.mask_size, with_labels=False)
-        for first, maps, _ in _batches(model, paths, seen, state.position, "Quantiles of activations", **reading):
-            for path in paths:
-                kept[path].take_in(maps[path], first)
-            state.advance(kept, len(next(iter(maps.values()))))
+        with closing(_batches(model, paths, seen, state.position, "Quantiles of activations", **reading)) as batches:
+            for first, maps, labels in batches:
+                for path in paths:
+                    kept[path].take_in(maps[path], first)
+                state.advance(kept, len(labels))
         for path in paths:
             kept[path].start_tally(len(concepts), len(names))
         state.next_phase(kept)
-    for _, maps, labels in _batches(model, paths, samples, state.position, "Concepts in regions", **reading):
-        for row, sample in enumerate(labels):
-            present, members = sample.present.to(device), sample.members.to(device)
-            for path in paths:
-                _tally(kept[path], maps[path][row], present, members, categories, tally, samples.mask_size)
-        state.advance(kept, len(labels))
+    with closing(_batches(model, paths, samples, state.position, "Concepts in regions", **reading)) as batches:
+        for _, maps, labels in batches:
+            for row, sample in enumerate(labels):
+                present, members = sample.present.to(device), sample.members.to(device)
+                for path in paths:
+                    _tally(kept[path], maps[path][row], present, members, categories, tally, samples.mask_size)
+            state.advance(kept, len(labels))
     state.remove()
 
     labelled = kept[paths[0]].tally.labelled
@@ -195,16 +199,20 @@ def _batches(
     title: str,
     batch_size: int,
     workers: int,
-) -> Iterator[tuple[int, dict[str, Tensor], list]]:
-    """The number of the first image, the maps of each layer, and the samples, batch by batch from image `first` on."""
-    device = next(model.parameters()).device
+) -> Generator[tuple[int, dict[str, Tensor], list], None, None]:
+    """Yield the number of the first image, the maps of each layer and the samples of each batch from image `first` on.
+
+    The model's mode and hooks are put back when the generator is closed.
+    """
+    parameter = next(model.parameters())
     rest = Subset(samples, range(first, len(samples)))
-    loader = DataLoader(rest, batch_size, num_workers=workers, collate_fn=collate)
+    # With a generator of its own the loader leaves the global one as it is.
+    loader = DataLoader(rest, batch_size, num_workers=workers, collate_fn=collate, generator=torch.Generator())
     taps = Taps(model, paths)
     try:
-        with evaluating(model), torch.inference_mode(), tqdm(total=len(samples), initial=first, desc=title) as bar:
+        with evaluating(model), torch.no_grad(), tqdm(total=len(samples), initial=first, desc=title) as bar:
             for pixel_values, labels in loader:
-                yield first, layer_maps(model, taps, pixel_values.to(device)), labels
+                yield first, layer_maps(model, taps, pixel_values.to(parameter)), labels
                 first += len(labels)
                 bar.update(len(labels))
     finally:

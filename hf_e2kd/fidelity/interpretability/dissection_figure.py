@@ -71,10 +71,10 @@ def detector_figure(
     ratio = samples.view.size[0] / samples.view.size[1]
     figure = Figure(figsize=(1.7 * columns + 1.6, 1.75 * ratio * len(chosen) + 0.4), layout="constrained")
     axes = figure.subplots(len(chosen), columns, squeeze=False)
-    device = next(model.parameters()).device
+    parameter = next(model.parameters())
     taps = Taps(model, [layer.layer])
     try:
-        with evaluating(model), torch.inference_mode():
+        with evaluating(model), torch.no_grad():
             for row, number in enumerate(chosen):
                 unit = layer.units[number]
                 own = numbers.get((unit.category or "", unit.concept or ""))
@@ -83,7 +83,7 @@ def detector_figure(
                     axis.set(xticks=[], yticks=[])
                 for axis, image in zip(axes[row], unit.top_images, strict=False):
                     sample = samples[image]
-                    maps = layer_maps(model, taps, sample.pixel_values[None].to(device))[layer.layer]
+                    maps = layer_maps(model, taps, sample.pixel_values[None].to(parameter))[layer.layer]
                     region = resize_maps(maps[0, number], samples.view.size) > unit.threshold
                     pixels = samples.view.intensities(sample.pixel_values).clamp(0, 1).movedim(0, -1).numpy()
                     places = (sample.present == samples.places[own]).nonzero() if own is not None else torch.empty(0)
