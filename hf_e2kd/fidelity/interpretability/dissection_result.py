@@ -133,7 +133,8 @@ class Dissection:
         path = Path(folder) / DISSECTION_FILE
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+        # Arrays within arrays without end are no dissection either.
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} is no JSON: {error}. Dissect anew.") from error
         found = content.pop("format", None) if isinstance(content, dict) else None
         if found != FORMAT:
