@@ -100,11 +100,14 @@ def tally_image(
     # Few pixels lie in a region: they are looked at one by one, each under the number of thresholds that it exceeds.
     unit, pixel = (activations > thresholds[0, :, None]).nonzero(as_tuple=True)
     levels = (activations[unit, pixel, None] > thresholds.mT[unit]).sum(dim=1) - 1
+    place = levels * units + unit
+    bears = concepts.mT.contiguous().index_select(0, pixel).float()
     # Sums of zeros and ones are exact in float32 up to 16 million pixels.
-    bears = torch.nn.functional.pad(concepts.mT.float(), (1, 0), value=1.0)
-    counts = bears.new_zeros(quantiles * units, bears.shape[1]).index_add_(0, levels * units + unit, bears[pixel])
-    counts = counts.view(quantiles, units, 1 + len(concepts)).flip(0).cumsum(dim=0).flip(0)
-    area, both = counts[..., :1].long(), counts[..., 1:]
+    both = bears.new_zeros(quantiles * units, len(concepts)).index_add_(0, place, bears)
+    area = place.bincount(minlength=quantiles * units)
+    # What exceeds a threshold exceeds those below it.
+    both = both.view(quantiles, units, len(concepts)).flip(0).cumsum(dim=0).flip(0)
+    area = area.view(quantiles, units, 1).flip(0).cumsum(dim=0).flip(0)
     labelled = concepts.sum(dim=1)
     members = torch.nn.functional.one_hot(categories, category_count).float()
     found = both if tally == "official" else labelled.float()

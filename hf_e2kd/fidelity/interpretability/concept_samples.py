@@ -91,6 +91,8 @@ class ConceptSamples(Dataset):
         members[np.isin(numbers, labels.whole)] = True
         present = self.places[np.array([*numbers, *whole], dtype=int)]
         members = np.concatenate([members, np.ones((len(whole), pixels), dtype=bool)])
+        # A pixel's concepts side by side in memory, as the tally reads them.
+        members = np.ascontiguousarray(members.T).T
         return ConceptSample(pixel_values, torch.from_numpy(present), torch.from_numpy(members))
 
     def _is_known(self, number: int) -> bool:

@@ -230,7 +230,6 @@ def _tally(
 ) -> None:
     """Count one image's maps (units, h, w)."""
     total = kept.tally
-    total.labelled[present] += members.sum(dim=1)
     # Enlarged, a map nowhere exceeds its largest value: most units have no region in an image.
     active = (maps.flatten(1).amax(dim=1) > kept.thresholds[0]).nonzero()[:, 0]
     for units in active.split(UNITS_AT_ONCE):
@@ -240,6 +239,8 @@ def _tally(
         )
         total.activated[:, units] += found.activated
         total.both[:, units[:, None], present] += found.both
+    # There is always a part, be it empty, and all parts see the same labels.
+    total.labelled[present] += found.labelled
 
 
 def _units(kept: LayerState, number: int, concepts: Sequence, categories: Tensor) -> list[DissectedUnit]:
