@@ -1,10 +1,12 @@
 """Data to distil on: the embedded sets, and loaders of the papers' data from disk."""
 
 from hf_e2kd.data.annotated import keep_annotations
+from hf_e2kd.data.broden import load_broden
 from hf_e2kd.data.categories import TINY_IMAGENET_GROUPS, Categories, read_categories
 from hf_e2kd.data.cifar import load_cifar10, load_cifar100
 from hf_e2kd.data.coco import load_coco
 from hf_e2kd.data.collate import AnnotatedCollator, MixingCollator
+from hf_e2kd.data.concepts import LabelledImages
 from hf_e2kd.data.decoding import undecodable_images
 from hf_e2kd.data.digits import digits_on_textures
 from hf_e2kd.data.explanation_map import ExplanationMap
@@ -28,12 +30,14 @@ __all__ = [
     "DistillationTransform",
     "ExplanationMap",
     "JointAugment",
+    "LabelledImages",
     "MixingCollator",
     "digits_on_textures",
     "encode_labels",
     "keep_annotations",
     "load_cifar10",
     "load_cifar100",
+    "load_broden",
     "load_coco",
     "load_fashion_mnist",
     "load_imagenet",

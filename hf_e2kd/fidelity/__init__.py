@@ -1,5 +1,8 @@
 """Fidelity of a student to its teacher: its measurement and the record of it."""
 
+from .interpretability.dissection import network_dissection
+from .interpretability.dissection_figure import detector_figure
+from .interpretability.dissection_result import Dissection
 from .measure import measure_fidelity
 from .record import (
     FIDELITY_FILE,
@@ -18,12 +21,15 @@ __all__ = [
     "FIDELITY_FILE",
     "Cost",
     "DataRecord",
+    "Dissection",
     "FidelityRecord",
     "GroupsRecord",
     "MetricValue",
     "ModelRecord",
     "TrainingRecord",
+    "detector_figure",
     "measure_fidelity",
     "multi_label_metrics",
+    "network_dissection",
     "sample_metrics",
 ]

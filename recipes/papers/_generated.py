@@ -75,6 +75,50 @@ def write_sun397(folder: Path, per_class: int = 4) -> Path:
     return folder
 
 
+def write_broden(folder: Path, count: int = 12) -> Path:
+    """Write so many images in the layout of Broden 1.0, with masks of half the images' sides.
+
+    A disc is an object by its colour, its upper half a part; the stripes' direction is a scene of the whole image, and
+    every other image has a texture.
+    """
+    rng = np.random.default_rng(2)
+    labels = {
+        "object": {1: "red disc", 2: "green disc", 3: "blue disc"},
+        "part": {4: "cap"},
+        "scene": {5: "flat-s", 6: "upright-s"},
+        "texture": {7: "striped", 300: "unseen"},
+    }
+    rows = []
+    for number in range(count):
+        image, mask = draw_disc(number, number, rng)
+        small = mask[::2, ::2] > 0
+        top = small & (np.cumsum(small, axis=0) <= small.sum(axis=0) // 2)
+        name, planes = f"made/{number}", {"object": small * (1 + number % 3), "part": top * 4}
+        _save(folder / "images" / f"{name}.jpg", image)
+        for category, plane in planes.items():
+            colours = np.stack([plane % 256, plane // 256, 0 * plane], axis=2).astype(np.uint8)
+            _save(folder / "images" / f"{name}_{category}.png", colours)
+        files = [f"{name}_{category}.png" for category in planes]
+        rows.append([f"{name}.jpg", "val" if number % 4 == 3 else "train", *SIZE, SIZE[0] // 2, SIZE[1] // 2, *files])
+        rows[-1] += [str(5 + number % 2), "" if number % 2 else "7"]
+    _write_csv(folder / "index.csv", ["image", "split", "ih", "iw", "sh", "sw", *labels], rows)
+    _write_csv(
+        folder / "category.csv", ["name", "first", "last", "count", "frequency"], [[c, 0, 0, 0, 0] for c in labels]
+    )
+    names = [(number, name, category) for category, own in labels.items() for number, name in own.items()]
+    header = ["number", "name", "category", "frequency", "coverage", "syns"]
+    _write_csv(folder / "label.csv", header, [[n, name, f"{category}(1)", 1, 1.0, ""] for n, name, category in names])
+    for category, own in labels.items():
+        entries = [[code, number, name, 1, 1.0] for code, (number, name) in enumerate(own.items(), start=1)]
+        _write_csv(folder / f"c_{category}.csv", ["code", "number", "name", "frequency", "coverage"], entries)
+    return folder
+
+
+def _write_csv(path: Path, header: list[str], rows: list[list]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+
+
 def _save(path: Path, pixels: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # Every suffix of these layouts is Pillow's, "JPEG" in capitals too.

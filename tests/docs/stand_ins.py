@@ -4,6 +4,7 @@ A page begins with `images`. A comment that no reader sees, `<!-- with: texts --
 the next block on; a new set is a function of this file, named in `SETS`.
 """
 
+from pathlib import Path
 from typing import Any
 
 from datasets import Array3D, Dataset, Features
@@ -13,6 +14,7 @@ from transformers import ConvNextConfig, ConvNextForImageClassification, ViTImag
 from hf_e2kd import ExplanationDistillArguments, ExplanationDistillTrainer
 from hf_e2kd.data.digits import digits_on_textures
 from hf_e2kd.data.voc import CLASSES as VOC_CLASSES
+from recipes.papers._generated import write_broden
 from recipes.papers._shapes import write_voc
 from tests.models import images as random_images
 from tests.tokenizers import STUDENT, TEACHER, text_model
@@ -90,4 +92,10 @@ def training() -> dict[str, Any]:
     return {**given, "args": args, "trainer": trainer, "kd_student": given["model"]}
 
 
-SETS = {"images": images, "texts": texts, "annotated": annotated, "training": training}
+def concepts() -> dict[str, Any]:
+    """A classifier, and images of labelled concepts in the folder `broden1_224`."""
+    write_broden(Path("broden1_224"), 20)
+    return {"model": convnext(["red", "green", "blue"]), "processor": image_processor()}
+
+
+SETS = {"images": images, "texts": texts, "annotated": annotated, "training": training, "concepts": concepts}

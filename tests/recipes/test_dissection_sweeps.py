@@ -1,0 +1,85 @@
+"""The sweeps of network dissection, tried out on generated concepts."""
+
+import json
+import sys
+
+import dissection_sweeps
+import numpy as np
+import pytest
+from _concepts import find_concepts
+from dissection_sweeps import detector_table, find_layers, run_sweeps, sweep_figure
+from PIL import Image
+
+from hf_e2kd.data.concepts import Concept
+from hf_e2kd.fidelity import Dissection
+from tests.models import build
+
+
+def run(monkeypatch, *options) -> dict:
+    monkeypatch.setattr(sys, "argv", ["dissection_sweeps", *map(str, options)])
+    return run_sweeps(dissection_sweeps.__doc__)
+
+
+def test_smoke(monkeypatch, tmp_path, capsys):
+    """A recipe that doesn't run, or whose counts aren't those of its dissections."""
+    results = run(monkeypatch, "--smoke", "--use_cpu", "true", "--pictures", 1, "--output_dir", tmp_path)
+    assert results["unseen_concepts"] == ["unseen"]
+    assert len(results["rows"]) == 3 * 2 * 3 * 5  # runs, layers, quantiles, thresholds
+    for row in results["rows"]:
+        found = Dissection.load(tmp_path / f"{row['model']}-{row['run']}")
+        counts = found.counts(row["iou_threshold"], layer=row["layer"], quantile=row["quantile"])
+        assert vars(counts) == {name: row[name] for name in vars(counts)}
+    assert json.loads((tmp_path / "dissection_sweeps.json").read_text())["rows"] == results["rows"]
+    for name in ("sweeps.png", "narrow-0/detectors-0.png", "narrow-1/detectors-1.png", "wide-0/detectors-0.png"):
+        assert (tmp_path / name).stat().st_size > 1000
+    assert detector_table(results["rows"], 0.95, 0.05) in capsys.readouterr().out
+
+
+ROWS = [
+    {"model": "KD", "asked": "-1", "quantile": quantile, "iou_threshold": 0.05, "categories": {"object": total}}
+    | {"total": total, "unique": 1, "single": 2}
+    for quantile, total in ((0.99, 3), (0.99, 4), (0.995, 2))
+]
+
+
+def test_table_and_figure_show_means_of_runs():
+    """Runs of one name that are shown one after the other, or only one of them."""
+    assert detector_table(ROWS, 0.99, 0.05).splitlines()[-1] == "| KD | -1 | 2 | 3.5 | 1.0 | 2.0 | 3.5 |"
+    line = sweep_figure(ROWS, 0.99, 0.05).axes[0].lines[0]
+    assert line.get_xydata().tolist() == [[0.99, 3.5], [0.995, 2]]
+
+
+def test_layers_by_number_and_path():
+    """Stages counted from the wrong end."""
+    model = build("resnet")
+    assert find_layers(model, ["-1", "0", "resnet.embedder"]) == [
+        *("resnet.encoder.stages.1", "resnet.encoder.stages.0", "resnet.embedder")
+    ]
+    with pytest.raises(ValueError, match="--layers -3: ResNetForImageClassification has the stages"):
+        find_layers(model, ["-3"])
+
+
+def test_concepts_of_cocos_form(tmp_path):
+    """Images without a mask, and names by the wrong number."""
+    content = {"images": [{"id": 7, "file_name": "7.jpg"}, {"id": 8, "file_name": "8.jpg"}]}
+    content["semantic_classes"] = {"0": "unlabeled", "3": "sky"}
+    (tmp_path / "instances.json").write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(ValueError, match="no masks in 'semantic'"):
+        find_concepts(str(tmp_path))
+    (tmp_path / "semantic").mkdir()
+    Image.fromarray(np.array([[0, 3]], np.uint8)).save(tmp_path / "semantic/000000000008.png")
+    Image.new("RGB", (2, 1), "red").save(tmp_path / "8.jpg")
+    images = find_concepts(str(tmp_path))
+    assert (len(images), images.concepts) == (1, {1: Concept("sky", "semantic")})
+    assert images.labels(0).planes.tolist() == [[[0, 1]]]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [([], "Give --models and --dataset"), (["--dataset", "x", "--models", "y"], "--models y has no name")],
+)
+def test_wrong_arguments_say_what_to_do(monkeypatch, capsys, options, message):
+    """A traceback where a sentence would do."""
+    with pytest.raises(SystemExit):
+        run(monkeypatch, *options)
+    assert message in capsys.readouterr().err
