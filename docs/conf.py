@@ -1,5 +1,6 @@
 """Settings of Sphinx: `make docs` builds the site into docs/_build."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -26,6 +27,7 @@ myst_heading_anchors = 3
 autodoc_typehints = "none"  # a docstring's `Args` say the types and shapes
 autodoc_member_order = "bysource"
 napoleon_use_rtype = False
+napoleon_custom_sections = ["Inputs"]
 
 ROOT = Path(__file__).parents[1]
 COPIED = ("CONTRIBUTING.md", "CHANGELOG.md", "recipes/**/*.md", "recipes/figures/*")
@@ -41,5 +43,20 @@ def copy_pages(_app: Sphinx) -> None:
             shutil.copy2(path, copy)
 
 
+def as_restructured_text(
+    _app: Sphinx, _what: str, _name: str, _object: object, _options: object, lines: list[str]
+) -> None:
+    """Mark code that is set apart by indentation alone, and signs that mean something else in reStructuredText."""
+    for number, line in enumerate(lines):
+        following = next((each for each in lines[number + 1 :] if each.strip()), "")
+        is_apart = number + 1 < len(lines) and not lines[number + 1].strip()
+        deeper = len(following) - len(following.lstrip()) > len(line) - len(line.lstrip())
+        if line.endswith(":") and is_apart and deeper and not following.lstrip().startswith(">>>"):
+            lines[number] = f"{line}:"
+        else:
+            lines[number] = re.sub(r"\|(\w+)\|", r"\\|\1\\|", line.replace("*grid", r"\*grid"))
+
+
 def setup(app: Sphinx) -> None:
     app.connect("builder-inited", copy_pages)
+    app.connect("autodoc-process-docstring", as_restructured_text, priority=400)  # before napoleon

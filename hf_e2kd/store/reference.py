@@ -56,8 +56,8 @@ class StoredReference(Reference):
         (B, h, w) float32, as `attach` gives them, and `reference_vectors` (B, C, h, w) where they are stored; with
         several targets a sample `reference_target` (B, K) padded by −1 and `reference_map` (B, K, h, w). Of texts,
         `StoredTextCollator` makes `reference_map` (B, W) and `reference_mask` (B, W) over the student's words.
-        `view_matrix` (B, R, 3) of augmented images; or `reference_map` is a batch of `hf_e2kd.data.ExplanationMap`s,
-        which were augmented with the image.
+        `view_matrix` (B, R, 3) of augmented images; or `reference_map` is a batch of `hf_e2kd.data.ExplanationMap`,
+        augmented with the image.
 
     Raises:
         StoreError: (a ValueError) the store is unfinished or damaged, naming the file; or it was built with something
