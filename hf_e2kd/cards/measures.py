@@ -93,8 +93,10 @@ EXPLAINERS = {
     "attention_rollout": "attention rollout",
     "bcos": "B-cos",
     "gradcam": "GradCAM",
+    "hires_cam": "HiResCAM",
     "input_x_gradient": "Input × Gradient",
     "integrated_gradients": "Integrated Gradients",
+    "layer_cam": "LayerCAM",
     "saliency": "saliency",
 }
 
