@@ -66,6 +66,20 @@ EXPLAINERS = {
     journal = {IEEE Transactions on Image Processing},
     year = {2021}
 }""",
+    "lrp": r"""@inproceedings{ali2022xai,
+    title = {{XAI} for Transformers: Better Explanations through Conservative Propagation},
+    author = {Ali, Ameen and Schnake, Thomas and Eberle, Oliver and Montavon, Gr{\'e}goire and M{\"u}ller, Klaus-Robert
+              and Wolf, Lior},
+    booktitle = {International Conference on Machine Learning},
+    year = {2022}
+}
+@inproceedings{achtibat2024attnlrp,
+    title = {{AttnLRP}: Attention-Aware Layer-Wise Relevance Propagation for Transformers},
+    author = {Achtibat, Reduan and Hatefi, Sayed Mohammad Vakilzadeh and Dreyer, Maximilian and Jain, Aakriti and
+              Wiegand, Thomas and Lapuschkin, Sebastian and Samek, Wojciech},
+    booktitle = {International Conference on Machine Learning},
+    year = {2024}
+}""",
     "saliency": r"""@misc{simonyan2013deep,
     title = {Deep Inside Convolutional Networks: Visualising Image Classification Models and Saliency Maps},
     author = {Simonyan, Karen and Vedaldi, Andrea and Zisserman, Andrew},

@@ -97,6 +97,7 @@ EXPLAINERS = {
     "input_x_gradient": "Input × Gradient",
     "integrated_gradients": "Integrated Gradients",
     "layer_cam": "LayerCAM",
+    "lrp": "relevance propagation",
     "saliency": "saliency",
 }
 

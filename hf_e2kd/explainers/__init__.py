@@ -10,6 +10,7 @@ from .hires_cam import HiResCAM
 from .input_x_gradient import InputXGradient
 from .integrated_gradients import IntegratedGradients
 from .layer_cam import LayerCAM
+from .lrp import LRP
 from .registry import available_explainers, build_explainer, explain, register_explainer, usable_explainers
 from .saliency import Saliency
 
@@ -25,6 +26,7 @@ __all__ = [
     "HiResCAM",
     "InputXGradient",
     "IntegratedGradients",
+    "LRP",
     "LayerCAM",
     "Saliency",
     "Target",

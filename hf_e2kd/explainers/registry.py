@@ -22,6 +22,7 @@ from .hires_cam import HiResCAM
 from .input_x_gradient import InputXGradient
 from .integrated_gradients import IntegratedGradients
 from .layer_cam import LayerCAM
+from .lrp import LRP
 from .saliency import Saliency
 
 T = TypeVar("T")
@@ -37,6 +38,7 @@ _EXPLAINERS: dict[str, type[Explainer]] = {
         InputXGradient,
         IntegratedGradients,
         LayerCAM,
+        LRP,
         Saliency,
     )
 }
