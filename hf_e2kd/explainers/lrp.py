@@ -9,7 +9,7 @@ from torch import nn
 from ..alignment.precision import at_least_float32
 from ..architectures.discovery import accepted_inputs, image_size
 from ..architectures.layers import LayerName, block_number
-from ..architectures.sharding import is_sharded
+from ..architectures.sharding import blocks_gathered
 from ..architectures.text import refuse_unfit_text
 from ..architectures.transposed import RULES, open_forward, require_family
 from .attention_kernels import attention_kernel, is_checkpointed
@@ -41,18 +41,12 @@ class LRP(Explainer):
         self.rule = rule
         self.layer = layer
 
-    def target_layer_path(self, model: nn.Module) -> str | None:
-        return None
-
     def with_features(self, model: nn.Module, paths: Sequence[str]) -> "LRP":
-        blocks = list(require_family(model).blocks)
-        first = 0 if self.layer == "input" else block_number(self.layer, blocks, model)
-        opened = [
-            path for path in paths if any(path == block or path.startswith(f"{block}.") for block in blocks[first:])
-        ]
+        blocks = self._opened(model)
+        opened = [path for path in paths if any(path == block or path.startswith(f"{block}.") for block in blocks)]
         if opened:
             raise ValueError(
-                f"The explainer 'lrp' runs the blocks from {blocks[first]} on in the open, where the layers {opened} "
+                f"The explainer 'lrp' runs {', '.join(blocks)} in the open, where the layers {opened} "
                 "can't be tapped. Compare features of earlier layers, or explain a later one, such as layer='last'."
             )
         return self
@@ -69,8 +63,19 @@ class LRP(Explainer):
             )
 
     def forward(self, model: nn.Module, inputs: Mapping[str, Any], target: Target) -> Explanation:
-        if not torch.compiler.is_compiling():
-            self._refuse(model, inputs)
+        if torch.compiler.is_compiling():
+            return self._explain(model, inputs, target)
+        self._refuse(model, inputs)
+        with blocks_gathered(model, self._opened(model)):
+            return self._explain(model, inputs, target)
+
+    def _opened(self, model: nn.Module) -> dict[str, nn.Module]:
+        """Return the blocks that are run in the open, by their paths."""
+        blocks = require_family(model).blocks
+        first = 0 if self.layer == "input" else block_number(self.layer, list(blocks), model)
+        return dict(list(blocks.items())[first:])
+
+    def _explain(self, model: nn.Module, inputs: Mapping[str, Any], target: Target) -> Explanation:
         inputs = accepted_inputs(model, inputs)
         opened = open_forward(model, inputs, self.layer, RULES[self.rule])
         logits, value = opened.logits, at_least_float32(opened.value)
@@ -89,11 +94,6 @@ class LRP(Explainer):
 
     def _refuse(self, model: nn.Module, inputs: Mapping[str, Any]) -> None:
         self.check(model)
-        if is_sharded(model):
-            raise ValueError(
-                f"The explainer 'lrp' reads the weights of single layers, which FSDP2 has in pieces. Train "
-                f"{type(model).__name__} by DDP, or explain it by 'attention_gradient'."
-            )
         if is_checkpointed(model) or any(getattr(module, "grad_checkpointing", False) for module in model.modules()):
             raise ValueError(
                 f"The explainer 'lrp' runs {type(model).__name__}'s blocks in the open, where activation checkpointing "
