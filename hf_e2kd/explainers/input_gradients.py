@@ -1,6 +1,6 @@
 """Derivatives of a logit with respect to what a model reads: an image's pixels, or a text's word embeddings."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from copy import copy
 from dataclasses import dataclass
@@ -23,9 +23,7 @@ from ..architectures.text import (
 from ..architectures.text_baseline import BASELINE_TOKENS, is_steep_at_zero
 from .attention_kernels import refuse_fused_attention, refuse_fused_recomputation
 from .base import Explainer, Explanation, Target, one_hots, resolve_target
-from .hooks import refuse_single_derivatives
-
-Move = Callable[[torch.Tensor], torch.Tensor]
+from .hooks import Move, refuse_single_derivatives, unmoved
 
 # Gradients of a half-precision pass fall below float16's smallest number; a power of two scales them exactly.
 FLOAT16_SCALE = 2.0**10
@@ -76,10 +74,6 @@ class InputGradients:
     value: torch.Tensor
     gradients: list[torch.Tensor]
     target: torch.Tensor
-
-
-def unmoved(value: torch.Tensor) -> torch.Tensor:
-    return value
 
 
 def differentiate(model: nn.Module, inputs: Mapping[str, Any], target: Target, move: Move = unmoved) -> InputGradients:

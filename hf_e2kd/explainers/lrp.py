@@ -29,17 +29,18 @@ class LRP(Explainer):
         rule: `"cp"`, conservative propagation (Ali et al., ICML 2022): attention weights and norms' denominators are
             constants, so that the logit is shared out whole, but for what biases add. `"attn_lrp"` (Achtibat et al.,
             ICML 2024): weights have their share too, by their own derivative.
-        layer: What is explained: `"input"`, the word embeddings or the pixels; the activation (each token's) in front
-            of a block, by its number, or of the `"last"`; or a block's output, by its path. The later, the cheaper.
+        layer: What is explained: `"input"` (the default), the word embeddings or the pixels; each token's activation in
+            front of a block, by its number, or of the `"last"`; or a block's output, by its path. The later, the
+            cheaper.
     """
 
     name = "lrp"
 
-    def __init__(self, rule: str = "cp", layer: LayerName = "input"):
+    def __init__(self, rule: str = "cp", layer: LayerName | None = None):
         if rule not in RULES:
             raise ValueError(f"Unknown rule '{rule}'. Available: {', '.join(sorted(RULES))}.")
         self.rule = rule
-        self.layer = layer
+        self.layer = None if layer == "input" else layer
 
     def with_features(self, model: nn.Module, paths: Sequence[str]) -> "LRP":
         blocks = self._opened(model)
@@ -53,7 +54,7 @@ class LRP(Explainer):
 
     def check(self, model: nn.Module, compiled: bool = False, trained: bool = True) -> None:
         family = require_family(model)
-        if self.layer != "input":
+        if self.layer is not None:
             block_number(self.layer, list(family.blocks), model)
         kernel = attention_kernel(model)
         if "flash" in kernel or "flex" in kernel:
@@ -72,7 +73,7 @@ class LRP(Explainer):
     def _opened(self, model: nn.Module) -> dict[str, nn.Module]:
         """Return the blocks that are run in the open, by their paths."""
         blocks = require_family(model).blocks
-        first = 0 if self.layer == "input" else block_number(self.layer, list(blocks), model)
+        first = 0 if self.layer is None else block_number(self.layer, list(blocks), model)
         return dict(list(blocks.items())[first:])
 
     def _explain(self, model: nn.Module, inputs: Mapping[str, Any], target: Target) -> Explanation:
@@ -85,7 +86,7 @@ class LRP(Explainer):
         is_image = inputs.get("pixel_values") is not None
         if opened.grid is not None:
             maps = [opened.grid.cells(share).sum(-1) for share in shares]
-        elif self.layer == "input":
+        elif self.layer is None:
             maps = [over_channels(share, inputs) for share in shares]
         else:
             maps = [share.sum(-1) for share in shares]

@@ -47,21 +47,21 @@ def require_family(model: nn.Module) -> Family:
     return family
 
 
-def open_forward(model: nn.Module, inputs: Mapping[str, Any], layer: LayerName, rules: Rules) -> Opened:
+def open_forward(model: nn.Module, inputs: Mapping[str, Any], layer: LayerName | None, rules: Rules) -> Opened:
     """Run a model, from a layer on block by block in the open.
 
     The blocks in front of the layer run as the model's own, by whatever kernel it uses.
 
     Args:
         inputs: The forward's keyword arguments.
-        layer: `"input"`, or as of `block_number`.
+        layer: As of `block_number`; None for the input.
 
     Raises:
         ValueError: the model's blocks can't be opened, or there is no such layer.
     """
     family = require_family(model)
     blocks = family.blocks
-    first = 0 if layer == "input" else block_number(layer, list(blocks), model)
+    first = 0 if layer is None else block_number(layer, list(blocks), model)
     embedded = family.embed(inputs, rules)
     hidden = embedded.hidden
     for block in list(blocks.values())[:first]:
@@ -77,8 +77,8 @@ def open_forward(model: nn.Module, inputs: Mapping[str, Any], layer: LayerName, 
         cotangent = pull_classifier(cotangent)
         for pullback in reversed(pullbacks):
             cotangent = pullback(cotangent)
-        return embedded.pullback(cotangent) if layer == "input" else widened(cotangent, start.shape[1])
+        return embedded.pullback(cotangent) if layer is None else widened(cotangent, start.shape[1])
 
-    if layer == "input":
+    if layer is None:
         return Opened(logits, embedded.value, pull, None)
     return Opened(logits, start, pull, embedded.grid)
