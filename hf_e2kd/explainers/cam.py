@@ -15,6 +15,7 @@ from ..architectures.base import Split, forget_biases
 from ..architectures.sharding import is_sharded
 from .attention_kernels import refuse_fused_attention
 from .base import Explainer, Explanation, Target, one_hots, resolve_target
+from .hard_gates import differentiable_gates
 from .input_gradients import gradient_scale, in_full_precision
 from .layer_gradients import LayerGradients, differentiate_layer
 
@@ -128,7 +129,7 @@ def _by_head(
             norm.num_batches_tracked = counter.clone()
         return split.head(activation), [norm.num_batches_tracked for norm, _ in norms]
 
-    with torch.autocast(device, enabled=False):
+    with torch.autocast(device, enabled=False), differentiable_gates(model):
         try:
             logits, pullback, counts = torch.func.vjp(head, activation, has_aux=True)  # type: ignore[misc]
         finally:

@@ -14,6 +14,7 @@ from ..architectures.discovery import image_size
 from ..architectures.layers import LayerName, layer_place
 from .attention_kernels import refuse_fused_recomputation
 from .base import Explanation, Target, one_hots, resolve_target
+from .hard_gates import differentiable_gates
 from .hooks import Move, captured_input, captured_output, refuse_single_derivatives, unmoved
 from .input_gradients import gradient_scale, in_full_precision
 
@@ -84,7 +85,8 @@ def _read(
     if create_graph:
         refuse_fused_recomputation(model)
     capture = captured_input if is_input else captured_output
-    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), capture(model, path, move) as captured:
+    gates = differentiable_gates(model)
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), gates, capture(model, path, move) as captured:
         logits = call_model(model, inputs)
         if size is None:
             activation = _lay_out_tokens(model, path, captured, inputs)

@@ -59,13 +59,16 @@ TASKS = {"image": IMAGE_CLASSES, "text": TEXT_CLASSES}
 EXPLAINERS = {
     "image": [
         "gradcam",
+        "hires_cam",
+        "layer_cam",
         "saliency",
         "input_x_gradient",
         "integrated_gradients",
         "attention_rollout",
         "attention_gradient",
+        "lrp",
     ],
-    "text": ["saliency", "input_x_gradient", "integrated_gradients", "attention_rollout", "attention_gradient"],
+    "text": ["saliency", "input_x_gradient", "integrated_gradients", "attention_rollout", "attention_gradient", "lrp"],
 }
 CLASSES = 3
 IMAGE_SIZE = 128
