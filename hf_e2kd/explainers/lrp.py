@@ -11,7 +11,7 @@ from ..architectures.discovery import accepted_inputs, image_size
 from ..architectures.layers import LayerName, block_number
 from ..architectures.sharding import blocks_gathered
 from ..architectures.text import refuse_unfit_text
-from ..architectures.transposed import RULES, open_forward, require_family
+from ..architectures.transposed import RULES, affine, open_forward, require_family
 from .attention_kernels import attention_kernel, is_checkpointed
 from .base import Explainer, Explanation, Target, one_hots, resolve_target
 from .input_gradients import gradient_scale, in_full_precision, over_channels
@@ -53,9 +53,10 @@ class LRP(Explainer):
         return self
 
     def check(self, model: nn.Module, compiled: bool = False, trained: bool = True) -> None:
-        family = require_family(model)
-        if self.layer is not None:
-            block_number(self.layer, list(family.blocks), model)
+        for block in self._opened(model).values():
+            for module in block.modules():
+                if isinstance(module, nn.Linear) or hasattr(module, "base_layer"):  # an adapter's
+                    affine(module)
         kernel = attention_kernel(model)
         if "flash" in kernel or "flex" in kernel:
             raise ValueError(

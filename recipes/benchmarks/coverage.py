@@ -59,8 +59,6 @@ TASKS = {"image": IMAGE_CLASSES, "text": TEXT_CLASSES}
 EXPLAINERS = {
     "image": [
         "gradcam",
-        "hires_cam",
-        "layer_cam",
         "saliency",
         "input_x_gradient",
         "integrated_gradients",

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import peft
 import pytest
 import timm
 import torch
@@ -338,7 +339,11 @@ def test_what_is_not_opened_is_refused(tiny):
     model = build_text("bert")
     model.bert.encoder.layer[1].output.dense.__class__ = Adapted
     with pytest.raises(ValueError, match="plain linear layers, and here is a Adapted. Merge an adapter"):
-        LRP()(model, inputs, TARGET)
+        LRP().check(model)
+    LRP(layer="last").check(model)
+    adapted = peft.get_peft_model(build_text("bert"), peft.LoraConfig(target_modules=["query"]))
+    with pytest.raises(ValueError, match="plain linear layers, and here is a Linear. Merge an adapter"):
+        LRP().check(adapted.get_base_model())
     model = build_text("bert", hidden_act="mish")
     with pytest.raises(ValueError, match="the activation MishActivation. Known are gelu, gelu_tanh"):
         LRP()(model, inputs, TARGET)

@@ -3,6 +3,7 @@
 from . import bert, deberta, distilbert, modernbert, timm, vit  # noqa: F401  (register the families)
 from .families import Family, find_family, known_families, register_family
 from .opened import Opened, open_forward, require_family
+from .operations import affine
 from .rules import DERIVATIVE, RULES, Rules
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "Family",
     "Opened",
     "Rules",
+    "affine",
     "find_family",
     "known_families",
     "open_forward",
