@@ -164,7 +164,8 @@ def in_turn(*layers: Layer) -> Layer:
 def followed(attend: Attend, *layers: Layer) -> Attend:
     """Make an attention that ends with further layers, such as a dropout."""
 
-    def attend_further(x: torch.Tensor, read: int | None, rules: Rules) -> Step:
+    # In quotes, because torch 2.9 can't compile the annotation.
+    def attend_further(x: torch.Tensor, read: "int | None", rules: Rules) -> Step:
         return chain(x, rules, [lambda value, _rules: attend(value, read, rules), *layers])
 
     return attend_further

@@ -5,7 +5,8 @@ comes out of it is trained by one ordinary backward pass, which knows nothing of
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,7 +22,8 @@ Step = tuple[torch.Tensor, Pullback]
 """A layer's output and its pullback."""
 
 
-class Affine(NamedTuple):
+@dataclass
+class Affine:
     """Weight (out, in) and bias (out) of a linear layer."""
 
     weight: torch.Tensor
@@ -50,9 +52,9 @@ def affine(module: nn.Module) -> Affine:
 
 def split_affine(module: nn.Module, parts: int) -> list[Affine]:
     """Read a linear layer whose output holds several projections of equal size, one after the other."""
-    weight, bias = affine(module)
-    biases = [None] * parts if bias is None else bias.chunk(parts)
-    return [Affine(*part) for part in zip(weight.chunk(parts), biases, strict=True)]
+    whole = affine(module)
+    biases = [None] * parts if whole.bias is None else whole.bias.chunk(parts)
+    return [Affine(*part) for part in zip(whole.weight.chunk(parts), biases, strict=True)]
 
 
 def unchanged(cotangent: torch.Tensor) -> torch.Tensor:
@@ -78,7 +80,8 @@ def norm(module: nn.Module, x: torch.Tensor, rules: Rules) -> Step:
         raise ValueError(f"Relevance is propagated through layer norms, and here is a {type(module).__name__}.")
     weight = module.weight
     values = at_least_float32(x)
-    scale = (values.var(-1, correction=0, keepdim=True) + module.eps).rsqrt()
+    values = values - values.mean(-1, keepdim=True)
+    scale = (values.square().mean(-1, keepdim=True) + module.eps).rsqrt()
 
     def pullback(cotangent: torch.Tensor) -> torch.Tensor:
         scaled = at_least_float32(cotangent) * scale
@@ -86,7 +89,7 @@ def norm(module: nn.Module, x: torch.Tensor, rules: Rules) -> Step:
             scaled = scaled * weight
         centred = scaled - scaled.mean(-1, keepdim=True)
         if not rules.linearised:
-            normalised = (values - values.mean(-1, keepdim=True)) * scale
+            normalised = values * scale
             centred = centred - normalised * (scaled * normalised).mean(-1, keepdim=True)
         return centred.to(cotangent.dtype)
 
@@ -136,7 +139,7 @@ _ROOT_TWO_OVER_PI = (2 / torch.pi) ** 0.5
 
 
 def _gelu(x: torch.Tensor) -> Any:
-    gate = 0.5 * (1 + torch.erf(x * 0.5**0.5))
+    gate = torch.add(x.new_tensor(0.5), torch.erf(x * 0.5**0.5), alpha=0.5)
     return x * gate, lambda: gate, lambda: gate + x * torch.exp(-x.square() / 2) / (2 * torch.pi) ** 0.5
 
 
