@@ -1,7 +1,7 @@
 """Models sharded by FSDP2: detection, frozen teachers, whole copies."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -60,6 +60,31 @@ def root_gathered(model: nn.Module) -> Iterator[None]:
     finally:
         if isinstance(model, FSDPModule):
             model.reshard()
+
+
+@contextmanager
+def blocks_gathered(model: nn.Module, blocks: Mapping[str, nn.Module]) -> Iterator[None]:
+    """Gather blocks of a sharded model whose weights are read outside their own forward.
+
+    Within a training step they stay gathered: FSDP2 reduces their gradients and frees them at the end of the backward
+    pass. Elsewhere they are freed again, as is what no block holds.
+
+    Args:
+        blocks: The blocks by their paths.
+    """
+    units = [block for block in blocks.values() if isinstance(block, FSDPModule)]
+    if isinstance(model, FSDPModule):
+        # Its first forward does this; without it, the first block that is called would take itself for the whole.
+        model._get_fsdp_state()._lazy_init()
+    for unit in units:
+        unit.unshard()
+    if torch.is_grad_enabled():
+        yield
+        return
+    with root_gathered(model):
+        yield
+    for unit in units:
+        unit.reshard()
 
 
 def _nothing() -> None:

@@ -31,13 +31,14 @@ def timm_architecture(model: nn.Module) -> Architecture | None:
     if pool != "token" and (pool != "" or getattr(bare, "num_prefix_tokens", 0) == 0):
         # Every place of the last feature map reaches the logits.
         return Architecture("forward_features", _of_the_bare_model(_features_split))
-    if _has_plain_blocks(bare):
+    if has_plain_blocks(bare):
         prefix = "" if bare is model else "timm_model."
         return Architecture(f"{prefix}blocks.{len(bare.blocks) - 1}.norm1", _of_the_bare_model(_tokens_split))
     return None
 
 
-def _has_plain_blocks(bare: nn.Module) -> bool:
+def has_plain_blocks(bare: nn.Module) -> bool:
+    """Tell whether a timm model is a row of plain transformer blocks with softmax attention, without a pooling one."""
     # By name: torch 2.9 can't compile an import, and timm is imported where it is used alone.
     kinds = [cls.__name__ for cls in type(bare).__mro__ if cls.__module__ == "timm.models.vision_transformer"]
     if "VisionTransformer" not in kinds or getattr(bare, "attn_pool", None) is not None:

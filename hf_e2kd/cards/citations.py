@@ -40,6 +40,13 @@ EXPLAINERS = {
     booktitle = {IEEE International Conference on Computer Vision},
     year = {2017}
 }""",
+    "hires_cam": r"""@misc{draelos2020hirescam,
+    title = {Use {HiResCAM} instead of {Grad-CAM} for Faithful Explanations of Convolutional Neural Networks},
+    author = {Draelos, Rachel Lea and Carin, Lawrence},
+    year = {2020},
+    eprint = {2011.08891},
+    archivePrefix = {arXiv}
+}""",
     "input_x_gradient": r"""@misc{shrikumar2016just,
     title = {Not Just a Black Box: Learning Important Features Through Propagating Activation Differences},
     author = {Shrikumar, Avanti and Greenside, Peyton and Shcherbina, Anna and Kundaje, Anshul},
@@ -52,6 +59,26 @@ EXPLAINERS = {
     author = {Sundararajan, Mukund and Taly, Ankur and Yan, Qiqi},
     booktitle = {International Conference on Machine Learning},
     year = {2017}
+}""",
+    "layer_cam": r"""@article{jiang2021layercam,
+    title = {{LayerCAM}: Exploring Hierarchical Class Activation Maps for Localization},
+    author = {Jiang, Peng-Tao and Zhang, Chang-Bin and Hou, Qibin and Cheng, Ming-Ming and Wei, Yunchao},
+    journal = {IEEE Transactions on Image Processing},
+    year = {2021}
+}""",
+    "lrp": r"""@inproceedings{ali2022xai,
+    title = {{XAI} for Transformers: Better Explanations through Conservative Propagation},
+    author = {Ali, Ameen and Schnake, Thomas and Eberle, Oliver and Montavon, Gr{\'e}goire and M{\"u}ller, Klaus-Robert
+              and Wolf, Lior},
+    booktitle = {International Conference on Machine Learning},
+    year = {2022}
+}
+@inproceedings{achtibat2024attnlrp,
+    title = {{AttnLRP}: Attention-Aware Layer-Wise Relevance Propagation for Transformers},
+    author = {Achtibat, Reduan and Hatefi, Sayed Mohammad Vakilzadeh and Dreyer, Maximilian and Jain, Aakriti and
+              Wiegand, Thomas and Lapuschkin, Sebastian and Samek, Wojciech},
+    booktitle = {International Conference on Machine Learning},
+    year = {2024}
 }""",
     "saliency": r"""@misc{simonyan2013deep,
     title = {Deep Inside Convolutional Networks: Visualising Image Classification Models and Saliency Maps},

@@ -93,8 +93,11 @@ EXPLAINERS = {
     "attention_rollout": "attention rollout",
     "bcos": "B-cos",
     "gradcam": "GradCAM",
+    "hires_cam": "HiResCAM",
     "input_x_gradient": "Input × Gradient",
     "integrated_gradients": "Integrated Gradients",
+    "layer_cam": "LayerCAM",
+    "lrp": "relevance propagation",
     "saliency": "saliency",
 }
 

@@ -6,8 +6,11 @@ from .base import Explainer, Explanation, Stochastic, Target, shared_noise
 from .bcos import Bcos
 from .explained_forward import ExplainedOutput, install_explained_forward
 from .gradcam import GradCAM
+from .hires_cam import HiResCAM
 from .input_x_gradient import InputXGradient
 from .integrated_gradients import IntegratedGradients
+from .layer_cam import LayerCAM
+from .lrp import LRP
 from .registry import available_explainers, build_explainer, explain, register_explainer, usable_explainers
 from .saliency import Saliency
 
@@ -20,8 +23,11 @@ __all__ = [
     "Explainer",
     "Explanation",
     "GradCAM",
+    "HiResCAM",
     "InputXGradient",
     "IntegratedGradients",
+    "LRP",
+    "LayerCAM",
     "Saliency",
     "Target",
     "available_explainers",

@@ -1,7 +1,7 @@
 """Hooks that read one layer's output during a model's own forward, and checks of the forward's graph."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -10,15 +10,26 @@ import torch
 from torch import nn
 
 from ..architectures.taps import find_layer
+from ..architectures.text import leaf_unless_connected
+
+Move = Callable[[torch.Tensor], torch.Tensor]
+"""A function that gives another value in the place of an activation."""
+
+
+def unmoved(value: torch.Tensor) -> torch.Tensor:
+    return value
 
 
 @contextmanager
-def captured_output(model: nn.Module, path: str) -> Iterator[list[torch.Tensor]]:
+def captured_output(model: nn.Module, path: str, move: Move = unmoved) -> Iterator[list[torch.Tensor]]:
     """Collect the outputs of the layer at `path` while the context lasts; the hook goes after it, errors included.
 
     The model goes on with a copy, so that a following in-place operation can't change what was captured. A tensor
     without gradient (a frozen model's) is captured as a leaf that requires one. Within `torch.compile` a hook that is
     registered now captures nothing: decorate the caller with `torch.compiler.disable`.
+
+    Args:
+        move: Function of the output that gives what is captured, and what the model goes on with.
 
     Raises:
         ValueError: the model has no such layer.
@@ -31,12 +42,35 @@ def captured_output(model: nn.Module, path: str) -> Iterator[list[torch.Tensor]]
             raise ValueError(
                 f"The layer '{path}' gives a {type(feature).__name__}, not a tensor; name a layer inside it."
             )
-        if not feature.requires_grad:
-            feature = feature.detach().requires_grad_()
-        captured.append(feature)
-        return (feature.clone(), *output[1:]) if isinstance(output, tuple) else feature.clone()
+        captured.append(leaf_unless_connected(move(feature)))
+        copied = captured[-1].clone()
+        return (copied, *output[1:]) if isinstance(output, tuple) else copied
 
     handle = find_layer(model, path).register_forward_hook(keep)
+    try:
+        yield captured
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def captured_input(model: nn.Module, path: str, move: Move = unmoved) -> Iterator[list[torch.Tensor]]:
+    """Collect what the layer at `path` is given, as `captured_output` does with its output.
+
+    Raises:
+        ValueError: the model has no such layer, or gives it no tensor first.
+    """
+    captured: list[torch.Tensor] = []
+
+    def keep(_module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+        feature = args[0] if args else kwargs.get("hidden_states")
+        if not isinstance(feature, torch.Tensor):
+            raise ValueError(f"The layer '{path}' is given no tensor first; name the layer in front of it.")
+        captured.append(leaf_unless_connected(move(feature)))
+        copied = captured[-1].clone()
+        return ((copied, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": copied})
+
+    handle = find_layer(model, path).register_forward_pre_hook(keep, with_kwargs=True)
     try:
         yield captured
     finally:

@@ -1,6 +1,6 @@
 """Derivatives of a logit with respect to what a model reads: an image's pixels, or a text's word embeddings."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from copy import copy
 from dataclasses import dataclass
@@ -23,9 +23,8 @@ from ..architectures.text import (
 from ..architectures.text_baseline import BASELINE_TOKENS, is_steep_at_zero
 from .attention_kernels import refuse_fused_attention, refuse_fused_recomputation
 from .base import Explainer, Explanation, Target, one_hots, resolve_target
-from .hooks import refuse_single_derivatives
-
-Move = Callable[[torch.Tensor], torch.Tensor]
+from .hard_gates import differentiable_gates
+from .hooks import Move, refuse_single_derivatives, unmoved
 
 # Gradients of a half-precision pass fall below float16's smallest number; a power of two scales them exactly.
 FLOAT16_SCALE = 2.0**10
@@ -76,10 +75,6 @@ class InputGradients:
     value: torch.Tensor
     gradients: list[torch.Tensor]
     target: torch.Tensor
-
-
-def unmoved(value: torch.Tensor) -> torch.Tensor:
-    return value
 
 
 def differentiate(model: nn.Module, inputs: Mapping[str, Any], target: Target, move: Move = unmoved) -> InputGradients:
@@ -163,7 +158,7 @@ def run_at(model: nn.Module, inputs: Mapping[str, Any], move: Move = unmoved) ->
         refuse_fused_recomputation(model)
     # The fused kernels have no double backward; where no graph is kept they are welcome.
     kernel = sdpa_kernel(SDPBackend.MATH) if grad_is_on else nullcontext()
-    with torch.enable_grad(), kernel:
+    with torch.enable_grad(), kernel, differentiable_gates(model):
         if inputs.get("pixel_values") is not None:
             image_size(model, inputs)
             pixels = leaf_unless_connected(move(inputs["pixel_values"]))

@@ -8,19 +8,14 @@ import torch
 from torch import nn
 
 from ..alignment.precision import at_least_float32
-from ..architectures import call_model
+from ..architectures.layers import LayerName
 from ..architectures.text import reads_embeddings
 from ..architectures.text_baseline import refuse_zero_baseline, text_baseline, token_embedding, token_id
 from ..choices import unknown_choice
 from .base import Explanation, Target, resolve_target
-from .input_gradients import (
-    BaselineExplainer,
-    differentiate,
-    frozen_statistics,
-    input_explanation,
-    over_channels,
-    run_at,
-)
+from .input_gradients import BaselineExplainer, frozen_statistics, input_explanation, run_at
+from .layer_gradients import check_layer
+from .path_places import InputPlace, LayerPlace
 
 STEPS_AT_ONCE = 4
 """Number of steps along the path in one forward pass, unless `internal_batch_size` says otherwise."""
@@ -50,6 +45,9 @@ class IntegratedGradients(BaselineExplainer):
         random_points: Points of a training step.
         completeness: Return `completeness_error`: z(x) − z(b) − Σ map, before special tokens are masked. Costs one more
             forward pass.
+        layer: Layer whose activation is x, b being its activation at the baseline of the input, which costs one more
+            forward pass: `"input"` (the default), the pixels or words; the activation in front of a block (or stage),
+            by its number, or of the `"last"`; or the output of the layer at a path.
     """
 
     name = "integrated_gradients"
@@ -63,6 +61,7 @@ class IntegratedGradients(BaselineExplainer):
         internal_batch_size: int | None = None,
         random_points: int = 1,
         completeness: bool = False,
+        layer: LayerName | None = None,
     ):
         if rule not in RULES:
             raise ValueError(unknown_choice("rule", rule, sorted(RULES)))
@@ -82,6 +81,7 @@ class IntegratedGradients(BaselineExplainer):
         self.internal_batch_size = internal_batch_size
         self.random_points = random_points
         self.completeness = completeness
+        self.layer = None if layer == "input" else layer
         nodes, weights = RULES[rule](n_steps)
         self._nodes = torch.as_tensor(nodes, dtype=torch.float32)
         self._weights = torch.as_tensor(weights, dtype=torch.float32)
@@ -90,6 +90,7 @@ class IntegratedGradients(BaselineExplainer):
         super().check(model, compiled, trained)
         if self.baselines == "zero" and reads_embeddings(model):
             refuse_zero_baseline(model, None, None)
+        check_layer(model, self.layer, compiled)
 
     @property
     def num_draws(self) -> int:  # type: ignore[override]
@@ -97,25 +98,27 @@ class IntegratedGradients(BaselineExplainer):
 
     @property
     def forward_passes(self) -> int:  # type: ignore[override]
-        return 1 + self.n_steps + self.completeness
+        return 1 + self.n_steps + self.completeness + (self.layer is not None)
 
     def forward(self, model: nn.Module, inputs: Mapping[str, Any], target: Target) -> Explanation:
-        logits = call_model(model, inputs)
+        place = InputPlace() if self.layer is None else LayerPlace(self.layer)
+        logits = place.run(model, inputs)
         target = resolve_target(target, logits)
         rows = _explained_rows(target)
         some = _rows_of(inputs, rows, len(logits)) if len(rows) < len(logits) else inputs
         baseline = self._baseline(model, inputs)
-        own = baseline[rows] if baseline is not None and _is_per_sample(baseline, inputs, len(logits)) else baseline
         places, weights = self._places(rows, logits.device)
         at_once = STEPS_AT_ONCE
         if self.internal_batch_size is not None and len(rows):
             at_once = max(1, self.internal_batch_size // len(rows))
-        scores: list[torch.Tensor] = [] if len(rows) else _nothing(logits, target, inputs)
+        count = 1 if target.ndim == 1 else target.shape[1]
+        scores: list[torch.Tensor] = [] if len(rows) else [place.nothing(logits, inputs)] * count
         # The steps on the path must leave no trace in the statistics of a model in training.
         with frozen_statistics(model):
+            own = place.start(model, inputs, baseline, rows)
             for start in range(0, len(places) if len(rows) else 0, at_once):
                 here = slice(start, start + at_once)
-                part = _along_path(model, some, target[rows], own, places[here], weights[here])
+                part = _along_path(place, model, some, rows, target[rows], own, places[here], weights[here])
                 scores = [x + y for x, y in zip(scores, part, strict=True)] if scores else part
             if 0 < len(rows) < len(logits):
                 scores = [score.new_zeros(len(logits), *score.shape[1:]).index_copy(0, rows, score) for score in scores]
@@ -171,8 +174,10 @@ _NAMED_BASELINES = ("auto", "zero", "pad", "mask")
 
 
 def _along_path(
+    place: InputPlace,
     model: nn.Module,
     inputs: Mapping[str, Any],
+    rows: torch.Tensor,
     target: torch.Tensor,
     baseline: torch.Tensor | None,
     places: torch.Tensor,
@@ -191,11 +196,11 @@ def _along_path(
         return start + alphas * (value - start)
 
     repeated = target.repeat(count, *[1] * (target.ndim - 1))
-    at = differentiate(model, _repeated(inputs, batch, count), repeated, move)
-    path = whole[0] if whole[0].dtype == torch.float64 else whole[0].float()
+    gradients = place.differentiate(model, _repeated(inputs, batch, count), rows, repeated, move)
+    path = at_least_float32(whole[0])
     return [
-        over_channels(path * torch.einsum("n,nb...->b...", weights.to(g.dtype), g.unflatten(0, (count, batch))), inputs)
-        for g in at.gradients
+        place.lay_out(path * torch.einsum("n,nb...->b...", weights.to(g.dtype), g.unflatten(0, (count, batch))), inputs)
+        for g in gradients
     ]
 
 
@@ -223,32 +228,6 @@ def _completeness_error(
     sums = torch.stack([score.detach().flatten(1).sum(1) for score in scores], 1)
     error = rises - sums
     return error if target.ndim == 2 else error[:, 0]
-
-
-def _is_per_sample(baseline: torch.Tensor, inputs: Mapping[str, Any], batch: int) -> bool:
-    """Tell whether each sample has a baseline of its own.
-
-    Raises:
-        ValueError: there are more or fewer baselines than samples.
-    """
-    dimensions = 4 if inputs.get("pixel_values") is not None else 3
-    if baseline.ndim < dimensions or len(baseline) == 1:
-        return False
-    if len(baseline) != batch:
-        raise ValueError(
-            f"The baseline of shape {tuple(baseline.shape)} doesn't broadcast to a batch of {batch}. Give one for all "
-            "samples, without the first dimension."
-        )
-    return True
-
-
-def _nothing(logits: torch.Tensor, target: torch.Tensor, inputs: Mapping[str, Any]) -> list[torch.Tensor]:
-    """Make zero maps (B, H, W) or (B, T) for each target."""
-    pixels = inputs.get("pixel_values")
-    grid = inputs["input_ids"].shape[1:] if pixels is None else pixels.shape[-2:]
-    # On the logits' graph, so that a loss of these maps alone has a gradient, of zero.
-    zeros = at_least_float32(logits.new_zeros(len(logits), *grid) + 0 * logits.sum())
-    return [zeros] * (1 if target.ndim == 1 else target.shape[1])
 
 
 def _rows_of(inputs: Mapping[str, Any], rows: torch.Tensor, batch: int) -> dict[str, Any]:

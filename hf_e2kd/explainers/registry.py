@@ -18,8 +18,11 @@ from .attention_rollout import AttentionRollout
 from .base import Explainer, Explanation, Target, resolve_target
 from .bcos import Bcos
 from .gradcam import GradCAM
+from .hires_cam import HiResCAM
 from .input_x_gradient import InputXGradient
 from .integrated_gradients import IntegratedGradients
+from .layer_cam import LayerCAM
+from .lrp import LRP
 from .saliency import Saliency
 
 T = TypeVar("T")
@@ -31,8 +34,11 @@ _EXPLAINERS: dict[str, type[Explainer]] = {
         AttentionRollout,
         Bcos,
         GradCAM,
+        HiResCAM,
         InputXGradient,
         IntegratedGradients,
+        LayerCAM,
+        LRP,
         Saliency,
     )
 }

@@ -64,8 +64,9 @@ EXPLAINERS = {
         "integrated_gradients",
         "attention_rollout",
         "attention_gradient",
+        "lrp",
     ],
-    "text": ["saliency", "input_x_gradient", "integrated_gradients", "attention_rollout", "attention_gradient"],
+    "text": ["saliency", "input_x_gradient", "integrated_gradients", "attention_rollout", "attention_gradient", "lrp"],
 }
 CLASSES = 3
 IMAGE_SIZE = 128

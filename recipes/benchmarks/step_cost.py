@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ class Case:
         text: Whether the models read texts.
         given: Whether the teacher's logits and maps are given, instead of the teacher being there.
         share: Of each batch, what is explained at a step.
+        options: Options of the explanation method.
         method: Arguments of a training by another method than e²KD; explanations are left out.
     """
 
@@ -59,6 +60,7 @@ class Case:
     text: bool = False
     given: bool = False
     share: float = 1.0
+    options: dict[str, Any] = field(default_factory=dict)
     method: Mapping[str, Any] | None = None
 
     @property
@@ -88,10 +90,14 @@ def bcos_resnets() -> tuple[nn.Module, nn.Module]:
     return bcos_resnet(3, 4, 6, 3), bcos_resnet(2, 2, 2, 2)
 
 
+VITS = from_timm("vit_small_patch16_224", "vit_tiny_patch16_224")
+
 CASES = {
     "gradcam: ResNet-34 → ResNet-18": Case(from_timm("resnet34", "resnet18")),
-    "gradcam: ViT-S/16 → ViT-Ti/16": Case(from_timm("vit_small_patch16_224", "vit_tiny_patch16_224")),
+    "gradcam: ViT-S/16 → ViT-Ti/16": Case(VITS),
     "gradcam: ConvNeXt-nano → ConvNeXt-atto": Case(from_timm("convnext_nano", "convnext_atto")),
+    "hires_cam: ViT-S/16 → ViT-Ti/16": Case(VITS, "hires_cam"),
+    "layer_cam: ViT-S/16 → ViT-Ti/16": Case(VITS, "layer_cam"),
     "integrated_gradients: BERT 6 → 3 layers": Case(berts, "integrated_gradients", text=True),
     "integrated_gradients, maps given: BERT 6 → 3 layers": Case(berts, "integrated_gradients", text=True, given=True),
     "integrated_gradients of .4 of the batch: BERT 6 → 3 layers": Case(
@@ -102,6 +108,14 @@ CASES = {
     ),
     "attention_rollout: BERT 6 → 3 layers": Case(berts, "attention_rollout", text=True),
     "attention_gradient: BERT 6 → 3 layers": Case(berts, "attention_gradient", text=True),
+    "input_x_gradient: BERT 6 → 3 layers": Case(berts, "input_x_gradient", text=True),
+    "input_x_gradient, last layer: BERT 6 → 3 layers": Case(
+        berts, "input_x_gradient", text=True, options={"layer": "last"}
+    ),
+    "lrp: BERT 6 → 3 layers": Case(berts, "lrp", text=True),
+    "lrp, last layer: BERT 6 → 3 layers": Case(berts, "lrp", text=True, options={"layer": "last"}),
+    "lrp: ViT-S/16 → ViT-Ti/16": Case(VITS, "lrp"),
+    "lrp, last layer: ViT-S/16 → ViT-Ti/16": Case(VITS, "lrp", options={"layer": "last"}),
     "bcos: B-cos ResNet-34 → B-cos ResNet-18": Case(bcos_resnets, "bcos"),
 }
 METHODS: dict[str, dict[str, Any]] = {
@@ -164,6 +178,7 @@ def build_trainer(
     args = ExplanationDistillArguments(
         output_dir=str(Path(tempfile.gettempdir(), "step_cost")),  # nothing is written
         explainer=case.explainer,
+        explainer_options=case.options,
         explanation_weight=explanation_weight,
         explanation_fraction=case.share,
         use_cpu=options.device == "cpu",
@@ -176,7 +191,7 @@ def build_trainer(
     )
     sources: dict[str, Any] = {"teacher_model": teacher}
     if case.given and explanation_weight:
-        reference_output = explain(teacher.eval(), batch, case.explainer)
+        reference_output = explain(teacher.eval(), batch, case.explainer, **case.options)
         sources = {
             "references": {
                 "given": Given(
@@ -214,7 +229,11 @@ def make_batch(case: Case, options: argparse.Namespace) -> dict[str, torch.Tenso
         images = torch.rand(options.batch_size, 3, IMAGE_SIZE, IMAGE_SIZE)
         return {"pixel_values": images, "labels": rows, SAMPLE_ID: rows}
     ids = torch.randint(1000, 30000, (TEXT_BATCH, TOKENS))
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    return {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "special_tokens_mask": torch.zeros_like(ids),
+    }
 
 
 def peak_memory(trainer: ExplanationDistillTrainer, batch: dict[str, torch.Tensor]) -> float:

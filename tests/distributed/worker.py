@@ -51,6 +51,8 @@ STUDENTS: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
     "vit_bf16": (lambda: build("vit"), {"bf16": True, CHECKPOINTING: True}),
     "vit_attention": (lambda: build("vit"), {"explainer": "attention_gradient"}),
     "bert": (bert, {"explainer": "input_x_gradient", "gradient_accumulation_steps": 2}),
+    # Its first block runs as the model's own, the others in the open.
+    "bert_lrp": (bert, {"explainer": "lrp", "explainer_options": {"layer": 1}, "gradient_accumulation_steps": 2}),
     "bcos": (lambda: network("vit"), {"explainer": "bcos", "gradient_accumulation_steps": 2}),
     "vit_hint": (lambda: build("vit"), {"terms": {"hint": {"weight": 0.1}}, "gradient_accumulation_steps": 2}),
     # By the statistics of a batch norm over both ranks' rows.
@@ -68,9 +70,9 @@ STUDENTS: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
     "bert_share": (bert, {"explainer": "integrated_gradients", "explanation_fraction": 0.5}),
 }
 # Under FSDP2: blocks before the explanation's layer and behind it, and explanations of the whole student.
-SHARDED = ("vit", "convnext", "vit_by_hook", "vit_attention", "bert", "bcos")
+SHARDED = ("vit", "convnext", "vit_by_hook", "vit_attention", "bert", "bert_lrp", "bcos")
 # With a teacher explained behind its last blocks, and at its word embeddings.
-SHARDED_TEACHERS = ("vit", "bert")
+SHARDED_TEACHERS = ("vit", "bert", "bert_lrp")
 # Under ZeRO-2: accumulated gradients, and an explanation of the whole student.
 ZERO = ("vit", "vit_attention")
 

@@ -178,7 +178,7 @@ def test_a_wrong_gradient_of_timm_is_called_failed(coverage, monkeypatch):
 
         return replace(found, split=split)
 
-    monkeypatch.setattr("hf_e2kd.explainers.gradcam.find_architecture", scaled)
+    monkeypatch.setattr("hf_e2kd.explainers.cam.find_architecture", scaled)
     outcome = coverage.try_timm("byobnet")["gradcam"]
     assert outcome.verdict == "FAILED"
     assert "the gradient is off from the hook's" in outcome.detail

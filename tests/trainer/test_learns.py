@@ -20,8 +20,9 @@ BY_FAMILY = {
         "integrated_gradients",
         "attention_rollout",
         "attention_gradient",
+        "lrp",
     ],
-    "bert": ["saliency", "input_x_gradient", "integrated_gradients", "attention_rollout", "attention_gradient"],
+    "bert": ["saliency", "input_x_gradient", "integrated_gradients", "attention_rollout", "attention_gradient", "lrp"],
     "bcos": ["bcos"],
 }
 EXPLAINED = [(family, explainer) for family, explainers in BY_FAMILY.items() for explainer in explainers]

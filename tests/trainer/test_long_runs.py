@@ -152,6 +152,7 @@ def texts(count):
         ("saliency", "resnet"),
         ("input_x_gradient", "bert"),
         ("integrated_gradients", "bert"),
+        ("lrp", "bert"),
         ("bcos", "bcos"),
     ],
 )

@@ -123,8 +123,10 @@ def test_offers_what_suits_both_models():
     """Prevents: methods of images offered for texts, or of attention for a timm model that gives none."""
     assert image_pair("vit", "wrapped_resnet").explainers() == [
         "gradcam",
+        "hires_cam",
         "input_x_gradient",
         "integrated_gradients",
+        "layer_cam",
         "saliency",
     ]
     assert "gradcam" not in text_pair().explainers() and "attention_gradient" in text_pair().explainers()

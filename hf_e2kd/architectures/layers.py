@@ -1,0 +1,53 @@
+"""Layers of a model by a word: `"last"`, a block's number, or a path."""
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from .taps import default_taps, find_layer
+
+LayerName = str | int
+"""`"last"` or a number: the activation in front of that block, negative numbers counted from the end. Another string:
+the output of the layer at that path."""
+
+
+def layer_place(model: nn.Module, layer: LayerName) -> tuple[str, bool]:
+    """Find the layer that a word names.
+
+    Args:
+        layer: `"last"`, a number of a block (of a stage, where a model has stages), or a path.
+
+    Returns:
+        The path of a module, and whether its input is meant, in the place of its output.
+
+    Raises:
+        ValueError: there is no such layer.
+    """
+    if isinstance(layer, str) and layer != "last":
+        find_layer(model, layer)
+        return layer, False
+    blocks = default_taps(model)
+    return blocks[block_number(layer, blocks, model)], True
+
+
+def block_number(layer: LayerName, blocks: Sequence[str], model: nn.Module) -> int:
+    """Return the number of the block in front of which a layer's activation stands; behind the last, their count.
+
+    Args:
+        layer: `"last"`, a number, or the path of a block, whose output is meant.
+        blocks: Paths of the model's blocks.
+
+    Raises:
+        ValueError: there is no such block; the message gives the valid ones.
+    """
+    count = len(blocks)
+    if layer == "last":
+        return count - 1
+    if isinstance(layer, int) and not isinstance(layer, bool) and -count <= layer < count:
+        return layer % count
+    if layer in blocks:
+        return blocks.index(str(layer)) + 1
+    raise ValueError(
+        f"layer={layer!r}: {type(model).__name__} has {count} blocks. Give 'last', a number from {-count} to "
+        f"{count - 1}, or a path: {', '.join(blocks)}."
+    )

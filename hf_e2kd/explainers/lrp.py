@@ -1,0 +1,106 @@
+"""Layer-wise relevance propagation through transformers (Ali et al., 2022; Achtibat et al., 2024), differentiable."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..alignment.precision import at_least_float32
+from ..architectures.discovery import accepted_inputs, image_size
+from ..architectures.layers import LayerName, block_number
+from ..architectures.sharding import blocks_gathered
+from ..architectures.text import refuse_unfit_text
+from ..architectures.transposed import RULES, affine, open_forward, require_family
+from .attention_kernels import attention_kernel, is_checkpointed
+from .base import Explainer, Explanation, Target, one_hots, resolve_target
+from .input_gradients import gradient_scale, in_full_precision, over_channels
+
+
+class LRP(Explainer):
+    """Relevance propagation: Σ_c x_c · c̄_c, with c̄ the logit's cotangent at x by the rules of `rule`.
+
+    The logit is handed back from layer to layer until the one that is explained. A linear layer's output is shared
+    among its inputs by what each contributed, x · W; what norms and activations scale, they scale back. The pass is
+    written out in plain operations over the forward's activations, so that training differentiates it once, as any
+    other part of the forward; dropout in training acts on both by the same masks.
+
+    Args:
+        rule: `"cp"`, conservative propagation (Ali et al., ICML 2022): attention weights and norms' denominators are
+            constants, so that the logit is shared out whole, but for what biases add. `"attn_lrp"` (Achtibat et al.,
+            ICML 2024): weights have their share too, by their own derivative.
+        layer: What is explained: `"input"` (the default), the word embeddings or the pixels; each token's activation in
+            front of a block, by its number, or of the `"last"`; or a block's output, by its path. The later, the
+            cheaper.
+    """
+
+    name = "lrp"
+
+    def __init__(self, rule: str = "cp", layer: LayerName | None = None):
+        if rule not in RULES:
+            raise ValueError(f"Unknown rule '{rule}'. Available: {', '.join(sorted(RULES))}.")
+        self.rule = rule
+        self.layer = None if layer == "input" else layer
+
+    def with_features(self, model: nn.Module, paths: Sequence[str]) -> "LRP":
+        blocks = self._opened(model)
+        opened = [path for path in paths if any(path == block or path.startswith(f"{block}.") for block in blocks)]
+        if opened:
+            raise ValueError(
+                f"The explainer 'lrp' runs {', '.join(blocks)} in the open, where the layers {opened} "
+                "can't be tapped. Compare features of earlier layers, or explain a later one, such as layer='last'."
+            )
+        return self
+
+    def check(self, model: nn.Module, compiled: bool = False, trained: bool = True) -> None:
+        for block in self._opened(model).values():
+            for module in block.modules():
+                if isinstance(module, nn.Linear) or hasattr(module, "base_layer"):  # an adapter's
+                    affine(module)
+        kernel = attention_kernel(model)
+        if "flash" in kernel or "flex" in kernel:
+            raise ValueError(
+                f"The explainer 'lrp' gives masks that the attention kernel '{kernel}' doesn't take. Load the model "
+                "with attn_implementation='sdpa' or 'eager'."
+            )
+
+    def forward(self, model: nn.Module, inputs: Mapping[str, Any], target: Target) -> Explanation:
+        if torch.compiler.is_compiling():
+            return self._explain(model, inputs, target)
+        self._refuse(model, inputs)
+        with blocks_gathered(model, self._opened(model)):
+            return self._explain(model, inputs, target)
+
+    def _opened(self, model: nn.Module) -> dict[str, nn.Module]:
+        """Return the blocks that are run in the open, by their paths."""
+        blocks = require_family(model).blocks
+        first = 0 if self.layer is None else block_number(self.layer, list(blocks), model)
+        return dict(list(blocks.items())[first:])
+
+    def _explain(self, model: nn.Module, inputs: Mapping[str, Any], target: Target) -> Explanation:
+        inputs = accepted_inputs(model, inputs)
+        opened = open_forward(model, inputs, self.layer, RULES[self.rule])
+        logits, value = opened.logits, at_least_float32(opened.value)
+        target = resolve_target(target, logits)
+        scale = gradient_scale(logits, opened.value)
+        shares = [value * in_full_precision(opened.pullback(each * scale), scale) for each in one_hots(target, logits)]
+        is_image = inputs.get("pixel_values") is not None
+        if opened.grid is not None:
+            maps = [opened.grid.cells(share).sum(-1) for share in shares]
+        elif self.layer is None:
+            maps = [over_channels(share, inputs) for share in shares]
+        else:
+            maps = [share.sum(-1) for share in shares]
+        stacked = torch.stack(maps, 1) if target.ndim == 2 else maps[0]
+        return Explanation(logits, stacked, target, layout="image" if is_image else "tokens")
+
+    def _refuse(self, model: nn.Module, inputs: Mapping[str, Any]) -> None:
+        self.check(model)
+        if is_checkpointed(model) or any(getattr(module, "grad_checkpointing", False) for module in model.modules()):
+            raise ValueError(
+                f"The explainer 'lrp' runs {type(model).__name__}'s blocks in the open, where activation checkpointing "
+                "doesn't act. Train without checkpointing."
+            )
+        if inputs.get("pixel_values") is not None:
+            image_size(model, inputs)
+        refuse_unfit_text(model, inputs)

@@ -1,0 +1,123 @@
+"""Places of a model at which gradients along a path from a baseline are taken: its input, or a layer."""
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..alignment.precision import at_least_float32
+from ..architectures import Grid, call_model
+from ..architectures.layers import LayerName
+from ..architectures.text import moved_embeddings
+from .hooks import Move
+from .input_gradients import differentiate, over_channels
+from .layer_gradients import differentiate_layer, run_to_layer
+
+
+class InputPlace:
+    """The input: pixels, or word embeddings before positions are added. The object serves one batch."""
+
+    def run(self, model: nn.Module, inputs: Mapping[str, Any]) -> torch.Tensor:
+        """Return the logits (B, classes) of a batch."""
+        return call_model(model, inputs)
+
+    def start(
+        self, model: nn.Module, inputs: Mapping[str, Any], baseline: torch.Tensor | None, rows: torch.Tensor
+    ) -> torch.Tensor | None:
+        """Return where the path of some rows of the batch begins; None for zero.
+
+        Args:
+            baseline: Baseline of the input, which broadcasts to it; None for zero.
+            rows: Numbers of the rows that are explained.
+        """
+        is_own = baseline is not None and _is_per_sample(baseline, inputs)
+        return baseline[rows] if is_own and baseline is not None else baseline
+
+    def differentiate(
+        self, model: nn.Module, inputs: Mapping[str, Any], rows: torch.Tensor, target: torch.Tensor, move: Move
+    ) -> list[torch.Tensor]:
+        """Return the gradient of each of the K targets' logits at another value than the place's own.
+
+        Args:
+            inputs: The explained rows, perhaps several times one after the other.
+            rows: Their numbers in the batch.
+            target: Their classes (B,) or (B, K).
+            move: Function of the place's value that gives the other one.
+        """
+        return differentiate(model, inputs, target, move).gradients
+
+    def lay_out(self, values: torch.Tensor, inputs: Mapping[str, Any]) -> torch.Tensor:
+        """Sum values over the channels: (B, H, W) of an image, (B, T) of a text."""
+        return over_channels(values, inputs)
+
+    def nothing(self, logits: torch.Tensor, inputs: Mapping[str, Any]) -> torch.Tensor:
+        """Make zero maps, on the logits' graph, so that a loss of them alone has a gradient, of zero."""
+        pixels = inputs.get("pixel_values")
+        grid = inputs["input_ids"].shape[1:] if pixels is None else pixels.shape[-2:]
+        return at_least_float32(logits.new_zeros(len(logits), *grid) + 0 * logits.sum())
+
+
+class LayerPlace(InputPlace):
+    """The activation of a layer, as `layer_place` names it. The path begins at its activation for the baseline."""
+
+    activation: torch.Tensor
+    grid: Grid
+
+    def __init__(self, layer: LayerName):
+        self.layer = layer
+
+    def run(self, model: nn.Module, inputs: Mapping[str, Any]) -> torch.Tensor:
+        logits, self.activation, self.grid = run_to_layer(model, self.layer, inputs)
+        return logits
+
+    def start(
+        self, model: nn.Module, inputs: Mapping[str, Any], baseline: torch.Tensor | None, rows: torch.Tensor
+    ) -> torch.Tensor | None:
+        def to_baseline(value: torch.Tensor) -> torch.Tensor:
+            return torch.zeros_like(value) if baseline is None else baseline.to(value).expand_as(value)
+
+        pixels, moved = inputs.get("pixel_values"), nullcontext()
+        if pixels is not None:
+            inputs = {**inputs, "pixel_values": to_baseline(pixels)}
+        else:
+            moved = moved_embeddings(model, inputs["input_ids"], to_baseline)  # type: ignore[assignment]
+        with moved:
+            return run_to_layer(model, self.layer, inputs)[1][rows]
+
+    def differentiate(
+        self, model: nn.Module, inputs: Mapping[str, Any], rows: torch.Tensor, target: torch.Tensor, move: Move
+    ) -> list[torch.Tensor]:
+        own = self.activation[rows]
+
+        def move_own(value: torch.Tensor) -> torch.Tensor:
+            # The activation of the step's own pass: what leads to it is differentiated once.
+            return move(own.repeat(len(value) // len(own), *[1] * (own.ndim - 1)))
+
+        return differentiate_layer(model, self.layer, inputs, target, move_own)[2]
+
+    def lay_out(self, values: torch.Tensor, inputs: Mapping[str, Any]) -> torch.Tensor:
+        maps = self.grid.cells(values).sum(-1)
+        return maps if inputs.get("pixel_values") is not None else maps.squeeze(-2)
+
+    def nothing(self, logits: torch.Tensor, inputs: Mapping[str, Any]) -> torch.Tensor:
+        return self.lay_out(at_least_float32(0 * self.activation), inputs)
+
+
+def _is_per_sample(baseline: torch.Tensor, inputs: Mapping[str, Any]) -> bool:
+    """Tell whether each sample has a baseline of its own.
+
+    Raises:
+        ValueError: there are more or fewer baselines than samples.
+    """
+    pixels = inputs.get("pixel_values")
+    dimensions, batch = (4, len(pixels)) if pixels is not None else (3, len(inputs["input_ids"]))
+    if baseline.ndim < dimensions or len(baseline) == 1:
+        return False
+    if len(baseline) != batch:
+        raise ValueError(
+            f"The baseline of shape {tuple(baseline.shape)} doesn't broadcast to a batch of {batch}. Give one for all "
+            "samples, without the first dimension."
+        )
+    return True
