@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from .architectures import available_architectures, register_architecture, wrap_timm
+    from .architectures import FunctionModel, available_architectures, register_architecture, wrap_timm
     from .data.text import TextCollator
     from .experiments.fitted_head import fit_head
     from .experiments.zero_shot import zero_shot_teacher
@@ -40,6 +40,7 @@ __all__ = [
     "Explanation",
     "ExplanationDistillArguments",
     "ExplanationDistillTrainer",
+    "FunctionModel",
     "Reference",
     "ReferenceOutput",
     "StepOutput",
@@ -75,6 +76,7 @@ _MODULES = {
     "Explanation": ".explainers",
     "ExplanationDistillArguments": ".trainer.arguments",
     "ExplanationDistillTrainer": ".trainer",
+    "FunctionModel": ".architectures",
     "Reference": ".references",
     "ReferenceOutput": ".terms",
     "StepOutput": ".terms",

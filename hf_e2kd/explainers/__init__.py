@@ -1,4 +1,4 @@
-"""Explanation methods that can be trained through."""
+"""Explanation methods: those that can be trained through, and those without gradients, in `perturbation`."""
 
 from .attention_gradient import AttentionGradient
 from .attention_rollout import AttentionRollout
@@ -8,6 +8,7 @@ from .explained_forward import ExplainedOutput, install_explained_forward
 from .gradcam import GradCAM
 from .input_x_gradient import InputXGradient
 from .integrated_gradients import IntegratedGradients
+from .perturbation import KernelShap, Occlusion, Rise
 from .registry import available_explainers, build_explainer, explain, register_explainer, usable_explainers
 from .saliency import Saliency
 
@@ -22,6 +23,9 @@ __all__ = [
     "GradCAM",
     "InputXGradient",
     "IntegratedGradients",
+    "KernelShap",
+    "Occlusion",
+    "Rise",
     "Saliency",
     "Target",
     "available_explainers",

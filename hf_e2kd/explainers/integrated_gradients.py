@@ -18,7 +18,9 @@ from .input_gradients import (
     differentiate,
     frozen_statistics,
     input_explanation,
+    is_batched,
     over_channels,
+    rows_of,
     run_at,
 )
 
@@ -103,7 +105,7 @@ class IntegratedGradients(BaselineExplainer):
         logits = call_model(model, inputs)
         target = resolve_target(target, logits)
         rows = _explained_rows(target)
-        some = _rows_of(inputs, rows, len(logits)) if len(rows) < len(logits) else inputs
+        some = rows_of(inputs, rows, len(logits)) if len(rows) < len(logits) else inputs
         baseline = self._baseline(model, inputs)
         own = baseline[rows] if baseline is not None and _is_per_sample(baseline, inputs, len(logits)) else baseline
         places, weights = self._places(rows, logits.device)
@@ -251,19 +253,10 @@ def _nothing(logits: torch.Tensor, target: torch.Tensor, inputs: Mapping[str, An
     return [zeros] * (1 if target.ndim == 1 else target.shape[1])
 
 
-def _rows_of(inputs: Mapping[str, Any], rows: torch.Tensor, batch: int) -> dict[str, Any]:
-    """Select some samples of the batch."""
-    return {key: value[rows] if _is_batched(value, batch) else value for key, value in inputs.items()}
-
-
-def _is_batched(value: Any, batch: int) -> bool:
-    return isinstance(value, torch.Tensor) and value.ndim > 0 and len(value) == batch
-
-
 def _repeated(inputs: Mapping[str, Any], batch: int, count: int) -> dict[str, Any]:
     """Repeat every tensor of the batch `count` times."""
     return {
-        key: value.repeat(count, *[1] * (value.ndim - 1)) if _is_batched(value, batch) else value
+        key: value.repeat(count, *[1] * (value.ndim - 1)) if is_batched(value, batch) else value
         for key, value in inputs.items()
     }
 

@@ -216,7 +216,8 @@ class ExplanationDistillTrainer(
         explained = bool(self.references) and self.explains
         if explained:
             self.explainer = self.explainer.with_features(student, taps)
-            self.explainer.check(student, compiled=bool(self.args.torch_compile))
+            compiled = bool(self.args.torch_compile)
+            self.explainer.check(student, compiled=compiled, trained=self._trains_explanations)
         if explained or taps:
             install_explained_forward(student, self.explainer if explained else None, taps)
         for reference in self.references.values():
