@@ -114,7 +114,7 @@ class KernelShap(PerturbationExplainer):
                         target[:, column : column + 1],
                         torch.full((len(kept),), row, device=target.device),
                         torch.arange(len(kept), device=target.device),
-                        lambda some, numbers: without(some, kept[numbers.to(kept.device)].to(target.device)),
+                        lambda some, _, numbers: without(some, kept[numbers.to(kept.device)].to(target.device)),
                         batch_size=self.batch_size,
                     )
                     return found[:, 0].cpu()

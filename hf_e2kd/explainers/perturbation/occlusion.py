@@ -60,7 +60,7 @@ class Occlusion(PerturbationExplainer):
         pixels = inputs["pixel_values"]
         down, across = (self._spans(side).to(pixels.device) for side in pixels.shape[-2:])
 
-        def vary(some: dict[str, Any], numbers: torch.Tensor) -> dict[str, Any]:
+        def vary(some: dict[str, Any], _: torch.Tensor, numbers: torch.Tensor) -> dict[str, Any]:
             covered = down[numbers // len(across)][:, :, None] & across[numbers % len(across)][:, None]
             return self.image_without(some, ~covered)
 
@@ -77,7 +77,7 @@ class Occlusion(PerturbationExplainer):
         places = torch.arange(int(counts.max()), device=counts.device)
         rows, numbers = (places < counts[:, None]).nonzero().unbind(1)
 
-        def vary(some: dict[str, Any], numbers: torch.Tensor) -> dict[str, Any]:
+        def vary(some: dict[str, Any], _: torch.Tensor, numbers: torch.Tensor) -> dict[str, Any]:
             return self.text_without(model, some, places != numbers[:, None])
 
         values = variant_values(model, inputs, target, rows, numbers, vary, batch_size=self.batch_size, title=self.name)

@@ -74,7 +74,7 @@ class Rise(PerturbationExplainer):
             numbers, places = numbers.cpu().unique(return_inverse=True)
             return enlarged_masks(kept[numbers], offsets[numbers], size).to(pixels.device)[places]
 
-        def vary(some: dict[str, Any], numbers: torch.Tensor) -> dict[str, Any]:
+        def vary(some: dict[str, Any], _: torch.Tensor, numbers: torch.Tensor) -> dict[str, Any]:
             return self.image_without(some, masks_of(numbers))
 
         variants = all_variants(self.masks, len(pixels), pixels.device)

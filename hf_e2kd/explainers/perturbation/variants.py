@@ -12,8 +12,8 @@ from ...alignment.precision import at_least_float32
 from ...architectures import call_model
 from ..input_gradients import frozen_statistics, rows_of
 
-Vary = Callable[[dict[str, Any], torch.Tensor], Mapping[str, Any]]
-"""(inputs of some samples, numbers (n,) of the variants wanted of them, one each) → their changed inputs."""
+Vary = Callable[[dict[str, Any], torch.Tensor, torch.Tensor], Mapping[str, Any]]
+"""(inputs of n samples, their rows (n,) in the batch, number (n,) of the variant wanted of each) → changed inputs."""
 
 BATCH_SIZE = 64
 """Changed inputs in one forward pass, unless an option says otherwise."""
@@ -53,8 +53,8 @@ def variant_values(
     found = []
     with frozen_statistics(model), tqdm(total=len(rows), desc=title, delay=_SHOWN_AFTER, leave=False) as progress:
         for start in range(0, len(rows), batch_size):
-            here = rows[start : start + batch_size]
-            logits = call_model(model, vary(rows_of(inputs, here, len(target)), numbers[start : start + batch_size]))
+            here, wanted = rows[start : start + batch_size], numbers[start : start + batch_size]
+            logits = call_model(model, vary(rows_of(inputs, here, len(target)), here, wanted))
             scores = class_probabilities(model, logits) if probabilities else at_least_float32(logits)
             found.append(scores.gather(1, target[here].clamp(min=0)))
             progress.update(len(here))
