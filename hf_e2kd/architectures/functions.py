@@ -51,8 +51,13 @@ class FunctionModel(nn.Module):
         self.eval()
 
     @torch.no_grad()
-    def forward(self, **inputs: Any) -> dict[str, torch.Tensor]:
+    def forward(
+        self, pixel_values: Any = None, input_ids: Any = None, attention_mask: Any = None, **others: Any
+    ) -> dict[str, torch.Tensor]:
         (function,) = self._function
+        # By name, so that a trainer keeps these columns of its data.
+        named = {"pixel_values": pixel_values, "input_ids": input_ids, "attention_mask": attention_mask}
+        inputs = {name: value for name, value in {**named, **others}.items() if value is not None}
         given = {name: value for name, value in inputs.items() if self._takes_all or name in self._names}
         alone = next((name for name in ("pixel_values", "input_ids") if name in inputs), None)
         outputs = function(**given) if alone is None or alone in given else function(inputs[alone])

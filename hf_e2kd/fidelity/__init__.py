@@ -1,12 +1,15 @@
 """Fidelity of a student to its teacher: its measurement and the record of it."""
 
+from .interpretability.faithfulness import Faithfulness
 from .measure import measure_fidelity
 from .record import (
     FIDELITY_FILE,
     Cost,
     DataRecord,
+    FaithfulnessRecord,
     FidelityRecord,
     GroupsRecord,
+    HeldOutRecord,
     MetricValue,
     ModelRecord,
     TrainingRecord,
@@ -18,8 +21,11 @@ __all__ = [
     "FIDELITY_FILE",
     "Cost",
     "DataRecord",
+    "Faithfulness",
+    "FaithfulnessRecord",
     "FidelityRecord",
     "GroupsRecord",
+    "HeldOutRecord",
     "MetricValue",
     "ModelRecord",
     "TrainingRecord",

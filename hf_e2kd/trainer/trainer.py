@@ -19,6 +19,7 @@ from ..callbacks.progress import describe_progress
 from ..data.collate import FiniteBatches
 from ..explainers import Explainer, build_explainer, install_explained_forward
 from ..explainers.base import default_method
+from ..explainers.registry import require_gradients
 from ..fidelity import multi_label_metrics
 from ..hub.ids import check_repo_id, loaded_from_hub
 from ..references import Reference, TeacherReference
@@ -216,6 +217,8 @@ class ExplanationDistillTrainer(
         explained = bool(self.references) and self.explains
         if explained:
             self.explainer = self.explainer.with_features(student, taps)
+            if self.explainer.trainable:
+                require_gradients(student, self.explainer.name)
             compiled = bool(self.args.torch_compile)
             self.explainer.check(student, compiled=compiled, trained=self._trains_explanations)
         if explained or taps:
@@ -237,6 +240,10 @@ class ExplanationDistillTrainer(
         # Options belong to the method that they were written for.
         options = self._setting("explainer_options") if explainer in (None, named) else None
         return build_explainer(chosen, **(options or {})).with_tokenizer(self._tokenizer)
+
+    def informed_explainer(self, explainer: str | Explainer) -> Explainer:
+        """Return an explainer, by its name or as it is, that knows the student's tokenizer."""
+        return self._explainer(explainer)
 
     @property
     def explains(self) -> bool:

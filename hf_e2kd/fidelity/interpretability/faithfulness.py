@@ -1,7 +1,7 @@
 """Faithfulness of explanations: a model run without the parts that its explanation names."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -51,8 +51,9 @@ class Faithfulness:
 
     def options(self, modality: str) -> dict[str, Any]:
         """Return the options that change the figures of images or of texts, for the record."""
-        names = ("steps", "filling") if modality == "image" else ("fractions",)
-        return {name: value for name, value in asdict(self).items() if name in names}
+        if modality == "image":
+            return {"steps": self.steps, "filling": self.filling}
+        return {"fractions": list(self.fractions)}
 
     def passes(self, is_image: bool) -> int:
         """Return the number of forward passes that one explanation of a sample takes."""
