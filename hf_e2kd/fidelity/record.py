@@ -80,6 +80,12 @@ class ModelRecord:
         """The id, or else the architecture."""
         return self.id or self.architecture
 
+    @property
+    def ran_as(self) -> str | None:
+        """The precision and the runtime, as far as they aren't float32 and torch; None where both are."""
+        unusual = [each for each in (self.precision, self.runtime) if each not in (None, "float32", "torch")]
+        return ", ".join(map(str, unusual)) or None
+
 
 @dataclass(frozen=True)
 class DataRecord:

@@ -10,6 +10,7 @@ from torchvision.transforms.v2.functional import gaussian_blur
 
 from ...alignment.grids import resize_maps
 from ...explainers.perturbation import Occlusion, PerturbationExplainer
+from ...explainers.perturbation.base import require_count
 from ...explainers.perturbation.variants import (
     BATCH_SIZE,
     Vary,
@@ -42,12 +43,24 @@ class Faithfulness:
         fractions: Shares of a text's words; of each at least one word.
         filling: Value of the pixels that are taken out, as the model gets them.
         batch_size: Changed inputs in one forward pass.
+
+    Raises:
+        ValueError: an option that can't be.
     """
 
     steps: int = STEPS
     fractions: Sequence[float] = FRACTIONS
     filling: float = 0.0
     batch_size: int = BATCH_SIZE
+
+    def __post_init__(self) -> None:
+        require_count("steps", self.steps)
+        require_count("batch_size", self.batch_size)
+        shares = self.fractions
+        if not shares or not all(isinstance(share, int | float) and 0 < share <= 1 for share in shares):
+            raise ValueError(f"fractions are shares of a text's words, above 0 and at most 1, not {shares!r}.")
+        if not isinstance(self.filling, int | float):
+            raise ValueError(f"filling is the value of the pixels that are taken out, a number, not {self.filling!r}.")
 
     def options(self, modality: str) -> dict[str, Any]:
         """Return the options that change the figures of images or of texts, for the record."""
