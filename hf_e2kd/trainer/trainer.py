@@ -14,7 +14,7 @@ from ..alignment.labels import is_multi_label, labels_belong_to
 from ..alignment.own_processing import own_tokenizer
 from ..architectures import is_timm, wrap_timm
 from ..architectures.discovery import return_mappings
-from ..architectures.refusals import refuse_integer_arithmetic, refuse_sentence_transformers
+from ..architectures.refusals import refuse_sentence_transformers
 from ..callbacks.progress import describe_progress
 from ..data.collate import FiniteBatches
 from ..explainers import Explainer, build_explainer, install_explained_forward
@@ -191,7 +191,6 @@ class ExplanationDistillTrainer(
                 refuse_shared_weights(model, reference.model)
                 require_finite_weights(reference.model, "teacher", "Load or train it again.")
         require_finite_weights(model, "student", "Load it again, or initialise that layer.")
-        refuse_integer_arithmetic(model, "student")
         refuse_sentence_transformers(model, "student")
         if is_timm(model):
             model = wrap_timm(model)
@@ -218,7 +217,7 @@ class ExplanationDistillTrainer(
         if explained:
             self.explainer = self.explainer.with_features(student, taps)
             if self.explainer.trainable:
-                require_gradients(student, self.explainer.name)
+                require_gradients(student, self.explainer.name, "student")
             compiled = bool(self.args.torch_compile)
             self.explainer.check(student, compiled=compiled, trained=self._trains_explanations)
         if explained or taps:

@@ -204,8 +204,10 @@ def test_a_function_as_the_student(tmp_path):
     assert record.student.cost is None and record.student.weights is None and record.chance.keys() == {"shuffled"}
     for name, figure in record.figures.items():
         assert figure.value == pytest.approx(expected.figures[name].value, abs=1e-5), name
-    with pytest.raises(ValueError, match="FunctionModel has no gradients, which 'gradcam' takes"):
+    with pytest.raises(ValueError, match="The student is a function, without gradients, which 'gradcam' takes"):
         distiller(model, teacher, tmp_path)
+    with pytest.raises(ValueError, match=r"The student is a function, without gradients, which 'train\(\)' takes"):
+        distiller(model, teacher, tmp_path, settings).train()
 
 
 def test_a_teacher_in_integers(tmp_path):
