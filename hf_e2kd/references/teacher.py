@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from copy import copy
+from itertools import islice
 from typing import Any
 
 import torch
@@ -202,8 +203,15 @@ class TeacherReference(Reference):
         return self._bound().to_student(shared)
 
     def inputs_of(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """Select the columns of a batch that the teacher sees."""
-        return forward_inputs(self.model, self.adapter(self._own_inputs(inputs), inputs))
+        """Select the columns of a batch that the teacher sees, in its precision."""
+        batch = forward_inputs(self.model, self.adapter(self._own_inputs(inputs), inputs))
+        # A teacher loaded in half precision takes its images so; one without parameters takes them as they are.
+        own = (parameter.dtype for parameter in self.model.parameters() if parameter.is_floating_point())
+        dtype = next(own, torch.float32)
+        return {
+            key: value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+            for key, value in batch.items()
+        }
 
     def _own_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         return {key.removeprefix(_PREFIX): value for key, value in inputs.items() if key.startswith(_PREFIX)}
@@ -226,15 +234,8 @@ class TeacherReference(Reference):
         device = next(value.device for value in batch.values() if isinstance(value, torch.Tensor))
         if self.shard:
             shard_frozen(self.model, device)
-        else:
+        elif any(parameter.device != device for parameter in islice(self.model.parameters(), 1)):
             self.model.to(device)
-        # A teacher loaded in half precision takes its images so; one without parameters takes them as they are.
-        kinds = [parameter.dtype for parameter in self.model.parameters() if parameter.is_floating_point()]
-        dtype = kinds[0] if kinds else torch.float32
-        batch = {
-            key: value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
-            for key, value in batch.items()
-        }
         if self.scores:  # numbers, whatever their type
             labels = None
         if labels is not None and not self.multi_label and (labels.ndim != 1 or labels.is_floating_point()):

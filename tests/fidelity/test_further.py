@@ -189,6 +189,16 @@ def test_texts_of_two_tokenizers(tmp_path):
     assert {"sufficiency", "teacher_sufficiency"} <= set(record.figures)
 
 
+def test_a_teacher_in_half_precision(tmp_path):
+    """Prevents: pixels of float32 in a teacher of bfloat16, in the middle of a measurement."""
+    trainer = distiller(build("vit"), build("resnet", seed=1).bfloat16(), tmp_path)
+    record = measure_fidelity(trainer, samples=4, explainers=["saliency"], faithfulness=STEPS)
+    assert record.teacher.precision == "bfloat16" and record.teacher.ran_as == "bfloat16"
+    whole = measure_fidelity(distiller(build("vit"), build("resnet", seed=1), tmp_path), samples=4, faithfulness=STEPS)
+    found = record.figures["teacher_deletion"].value
+    assert found == pytest.approx(whole.figures["teacher_deletion"].value, abs=0.05)
+
+
 def test_a_function_as_the_student(tmp_path):
     """Prevents: a runtime's model that can be measured as a copy beside a torch student alone."""
     student, teacher = build("vit"), build("resnet", seed=1)
