@@ -1,5 +1,6 @@
 import pytest
 import torch
+from skimage.metrics import structural_similarity
 from torch.nn import functional as F
 
 from hf_e2kd.metrics import explanation_similarity
@@ -137,8 +138,7 @@ def test_ssim_of_one_window_is_its_formula():
 
 
 def test_ssim_is_that_of_scikit_image():
-    """Against an independent implementation; `pip install scikit-image` brings it."""
-    structural_similarity = pytest.importorskip("skimage.metrics").structural_similarity
+    """Against an independent implementation."""
     first, second = (torch.randn(3, 20, 14, dtype=torch.float64) for _ in range(2))
     first, second = (maps / maps.abs().amax((1, 2), keepdim=True) for maps in (first, second))
     expected = [structural_similarity(a.numpy(), b.numpy(), data_range=2) for a, b in zip(first, second, strict=True)]
