@@ -275,10 +275,11 @@ def under(figures: Mapping[str, MetricValue], prefix: str) -> dict[str, MetricVa
 
 @contextmanager
 def _explained_by(reference: TeacherReference, explainer: Explainer) -> Iterator[None]:
-    """Context in which a teacher is explained by another method."""
-    before = reference.explainer, reference.own_explainer
+    """Context in which a teacher is explained by another method, and no features of it are read."""
+    before = reference.explainer, reference.own_explainer, reference.taps
     reference.explainer = reference.own_explainer = explainer
+    reference.taps = None
     try:
         yield
     finally:
-        reference.explainer, reference.own_explainer = before
+        reference.explainer, reference.own_explainer, reference.taps = before

@@ -189,6 +189,18 @@ def test_texts_of_two_tokenizers(tmp_path):
     assert {"sufficiency", "teacher_sufficiency"} <= set(record.figures)
 
 
+def test_features_are_those_of_the_inputs_as_they_are(tmp_path):
+    """Prevents: terms that compare features of the changed inputs that an explainer without gradients shows."""
+    losses = []
+    for explainer in ("gradcam", "occlusion"):
+        settings = {"explainer": explainer, "explanation_weight": 0.0, "terms": {"attention_transfer": {"weight": 1.0}}}
+        trainer = distiller(build("resnet"), build("resnet", seed=1), tmp_path, settings)
+        losses.append(trainer.evaluate()["eval_loss"])
+        record = measure_fidelity(trainer, samples=4, explainers=["saliency"], costs=False, chance=False)
+        assert record.held_out[0].figures["explanation_similarity"].samples == 4
+        assert trainer.evaluate()["eval_loss"] == pytest.approx(losses[0], rel=1e-6)
+
+
 def test_a_teacher_in_half_precision(tmp_path):
     """Prevents: pixels of float32 in a teacher of bfloat16, in the middle of a measurement."""
     trainer = distiller(build("vit"), build("resnet", seed=1).bfloat16(), tmp_path)

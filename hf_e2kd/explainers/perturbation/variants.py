@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 from ...alignment.labels import is_multi_label
 from ...alignment.precision import at_least_float32
 from ...architectures import call_model
+from ...architectures.taps import untapped
 from ..input_gradients import frozen_statistics, rows_of
 
 Vary = Callable[[dict[str, Any], torch.Tensor, torch.Tensor], Mapping[str, Any]]
@@ -51,7 +52,9 @@ def variant_values(
         (N, K), in at least float32.
     """
     found = []
-    with frozen_statistics(model), tqdm(total=len(rows), desc=title, delay=_SHOWN_AFTER, leave=False) as progress:
+    bar = tqdm(total=len(rows), desc=title, delay=_SHOWN_AFTER, leave=False)
+    # Features are those of the inputs as they are.
+    with untapped(), frozen_statistics(model), bar as progress:
         for start in range(0, len(rows), batch_size):
             here, wanted = rows[start : start + batch_size], numbers[start : start + batch_size]
             logits = call_model(model, vary(rows_of(inputs, here, len(target)), here, wanted))
