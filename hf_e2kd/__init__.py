@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from .architectures import available_architectures, register_architecture, wrap_timm
+    from .architectures import FunctionModel, available_architectures, register_architecture, wrap_timm
     from .data.text import TextCollator
     from .explainers import Explainer, Explanation, available_explainers, explain, register_explainer
     from .fidelity.published import Student, load_student
@@ -38,6 +38,7 @@ __all__ = [
     "Explanation",
     "ExplanationDistillArguments",
     "ExplanationDistillTrainer",
+    "FunctionModel",
     "Reference",
     "ReferenceOutput",
     "StepOutput",
@@ -71,6 +72,7 @@ _MODULES = {
     "Explanation": ".explainers",
     "ExplanationDistillArguments": ".trainer.arguments",
     "ExplanationDistillTrainer": ".trainer",
+    "FunctionModel": ".architectures",
     "Reference": ".references",
     "ReferenceOutput": ".terms",
     "StepOutput": ".terms",

@@ -5,6 +5,7 @@ from torch import nn
 from . import papers, vision  # noqa: F401  (register the families)
 from .base import Architecture, Split, available_architectures, register_architecture, registered_architecture
 from .discovery import accepted_inputs, call_model, discover_target
+from .functions import FunctionModel
 from .grids import Grid, grid_of
 from .timm import is_timm, timm_architecture, wrap_timm
 
@@ -16,6 +17,7 @@ def find_architecture(model: nn.Module) -> Architecture | None:
 
 __all__ = [
     "Architecture",
+    "FunctionModel",
     "Grid",
     "Split",
     "accepted_inputs",

@@ -26,15 +26,28 @@ def refuse_integer_arithmetic(model: nn.Module, side: str) -> None:
     Raises:
         ValueError: naming the layer.
     """
+    found = integer_layer(model)
+    if found is not None:
+        layer, kind = found
+        raise ValueError(
+            f"The {side}'s layer '{layer}' computes in integers ({kind.__name__}), so its decisions "
+            "can't be explained by gradients. Quantise weights only (bitsandbytes, GPTQ, torchao weight-only), or "
+            "keep the last block and the classifier unquantised; without training, explain it by 'occlusion'."
+        )
+
+
+def integer_layer(model: nn.Module) -> tuple[str, type] | None:
+    """Find a layer that computes in integers: its path, and its or its weight's type."""
     # torchao swaps a layer's weight and leaves its class: a tensor that quantises the layer's input too.
     for name, parameter in model.named_parameters():
         weight = parameter.data
         kind = type(weight)
         if "ActivationQuantized" in kind.__name__ or getattr(weight, "act_quant_kwargs", None) is not None:
-            raise _integers(side, name.rpartition(".")[0], kind)
+            return name.rpartition(".")[0], kind
     for name, module in model.named_modules():
         if ".quantized" in type(module).__module__:
-            raise _integers(side, name, type(module))
+            return name, type(module)
+    return None
 
 
 def refuse_sentence_transformers(model: nn.Module, side: str) -> None:
@@ -49,11 +62,3 @@ def refuse_sentence_transformers(model: nn.Module, side: str) -> None:
             "CrossEncoder, give the classifier inside (`transformers_model`); a SentenceTransformer has no classes: "
             "load or train a classifier from its folder by AutoModelForSequenceClassification."
         )
-
-
-def _integers(side: str, name: str, kind: type) -> ValueError:
-    return ValueError(
-        f"The {side}'s layer '{name}' computes in integers ({kind.__name__}), so its decisions "
-        "can't be explained by gradients. Quantise weights only (bitsandbytes, GPTQ, torchao weight-only), or "
-        "keep the last block and the classifier unquantised."
-    )

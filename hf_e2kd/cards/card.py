@@ -22,7 +22,15 @@ from .escaping import code, count, hub_link, json_code, one_line, python_string,
 from .measures import CHANCE, EXPLAINERS, TARGETS
 from .metadata import card_data
 from .methods import further_terms, methods, terms
-from .tables import costs_table, figures_table, groups_table, is_above_chance, is_explained
+from .tables import (
+    by_chance_alone,
+    costs_table,
+    figures_table,
+    groups_table,
+    is_above_chance,
+    is_explained,
+    runtimes,
+)
 
 CARD_FILE = "README.md"
 
@@ -104,6 +112,8 @@ def model_card(
         groups=groups_table(record),
         is_explained=is_explained(record),
         is_above_chance=is_above_chance(record),
+        by_chance_alone=by_chance_alone(record),
+        runtimes=runtimes(record),
         costs=costs_table(record),
         terms=terms(record.training),
         further_terms=further_terms(record.training),

@@ -14,6 +14,21 @@ NEGATIVE_FLIPS = r"""@inproceedings{yan2021positive,
     year = {2021}
 }"""
 
+RISE = r"""@inproceedings{petsiuk2018rise,
+    title = {{RISE}: Randomized Input Sampling for Explanation of Black-box Models},
+    author = {Petsiuk, Vitali and Das, Abir and Saenko, Kate},
+    booktitle = {British Machine Vision Conference},
+    year = {2018}
+}"""
+
+ERASER = r"""@inproceedings{deyoung2020eraser,
+    title = {{ERASER}: A Benchmark to Evaluate Rationalized {NLP} Models},
+    author = {DeYoung, Jay and Jain, Sarthak and Rajani, Nazneen Fatema and Lehman, Eric and Xiong, Caiming and
+              Socher, Richard and Wallace, Byron C.},
+    booktitle = {Annual Meeting of the Association for Computational Linguistics},
+    year = {2020}
+}"""
+
 EXPLAINERS = {
     "attention_gradient": r"""@inproceedings{chefer2021generic,
     title = {Generic Attention-Model Explainability for Interpreting Bi-Modal and Encoder-Decoder Transformers},
@@ -80,6 +95,19 @@ EXPLAINERS = {
     booktitle = {International Conference on Machine Learning},
     year = {2024}
 }""",
+    "kernel_shap": r"""@inproceedings{lundberg2017unified,
+    title = {A Unified Approach to Interpreting Model Predictions},
+    author = {Lundberg, Scott M. and Lee, Su-In},
+    booktitle = {Advances in Neural Information Processing Systems},
+    year = {2017}
+}""",
+    "occlusion": r"""@inproceedings{zeiler2014visualizing,
+    title = {Visualizing and Understanding Convolutional Networks},
+    author = {Zeiler, Matthew D. and Fergus, Rob},
+    booktitle = {European Conference on Computer Vision},
+    year = {2014}
+}""",
+    "rise": RISE,
     "saliency": r"""@misc{simonyan2013deep,
     title = {Deep Inside Convolutional Networks: Visualising Image Classification Models and Saliency Maps},
     author = {Simonyan, Karen and Vedaldi, Andrea and Zisserman, Andrew},
@@ -96,6 +124,10 @@ _METRICS = {
     "word_accuracy": KD_INTERPRETABILITY,
     "word_auroc": KD_INTERPRETABILITY,
     "word_auprc": KD_INTERPRETABILITY,
+    "deletion": RISE,
+    "insertion": RISE,
+    "comprehensiveness": ERASER,
+    "sufficiency": ERASER,
 }
 
 _LIBRARY = r"""@software{hf_e2kd,
@@ -124,6 +156,7 @@ def citations(record: FidelityRecord) -> list[str]:
     ]
     matched = [term for term in terms(record.training) if term.explanation_weight > 0]
     explained += [(term.explainer or record.explainer).get("name") for term in matched]
+    explained += [held_out.explainer.get("name") for held_out in record.held_out]
     found += [EXPLAINERS[name] for name in explained if name in EXPLAINERS]
     found += [entry for name, entry in _METRICS.items() if name in measured]
     return list(dict.fromkeys([*found, _LIBRARY]))

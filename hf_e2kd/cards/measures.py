@@ -49,6 +49,28 @@ MEASURES = {
         "Explanation similarity",
         "cosine of the student's and the teacher's explanation of the same class; 1 is the same up to scale",
     ),
+    "deletion": Measure(
+        "Deletion",
+        "mean probability of the explained class while the pixels with the highest scores are taken out first: low is "
+        "faithful to the model",
+        "teacher_deletion",
+    ),
+    "insertion": Measure(
+        "Insertion",
+        "the same while they are put back into the blurred image: high is faithful to the model",
+        "teacher_insertion",
+    ),
+    "comprehensiveness": Measure(
+        "Comprehensiveness",
+        "mean fall of the explained class's probability when the words with the highest scores are taken out: high is "
+        "faithful to the model",
+        "teacher_comprehensiveness",
+    ),
+    "sufficiency": Measure(
+        "Sufficiency",
+        "the same when these words alone are kept: low is faithful to the model",
+        "teacher_sufficiency",
+    ),
     "energy_pointing_game": Measure(
         "Energy in the object",
         "share of the explanation's positive energy that lies in the annotated object",
@@ -85,6 +107,12 @@ CHANCE = {
 }
 """Chance levels of the similarity, by modality."""
 
+RANDOM_ORDER = {"image": "pixels in a random order", "text": "words in a random order"}
+"""Chance level of the faithfulness, by modality."""
+
+OF_EACH_EXPLAINER = ("explanation_similarity", "deletion", "insertion", "comprehensiveness", "sufficiency")
+"""Figures that a card shows of held-out explainers too."""
+
 TARGETS = {"teacher_top": "the class that the teacher decides for", "label": "the labelled class"}
 """The explained class, by its rule."""
 
@@ -98,6 +126,9 @@ EXPLAINERS = {
     "integrated_gradients": "Integrated Gradients",
     "layer_cam": "LayerCAM",
     "lrp": "relevance propagation",
+    "kernel_shap": "KernelSHAP",
+    "occlusion": "occlusion",
+    "rise": "RISE",
     "saliency": "saliency",
 }
 

@@ -1,16 +1,16 @@
 """The tables of a card: figures and costs."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
 
 from ..fidelity.groups import WORST_GROUP, is_lower_better
-from ..fidelity.record import FidelityRecord, MetricValue
+from ..fidelity.record import FidelityRecord, HeldOutRecord, MetricValue
 from .escaping import code, count, text
-from .measures import CHANCE, MEASURES, measure_named
+from .measures import CHANCE, EXPLAINERS, MEASURES, OF_EACH_EXPLAINER, RANDOM_ORDER, measure_named
 
 MOST_GROUPS = 20
 """Largest number of groups in a table."""
@@ -46,11 +46,11 @@ def figures_table(record: FidelityRecord) -> list[Row]:
         meaning = Markup(kind.meaning) if kind.meaning else None
         rows.append(Row(title, [_finite(each) for each in values], meaning))
         if name == "explanation_similarity":
-            known = CHANCE[record.modality]
-            for level, value in record.chance.items():
-                title = Markup(known[level]) if level in known else text(level)
-                values = [_finite(value), *(None for _ in others), None]
-                rows.append(Row(Markup(f"– chance: {title}"), values))
+            rows += _chance_rows(record.chance, record)
+        elif record.faithfulness is not None and name in record.faithfulness.chance:
+            rows.append(_chance_row(Markup(RANDOM_ORDER[record.modality]), record.faithfulness.chance[name], record))
+        if name in OF_EACH_EXPLAINER:
+            rows += [row for held_out in record.held_out for row in _held_out_rows(name, held_out, record)]
     if all(row.cells[-1] is None for row in rows):
         rows = [Row(row.title, row.cells[:-1], row.meaning) for row in rows]
     return rows
@@ -104,6 +104,33 @@ def groups_table(record: FidelityRecord) -> GroupsTable | None:
     return GroupsTable(Markup(" × ").join(code(column) for column in record.groups.columns), heads, rows, len(groups))
 
 
+def _held_out_rows(name: str, held_out: HeldOutRecord, record: FidelityRecord) -> list[Row]:
+    """The rows of a figure by an explainer that the student was not trained on."""
+    if name not in held_out.figures:
+        return []
+    kind = measure_named(name)
+    beside = [held_out.compared.get(other, {}).get(name) for other in record.compared]
+    values = [held_out.figures[name], *beside, held_out.figures.get(kind.teacher or "")]
+    rows = [Row(Markup(f"{kind.title} by {method_title(held_out)}"), [_finite(each) for each in values])]
+    return rows + (_chance_rows(held_out.chance, record) if name == "explanation_similarity" else [])
+
+
+def method_title(held_out: HeldOutRecord) -> Markup:
+    """The name of a held-out explainer, in Markdown."""
+    name = str(held_out.explainer.get("name", "an unnamed method"))
+    return Markup(EXPLAINERS[name]) if name in EXPLAINERS else code(name)
+
+
+def _chance_rows(chance: Mapping[str, MetricValue], record: FidelityRecord) -> list[Row]:
+    known = CHANCE[record.modality]
+    titles = {level: Markup(known[level]) if level in known else text(level) for level in chance}
+    return [_chance_row(titles[level], value, record) for level, value in chance.items()]
+
+
+def _chance_row(title: Markup, value: MetricValue, record: FidelityRecord) -> Row:
+    return Row(Markup(f"– chance: {title}"), [_finite(value), *(None for _ in record.compared), None])
+
+
 def costs_table(record: FidelityRecord) -> list[list[str]]:
     """Size, FLOPs and time of student and teacher, and their ratio; no rows where the student's aren't known."""
     student, teacher = record.student.cost, None if record.teacher is None else record.teacher.cost
@@ -136,7 +163,7 @@ def is_explained(record: FidelityRecord) -> bool:
     return any(name.startswith(names) for name in record.figures)
 
 
-def is_above_chance(record: FidelityRecord) -> bool:
+def is_above_chance(record: FidelityRecord | HeldOutRecord) -> bool:
     """Tell whether the similarity's interval lies above each level of chance; True where neither was measured."""
     similarity = record.figures.get("explanation_similarity")
     if similarity is None:
@@ -147,3 +174,15 @@ def is_above_chance(record: FidelityRecord) -> bool:
 
 def _finite(value: MetricValue | None) -> MetricValue | None:
     return value if value is not None and math.isfinite(value.value) else None
+
+
+def by_chance_alone(record: FidelityRecord) -> list[Markup]:
+    """The held-out methods by which the similarity isn't clearly above chance, in Markdown."""
+    return [method_title(held_out) for held_out in record.held_out if not is_above_chance(held_out)]
+
+
+def runtimes(record: FidelityRecord) -> list[tuple[Markup, Markup]]:
+    """The models that ran in another precision or runtime than torch's float32, and as what they ran, in Markdown."""
+    models = {Markup("This student"): record.student, Markup("The teacher"): record.teacher}
+    models |= {text(title): model for title, model in record.compared_models.items()}
+    return [(title, text(model.ran_as)) for title, model in models.items() if model is not None and model.ran_as]

@@ -85,6 +85,17 @@ def fidelity(
     batch_size: Annotated[int, typer.Option(min=2)] = 32,
     seed: Annotated[int, typer.Option(help="Draws the samples and all else that is random.")] = 0,
     chance: Annotated[bool, typer.Option(help="Measure what the similarity is for no good reason.")] = True,
+    held_out: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="METHOD",
+            help="Measure the similarity by this method too, which the student was not trained on; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    faithfulness: Annotated[
+        bool, typer.Option("--faithfulness", help="Also measure how far the explanations name what decides.")
+    ] = False,
     pictures: Annotated[int, typer.Option(min=0, help="Samples in the picture.")] = 6,
     card: Annotated[bool, typer.Option("--card", help="Write a model card of the student too.")] = False,
     output_dir: Annotated[Path, typer.Option(help="Where record, picture and card go.")] = Path("outputs/fidelity"),
@@ -118,6 +129,8 @@ def fidelity(
       hf-e2kd fidelity --teacher ./teacher --student ./student \\
           --dataset ./photos --group-column place \\
           --require "agreement>=.95" "worst_group_accuracy>=.7" --junit gate.xml
+      hf-e2kd fidelity --teacher ./teacher --student ./student \\
+          --dataset ./photos --held-out occlusion --faithfulness
       hf-e2kd fidelity --verify me/student
       hf-e2kd fidelity --verify outputs/distill_vit/student \\
           --teacher outputs/distill_vit/teacher
@@ -181,7 +194,16 @@ def fidelity(
     )
     if is_hub_id(dataset):
         known = replace(known, id=dataset, name=dataset, config=dataset_config)
-    record = measure_fidelity(trainer, samples=samples, seed=seed, data=known, group_column=group_column, chance=chance)
+    record = measure_fidelity(
+        trainer,
+        samples=samples,
+        seed=seed,
+        data=known,
+        group_column=group_column,
+        chance=chance,
+        explainers=held_out or (),
+        faithfulness=faithfulness,
+    )
     record = replace(
         record,
         student=_from(record.student, student, output_dir),
@@ -209,8 +231,8 @@ def fidelity(
 def as_table(record: FidelityRecord) -> str:
     """Render the figures for a reader."""
     rows = [
-        ("student", record.student.name),
-        ("teacher", "–" if record.teacher is None else record.teacher.name),
+        ("student", _model(record.student)),
+        ("teacher", "–" if record.teacher is None else _model(record.teacher)),
         ("samples", f"{len(record.data.samples):,} of {record.data.rows or 0:,}, {record.data.name}"),
         ("explained by", str(record.explainer["name"])),
         ("", ""),
@@ -221,6 +243,14 @@ def as_table(record: FidelityRecord) -> str:
         rows.append((_title(name, figure), _value(figure)))
         if name == "explanation_similarity":
             rows += [(f"  by chance: {kind}", _value(level)) for kind, level in record.chance.items()]
+        if record.faithfulness is not None and name in record.faithfulness.chance:
+            rows.append(("  by chance: in a random order", _value(record.faithfulness.chance[name])))
+    for held_out in record.held_out:
+        rows += [("", ""), ("held out", str(held_out.explainer["name"]))]
+        for name, figure in held_out.figures.items():
+            rows.append((_title(name, figure), _value(figure)))
+            if name == "explanation_similarity":
+                rows += [(f"  by chance: {kind}", _value(level)) for kind, level in held_out.chance.items()]
     rows += group_rows(record)
     width = max(len(name) for name, _ in rows)
     lines = [f"{name:<{width}}  {value}".rstrip() for name, value in rows]
@@ -256,6 +286,10 @@ def _path_from(source: str, folder: Path) -> str | None:
     if not Path(source).exists() or Path(source).is_absolute() or folder.is_absolute():
         return None
     return Path(os.path.relpath(source, folder)).as_posix()
+
+
+def _model(model: ModelRecord) -> str:
+    return f"{model.name} ({model.ran_as})" if model.ran_as else model.name
 
 
 def _title(name: str, figure: MetricValue) -> str:

@@ -14,7 +14,7 @@ from ..experiments.evaluator import Columns, Side, evaluator
 from ..experiments.reaching import absent, check_source
 from ..experiments.sources import Classifier, check_pair, load_classifier, load_split
 from ..explainers import Explainer, build_explainer
-from ..fidelity import FIDELITY_FILE, DataRecord, FidelityRecord, ModelRecord, measure_fidelity
+from ..fidelity import FIDELITY_FILE, DataRecord, Faithfulness, FidelityRecord, ModelRecord, measure_fidelity
 from ..fidelity.describe import unstated_options
 from ..fidelity.verify import Check, check_verifiable, verify
 from ..hub.ids import is_hub_id
@@ -96,6 +96,8 @@ def verified(
         group_column=instead.group_column or (record.groups.columns if record.groups else None),
         chance=bool(record.chance),
         costs=False,
+        explainers=[_held_out(each.explainer) for each in record.held_out],
+        faithfulness=False if record.faithfulness is None else _faithfulness(record.faithfulness.options),
     )
     return verify(record, found, tolerance)
 
@@ -139,11 +141,7 @@ def _explainers(record: FidelityRecord, given: Mapping[str, Any]) -> tuple[Expla
     unstated: set[str] = set()
 
     def built(stated: dict[str, Any]) -> Explainer:
-        if not isinstance(stated.get("name"), str) or not isinstance(stated.get("options"), dict):
-            raise ValueError(
-                f"The record doesn't state by which explainer and options it was measured: {stated}. Measure anew: "
-                "hf-e2kd fidelity --teacher A --student B --dataset D."
-            )
+        _require_stated(stated)
         names = unstated_options(stated)
         unstated.update(names)
         lacking = [name for name in names if name not in given]
@@ -164,6 +162,32 @@ def _explainers(record: FidelityRecord, given: Mapping[str, Any]) -> tuple[Expla
             f"that method's. Those that it leaves open: {', '.join(sorted(unstated)) or 'none'}."
         )
     return method, other
+
+
+def _require_stated(stated: dict[str, Any]) -> None:
+    if not isinstance(stated.get("name"), str) or not isinstance(stated.get("options"), dict):
+        raise ValueError(
+            f"The record doesn't state by which explainer and options it was measured: {stated}. Measure anew: "
+            "hf-e2kd fidelity --teacher A --student B --dataset D."
+        )
+
+
+def _held_out(stated: dict[str, Any]) -> Explainer:
+    """Build a held-out explainer, all of whose options must be stated."""
+    _require_stated(stated)
+    if unstated_options(stated):
+        raise ValueError(
+            f"The record doesn't state {', '.join(unstated_options(stated))} of its held-out explainer "
+            f"'{stated['name']}'. Measure anew in Python: trainer.measure_fidelity(explainers=[…])."
+        )
+    return build_explainer(stated["name"], **stated["options"])
+
+
+def _faithfulness(options: dict[str, Any]) -> Faithfulness:
+    try:
+        return Faithfulness(**options)
+    except TypeError as error:
+        raise ValueError(f"The record's faithfulness was measured otherwise than by this version: {error}.") from error
 
 
 def _models(

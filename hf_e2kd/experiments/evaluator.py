@@ -83,6 +83,7 @@ def evaluator(
         disable_tqdm=not sys.stderr.isatty(),
         per_device_eval_batch_size=batch_size,
         explanation_target=target,
+        explanation_weight=0.0,  # explained, and not trained
         comparison_grid=comparison_grid,
         remove_unused_columns=False,
         dataloader_pin_memory=torch.accelerator.is_available(),

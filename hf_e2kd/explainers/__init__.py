@@ -1,4 +1,4 @@
-"""Explanation methods that can be trained through."""
+"""Explanation methods: those that can be trained through, and those without gradients, in `perturbation`."""
 
 from .attention_gradient import AttentionGradient
 from .attention_rollout import AttentionRollout
@@ -11,6 +11,7 @@ from .input_x_gradient import InputXGradient
 from .integrated_gradients import IntegratedGradients
 from .layer_cam import LayerCAM
 from .lrp import LRP
+from .perturbation import KernelShap, Occlusion, Rise
 from .registry import available_explainers, build_explainer, explain, register_explainer, usable_explainers
 from .saliency import Saliency
 
@@ -28,6 +29,9 @@ __all__ = [
     "IntegratedGradients",
     "LRP",
     "LayerCAM",
+    "KernelShap",
+    "Occlusion",
+    "Rise",
     "Saliency",
     "Target",
     "available_explainers",

@@ -69,8 +69,12 @@ class Explainer(Stochastic, ABC):
     name: ClassVar[str]
     # Options that change how fast a map is made, or how it is made in training, and not the map itself.
     without_effect: ClassVar[tuple[str, ...]] = ()
-    # Forward passes of the model that an exact explanation takes for each sample, that of the logits included.
-    forward_passes: int = 1
+    # Whether maps carry the gradient of the model's parameters, so that a training can match them. Methods without
+    # gradients explain any function that gives logits.
+    trainable: ClassVar[bool] = True
+    # Forward passes of the model that an exact explanation takes for each sample, that of the logits included; None
+    # where they depend on the input.
+    forward_passes: int | None = 1
 
     @abstractmethod
     def forward(self, model: nn.Module, inputs: Mapping[str, Any], target: Target) -> Explanation:

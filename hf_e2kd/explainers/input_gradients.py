@@ -221,6 +221,15 @@ def over_channels(values: torch.Tensor, inputs: Mapping[str, Any]) -> torch.Tens
     return values.sum(1 if inputs.get("pixel_values") is not None else -1)
 
 
+def rows_of(inputs: Mapping[str, Any], rows: torch.Tensor, batch: int) -> dict[str, Any]:
+    """Select some samples of the batch."""
+    return {key: value[rows] if is_batched(value, batch) else value for key, value in inputs.items()}
+
+
+def is_batched(value: Any, batch: int) -> bool:
+    return isinstance(value, torch.Tensor) and value.ndim > 0 and len(value) == batch
+
+
 @contextmanager
 def frozen_statistics(model: nn.Module) -> Iterator[None]:
     """Context in which batch norms in training mode use their batch's statistics without recording them."""

@@ -13,7 +13,7 @@ from ..architectures.text import reads_embeddings
 from ..architectures.text_baseline import refuse_zero_baseline, text_baseline, token_embedding, token_id
 from ..choices import unknown_choice
 from .base import Explanation, Target, resolve_target
-from .input_gradients import BaselineExplainer, frozen_statistics, input_explanation, run_at
+from .input_gradients import BaselineExplainer, frozen_statistics, input_explanation, is_batched, rows_of, run_at
 from .layer_gradients import check_layer
 from .path_places import InputPlace, LayerPlace
 
@@ -105,7 +105,7 @@ class IntegratedGradients(BaselineExplainer):
         logits = place.run(model, inputs)
         target = resolve_target(target, logits)
         rows = _explained_rows(target)
-        some = _rows_of(inputs, rows, len(logits)) if len(rows) < len(logits) else inputs
+        some = rows_of(inputs, rows, len(logits)) if len(rows) < len(logits) else inputs
         baseline = self._baseline(model, inputs)
         places, weights = self._places(rows, logits.device)
         at_once = STEPS_AT_ONCE
@@ -230,19 +230,10 @@ def _completeness_error(
     return error if target.ndim == 2 else error[:, 0]
 
 
-def _rows_of(inputs: Mapping[str, Any], rows: torch.Tensor, batch: int) -> dict[str, Any]:
-    """Select some samples of the batch."""
-    return {key: value[rows] if _is_batched(value, batch) else value for key, value in inputs.items()}
-
-
-def _is_batched(value: Any, batch: int) -> bool:
-    return isinstance(value, torch.Tensor) and value.ndim > 0 and len(value) == batch
-
-
 def _repeated(inputs: Mapping[str, Any], batch: int, count: int) -> dict[str, Any]:
     """Repeat every tensor of the batch `count` times."""
     return {
-        key: value.repeat(count, *[1] * (value.ndim - 1)) if _is_batched(value, batch) else value
+        key: value.repeat(count, *[1] * (value.ndim - 1)) if is_batched(value, batch) else value
         for key, value in inputs.items()
     }
 

@@ -2,7 +2,7 @@
 
 import inspect
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -11,6 +11,7 @@ from torch import nn
 from ..alignment.own_processing import own_tokenizer
 from ..alignment.texts import length_limit, require_offsets_and_padding, tokenize_texts
 from ..alignment.words import mark_special_tokens
+from ..architectures.functions import FunctionModel, as_module
 from ..architectures.refusals import refuse_integer_arithmetic, refuse_sentence_transformers
 from ..choices import unknown_choice
 from .attention_gradient import AttentionGradient
@@ -23,6 +24,7 @@ from .input_x_gradient import InputXGradient
 from .integrated_gradients import IntegratedGradients
 from .layer_cam import LayerCAM
 from .lrp import LRP
+from .perturbation import KernelShap, Occlusion, Rise
 from .saliency import Saliency
 
 T = TypeVar("T")
@@ -39,6 +41,9 @@ _EXPLAINERS: dict[str, type[Explainer]] = {
         IntegratedGradients,
         LayerCAM,
         LRP,
+        KernelShap,
+        Occlusion,
+        Rise,
         Saliency,
     )
 }
@@ -58,9 +63,13 @@ def register_explainer(name: str, explainer: type[Explainer]) -> None:
     _EXPLAINERS[name] = explainer
 
 
-def available_explainers() -> list[str]:
-    """List the names of the explanation methods."""
-    return sorted(_EXPLAINERS)
+def available_explainers(trainable: bool = False) -> list[str]:
+    """List the names of the explanation methods.
+
+    Args:
+        trainable: True for those alone that a training can match.
+    """
+    return sorted(name for name, method in _EXPLAINERS.items() if method.trainable or not trainable)
 
 
 def usable_explainers(*models: nn.Module) -> list[str]:
@@ -108,7 +117,7 @@ def construct(kind: str, classes: Mapping[str, type[T]], name: str, options: Map
 
 
 def explain(
-    model: nn.Module,
+    model: nn.Module | Callable[..., Any],
     inputs: Mapping[str, Any] | torch.Tensor | str | Sequence[str] | Sequence[tuple[str, str]],
     method: str | Explainer | None = None,
     target: Target | Sequence[int] | int = None,
@@ -121,7 +130,8 @@ def explain(
     warning.
 
     Args:
-        model: A classifier, of transformers, timm or your own.
+        model: A classifier, of transformers, timm or your own. Methods without gradients, such as `"occlusion"`,
+            explain any function of a batch that gives logits (see `FunctionModel`).
         inputs: Inputs of its forward, as a processor or tokenizer gives it with `return_tensors="pt"`; or
             `pixel_values` (B, channels, H, W) alone; or, with `processing_class`, texts, or pairs of texts, such as
             premise and hypothesis.
@@ -159,16 +169,14 @@ def explain(
 
         hf_e2kd.explain(model, [("A man sleeps.", "A man is awake.")], processing_class=tokenizer)
     """
-    if not isinstance(model, nn.Module):
-        raise ValueError(
-            f"The model must be a torch module, not {type(model).__name__}; of a pipeline, give its `model`."
-        )
+    if hasattr(model, "preprocess") and not isinstance(model, nn.Module):
+        raise ValueError(f"A {type(model).__name__} prepares its inputs by itself; of a pipeline, give its `model`.")
+    model = as_module(model)
     if isinstance(method, Explainer) and options:
         raise ValueError(
             f"Give the options {sorted(options)} to the explainer's constructor, not beside the explainer."
         )
     refuse_sentence_transformers(model, "model")
-    refuse_integer_arithmetic(model, "model")
     # Inference mode would leave nothing to differentiate.
     with torch.inference_mode(False):
         batch, words = _batch(inputs, processing_class)
@@ -176,6 +184,8 @@ def explain(
         method = "integrated_gradients" if "input_ids" in batch else "gradcam"
     explainer = method if isinstance(method, Explainer) else build_explainer(method, **options)
     explainer = explainer.with_tokenizer(processing_class)
+    if explainer.trainable:
+        require_gradients(model, explainer.name)
     if model.training:
         warnings.warn(
             f"{type(model).__name__} is in training mode: dropout and batch statistics change what is explained. Call "
@@ -199,6 +209,24 @@ def explain(
         explanation = explainer(model, batch, classes)
     explanation.words = words
     return explanation
+
+
+def require_gradients(model: nn.Module, method: str, side: str = "model") -> None:
+    """Refuse a model without gradients for a method that takes them.
+
+    Args:
+        method: Name of the method.
+        side: Role of the model, for the error: "model", "student" or "teacher".
+
+    Raises:
+        ValueError: with the methods that explain it.
+    """
+    refuse_integer_arithmetic(model, side)
+    if isinstance(model, FunctionModel):
+        others = ", ".join(name for name, each in sorted(_EXPLAINERS.items()) if not each.trainable)
+        raise ValueError(
+            f"The {side} is a function, without gradients, which '{method}' takes. Methods that need none: {others}."
+        )
 
 
 def _batch(inputs: Any, processing_class: Any) -> tuple[dict[str, Any], list[list[str]] | None]:

@@ -3,13 +3,16 @@
 from .interpretability.dissection import network_dissection
 from .interpretability.dissection_figure import detector_figure
 from .interpretability.dissection_result import Dissection
+from .interpretability.faithfulness import Faithfulness
 from .measure import measure_fidelity
 from .record import (
     FIDELITY_FILE,
     Cost,
     DataRecord,
+    FaithfulnessRecord,
     FidelityRecord,
     GroupsRecord,
+    HeldOutRecord,
     MetricValue,
     ModelRecord,
     TrainingRecord,
@@ -22,8 +25,11 @@ __all__ = [
     "Cost",
     "DataRecord",
     "Dissection",
+    "Faithfulness",
+    "FaithfulnessRecord",
     "FidelityRecord",
     "GroupsRecord",
+    "HeldOutRecord",
     "MetricValue",
     "ModelRecord",
     "TrainingRecord",

@@ -10,14 +10,14 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..architectures import call_model
+from ..architectures import FunctionModel, call_model
 from ..architectures.base import evaluating
 from .record import Cost
 
 WARM_UPS, RUNS = 3, 20
 
 
-def cost_of(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> Cost:
+def cost_of(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> Cost | None:
     """Count parameters and operations of a model, and time its forward pass.
 
     Args:
@@ -26,8 +26,10 @@ def cost_of(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> Cost:
 
     Returns:
         FLOPs of matrix products and convolutions, two a multiply-add; the median time of 20 passes of one sample after
-        three that aren't counted, in seconds.
+        three that aren't counted, in seconds. None of a function, whose operations can't be counted.
     """
+    if isinstance(model, FunctionModel):
+        return None
     device = next(model.parameters()).device
     sample = {
         name: value[:1].to(device) for name, value in inputs.items() if isinstance(value, torch.Tensor) and value.ndim

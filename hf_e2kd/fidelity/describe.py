@@ -17,6 +17,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 from torch import nn
 from torch.utils.data import Subset
 
+from ..architectures import FunctionModel
 from ..explainers import Explainer
 from ..hub.ids import loaded_from_hub, loaded_revision
 from ..hub.redaction import LEFT_OUT, without_private
@@ -24,6 +25,7 @@ from ..store.joining import unattached
 from ..store.key import explainer_key, weights_digest
 from ..version import __version__
 from .cost import device_name
+from .precision import precision_of, runtime_of
 from .record import Cost, DataRecord, ModelRecord
 
 PACKAGES = ("torch", "torchvision", "transformers", "timm", "datasets", "accelerate")
@@ -53,9 +55,12 @@ def describe_model(model: nn.Module, cost: Cost | None = None, *, published: boo
         id=source,
         revision=loaded_revision(source),
         architecture=getattr(config, "architecture", None) or type(model).__name__,
-        weights=f"sha256:{weights_digest(model)}",
+        # A function's weights are not at hand.
+        weights=None if isinstance(model, FunctionModel) else f"sha256:{weights_digest(model)}",
         license=license_of(source) if source else None,
         cost=cost,
+        runtime=runtime_of(model),
+        precision=precision_of(model),
     )
 
 

@@ -1,8 +1,7 @@
 """Measurement of a student against its references, sample by sample, with intervals and chance levels."""
 
-import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import date
 from typing import Any
@@ -13,27 +12,31 @@ from datasets import Image, Value
 from torch import nn
 from torch.utils.data import Subset
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel
 
 from ..alignment.labels import class_names, is_multi_label, is_score
 from ..architectures.base import evaluating
+from ..architectures.functions import as_module
 from ..architectures.sharding import whole
 from ..data.groups import group_columns, read_groups
-from ..explainers import ExplainedOutput, Explainer, install_explained_forward
-from ..metrics import agreement_where_teacher_errs, explanation_similarity, f1_map, negative_flips
+from ..explainers import Explainer
+from ..metrics import agreement_where_teacher_errs, f1_map, negative_flips
 from ..metrics.running import SampleValues
 from ..references import Reference, TeacherReference
 from ..store import StoredReference
 from ..terms import ReferenceOutput, StepOutput
-from ..terms.matching import ComparisonGrid, comparable_values, comparison_size, flatten_targets
+from ..terms.matching import ComparisonGrid, comparison_size
+from .chance import shuffled_similarity
 from .cost import cost_of, device_name
 from .describe import data_digest, describe_data, describe_explainer, describe_model, environment
+from .further import FurtherMeasures
 from .groups import group_figures
+from .interpretability.faithfulness import Faithfulness
 from .prefixes import CHANCE, UNTRAINED, chance_levels, compared_prefix, without_prefix
 from .protocol import MeasuredTrainer
 from .record import DataRecord, FidelityRecord, MetricValue
 from .samples import sample_metrics
 from .scores import score_figures
+from .students import explained, plain_output, students_without_maps, untrained_student
 
 RESAMPLES = 1000
 """Bootstrap resamples of a mean."""
@@ -58,12 +61,14 @@ def measure_fidelity(
     samples: int = 1000,
     rows: Sequence[int] | None = None,
     seed: int = 0,
-    compared: Mapping[str, nn.Module] | None = None,
+    compared: Mapping[str, nn.Module | Callable[..., Any]] | None = None,
     data: DataRecord | None = None,
     split: str | None = None,
     group_column: str | Sequence[str] | None = None,
     chance: bool = True,
     costs: bool = True,
+    explainers: Sequence[str | Explainer] = (),
+    faithfulness: bool | Faithfulness = False,
 ) -> FidelityRecord:
     """Measure a trainer's student against its reference: every figure of a card, and what is needed to repeat it.
 
@@ -76,16 +81,22 @@ def measure_fidelity(
         dataset: Data set to measure on; the trainer's `eval_dataset` by default.
         samples: Number of samples that are drawn by `seed`; all, if there are no more.
         rows: Positions of the samples, in place of drawn ones.
-        compared: Other students with the same classes by name, as `{"plain KD": model}`.
+        compared: Other students with the same classes by name, as `{"plain KD": model}`: modules, or functions of a
+            batch (`FunctionModel`). Those without gradients are explained by methods that take none.
         data: Description of the data set; by default the one that it states itself.
         split: Name of its split, if it doesn't state one.
         group_column: Column, or several, by whose values the samples are grouped: every figure by group, and the worst
             group's; by default the trainer's argument `group_column`.
         chance: True to measure the similarity's chance levels.
         costs: True to time the models and count their operations.
+        explainers: Explainers that the student was not trained on, by which the similarity is measured too, as
+            `["integrated_gradients", "occlusion"]`. Each takes its forward passes of every model.
+        faithfulness: True to measure how far the explanations name what decides: deletion and insertion of images,
+            comprehensiveness and sufficiency of texts. Or a `Faithfulness` with other options.
 
     Raises:
-        ValueError: there is no data set, or none with a length; or the samples can't be grouped by the column.
+        ValueError: there is no data set, or none with a length; the samples can't be grouped by the column; or a
+            held-out explainer isn't held out.
     """
     dataset = trainer.eval_dataset if dataset is None else dataset
     if not hasattr(dataset, "__len__") or isinstance(dataset, Mapping | str):
@@ -101,23 +112,36 @@ def measure_fidelity(
     # Of a student that FSDP2 has sharded a whole copy; described before an evaluation that may cast it.
     student = whole(trainer.student)
     described = describe_model(student, published=False)
-    others = {compared_prefix(number): model for number, model in enumerate((compared or {}).values())}
-    if chance and trainer.explains and (untrained := _untrained(student, seed)):
+    others = {compared_prefix(number): as_module(model) for number, model in enumerate((compared or {}).values())}
+    titles = dict(zip(others, compared or {}, strict=True))
+    if chance and trainer.explains and (untrained := untrained_student(student, seed)):
         others[UNTRAINED] = untrained
+    further: FurtherMeasures | None = None
+    if explainers or faithfulness:
+        measure = faithfulness if isinstance(faithfulness, Faithfulness) else Faithfulness() if faithfulness else None
+        further = FurtherMeasures(trainer, name, student, others, UNTRAINED, explainers, measure, len(rows))
+    mapless = students_without_maps(others, trainer.explainer)
     shown: dict[str, torch.Tensor] = {}
 
     def measures(
         output: StepOutput, outputs: ReferenceOutputs, inputs: Mapping[str, Any], matched: Matched
     ) -> Mapping[str, torch.Tensor]:
         shown.update(inputs)
-        found = {other: matched(model) for other, model in others.items()}
+        found = {
+            other: plain_output(model, trainer.student_inputs(inputs)) if other in mapless else matched(model)
+            for other, model in others.items()
+        }
         measured = {} if name is None else {name: (trainer.references[name], outputs[name])}
-        return batch_measures(output, measured, inputs, trainer.is_multi_label, found, trainer.comparison_grid)
+        values = batch_measures(output, measured, inputs, trainer.is_multi_label, found, trainer.comparison_grid)
+        return values if further is None or name is None else values | further(output, outputs[name], inputs, found)
 
     # A data loader draws a random number too.
     with torch.random.fork_rng(), ExitStack() as stack:
-        for other in others.values():
-            stack.enter_context(explained(other.to(trainer.args.device), trainer.explainer))
+        for other, model in others.items():
+            model.to(trainer.args.device)
+            stack.enter_context(evaluating(model) if other in mapless else explained(model, trainer.explainer))
+        if further is not None:
+            stack.callback(further.close)
         values, output = trainer.collect_samples(selected, measures, columns)
 
     def figures_of(own: SampleValues, rows: Any = slice(None)) -> dict[str, MetricValue]:
@@ -141,8 +165,9 @@ def measure_fidelity(
     if reference is not None and reference.explainers():
         teacher_explainer = describe_explainer(reference.explainers()[0])
     explainer = describe_explainer(trainer.explainer)
+    modality = "image" if "pixel_values" in shown else "text"
     return FidelityRecord(
-        modality="image" if "pixel_values" in shown else "text",
+        modality=modality,
         problem=problem_of(student),
         student=replace(described, cost=cost_of(student, trainer.student_inputs(shown)) if costs else None),
         teacher=teacher,
@@ -161,6 +186,9 @@ def measure_fidelity(
         compared={
             title: without_prefix(figures, compared_prefix(number)) for number, title in enumerate(compared or {})
         },
+        compared_models={title: describe_model(others[prefix], published=False) for prefix, title in titles.items()},
+        held_out=[] if further is None else further.held_out_records(figures, titles),
+        faithfulness=None if further is None else further.faithfulness_record(figures, modality),
         chance=chance_levels(figures) if chance else {},
         groups=grouped,
         environment=environment() | {"device": device_name(trainer.args.device)},
@@ -212,7 +240,7 @@ def batch_measures(
         if reference_output.logits is not None and not multi_label and not scores:
             values[_TEACHER_CLASS] = reference.to_student(reference_output.logits.argmax(1))
         if "explanation_similarity" in values:
-            values[f"{CHANCE}shuffled"] = _shuffled_similarity(
+            values[f"{CHANCE}shuffled"] = shuffled_similarity(
                 output.explanations[name], reference_output, comparison_size(inputs, grid)
             )
     for prefix, found in others.items():
@@ -239,33 +267,6 @@ def student_measures(
             values["negative_flips"] = negative_flips(*decisions)
             values["agreement_where_teacher_errs"] = agreement_where_teacher_errs(*decisions)
     return values
-
-
-def _shuffled_similarity(
-    explained: ExplainedOutput, reference_output: ReferenceOutput, size: tuple[int, int] | None
-) -> torch.Tensor:
-    """Compare the student's maps with the reference's of the batch's next sample, or, for texts, of shuffled words."""
-    target = reference_output.target
-    student, reference = comparable_values(*flatten_targets(explained, reference_output), size)
-    if student.ndim == 2:
-        # Another text's words have no places in this one; its own have, in another order.
-        generator = torch.Generator().manual_seed(0)
-        shuffled = [_shuffle_nonzero(row, generator) for row in reference.cpu()]
-        student, reference = student[:, None], torch.stack(shuffled).to(reference.device)[:, None]
-    else:
-        reference = reference.roll(1 if target.ndim == 1 else target.shape[1], 0)
-        if len(target) == 1:
-            return torch.full(target.shape, torch.nan, device=target.device)
-    similarity, valid = explanation_similarity(student.flatten(1, -2), reference.flatten(1, -2))
-    values = torch.where(valid, similarity.float(), torch.nan).view(target.shape)
-    return torch.where(target >= 0, values, torch.nan)
-
-
-def _shuffle_nonzero(scores: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    places = scores.nonzero().flatten()
-    shuffled = scores.clone()
-    shuffled[places] = scores[places[torch.randperm(len(places), generator=generator)]]
-    return shuffled
 
 
 def metric_values(values: SampleValues, seed: int, names: Sequence[str] | None) -> dict[str, MetricValue]:
@@ -361,30 +362,6 @@ def _measured_reference(trainer: MeasuredTrainer) -> str | None:
     named = trainer.references
     teachers = [name for name, each in named.items() if isinstance(each, TeacherReference | StoredReference)]
     return "teacher" if "teacher" in named else next(iter([*teachers, *named]), None)
-
-
-@contextmanager
-def explained(model: nn.Module, explainer: Explainer) -> Iterator[None]:
-    """Context in which a model in evaluation mode has an explained forward."""
-    own = vars(model).get("forward")
-    install_explained_forward(model, explainer)
-    try:
-        with evaluating(model):
-            yield
-    finally:
-        del model.forward
-        if own is not None:
-            model.forward = own
-
-
-def _untrained(student: nn.Module, seed: int) -> nn.Module | None:
-    """Make the student's architecture with random weights; None for a model without a configuration."""
-    if not isinstance(student, PreTrainedModel):
-        return None
-    parameter = next(student.parameters())
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return type(student)(copy.deepcopy(student.config)).to(parameter.device, parameter.dtype)
 
 
 def _content_columns(dataset: Any) -> list[str]:

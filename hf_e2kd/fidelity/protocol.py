@@ -56,6 +56,10 @@ class MeasuredTrainer(Protocol):
         """Return the columns of a batch that the student is given."""
         ...
 
+    def informed_explainer(self, explainer: str | Explainer) -> Explainer:
+        """Return an explainer, by its name or as it is, that knows the student's tokenizer."""
+        ...
+
     def collect_samples(
         self, dataset: Any, measures: BatchMeasures, group_columns: Sequence[str] = ()
     ) -> tuple[SampleValues, Any]:

@@ -61,6 +61,8 @@ class ModelRecord:
         weights: Digest `"sha256:…"` of its parameters and buffers.
         license: License that its card states, as `"apache-2.0"`.
         cost: Cost of running it.
+        runtime: Name of what ran it, as "torch" or "ONNX Runtime 1.23"; None in records that don't say.
+        precision: Number format of its weights, as "float32" or "int8"; None where unknown.
     """
 
     id: str | None
@@ -70,11 +72,19 @@ class ModelRecord:
     weights: str | None = None
     license: str | None = None
     cost: Cost | None = None
+    runtime: str | None = None
+    precision: str | None = None
 
     @property
     def name(self) -> str:
         """The id, or else the architecture."""
         return self.id or self.architecture
+
+    @property
+    def ran_as(self) -> str | None:
+        """The precision and the runtime, as far as they aren't float32 and torch; None where both are."""
+        unusual = [each for each in (self.precision, self.runtime) if each not in (None, "float32", "torch")]
+        return ", ".join(map(str, unusual)) or None
 
 
 @dataclass(frozen=True)
@@ -159,6 +169,37 @@ class GroupsRecord:
 
 
 @dataclass(frozen=True)
+class HeldOutRecord:
+    """Figures by an explainer that the student was not trained on.
+
+    Args:
+        explainer: Method and options, as `{"name": "occlusion", "options": {}}`.
+        figures: The student's, by metric: `explanation_similarity`, `zero_student_maps`, `zero_teacher_maps`, and with
+            the faithfulness what `FidelityRecord` has of it.
+        compared: Figures of other students by what they are called.
+        chance: Levels that the similarity has for no good reason, as in `FidelityRecord`.
+    """
+
+    explainer: dict[str, Any]
+    figures: dict[str, MetricValue]
+    compared: dict[str, dict[str, MetricValue]] = field(default_factory=dict)
+    chance: dict[str, MetricValue] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class FaithfulnessRecord:
+    """The measurement of faithfulness.
+
+    Args:
+        options: Options of `Faithfulness`, as `{"steps": 16, "filling": 0.0}`.
+        chance: The student's figures for its parts in a random order, by metric.
+    """
+
+    options: dict[str, Any]
+    chance: dict[str, MetricValue] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class FidelityRecord:
     """The figures of a student, against its teacher where there is one, and what is needed to measure them again.
 
@@ -177,8 +218,13 @@ class FidelityRecord:
             `agreement_where_teacher_errs`, `worst_class_accuracy`, `worst_class_agreement`, `f1`, `map`,
             `worst_group_…` of the worst group by each figure,
             `energy_pointing_game`, `localization_iou`, `teacher_…` of these two, `word_accuracy`, `word_auroc`,
-            `word_auprc`, `zero_student_maps`, `zero_teacher_maps`. What wasn't measured is not there.
+            `word_auprc`, `zero_student_maps`, `zero_teacher_maps`; with the faithfulness `deletion` and `insertion` of
+            images, `comprehensiveness` and `sufficiency` of texts, and `teacher_…` of them. What wasn't measured is not
+            there.
         compared: Figures of other students on the same samples by what they are called, as `"plain KD"`.
+        compared_models: These students' models, by the same names.
+        held_out: Figures by explainers that the student was not trained on.
+        faithfulness: Options of the faithfulness and its level by chance; None where it wasn't measured.
         chance: Levels that the similarity has for no good reason: `shuffled` (maps of another sample; of a text its own
             words in another order) and `untrained` (the student's architecture with random weights).
         groups: Figures by group; None where the samples weren't grouped.
@@ -201,6 +247,9 @@ class FidelityRecord:
     target: str = "teacher_top"
     comparison_grid: str = "native"
     compared: dict[str, dict[str, MetricValue]] = field(default_factory=dict)
+    compared_models: dict[str, ModelRecord] = field(default_factory=dict)
+    held_out: list[HeldOutRecord] = field(default_factory=list)
+    faithfulness: FaithfulnessRecord | None = None
     chance: dict[str, MetricValue] = field(default_factory=dict)
     groups: GroupsRecord | None = None
     training: TrainingRecord | None = None

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .measure import drawn_rows
-from .record import DataRecord, FidelityRecord, GroupsRecord, MetricValue
+from .record import DataRecord, FidelityRecord, GroupsRecord, HeldOutRecord, MetricValue
 
 MOST = 1_000_000
 """Largest number among a record's settings: more samples, points or tokens aren't measured."""
@@ -41,9 +41,9 @@ def verify(stated: FidelityRecord, found: FidelityRecord, tolerance: float = 0.0
             versions they repeat to rounding.
 
     Returns:
-        One check for each digest, for how the samples were drawn and for each figure of the student and of chance, by
-        group too. Other students' figures and those of words are named, and not checked. Times are left out: they
-        differ from machine to machine.
+        One check for each digest, for how the samples were drawn and for each figure of the student, of chance and of
+        held-out explainers, by group too. Other students' figures and those of words are named, and not checked. Times
+        are left out: they differ from machine to machine.
 
     Raises:
         ValueError: the record states nothing that could be verified.
@@ -69,6 +69,15 @@ def verify(stated: FidelityRecord, found: FidelityRecord, tolerance: float = 0.0
         pairs += [
             (f"{group}, chance, ", own, again.chance.get(group, {})) for group, own in stated.groups.chance.items()
         ]
+    anew = {str(each.explainer.get("name")): each for each in found.held_out}
+    for held_out in stated.held_out:
+        name = str(held_out.explainer.get("name"))
+        measured = anew.get(name, HeldOutRecord(held_out.explainer, {}))
+        pairs.append((f"{name}, ", held_out.figures, measured.figures))
+        pairs.append((f"{name}, chance, ", held_out.chance, measured.chance))
+    if stated.faithfulness is not None:
+        by_chance = {} if found.faithfulness is None else found.faithfulness.chance
+        pairs.append(("random order, ", stated.faithfulness.chance, by_chance))
     for prefix, claims, figures in pairs:
         for name, claim in claims.items():
             checks.append(_figure(f"{prefix}{name.replace('_', ' ')}", claim, figures.get(name), tolerance))
@@ -107,6 +116,8 @@ def _too_large(record: FidelityRecord) -> str | None:
     stated: dict[str, Any] = {"batch_size": record.batch_size, "arguments": record.data.arguments}
     stated |= {"max_length": record.data.columns.get("max_length"), "explainer": record.explainer.get("options")}
     stated["teacher_explainer"] = (record.teacher_explainer or {}).get("options")
+    stated |= {f"held_out.{number}": each.explainer.get("options") for number, each in enumerate(record.held_out)}
+    stated["faithfulness"] = None if record.faithfulness is None else record.faithfulness.options
     for place, value in stated.items():
         for number in _numbers(value):
             low, high = (1, MOST_AT_ONCE) if place == "batch_size" else (-MOST, MOST)

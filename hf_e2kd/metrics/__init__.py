@@ -16,6 +16,7 @@ from .class_similarity_entropy.function import class_similarity_entropy
 from .energy_pointing_game.function import boxes_to_masks, energy_pointing_game
 from .explanation_similarity.function import explanation_similarity
 from .f1_map.function import f1_map
+from .faithfulness import curve_area, mean_drop
 from .five_band_score.function import five_band_score
 from .localization import class_means
 from .localization_iou.function import localization_iou
@@ -31,12 +32,14 @@ __all__ = [
     "boxes_to_masks",
     "class_means",
     "class_similarity_entropy",
+    "curve_area",
     "energy_pointing_game",
     "explanation_similarity",
     "f1_map",
     "five_band_score",
     "label_agreement",
     "localization_iou",
+    "mean_drop",
     "metric_folder",
     "negative_flips",
     "pointing_accuracy",

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from copy import copy
+from itertools import islice
 from typing import Any
 
 import torch
@@ -20,11 +21,12 @@ from ..alignment.labels import (
 from ..alignment.scores import refuse_one_shared_class
 from ..architectures import call_model
 from ..architectures.discovery import forward_inputs, return_mappings
-from ..architectures.refusals import refuse_integer_arithmetic, refuse_offloaded, refuse_sentence_transformers
+from ..architectures.refusals import refuse_offloaded, refuse_sentence_transformers
 from ..architectures.sharding import root_gathered, shard_frozen
 from ..architectures.taps import Taps
 from ..choices import unknown_choice
 from ..explainers import Explainer
+from ..explainers.registry import require_gradients
 from ..logs import get_logger
 from ..terms.base import ReferenceOutput
 from ..terms.matching import mask_target
@@ -113,7 +115,6 @@ class TeacherReference(Reference):
             )
         if target not in TARGET_RULES:
             raise ValueError(unknown_choice("explanation target", target, sorted(TARGET_RULES)))
-        refuse_integer_arithmetic(model, "teacher")
         refuse_sentence_transformers(model, "teacher")
         refuse_offloaded(model, "teacher")
         return_mappings(model)
@@ -173,6 +174,8 @@ class TeacherReference(Reference):
         if explainer is not None:
             self.explainer = self.own_explainer or _without_foreign_layer(explainer, self.model)
             self.explainer = self.explainer.with_features(self.model, () if self.taps is None else self.taps.paths)
+            if self.explainer.trainable:
+                require_gradients(self.model, self.explainer.name, "teacher")
             self.explainer.check(self.model, trained=False)
         self.model.requires_grad_(False).eval()
 
@@ -200,8 +203,15 @@ class TeacherReference(Reference):
         return self._bound().to_student(shared)
 
     def inputs_of(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """Select the columns of a batch that the teacher sees."""
-        return forward_inputs(self.model, self.adapter(self._own_inputs(inputs), inputs))
+        """Select the columns of a batch that the teacher sees, in its precision."""
+        batch = forward_inputs(self.model, self.adapter(self._own_inputs(inputs), inputs))
+        # A teacher loaded in half precision takes its images so; one without parameters takes them as they are.
+        own = (parameter.dtype for parameter in self.model.parameters() if parameter.is_floating_point())
+        dtype = next(own, torch.float32)
+        return {
+            key: value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+            for key, value in batch.items()
+        }
 
     def _own_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         return {key.removeprefix(_PREFIX): value for key, value in inputs.items() if key.startswith(_PREFIX)}
@@ -224,14 +234,8 @@ class TeacherReference(Reference):
         device = next(value.device for value in batch.values() if isinstance(value, torch.Tensor))
         if self.shard:
             shard_frozen(self.model, device)
-        elif next(self.model.parameters()).device != device:
+        elif any(parameter.device != device for parameter in islice(self.model.parameters(), 1)):
             self.model.to(device)
-        # A teacher loaded in half precision takes its images so.
-        dtype = next(parameter.dtype for parameter in self.model.parameters() if parameter.is_floating_point())
-        batch = {
-            key: value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
-            for key, value in batch.items()
-        }
         if self.scores:  # numbers, whatever their type
             labels = None
         if labels is not None and not self.multi_label and (labels.ndim != 1 or labels.is_floating_point()):

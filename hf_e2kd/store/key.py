@@ -45,12 +45,27 @@ def teacher_key(model: nn.Module, name: str | None = None, revision: str | None 
 def weights_digest(model: nn.Module) -> str:
     """SHA-256 of parameters and buffers, with their names, types and shapes."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        if not isinstance(tensor, torch.Tensor):  # a module's extra state
-            continue
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    for name, value in sorted(model.state_dict().items()):
+        for tensor in _plain_tensors(value):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _plain_tensors(value: Any) -> Iterator[torch.Tensor]:
+    """Yield the tensors that a parameter consists of; none of a module's other extra state.
+
+    A quantised weight is one of torch's own, a tuple of such, or a tensor of several parts (torchao).
+    """
+    if isinstance(value, tuple):
+        for part in value:
+            yield from _plain_tensors(part)
+    elif isinstance(value, torch.Tensor):
+        if hasattr(value, "__tensor_flatten__"):
+            for part in value.__tensor_flatten__()[0]:
+                yield from _plain_tensors(getattr(value, part))
+        else:
+            yield value.dequantize() if value.is_quantized else value
 
 
 def processor_key(processor: Any) -> dict[str, Any] | None:

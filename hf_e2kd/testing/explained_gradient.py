@@ -17,6 +17,9 @@ def check_explained_gradient(
     explainer: Explainer, model: nn.Module, inputs: dict[str, Any], target: torch.Tensor | None, tolerance: float
 ) -> None:
     """Check the gradient of a loss of the maps against finite differences, in all groups of parameters."""
+    if not explainer.trainable:
+        _require_refusal(explainer, model, inputs, target)
+        return
     model, inputs = model.double().requires_grad_(True), in_float64(inputs)
     if target is None:
         with torch.no_grad():
@@ -40,3 +43,22 @@ def check_explained_gradient(
             "derivative (fused attention: use eager attention or `sdpa_kernel(SDPBackend.MATH)`), or a graph was "
             "freed: give `torch.autograd.grad` `create_graph=True`."
         ) from error
+
+
+def _require_refusal(
+    explainer: Explainer, model: nn.Module, inputs: dict[str, Any], target: torch.Tensor | None
+) -> None:
+    """Require of a method without gradients that it says so, before a training and in it."""
+    for refusing in (
+        lambda: explainer.check(model, trained=True),
+        lambda: explainer(model, inputs, target, create_graph=True),
+    ):
+        try:
+            refusing()
+        except ValueError:
+            continue
+        raise AssertionError(
+            "it is `trainable = False` and doesn't refuse a training, whose loss of its maps would train nothing. "
+            "Raise a ValueError in `check(…, trained=True)`, and in `forward` where gradients are on."
+        )
+    explainer.check(model, trained=False)

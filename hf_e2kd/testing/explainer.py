@@ -26,7 +26,8 @@ def check_explainer(
     - *Modes*: no module's training mode, no parameter's gradient and no `requires_grad` is touched.
     - *Hooks*: none is left behind, after an error in the model neither.
     - *Gradient*: that of a loss of the maps equals finite differences in float64, in the parameters before the layer
-      that is explained and in those behind it.
+      that is explained and in those behind it. A method without gradients (`trainable = False`) must refuse to be
+      trained through instead.
 
     Args:
         explainer: Explainer, or its registered name.

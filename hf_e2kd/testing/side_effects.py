@@ -23,7 +23,7 @@ def check_modes(
     modules, parameters = dict(model.named_modules()), dict(model.named_parameters())
     modes = {path: module.training for path, module in modules.items()}
     trainable = {path: parameter.requires_grad for path, parameter in parameters.items()}
-    for create_graph in (False, True):
+    for create_graph in _graphs(explainer):
         explainer(model, inputs, target, create_graph=create_graph)
         changed = [path or "the model itself" for path, module in modules.items() if module.training != modes[path]]
         require(
@@ -46,7 +46,7 @@ def check_hooks(
 ) -> None:
     """Check that no hook is left behind, not even after an error."""
     before = _hooks(model)
-    for create_graph in (False, True):
+    for create_graph in _graphs(explainer):
         explainer(model, inputs, target, create_graph=create_graph)
         _require_no_hooks(model, before, "")
 
@@ -63,6 +63,10 @@ def check_hooks(
     with patch.object(last, "forward", fails):
         explain_with_an_error()
     _require_no_hooks(model, before, " after an error in the model")
+
+
+def _graphs(explainer: Explainer) -> tuple[bool, ...]:
+    return (False, True) if explainer.trainable else (False,)
 
 
 class _Injected(Exception):

@@ -123,8 +123,9 @@ class EvaluationMixin(Trainer):
         if not self._labels_are_ours:
             logger.warning("The data's labels are not the student's classes: accuracy is not measured.")
         if self.references and self._setting("evaluate_explanations"):
-            passes = max(explainer.forward_passes for explainer in self._explainers())
-            logger.info(f"Each sample takes {passes} forward passes of a model that is explained.")
+            passes = [each.forward_passes for each in self._explainers() if each.forward_passes is not None]
+            if passes:
+                logger.info(f"Each sample takes {max(passes)} forward passes of a model that is explained.")
         with doing(self, str(keywords.get("description", arguments[0] if arguments else "Evaluation"))):
             output = super().evaluation_loop(dataloader, *arguments, metric_key_prefix=metric_key_prefix, **keywords)
         means = self._fidelity.means()

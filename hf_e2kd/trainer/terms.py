@@ -10,6 +10,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..architectures.base import evaluating
 from ..data.first_samples import first_samples, keeping_random_state
+from ..explainers.registry import require_gradients
 from ..terms import Term
 from .checkpoints import forget_preparation, full_disk_named
 from .finite import DIVERGED, require_finite_weights
@@ -58,6 +59,8 @@ class TermsMixin(Trainer):
         *arguments: Any,
         **keywords: Any,
     ) -> Any:
+        # Explained without gradients it can be measured, and not trained.
+        require_gradients(self.student, "train()", "student")
         self.set_up_terms()
         given = self.optimizer is not None and self.lr_scheduler is not None and not self._created_lr_scheduler
         self._refuse_scheduler(given and any(True for _ in self.terms.parameters()))

@@ -14,11 +14,12 @@ from ..alignment.labels import is_multi_label, labels_belong_to
 from ..alignment.own_processing import own_tokenizer
 from ..architectures import is_timm, wrap_timm
 from ..architectures.discovery import return_mappings
-from ..architectures.refusals import refuse_integer_arithmetic, refuse_sentence_transformers
+from ..architectures.refusals import refuse_sentence_transformers
 from ..callbacks.progress import describe_progress
 from ..data.collate import FiniteBatches
 from ..explainers import Explainer, build_explainer, install_explained_forward
 from ..explainers.base import default_method
+from ..explainers.registry import require_gradients
 from ..fidelity import multi_label_metrics
 from ..hub.ids import check_repo_id, loaded_from_hub
 from ..references import Reference, TeacherReference
@@ -190,7 +191,6 @@ class ExplanationDistillTrainer(
                 refuse_shared_weights(model, reference.model)
                 require_finite_weights(reference.model, "teacher", "Load or train it again.")
         require_finite_weights(model, "student", "Load it again, or initialise that layer.")
-        refuse_integer_arithmetic(model, "student")
         refuse_sentence_transformers(model, "student")
         if is_timm(model):
             model = wrap_timm(model)
@@ -216,7 +216,10 @@ class ExplanationDistillTrainer(
         explained = bool(self.references) and self.explains
         if explained:
             self.explainer = self.explainer.with_features(student, taps)
-            self.explainer.check(student, compiled=bool(self.args.torch_compile))
+            if self.explainer.trainable:
+                require_gradients(student, self.explainer.name, "student")
+            compiled = bool(self.args.torch_compile)
+            self.explainer.check(student, compiled=compiled, trained=self._trains_explanations)
         if explained or taps:
             install_explained_forward(student, self.explainer if explained else None, taps)
         for reference in self.references.values():
@@ -236,6 +239,10 @@ class ExplanationDistillTrainer(
         # Options belong to the method that they were written for.
         options = self._setting("explainer_options") if explainer in (None, named) else None
         return build_explainer(chosen, **(options or {})).with_tokenizer(self._tokenizer)
+
+    def informed_explainer(self, explainer: str | Explainer) -> Explainer:
+        """Return an explainer, by its name or as it is, that knows the student's tokenizer."""
+        return self._explainer(explainer)
 
     @property
     def explains(self) -> bool:

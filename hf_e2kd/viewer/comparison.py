@@ -17,7 +17,7 @@ from ..data.opening import cut_text
 from ..data.text import TextCollator
 from ..data.transforms import DistillationTransform
 from ..experiments.sources import Classifier, check_same_modality
-from ..explainers import Explainer, explain, usable_explainers
+from ..explainers import Explainer, available_explainers, explain, usable_explainers
 from ..metrics import explanation_similarity
 
 TOP = 3  # classes of each model that are shown
@@ -134,7 +134,9 @@ class Pair:
 
     def explainers(self) -> list[str]:
         """List the methods that both models allow, as far as that is known beforehand."""
-        return usable_explainers(*self.models.values())
+        # Those of hundreds of forward passes are left out of a page that answers at once.
+        quick = available_explainers(trainable=True)
+        return [name for name in usable_explainers(*self.models.values()) if name in quick]
 
     def compare(
         self, samples: Sequence[Image.Image | str], explainer: Explainer, target: Target = "teacher_top"

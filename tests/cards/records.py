@@ -5,8 +5,10 @@ from dataclasses import replace
 from hf_e2kd.fidelity import (
     Cost,
     DataRecord,
+    FaithfulnessRecord,
     FidelityRecord,
     GroupsRecord,
+    HeldOutRecord,
     MetricValue,
     ModelRecord,
     TrainingRecord,
@@ -81,6 +83,10 @@ def image_record(**changes):
             "worst_class_agreement": MetricValue(0.667, samples=27, detail="Ragdoll"),
             "worst_group_accuracy": figure(0.861, 0.04, samples=310, detail="outdoors"),
             "worst_group_negative_flips": figure(0.055, samples=310, detail="outdoors"),
+            "deletion": figure(0.281),
+            "teacher_deletion": figure(0.264),
+            "insertion": figure(0.643),
+            "teacher_insertion": figure(0.671),
             "energy_pointing_game": figure(0.742),
             "teacher_energy_pointing_game": figure(0.761),
             "localization_iou": figure(0.418),
@@ -94,8 +100,30 @@ def image_record(**changes):
                 "explanation_similarity": figure(0.652, samples=998),
                 "accuracy": figure(0.897),
                 "energy_pointing_game": figure(0.631),
-            }
+            },
+            "int8": {"agreement": figure(0.928), "accuracy": figure(0.903)},
         },
+        "compared_models": {
+            "plain KD": ModelRecord(None, "ResNetForImageClassification", runtime="torch", precision="float32"),
+            "int8": ModelRecord(None, "FunctionModel", runtime="ONNX Runtime 1.23", precision="int8"),
+        },
+        "held_out": [
+            HeldOutRecord(
+                {"name": "integrated_gradients", "options": {"n_steps": 16}},
+                {"explanation_similarity": figure(0.412), "deletion": figure(0.226), "insertion": figure(0.533)},
+                {"plain KD": {"explanation_similarity": figure(0.385)}},
+                {"shuffled": figure(0.087), "untrained": figure(0.021)},
+            ),
+            HeldOutRecord(
+                {"name": "occlusion", "options": {"patch": 0.125}},
+                {"explanation_similarity": figure(0.537), "teacher_deletion": figure(0.231)},
+                {"int8": {"explanation_similarity": figure(0.529)}},
+                {"shuffled": figure(0.329), "untrained": figure(0.033)},
+            ),
+        ],
+        "faithfulness": FaithfulnessRecord(
+            {"steps": 16, "filling": 0.0}, {"deletion": figure(0.418), "insertion": figure(0.497)}
+        ),
         "chance": {"shuffled": figure(0.478, samples=998), "untrained": figure(0.331, samples=998)},
         "groups": GroupsRecord(
             ["place"],
@@ -158,12 +186,20 @@ def text_record(**changes):
             "teacher_accuracy": figure(0.623, samples=1821),
             "agreement": figure(0.712, samples=1821),
             "explanation_similarity": figure(0.79, samples=1821),
+            "comprehensiveness": figure(0.214, samples=1821),
+            "teacher_comprehensiveness": figure(0.239, samples=1821),
+            "sufficiency": figure(0.083, samples=1821),
+            "teacher_sufficiency": figure(0.071, samples=1821),
             "word_accuracy": figure(0.71, samples=1050),
             "teacher_word_accuracy": figure(0.722, samples=1134),
             "word_auroc": MetricValue(0.74, samples=1050),
             "teacher_word_auroc": MetricValue(0.75, samples=1134),
         },
         "chance": {"shuffled": figure(0.13, samples=1821), "untrained": figure(0.09, samples=1821)},
+        "faithfulness": FaithfulnessRecord(
+            {"fractions": [0.01, 0.05, 0.1, 0.2, 0.5]},
+            {"comprehensiveness": figure(0.061, samples=1821), "sufficiency": figure(0.177, samples=1821)},
+        ),
         "training": TrainingRecord(
             base_model="nreimers/MiniLM-L6-H384-uncased",
             base_license="mit",

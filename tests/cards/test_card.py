@@ -245,7 +245,7 @@ HOSTILE = [
 def full_record():
     """A record in which every field that takes a text has one."""
     record = image_record()
-    filled = {"weights": "sha256:0", "path": "../x"}
+    filled = {"weights": "sha256:0", "path": "../x", "runtime": "a runtime", "precision": "int4"}
     data = {"path": "../x", "config": "default", "columns": {"image": "picture"}, "fingerprint": "sha256:0"}
     references = {"teacher": taught(), "boxes": {**BOXES, "note": "a note"}}
     return image_record(
@@ -258,6 +258,7 @@ def full_record():
         ),
         figures={**record.figures, "of_its_own": figure(0.5)},
         chance={**record.chance, "of_its_own": figure(0.1)},
+        compared_models={"int8": replace(record.student, **filled)},
         batch_size=64,
         step=7,
     )
@@ -279,7 +280,15 @@ def with_texts(record, change):
 
     def walk(values, name=""):
         if isinstance(values, dict):
-            own = name in {"compared", "arguments", "references", "environment", "options", "columns"}
+            own = name in {
+                "compared",
+                "compared_models",
+                "arguments",
+                "references",
+                "environment",
+                "options",
+                "columns",
+            }
             return {change(key) if own or key == "of_its_own" else key: walk(each, key) for key, each in values.items()}
         if isinstance(values, list):
             return [walk(each) for each in values]
@@ -441,6 +450,35 @@ def test_loss_of_scores_is_cited():
     arguments = {**record.training.arguments, "logits_loss": "margin_mse"}
     found = citations(replace(record, training=replace(record.training, arguments=arguments)))
     assert MARGIN_MSE in found and HINTON not in found
+
+
+def test_held_out_methods_stand_beside_the_trained_one():
+    """Prevents: a student that looks alike by the trained method alone, and a card that doesn't say so."""
+    record = image_record()
+    rows = [line for line in model_card(record).text.splitlines() if line.startswith("| ")]
+    at = next(number for number, row in enumerate(rows) if row.startswith("| Explanation similarity "))
+    titles = [row.split(" |")[0].removeprefix("| ") for row in rows[at : at + 9]]
+    chance = ["– chance: another image's explanation", "– chance: an untrained student"]
+    assert titles == [
+        "Explanation similarity",
+        *chance,
+        "Explanation similarity by Integrated Gradients",
+        *chance,
+        "Explanation similarity by occlusion",
+        *chance,
+    ]
+    # This student, plain KD, int8, teacher.
+    cells = [cell.strip() for cell in rows[at + 6].split("|")[2:-1]]
+    assert [cell.split(" ")[0] for cell in cells] == ["0.537", "–", "0.529", "–"]
+    deletion = [row for row in rows if row.startswith(("| Deletion", "| – chance: pixels"))]
+    assert [row.split("|")[2].split()[0] for row in deletion[:3]] == ["0.281", "0.418", "0.226"]
+    text = model_card(record).text
+    assert "int8 ran as int8, ONNX Runtime 1.23." in text and "plain KD ran as" not in text
+    assert "petsiuk2018rise" in text and "zeiler2014visualizing" in text
+    weak = replace(record.held_out[1], chance={"shuffled": figure(0.53)})
+    text = model_card(replace(record, held_out=[record.held_out[0], weak])).text
+    assert "**By occlusion the similarity is not clearly above chance.**" in text
+    assert "By Integrated Gradients the similarity" not in text
 
 
 def test_further_terms_of_the_loss():

@@ -119,6 +119,30 @@ def test_texts_of_two_tokenizers(place, capsys):
     assert run("fidelity", "--verify", "outputs/fidelity", *TEXTS_THERE) == 0
 
 
+def test_held_out_methods_and_faithfulness_are_verified(place, capsys):
+    """Prevents: figures by held-out methods that are stated once and never measured again."""
+    options = ("--held-out", "occlusion", "--held-out", "saliency", "--faithfulness", "--pictures", 0)
+    assert run(*IMAGES[:-1], 4, *options) == 0
+    out = capsys.readouterr().out
+    assert "held out" in out and "occlusion" in out and "teacher deletion" in out and "in a random order" in out
+    folder = place / "outputs" / "fidelity"
+    record = FidelityRecord.load(folder)
+    assert [each.explainer["name"] for each in record.held_out] == ["occlusion", "saliency"]
+    assert run("fidelity", "--verify", folder, *THERE, "--json") == 0
+    checks = {check["name"]: check for check in json.loads(capsys.readouterr().out)}
+    assert {"occlusion, explanation similarity", "saliency, chance, shuffled", "occlusion, teacher insertion"} <= set(
+        checks
+    )
+    occlusion = record.held_out[0]
+    faked = {**occlusion.figures, "explanation_similarity": MetricValue(0.99, 0.98, 1.0, 4)}
+    replace(record, held_out=[replace(occlusion, figures=faked)]).save(folder)
+    assert run("fidelity", "--verify", folder, *THERE) == 1
+    assert "FAILS occlusion, explanation similarity" in capsys.readouterr().out
+    replace(record, held_out=[replace(occlusion, explainer={"options": {}})]).save(folder)
+    assert run("fidelity", "--verify", folder, *THERE) == 1
+    assert "doesn't state by which explainer and options" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("given", "code", "message"),
     [
@@ -126,6 +150,8 @@ def test_texts_of_two_tokenizers(place, capsys):
         ((*IMAGES, "agreement>=.9"), 2, "Requirements follow --require"),
         (("fidelity",), 2, "Give --student, --teacher, --dataset, or --verify"),
         ((*IMAGES, "--explainer-options", "{}x"), 2, "is no JSON"),
+        ((*IMAGES, "--held-out", "gradcam"), 1, "The explainer 'gradcam' is the trained one"),
+        ((*IMAGES, "--held-out", "shap"), 1, "Unknown explainer 'shap'. Available:"),
         ((*IMAGES, "--split", "test"), 1, "has no split 'test'. Its splits: validation"),
         ((*IMAGES, "--image-column", "img"), 1, "has no column 'img'. Its columns: image"),
         ((*IMAGES[:2], "long", *IMAGES[3:]), 1, "'long' classifies texts and the student 'student' images"),

@@ -89,7 +89,12 @@ def training() -> dict[str, Any]:
     data = {"train_dataset": given["train_dataset"], "eval_dataset": given["eval_dataset"]}
     models = {"teacher_model": given["teacher"], "processing_class": given["processor"]}
     trainer = ExplanationDistillTrainer(given["student"], args, **data, **models)
-    return {**given, "args": args, "trainer": trainer, "kd_student": given["model"]}
+    kd_student = given["model"]
+
+    def run_session(pixel_values: Any) -> Any:
+        return kd_student(pixel_values).logits
+
+    return {**given, "args": args, "trainer": trainer, "kd_student": kd_student, "run_session": run_session}
 
 
 def concepts() -> dict[str, Any]:

@@ -4,7 +4,14 @@ from dataclasses import replace
 
 import pytest
 
-from hf_e2kd.fidelity import DataRecord, FidelityRecord, MetricValue, ModelRecord
+from hf_e2kd.fidelity import (
+    DataRecord,
+    FaithfulnessRecord,
+    FidelityRecord,
+    HeldOutRecord,
+    MetricValue,
+    ModelRecord,
+)
 from hf_e2kd.fidelity.measure import drawn_rows
 from hf_e2kd.fidelity.verify import verify
 
@@ -82,6 +89,28 @@ def test_picked_samples_fail(samples, seed, reason):
     check = next(each for each in verify(record(data=data), record(data=data)) if each.name == DRAWN)
     assert check.holds is (reason is None)
     assert reason is None or reason in check.reason
+
+
+def test_held_out_figures_are_compared_too():
+    """Prevents: a made-up similarity by another method, or a faithfulness that nobody measures again."""
+    occlusion = HeldOutRecord(
+        {"name": "occlusion", "options": {"patch": 0.25}},
+        {"explanation_similarity": MetricValue(0.6, 0.5, 0.7, 6)},
+        chance={"shuffled": MetricValue(0.2, 0.1, 0.3, 6)},
+    )
+    faithfulness = FaithfulnessRecord({"steps": 4}, {"deletion": MetricValue(0.3, samples=6)})
+    stated = record(held_out=[occlusion], faithfulness=faithfulness)
+    names = {"occlusion, explanation similarity", "occlusion, chance, shuffled", "random order, deletion"}
+    held = {check.name: check.holds for check in verify(stated, stated)}
+    assert all(held.values()) and names <= held.keys()
+    faked = replace(occlusion, figures={"explanation_similarity": MetricValue(0.9, 0.8, 1.0, 6)})
+    failed = [check.name for check in verify(replace(stated, held_out=[faked]), stated) if check.holds is False]
+    assert failed == ["occlusion, explanation similarity"]
+    missing = {check.name for check in verify(stated, record()) if check.holds is False}
+    assert missing == names
+    endless = replace(occlusion, explainer={"name": "rise", "options": {"masks": 10**9}})
+    with pytest.raises(ValueError, match="its held_out.0 state 1000000000"):
+        verify(replace(stated, held_out=[endless]), stated)
 
 
 def test_what_is_not_checked_is_told():

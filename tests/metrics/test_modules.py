@@ -142,6 +142,14 @@ def test_similarity_reports_both_shares():
     assert result["zero_student_share"] == 0.5
 
 
+def test_similarity_by_another_measure():
+    metric = load("explanation_similarity")
+
+    result = metric.compute(predictions=[[[1.0, 2.0, 4.0]]], references=[[[1.0, 3.0, 2.0]]], measure="spearman")
+
+    assert result["explanation_similarity"] == pytest.approx(0.5)
+
+
 def test_similarity_of_no_teacher_map_at_all_is_undefined():
     metric = load("explanation_similarity")
 

@@ -1,22 +1,27 @@
 """Explanation similarity as a plain function of tensors."""
 
 from torch import Tensor
-from torch.nn import functional as F
 
-from ...alignment.grids import enlarged_coordinates, to_common_grid
+from ...alignment.grids import enlarged_coordinates, resize_maps, to_common_grid
 from ..inputs import check_maps, check_same_length, unit_peak
+from .measures import CENTRED, MEASURES, TOP_SHARE
 
 
 def explanation_similarity(
-    student_maps: Tensor, teacher_maps: Tensor, size: tuple[int, int] | None = None
+    student_maps: Tensor,
+    teacher_maps: Tensor,
+    size: tuple[int, int] | None = None,
+    measure: str = "cosine",
+    top_share: float = TOP_SHARE,
 ) -> tuple[Tensor, Tensor]:
-    """Cosine of the flattened maps, sample by sample: 1 equal up to scale, 0 unrelated, −1 opposite (signed maps).
+    """Similarity of the maps, sample by sample: 1 equal up to scale, 0 unrelated, −1 opposite (signed maps).
 
     The official code compares maps at the image's size, to which they are enlarged bilinearly: give it as `size`, as
     the trainer does. Without it, maps are compared on the larger of both grids, which gives other values.
 
     A sample whose teacher's map is all zero has nothing to match and is marked invalid. A student's map that is all
-    zero scores 0, since a student whose maps vanish would score perfectly if those samples were left out.
+    zero scores 0, since a student whose maps vanish would score perfectly if those samples were left out. To the two
+    correlations, a map that is the same everywhere is like an all-zero one.
 
     References:
         Parchami-Araghi et al., "Good Teachers Explain", ECCV 2024, the similarity inside the loss L_exp.
@@ -25,13 +30,18 @@ def explanation_similarity(
         student_maps: `(B, h, w)`, signed or not, of any scale.
         teacher_maps: `(B, h', w')`, explaining the same class of the same image.
         size: Rows and columns of the image; None for the larger of both grids.
+        measure: Kind of similarity: `"cosine"`, the paper's; `"pearson"` or `"spearman"`, correlations of the cells'
+            values or ranks; `"ssim"`, of the structure in small windows; `"top_k"`, the share of the teacher's
+            highest cells that are among the student's, from 0 to 1.
+        top_share: Share of the cells that count as highest for `"top_k"`.
 
     Returns:
         values: `(B,)`, at least float32; 0 where invalid.
-        valid: `(B,)` bool, False where the teacher's map is all zero.
+        valid: `(B,)` bool, False where the teacher's map is all zero (for the correlations, the same everywhere).
 
     Raises:
-        ValueError: a map is not `(B, h, w)`, the batches differ in length, or a value is NaN or infinite.
+        ValueError: a map is not `(B, h, w)`, the batches differ in length, a value is NaN or infinite, or there is no
+            such measure.
 
     Example:
         >>> import torch
@@ -46,9 +56,20 @@ def explanation_similarity(
     check_maps("student_maps", student_maps)
     check_maps("teacher_maps", teacher_maps)
     check_same_length("student_maps", student_maps, "teacher_maps", teacher_maps)
+    if measure not in MEASURES:
+        raise ValueError(f"Unknown measure '{measure}'. Available: {', '.join(MEASURES)}.")
     student, teacher = unit_peak(student_maps), unit_peak(teacher_maps)
-    student, teacher = (
-        to_common_grid(student, teacher) if size is None else enlarged_coordinates(student, teacher, size)
-    )
-    values = F.cosine_similarity(student.flatten(1), teacher.flatten(1), dim=1)
-    return values, teacher_maps.flatten(1).any(dim=1)
+    if size is None:
+        student, teacher = to_common_grid(student, teacher)
+    elif measure == "cosine":
+        student, teacher = enlarged_coordinates(student, teacher, size)
+    else:
+        student, teacher = resize_maps(student, size), resize_maps(teacher, size)
+    values = MEASURES[measure](student, teacher, top_share)
+    shown, valid = (_tells(maps, measure) for maps in (student_maps, teacher_maps))
+    return values.where(shown & valid, 0), valid
+
+
+def _tells(maps: Tensor, measure: str) -> Tensor:
+    """Tell which maps aren't all zero, or, for a correlation, not the same everywhere."""
+    return (maps != (maps[:, :1, :1] if measure in CENTRED else 0)).flatten(1).any(dim=1)

@@ -1,0 +1,94 @@
+"""Classifiers that are no torch modules: exported graphs, quantised runtimes, remote services."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..alignment.inputs import first_tensor
+from .refusals import integer_layer
+
+
+class FunctionModel(nn.Module):
+    """Any callable that gives logits, as a module without parameters or gradients.
+
+    Args:
+        function: Function of a batch. It is called with the inputs that its signature names (all, where it has
+            `**kwargs`), or with the images or tokens alone where it names neither `pixel_values` nor `input_ids`. It
+            returns logits (B, classes): a tensor, an array, a tuple that begins with them, or a mapping with "logits".
+        config: Configuration with the names of the classes (`id2label`), such as the exported model's; None for a
+            model that is only compared or explained.
+        runtime: Name of what runs it, as "ONNX Runtime 1.23", for records.
+        precision: Number format of its weights, as "int8", for records.
+
+    Example:
+
+        >>> import torch
+        >>> model = FunctionModel(lambda images: images.flatten(1)[:, :2].numpy(), runtime="numpy")
+        >>> model(pixel_values=torch.ones(1, 3, 2, 2))["logits"]
+        tensor([[1., 1.]])
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        config: Any = None,
+        runtime: str | None = None,
+        precision: str | None = None,
+    ):
+        super().__init__()
+        # A list, because a module assigned as an attribute would become a part with parameters.
+        self._function = [function]
+        if config is not None:
+            self.config = config
+        self.runtime = runtime
+        self.precision = precision
+        parameters = inspect.signature(function).parameters
+        self._takes_all = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+        self._names = frozenset(parameters)
+        self.eval()
+
+    @torch.no_grad()
+    def forward(
+        self, pixel_values: Any = None, input_ids: Any = None, attention_mask: Any = None, **others: Any
+    ) -> dict[str, torch.Tensor]:
+        (function,) = self._function
+        # By name, so that a trainer keeps these columns of its data.
+        named = {"pixel_values": pixel_values, "input_ids": input_ids, "attention_mask": attention_mask}
+        inputs = {name: value for name, value in {**named, **others}.items() if value is not None}
+        given = {name: value for name, value in inputs.items() if self._takes_all or name in self._names}
+        alone = next((name for name in ("pixel_values", "input_ids") if name in inputs), None)
+        outputs = function(**given) if alone is None or alone in given else function(inputs[alone])
+        if isinstance(outputs, Mapping):
+            outputs = outputs["logits"]
+        elif isinstance(outputs, list | tuple):
+            outputs = outputs[0]
+        logits = torch.as_tensor(outputs, device=first_tensor(inputs).device)
+        if logits.ndim != 2 or len(logits) != len(first_tensor(inputs)) or not logits.is_floating_point():
+            raise ValueError(
+                f"A function that is explained or measured returns logits (batch, classes) in floating point, not "
+                f"{logits.dtype} of shape {tuple(logits.shape)} for a batch of {len(first_tensor(inputs))}."
+            )
+        return {"logits": logits}
+
+
+def as_module(model: Any) -> nn.Module:
+    """Return a torch module as it is, and any other callable as a `FunctionModel`.
+
+    Raises:
+        ValueError: something that can't be called.
+    """
+    if isinstance(model, nn.Module):
+        return model
+    if not callable(model) or isinstance(model, type):
+        raise ValueError(
+            f"The model must be a torch module, or a function of a batch that gives logits, not {type(model).__name__}."
+        )
+    return FunctionModel(model)
+
+
+def is_differentiable(model: nn.Module) -> bool:
+    """Tell whether a model's logits have gradients at its inputs and layers."""
+    return not isinstance(model, FunctionModel) and integer_layer(model) is None

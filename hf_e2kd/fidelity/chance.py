@@ -1,0 +1,43 @@
+"""Similarities that explanations have for no good reason."""
+
+import torch
+
+from ..explainers import ExplainedOutput
+from ..metrics import explanation_similarity
+from ..references import ReferenceOutput
+from ..terms.matching import comparable_values, flatten_targets
+
+
+def shuffled_similarity(
+    explained: ExplainedOutput, reference_output: ReferenceOutput, size: tuple[int, int] | None
+) -> torch.Tensor:
+    """Compare the student's maps with the reference's of the batch's next sample, or, for texts, of shuffled words.
+
+    Args:
+        explained, reference_output: Explanations of the same targets (B,) or (B, K).
+        size: Rows and columns at which maps of images are compared; None for their own grids.
+
+    Returns:
+        (B,) or (B, K); NaN where there is nothing to compare.
+    """
+    target = reference_output.target
+    student, reference = comparable_values(*flatten_targets(explained, reference_output), size)
+    if student.ndim == 2:
+        # Another text's words have no places in this one; its own have, in another order.
+        generator = torch.Generator().manual_seed(0)
+        shuffled = [_shuffle_nonzero(row, generator) for row in reference.cpu()]
+        student, reference = student[:, None], torch.stack(shuffled).to(reference.device)[:, None]
+    else:
+        reference = reference.roll(1 if target.ndim == 1 else target.shape[1], 0)
+        if len(target) == 1:
+            return torch.full(target.shape, torch.nan, device=target.device)
+    similarity, valid = explanation_similarity(student.flatten(1, -2), reference.flatten(1, -2))
+    values = torch.where(valid, similarity.float(), torch.nan).view(target.shape)
+    return torch.where(target >= 0, values, torch.nan)
+
+
+def _shuffle_nonzero(scores: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    places = scores.nonzero().flatten()
+    shuffled = scores.clone()
+    shuffled[places] = scores[places[torch.randperm(len(places), generator=generator)]]
+    return shuffled

@@ -1,0 +1,50 @@
+"""Students that are measured beside a trainer's own: made, explained, and run."""
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from ..architectures import call_model
+from ..architectures.base import evaluating
+from ..architectures.functions import is_differentiable
+from ..explainers import Explainer, install_explained_forward
+from ..terms import StepOutput
+
+
+@contextmanager
+def explained(model: nn.Module, explainer: Explainer) -> Iterator[None]:
+    """Context in which a model in evaluation mode has an explained forward."""
+    own = vars(model).get("forward")
+    install_explained_forward(model, explainer)
+    try:
+        with evaluating(model):
+            yield
+    finally:
+        del model.forward
+        if own is not None:
+            model.forward = own
+
+
+def students_without_maps(models: Mapping[str, nn.Module], explainer: Explainer) -> set[str]:
+    """Select the models without gradients, where the explainer takes them."""
+    return {name for name, model in models.items() if explainer.trainable and not is_differentiable(model)}
+
+
+def untrained_student(student: nn.Module, seed: int) -> nn.Module | None:
+    """Make the student's architecture with random weights; None for a model without a configuration."""
+    if not isinstance(student, PreTrainedModel):
+        return None
+    parameter = next(student.parameters())
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return type(student)(copy.deepcopy(student.config)).to(parameter.device, parameter.dtype)
+
+
+def plain_output(model: nn.Module, inputs: Mapping[str, Any]) -> StepOutput:
+    """Run a model without an explanation."""
+    return StepOutput(call_model(model, inputs))
