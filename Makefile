@@ -15,7 +15,7 @@ PYTEST = OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(1)/python -m pytest --nump
 CARDS := vit convnext bert
 
 .DEFAULT_GOAL := help
-.PHONY: help demo cards test test-lowest lint format install clean
+.PHONY: help demo cards docs test test-lowest lint format install clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ cards: $(VENV)/.installed ## train the students of model_cards/ anew and write t
 		cp $(addprefix outputs/distill_$$name/student/,README.md fidelity.json explanations.png) \
 			model_cards/distill_$$name || exit 1; \
 	done
+
+docs: $(VENV)/.installed-docs ## build the documentation into docs/_build, with warnings as errors
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m sphinx -b html -W --keep-going -q docs docs/_build
 
 test: $(VENV)/.installed-test ## run all tests (ARGS="tests/terms -x" for some)
 	$(call PYTEST,$(BIN)) $(ARGS)
@@ -51,7 +54,7 @@ format: $(VENV)/.installed-lint ## mend what lint can mend by itself
 install: $(VENV)/.installed ## install the package into .venv
 
 clean: ## remove the environments and caches
-	rm -rf $(VENV) $(VENV_LOWEST) .mypy_cache .pytest_cache .ruff_cache build dist
+	rm -rf $(VENV) $(VENV_LOWEST) .mypy_cache .pytest_cache .ruff_cache build dist docs/_build docs/repository
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.created:
@@ -77,6 +80,10 @@ $(VENV)/.installed-test: pyproject.toml | $(VENV)/.created
 
 $(VENV)/.installed-lint: pyproject.toml | $(VENV)/.created
 	$(INSTALL) --editable '.[lint]'
+	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-docs: pyproject.toml | $(VENV)/.created
+	$(INSTALL) --editable '.[docs]'
 	@touch $@ $(VENV)/.installed
 
 $(VENV_LOWEST)/.installed: pyproject.toml | $(VENV)/.created
