@@ -11,7 +11,8 @@ from tqdm import tqdm
 
 from ..alignment.labels import class_names
 from ..experiments.sources import load_classifier
-from ..explainers import build_explainer
+from ..explainers import GradCAM, build_explainer
+from ..export import exported_explainer, is_exported
 from .classes import find_class
 from .explained import Explained, Explaining
 from .inputs import find_images, find_texts
@@ -21,7 +22,9 @@ from .rendering import PICTURES, as_text, write
 
 
 def explain(
-    model: Annotated[str, typer.Argument(help="Hub id or folder of a classifier of images or texts.")],
+    model: Annotated[
+        str, typer.Argument(help="Hub id or folder of a classifier of images or texts, or its exported file.")
+    ],
     inputs: Annotated[
         list[str] | None,
         typer.Argument(
@@ -83,6 +86,7 @@ def explain(
       hf-e2kd explain timm/convnext_tiny.fb_in22k_ft_in1k cat.jpg --explainer saliency --output cat.png
       hf-e2kd explain textattack/bert-base-uncased-SST-2 --text "A wonderful film." --output film.html
       hf-e2kd explain textattack/bert-base-uncased-MNLI --text "A man sleeps." --text-pair "A man is awake."
+      hf-e2kd explain student.onnx cat.jpg --output cat.png
       head reviews.txt | hf-e2kd explain textattack/bert-base-uncased-SST-2 - --json
     """
     options = explainer_options_of(explainer, explainer_options)
@@ -91,8 +95,13 @@ def explain(
     if not inputs and not text and not text_pair:
         raise typer.BadParameter("give images or folders to explain, or --text, or - for lines of standard input.")
     method = None if explainer is None else build_explainer(explainer, **options)
+    if method is None and is_exported(model):
+        method = GradCAM()
     place = choose_device(device)
     loaded = load_classifier(model, revision, trust_remote_code)
+    if method is not None:
+        method = exported_explainer(loaded.model, method)
+        method.check(loaded.model, trained=False)
     names = class_names(loaded.model) or [str(number) for number in range(loaded.model.config.num_labels)]
     chosen = None if target is None else find_class(target, names)
     items: Sequence[str | tuple[str, ...]] = (

@@ -100,8 +100,8 @@ class ExportedStudent(nn.Module):
                 sides = zip(expected[1:], given[name].shape[1:], fixed, strict=True)
                 if any(own != found for own, found, is_fixed in sides if is_fixed):
                     raise ValueError(
-                        f"'{self.source}' takes images of {_sides(expected[1:])}, not of {_sides(given[name].shape[1:])}. "
-                        "Resize them, or export the model for that size: hf-e2kd export … --image-size."
+                        f"'{self.source}' takes images of {_sides(expected[1:])}, not of "
+                        f"{_sides(given[name].shape[1:])}. Resize them, or export the model for that size: hf-e2kd export … --image-size."
                     )
 
 
@@ -173,13 +173,18 @@ def exported_explainer(model: nn.Module, explainer: Explainer) -> Explainer:
     return ExportedGradCAM() if isinstance(model, ExportedStudent) and type(explainer) is GradCAM else explainer
 
 
+def gives_gradcam(model: nn.Module) -> bool:
+    """Tell whether a model can be explained by GradCAM as far as its form says: an exported one needs its own map."""
+    return not isinstance(model, ExportedStudent) or model.has_map
+
+
 def require_map(model: nn.Module) -> None:
     """Refuse an exported student that gives logits alone.
 
     Raises:
         ValueError: with the remedy.
     """
-    if isinstance(model, ExportedStudent) and not model.has_map:
+    if not gives_gradcam(model):
         raise ValueError(
             f"'{model.source}' gives logits alone. Export the model with its explanation: hf-e2kd export MODEL "
             "OUT.onnx --explanation."

@@ -75,7 +75,7 @@ class OnnxProgram(Program):
             self.num_classes = logits[1]
         self._types = {each.name: each.type for each in self.session.get_inputs()}
         self.properties = dict(self.session.get_modelmeta().custom_metadata_map)
-        numbers = {}
+        numbers: dict[torch.dtype, int] = {}
         for number, tensor in enumerate(onnx.load(path).graph.initializer):
             values = torch.as_tensor(onnx.numpy_helper.to_array(tensor).copy())
             self.register_parameter(f"weight_{number}", nn.Parameter(values, requires_grad=False))
@@ -122,7 +122,9 @@ class TorchProgram(Program):
                 "with the version that loads it."
             ) from error
         if not files[METADATA_FILE]:
-            raise ValueError(f"'{path}' doesn't say what it takes: it has no {METADATA_FILE}. Make it by hf-e2kd export.")
+            raise ValueError(
+                f"'{path}' doesn't say what it takes: it has no {METADATA_FILE}. Make it by hf-e2kd export."
+            )
         stated = json.loads(files[METADATA_FILE])
         self.inputs, self.outputs, self.properties = stated["inputs"], stated["outputs"], stated["properties"]
         self.program = program.module().requires_grad_(False)

@@ -15,6 +15,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import Dim, ExportedProgram
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from ..architectures import call_model, find_architecture
 from ..explainers.base import one_hots
@@ -96,9 +98,9 @@ def require_explainable(model: nn.Module) -> None:
         raise ValueError(
             f"The map of {type(model).__name__} is made through a hook, which no exported file has. Supported are "
             "models whose forward is known up to its target layer: of transformers ViT, DeiT, BEiT, DINOv2, Swin, "
-            "ConvNeXt, ConvNeXt V2, ResNet, RegNet, MobileNetV2 and EfficientNet; of timm those with `forward_features` "
-            "and `forward_head`; the papers' networks. Register the architecture with a `split` function "
-            "(CONTRIBUTING.md, 'An architecture'), or export the logits alone, without `explanation`."
+            "ConvNeXt, ConvNeXt V2, ResNet, RegNet, MobileNetV2 and EfficientNet; of timm those with "
+            "`forward_features` and `forward_head`; the papers' networks. Register the architecture with a `split` "
+            "function (CONTRIBUTING.md, 'An architecture'), or export the logits alone, without `explanation`."
         )
 
 
@@ -109,6 +111,31 @@ class _Logits(nn.Module):
 
     def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
         return call_model(self.model, {**inputs, **self.options})
+
+
+class _Linears(TorchFunctionMode):
+    """Note the linear layers of a head, of which the last one may give the logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        if func is F.linear:
+            self.calls.append((output, args[0], args[1]))
+        return output
+
+    def before(self, logits: torch.Tensor, chosen: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Return the tensor to differentiate, and the derivative of the chosen logits (B,) with respect to it.
+
+        Before a linear classifier that is the class's row of weights, whose look-up costs nothing; the product of
+        weights and one-hot vector would read all rows.
+        """
+        for output, features, weight in self.calls:
+            if output is logits and features.ndim == 2:
+                return features, [weight.index_select(0, chosen)]
+        return logits, one_hots(chosen, logits)
 
 
 class _Explained(nn.Module):
@@ -132,10 +159,11 @@ def _explained(model: nn.Module, options: Mapping[str, Any]) -> Callable[..., tu
         split = cut(model, {"pixel_values": pixel_values, **options})
         # Contiguous, because pooling writes in place into strides of channels that come last.
         activation = split.activation.contiguous().requires_grad_()
-        with torch.enable_grad():
+        with torch.enable_grad(), _Linears() as linears:
             logits = split.head(activation)
         chosen = torch.where(target < 0, logits.argmax(1), target)
-        (gradient,) = torch.autograd.grad(logits, activation, one_hots(chosen, logits))
+        differentiated, cotangents = linears.before(logits, chosen)
+        (gradient,) = torch.autograd.grad(differentiated, activation, cotangents)
         return logits.detach(), gradcam_map(split.grid.cells(activation.detach()), split.grid.cells(gradient))
 
     return explained
@@ -171,15 +199,16 @@ def _convolution_backward(
     """The derivative with respect to the input: the transposed convolution."""
     if transposed or list(output_mask) != [True, False, False]:
         return NotImplemented
+    if set(weight.shape[2:]) == set(stride) == set(dilation) == {1} and not any(padding) and groups == 1:
+        # Runtimes multiply matrices faster.
+        return (gradient.movedim(1, -1) @ weight.flatten(1)).movedim(-1, 1), None, None
     # The rows that a stride leaves over at the end.
     left_over = [
         inputs.shape[2 + axis]
         - ((gradient.shape[2 + axis] - 1) * step - 2 * pad + gap * (weight.shape[2 + axis] - 1) + 1)
         for axis, (step, pad, gap) in enumerate(zip(stride, padding, dilation, strict=True))
     ]
-    found = torch.ops.aten.convolution(
-        gradient, weight, None, stride, padding, dilation, True, left_over, groups
-    )
+    found = torch.ops.aten.convolution(gradient, weight, None, stride, padding, dilation, True, left_over, groups)
     return found, None, None
 
 
@@ -193,7 +222,11 @@ def _avg_pool2d_backward(
 ) -> Any:
     """The derivative of a pooling of all cells to one."""
     sides = inputs.shape[2:]
-    if tuple(gradient.shape[2:]) != (1, 1) or any(padding) or any(k < n for k, n in zip(kernel_size, sides, strict=True)):
+    if (
+        tuple(gradient.shape[2:]) != (1, 1)
+        or any(padding)
+        or any(k < n for k, n in zip(kernel_size, sides, strict=True))
+    ):
         return NotImplemented
     return (gradient / (sides[0] * sides[1])).expand_as(inputs)
 

@@ -168,7 +168,9 @@ def _view(model: nn.Module, processing_class: Any) -> ImageView | None:
 
 
 def _image_size(model: nn.Module, view: ImageView | None, given: int | tuple[int, int] | None) -> tuple[int, int]:
-    stated = given or (None if view is None else view.size) or getattr(getattr(model, "config", None), "image_size", None)
+    stated = (
+        given or (None if view is None else view.size) or getattr(getattr(model, "config", None), "image_size", None)
+    )
     if stated is None:
         raise ValueError(
             f"Nothing says for which images {type(model).__name__} is: give its processor as `processing_class`, or "
@@ -296,7 +298,9 @@ def _check(
         for number, column in enumerate(classes.T):
             _, found = exported.explain(batch, column[:samples])
             difference = (found - maps[:samples, number]).abs().max() / maps.max()
-            if not difference <= TOLERANCE and not difference <= ROUNDING * _rounding(model, inputs, options, classes, maps):
+            if not difference <= TOLERANCE and not difference <= ROUNDING * _rounding(
+                model, inputs, options, classes, maps
+            ):
                 raise _unequal("map", float(difference), TOLERANCE)
 
 
@@ -316,6 +320,6 @@ def _rounding(
 def _unequal(output: str, difference: float, tolerance: float) -> ValueError:
     return ValueError(
         f"The exported {output} differ{'s' if output == 'map' else ''} from the model's by {difference:.1e} of the "
-        f"peak, more than {tolerance:.0e}, so nothing was written. Export to the other format (.onnx, .pt2), and please "
-        "report the model."
+        f"peak, more than {tolerance:.0e}, so nothing was written. Export to the other format (.onnx, .pt2), and "
+        "please report the model."
     )

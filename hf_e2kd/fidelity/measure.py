@@ -144,7 +144,7 @@ def measure_fidelity(
         figures={key: figure for key, figure in figures.items() if "/" not in key},
         compared={title: _under(figures, f"compared {number}/") for number, title in enumerate(compared or {})},
         chance=_chance(figures) if chance else {},
-        environment=environment() | {"device": device_name(trainer.args.device)},
+        environment=environment() | {"device": device_name(trainer.args.device)} | getattr(student, "runtime", {}),
         seed=seed,
         batch_size=trainer.args.eval_batch_size,
         created=date.today().isoformat(),
