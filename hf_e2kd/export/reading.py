@@ -101,7 +101,8 @@ class ExportedStudent(nn.Module):
                 if any(own != found for own, found, is_fixed in sides if is_fixed):
                     raise ValueError(
                         f"'{self.source}' takes images of {_sides(expected[1:])}, not of "
-                        f"{_sides(given[name].shape[1:])}. Resize them, or export the model for that size: hf-e2kd export … --image-size."
+                        f"{_sides(given[name].shape[1:])}. Resize them, or export the model for that size: "
+                        "hf-e2kd export … --image-size."
                     )
 
 

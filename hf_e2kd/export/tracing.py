@@ -18,9 +18,8 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from ..architectures import call_model, find_architecture
+from ..architectures import Grid, call_model, find_architecture
 from ..explainers.base import one_hots
-from ..explainers.gradcam import gradcam_map
 
 TOP_CLASS = -1
 """The `target` that stands for a sample's top class."""
@@ -113,6 +112,16 @@ class _Logits(nn.Module):
         return call_model(self.model, {**inputs, **self.options})
 
 
+def _map(activation: torch.Tensor, gradient: torch.Tensor, grid: Grid) -> torch.Tensor:
+    """Compute `gradcam_map` as a product of matrices, for which channels that come first aren't moved."""
+    weights = grid.cells(gradient).mean(dim=(1, 2))
+    if grid.layout == "nchw":
+        flat = (weights[:, None] @ activation.flatten(2))[:, 0]
+    else:
+        flat = (grid.cells(activation).flatten(1, 2) @ weights[:, :, None])[:, :, 0]
+    return flat.unflatten(1, (grid.height, grid.width)).relu()
+
+
 class _Linears(TorchFunctionMode):
     """Note the linear layers of a head, of which the last one may give the logits."""
 
@@ -164,7 +173,7 @@ def _explained(model: nn.Module, options: Mapping[str, Any]) -> Callable[..., tu
         chosen = torch.where(target < 0, logits.argmax(1), target)
         differentiated, cotangents = linears.before(logits, chosen)
         (gradient,) = torch.autograd.grad(differentiated, activation, cotangents)
-        return logits.detach(), gradcam_map(split.grid.cells(activation.detach()), split.grid.cells(gradient))
+        return logits.detach(), _map(activation.detach(), gradient, split.grid)
 
     return explained
 
