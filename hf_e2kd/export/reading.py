@@ -204,11 +204,16 @@ def _config(
     if names is None and number is None:
         raise ValueError(f"'{source}' doesn't say how many classes it has. Give their names as `class_names`.")
     problem = None if metadata is None else metadata.problem_type
+    # As records name it; of somebody else's file only its name is known.
+    architecture = Path(source).name if metadata is None else metadata.architecture
     if names is None:
-        return PreTrainedConfig(num_labels=number, problem_type=problem)
+        return PreTrainedConfig(num_labels=number, problem_type=problem, architecture=architecture)
     numbered = dict(enumerate(names))
     return PreTrainedConfig(
-        id2label=numbered, label2id={name: number for number, name in numbered.items()}, problem_type=problem
+        id2label=numbered,
+        label2id={name: number for number, name in numbered.items()},
+        problem_type=problem,
+        architecture=architecture,
     )
 
 

@@ -13,6 +13,7 @@ from torch import nn
 from torch._decomp import core_aten_decompositions
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import Dim, ExportedProgram
+from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 from torch.nn import functional as F
@@ -41,8 +42,8 @@ def logits_program(model: nn.Module, inputs: Mapping[str, torch.Tensor], options
     shapes = {name: {0: batch} if name == "pixel_values" else {0: batch, 1: Dim.DYNAMIC} for name in inputs}
     try:
         with torch.no_grad():
-            program = torch.export.export(_Logits(model, options), (), dict(inputs), dynamic_shapes={"inputs": shapes})
-            return program.run_decompositions()
+            module = _LogitsOfImages(model, options) if "pixel_values" in inputs else _LogitsOfTexts(model)
+            return torch.export.export(module, (), dict(inputs), dynamic_shapes=shapes)
     except ValueError:
         raise
     except Exception as error:
@@ -53,10 +54,7 @@ def gradcam_program(model: nn.Module, pixel_values: torch.Tensor, options: Mappi
     """Export the logits and GradCAM's map, of the top class or of a given one, for any number of images.
 
     Args:
-        model: Model in evaluation mode without gradients of its parameters. It has explained a batch of this size
-            before: what a model remembers of its first pass would otherwise be remembered of the traced one.
-        pixel_values: Example (B, channels, H, W) with at least two images.
-        options: Further inputs of the model's forward.
+        model, pixel_values, options: Arguments of `gradcam_graph`.
 
     Returns:
         A program `(pixel_values, target (B,)) → (logits (B, classes), map (B, h, w))`; a `target` of −1 stands for the
@@ -65,17 +63,37 @@ def gradcam_program(model: nn.Module, pixel_values: torch.Tensor, options: Mappi
     Raises:
         ValueError: the model's target layer is read by a hook, or it can't be exported, with the reason.
     """
-    explained = _explained(model, options)
-    example = {"pixel_values": pixel_values, "target": torch.full((len(pixel_values),), TOP_CLASS)}
-    mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
+    traced = gradcam_graph(model, pixel_values, options)
+    example = {"pixel_values": pixel_values, "target": _top(pixel_values)}
     batch = Dim("batch")
     try:
         with torch.no_grad():
-            traced = make_fx(explained, _decompositions(), tracing_mode="symbolic", _allow_non_fake_inputs=True)(
-                *(_of_any_length(value, mode) for value in example.values())
-            )
             shapes = {name: {0: batch} for name in example}
             return torch.export.export(_Explained(traced), (), example, dynamic_shapes=shapes)
+    except ValueError:
+        raise
+    except Exception as error:
+        raise _untraceable(model, error) from error
+
+
+def gradcam_graph(model: nn.Module, pixel_values: torch.Tensor, options: Mapping[str, Any]) -> GraphModule:
+    """Trace the logits and GradCAM's map as plain operations, as `gradcam_program` exports them.
+
+    Args:
+        model: Model in evaluation mode without gradients of its parameters. It has explained a batch of this size
+            before: what a model remembers of its first pass would otherwise be remembered of the traced one.
+        pixel_values: Example (B, channels, H, W) with at least two images.
+        options: Further inputs of the model's forward.
+
+    Raises:
+        ValueError: the model's target layer is read by a hook, or it can't be traced, with the reason.
+    """
+    explained = _explained(model, options)
+    mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
+    trace = make_fx(explained, _decompositions(), tracing_mode="symbolic", _allow_non_fake_inputs=True)
+    try:
+        with torch.no_grad():
+            return trace(*(_of_any_length(value, mode) for value in (pixel_values, _top(pixel_values))))
     except ValueError:
         raise
     except Exception as error:
@@ -103,13 +121,25 @@ def require_explainable(model: nn.Module) -> None:
         )
 
 
-class _Logits(nn.Module):
+class _LogitsOfImages(nn.Module):
     def __init__(self, model: nn.Module, options: Mapping[str, Any]):
         super().__init__()
         self.model, self.options = model, options
 
-    def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
-        return call_model(self.model, {**inputs, **self.options})
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        return call_model(self.model, {"pixel_values": pixel_values, **self.options})
+
+
+class _LogitsOfTexts(nn.Module):
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        given = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        return call_model(self.model, {name: value for name, value in given.items() if value is not None})
 
 
 def _map(activation: torch.Tensor, gradient: torch.Tensor, grid: Grid) -> torch.Tensor:
@@ -178,6 +208,10 @@ def _explained(model: nn.Module, options: Mapping[str, Any]) -> Callable[..., tu
     return explained
 
 
+def _top(pixel_values: torch.Tensor) -> torch.Tensor:
+    return torch.full((len(pixel_values),), TOP_CLASS)
+
+
 def _of_any_length(value: torch.Tensor, mode: FakeTensorMode) -> torch.Tensor:
     """Make a stand-in without data, whose first axis may have any length."""
     sizes = [DimDynamic.DYNAMIC, *[DimDynamic.STATIC] * (value.ndim - 1)]
@@ -186,7 +220,8 @@ def _of_any_length(value: torch.Tensor, mode: FakeTensorMode) -> torch.Tensor:
 
 def _decompositions() -> dict[Any, Callable[..., Any]]:
     """List the operations to write out, among them derivatives that no runtime knows."""
-    return core_aten_decompositions() | {
+    return {
+        **core_aten_decompositions(),
         torch.ops.aten.convolution_backward.default: _convolution_backward,
         torch.ops.aten.avg_pool2d_backward.default: _avg_pool2d_backward,
     }
