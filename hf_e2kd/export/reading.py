@@ -109,11 +109,14 @@ class ExportedStudent(nn.Module):
 class ExportedGradCAM(GradCAM):
     """GradCAM of an exported student: the map that its file gives."""
 
-    def __init__(self) -> None:
-        super().__init__()
-
     def check(self, model: nn.Module, compiled: bool = False, trained: bool = True) -> None:
         require_map(model)
+        stated = getattr(getattr(model, "metadata", None), "explainer", None) or {}
+        if self.target_layer not in (None, stated.get("target_layer")):
+            raise ValueError(
+                f"The exported map is that of the layer '{stated.get('target_layer')}', and the target_layer "
+                f"'{self.target_layer}' is named. Leave it out."
+            )
 
     def forward(self, model: nn.Module, inputs: Mapping[str, Any], target: Target) -> Explanation:
         assert isinstance(model, ExportedStudent)
@@ -171,7 +174,9 @@ def is_exported(source: str | Path) -> bool:
 
 def exported_explainer(model: nn.Module, explainer: Explainer) -> Explainer:
     """Return the explainer of a model: in the place of GradCAM, an exported student's own map."""
-    return ExportedGradCAM() if isinstance(model, ExportedStudent) and type(explainer) is GradCAM else explainer
+    if isinstance(model, ExportedStudent) and type(explainer) is GradCAM:
+        return ExportedGradCAM(explainer.target_layer)
+    return explainer
 
 
 def gives_gradcam(model: nn.Module) -> bool:

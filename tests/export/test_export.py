@@ -102,6 +102,9 @@ def test_explained_on_the_command_line(made, suffix, tmp_path, capsys):
     assert entry["classes"][0]["index"] == int(expected.logits.argmax())
     torch.testing.assert_close(torch.tensor(entry["map"]), expected.maps[0], rtol=1e-4, atol=1e-5)
     capsys.readouterr()
+    named = ["--explainer", "gradcam", "--explainer-options", '{"target_layer": "resnet.embedder"}']
+    assert run("explain", path, photo, *named) == 1
+    assert "that of the layer 'resnet.encoder.stages.1'" in capsys.readouterr().err
     assert run("explain", path, photo, "--target", "klass") == 1
     assert "No class is named 'klass'" in capsys.readouterr().err
 
