@@ -99,7 +99,7 @@ def explain(
         method = GradCAM()
     place = choose_device(device)
     loaded = load_classifier(model, revision, trust_remote_code)
-    if method is not None:
+    if method is not None and is_exported(model):
         method = exported_explainer(loaded.model, method)
         method.check(loaded.model, trained=False)
     names = class_names(loaded.model) or [str(number) for number in range(loaded.model.config.num_labels)]
