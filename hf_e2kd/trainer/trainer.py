@@ -20,7 +20,6 @@ from ..architectures.sharding import whole
 from ..data.collate import FiniteBatches
 from ..explainers import Explainer, GradCAM, build_explainer, install_explained_forward
 from ..explainers.base import default_method
-from ..export import export_model
 from ..fidelity import multi_label_metrics
 from ..hub.ids import check_repo_id, loaded_from_hub
 from ..references import Reference, TeacherReference
@@ -282,6 +281,9 @@ class ExplanationDistillTrainer(
                 f"An exported map is GradCAM's at the architecture's own layer, and this student is explained by "
                 f"'{self.explainer.name}'{other}. Export the logits alone: trainer.export(path, explanation=False)."
             )
+        # Torch's exporter is imported where it is used.
+        from ..export import export_model
+
         student = whole(self.student)
         if self.is_world_process_zero():
             export_model(student, path, explanation=explanation, **{"processing_class": self._tokenizer, **options})
