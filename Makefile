@@ -15,7 +15,7 @@ PYTEST = OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(1)/python -m pytest --nump
 CARDS := vit convnext bert
 
 .DEFAULT_GOAL := help
-.PHONY: help demo cards docs test test-lowest lint format install clean
+.PHONY: help demo cards docs test test-lowest test-export lint format install clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ test: $(VENV)/.installed-test ## run all tests (ARGS="tests/terms -x" for some)
 
 test-lowest: $(VENV_LOWEST)/.installed ## run the tests with the lowest versions that pyproject.toml allows
 	$(call PYTEST,$(VENV_LOWEST)/bin) $(ARGS)
+
+test-export: $(VENV)/.installed-export ## run the tests of exported files, with ONNX Runtime
+	$(call PYTEST,$(BIN)) tests/export $(ARGS)
 
 lint: $(VENV)/.installed-lint ## check style, format, types and the layers of imports
 	$(BIN)/ruff check .
@@ -77,6 +80,10 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/.created
 $(VENV)/.installed-test: pyproject.toml | $(VENV)/.created
 	$(INSTALL) --editable '.[test,viewer]'
 	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-export: pyproject.toml | $(VENV)/.created
+	$(INSTALL) --editable '.[test,export]'
+	@touch $@
 
 $(VENV)/.installed-lint: pyproject.toml | $(VENV)/.created
 	$(INSTALL) --editable '.[lint]'

@@ -20,6 +20,7 @@ COMMANDS = {
     "card": "Write a student's model card anew, with the figures of its fidelity.json, and publish it if asked to.",
     "distill": "Distil a student that looks where its teacher looks, and measure both.",
     "explain": "Explain a classifier's decisions on images or texts: its top classes, and what they rest on.",
+    "export": "Export a classifier as an ONNX file or a torch.export archive, with its explanation if asked to.",
     "fidelity": "Measure how faithful a student is to a teacher, without training: any two classifiers of images or "
     "of texts.",
     "gate": "Test requirements on a record's figures, without measuring; the exit code is 3 where one isn't met.",

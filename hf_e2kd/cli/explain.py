@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from ..alignment.labels import class_names
 from ..experiments.sources import choose_explainer, load_classifier
+from ..export import exported_explainer, is_exported
 from .classes import find_class
 from .explained import Explained, Explaining
 from .inputs import find_images, find_texts
@@ -20,7 +21,9 @@ from .rendering import PICTURES, as_text, write
 
 
 def explain(
-    model: Annotated[str, typer.Argument(help="Hub id or folder of a classifier of images or texts.")],
+    model: Annotated[
+        str, typer.Argument(help="Hub id or folder of a classifier of images or texts, or its exported file.")
+    ],
     inputs: Annotated[
         list[str] | None,
         typer.Argument(
@@ -88,6 +91,7 @@ def explain(
           --text-pair "A man is awake."
       head reviews.txt | hf-e2kd explain textattack/bert-base-uncased-SST-2 - \\
           --json
+      hf-e2kd explain student.onnx cat.jpg --output cat.png
     """
     options = explainer_options_of(explainer, explainer_options)
     for path in output or ():
@@ -97,6 +101,9 @@ def explain(
     place = choose_device(device)
     loaded = load_classifier(model, revision, trust_remote_code)
     method = choose_explainer([loaded], explainer, options)
+    if is_exported(model):
+        method = exported_explainer(loaded.model, method)
+        method.check(loaded.model, trained=False)
     names = class_names(loaded.model) or [str(number) for number in range(loaded.model.config.num_labels)]
     chosen = None if target is None else find_class(target, names)
     items: Sequence[str | tuple[str, ...]] = (

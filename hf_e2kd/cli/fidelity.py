@@ -13,6 +13,7 @@ from ..cards.card import save_card
 from ..cards.tables import is_above_chance
 from ..experiments.evaluator import Columns, Side, evaluator
 from ..experiments.sources import check_pair, choose_explainer, load_classifier, load_split
+from ..export import gives_gradcam
 from ..fidelity import FidelityRecord, MetricValue, ModelRecord, measure_fidelity
 from ..fidelity.describe import describe_data
 from ..fidelity.groups import WORST_GROUP
@@ -36,7 +37,9 @@ PICTURE = "explanations.png"
 
 def fidelity(
     more: MoreRequirements = None,
-    student: Annotated[str | None, typer.Option(help="Hub id or folder of the model that is measured.")] = None,
+    student: Annotated[
+        str | None, typer.Option(help="Hub id or folder of the model that is measured, or its exported file.")
+    ] = None,
     teacher: Annotated[
         str | None, typer.Option(help="Hub id or folder of the model that it should agree with.")
     ] = None,
@@ -53,6 +56,12 @@ def fidelity(
     tolerance: Annotated[float, typer.Option(min=0, help="How far verified figures may be apart.")] = 0.005,
     student_revision: Annotated[str | None, typer.Option(help="The student's revision on the Hub.")] = None,
     teacher_revision: Annotated[str | None, typer.Option(help="The teacher's revision on the Hub.")] = None,
+    processor: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL", help="Model whose processor and classes a student's file takes that states none itself."
+        ),
+    ] = None,
     dataset_config: Annotated[str | None, typer.Option(help="The data set's configuration on the Hub.")] = None,
     split: Annotated[
         str | None, typer.Option(help="Split of the data set [validation, or the only one].", show_default=False)
@@ -131,6 +140,8 @@ def fidelity(
           --require "agreement>=.95" "worst_group_accuracy>=.7" --junit gate.xml
       hf-e2kd fidelity --teacher ./teacher --student ./student \\
           --dataset ./photos --held-out occlusion --faithfulness
+      hf-e2kd fidelity --teacher microsoft/resnet-50 --student student.onnx \\
+          --dataset ./photos
       hf-e2kd fidelity --verify me/student
       hf-e2kd fidelity --verify outputs/distill_vit/student \\
           --teacher outputs/distill_vit/teacher
@@ -165,9 +176,11 @@ def fidelity(
         raise typer.BadParameter(f"Give {', '.join(missing)}, or --verify REPO_OR_DIR.")
     assert student is not None and teacher is not None and dataset is not None
     options = explainer_options_of(explainer, explainer_options)
-    taught = load_classifier(student, student_revision, trust_remote_code)
+    taught = load_classifier(student, student_revision, trust_remote_code, processor)
     teaching = load_classifier(teacher, teacher_revision, trust_remote_code)
     check_pair(teaching, taught)
+    # Of a file that gives logits alone, decisions are compared.
+    explains = explainer is not None or (gives_gradcam(taught.model) and gives_gradcam(teaching.model))
     columns = Columns(image_column or "image", text_columns or ["text"], label_column or "label")
     data, split = load_split(dataset, taught.is_text, split, dataset_config, columns.inputs(taught.is_text))
     trainer = evaluator(
@@ -181,6 +194,7 @@ def fidelity(
         batch_size=batch_size,
         max_length=max_length,
         output_dir=str(output_dir),
+        explains=explains,
     )
     known = replace(
         describe_data(data, split=split),
@@ -211,6 +225,7 @@ def fidelity(
     )
     output_dir.mkdir(parents=True, exist_ok=True)
     record.save(output_dir)
+    pictures = pictures if explains else 0
     if pictures:
         panels = ExplanationPanels(trainer, count=pictures)
         panels.draw().savefig(output_dir / PICTURE, dpi=150)

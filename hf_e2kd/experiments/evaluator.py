@@ -13,6 +13,7 @@ from ..alignment.labels import class_names, is_multi_label
 from ..data import AnnotatedCollator, DistillationTransform, encode_labels
 from ..data.text import TextCollator, check_texts
 from ..explainers import Explainer
+from ..export import exported_explainer
 from ..trainer import ExplanationDistillTrainer
 from ..trainer.arguments import ExplanationDistillArguments
 
@@ -58,6 +59,7 @@ def evaluator(
     batch_size: int = 32,
     max_length: int | None = None,
     output_dir: str = "outputs/fidelity",
+    explains: bool = True,
 ) -> ExplanationDistillTrainer:
     """Make a trainer that measures a student against a teacher, each with its own processor or tokenizer.
 
@@ -73,6 +75,7 @@ def evaluator(
         batch_size: Samples at a time.
         max_length: Longest text in tokens.
         output_dir: Folder of the trainer's arguments; nothing is written.
+        explains: False to compare decisions alone.
 
     Raises:
         ValueError: a row without a text, or a label whose name is none of the student's classes.
@@ -85,6 +88,7 @@ def evaluator(
         explanation_target=target,
         explanation_weight=0.0,  # explained, and not trained
         comparison_grid=comparison_grid,
+        evaluate_explanations=explains,
         remove_unused_columns=False,
         dataloader_pin_memory=torch.accelerator.is_available(),
     )
@@ -109,6 +113,8 @@ def evaluator(
             classes=student.model.config.num_labels if several else None,
         )
         data = data.with_transform(transform)
+    own = exported_explainer(student.model, explainer)
+    others = exported_explainer(teacher.model, teacher_explainer or explainer)
     return ExplanationDistillTrainer(
         student.model,
         arguments,
@@ -116,6 +122,6 @@ def evaluator(
         processing_class=student.processing_class,
         data_collator=collator,
         teacher_model=teacher.model,
-        explainer=explainer,
-        teacher_explainer=teacher_explainer,
+        explainer=own,
+        teacher_explainer=None if others is own else others,
     )

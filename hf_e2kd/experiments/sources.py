@@ -19,6 +19,7 @@ from ..choices import did_you_mean, unknown_choice
 from ..data.images import load_image_splits, with_names
 from ..data.text import load_text_splits
 from ..explainers import Explainer, available_explainers, build_explainer, usable_explainers
+from ..export import ExportedStudent, exported_explainer, is_exported, load_exported
 from .models import load_processor, load_trained, name_classes_apart, no_processing_class
 from .reaching import absent, check_source
 
@@ -33,18 +34,24 @@ class Classifier:
     source: str = ""
 
 
-def load_classifier(source: str, revision: str | None = None, trust_remote_code: bool = False) -> Classifier:
-    """Load a classifier of images or texts, as its configuration says.
+def load_classifier(
+    source: str, revision: str | None = None, trust_remote_code: bool = False, processor: str | None = None
+) -> Classifier:
+    """Load a classifier of images or texts, as its configuration says, or one that was exported to a file.
 
     Args:
-        source: Hub id or folder.
+        source: Hub id or folder; or an exported file (.onnx, .pt2).
         trust_remote_code: Run the repository's own code, which is refused otherwise.
+        processor: Hub id or folder of the model whose processor, or tokenizer, and class names an exported file takes
+            that states none.
 
     Raises:
         ValueError: `source` can't be an id, it is no such classifier, it has no safetensors weights, or none for a
             part of it, or it has no image processor or tokenizer.
         OSError: it isn't there, or the Hub can't be reached.
     """
+    if is_exported(source):
+        return _exported(source, processor, trust_remote_code)
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
     config = load_config(source, revision, trust_remote_code)
     is_text = reads_text(config, source)
@@ -55,6 +62,24 @@ def load_classifier(source: str, revision: str | None = None, trust_remote_code:
         raise absent(source, error) from error
     name_classes_apart(model)
     return Classifier(model, _processing_class(config, source, is_text, options), is_text, source)
+
+
+def _exported(source: str, processor: str | None, trust_remote_code: bool) -> Classifier:
+    """Load an exported file, with the processor of another model where it states none."""
+    found: Any = None
+    names: list[str] | None = None
+    if processor is not None:
+        options = {"trust_remote_code": trust_remote_code}
+        config = load_config(processor, trust_remote_code=trust_remote_code)
+        found = _processing_class(config, processor, reads_text(config, processor), options)
+        names = [config.id2label[number] for number in range(config.num_labels)]
+    model: ExportedStudent = load_exported(source, found, names)
+    if model.processing_class is None:
+        raise ValueError(
+            f"'{source}' doesn't state {'its tokenizer' if model.is_text else 'how images are made for it'}. Name the "
+            "model that it was exported from, or another one with the same processor, by --processor."
+        )
+    return Classifier(model, model.processing_class, model.is_text, source)
 
 
 def load_config(source: str, revision: str | None = None, trust_remote_code: bool = False, remedy: str = "") -> Any:
@@ -130,7 +155,7 @@ def choose_explainer(classifiers: Sequence[Classifier], name: str | None, option
     explainer = build_explainer(name, **options)
     for model in models:
         try:
-            explainer.check(model, trained=False)
+            exported_explainer(model, explainer).check(model, trained=False)
         except ValueError as error:
             usable = ", ".join(usable_explainers(*models)) or "none"
             raise ValueError(f"{error} Methods that can explain what is given: {usable}.") from error

@@ -30,7 +30,7 @@ def cost_of(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> Cost | None
     """
     if isinstance(model, FunctionModel):
         return None
-    device = next(model.parameters()).device
+    device = next(model.parameters(), torch.empty(0)).device
     sample = {
         name: value[:1].to(device) for name, value in inputs.items() if isinstance(value, torch.Tensor) and value.ndim
     }
@@ -43,7 +43,8 @@ def cost_of(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> Cost | None
     return Cost(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors),
-        flops=counter.get_total_flops(),
+        # Of an exported model torch sees no operation.
+        flops=counter.get_total_flops() or None,
         seconds=statistics.median(times),
         device=device_name(device),
         input=_shape(sample),

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -15,9 +16,10 @@ from ..alignment.own_processing import own_tokenizer
 from ..architectures import is_timm, wrap_timm
 from ..architectures.discovery import return_mappings
 from ..architectures.refusals import refuse_sentence_transformers
+from ..architectures.sharding import whole
 from ..callbacks.progress import describe_progress
 from ..data.collate import FiniteBatches
-from ..explainers import Explainer, build_explainer, install_explained_forward
+from ..explainers import Explainer, GradCAM, build_explainer, install_explained_forward
 from ..explainers.base import default_method
 from ..explainers.registry import require_gradients
 from ..fidelity import multi_label_metrics
@@ -262,6 +264,39 @@ class ExplanationDistillTrainer(
     def _setting(self, name: str) -> Any:
         """Read an argument, at every use, because a hyperparameter search changes them."""
         return getattr(self.args, name, _DEFAULTS[name])
+
+    # ---- Export ------------------------------------------------------------------------------------------------
+
+    def export(self, path: str | Path, explanation: bool = True, **options: Any) -> Path:
+        """Export the student as an ONNX file (.onnx) or a `torch.export` archive (.pt2).
+
+        Every process must call it; the first one writes.
+
+        Args:
+            path: File to write.
+            explanation: True for GradCAM's map beside the logits; False for the logits alone.
+            options: Further arguments of `hf_e2kd.export.export_model`.
+
+        Returns:
+            The path.
+
+        Raises:
+            ValueError: the student, or its map, can't be exported, with the reason.
+            ImportError: a package of the extra `export` is missing.
+        """
+        if explanation and (type(self.explainer) is not GradCAM or self.explainer.target_layer is not None):
+            other = " at another one" if isinstance(self.explainer, GradCAM) else ""
+            raise ValueError(
+                f"An exported map is GradCAM's at the architecture's own layer, and this student is explained by "
+                f"'{self.explainer.name}'{other}. Export the logits alone: trainer.export(path, explanation=False)."
+            )
+        # Torch's exporter is imported where it is used.
+        from ..export import export_model
+
+        student = whole(self.student)
+        if self.is_world_process_zero():
+            export_model(student, path, explanation=explanation, **{"processing_class": self._tokenizer, **options})
+        return Path(path)
 
     # ---- FSDP2 -------------------------------------------------------------------------------------------------
 

@@ -59,7 +59,9 @@ def test_every_block_runs(page, tmp_path, monkeypatch):
         elif part["language"] in SHELL:
             check_shell(part["code"])
         else:
-            assert part["language"] in NO_CODE or part["language"].startswith("{"), f"{page}, line {line}: is '{part['language']}' code? Say how to run it."
+            assert part["language"] in NO_CODE or part["language"].startswith("{"), (
+                f"{page}, line {line}: is '{part['language']}' code? Say how to run it."
+            )
     for command in INLINE.findall(PARTS.sub("", text)):
         command = " ".join(command.split())
         check_line(f"{command} --help" if re.fullmatch(r"hf-e2kd \w+", command) else command)
@@ -111,5 +113,9 @@ def test_options_that_a_command_passes_on_are_known():
 def test_every_page_of_the_repository_is_read():
     """Prevents: a new page whose examples nobody runs."""
     found = {str(path.relative_to(ROOT)) for path in Path(ROOT).glob("[!.]*/**/*.md")} | set(PAGES)
-    unread = {path for path in found - {*PAGES, *CARDS} if not path.startswith(("model_cards/", "tests/", "outputs/", "docs/"))}
+    unread = {
+        path
+        for path in found - {*PAGES, *CARDS}
+        if not path.startswith(("model_cards/", "tests/", "outputs/", "docs/"))
+    }
     assert not unread
