@@ -19,6 +19,7 @@ extensions = [
     "sphinx_copybutton",
     "sphinxcontrib.programoutput",
 ]
+default_role = "literal"  # a docstring's single backticks
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "hf_e2kd"

@@ -28,7 +28,9 @@ class Gated(nn.Module):
         return self.head((features * self.gates(features)).mean((2, 3)))
 
 
-@pytest.mark.parametrize("explainer", [InputXGradient(), Saliency(), GradCAM(target_layer="first")], ids=lambda explainer: explainer.name)
+@pytest.mark.parametrize(
+    "explainer", [InputXGradient(), Saliency(), GradCAM(target_layer="first")], ids=lambda explainer: explainer.name
+)
 def test_they_train(explainer):
     """Prevents: a family that is refused for its gates alone, and gates whose second derivative is left out."""
     torch.manual_seed(0)
