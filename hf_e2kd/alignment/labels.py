@@ -172,9 +172,10 @@ def align_names(
         shared = [name for name in student_ids if name in teacher_ids]
         if not shared:
             raise ValueError(
-                "Teacher and student share no label. The teacher's begin with "
-                f"{teacher_names[:5]}, the student's with {student_names[:5]}. Give both the same names in `id2label`, "
-                "or remove one side's names to match by index."
+                f"Teacher and student share no label. The teacher's {len(teacher_names)} begin with "
+                f"{teacher_names[:5]}, the student's {len(student_names)} with {student_names[:5]}. Where they mean "
+                "the same, give both the same names in `id2label`; where the teacher knows other classes, give it a "
+                "classifier for the student's: hf-e2kd distill --teacher-head fit, hf_e2kd.experiments.fit_head."
             )
         return LabelAlignment(
             torch.tensor([teacher_ids[name] for name in shared]),

@@ -11,7 +11,7 @@ from ..config_file import OPTION, option_words, read_config, split_config
 from .output import beside_progress_bars
 
 _NAMES = {
-    "Models": "teacher student model processor revision trust_remote_code finetune_teacher demo device",
+    "Models": "teacher student model processor revision trust_remote_code finetune_teacher teacher_head demo device",
     "Data": "dataset dataset_config split samples text text_pair max_length batch_size num_workers rows_per_shard",
     "Explanation": "explainer explainer_options explanation target held_out faithfulness top top_k chance vectors "
     "dtype",

@@ -62,6 +62,13 @@ def distill(
     finetune_teacher: Annotated[
         bool, typer.Option("--finetune-teacher", help="Of texts: train the teacher on the labels first.")
     ] = False,
+    teacher_head: Annotated[
+        Literal["own", "fit"],
+        typer.Option(
+            help="The teacher's own classifier, or a new one for the data's classes, fitted by logistic regression on "
+            "its frozen features."
+        ),
+    ] = "own",
     demo: Annotated[
         Demo | None,
         typer.Option(
@@ -94,6 +101,9 @@ def distill(
       hf-e2kd distill --teacher textattack/bert-base-uncased-SST-2 \\
           --student teacher-layers --dataset stanfordnlp/sst2 \\
           --text_column sentence --dry-run
+      hf-e2kd distill --teacher facebook/dinov2-small --teacher-head fit \\
+          --student timm/mobilenetv3_small_075 --student_init random \\
+          --dataset ./photos
       hf-e2kd distill --teacher … --student … --dataset … --push_to_hub true \\
           --hub_model_id me/student
       accelerate launch --num_processes 4 -m hf_e2kd.cli distill --teacher … \\
@@ -114,7 +124,7 @@ def distill(
                 "give --teacher, --student and --dataset; or --demo vit, which distils on embedded images without any "
                 "download (--demo bert: on texts)."
             )
-        experiment, arguments = _read_sources(teacher, student, dataset, finetune_teacher, given)
+        experiment, arguments = _read_sources(teacher, student, dataset, finetune_teacher, teacher_head, given)
     name = f"distill_{demo}" if demo else "distill"
     sources, comparison, args = parse_experiment(
         experiment, name, "", arguments=[*arguments, *given], prog="hf-e2kd distill", usage=_USAGE
@@ -161,12 +171,17 @@ def distill(
 
 
 def _read_sources(
-    teacher: str, student: str, dataset: str, finetune_teacher: bool, given: Sequence[str]
+    teacher: str, student: str, dataset: str, finetune_teacher: bool, teacher_head: str, given: Sequence[str]
 ) -> tuple[ImageExperiment | TextExperiment, list[str]]:
     """Choose the experiment of the teacher's modality, and say the sources in its options."""
+    fits = teacher_head == "fit"
+    if fits and finetune_teacher:
+        raise typer.BadParameter("--finetune-teacher trains the teacher with its head; leave one of both out.")
     if finetune_teacher:
         load_config(teacher)
         is_text = True
+    elif fits:
+        is_text = type(load_config(teacher)) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
     else:
         is_text = reads_text(load_config(teacher), teacher)
     experiment: ImageExperiment | TextExperiment = BERT_ON_REVIEWS if is_text else VIT_ON_DIGITS
@@ -176,10 +191,10 @@ def _read_sources(
         _check_student(teacher, is_text, student)
     else:
         raise ValueError(f"The teacher '{teacher}' classifies images: name its student by Hub id or folder.")
-    if not finetune_teacher:
+    if not (finetune_teacher or fits):
         # That it has weights and a processor, before anything is trained.
         load_classifier(teacher)
-    arguments = [*_ONE_STUDENT, "--teacher", teacher, "--dataset", dataset]
+    arguments = [*_ONE_STUDENT, "--teacher", teacher, "--dataset", dataset, "--teacher_head", teacher_head]
     if is_text:
         return experiment, [*arguments, "--student_init", student, "--finetune_teacher", str(finetune_teacher).lower()]
     return experiment, [*arguments, "--student", student]
@@ -276,7 +291,7 @@ def _rehearse(
         distillation = experiment.load(sources, replace_arguments(args, **once), args.seed)
     _check_label_column(distillation, sources)
     parts = {}
-    if distillation.teacher_is_new:
+    if distillation.teacher_is_new and getattr(sources, "teacher_head", "own") == "own":
         rows, training = len(distillation.train), {"num_train_epochs": getattr(sources, "teacher_epochs", 0)}
         if not sources.dataset:
             usual = (reviews if isinstance(experiment, TextExperiment) else digits).SIZES

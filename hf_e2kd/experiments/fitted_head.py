@@ -21,6 +21,11 @@ from .models import label_settings, load_processor, load_weights
 
 logger = get_logger(__name__)
 
+HEADS = (
+    "own: the teacher's classifier; fit: a new one for the data's classes, by logistic regression on the frozen "
+    "features of the training split."
+)
+
 
 def fit_head(
     source: str,

@@ -17,13 +17,14 @@ from ..alignment.labels import align_labels, class_names
 from ..cards.plots import explanation_panel
 from ..data.digits import digits_on_textures
 from ..data.images import label_names, load_images
-from ..data.labels import encode_labels
+from ..data.labels import encode_labels, encode_new_labels
 from ..data.transforms import DistillationTransform
 from ..explainers import Explainer
 from ..metrics import explanation_similarity
 from ..trainer.arguments import ExplanationDistillArguments
 from .distillation import Distillation, announce, explainer_of, replace_arguments, train_on_labels, use_one_thread
 from .experiment import Experiment
+from .fitted_head import HEADS, fit_head
 from .models import create_student, label_settings, load_processor, load_teacher, processor_like
 from .student_card import generated_data
 
@@ -44,6 +45,7 @@ class ImageSources:
         default="pretrained",
         metadata={"help": "Keep the student's weights, or start anew.", "choices": ["pretrained", "random"]},
     )
+    teacher_head: str = field(default="own", metadata={"help": HEADS, "choices": ["own", "fit"]})
     train_split: str = field(default="train", metadata={"help": "Split to distil on."})
     eval_split: str = field(
         default="validation",
@@ -100,7 +102,13 @@ def load_image_sources(sources: ImageSources, args: ExplanationDistillArguments,
         seed=seed,
         skip_undecodable=sources.skip_undecodable,
     )
-    teacher, teacher_processor = load_teacher(sources.teacher)
+    if sources.teacher_head == "fit":
+        train, evaluation = encode_new_labels([train, evaluation], sources.label_column)
+        announce(args, f"Seed {seed}: fitting the teacher's head to the labels")
+        columns: dict[str, Any] = {"column": sources.image_column, "label_column": sources.label_column}
+        teacher, teacher_processor = fit_head(sources.teacher, train, device=args.device, **columns)
+    else:
+        teacher, teacher_processor = load_teacher(sources.teacher)
     train, evaluation = (
         encode_labels(data, sources.label_column, class_names(teacher)) for data in (train, evaluation)
     )
@@ -123,7 +131,16 @@ def load_image_sources(sources: ImageSources, args: ExplanationDistillArguments,
     train.set_transform(training_transform)
     evaluation.set_transform(transform)
     picture = explanation_picture(teacher, evaluation, transform, args)
-    return Distillation(teacher, student, processor, train, {"evaluation": evaluation}, picture)
+    return Distillation(
+        teacher,
+        student,
+        processor,
+        train,
+        {"evaluation": evaluation},
+        picture,
+        teacher_is_new=sources.teacher_head == "fit",
+        teacher_processor=teacher_processor,
+    )
 
 
 def crop_and_flip(*processors: Any, smallest: float = 0.35) -> v2.Transform:

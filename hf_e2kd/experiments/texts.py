@@ -16,6 +16,7 @@ from ..data.text import TextCollator, load_texts
 from ..trainer.arguments import ExplanationDistillArguments
 from .distillation import Distillation, announce, explainer_of, replace_arguments, train_on_labels, use_one_thread
 from .experiment import Experiment
+from .fitted_head import HEADS, fit_head
 from .models import label_settings, load_text_classifier, load_trained, shallow_copy_of
 from .student_card import generated_data
 from .words import WordStudy
@@ -36,6 +37,7 @@ class TextSources:
         metadata={"help": "Hub id, folder of data files, one such file, or folder of the treebank's trees."},
     )
     finetune_teacher: bool = field(default=True, metadata={"help": "Train the teacher on the data's labels first."})
+    teacher_head: str = field(default="own", metadata={"help": HEADS, "choices": ["own", "fit"]})
     teacher_epochs: float = field(default=3.0, metadata={"help": "Epochs of that training."})
     teacher_learning_rate: float = field(default=5e-5, metadata={"help": "Learning rate of that training."})
     student_layers: int | None = field(
@@ -117,6 +119,12 @@ def load_text_sources(sources: TextSources, args: ExplanationDistillArguments, s
         sources.label_column,
         seed=seed,
     )
+    if sources.teacher_head == "fit":
+        train, evaluation = encode_new_labels([train, evaluation], sources.label_column)
+        announce(args, f"Seed {seed}: fitting the teacher's head to the labels")
+        columns: dict[str, Any] = {"column": sources.text_column, "label_column": sources.label_column}
+        teacher, tokenizer = fit_head(sources.teacher, train, device=args.device, **columns)
+        return _distillation(teacher, tokenizer, sources, args, train, {"evaluation": evaluation}, teacher_is_new=True)
     tokenizer = AutoTokenizer.from_pretrained(sources.teacher)
     if not sources.finetune_teacher:
         teacher = load_trained(AutoModelForSequenceClassification, sources.teacher)

@@ -8,12 +8,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoModelForImageClassification, TrainerCallback, ViTImageProcessor
+from transformers import (
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    TrainerCallback,
+    ViTImageProcessor,
+)
 
 from hf_e2kd import ExplanationDistillArguments
 from hf_e2kd.cli import distill as command
 from hf_e2kd.cli import main
 from hf_e2kd.data import text as texts
+from hf_e2kd.experiments import fit_head
 from hf_e2kd.experiments import run as side_by_side
 from hf_e2kd.experiments.demos import DEMOS
 from hf_e2kd.experiments.estimate import MEASURED_STEPS, duration, estimate_students
@@ -259,6 +265,33 @@ def test_interruption_and_resuming(place, tmp_path, capsys, monkeypatch):
     assert resumed == [str(checkpoint)] and (tmp_path / "checkpoint-8").is_dir()
 
 
+@pytest.mark.parametrize("teacher", ["encoder", "teacher"])
+def test_a_head_for_the_datas_classes(place, tmp_path, teacher):
+    """Prevents: a folder of photographs whose classes aren't the teacher's, as most users' are, ending in an error."""
+    line = of_images(place, "--output_dir", tmp_path, "--max_steps", 1, "--dataset", place / "pets")
+    assert run(*line, "--teacher", place / teacher, "--teacher-head", "fit", "--student_init", "random") == 0
+    for name in ("teacher", "student"):
+        model = AutoModelForImageClassification.from_pretrained(tmp_path / name)
+        assert list(model.config.id2label.values()) == ["cat", "dog", "mouse", "hen", "cow"]
+    pets = datasets.load_from_disk(place / "pets")["train"]
+    fitted, _ = fit_head(str(place / teacher), pets, progress=False)
+    kept = AutoModelForImageClassification.from_pretrained(tmp_path / "teacher")
+    torch.testing.assert_close(kept.classifier.weight, fitted.classifier.weight)
+    assert ViTImageProcessor.from_pretrained(tmp_path / "teacher").size == PROCESSOR.size
+
+
+def test_a_head_for_the_texts_classes(place, tmp_path):
+    """Prevents: texts without the way that images have."""
+    line = ["distill", "--teacher", place / "reader", "--student", "teacher-layers", "--student_layers", 1, *FAST]
+    line += ["--dataset", place / "texts", "--output_dir", tmp_path, "--max_steps", 1]
+    texts = datasets.load_from_disk(place / "texts")
+    two = texts.cast_column("label", datasets.ClassLabel(names=["good", "bad"]))
+    two.save_to_disk(tmp_path / "two")
+    assert run(*line, "--teacher-head", "fit", "--dataset", tmp_path / "two") == 0
+    teacher = AutoModelForSequenceClassification.from_pretrained(tmp_path / "teacher")
+    assert list(teacher.config.id2label.values()) == ["good", "bad"]
+
+
 @pytest.mark.parametrize(
     ("code", "message", "options"),
     [
@@ -274,10 +307,15 @@ def test_interruption_and_resuming(place, tmp_path, capsys, monkeypatch):
         (1, "no column 'picture'. Its columns: image, label", ["--image_column", "picture"]),
         (1, "no column 'class'. Its columns: image, label", ["--label_column", "class"]),
         (1, "no split 'training'. Its splits: train, validation", ["--train_split", "training"]),
-        (1, "Teacher and student share no label", ["--dataset", "{place}/pets"]),
+        (
+            1,
+            "give it a classifier for the student's: hf-e2kd distill --teacher-head fit",
+            ["--dataset", "{place}/pets"],
+        ),
         (1, "'nowhere/data' is neither a folder nor", ["--dataset", "nowhere/data"]),
         (1, "classifies texts and the student", ["--teacher", "{place}/reader"]),
         (1, "is ViTModel, no classifier", ["--teacher", "{place}/encoder"]),
+        (2, "leave one of both out", ["--teacher-head", "fit", "--finetune-teacher"]),
         (1, "name its student by Hub id or folder", ["--student", "teacher-layers"]),
         (1, "'../nowhere' doesn't exist", ["--student", "../nowhere"]),
     ],
