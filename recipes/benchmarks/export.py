@@ -13,9 +13,9 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import onnxruntime
 import timm
 import torch
 
@@ -58,13 +58,15 @@ def row(name: str, options: argparse.Namespace) -> str:
     return f"| {name} | {alone:.1f} ms | {all_of_it:.1f} ms | **{middle:.3f}** ({low:.3f}–{high:.3f}) | {size:.2f} |"
 
 
-def session(path: Path) -> onnxruntime.InferenceSession:
+def session(path: Path) -> Any:
+    import onnxruntime  # of the extra `export`
+
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = 1
     return onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
 
 
-def run(session: onnxruntime.InferenceSession, inputs: dict[str, np.ndarray]) -> float:
+def run(session: Any, inputs: dict[str, np.ndarray]) -> float:
     """CPU time of one batch in seconds."""
     start = time.process_time()
     session.run(None, inputs)
