@@ -24,8 +24,8 @@ def _last_stage(model: nn.Module) -> str:
     return f"layer{len(model.config.depths)}"
 
 
-def _last_residual_stage(model: nn.Module) -> str:
-    return f"stages.{len(model.config.depths) - 1}"
+def _last_of_stages(model: nn.Module) -> str:
+    return f"stages.{len(model.stages) - 1}"
 
 
 def _last_encoder(model: nn.Module) -> str:
@@ -35,5 +35,7 @@ def _last_encoder(model: nn.Module) -> str:
 register_architecture("BcosResNetForImageClassification", _last_stage, _split)
 register_architecture("BcosDenseNetForImageClassification", "features", _split)
 register_architecture("BcosViTForImageClassification", _last_encoder, _split)
+register_architecture("LeNetForImageClassification", _last_of_stages, _split)
 register_architecture("ShuffleNetForImageClassification", "network.conv5", _split)
-register_architecture("XResNetForImageClassification", _last_residual_stage, _split)
+register_architecture("VGGForImageClassification", _last_of_stages, _split)
+register_architecture("XResNetForImageClassification", _last_of_stages, _split)

@@ -6,7 +6,9 @@ from .bcos_densenet import BcosDenseNetConfig, BcosDenseNetForImageClassificatio
 from .bcos_published import bcos_config, load_bcos_weights
 from .bcos_resnet import BcosResNetConfig, BcosResNetForImageClassification
 from .bcos_vit import BcosViTConfig, BcosViTForImageClassification
+from .lenet import LeNetConfig, LeNetForImageClassification
 from .shufflenet import ShuffleNetConfig, ShuffleNetForImageClassification, shufflenet_config
+from .vgg import VGGConfig, VGGForImageClassification
 from .x_resnet import XResNetConfig, XResNetForImageClassification
 from .zero_shot import ZeroShotConfig, ZeroShotForImageClassification
 
@@ -14,7 +16,9 @@ for _model in (
     BcosResNetForImageClassification,
     BcosDenseNetForImageClassification,
     BcosViTForImageClassification,
+    LeNetForImageClassification,
     ShuffleNetForImageClassification,
+    VGGForImageClassification,
     XResNetForImageClassification,
     ZeroShotForImageClassification,
 ):
@@ -28,8 +32,12 @@ __all__ = [
     "BcosResNetForImageClassification",
     "BcosViTConfig",
     "BcosViTForImageClassification",
+    "LeNetConfig",
+    "LeNetForImageClassification",
     "ShuffleNetConfig",
     "ShuffleNetForImageClassification",
+    "VGGConfig",
+    "VGGForImageClassification",
     "XResNetConfig",
     "XResNetForImageClassification",
     "ZeroShotConfig",
