@@ -7,9 +7,10 @@ the explainer `bcos`.
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
-from .base import Split, register_architecture, require_inputs
+from .base import Architecture, Split, register_architecture, require_inputs
 from .grids import Grid
 
 
@@ -18,6 +19,31 @@ def _split(model: nn.Module, inputs: Mapping[str, Any]) -> Split:
     if model.config.model_type == "bcos_vit":
         return Split(features, model.forward_head, Grid(features.shape[1], features.shape[2], "nhwc"))
     return Split(features, model.forward_head, Grid(features.shape[2], features.shape[3]))
+
+
+def joined_architecture(part: str, inner: Architecture) -> Architecture:
+    """The entry of a model that joins a backbone's features with an explanation of the images (XDistillation).
+
+    Args:
+        part: Name of the backbone.
+        inner: The backbone's entry.
+    """
+
+    def target(model: nn.Module) -> str:
+        return f"{part}.{inner.target_path(model.get_submodule(part))}"
+
+    def split(model: nn.Module, inputs: Mapping[str, Any]) -> Split:
+        assert inner.split is not None
+        explanation = model.autoencoder(require_inputs(inputs), return_dict=True).maps
+        own = inner.split(model.get_submodule(part), inputs)
+
+        def head(activation: torch.Tensor) -> torch.Tensor:
+            # Autocast may have made the explanation, and the head runs in full precision.
+            return model.classify(explanation.to(activation), own.head(activation))
+
+        return Split(own.activation, head, own.grid)
+
+    return Architecture(target, None if inner.split is None else split)
 
 
 def _last_stage(model: nn.Module) -> str:

@@ -12,7 +12,7 @@ from .base import ImageClassifier, check_images
 
 
 class LeNetConfig(PreTrainedConfig):
-    """Sizes of a LeNet; LeNet-5 for MNIST by default, XDistillation's teacher (Alharbi et al., ICMLA 2021).
+    """Sizes of a LeNet; LeNet-5 for MNIST by default, XDistillation's teacher (Alharbi et al., IEEE Big Data 2021).
 
     It has 61,706 parameters for ten classes. The paper prints 61,701, and 8,297 for its student, whose widths it
     doesn't state.

@@ -18,7 +18,7 @@ _WIDTHS: dict[int, Sequence[Sequence[int]]] = {
 
 
 class VGGConfig(PreTrainedConfig):
-    """Sizes of a VGG; XDistillation's networks (Alharbi et al., ICMLA 2021) for CIFAR by default.
+    """Sizes of a VGG; XDistillation's networks (Alharbi et al., IEEE Big Data 2021) for CIFAR by default.
 
     Args:
         depth: 16 (14,728,266 parameters for ten classes), 11 (9,231,114) or 7 (2,781,386), as the paper calls them.
