@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ..alignment.precision import at_least_float32
+from ..metrics.citations import X_DISTILLATION
 from ..models import XDistillationForImageClassification
 from .base import ReferenceOutput, StepOutput, Term
 
@@ -29,12 +30,7 @@ class FeatureReduction(Term):
     """
 
     name = "feature_reduction"
-    citation = r"""@inproceedings{alharbi2021learning,
-    title = {Learning Interpretation with Explainable Knowledge Distillation},
-    author = {Alharbi, Raed and Vu, Minh N. and Thai, My T.},
-    booktitle = {IEEE International Conference on Big Data},
-    year = {2021}
-}"""
+    citation = X_DISTILLATION
 
     def __init__(self, weight: float = 5e-4, columns: str = "features"):
         super().__init__(weight)
