@@ -78,8 +78,8 @@ def registered_architecture(model: nn.Module) -> Architecture | None:
 def explained_part(model: nn.Module) -> str | None:
     """Name of the submodule whose target layer and stages are a composed model's; None of other models.
 
-    A composed model's class names it (`explained_part = "backbone"`), gives as `model.PART(pixel_values).logits` what
-    its head reads, and joins it with the rest in `model.classify(explanation, features)`.
+    A composed model's class names it (`explained_part = "backbone"`), and `model.behind_part(inputs)` gives the
+    function from the part's logits to the model's own.
     """
     return getattr(model, "explained_part", None)
 

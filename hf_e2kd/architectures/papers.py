@@ -7,7 +7,6 @@ the explainer `bcos`.
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import nn
 
 from .base import Architecture, Split, register_architecture, require_inputs
@@ -22,11 +21,11 @@ def _split(model: nn.Module, inputs: Mapping[str, Any]) -> Split:
 
 
 def joined_architecture(part: str, inner: Architecture) -> Architecture:
-    """The entry of a model that joins a backbone's features with an explanation of the images (XDistillation).
+    """The entry of a composed model, of which a part is explained through what lies behind it.
 
     Args:
-        part: Name of the backbone.
-        inner: The backbone's entry.
+        part: Name of the part.
+        inner: The part's entry.
     """
 
     def target(model: nn.Module) -> str:
@@ -34,14 +33,9 @@ def joined_architecture(part: str, inner: Architecture) -> Architecture:
 
     def split(model: nn.Module, inputs: Mapping[str, Any]) -> Split:
         assert inner.split is not None
-        explanation = model.autoencoder(require_inputs(inputs), return_dict=True).maps
+        behind = model.behind_part(inputs)
         own = inner.split(model.get_submodule(part), inputs)
-
-        def head(activation: torch.Tensor) -> torch.Tensor:
-            # Autocast may have made the explanation, and the head runs in full precision.
-            return model.classify(explanation.to(activation), own.head(activation))
-
-        return Split(own.activation, head, own.grid)
+        return Split(own.activation, lambda activation: behind(own.head(activation)), own.grid)
 
     return Architecture(target, None if inner.split is None else split)
 

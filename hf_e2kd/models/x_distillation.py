@@ -1,6 +1,7 @@
 """The student of XDistillation (Alharbi et al., IEEE Big Data 2021): it reads explanations too."""
 
 import copy
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -150,6 +151,12 @@ class XDistillationForImageClassification(PreTrainedModel):
     def classify(self, explanation: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
         """The logits (B, classes) of the autoencoder's output (B, channels, H, W) and of features (B, width)."""
         return self.explanation_classifier(explanation.flatten(1)) + self.classifier(features)
+
+    def behind_part(self, inputs: Mapping[str, Any]) -> Callable[[torch.Tensor], torch.Tensor]:
+        """The function from the backbone's features of a batch to the logits, for explanations of the backbone."""
+        explanation = self.autoencoder(inputs["pixel_values"], return_dict=True).maps
+        # Autocast may have made the explanation, and explanations run the head in full precision.
+        return lambda features: self.classify(explanation.to(features), features)
 
     @can_return_tuple
     def forward(

@@ -32,6 +32,7 @@ class PerturbationExplainer(Explainer):
     """
 
     trainable: ClassVar[bool] = False
+    explains_any_output: ClassVar[bool] = True
     without_effect = ("batch_size",)
     _tokenizer_ids: Mapping[str, int | None] = {}
 
