@@ -29,13 +29,6 @@ ERASER = r"""@inproceedings{deyoung2020eraser,
     year = {2020}
 }"""
 
-SHAP = r"""@inproceedings{lundberg2017unified,
-    title = {A Unified Approach to Interpreting Model Predictions},
-    author = {Lundberg, Scott M. and Lee, Su-In},
-    booktitle = {Advances in Neural Information Processing Systems},
-    year = {2017}
-}"""
-
 EXPLAINERS = {
     "attention_gradient": r"""@inproceedings{chefer2021generic,
     title = {Generic Attention-Model Explainability for Interpreting Bi-Modal and Encoder-Decoder Transformers},
@@ -102,8 +95,18 @@ EXPLAINERS = {
     booktitle = {International Conference on Machine Learning},
     year = {2024}
 }""",
-    "gradient_shap": SHAP,
-    "kernel_shap": SHAP,
+    "gradient_shap": r"""@article{erion2021improving,
+    title = {Improving Performance of Deep Learning Models with Axiomatic Attribution Priors and Expected Gradients},
+    author = {Erion, Gabriel and Janizek, Joseph D. and Sturmfels, Pascal and Lundberg, Scott M. and Lee, Su-In},
+    journal = {Nature Machine Intelligence},
+    year = {2021}
+}""",
+    "kernel_shap": r"""@inproceedings{lundberg2017unified,
+    title = {A Unified Approach to Interpreting Model Predictions},
+    author = {Lundberg, Scott M. and Lee, Su-In},
+    booktitle = {Advances in Neural Information Processing Systems},
+    year = {2017}
+}""",
     "occlusion": r"""@inproceedings{zeiler2014visualizing,
     title = {Visualizing and Understanding Convolutional Networks},
     author = {Zeiler, Matthew D. and Fergus, Rob},
