@@ -29,7 +29,7 @@ class GradientShap(PerturbationExplainer):
             None for one image of zeros, the mean colour where the processor normalises.
         samples: Number of random choices an image.
         seed: Seed of the choices.
-        batch_size: Number of images in one forward pass, samples counted singly.
+        batch_size: Number of images in one forward pass, samples counted singly. Other choices are drawn with another.
 
     Raises:
         ValueError: a background of another shape; or captum isn't installed: `pip install 'hf-e2kd[perturbation]'`.
@@ -40,6 +40,7 @@ class GradientShap(PerturbationExplainer):
     """
 
     name = "gradient_shap"
+    without_effect = ()  # captum draws anew for each pass, so that the batch size changes which choices are made
 
     def __init__(
         self,
