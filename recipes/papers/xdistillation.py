@@ -224,7 +224,7 @@ def load_data(options: Options) -> dict[str, Any]:
     """Load the splits `train` and `test`."""
     if options.data != "digits":
         return dict(LOADERS[options.data](options.folder))
-    sizes = {"teacher_train": 40, "test_id": 12} if options.smoke else {"teacher_train": 4000, "test_id": 1000}
+    sizes = {"teacher_train": 40, "test_id": 12} if options.smoke else {"teacher_train": 2000, "test_id": 500}
     digits = digits_on_textures({"student_train": 0, "validation": 0, "test_ood": 0, **sizes}, correlation=0.0)
     return {"train": digits["teacher_train"], "test": digits["test_id"]}
 
