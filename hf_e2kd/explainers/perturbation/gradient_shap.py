@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -40,7 +40,8 @@ class GradientShap(PerturbationExplainer):
     """
 
     name = "gradient_shap"
-    without_effect = ()  # captum draws anew for each pass, so that the batch size changes which choices are made
+    # captum draws anew for each pass, so that the batch size changes which choices are made.
+    without_effect: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,
