@@ -75,6 +75,15 @@ def registered_architecture(model: nn.Module) -> Architecture | None:
     return next((_ARCHITECTURES[cls.__name__] for cls in type(model).__mro__ if cls.__name__ in _ARCHITECTURES), None)
 
 
+def explained_part(model: nn.Module) -> str | None:
+    """Name of the submodule whose target layer and stages are a composed model's; None of other models.
+
+    A composed model's class names it (`explained_part = "backbone"`), and `model.behind_part(inputs)` gives the
+    function from the part's logits to the model's own.
+    """
+    return getattr(model, "explained_part", None)
+
+
 def available_architectures() -> list[str]:
     """Names of the model classes whose target layer and head are known."""
     return sorted(_ARCHITECTURES)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ..alignment.inputs import first_tensor
+from .base import explained_part
 from .refusals import integer_layer
 
 
@@ -91,4 +92,6 @@ def as_module(model: Any) -> nn.Module:
 
 def is_differentiable(model: nn.Module) -> bool:
     """Tell whether a model's logits have gradients at its inputs and layers."""
-    return not isinstance(model, FunctionModel) and integer_layer(model) is None
+    part = explained_part(model)
+    whole = model if part is None else model.get_submodule(part)
+    return not isinstance(whole, FunctionModel) and integer_layer(whole) is None

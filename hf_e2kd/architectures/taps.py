@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .base import explained_part
 from .grids import grid_of
 from .timm import is_timm
 
@@ -164,6 +165,9 @@ def default_taps(model: nn.Module) -> list[str]:
     Raises:
         ValueError: the model's stages or blocks aren't known.
     """
+    part = explained_part(model)
+    if part is not None:
+        return [f"{part}.{path}" for path in default_taps(model.get_submodule(part))]
     bare: Any = getattr(model, "timm_model", model)
     if is_timm(bare) and (stages := _timm_stages(bare)):
         prefix = "" if bare is model else "timm_model."

@@ -95,6 +95,12 @@ EXPLAINERS = {
     booktitle = {International Conference on Machine Learning},
     year = {2024}
 }""",
+    "gradient_shap": r"""@article{erion2021improving,
+    title = {Improving Performance of Deep Learning Models with Axiomatic Attribution Priors and Expected Gradients},
+    author = {Erion, Gabriel and Janizek, Joseph D. and Sturmfels, Pascal and Lundberg, Scott M. and Lee, Su-In},
+    journal = {Nature Machine Intelligence},
+    year = {2021}
+}""",
     "kernel_shap": r"""@inproceedings{lundberg2017unified,
     title = {A Unified Approach to Interpreting Model Predictions},
     author = {Lundberg, Scott M. and Lee, Su-In},

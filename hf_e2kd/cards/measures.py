@@ -126,6 +126,7 @@ EXPLAINERS = {
     "integrated_gradients": "Integrated Gradients",
     "layer_cam": "LayerCAM",
     "lrp": "relevance propagation",
+    "gradient_shap": "Gradient SHAP",
     "kernel_shap": "KernelSHAP",
     "occlusion": "occlusion",
     "rise": "RISE",

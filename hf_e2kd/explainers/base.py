@@ -72,6 +72,8 @@ class Explainer(Stochastic, ABC):
     # Whether maps carry the gradient of the model's parameters, so that a training can match them. Methods without
     # gradients explain any function that gives logits.
     trainable: ClassVar[bool] = True
+    # Whether the method explains whatever a model gives in the place of logits, such as probabilities.
+    explains_any_output: ClassVar[bool] = False
     # Forward passes of the model that an exact explanation takes for each sample, that of the logits included; None
     # where they depend on the input.
     forward_passes: int | None = 1

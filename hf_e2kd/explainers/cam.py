@@ -31,6 +31,8 @@ class CAM(Explainer):
         target_layer: Path of the layer A. By default the architecture's own, or the one found by tracing.
     """
 
+    explains_any_output = True
+
     def __init__(self, target_layer: str | None = None):
         self.target_layer = target_layer
         self._by_hook = False

@@ -33,6 +33,8 @@ FLOAT16_SCALE = 2.0**10
 class InputExplainer(Explainer):
     """Base of methods that differentiate the whole model, at its input."""
 
+    explains_any_output = True
+
     def check(self, model: nn.Module, compiled: bool = False, trained: bool = True) -> None:
         if trained:
             refuse_fused_attention(model)

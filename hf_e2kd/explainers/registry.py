@@ -12,6 +12,7 @@ from ..alignment.own_processing import own_tokenizer
 from ..alignment.texts import length_limit, require_offsets_and_padding, tokenize_texts
 from ..alignment.words import mark_special_tokens
 from ..architectures.functions import FunctionModel, as_module
+from ..architectures.probabilities import ProbabilityModel
 from ..architectures.refusals import refuse_integer_arithmetic, refuse_sentence_transformers
 from ..choices import unknown_choice
 from .attention_gradient import AttentionGradient
@@ -24,7 +25,7 @@ from .input_x_gradient import InputXGradient
 from .integrated_gradients import IntegratedGradients
 from .layer_cam import LayerCAM
 from .lrp import LRP
-from .perturbation import KernelShap, Occlusion, Rise
+from .perturbation import GradientShap, KernelShap, Occlusion, Rise
 from .saliency import Saliency
 
 T = TypeVar("T")
@@ -36,6 +37,7 @@ _EXPLAINERS: dict[str, type[Explainer]] = {
         AttentionRollout,
         Bcos,
         GradCAM,
+        GradientShap,
         HiResCAM,
         InputXGradient,
         IntegratedGradients,
@@ -122,6 +124,7 @@ def explain(
     method: str | Explainer | None = None,
     target: Target | Sequence[int] | int = None,
     processing_class: Any = None,
+    output: str = "logit",
     **options: Any,
 ) -> Explanation:
     """Explain a batch of a model's decisions.
@@ -141,6 +144,8 @@ def explain(
             these; the top class by default. −1 explains none: its map is zero.
         processing_class: The model's tokenizer. It turns texts into tokens, whose scores are summed to words; of given
             tokens, it tells the special ones, which are 0 in the maps. Without it, that of the model's own folder.
+        output: `"logit"`, or `"probability"`: the map of an image explains the class's probability, so that maps which
+            sum to what they explain lie in −1 to 1, as XDistillation needs them; `logits` are then probabilities.
         options: The method's own options.
 
     Returns:
@@ -206,9 +211,29 @@ def explain(
                     raise ValueError(f"There is no class {int(extreme)}: the model has {logits.shape[1]} classes.")
             return chosen
 
-        explanation = explainer(model, batch, classes)
+        explained = model if output == "logit" else _probability_model(model, output, explainer, batch)
+        explanation = explainer(explained, batch, classes)
     explanation.words = words
     return explanation
+
+
+def _probability_model(model: nn.Module, output: str, explainer: Explainer, batch: Mapping[str, Any]) -> nn.Module:
+    """Make the model that gives what is explained in the place of its logits.
+
+    Raises:
+        ValueError: an unknown output, or one that the method or the inputs don't allow.
+    """
+    if output != "probability":
+        raise ValueError(unknown_choice("output", output, ["logit", "probability"]))
+    if not explainer.explains_any_output:
+        others = ", ".join(name for name, each in sorted(_EXPLAINERS.items()) if each.explains_any_output)
+        raise ValueError(
+            f"output='probability' is of methods that explain any output, and '{explainer.name}' explains what it is "
+            f"defined for. Those methods: {others}."
+        )
+    if batch.get("pixel_values") is None:
+        raise ValueError("output='probability' is of images. Explain a text's logit: output='logit'.")
+    return ProbabilityModel(model)
 
 
 def require_gradients(model: nn.Module, method: str, side: str = "model") -> None:
@@ -223,7 +248,7 @@ def require_gradients(model: nn.Module, method: str, side: str = "model") -> Non
     """
     refuse_integer_arithmetic(model, side)
     if isinstance(model, FunctionModel):
-        others = ", ".join(name for name, each in sorted(_EXPLAINERS.items()) if not each.trainable)
+        others = ", ".join(name for name in usable_explainers(model) if not _EXPLAINERS[name].trainable)
         raise ValueError(
             f"The {side} is a function, without gradients, which '{method}' takes. Methods that need none: {others}."
         )

@@ -12,7 +12,7 @@ from .protocol import MeasuredTrainer
 from .record import TrainingRecord
 
 ARGUMENTS = (
-    *("task_weight", "logits_weight", "logits_loss", "logits_loss_options", "temperature", "terms"),
+    *("task_weight", "task_loss", "logits_weight", "logits_loss", "logits_loss_options", "temperature", "terms"),
     *("explanation_weight", "explanation_loss"),
     *("comparison_grid", "explanation_target", "explanation_fraction", "explanation_interval"),
     *("explanation_warmup_ratio", "learning_rate", "lr_scheduler_type", "warmup_steps", "optim", "weight_decay"),

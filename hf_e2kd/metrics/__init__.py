@@ -14,6 +14,7 @@ from .agreement.function import agreement, label_agreement
 from .binary_band_scores.function import binary_band_scores
 from .class_similarity_entropy.function import class_similarity_entropy
 from .energy_pointing_game.function import boxes_to_masks, energy_pointing_game
+from .explanation_mse.function import explanation_mse
 from .explanation_similarity.function import explanation_similarity
 from .f1_map.function import f1_map
 from .faithfulness import curve_area, mean_drop
@@ -23,6 +24,7 @@ from .localization_iou.function import localization_iou
 from .negative_flips.function import agreement_where_teacher_errs, negative_flips
 from .pointing_accuracy.function import pointing_accuracy
 from .score_correlations.function import score_correlations
+from .superpixel_overlap.function import superpixel_overlap
 from .word_attribution.function import word_attribution
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "class_similarity_entropy",
     "curve_area",
     "energy_pointing_game",
+    "explanation_mse",
     "explanation_similarity",
     "f1_map",
     "five_band_score",
@@ -44,6 +47,7 @@ __all__ = [
     "negative_flips",
     "pointing_accuracy",
     "score_correlations",
+    "superpixel_overlap",
     "word_attribution",
 ]
 
@@ -53,8 +57,8 @@ def metric_folder(name: str) -> str:
 
     Args:
         name: "agreement", "binary_band_scores", "class_similarity_entropy", "energy_pointing_game",
-            "explanation_similarity", "f1_map", "five_band_score", "localization_iou", "negative_flips",
-            "pointing_accuracy", "score_correlations" or "word_attribution".
+            "explanation_mse", "explanation_similarity", "f1_map", "five_band_score", "localization_iou",
+            "negative_flips", "pointing_accuracy", "score_correlations", "superpixel_overlap" or "word_attribution".
 
     Raises:
         ValueError: no metric has this name; the message lists those that exist.

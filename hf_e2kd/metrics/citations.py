@@ -43,3 +43,10 @@ SYNTHESISED_TRUTH = r"""@article{tjoa2020quantifying,
     journal = {arXiv preprint arXiv:2009.02899},
     year = {2020}
 }"""
+
+X_DISTILLATION = r"""@inproceedings{alharbi2021learning,
+    title = {Learning Interpretation with Explainable Knowledge Distillation},
+    author = {Alharbi, Raed and Vu, Minh N. and Thai, My T.},
+    booktitle = {IEEE International Conference on Big Data},
+    year = {2021}
+}"""

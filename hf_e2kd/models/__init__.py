@@ -1,12 +1,16 @@
 """Networks that the papers define, as models of transformers. Importing this makes the Auto classes know them."""
 
-from transformers import AutoConfig, AutoModelForImageClassification
+from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
 
 from .bcos_densenet import BcosDenseNetConfig, BcosDenseNetForImageClassification
 from .bcos_published import bcos_config, load_bcos_weights
 from .bcos_resnet import BcosResNetConfig, BcosResNetForImageClassification
 from .bcos_vit import BcosViTConfig, BcosViTForImageClassification
+from .explanation_autoencoder import ExplanationAutoencoder, ExplanationAutoencoderConfig
+from .lenet import LeNetConfig, LeNetForImageClassification
 from .shufflenet import ShuffleNetConfig, ShuffleNetForImageClassification, shufflenet_config
+from .vgg import VGGConfig, VGGForImageClassification
+from .x_distillation import XDistillationConfig, XDistillationForImageClassification
 from .x_resnet import XResNetConfig, XResNetForImageClassification
 from .zero_shot import ZeroShotConfig, ZeroShotForImageClassification
 
@@ -14,12 +18,17 @@ for _model in (
     BcosResNetForImageClassification,
     BcosDenseNetForImageClassification,
     BcosViTForImageClassification,
+    LeNetForImageClassification,
     ShuffleNetForImageClassification,
+    VGGForImageClassification,
+    XDistillationForImageClassification,
     XResNetForImageClassification,
     ZeroShotForImageClassification,
 ):
     AutoConfig.register(_model.config_class.model_type, _model.config_class)
     AutoModelForImageClassification.register(_model.config_class, _model)
+AutoConfig.register(ExplanationAutoencoderConfig.model_type, ExplanationAutoencoderConfig)
+AutoModel.register(ExplanationAutoencoderConfig, ExplanationAutoencoder)
 
 __all__ = [
     "BcosDenseNetConfig",
@@ -28,8 +37,16 @@ __all__ = [
     "BcosResNetForImageClassification",
     "BcosViTConfig",
     "BcosViTForImageClassification",
+    "ExplanationAutoencoder",
+    "ExplanationAutoencoderConfig",
+    "LeNetConfig",
+    "LeNetForImageClassification",
     "ShuffleNetConfig",
     "ShuffleNetForImageClassification",
+    "VGGConfig",
+    "VGGForImageClassification",
+    "XDistillationConfig",
+    "XDistillationForImageClassification",
     "XResNetConfig",
     "XResNetForImageClassification",
     "ZeroShotConfig",

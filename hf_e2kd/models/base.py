@@ -30,3 +30,19 @@ class ImageClassifier(PreTrainedModel):
         logits = self.forward_head(self.forward_features(pixel_values))
         loss = None if labels is None else self.loss_function(labels, logits, self.config, **loss_kwargs)
         return ImageClassifierOutput(loss=loss, logits=logits)
+
+
+def check_images(model: PreTrainedModel, pixel_values: torch.Tensor) -> None:
+    """Refuse images of another shape than a model's configuration states.
+
+    Raises:
+        ValueError: naming both shapes.
+    """
+    config = model.config
+    expected = (config.num_channels, config.image_size, config.image_size)
+    if pixel_values.shape[1:] != expected:
+        raise ValueError(
+            f"{type(model).__name__} takes images (B, {', '.join(map(str, expected))}), not of the shape "
+            f"{tuple(pixel_values.shape)}. Convert the images by the processor (colours, size), or build the model "
+            "with their num_channels and image_size."
+        )

@@ -92,6 +92,7 @@ class Term(nn.Module):
             training batches have a column `sample_id` (B,) of the samples' positions in the training data.
         columns: Columns of the data that the term reads beside the models' inputs.
         taps, reference_taps: Paths of the layers whose outputs the term reads, of the student and of the reference.
+        penalised: Paths of the student's parameters whose size the term penalises; weight decay leaves them out.
         logged: Further values of the last batch, by name, to be logged beside the loss.
 
     Raises:
@@ -124,6 +125,7 @@ class Term(nn.Module):
         self.suffix = ""
         self.taps: tuple[str, ...] = ()
         self.reference_taps: tuple[str, ...] = ()
+        self.penalised: tuple[str, ...] = ()
         self.logged: dict[str, torch.Tensor] = {}
 
     @property

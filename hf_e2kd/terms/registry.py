@@ -4,6 +4,7 @@ from typing import Any
 
 from ..explainers.registry import construct
 from .base import Term
+from .feature_reduction import FeatureReduction
 from .features.activation_boundary import ActivationBoundary
 from .features.attention_transfer import AttentionTransfer
 from .features.cat_kd import ClassAttentionTransfer
@@ -26,6 +27,7 @@ _TERMS: dict[str, type[Term]] = {
         ClassAttentionTransfer,
         CRD,
         FactorTransfer,
+        FeatureReduction,
         Guidance,
         Hint,
         Logits,

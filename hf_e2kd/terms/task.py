@@ -9,8 +9,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..alignment.labels import is_multi_label, is_score
+from ..alignment.precision import at_least_float32
 from ..alignment.scores import is_regression
 from .base import ReferenceOutput, StepOutput, Term
+
+TASK_LOSSES = ("auto", "mse")
+"""Losses on the labels: that which suits the student, or the mean squared error of its probabilities."""
 
 
 class Task(Term):
@@ -42,6 +46,39 @@ class Task(Term):
         if self.loss is not None:
             return self.loss(output.model_output, labels)
         return self._classification_loss(output.logits, labels)
+
+
+def probability_mse(student: nn.Module, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Mean squared difference of the softmax and the one-hot class, over samples and classes.
+
+    XDistillation (Alharbi et al., IEEE Big Data 2021, Sec. IV-A) trains LeNet's teacher by it.
+
+    Args:
+        student: Classifier with one class a sample.
+        logits: (B, classes).
+        labels: (B,) classes; negative ones, as −100, don't count.
+
+    Raises:
+        ValueError: a student of several labels or of a score, or labels of another shape or type.
+
+    Example:
+        >>> probability_mse(nn.Linear(1, 2), torch.zeros(1, 2), torch.tensor([1]))
+        tensor(0.2500)
+    """
+    if is_multi_label(student) or is_score(student):
+        raise ValueError(
+            f"task_loss='mse' compares the probabilities of one class a sample, which {type(student).__name__} doesn't "
+            "give. Take task_loss='auto'."
+        )
+    if labels.ndim != 1 or labels.is_floating_point():
+        raise ValueError(
+            f"task_loss='mse' takes one class a sample (integers), not {labels.dtype} of shape {tuple(labels.shape)}. "
+            "Take task_loss='auto' for shares of classes."
+        )
+    known = labels >= 0
+    wanted = F.one_hot(labels.clamp(min=0), logits.shape[1])
+    errors = (at_least_float32(logits).softmax(dim=1) - wanted).square().mean(dim=1)
+    return (errors * known).sum() / known.sum().clamp(min=1)
 
 
 def classification_loss(

@@ -13,6 +13,7 @@ from ..terms import available_explanation_losses, available_logits_losses, build
 from ..terms.logits import read_loss_options
 from ..terms.matching import COMPARISON_GRIDS
 from ..terms.numbers import read_count, read_number, read_switch
+from ..terms.task import TASK_LOSSES
 
 
 @dataclass
@@ -27,6 +28,14 @@ class ExplanationDistillArguments(TrainingArguments):
     """
 
     task_weight: float = field(default=0.0, metadata={"help": "Weight of the loss on the labels."})
+    task_loss: str = field(
+        default="auto",
+        metadata={
+            "help": "Loss on the labels: auto (cross-entropy, or what suits the student's labels) or mse (mean squared "
+            "difference of the probabilities and the one-hot class).",
+            "choices": list(TASK_LOSSES),
+        },
+    )
     logits_weight: float = field(default=1.0, metadata={"help": "Weight of the loss on the teacher's logits."})
     explanation_weight: float = field(
         default=1.0, metadata={"help": "Weight λ of the loss on the explanations; 0 computes none in training."}
@@ -120,6 +129,11 @@ class ExplanationDistillArguments(TrainingArguments):
             raise ValueError(f"explanation_warmup_ratio must lie in [0, 1], not {self.explanation_warmup_ratio}.")
         if not 0 <= self.iou_threshold < 1:
             raise ValueError(f"iou_threshold must lie in [0, 1), not {self.iou_threshold}.")
+        _require_known("task_loss", self.task_loss, list(TASK_LOSSES))
+        if self.task_loss == "mse" and self.label_smoothing_factor:
+            raise ValueError(
+                "label_smoothing_factor is of the cross-entropy. Set it to 0 for task_loss='mse', or take 'auto'."
+            )
         _require_known("logits_loss", self.logits_loss, ["auto", *available_logits_losses()])
         if self.logits_loss != "auto":  # else the student's problem chooses, and its options are read then
             read_loss_options(self.logits_loss, cast(dict, self.logits_loss_options) or {})

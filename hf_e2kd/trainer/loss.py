@@ -13,7 +13,7 @@ from ..architectures.discovery import forward_inputs
 from ..explainers import Explainer, shared_noise
 from ..references import Reference
 from ..terms import ReferenceOutput, StepOutput
-from ..terms.task import classification_loss
+from ..terms.task import classification_loss, probability_mse
 from .checks import refuse_missing_inputs, refuse_missing_labels
 from .finite import FiniteLosses
 from .logged_means import LoggedMeans, ZeroMapWarning
@@ -166,6 +166,8 @@ class LossMixin(Trainer):
 
     def _task_loss(self, model_output: Any, labels: torch.Tensor) -> torch.Tensor:
         """Compute the student's own loss on the labels, as the stock `Trainer` chooses it, a mean over this batch."""
+        if self._setting("task_loss") == "mse":
+            return probability_mse(self.student, model_output["logits"], labels)
         if self.compute_loss_func is not None:
             return self.compute_loss_func(model_output, labels, num_items_in_batch=labels.numel())
         if self.label_smoother is not None and labels.ndim == 1:

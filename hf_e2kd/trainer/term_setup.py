@@ -121,16 +121,24 @@ def _lacking(name: str, needed: frozenset[str], reference_name: str, reference: 
 
 
 def check_parameters(terms: nn.Module, sharded: bool) -> None:
-    """Refuse terms with parameters where the student's are sharded.
+    """Refuse terms with parameters, or with a penalty on the student's, where the student's are sharded.
 
     Raises:
         ValueError: naming the terms.
     """
+    if not sharded:
+        return
     owning = [name for name, term in terms.named_children() if any(True for _ in term.parameters())]
-    if sharded and owning:
+    if owning:
         raise ValueError(
             f"The terms {owning} have parameters of their own, which FSDP and DeepSpeed don't train beside a sharded "
             "student. Train with DDP or in one process."
+        )
+    penalising = [name for name, term in terms.named_children() if cast(Term, term).penalised]
+    if penalising:
+        raise ValueError(
+            f"The terms {penalising} penalise the student's weights, of which FSDP and DeepSpeed leave a process a "
+            "part. Train with DDP or in one process."
         )
 
 

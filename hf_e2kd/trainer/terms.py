@@ -104,6 +104,13 @@ class TermsMixin(Trainer):
         )
         return optimizer
 
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Leave out the parameters that a term penalises itself, which weight decay would shrink twice."""
+        weights = self._weights()
+        penalised = [path for name, term in self._named_terms().items() if weights[name] > 0 for path in term.penalised]
+        own = {id(self.student.get_parameter(path)) for path in penalised}
+        return [name for name in super().get_decay_parameter_names(model) if id(model.get_parameter(name)) not in own]
+
     def _refuse_scheduler(self, is_given: bool) -> None:
         if is_given:
             raise ValueError(

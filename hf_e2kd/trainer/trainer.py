@@ -154,6 +154,8 @@ class ExplanationDistillTrainer(
                 reference.check_processor(self.processing_class)
         if self.is_multi_label and self.compute_metrics is None and not self.args.batch_eval_metrics:
             self.compute_metrics = multi_label_metrics
+        if self.compute_loss_func is not None and self._setting("task_loss") != "auto":
+            raise ValueError("Give the loss on the labels as compute_loss_func or by task_loss='mse', not both.")
         for reference in self.references.values():
             reference.check_collator(self.data_collator)
         self.data_collator = FiniteBatches(self.data_collator)

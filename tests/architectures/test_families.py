@@ -43,10 +43,11 @@ def hooked(name, model):
     return GradCAM(target_layer=path)
 
 
-# By tests/bcos, and by the coverage table, whose test tries a Perceiver.
+# By tests/bcos, tests/xdistillation, and by the coverage table, whose test tries a Perceiver.
 TESTED_ELSEWHERE = {
     *(f"Bcos{family}ForImageClassification" for family in ("DenseNet", "ResNet", "ViT")),
     *("ShuffleNetForImageClassification", "XResNetForImageClassification"),
+    *("LeNetForImageClassification", "VGGForImageClassification"),
     *(f"PerceiverForImageClassification{kind}" for kind in ("ConvProcessing", "Fourier", "Learned")),
 }
 

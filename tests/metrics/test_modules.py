@@ -19,7 +19,9 @@ ROOT = Path(__file__).parents[2]
 OF_MAPS = ["energy_pointing_game", "explanation_similarity", "localization_iou", "pointing_accuracy"]
 OF_TRUTH = ["binary_band_scores", "five_band_score"]
 OF_PAIRS = ["agreement", "f1_map", *OF_MAPS, *OF_TRUTH]
-NAMES = ["class_similarity_entropy", "negative_flips", *OF_PAIRS, "score_correlations", "word_attribution"]
+OF_SUPERPIXELS = ["explanation_mse", "superpixel_overlap"]
+OTHERS = ["class_similarity_entropy", "negative_flips", "score_correlations", "word_attribution"]
+NAMES = [*OF_PAIRS, *OF_SUPERPIXELS, *OTHERS]
 
 
 @cache
@@ -55,6 +57,10 @@ def columns(name):
         return {"predictions": torch.randn(7), "references": torch.randn(7)}
     if name == "class_similarity_entropy":
         return {"predictions": torch.randn(7, 3), "references": [0, 1, 2, 0, 1, 2, 0]}
+    if name in OF_SUPERPIXELS:
+        shape = (7, 2, 3) if name == "explanation_mse" else (7, 4)
+        counted = [True, False, True, True, False, True, True]
+        return {"predictions": torch.randn(shape), "references": torch.randn(shape), "counted": counted}
     predictions = torch.rand(7, 2, 2) if name in (*OF_MAPS, *OF_TRUTH) else torch.randn(7, 3)
     labels = {"labels": [0, 1, 2, 0, 1, 2, 0]} if name == "negative_flips" else {}
     return {"predictions": predictions, "references": (torch.rand(predictions.shape) > 0.5).float(), **labels}

@@ -1,8 +1,9 @@
-"""Methods that change the input and watch the logits: no gradients, any model, for evaluation alone."""
+"""Methods that change the input and watch the logits, for evaluation alone; any model, but of gradient SHAP."""
 
 from .base import PerturbationExplainer
+from .gradient_shap import GradientShap
 from .kernel_shap import KernelShap
 from .occlusion import Occlusion
 from .rise import Rise
 
-__all__ = ["KernelShap", "Occlusion", "PerturbationExplainer", "Rise"]
+__all__ = ["GradientShap", "KernelShap", "Occlusion", "PerturbationExplainer", "Rise"]

@@ -32,7 +32,8 @@ class PerturbationExplainer(Explainer):
     """
 
     trainable: ClassVar[bool] = False
-    without_effect = ("batch_size",)
+    explains_any_output: ClassVar[bool] = True
+    without_effect: ClassVar[tuple[str, ...]] = ("batch_size",)
     _tokenizer_ids: Mapping[str, int | None] = {}
 
     def __init__(self, words: str = "left_out", filling: float = 0.0, batch_size: int = BATCH_SIZE):

@@ -30,6 +30,7 @@ class Rise(PerturbationExplainer):
     """
 
     name = "rise"
+    explains_any_output = False  # probabilities as it is
 
     def __init__(
         self,

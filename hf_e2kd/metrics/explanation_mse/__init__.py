@@ -1,0 +1,1 @@
+"""Explanation MSE: the mean squared difference of two models' superpixel maps."""

@@ -1,0 +1,51 @@
+"""The loss on the labels by the mean squared error of probabilities."""
+
+import pytest
+import torch
+
+from hf_e2kd import ExplanationDistillArguments
+from hf_e2kd.terms.task import probability_mse
+from hf_e2kd.testing import check_gradient
+from tests.models import CLASSES, build
+from tests.training import distiller, logged, samples
+
+MSE = {"task_loss": "mse", "task_weight": 2.0, "logits_weight": 0.0, "explanation_weight": 0.0}
+
+
+def test_value_by_hand():
+    """Probabilities (1/4, 3/4) against (0, 1): (1/16 + 1/16) / 2. Prevents: a sum over the classes, raw logits."""
+    model = build("resnet")
+    logits = torch.tensor([[0.0, 3.0], [9.0, 0.0]]).clamp(min=1).log().double().requires_grad_()
+    labels = torch.tensor([1, -100])
+    assert probability_mse(model, logits, labels).item() == pytest.approx(1 / 16)
+    assert probability_mse(model, logits, torch.tensor([-100, -100])) == 0
+    check_gradient(lambda: probability_mse(model, logits, labels), {"logits": logits})
+
+
+def test_trained_by_it(tmp_path):
+    """Prevents: the cross-entropy in its place, or a weight that is left out."""
+    model, data = build("resnet"), samples(4)
+    trainer = distiller(model, build("resnet", seed=1), tmp_path, {**MSE, "max_steps": 1}, train_dataset=data)
+    trainer.train()
+    labels = torch.tensor([sample["labels"] for sample in data])
+    with torch.no_grad():
+        logits = build("resnet").train()(torch.stack([sample["pixel_values"] for sample in data])).logits
+    wanted = torch.nn.functional.one_hot(labels, CLASSES)
+    expected = (logits.softmax(1) - wanted).square().mean().item()
+    assert logged(trainer, "loss_task") == pytest.approx([expected], rel=1e-5)
+    assert logged(trainer, "loss") == pytest.approx([2 * expected], rel=1e-5)
+
+
+def test_refusals(tmp_path):
+    model, logits = build("resnet"), torch.zeros(2, CLASSES)
+    with pytest.raises(ValueError, match="Unknown task_loss 'mae'. Available: auto, mse"):
+        ExplanationDistillArguments(str(tmp_path), task_loss="mae")
+    with pytest.raises(ValueError, match="label_smoothing_factor is of the cross-entropy"):
+        ExplanationDistillArguments(str(tmp_path), task_loss="mse", label_smoothing_factor=0.1)
+    with pytest.raises(ValueError, match="compute_loss_func or by task_loss='mse', not both"):
+        distiller(model, build("resnet", seed=1), tmp_path, MSE, compute_loss_func=lambda *_, **__: logits.sum())
+    with pytest.raises(ValueError, match=r"one class a sample \(integers\), not torch.float32 of shape \(2, 5\)"):
+        probability_mse(model, logits, logits)
+    model.config.problem_type = "multi_label_classification"
+    with pytest.raises(ValueError, match="doesn't give. Take task_loss='auto'"):
+        probability_mse(model, logits, torch.zeros(2, dtype=torch.long))
