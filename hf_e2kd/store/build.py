@@ -247,6 +247,9 @@ class StoreBuilder:
             except BaseException:
                 if writer is not None:
                     writer.abandon()
+                if num_processes == 1 and not any(self.folder.glob("shard-*")):
+                    # Nothing is kept that another attempt, with what was wrong mended, would have to match.
+                    (self.folder / PLAN_FILE).unlink(missing_ok=True)
                 raise
 
     def finish(self) -> bool:
