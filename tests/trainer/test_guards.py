@@ -18,7 +18,7 @@ from hf_e2kd.trainer.preemption import last_checkpoint
 from tests.models import CLASS_NAMES, CLASSES, IMAGE_SIZE, build
 from tests.text_models import build_text
 from tests.tokenizers import STUDENT
-from tests.training import distiller, logged, samples, weights
+from tests.training import arguments, distiller, logged, samples, weights
 
 
 def renamed(count, column):
@@ -405,3 +405,43 @@ def test_token_types_that_a_model_lacks():
     batch = {"input_ids": torch.tensor([[1, 2]]), "token_type_ids": torch.tensor([[0, 1]])}
     with pytest.raises(ValueError, match="`token_type_ids` holds 1, and .* knows the types 0 to 0.*return_token_type"):
         refuse_unfit_text(model, batch)
+
+
+@pytest.mark.parametrize(
+    ("label", "found"),
+    [(1.5, "are of the type float32"), ([1], r"have the shape \(4, 1\)")],
+)
+def test_labels_of_other_types(tiny, tmp_path, label, found):
+    """Prevents: an evaluation without the accuracy that was asked for, since its labels are fractions or lists."""
+    data = [{**each, "labels": label} for each in samples(4)]
+    trainer = distiller(tiny("vit"), build("vit", seed=1), tmp_path, eval_dataset=data)
+    with pytest.raises(ValueError, match=f"The labels {found}.*0 to {CLASSES - 1}"):
+        trainer.evaluate()
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_evaluations_whose_labels_never_arrive(tiny, tmp_path, weight, caplog):
+    """Prevents: an `eval_loss` without the labels' term, of data whose labels are strings or named otherwise."""
+    pixels = [each["pixel_values"].numpy() for each in samples(4)]
+    named = datasets.Dataset.from_dict({"pixel_values": pixels, "labels": ["class 1"] * 4})
+    data = renamed(4, "fine_label") if weight else named.with_format("torch", ["pixel_values"], True)
+    trainer = distiller(tiny("vit"), build("vit", seed=1), tmp_path, {"task_weight": weight}, eval_dataset=data)
+    assert "eval_accuracy" not in trainer.evaluate()
+    assert caplog.text.count("evaluation's batches have no labels") == 1
+    caplog.clear()
+    assert "eval_accuracy" in trainer.evaluate(samples(4)) and "no labels" not in caplog.text
+
+
+@pytest.mark.parametrize("side", ["student", "teacher"])
+def test_more_logits_than_names(tiny, tmp_path, side):
+    """Prevents: names that stand for other logits, of a head that was exchanged without its `id2label`."""
+    models = {"student": tiny("vit"), "teacher": build("vit", seed=1)}
+    models[side].classifier = torch.nn.Linear(16, CLASSES + 2)
+    with pytest.raises(ValueError, match=f"The {side} gives 7 logits, and its configuration names 5 classes"):
+        distiller(models["student"], models["teacher"], tmp_path).train()
+
+
+def test_a_term_without_weight(tmp_path):
+    """Prevents: a KeyError in the middle of a training, where JSON says null."""
+    with pytest.raises(ValueError, match="term 'hint' has no weight. Give a number"):
+        arguments(tmp_path, terms={"hint": {"weight": None}})
