@@ -271,8 +271,8 @@ def _hub_id(name: str, role: str) -> str:
     """Check an id that a record states; a record of somebody else mustn't name this machine's folders."""
     if not is_hub_id(name) or (role == "dataset" and _is_reader(name)):
         raise ValueError(
-            f"The record's id of the {role}, {name!r}, is no id on the Hub, or stands for files of this machine. Give it "
-            f"by --{role}, if you trust what is there."
+            f"The record's id of the {role}, {name!r}, is no id on the Hub, or stands for files of this machine. Give "
+            f"it by --{role}, if you trust what is there."
         )
     return name
 

@@ -181,6 +181,13 @@ def test_a_record_without_its_teacher(place, capsys):
     assert run(*own, "--teacher", "elsewhere") == 0
 
 
+def test_data_that_cannot_be_read(place, capsys):
+    """Prevents: "An error occurred while generating the dataset", which says neither what nor where."""
+    (place / "half.jsonl").write_text('{"text": "a \\ud800 b"}\n')
+    assert run("fidelity", *TEXTS_THERE[:4], "--dataset", "half.jsonl") == 1
+    assert "generating the dataset: JSON parse error" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("part", ["student", "teacher", "data"])
 def test_places_outside_a_record_s_folder(place, capsys, part):
     """Prevents: somebody else's record that makes the command open any folder of the machine."""
