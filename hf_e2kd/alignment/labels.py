@@ -194,6 +194,11 @@ def align_names(
             len(teacher_names),
             len(student_names),
         )
+    if student_classes is None and student_names is None:
+        raise ValueError(
+            "The student doesn't say what it classifies: it has no `config` and no `num_classes`. Give it the names of "
+            "its classes, as student.config = PreTrainedConfig(id2label={0: 'cat', 1: 'dog'})."
+        )
     if teacher_classes is None or teacher_classes != student_classes:
         raise ValueError(
             f"The teacher has {teacher_classes} classes and the student {student_classes}, and at least one of them "

@@ -12,7 +12,7 @@ from ..alignment.own_processing import own_tokenizer
 from ..alignment.texts import length_limit, require_offsets_and_padding, tokenize_texts
 from ..alignment.words import mark_special_tokens
 from ..architectures.functions import FunctionModel, as_module
-from ..architectures.refusals import refuse_integer_arithmetic, refuse_sentence_transformers
+from ..architectures.refusals import refuse_integer_arithmetic, refuse_missing_data, refuse_sentence_transformers
 from ..choices import unknown_choice
 from .attention_gradient import AttentionGradient
 from .attention_rollout import AttentionRollout
@@ -177,6 +177,7 @@ def explain(
             f"Give the options {sorted(options)} to the explainer's constructor, not beside the explainer."
         )
     refuse_sentence_transformers(model, "model")
+    refuse_missing_data(model, "model")
     # Inference mode would leave nothing to differentiate.
     with torch.inference_mode(False):
         batch, words = _batch(inputs, processing_class)

@@ -136,9 +136,7 @@ def test_logits_that_are_no_numbers(tiny):
     """Prevents: maps of NaN, and class 0 for a top class, of a model whose weights are damaged."""
     model = tiny("resnet")
     model.classifier[-1].weight.data[0, 0] = float("nan")
-    with pytest.raises(
-        ValueError, match=r"logits are NaN or infinite for the samples \[0, 1\].*load or train"
-    ):
+    with pytest.raises(ValueError, match=r"logits are NaN or infinite for the samples \[0, 1\].*load or train"):
         hf_e2kd.explain(model, images(2))
 
 

@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from PIL import Image
 
-from hf_e2kd import TeacherReference, explain
+from hf_e2kd import StoredReference, TeacherReference, explain
 from hf_e2kd.architectures.text import refuse_unfit_text
 from hf_e2kd.explainers import GradCAM
 from hf_e2kd.trainer import checkpoints
@@ -445,3 +445,46 @@ def test_a_term_without_weight(tmp_path):
     """Prevents: a KeyError in the middle of a training, where JSON says null."""
     with pytest.raises(ValueError, match="term 'hint' has no weight. Give a number"):
         arguments(tmp_path, terms={"hint": {"weight": None}})
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda model, folder: distiller(model, build("vit"), folder),
+        lambda model, folder: explain(model, torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE)),
+        lambda model, folder: StoredReference.build(model, samples(4), folder / "store", progress=False),
+    ],
+    ids=["student", "explain", "store"],
+)
+def test_weights_without_data(tmp_path, use):
+    """Prevents: "Cannot copy out of meta tensor" or "item() on meta tensors" for a model that was never loaded."""
+    with pytest.raises(
+        ValueError, match=r"weights are without data \(meta\), vit.embeddings.cls_token.*from_pretrained"
+    ):
+        use(build("vit", seed=1).to("meta"), tmp_path)
+
+
+def test_a_student_that_says_nothing(tmp_path):
+    """Prevents: an AttributeError for a name, and half a remedy for a bare module."""
+    with pytest.raises(ValueError, match="student must be a model, not str.*from_pretrained"):
+        distiller("google/vit", build("vit"), tmp_path)
+    bare = torch.nn.Sequential(torch.nn.Conv2d(3, CLASSES, 8, 8), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    with pytest.raises(ValueError, match="student doesn't say what it classifies.*student.config = PreTrainedConfig"):
+        distiller(bare, build("vit"), tmp_path)
+
+
+def test_columns_beside_a_bare_timm_teacher(tiny, tmp_path):
+    """Prevents: a TypeError for columns of the data that models of transformers pass over."""
+    data = [{**each, "index": number} for number, each in enumerate(samples(4))]
+    losses = []
+    for own in (data, samples(4)):
+        trainer = distiller(
+            tiny("vit"),
+            build("timm_resnet", seed=1),
+            tmp_path,
+            {"remove_unused_columns": False, "max_steps": 1},
+            train_dataset=own,
+        )
+        trainer.train()
+        losses += logged(trainer, "loss")
+    assert losses[0] == losses[1]
