@@ -47,7 +47,7 @@ class StoredReference(Reference):
     Args:
         folder: Folder of the store.
         verify: Compare the checksums of all files. Otherwise their presence and size are checked, and each
-            shard's structure and number of rows when it is first read.
+            shard's structure, number of rows and store when it is first read.
         prefix: Beginning of the names of the columns that the reference reads; two stores in one training need two.
         allow_explainer_mismatch: Let the student be explained by another method than the teacher was.
         reference_options: Keywords of `Reference`: `explanation_weight`, `explanation_loss`, `logits_weight`.
@@ -86,7 +86,9 @@ class StoredReference(Reference):
         self.folder = Path(folder)
         self.description = read_description(self.folder)
         infos = [ShardInfo(**shard) for shard in self.description["shards"]]
-        self.shards = Shards(self.folder, infos, fields_from_json(self.description["fields"]))
+        self.shards = Shards(
+            self.folder, infos, fields_from_json(self.description["fields"]), self.description.get("digest")
+        )
         if len(self.shards) != self.description["count"]:
             raise StoreError(
                 f"{self.folder / STORE_FILE} states {self.description['count']} samples, and its shards hold "
