@@ -488,3 +488,12 @@ def test_columns_beside_a_bare_timm_teacher(tiny, tmp_path):
         trainer.train()
         losses += logged(trainer, "loss")
     assert losses[0] == losses[1]
+
+
+def test_a_checkpoint_of_further_terms(tiny, tmp_path):
+    """Prevents: torch's "different number of parameter groups" for a training that is resumed without its terms."""
+    settings = {"save_strategy": "steps", "save_steps": 1, "max_steps": 1}
+    teacher = build("vit", seed=1)
+    distiller(tiny("vit"), teacher, tmp_path, {**settings, "terms": {"hint": {"weight": 1.0}}}).train()
+    with pytest.raises(ValueError, match=r"is of a training with the terms \['hint'\].*Name them in `terms`"):
+        distiller(tiny("vit"), teacher, tmp_path, {**settings, "max_steps": 2}).train(resume_from_checkpoint=True)
