@@ -11,7 +11,7 @@ MOST = 1_000_000
 """Largest number among a record's settings: more samples, points or tokens aren't measured."""
 MOST_AT_ONCE = 4096
 """Largest batch of a measurement."""
-MOST_PIXELS = 2**28
+MOST_PIXELS = 2**30
 """Most pixels of all generated images together."""
 
 
