@@ -38,10 +38,12 @@ class LabelAlignment:
 
     def teacher_logits(self, logits: torch.Tensor) -> torch.Tensor:
         """The shared classes' logits (B, shared) of the teacher's (B, teacher_classes)."""
+        _check_count("teacher", logits, self.teacher_classes)
         return logits if self.is_identity else logits.index_select(1, self.teacher.to(logits.device))
 
     def student_logits(self, logits: torch.Tensor) -> torch.Tensor:
         """The shared classes' logits (B, shared) of the student's (B, student_classes)."""
+        _check_count("student", logits, self.student_classes)
         return logits if self.is_identity else logits.index_select(1, self.student.to(logits.device))
 
     def to_teacher(self, shared: torch.Tensor) -> torch.Tensor:
@@ -58,6 +60,15 @@ class LabelAlignment:
         lookup[self.student.to(labels.device)] = torch.arange(len(self.student), device=labels.device)
         known = (labels >= 0) & (labels < self.student_classes)
         return torch.where(known, lookup[labels.where(known, 0)], -1)
+
+
+def _check_count(side: str, logits: torch.Tensor, classes: int) -> None:
+    """Refuse logits of more or fewer classes than were matched: names would stand for other logits."""
+    if logits.shape[1] != classes:
+        raise ValueError(
+            f"The {side} gives {logits.shape[1]} logits, and its configuration names {classes} classes. Name all of "
+            f"its classes in `id2label`, or load it with num_labels={classes}."
+        )
 
 
 def _looked_up(classes: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
@@ -183,6 +194,11 @@ def align_names(
             len(teacher_names),
             len(student_names),
         )
+    if student_classes is None and student_names is None:
+        raise ValueError(
+            "The student doesn't say what it classifies: it has no `config` and no `num_classes`. Give it the names of "
+            "its classes, as student.config = PreTrainedConfig(id2label={0: 'cat', 1: 'dog'})."
+        )
     if teacher_classes is None or teacher_classes != student_classes:
         raise ValueError(
             f"The teacher has {teacher_classes} classes and the student {student_classes}, and at least one of them "
@@ -272,16 +288,22 @@ class DataLabels:
                 )
             shares = labels.new_zeros(len(labels), self.classes or count)
             return shares.index_copy(1, self.order, labels[:, :count])
-        if labels.ndim != 1 or labels.is_floating_point():
+        if labels.ndim == 2 and self.classes is not None and labels.shape[1] != self.classes:
+            raise _no_class(f"have the shape {tuple(labels.shape)}", self.classes)
+        if labels.ndim != 1:
             return labels
         known = self.classes if self.order is None else len(self.order)
-        if labels.dtype == torch.bool:
-            raise _no_class("are of the type bool", known)
+        if labels.dtype == torch.bool or labels.is_floating_point():
+            raise _no_class(f"are of the type {str(labels.dtype).removeprefix('torch.')}", known)
         labels = labels.long()
         wrong = (labels < 0) & (labels != NO_LABEL) | (labels >= known if known is not None else labels > labels)
         if wrong.any():
             raise _no_class(f"hold the numbers {labels[wrong].unique().tolist()[:8]}", known)
         return labels if self.order is None else torch.where(labels < 0, labels, self.order[labels.clamp(min=0)])
+
+    def of_boxes(self, labels: torch.Tensor) -> torch.Tensor:
+        """Take the classes (B, N) of boxes, padded by −1, to the model's classes."""
+        return self(labels.masked_fill(labels == -1, NO_LABEL).flatten()).view_as(labels).clamp(min=-1)
 
 
 NO_LABEL = -100

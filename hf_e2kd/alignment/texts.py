@@ -31,7 +31,7 @@ def tokenize_texts(
     """
     for row, parts in enumerate(texts):
         for text in parts:
-            _check_text(text, row)
+            check_text(text, row)
     encodings = [_encode(tokenizer, texts, limit) for tokenizer, limit in sides]
     numbers: list[list[list[int]]] = []
     words: list[list[str]] = []
@@ -90,8 +90,12 @@ def require_offsets_and_padding(tokenizer: Any) -> None:
         )
 
 
-def _check_text(text: Any, row: int) -> None:
-    """Refuse what tokenizers answer by a TypeError."""
+def check_text(text: Any, row: int) -> None:
+    """Refuse what tokenizers answer by a TypeError.
+
+    Raises:
+        ValueError: no text, or one with half of a character, by its number in the batch.
+    """
     if not isinstance(text, str):
         raise ValueError(f"Number {row} of the batch is {text!r}, no text. Leave it out.")
     try:

@@ -153,10 +153,12 @@ def accepted_inputs(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, An
 
 
 def forward_inputs(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out the columns of a batch of images that a model of transformers takes and ignores.
+    """Leave out the columns of a batch of images that a model of transformers takes and ignores, or timm's can't take.
 
-    Its forward has `**kwargs` for attention kernels, not for columns of the data.
+    The forward of transformers has `**kwargs` for attention kernels, not for columns of the data.
     """
+    if "pixel_values" in inputs and is_timm(model):
+        return {"pixel_values": inputs["pixel_values"]}
     if "pixel_values" not in inputs or not isinstance(model, PreTrainedModel):
         return dict(inputs)
     parameters = inspect.signature(model.forward).parameters

@@ -4,19 +4,33 @@ from torch import nn
 
 
 def refuse_offloaded(model: nn.Module, side: str) -> None:
-    """Refuse a model whose weights `device_map` has spread over devices or left on the disk.
+    """Refuse a model whose weights `device_map` has spread over devices, or left on the disk or without data.
 
     Raises:
-        ValueError: naming the places.
+        ValueError: naming the places, or a weight.
     """
     places = sorted({str(place) for place in (getattr(model, "hf_device_map", None) or {}).values()})
-    absent = [name for name, parameter in model.named_parameters() if parameter.is_meta]
-    if len(places) > 1 or "disk" in places or absent:
-        where = f"lie on {', '.join(places)}" if places else f"are without data (meta), {absent[0]} among them"
+    if len(places) > 1 or "disk" in places:
         raise ValueError(
-            f"The {side}'s weights {where}, and it must lie on one device as a whole. Load it without device_map, in "
-            "half precision or with quantised weights where it is large; a teacher is shared between processes by "
-            "TeacherReference(teacher, shard=True) and FSDP2, or its outputs are stored once by `hf-e2kd store`."
+            f"The {side}'s weights lie on {', '.join(places)}, and it must lie on one device as a whole. Load it "
+            "without device_map, in half precision or with quantised weights where it is large; a teacher is shared "
+            "between processes by TeacherReference(teacher, shard=True) and FSDP2, or its outputs are stored once by "
+            "`hf-e2kd store`."
+        )
+    refuse_missing_data(model, side)
+
+
+def refuse_missing_data(model: nn.Module, side: str) -> None:
+    """Refuse a model on the device "meta", which knows the shapes of its weights alone.
+
+    Raises:
+        ValueError: naming a weight.
+    """
+    absent = next((name for name, parameter in model.named_parameters() if parameter.is_meta), None)
+    if absent is not None:
+        raise ValueError(
+            f"The {side}'s weights are without data (meta), {absent} among them. Load it by from_pretrained, outside "
+            'of torch.device("meta") and without device_map.'
         )
 
 

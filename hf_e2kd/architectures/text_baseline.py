@@ -7,7 +7,8 @@ nothing of it, and x·∂z/∂x is zero up to rounding. Such models are found by
 embedding of a token that says nothing.
 """
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -16,7 +17,7 @@ import torch
 from torch import nn
 
 from .base import evaluating
-from .discovery import call_model
+from .discovery import accepted_inputs, call_model
 from .taps import untapped
 from .text import longest_text, moved_embeddings, reads_embeddings, word_embeddings
 
@@ -97,7 +98,10 @@ def is_steep_at_zero(model: nn.Module, inputs: Mapping[str, Any] | None = None) 
     batch = _fixed_texts(model) if reads_embeddings(model) else inputs
     if batch is None:
         return False
-    _STEEP[model] = bool(_share_near_zero(model, batch) > STEEP)
+    share = _share_near_zero(model, batch, call_model)
+    if math.isnan(share):  # a classifier that begins at zero makes all logits one
+        share = _share_near_zero(model, batch, _encode)
+    _STEEP[model] = share > STEEP
     return _STEEP[model]
 
 
@@ -137,16 +141,28 @@ def _chosen_token(model: nn.Module, tokenizer_ids: Mapping[str, int | None]) -> 
     return chosen[candidates]
 
 
-def _share_near_zero(model: nn.Module, inputs: Mapping[str, Any]) -> float:
-    """The part of the logits' way from zero to the text that the first 5 % of the path pass; NaN where all is level."""
+def _share_near_zero(
+    model: nn.Module, inputs: Mapping[str, Any], read: Callable[[nn.Module, Mapping[str, Any]], torch.Tensor]
+) -> float:
+    """The part of the way from zero to the text that the first 5 % of the path pass; NaN where all is level.
 
-    def logits(scale: float) -> torch.Tensor:
+    Args:
+        read: Function of model and inputs that gives the output whose way it is.
+    """
+
+    def output(scale: float) -> torch.Tensor:
         with _seeded(inputs["input_ids"].device), moved_embeddings(model, inputs["input_ids"], lambda x: scale * x):
-            return call_model(model, inputs).double()
+            return read(model, inputs).double()
 
     with torch.no_grad(), evaluating(model), untapped():
-        at_zero = logits(0.0)
-        return ((logits(NEAR_ZERO) - at_zero).norm() / (logits(1.0) - at_zero).norm()).item()
+        at_zero = output(0.0)
+        return ((output(NEAR_ZERO) - at_zero).norm() / (output(1.0) - at_zero).norm()).item()
+
+
+def _encode(model: nn.Module, inputs: Mapping[str, Any]) -> torch.Tensor:
+    """The last hidden states of a classifier of transformers; of others the logits."""
+    base = getattr(model, "base_model", model)
+    return call_model(model, inputs) if base is model else base(**accepted_inputs(base, inputs), return_dict=True)[0]
 
 
 def _fixed_texts(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -96,13 +96,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if os.environ.get(DEBUG) or not isinstance(error, _errors_of_users()):
             sys.excepthook = echo_traceback
             raise
-        message = " ".join(str(error).split()) or type(error).__name__
+        # The data sets' library says in the error alone that there was one, and which in its cause.
+        told = f"{error}: {error.__cause__}" if error.__cause__ and _is_of_datasets(error) else str(error)
+        message = " ".join(told.split()) or type(error).__name__
         echo(f"hf-e2kd: error: {message}", err=True)
         raise SystemExit(1) from None
     finally:
         # --debug is for this command alone, not for the next one of the same process.
         if given is None:
             os.environ.pop(DEBUG, None)
+
+
+def _is_of_datasets(error: Exception) -> bool:
+    return type(error).__module__.startswith("datasets.")
 
 
 def _errors_of_users() -> tuple[type[Exception], ...]:

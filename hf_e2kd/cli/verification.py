@@ -1,8 +1,10 @@
 """`hf-e2kd fidelity --verify`: a new measurement of a record's student, and the figures that hold."""
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -218,7 +220,7 @@ def _place(
     if given is not None:
         return given, revision
     if model.id is not None:
-        return _hub_id(model.id, role), revision or model.revision
+        return _hub_id(model.id, role), revision or _revision(model.revision, role)
     if model.path is not None and (path := _below(folder, model.path, role)).is_dir():
         return str(path), None
     raise ValueError(
@@ -247,7 +249,7 @@ def _data(folder: Path, stated: DataRecord, instead: Instead, is_text: bool, col
             split,
             instead.dataset_config or stated.config,
             columns.inputs(is_text),
-            revision=None if instead.dataset else stated.revision,
+            revision=None if instead.dataset else _revision(stated.revision, "dataset"),
         )
     if len(data) != stated.rows:
         raise ValueError(
@@ -267,12 +269,27 @@ def _data_place(data: DataRecord, folder: Path) -> str:
 
 def _hub_id(name: str, role: str) -> str:
     """Check an id that a record states; a record of somebody else mustn't name this machine's folders."""
-    if not is_hub_id(name):
+    if not is_hub_id(name) or (role == "dataset" and _is_reader(name)):
         raise ValueError(
-            f"The record's id of the {role}, {name!r}, is no id on the Hub, or a folder here. Give it by --{role}, if "
-            "you trust what is there."
+            f"The record's id of the {role}, {name!r}, is no id on the Hub, or stands for files of this machine. Give "
+            f"it by --{role}, if you trust what is there."
         )
     return name
+
+
+def _is_reader(name: str) -> bool:
+    """Tell whether `datasets` reads files of the working directory by this name, as it does by "imagefolder"."""
+    return name.isidentifier() and find_spec(f"datasets.packaged_modules.{name}") is not None
+
+
+def _revision(revision: str | None, role: str) -> str | None:
+    """Check a revision that a record states, which becomes the name of a file in the Hub's cache."""
+    if revision is not None and (not re.fullmatch(r"\w[\w./-]*", revision, re.ASCII) or ".." in revision):
+        raise ValueError(
+            f"The record's revision of the {role}, {revision!r}, is no branch, tag or commit. Name the {role} by "
+            f"--{role}, if you trust what is there."
+        )
+    return revision
 
 
 def _below(folder: Path, path: str, role: str) -> Path:

@@ -10,6 +10,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from transformers import default_data_collator
 
+from ..alignment.labels import DataLabels
 from .boxes import pad_boxes
 from .groups import GROUP
 
@@ -19,7 +20,8 @@ class FiniteBatches:
 
     Args:
         collator: Function that makes a batch of samples.
-        labels: Function that checks the batch's labels and numbers them as the student's classes; None for neither.
+        labels: Match of the data's labels with the student's classes, by which those of the batch, and of its boxes,
+            are checked and numbered as the student's; None for neither.
 
     Raises:
         ValueError: on a call, naming the column and the samples of the batch.
@@ -28,7 +30,7 @@ class FiniteBatches:
     def __init__(
         self,
         collator: Callable[[Sequence[Any]], Mapping[str, Any]],
-        labels: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        labels: DataLabels | None = None,
     ):
         self.collator = collator
         self.labels = labels
@@ -45,8 +47,8 @@ class FiniteBatches:
         mixing = self.collator
         return FiniteBatches(mixing.collator, self.labels) if isinstance(mixing, MixingCollator) else self
 
-    def with_labels(self, labels: Callable[[torch.Tensor], torch.Tensor] | None) -> "FiniteBatches":
-        """The same with another function for the labels."""
+    def with_labels(self, labels: DataLabels | None) -> "FiniteBatches":
+        """The same with another match of the labels."""
         return FiniteBatches(self.collator, labels)
 
     def __call__(self, samples: Sequence[Any]) -> Mapping[str, Any]:
@@ -70,6 +72,8 @@ class FiniteBatches:
         _check_several_labels(labels)
         if self.labels is not None and isinstance(labels, torch.Tensor):
             batch = {**batch, "labels": self.labels(labels)}
+            if isinstance(batch.get("box_labels"), torch.Tensor):
+                batch["box_labels"] = self.labels.of_boxes(batch["box_labels"])
         return batch
 
 

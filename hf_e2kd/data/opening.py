@@ -9,7 +9,7 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from ..alignment.texts import length_limit
+from ..alignment.texts import check_text, length_limit
 
 _SIXTEEN_BITS = 65535
 
@@ -77,6 +77,8 @@ def cut_texts(texts: tuple[str, ...], tokenizer: Any, max_length: int | None = N
         tokenizer: A fast tokenizer.
         max_length: Longest input in tokens, special ones included; the tokenizer's own limit by default.
     """
+    for text in texts:
+        check_text(text, 0)
     limit = length_limit(tokenizer, max_length)
     encoding = tokenizer(*texts, truncation=limit is not None, max_length=limit).encodings[0]
     if not encoding.overflowing:

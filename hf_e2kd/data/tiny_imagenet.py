@@ -47,6 +47,8 @@ def load_tiny_imagenet(
     labels = {wnid: label for label, wnid in enumerate(wnids)}
     if len(labels) < len(wnids) or not wnids:
         raise ValueError(f"'{root / 'wnids.txt'}' is empty or names a class twice. Get it anew.")
+    for wnid in wnids:
+        path_inside(root / "train", wnid, f"{root / 'wnids.txt'}")
     check_folder(root / "train", wnids, TINY_LAYOUT)
     images = {"train": _training_images(root, labels), "validation": _validation_images(root, labels)}
     return DatasetDict(

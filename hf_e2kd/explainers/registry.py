@@ -13,7 +13,7 @@ from ..alignment.texts import length_limit, require_offsets_and_padding, tokeniz
 from ..alignment.words import mark_special_tokens
 from ..architectures.functions import FunctionModel, as_module
 from ..architectures.probabilities import ProbabilityModel
-from ..architectures.refusals import refuse_integer_arithmetic, refuse_sentence_transformers
+from ..architectures.refusals import refuse_integer_arithmetic, refuse_missing_data, refuse_sentence_transformers
 from ..choices import unknown_choice
 from .attention_gradient import AttentionGradient
 from .attention_rollout import AttentionRollout
@@ -153,8 +153,8 @@ def explain(
         in each cell of a map; a pair's second text follows the first.
 
     Raises:
-        ValueError: unknown method, option, layer or class; inputs that are no batch of finite images or of texts; or a
-            model that the method can't explain.
+        ValueError: unknown method, option, layer or class; inputs that are no batch of finite images or of texts; a
+            model that the method can't explain, or whose logits are no numbers.
 
     Example:
 
@@ -182,6 +182,7 @@ def explain(
             f"Give the options {sorted(options)} to the explainer's constructor, not beside the explainer."
         )
     refuse_sentence_transformers(model, "model")
+    refuse_missing_data(model, "model")
     # Inference mode would leave nothing to differentiate.
     with torch.inference_mode(False):
         batch, words = _batch(inputs, processing_class)
@@ -205,6 +206,7 @@ def explain(
     with torch.inference_mode(False):
 
         def classes(logits: torch.Tensor) -> torch.Tensor:
+            _check_logits(logits)
             chosen = resolve_target(_target(target, len(logits)), logits)
             for extreme in (chosen.max(), chosen.min()) if chosen.numel() else ():
                 if not -1 <= extreme < logits.shape[1]:
@@ -319,6 +321,16 @@ def _check_images(pixel_values: torch.Tensor) -> None:
     if not pixel_values.isfinite().all():
         rows = (~pixel_values.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
         raise ValueError(f"pixel_values holds NaN or infinite values in the samples {rows[:8]}. Leave them out.")
+
+
+def _check_logits(logits: torch.Tensor) -> None:
+    """Refuse logits of which no top class can be told, and whose gradients are NaN too."""
+    if not logits.isfinite().all():
+        rows = (~logits.isfinite()).any(1).nonzero().flatten().tolist()
+        raise ValueError(
+            f"The model's logits are NaN or infinite for the samples {rows[:8]}. Its weights may be damaged or have "
+            "diverged: load or train it again; or load it in a higher precision."
+        )
 
 
 def _check_tokens(input_ids: torch.Tensor) -> None:

@@ -11,6 +11,8 @@ MOST = 1_000_000
 """Largest number among a record's settings: more samples, points or tokens aren't measured."""
 MOST_AT_ONCE = 4096
 """Largest batch of a measurement."""
+MOST_PIXELS = 2**30
+"""Most pixels of all generated images together."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,10 @@ def _too_large(record: FidelityRecord) -> str | None:
             low, high = (1, MOST_AT_ONCE) if place == "batch_size" else (-MOST, MOST)
             if not low <= number <= high:
                 return f"its {place} state {number}"
+    arguments = record.data.arguments or {}
+    images, side = sum(_numbers(arguments.get("sizes"))), max(_numbers(arguments.get("image_size")), default=1)
+    if images * side**2 > MOST_PIXELS or side**2 > MOST_PIXELS // 10_000:
+        return f"its arguments state {images or 'the usual number of'} images of {side}×{side} pixels"
     return None
 
 

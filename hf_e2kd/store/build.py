@@ -27,7 +27,7 @@ from ..choices import unknown_choice
 from ..explainers import Explainer, Explanation, build_explainer
 from ..logs import get_logger
 from ..version import __version__
-from .description import read_description, read_plan
+from .description import plan_digest, read_description, read_plan
 from .files import FORMAT, PLAN_FILE, STORE_FILE, StoreError, write_json
 from .ids import check_order, order_probes, refuse_duplicates, stated_ids
 from .key import explainer_key, field_of_view, processor_key, require_same, teacher_key
@@ -216,6 +216,7 @@ class StoreBuilder:
         self.folder.mkdir(parents=True, exist_ok=True)
         if not (self.folder / PLAN_FILE).is_file():
             self._write_plan(self.count)
+        self.plan.store = plan_digest(read_plan(self.folder))
         writer: ShardWriter | None = None
         number = -1
         read = self._stream if self.streams else self._batches
@@ -247,6 +248,9 @@ class StoreBuilder:
             except BaseException:
                 if writer is not None:
                     writer.abandon()
+                if num_processes == 1 and not any(self.folder.glob("shard-*")):
+                    # Nothing is kept that another attempt, with what was wrong mended, would have to match.
+                    (self.folder / PLAN_FILE).unlink(missing_ok=True)
                 raise
 
     def finish(self) -> bool:
@@ -267,13 +271,15 @@ class StoreBuilder:
         if notes is None:
             return False
         infos = [ShardInfo(**note["shard"]) for note in notes]
-        ids = list(Shards(self.folder, infos, {}).ids())
+        digest = plan_digest(plan)
+        ids = list(Shards(self.folder, infos, {}, digest).ids())
         refuse_duplicates(ids)
         write_json(
             self.folder / STORE_FILE,
             {
                 "format": FORMAT,
                 "key": plan["key"],
+                "digest": digest,
                 "field_of_view": plan["field_of_view"],
                 "count": plan["count"],
                 "targets": max(note["targets"] for note in notes),

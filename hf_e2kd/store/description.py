@@ -1,5 +1,7 @@
 """A store's description, store.json: read and checked, because it may come from anywhere."""
 
+import hashlib
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -66,6 +68,8 @@ def read_description(folder: Path) -> dict[str, Any]:
     require_inside(folder, path)
     content = _read(path)
     _require(content, _STORE, path)
+    # Earlier versions stated no digest.
+    _require({"digest": content.get("digest")}, {"digest": _TEXT_OR_NONE}, path)
     _check_shards(content["shards"], path)
     _check_key(content, path)
     _check_fields(content, path)
@@ -83,6 +87,12 @@ def read_plan(folder: Path) -> dict[str, Any]:
     content = _read(path)
     _require(content, _PLAN, path)
     return content
+
+
+def plan_digest(plan: Mapping[str, Any]) -> str:
+    """The digest of what a store is built with: teacher, method, precision and data."""
+    parts = [plan["key"], *(plan["ids"].get(name) for name in ("column", "fingerprint", "probes"))]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def check_note(note: Any, path: Path) -> None:

@@ -15,6 +15,7 @@ from transformers import DataCollatorWithPadding, default_data_collator
 
 from ..alignment.labels import LabelAlignment, align_names, class_count, class_names, is_score
 from ..alignment.scores import refuse_one_shared_class
+from ..architectures.refusals import refuse_offloaded
 from ..data.explanation_map import ExplanationMap
 from ..data.text import TextCollator
 from ..explainers import Explainer, build_explainer
@@ -46,7 +47,7 @@ class StoredReference(Reference):
     Args:
         folder: Folder of the store.
         verify: Compare the checksums of all files. Otherwise their presence and size are checked, and each
-            shard's structure and number of rows when it is first read.
+            shard's structure, number of rows and store when it is first read.
         prefix: Beginning of the names of the columns that the reference reads; two stores in one training need two.
         allow_explainer_mismatch: Let the student be explained by another method than the teacher was.
         reference_options: Keywords of `Reference`: `explanation_weight`, `explanation_loss`, `logits_weight`.
@@ -85,7 +86,9 @@ class StoredReference(Reference):
         self.folder = Path(folder)
         self.description = read_description(self.folder)
         infos = [ShardInfo(**shard) for shard in self.description["shards"]]
-        self.shards = Shards(self.folder, infos, fields_from_json(self.description["fields"]))
+        self.shards = Shards(
+            self.folder, infos, fields_from_json(self.description["fields"]), self.description.get("digest")
+        )
         if len(self.shards) != self.description["count"]:
             raise StoreError(
                 f"{self.folder / STORE_FILE} states {self.description['count']} samples, and its shards hold "
@@ -156,6 +159,7 @@ class StoredReference(Reference):
         """
         state = launched_processes()
         if isinstance(teacher, nn.Module):
+            refuse_offloaded(teacher, "teacher")
             teacher.to(state.device)
         builder = StoreBuilder(teacher, dataset, Path(output_dir), **options)
         with building_alone(builder, state):

@@ -18,6 +18,9 @@ from .files import StoreError, require_inside
 
 ID = "id"
 
+STORE = b"hf_e2kd.store"
+"""Key of a shard's metadata under which the digest of its store stands."""
+
 Id = int | str
 
 
@@ -122,11 +125,14 @@ class _Column:
 class _Shard:
     """A shard, opened."""
 
-    def __init__(self, path: Path, info: ShardInfo, fields: Mapping[str, Field]):
+    def __init__(self, path: Path, info: ShardInfo, fields: Mapping[str, Field], store: str | None = None):
         try:
             # Mapped: rows are read from the page cache, which all processes of a machine share.
             with pa.memory_map(str(path)) as source:
                 table = pa.ipc.open_stream(source).read_all()
+            # Shards of earlier versions don't say it.
+            if (table.schema.metadata or {}).get(STORE, b"").decode("ascii", "replace") not in ("", store or ""):
+                raise pa.ArrowInvalid("it belongs to another store, of another teacher, data or precision")
             if table.num_rows != info.rows:
                 raise pa.ArrowInvalid(f"{table.num_rows} rows instead of {info.rows}")
             _check_types(table, fields)
@@ -138,7 +144,8 @@ class _Shard:
             if found != info.ids:
                 raise pa.ArrowInvalid("its ids are others than store.json states, as of shards that were swapped")
             self.columns = {name: _Column(table.column(name).chunks, field) for name, field in fields.items()}
-        except (pa.ArrowException, OSError) as error:
+        # The last is of a column's name that isn't UTF-8.
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise _damaged(path, str(error)) from error
 
 
@@ -169,9 +176,11 @@ class Shards:
         folder: Folder of the shards.
         infos: The shards in their order.
         fields: Their columns beside `id`.
+        store: Digest of what the store was built with, which its shards bear; None of a store that doesn't say it.
     """
 
-    def __init__(self, folder: Path, infos: Sequence[ShardInfo], fields: Mapping[str, Field]):
+    def __init__(self, folder: Path, infos: Sequence[ShardInfo], fields: Mapping[str, Field], store: str | None = None):
+        self.store = store
         self.folder = folder
         self.infos = list(infos)
         self.fields = dict(fields)
@@ -240,7 +249,7 @@ class Shards:
     def _shard(self, number: int) -> _Shard:
         if number not in self._open:
             info = self.infos[number]
-            self._open[number] = _Shard(self.folder / info.name, info, self.fields)
+            self._open[number] = _Shard(self.folder / info.name, info, self.fields, self.store)
         return self._open[number]
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..alignment.labels import LabelAlignment, align_names, class_count, class_names, list_positives
+from ..alignment.labels import DataLabels, LabelAlignment, align_names, class_count, class_names, list_positives
 from .files import StoreError
 from .shards import Shards
 
@@ -27,6 +27,7 @@ class TargetRule:
     def __init__(self, rule: str, teacher: nn.Module, data_names: list[str] | None, classes: Sequence[str] | None):
         self.rule = rule
         names, count = class_names(teacher), class_count(teacher)
+        self.count = count
         self.allowed: torch.Tensor | None = None
         if classes is not None:
             self.allowed = align_names(names, list(classes), count, len(classes)).teacher
@@ -35,7 +36,16 @@ class TargetRule:
             self.labels = align_names(names, data_names, count, len(data_names))
 
     def __call__(self, logits: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
-        """The explained classes (B,) of the teacher; (B, K), padded by −1, for the rule "positives"."""
+        """The explained classes (B,) of the teacher; (B, K), padded by −1, for the rule "positives".
+
+        Raises:
+            ValueError: logits of another number of classes than the teacher states, or labels that are no classes.
+        """
+        if self.count not in (None, logits.shape[1]):
+            raise StoreError(
+                f"The teacher gives {logits.shape[1]} logits, and its configuration names {self.count} classes. Name "
+                f"all of its classes in `id2label`, or load it with num_labels={self.count}."
+            )
         if self.rule == "positives":
             return self._positives(logits, labels)
         top = logits.argmax(1)
@@ -49,6 +59,8 @@ class TargetRule:
                 "target='label' needs one label a sample, as whole numbers in a column `labels`; name it by "
                 "`label_column`, or use 'teacher_top'."
             )
+        known = logits.shape[1] if self.labels is None else self.labels.student_classes
+        labels = DataLabels(known)(labels)
         own = labels if self.labels is None else self._of_teacher(labels)
         valid = (own >= 0) & (own < logits.shape[1])
         if self.allowed is not None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..alignment.texts import length_limit, require_offsets_and_padding
+from ..alignment.texts import check_text, length_limit, require_offsets_and_padding
 from ..alignment.words import pool_words
 from ..data.text import TextCollator
 from .files import StoreError
@@ -67,6 +67,9 @@ class SpanCollator:
         """The batch: `input_ids`, `attention_mask`, … and `special_tokens_mask`, all (B, T), `labels` where there are
         some, and where the text is in them."""
         texts = [texts_of(sample, self.text_columns) for sample in samples]
+        for row, parts in enumerate(texts):
+            for text in parts:
+                check_text(text, row)
         encoding = self.tokenizer(
             *(list(column) for column in zip(*texts, strict=True)),
             truncation=self.max_length is not None,

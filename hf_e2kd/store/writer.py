@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from .description import check_note
 from .files import NO_SPACE, StoreError, free_bytes, read_json, write_json
-from .shards import ID, Field, ShardInfo, fields_to_json, fingerprint
+from .shards import ID, STORE, Field, ShardInfo, fields_to_json, fingerprint
 
 # Rows are kept in memory until they fill a record batch of this many bytes, so that a reader finds few of them.
 _BATCH_BYTES = 16 * 2**20
@@ -50,9 +50,18 @@ class ShardWriter:
         rows: Number of rows that it shall have, to say how much space is needed where there is none left; None where
             not known.
         rows_after: Number of rows of the shards after it, likewise.
+        store: Digest of what the store is built with, by which the shard is told from those of other stores.
     """
 
-    def __init__(self, path: Path, fields: Mapping[str, Field], rows: int | None = None, rows_after: int | None = None):
+    def __init__(
+        self,
+        path: Path,
+        fields: Mapping[str, Field],
+        rows: int | None = None,
+        rows_after: int | None = None,
+        store: str = "",
+    ):
+        self.store = store
         self.path = path
         self.fields = dict(fields)
         self.expected, self.after = rows, rows_after
@@ -109,7 +118,7 @@ class ShardWriter:
         ids = self._columns[ID]
         if self._schema is None:
             kind = pa.string() if ids and isinstance(ids[0], str) else pa.int64()
-            self._schema = pa.schema([(ID, kind), *((name, pa.binary()) for name in self.fields)])
+            self._schema = pa.schema([(ID, kind), *((name, pa.binary()) for name in self.fields)], {STORE: self.store})
             self._sink = _Hashed(open(self.temporary, "wb"))  # noqa: SIM115
             self._stream = pa.ipc.new_stream(self._sink, self._schema)
         columns = [pa.array(self._columns[column.name], type=column.type) for column in self._schema]
@@ -159,12 +168,16 @@ class ShardPlan:
         folder: Folder of the store.
         rows_per_shard: Number of samples of each shard but the last.
         count: Number of samples of the data; None where it isn't known before its end.
+
+    Attributes:
+        store: Digest of the plan, which its shards bear.
     """
 
     def __init__(self, folder: Path, rows_per_shard: int, count: int | None):
         self.folder = folder
         self.rows_per_shard = rows_per_shard
         self.count = count
+        self.store = ""
 
     def shards(self, count: int) -> int:
         """The number of shards of `count` samples."""
@@ -196,9 +209,9 @@ class ShardPlan:
     def writer(self, number: int, fields: Mapping[str, Field]) -> ShardWriter:
         """A writer of shard `number`."""
         if self.count is None:
-            return ShardWriter(self._path(number), fields)
+            return ShardWriter(self._path(number), fields, store=self.store)
         after = max(0, self.count - (number + 1) * self.rows_per_shard)
-        return ShardWriter(self._path(number), fields, self.rows_of(number), after)
+        return ShardWriter(self._path(number), fields, self.rows_of(number), after, self.store)
 
     def close(self, writer: ShardWriter, number: int, targets: int) -> None:
         """Finish a shard, whose samples have up to `targets` explained classes."""

@@ -96,7 +96,7 @@ class Term(nn.Module):
         logged: Further values of the last batch, by name, to be logged beside the loss.
 
     Raises:
-        ValueError: the weight is negative, infinite or NaN.
+        ValueError: the weight is negative, infinite or NaN, or there is none.
 
     Example:
 
@@ -120,6 +120,8 @@ class Term(nn.Module):
 
     def __init__(self, weight: float | None = 1.0, reference: str | None = None):
         super().__init__()
+        if weight is None and self.weight_argument is None:
+            raise ValueError(f"The term '{self.name}' has no weight. Give a number, as {{\"weight\": 1.0}}.")
         self.weight = None if weight is None else read_number(f"The weight of the term '{self.name}'", weight, 0)
         self.reference = reference
         self.suffix = ""

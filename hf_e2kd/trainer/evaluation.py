@@ -30,6 +30,8 @@ class EvaluationMixin(Trainer):
     _batch_measures: BatchMeasures | None = None
     _labels_are_ours = True
     _grouped_by: tuple[str, ...] | None = None
+    _evaluated: Any = None
+    """Data set of the evaluation, until its first batch was looked at."""
 
     @property
     def group_columns(self) -> tuple[str, ...]:
@@ -126,6 +128,7 @@ class EvaluationMixin(Trainer):
             passes = [each.forward_passes for each in self._explainers() if each.forward_passes is not None]
             if passes:
                 logger.info(f"Each sample takes {max(passes)} forward passes of a model that is explained.")
+        self._evaluated = getattr(dataloader, "dataset", None)
         with doing(self, str(keywords.get("description", arguments[0] if arguments else "Evaluation"))):
             output = super().evaluation_loop(dataloader, *arguments, metric_key_prefix=metric_key_prefix, **keywords)
         means = self._fidelity.means()
@@ -180,6 +183,9 @@ class EvaluationMixin(Trainer):
         groups = {name: inputs.pop(name) for name in (GROUP,) if name in inputs}
         self.terms.eval()
         refuse_missing_inputs(inputs, self.eval_dataset, bool(self.args.remove_unused_columns))
+        if "labels" not in inputs:
+            self._warn_of_missing_labels(inputs)
+        self._evaluated = None
         with torch.no_grad(), self._gathered(model):
             # Labels of another label space enter neither the loss nor the metrics.
             scored = {key: value for key, value in inputs.items() if key != "labels" or self._labels_are_ours}
@@ -214,3 +220,13 @@ class EvaluationMixin(Trainer):
         labels = (scored if self.compute_metrics is multi_label_metrics else inputs).get("labels")
         own_loss = loss.detach() if logged else None
         return (own_loss, None, None) if prediction_loss_only else (own_loss, output.logits.detach(), labels)
+
+    def _warn_of_missing_labels(self, inputs: Mapping[str, Any]) -> None:
+        """Warn at an evaluation's first batch, where its data should have had labels."""
+        columns = getattr(self._evaluated, "column_names", None) or []
+        if self._evaluated is not None and (self._setting("task_weight") > 0 or {"label", "labels"} & set(columns)):
+            logger.warning(
+                "The evaluation's batches have no labels, so that its loss lacks the labels' term and no accuracy is "
+                f"measured. They hold {sorted(inputs)}{f' of the columns {sorted(columns)}' if columns else ''}. Name "
+                "the column of labels 'label' or 'labels', with the classes' numbers (dataset.class_encode_column)."
+            )

@@ -194,12 +194,18 @@ def load_terms(terms: nn.Module, folder: str | Path) -> None:
     """Read the terms' parameters and buffers from a checkpoint.
 
     Raises:
-        ValueError: the checkpoint has none, or others than these terms have.
+        ValueError: the checkpoint has none, or others than these terms have, or some where these terms have none.
     """
     own = terms.state_dict()
-    if not own:
-        return
     path = Path(folder) / TERMS_FILE
+    if not own:
+        if path.is_file():
+            names = sorted({name.split(".")[0] for name in load_file(path)})
+            raise ValueError(
+                f"The checkpoint {folder} is of a training with the terms {names}, which this one doesn't have, so "
+                "that it can't go on as it was. Name them in `terms`, or load the weights by from_pretrained."
+            )
+        return
     if not path.is_file():
         raise ValueError(
             f"The checkpoint {folder} holds no {TERMS_FILE}, with the parameters of the terms "

@@ -15,7 +15,7 @@ from ..alignment.labels import is_multi_label, labels_belong_to
 from ..alignment.own_processing import own_tokenizer
 from ..architectures import is_timm, wrap_timm
 from ..architectures.discovery import return_mappings
-from ..architectures.refusals import refuse_sentence_transformers
+from ..architectures.refusals import refuse_missing_data, refuse_sentence_transformers
 from ..architectures.sharding import whole
 from ..callbacks.progress import describe_progress
 from ..data.collate import FiniteBatches
@@ -188,6 +188,11 @@ class ExplanationDistillTrainer(
 
     def _equip(self, model: nn.Module) -> nn.Module:
         """Prepare a student: make it saveable, explained by its own forward, and known to references and terms."""
+        if not isinstance(model, nn.Module):
+            raise ValueError(
+                f"The student must be a model, not {type(model).__name__}. Load it first, by "
+                "AutoModelForImageClassification.from_pretrained or its like for texts."
+            )
         if any(reference.is_model(model) for reference in self.references.values()):
             raise ValueError("Teacher and student are the same object. Give the student its own copy of the weights.")
         for reference in self.references.values():
@@ -196,6 +201,7 @@ class ExplanationDistillTrainer(
                 require_finite_weights(reference.model, "teacher", "Load or train it again.")
         require_finite_weights(model, "student", "Load it again, or initialise that layer.")
         refuse_sentence_transformers(model, "student")
+        refuse_missing_data(model, "student")
         if is_timm(model):
             model = wrap_timm(model)
         forget_preparation(model)

@@ -65,6 +65,15 @@ def rise(model: nn.Module, inputs: dict[str, torch.Tensor], token: int) -> torch
     return (model(**inputs).logits - at_baseline).gather(1, TARGET[:, None])[:, 0].detach()
 
 
+@pytest.mark.parametrize("name", [*STEEP, *LEVEL])
+def test_a_classifier_that_begins_at_zero(name):
+    """Prevents: a student whose logits are all level at first, measured then and attributed against zero ever after."""
+    model = build(name)
+    head = [module for module in model.modules() if isinstance(module, nn.Linear) and len(module.weight) == 5][-1]
+    head.weight.data.zero_()
+    assert is_steep_at_zero(model, token_batch()) == (name in STEEP)
+
+
 @pytest.mark.parametrize("calm", [True, False])
 @pytest.mark.parametrize("name", [*STEEP, *LEVEL])
 def test_models_that_are_steep_at_zero_are_found(name, calm):

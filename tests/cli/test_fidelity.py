@@ -181,6 +181,13 @@ def test_a_record_without_its_teacher(place, capsys):
     assert run(*own, "--teacher", "elsewhere") == 0
 
 
+def test_data_that_cannot_be_read(place, capsys):
+    """Prevents: "An error occurred while generating the dataset", which says neither what nor where."""
+    (place / "half.jsonl").write_text('{"text": "a \\ud800 b"}\n')
+    assert run("fidelity", *TEXTS_THERE[:4], "--dataset", "half.jsonl") == 1
+    assert "generating the dataset: JSON parse error" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("part", ["student", "teacher", "data"])
 def test_places_outside_a_record_s_folder(place, capsys, part):
     """Prevents: somebody else's record that makes the command open any folder of the machine."""
@@ -207,7 +214,25 @@ def test_places_outside_a_record_s_folder(place, capsys, part):
     for name in (str(place / held.path), held.path, "../x"):
         replace(inside, **{part: replace(held, id=name)}).save(folder)
         assert run("fidelity", "--verify", folder) == 1
-        assert f"id of the {role}, {name!r}, is no id on the Hub, or a folder here" in capsys.readouterr().err
+        assert f"id of the {role}, {name!r}, is no id on the Hub, or stands for files" in capsys.readouterr().err
+
+
+def test_a_record_that_names_this_machine(place, capsys, monkeypatch):
+    """Prevents: a record that makes the command read the working directory, or a file beside the Hub's cache."""
+    assert run(*IMAGES, "--pictures", 0, "--no-chance") == 0
+    folder = place / "outputs" / "fidelity"
+    record = FidelityRecord.load(folder)
+    monkeypatch.chdir(place / "photos")
+    models = ("--student", place / "student", "--teacher", place / "teacher")
+    for changed, message in (
+        ({"id": "imagefolder"}, "id of the dataset, 'imagefolder', is no id on the Hub, or stands for files"),
+        ({"id": "a/b", "revision": "../../../x"}, "revision of the dataset, '../../../x', is no branch"),
+        ({"id": "a/b", "revision": "/etc"}, "revision of the dataset, '/etc', is no branch"),
+    ):
+        replace(record, data=replace(record.data, path=None, **changed)).save(folder)
+        capsys.readouterr()
+        assert run("fidelity", "--verify", folder, *models) == 1
+        assert message in capsys.readouterr().err
 
 
 def test_records_that_state_too_little(place, capsys):

@@ -5,7 +5,9 @@ import torch
 
 from hf_e2kd import TextCollator
 from hf_e2kd.alignment.texts import tokenize_texts
+from hf_e2kd.data.opening import cut_texts
 from hf_e2kd.data.text import load_texts
+from hf_e2kd.store.text import SpanCollator
 from tests.tokenizers import SlowTokenizer, tokenizer
 
 SAMPLES = [
@@ -160,6 +162,15 @@ def test_no_text_and_half_a_character_are_named(text, said):
     """Prevents: a tokenizer's TypeError for what is no text, or a lone surrogate of broken JSON (fault B14)."""
     with pytest.raises(ValueError, match=f"Number 1 of the batch.*{said}.*Leave it out"):
         tokenize_texts([("good",), (text,)], (tokenizer("wordpiece"), None))
+
+
+def test_half_a_character_in_other_places():
+    """Prevents: the same TypeError on the ways to `hf-e2kd explain`, to the viewer and into a store."""
+    own = tokenizer("wordpiece")
+    with pytest.raises(ValueError, match="half of a character at 2"):
+        cut_texts(("a \ud800",), own)
+    with pytest.raises(ValueError, match="Number 1 of the batch.*half of a character at 2"):
+        SpanCollator(own)([{"text": "a"}, {"text": "a \ud800"}])
 
 
 def test_one_split_is_divided(tmp_path):

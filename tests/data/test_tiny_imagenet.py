@@ -37,6 +37,13 @@ def test_labels_in_the_order_of_the_wordnet_ids_and_whole_boxes(tiny):
     assert (row["id"], row["label"], row["boxes"], row["image"].size) == ("val_0", 1, [[0, 0, 1, 1]], (64, 64))
 
 
+def test_classes_outside_the_folder(tiny):
+    """Prevents: a list of classes that opens any folder of the machine."""
+    (tiny / "wnids.txt").write_text("n02123045\n../../n01443537\n")
+    with pytest.raises(ValueError, match=r"wnids\.txt names the file '../../n01443537', outside the folder"):
+        load_tiny_imagenet(tiny)
+
+
 def test_what_is_missing_is_named(tiny):
     (tiny / "train" / WNIDS[0] / "images" / f"{WNIDS[0]}_1.JPEG").unlink()
     with pytest.raises(ValueError, match="1 images have a file or a line alone, such as n02123045_1.JPEG"):

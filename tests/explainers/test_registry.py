@@ -132,6 +132,14 @@ def test_targets_that_are_no_classes(tiny, target, message):
         hf_e2kd.explain(tiny("vit"), images(), target=target)
 
 
+def test_logits_that_are_no_numbers(tiny):
+    """Prevents: maps of NaN, and class 0 for a top class, of a model whose weights are damaged."""
+    model = tiny("resnet")
+    model.classifier[-1].weight.data[0, 0] = float("nan")
+    with pytest.raises(ValueError, match=r"logits are NaN or infinite for the samples \[0, 1\].*load or train"):
+        hf_e2kd.explain(model, images(2))
+
+
 def test_model_without_a_classifier(tiny):
     """Prevents: a KeyError for a backbone."""
     with pytest.raises(ValueError, match="no logits.*AutoModelForImageClassification"):

@@ -140,6 +140,8 @@ def test_what_is_not_checked_is_told():
         ({"batch_size": 10**12}, "its batch_size state 1000000000000"),
         ({"batch_size": 0}, "its batch_size state 0"),
         ({"data": {"arguments": {"sizes": {"test": 10**12}}}}, "its arguments state 1000000000000"),
+        ({"data": {"arguments": {"image_size": 100_000}}}, "its arguments state the usual number of images of 100000×"),
+        ({"data": {"arguments": {"sizes": {"a": 900_000}, "image_size": 64}}}, "its arguments state 900000 images of"),
         ({"data": {"columns": {"max_length": float("inf")}}}, "its max_length state inf"),
         ({"explainer": {"name": "ig", "options": {"n_steps": 10**9}}}, "its explainer state 1000000000"),
     ],
@@ -148,3 +150,9 @@ def test_an_empty_record_is_an_error(changes, problem):
     """Prevents: "All 0 hold" of a record that claims nothing."""
     with pytest.raises(ValueError, match=f"nothing that could be verified: .*{problem}"):
         verify(record(**changes) if isinstance(changes.get("data"), dict) else replace(record(), **changes), record())
+
+
+def test_generated_images_of_a_usual_size():
+    """Prevents: an honest record of generated images at 224 pixels refused as one that fills the memory."""
+    honest = record(data={"arguments": {"image_size": 224}})
+    assert all(check.holds for check in verify(honest, honest))

@@ -1,9 +1,13 @@
 """Annotations as a reference: which class is explained, and where its object is."""
 
+import datasets
 import pytest
 import torch
 
+from hf_e2kd.data import AnnotatedCollator
 from hf_e2kd.references.annotation import AnnotationReference, annotated_classes, annotated_masks
+from tests.models import CLASS_NAMES, build
+from tests.training import distiller, samples
 
 # Two dogs (class 1) and a cat (class 2); an image of a cat without boxes; one of a class whose box is another's.
 BOXES = torch.tensor(
@@ -136,3 +140,34 @@ def test_batches_without_annotations_are_refused():
         reference(batch())
     with pytest.raises(ValueError, match="no column `mask` or `boxes`. Its columns: .'labels'"):
         reference({"labels": LABELS})
+
+
+def test_boxes_of_data_in_another_order_of_classes(tmp_path):
+    """Prevents: labels numbered as the model's classes beside boxes numbered as the data's, which then never match."""
+    pixels = [sample["pixel_values"].numpy() for sample in samples(4)]
+    names = datasets.ClassLabel(names=CLASS_NAMES[::-1])
+    features = datasets.Features(
+        pixel_values=datasets.Array3D((3, 32, 32), "float32"),
+        labels=names,
+        boxes=datasets.List(datasets.List(datasets.Value("float32"))),
+        box_labels=datasets.List(datasets.Value("int64")),
+    )
+    box = [0.0, 0.0, 16.0, 16.0]
+    columns = {"labels": [0, 1, 2, 3], "boxes": [[box], [box, box], [], [box]], "box_labels": [[0], [0, 1], [], [2]]}
+    data = datasets.Dataset.from_dict({"pixel_values": pixels, **columns}, features=features)
+    trainer = distiller(
+        build("vit"),
+        None,
+        tmp_path,
+        references={"boxes": AnnotationReference()},
+        data_collator=AnnotatedCollator(),
+        train_dataset=data,
+        eval_dataset=data,
+    )
+    made = trainer.collate([data[row] for row in range(4)], data)
+    assert made["labels"].tolist() == [4, 3, 2, 1]
+    assert made["box_labels"].tolist() == [[4, -1], [4, 3], [-1, -1], [2, -1]]
+    assert trainer.references["boxes"](made).target.tolist() == [4, 3, -1, -1]
+    wrong = data.map(lambda row: {"box_labels": [9] * len(row["boxes"])})
+    with pytest.raises(ValueError, match=r"numbers \[9\].*0 to 4"):
+        trainer.collate([wrong[row] for row in range(4)], wrong)

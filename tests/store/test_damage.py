@@ -3,12 +3,14 @@
 import copy
 import json
 import random
+import shutil
 from contextlib import suppress
 
 import pyarrow as pa
 import pytest
 
-from hf_e2kd.store import StoredReference, StoreError
+from hf_e2kd.store import StoredReference, StoreError, writer
+from tests.models import build
 from tests.store.stores import STUDENT, rows, store, text_model, texts
 from tests.training import samples
 
@@ -200,3 +202,35 @@ def test_any_damage_is_a_store_error(tmp_path, teacher, is_text):
                 read()
     description.write_text(text)
     assert len(read(verify=True)) == 2
+
+
+def test_a_shard_of_another_store(tmp_path):
+    """Prevents: another teacher's explanations of the same rows, of a file copied into the wrong folder."""
+    data = samples(6)
+    for seed, name in ((1, "own"), (2, "other")):
+        store(build("vit", seed=seed), data, tmp_path / name, rows_per_shard=3)
+    shutil.copy(tmp_path / "other" / "shard-00001.arrow", tmp_path / "own" / "shard-00001.arrow")
+    rows = StoredReference(tmp_path / "own").attach(data)
+    assert rows[0]["reference_target"] >= 0
+    with pytest.raises(StoreError, match="shard-00001.arrow is damaged: it belongs to another store"):
+        rows[3]
+
+
+def test_a_column_without_a_readable_name(tmp_path):
+    """Prevents: a UnicodeDecodeError of a damaged shard, which says neither which file nor what to do."""
+    store(build("vit", seed=1), samples(4), tmp_path)
+    shard = tmp_path / "shard-00000.arrow"
+    shard.write_bytes(shard.read_bytes().replace(b"target", b"\xffarget"))
+    with pytest.raises(StoreError, match="shard-00000.arrow is damaged: .*invalid start byte"):
+        StoredReference(tmp_path).attach(samples(4))[0]
+
+
+def test_a_store_of_an_earlier_version(tmp_path, monkeypatch):
+    """Prevents: stores that were built before shards bore their store's digest called damaged."""
+    data = samples(4)
+    monkeypatch.setattr(writer, "STORE", b"unknown")
+    store(build("vit", seed=1), data, tmp_path)
+    described = json.loads((tmp_path / "store.json").read_text())
+    del described["digest"]
+    (tmp_path / "store.json").write_text(json.dumps(described))
+    assert StoredReference(tmp_path, verify=True).attach(data)[3]["reference_target"] >= 0

@@ -64,17 +64,18 @@ JSON = st.recursive(
 
 @pytest.fixture(scope="module")
 def described(tmp_path_factory):
-    """A small store, and its description."""
+    """A small store, its description, and its last row."""
     folder = tmp_path_factory.mktemp("store")
     store(TEACHER, samples(4), folder, rows_per_shard=3)
-    return folder, json.loads((folder / "store.json").read_text(encoding="utf-8"))
+    row = StoredReference(folder).attach(samples(4))[3]
+    return folder, json.loads((folder / "store.json").read_text(encoding="utf-8")), row
 
 
 @settings(max_examples=150)
 @given(st.data(), JSON)
 def test_mutated_descriptions(described, data, value):
-    """Prevents: another error than StoreError of a store.json in which some part was changed or is lacking."""
-    folder, whole = described
+    """Prevents: another error than StoreError, or other values, of a store.json with a part changed or lacking."""
+    folder, whole, row = described
     changed = copy.deepcopy(whole)
     inner, name = changed, data.draw(st.sampled_from(sorted(changed)))
     while isinstance(inner[name], dict | list) and inner[name] and data.draw(st.booleans()):
@@ -86,4 +87,6 @@ def test_mutated_descriptions(described, data, value):
         inner[name] = value
     (folder / "store.json").write_text(json.dumps(changed), encoding="utf-8")
     with suppress(StoreError):
-        StoredReference(folder).attach(samples(4))[3]
+        found = StoredReference(folder).attach(samples(4))[3]
+        for column in ("reference_logits", "reference_target", "reference_map"):
+            assert torch.equal(torch.as_tensor(found[column]), torch.as_tensor(row[column]))

@@ -63,6 +63,27 @@ def test_targets_by_label(tmp_path, teacher):
         store(teacher, samples(4, labels=False), tmp_path / "unlabelled", target="label")
 
 
+@pytest.mark.parametrize(
+    ("label", "message"), [(7, r"numbers \[7\].*0 to 4"), (-1, r"numbers \[-1\]"), (True, "type bool")]
+)
+def test_labels_that_are_no_classes(tmp_path, teacher, label, message):
+    """Prevents: labels from 1 to N that explain the teacher's top class instead, without a word."""
+    data = [{**sample, "labels": label} for sample in samples(4)]
+    with pytest.raises(ValueError, match=message):
+        store(teacher, data, tmp_path / "store", target="label")
+    data = [{**sample, "labels": -100} for sample in samples(4)]
+    assert len(store(teacher, data, tmp_path / "store", target="label").attach(data)) == 4
+
+
+def test_a_teacher_with_more_logits_than_names(tmp_path):
+    """Prevents: a store that is called damaged when it is opened; a failed build that blocks its folder."""
+    teacher = build("vit", seed=1)
+    teacher.config.id2label = dict(enumerate(CLASS_NAMES[:3]))
+    with pytest.raises(StoreError, match="gives 5 logits, and its configuration names 3 classes.*num_labels=3"):
+        store(teacher, samples(4), tmp_path / "store")
+    assert len(store(build("vit", seed=1), samples(4), tmp_path / "store").attach(samples(4))) == 4
+
+
 def test_one_map_for_each_positive(tmp_path, teacher):
     """Prevents: one object of several explained, or maps of one class under another's number."""
     positives = [[1], [0, 3], [], [0, 1, 4], [2], [2, 3]]

@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from PIL import Image
 
-from hf_e2kd import TeacherReference, explain
+from hf_e2kd import StoredReference, TeacherReference, explain
 from hf_e2kd.architectures.text import refuse_unfit_text
 from hf_e2kd.explainers import GradCAM
 from hf_e2kd.trainer import checkpoints
@@ -18,7 +18,7 @@ from hf_e2kd.trainer.preemption import last_checkpoint
 from tests.models import CLASS_NAMES, CLASSES, IMAGE_SIZE, build
 from tests.text_models import build_text
 from tests.tokenizers import STUDENT
-from tests.training import distiller, logged, samples, weights
+from tests.training import arguments, distiller, logged, samples, weights
 
 
 def renamed(count, column):
@@ -405,3 +405,95 @@ def test_token_types_that_a_model_lacks():
     batch = {"input_ids": torch.tensor([[1, 2]]), "token_type_ids": torch.tensor([[0, 1]])}
     with pytest.raises(ValueError, match="`token_type_ids` holds 1, and .* knows the types 0 to 0.*return_token_type"):
         refuse_unfit_text(model, batch)
+
+
+@pytest.mark.parametrize(
+    ("label", "found"),
+    [(1.5, "are of the type float32"), ([1], r"have the shape \(4, 1\)")],
+)
+def test_labels_of_other_types(tiny, tmp_path, label, found):
+    """Prevents: an evaluation without the accuracy that was asked for, since its labels are fractions or lists."""
+    data = [{**each, "labels": label} for each in samples(4)]
+    trainer = distiller(tiny("vit"), build("vit", seed=1), tmp_path, eval_dataset=data)
+    with pytest.raises(ValueError, match=f"The labels {found}.*0 to {CLASSES - 1}"):
+        trainer.evaluate()
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_evaluations_whose_labels_never_arrive(tiny, tmp_path, weight, caplog):
+    """Prevents: an `eval_loss` without the labels' term, of data whose labels are strings or named otherwise."""
+    pixels = [each["pixel_values"].numpy() for each in samples(4)]
+    named = datasets.Dataset.from_dict({"pixel_values": pixels, "labels": ["class 1"] * 4})
+    data = renamed(4, "fine_label") if weight else named.with_format("torch", ["pixel_values"], True)
+    trainer = distiller(tiny("vit"), build("vit", seed=1), tmp_path, {"task_weight": weight}, eval_dataset=data)
+    assert "eval_accuracy" not in trainer.evaluate()
+    assert caplog.text.count("evaluation's batches have no labels") == 1
+    caplog.clear()
+    assert "eval_accuracy" in trainer.evaluate(samples(4)) and "no labels" not in caplog.text
+
+
+@pytest.mark.parametrize("side", ["student", "teacher"])
+def test_more_logits_than_names(tiny, tmp_path, side):
+    """Prevents: names that stand for other logits, of a head that was exchanged without its `id2label`."""
+    models = {"student": tiny("vit"), "teacher": build("vit", seed=1)}
+    models[side].classifier = torch.nn.Linear(16, CLASSES + 2)
+    with pytest.raises(ValueError, match=f"The {side} gives 7 logits, and its configuration names 5 classes"):
+        distiller(models["student"], models["teacher"], tmp_path).train()
+
+
+def test_a_term_without_weight(tmp_path):
+    """Prevents: a KeyError in the middle of a training, where JSON says null."""
+    with pytest.raises(ValueError, match="term 'hint' has no weight. Give a number"):
+        arguments(tmp_path, terms={"hint": {"weight": None}})
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda model, folder: distiller(model, build("vit"), folder),
+        lambda model, folder: explain(model, torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE)),
+        lambda model, folder: StoredReference.build(model, samples(4), folder / "store", progress=False),
+    ],
+    ids=["student", "explain", "store"],
+)
+def test_weights_without_data(tmp_path, use):
+    """Prevents: "Cannot copy out of meta tensor" or "item() on meta tensors" for a model that was never loaded."""
+    with pytest.raises(
+        ValueError, match=r"weights are without data \(meta\), vit.embeddings.cls_token.*from_pretrained"
+    ):
+        use(build("vit", seed=1).to("meta"), tmp_path)
+
+
+def test_a_student_that_says_nothing(tmp_path):
+    """Prevents: an AttributeError for a name, and half a remedy for a bare module."""
+    with pytest.raises(ValueError, match="student must be a model, not str.*from_pretrained"):
+        distiller("google/vit", build("vit"), tmp_path)
+    bare = torch.nn.Sequential(torch.nn.Conv2d(3, CLASSES, 8, 8), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    with pytest.raises(ValueError, match="student doesn't say what it classifies.*student.config = PreTrainedConfig"):
+        distiller(bare, build("vit"), tmp_path)
+
+
+def test_columns_beside_a_bare_timm_teacher(tiny, tmp_path):
+    """Prevents: a TypeError for columns of the data that models of transformers pass over."""
+    data = [{**each, "index": number} for number, each in enumerate(samples(4))]
+    losses = []
+    for own in (data, samples(4)):
+        trainer = distiller(
+            tiny("vit"),
+            build("timm_resnet", seed=1),
+            tmp_path,
+            {"remove_unused_columns": False, "max_steps": 1},
+            train_dataset=own,
+        )
+        trainer.train()
+        losses += logged(trainer, "loss")
+    assert losses[0] == losses[1]
+
+
+def test_a_checkpoint_of_further_terms(tiny, tmp_path):
+    """Prevents: torch's "different number of parameter groups" for a training that is resumed without its terms."""
+    settings = {"save_strategy": "steps", "save_steps": 1, "max_steps": 1}
+    teacher = build("vit", seed=1)
+    distiller(tiny("vit"), teacher, tmp_path, {**settings, "terms": {"hint": {"weight": 1.0}}}).train()
+    with pytest.raises(ValueError, match=r"is of a training with the terms \['hint'\].*Name them in `terms`"):
+        distiller(tiny("vit"), teacher, tmp_path, {**settings, "max_steps": 2}).train(resume_from_checkpoint=True)
