@@ -49,8 +49,8 @@ def write(found: Sequence[Explained], path: Path, title: str, pictures: int) -> 
     figure = explanation_panel(
         torch.stack([each.image for each in shown if each.image is not None]),
         {"Model": torch.stack([each.map for each in shown])},
-        labels=[_explained(each) for each in shown],
-        label_word="explained",
+        explained=[_explained(each) for each in shown],
+        names=[Path(str(each.name)).name for each in shown],
         predictions={"Model": [_with_probability(each.classes[0]) for each in shown]},
     )
     if suffix != ".html":
