@@ -230,9 +230,7 @@ def fidelity(
         panels = ExplanationPanels(trainer, count=pictures, choose_from=max(pictures, CHOOSE_FROM))
         panels.draw().savefig(output_dir / PICTURE, dpi=150)
     if card:
-        save_card(
-            record, output_dir, repo_id=student if is_hub_id(student) else None, picture=PICTURE if pictures else None
-        )
+        save_card(record, output_dir, student=place_of(record), picture=PICTURE if pictures else None)
     echo(json.dumps(record.to_dict(), ensure_ascii=False) if as_json else as_table(record))
     if not as_json:
         echo(f"\nIn {output_dir}: {', '.join(sorted(path.name for path in output_dir.iterdir()))}")
@@ -241,6 +239,11 @@ def fidelity(
         # Beside JSON on standard output, which is the record.
         echo(f"\n{as_lines(verdicts)}", err=as_json)
         raise typer.Exit(exit_code(verdicts))
+
+
+def place_of(record: FidelityRecord) -> str:
+    """Return the id of a measured student, or its folder as seen from the record; STUDENT where neither is stated."""
+    return record.student.id or record.student.path or "STUDENT"
 
 
 def as_table(record: FidelityRecord) -> str:
