@@ -35,7 +35,7 @@ TAG = "eval/explanations"
 
 DPI = 110
 
-CARD_ROWS, CHOOSE_FROM = 3, 64
+CARD_ROWS, CHOOSE_FROM = 2, 64
 """Samples in a card's picture, and the number of samples that they are chosen from."""
 
 # Reporters that are used alike: `module.log({name: module.Image(picture)})`.
