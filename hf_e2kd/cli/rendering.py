@@ -77,7 +77,7 @@ _PAGE = """<!DOCTYPE html>
   background: #fff; overflow-wrap: anywhere }} img {{ max-width: 100% }} td, th {{ text-align: start; padding: .2rem
   .6rem; border-bottom: 1px solid #c8c8c8 }}</style>
 <h1>{title}</h1>
-<img alt="One row an image: the image, and where the model looks. The classes stand in the table below."
+<img alt="Each image, and beside it where the model looks. The classes stand in the table below."
   src="data:image/png;base64,{picture}">
 <table><thead><tr><th>image<th>top classes</thead><tbody>{rows}</tbody></table>
 </html>
