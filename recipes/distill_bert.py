@@ -65,7 +65,7 @@ class ScriptArguments:
     label_column: str = field(default="label", metadata={"help": "Column of the labels."})
     max_length: int = field(default=128, metadata={"help": "Longest input in tokens."})
     explained_samples: int = field(default=300, metadata={"help": "Texts of each evaluation that are explained."})
-    pictures: int = field(default=6, metadata={"help": "Texts in the picture of the explanations; 0 draws none."})
+    pictures: int = field(default=3, metadata={"help": "Texts in the picture of the explanations; 0 draws none."})
 
     def __post_init__(self) -> None:
         if (self.teacher is None) != (self.dataset is None):

@@ -46,7 +46,7 @@ class ScriptArguments:
     train_split: str = field(default="train", metadata={"help": "Split to distil on."})
     eval_split: str = field(default="validation", metadata={"help": "Split to measure on; or a tenth of the other."})
     store: str | None = field(default=None, metadata={"help": "Folder of the stores; OUTPUT_DIR/store."})
-    pictures: int = field(default=6, metadata={"help": "0 draws no picture of the explanations on the card."})
+    pictures: int = field(default=3, metadata={"help": "0 draws no picture of the explanations on the card."})
 
     def __post_init__(self) -> None:
         given = [name for name in ("teacher", "student", "dataset") if getattr(self, name)]

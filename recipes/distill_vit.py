@@ -51,7 +51,7 @@ class ScriptArguments:
     image_column: str = field(default="image", metadata={"help": "Column of the images."})
     label_column: str = field(default="label", metadata={"help": "Column of the labels; it may be missing."})
     augment: bool = field(default=False, metadata={"help": "Crop and flip the training images at random."})
-    pictures: int = field(default=6, metadata={"help": "Images in the picture of the explanations; 0 draws none."})
+    pictures: int = field(default=3, metadata={"help": "Images in the picture of the explanations; 0 draws none."})
 
     def __post_init__(self) -> None:
         given = [name for name in ("teacher", "student", "dataset") if getattr(self, name)]

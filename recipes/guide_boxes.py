@@ -56,7 +56,7 @@ class ScriptArguments:
         default="energy", metadata={"help": "Loss between maps and boxes.", "choices": available_guidance_losses()}
     )
     dilation: float = field(default=0.0, metadata={"help": "Fraction by which boxes are larger on each side."})
-    pictures: int = field(default=6, metadata={"help": "0 draws no picture of the explanations on the card."})
+    pictures: int = field(default=3, metadata={"help": "0 draws no picture of the explanations on the card."})
 
     def __post_init__(self) -> None:
         if (self.model is None) != (self.dataset is None):

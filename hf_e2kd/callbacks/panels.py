@@ -17,7 +17,9 @@ from transformers.trainer_utils import has_length
 from ..alignment.inputs import image_view
 from ..alignment.labels import class_names, is_score, labels_belong_to
 from ..architectures.base import evaluating
+from ..cards.choice import at_quantiles, rule
 from ..data.first_samples import first_samples, keeping_random_state
+from ..data.text import TextCollator
 from ..fidelity import sample_metrics
 from ..logs import get_logger
 from ..terms import ReferenceOutput, StepOutput
@@ -32,6 +34,9 @@ TAG = "eval/explanations"
 """What the picture is called in the logs."""
 
 DPI = 110
+
+CARD_ROWS, CHOOSE_FROM = 2, 64
+"""Samples in a card's picture, and the number of samples that they are chosen from."""
 
 # Reporters that are used alike: `module.log({name: module.Image(picture)})`.
 _MODULES = {WandbCallback: "wandb", TrackioCallback: "trackio"}
@@ -48,7 +53,9 @@ class ExplanationPanels(TrainerCallback):
         trainer: The trainer whose student is drawn, an `ExplanationDistillTrainer`.
         samples: Data set, or list of samples, as the trainer takes it for evaluations. By default the trainer's
             evaluation data; of several data sets the last.
-        count: Number of its first samples that are drawn.
+        count: Number of its samples that are drawn.
+        choose_from: Number of its first samples among which those at evenly spaced quantiles of similarity are drawn,
+            so that the picture shows good and bad ones alike; None draws the first samples as they come.
 
     Raises:
         ValueError: there is no sample, or nothing that is explained; texts without a tokenizer; an image processor
@@ -61,7 +68,7 @@ class ExplanationPanels(TrainerCallback):
         trainer.add_callback(ExplanationPanels(trainer, count=6))
     """
 
-    def __init__(self, trainer: Any, samples: Any = None, count: int = 6):
+    def __init__(self, trainer: Any, samples: Any = None, count: int = 6, choose_from: int | None = None):
         if not trainer.references or not trainer.explains:
             raise ValueError(
                 "There is no explanation to draw: give the trainer a `teacher_model` or `references`, and leave "
@@ -75,10 +82,19 @@ class ExplanationPanels(TrainerCallback):
         if samples is None or (has_length(samples) and len(samples) == 0):
             raise ValueError("There is no sample to draw. Give `samples`, or the trainer an eval_dataset.")
         self.trainer = trainer
+        self.note, self.names = "", None
         with keeping_random_state(trainer.args.device):
-            self.batch = trainer.collate(first_samples(samples, count), samples)
-        if not labels_belong_to(samples, trainer.student, trainer.data_collator.label_column):
-            self.batch = {name: values for name, values in self.batch.items() if name != "labels"}
+            shown = first_samples(samples, max(count, choose_from or 0))
+            if choose_from is not None and (values := self._similarities(shown, samples)) is not None:
+                chosen = at_quantiles(values, count)
+                self.note, self.names = rule(len(chosen), len(shown), "similarity"), [f"sample {row}" for row in chosen]
+                shown = [shown[row] for row in chosen]
+            shown = shown[:count]
+            self.batch = self._collated(shown, samples)
+        collator = trainer.data_collator.collator
+        self.texts: list[tuple[str, ...]] | None = None
+        if isinstance(collator, TextCollator) and set(collator.text_columns) <= shown[0].keys():
+            self.texts, self.words = collator.texts(shown), collator.words(shown)
         tokenizer = trainer.processing_class or trainer.data_collator.tokenizer
         self.tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
         self.images: torch.Tensor | None = None
@@ -90,6 +106,29 @@ class ExplanationPanels(TrainerCallback):
             )
         self._reference_outputs: dict[str, ReferenceOutput] | None = None
         self._drawn_at: int | None = None
+
+    def _collated(self, shown: list[Any], samples: Any) -> dict[str, Any]:
+        """Collate samples, without labels of other classes than the student's."""
+        batch = self.trainer.collate(shown, samples)
+        if labels_belong_to(samples, self.trainer.student, self.trainer.data_collator.label_column):
+            return batch
+        return {name: values for name, values in batch.items() if name != "labels"}
+
+    def _similarities(self, shown: list[Any], samples: Any) -> torch.Tensor | None:
+        """Measure the similarity of the first target of each sample (N,); None where no reference has one."""
+        trainer, found = self.trainer, []
+        name = "explanation_similarity"
+        with evaluating(trainer.student):
+            for start in range(0, len(shown), trainer.args.eval_batch_size):
+                batch = self._collated(shown[start : start + trainer.args.eval_batch_size], samples)
+                batch = send_to_device(batch, trainer.args.device)
+                output, outputs = trainer.explain_batch(batch)
+                values = self._metrics(output, outputs, batch)
+                similarity = next((value for key, value in values.items() if key.startswith(name)), None)
+                if similarity is None:
+                    return None
+                found.append(similarity.view(len(output.logits), -1)[:, 0].float().cpu())
+        return torch.cat(found)
 
     # ---- As a callback -------------------------------------------------------------------------------------------
 
@@ -120,7 +159,7 @@ class ExplanationPanels(TrainerCallback):
             batch = send_to_device(self.batch, trainer.args.device)
             output, self._reference_outputs = trainer.explain_batch(batch, self._reference_outputs)
             columns = self._columns(output, self._reference_outputs, batch)
-        return self._words(columns) if self.images is None else self._panel(self.images, columns)
+        return self._word_plot(columns) if self.images is None else self._panel(self.images, columns)
 
     def _reporters(self) -> list[TrainerCallback]:
         kinds = (TensorBoardCallback, *_MODULES)
@@ -149,14 +188,7 @@ class ExplanationPanels(TrainerCallback):
     ) -> "list[_Column]":
         """Collect the maps of each reference, and the student's."""
         trainer, columns = self.trainer, []
-        values = sample_metrics(
-            output,
-            reference_outputs,
-            trainer.references,
-            batch,
-            trainer.is_multi_label,
-            grid=trainer.comparison_grid,
-        )
+        values = self._metrics(output, reference_outputs, batch)
         predicted = self._predicted(output.logits)
         for name, explained_output in output.explanations.items():
             alone = len(trainer.references) == 1
@@ -183,12 +215,25 @@ class ExplanationPanels(TrainerCallback):
             ]
         return columns
 
+    def _metrics(
+        self, output: StepOutput, reference_outputs: Mapping[str, ReferenceOutput], batch: dict[str, Any]
+    ) -> dict[str, torch.Tensor]:
+        trainer = self.trainer
+        return sample_metrics(
+            output,
+            reference_outputs,
+            trainer.references,
+            batch,
+            trainer.is_multi_label,
+            grid=trainer.comparison_grid,
+        )
+
     def _names(self) -> list[str]:
         student = self.trainer.student
         return class_names(student) or [str(number) for number in range(student.config.num_labels)]
 
     def _predicted(self, logits: torch.Tensor, classes: Sequence[int] | None = None) -> list[str]:
-        """Name the top class, or all classes that a multi-label model decides for, or give a score's number.
+        """Name the top class, or all classes that a multi-label model predicts, or give a score's number.
 
         Args:
             logits: Logits (B, C).
@@ -213,22 +258,23 @@ class ExplanationPanels(TrainerCallback):
     def _panel(self, images: torch.Tensor, columns: "list[_Column]") -> "Figure":
         from ..cards.plots import explanation_panel
 
-        truths, names = self._truths(), self._names()
-        if truths is not None:
-            explained = [names[number] if number >= 0 else "nothing" for number in columns[0].explained]
-            truths = [
-                truth if truth == target else f"{truth}; explained: {target}"
-                for truth, target in zip(truths, explained, strict=True)
-            ]
+        names = self._names()
+        # Of boxes and masks no prediction is known: the frame and the difference are a teacher's.
+        is_taught = len(self.trainer.references) == 1 and columns[0].predictions is not None
         return explanation_panel(
             images,
             {column.heading: column.maps for column in columns},
-            labels=truths,
+            labels=self._truths(),
+            explained=[names[number] if number >= 0 else "nothing" for number in columns[0].explained],
+            names=self.names,
             predictions={column.heading: column.predictions for column in columns if column.predictions is not None},
             similarities={column.heading: column.similarities for column in columns if column.similarities is not None},
+            reference=columns[0].heading if is_taught else None,
+            difference=columns[1].heading if is_taught else None,
+            note=self.note,
         )
 
-    def _words(self, columns: "list[_Column]") -> "Figure":
+    def _word_plot(self, columns: "list[_Column]") -> "Figure":
         from ..cards.word_plots import WordRow, WordSample, word_plot
 
         truths, names = self._truths(), self._names()
@@ -248,16 +294,21 @@ class ExplanationPanels(TrainerCallback):
             explained = columns[0].explained[row]
             samples.append(
                 WordSample(
-                    self.tokenizer.decode(ids, skip_special_tokens=True),
+                    # A pair's second text begins a line.
+                    self.tokenizer.decode(ids, skip_special_tokens=True)
+                    if self.texts is None
+                    else "\n".join(self.texts[row]),
                     shown,
                     label=None if truths is None else truths[row],
                     explained=names[explained] if explained >= 0 else None,
                 )
             )
-        return word_plot(samples)
+        return word_plot(samples, note=self.note)
 
     def _cells(self, row: int, cells: Sequence[int]) -> list[str]:
-        """Return the tokens in the cells of a text's map, as the student's tokenizer reads them."""
+        """Return the words in the cells of a text's map, or, of a batch without texts, what the tokens are read as."""
+        if self.texts is not None:
+            return [self.words[row][cell] for cell in cells]
         ids = self.batch["input_ids"][row]
         of_cell = self.batch["word_ids"][row] if "word_ids" in self.batch else torch.arange(len(ids))
         return [self.tokenizer.decode(ids[of_cell == cell]).strip() for cell in cells]

@@ -18,13 +18,14 @@ from ..fidelity.record import FIDELITY_FILE, FidelityRecord, TrainingRecord
 from ..hub.ids import check_repo_id, is_hub_id
 from ..hub.redaction import is_private, without_private
 from .citations import citations
+from .costs import costs_table
 from .escaping import code, count, hub_link, json_code, one_line, python_string, unless_escaped
 from .measures import CHANCE, EXPLAINERS, TARGETS
 from .metadata import card_data
 from .methods import further_terms, methods, terms
+from .summary import headline, summary_table
 from .tables import (
     by_chance_alone,
-    costs_table,
     figures_table,
     groups_table,
     is_above_chance,
@@ -60,6 +61,7 @@ def model_card(
     picture: str | None = None,
     has_processor: bool = True,
     has_record: bool = True,
+    student: str | None = None,
     **metadata: Any,
 ) -> ModelCard:
     """Make the card of a student of what its record holds; where nothing was measured, its limits say so.
@@ -72,7 +74,9 @@ def model_card(
         repo_id: Id of the published student. Without it, the card's code loads the folder that it is run in.
         picture: File name, beside the card, of a panel of explanations.
         has_processor: True if an image processor or a tokenizer is published with the student.
-        has_record: True if `fidelity.json` is published with it.
+        has_record: True if `fidelity.json` is published with it, or lies beside the card.
+        student: Id or folder, seen from the card, that the card's code loads where the student doesn't lie beside the
+            card, as of a measured one. By default `repo_id`, or the card's folder.
         metadata: Fields of the card's YAML, in the place of those that the record gives: `license`, `language`,
             `base_model`, `datasets`, `model_name`, … `tags` are added to those that it gives.
 
@@ -101,6 +105,8 @@ def model_card(
         title=title,
         name=repo_id or record.student.name,
         place=repo_id or ".",
+        student_place=_place(student) if student is not None else repo_id or ".",
+        is_beside=student in (None, "."),
         license=data.get("license"),
         picture=picture,
         has_processor=has_processor,
@@ -108,6 +114,8 @@ def model_card(
         is_own_architecture=record.student.architecture in models.__all__,
         is_data_on_hub=is_hub_id(record.data.id),
         input_shape=_input_shape(record),
+        headline=headline(record),
+        summary=summary_table(record),
         figures=figures_table(record),
         groups=groups_table(record),
         is_explained=is_explained(record),
@@ -155,13 +163,23 @@ def save_card(record: FidelityRecord, folder: str | Path, **options: Any) -> Pat
 
 
 def _published_part(record: FidelityRecord) -> FidelityRecord:
-    """Leave out of a record what is private, and local paths, of which a card has no use."""
+    """Leave out of a record what is private, and of local paths all but the folder's name."""
     values = record.to_dict()
     training = values["training"] or {}
     for part in (values["student"], values["teacher"], values["data"], training.get("data")):
-        if part is not None:
-            part["path"] = None
+        if part is not None and part["path"] is not None:
+            part["path"] = None if _is_private_path(part["path"]) else Path(part["path"]).name
     return FidelityRecord.from_dict(without_private(values))
+
+
+def _place(student: str) -> str:
+    """The id or the folder of a student as the card's code names it; STUDENT for one that a card can't name."""
+    return student if re.fullmatch(r"[\w./-]+", student, re.ASCII) and not _is_private_path(student) else "STUDENT"
+
+
+def _is_private_path(path: str) -> bool:
+    """Tell whether a path names more of this machine than where it lies from the card."""
+    return is_private(re.sub(r"^(\.\./)+", "", path))
 
 
 def _input_shape(record: FidelityRecord) -> str:

@@ -28,7 +28,7 @@ MEASURES = {
     "map": Measure("mAP", "mean over the classes of their average precision", "teacher_map"),
     "agreement": Measure("Agreement", "share of samples on which student and teacher have the same top class"),
     "worst_class_agreement": Measure(
-        "Agreement, worst class", "the lowest among the classes that the teacher decides for, with enough samples"
+        "Agreement, worst class", "the lowest among the classes that the teacher predicts, with enough samples"
     ),
     "spearman": Measure("Spearman", "rank correlation of the student's and the teacher's scores"),
     "pearson": Measure("Pearson", "linear correlation of the student's and the teacher's scores"),
@@ -113,7 +113,7 @@ RANDOM_ORDER = {"image": "pixels in a random order", "text": "words in a random 
 OF_EACH_EXPLAINER = ("explanation_similarity", "deletion", "insertion", "comprehensiveness", "sufficiency")
 """Figures that a card shows of held-out explainers too."""
 
-TARGETS = {"teacher_top": "the class that the teacher decides for", "label": "the labelled class"}
+TARGETS = {"teacher_top": "the class that the teacher predicts", "label": "the labelled class"}
 """The explained class, by its rule."""
 
 EXPLAINERS = {

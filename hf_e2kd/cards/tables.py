@@ -1,15 +1,14 @@
-"""The tables of a card: figures and costs."""
+"""The tables of a card's figures."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from markupsafe import Markup
 
 from ..fidelity.groups import WORST_GROUP, is_lower_better
 from ..fidelity.record import FidelityRecord, HeldOutRecord, MetricValue
-from .escaping import code, count, text
+from .escaping import code, text
 from .measures import CHANCE, EXPLAINERS, MEASURES, OF_EACH_EXPLAINER, RANDOM_ORDER, measure_named
 
 MOST_GROUPS = 20
@@ -129,32 +128,6 @@ def _chance_rows(chance: Mapping[str, MetricValue], record: FidelityRecord) -> l
 
 def _chance_row(title: Markup, value: MetricValue, record: FidelityRecord) -> Row:
     return Row(Markup(f"– chance: {title}"), [_finite(value), *(None for _ in record.compared), None])
-
-
-def costs_table(record: FidelityRecord) -> list[list[str]]:
-    """Size, FLOPs and time of student and teacher, and their ratio; no rows where the student's aren't known."""
-    student, teacher = record.student.cost, None if record.teacher is None else record.teacher.cost
-    if student is None:
-        return []
-    same_device = teacher is not None and student.device == teacher.device
-    kinds: list[tuple[str, str, Callable[[Any], str], bool]] = [
-        ("Parameters", "parameters", count, True),
-        ("Size in memory", "bytes", lambda value: count(value, "B"), True),
-        ("FLOPs of a sample", "flops", count, True),
-        ("Time of a sample", "seconds", lambda value: f"{1000 * value:.1f} ms", same_device),
-        ("Sample", "input", str, False),
-        ("Device", "device", str, False),
-    ]
-    rows = []
-    for title, name, show, is_comparable in kinds:
-        values = [getattr(cost, name) for cost in (student, teacher) if cost is not None]
-        if values[0] is None:
-            continue
-        row = [title, *("–" if value is None else show(value) for value in values)]
-        if teacher is not None:
-            row.append(f"{values[0] / values[1]:.2f}" if is_comparable and values[0] and values[1] else "")
-        rows.append(row)
-    return rows
 
 
 def is_explained(record: FidelityRecord) -> bool:

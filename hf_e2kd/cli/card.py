@@ -10,6 +10,7 @@ from ..cards.card import save_card
 from ..fidelity import FIDELITY_FILE, FidelityRecord
 from ..hub.ids import check_repo_id
 from ..hub.upload import NOT_PUBLISHED, push_folder
+from .fidelity import place_of
 from .output import echo
 
 PICTURE = "explanations.png"
@@ -50,7 +51,14 @@ def card(
             f"{folder} --dataset D --output-dir {folder}."
         )
     record = FidelityRecord.load(folder)
-    found = {"model_name": name, "license": license_, "language": language, "tags": tag}
+    measured_elsewhere = repo_id is None and not (folder / "config.json").is_file()
+    found = {
+        "model_name": name,
+        "student": place_of(record) if measured_elsewhere else None,
+        "license": license_,
+        "language": language,
+        "tags": tag,
+    }
     path = save_card(
         record,
         folder,

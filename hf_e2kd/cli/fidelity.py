@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from ..callbacks import ExplanationPanels
+from ..callbacks.panels import CARD_ROWS, CHOOSE_FROM, ExplanationPanels
 from ..cards.card import save_card
 from ..cards.tables import is_above_chance
 from ..experiments.evaluator import Columns, Side, evaluator
@@ -105,7 +105,7 @@ def fidelity(
     faithfulness: Annotated[
         bool, typer.Option("--faithfulness", help="Also measure how far the explanations name what decides.")
     ] = False,
-    pictures: Annotated[int, typer.Option(min=0, help="Samples in the picture.")] = 6,
+    pictures: Annotated[int, typer.Option(min=0, help="Samples in the picture.")] = CARD_ROWS,
     card: Annotated[bool, typer.Option("--card", help="Write a model card of the student too.")] = False,
     output_dir: Annotated[Path, typer.Option(help="Where record, picture and card go.")] = Path("outputs/fidelity"),
     trust_remote_code: Annotated[
@@ -227,12 +227,10 @@ def fidelity(
     record.save(output_dir)
     pictures = pictures if explains else 0
     if pictures:
-        panels = ExplanationPanels(trainer, count=pictures)
+        panels = ExplanationPanels(trainer, count=pictures, choose_from=max(pictures, CHOOSE_FROM))
         panels.draw().savefig(output_dir / PICTURE, dpi=150)
     if card:
-        save_card(
-            record, output_dir, repo_id=student if is_hub_id(student) else None, picture=PICTURE if pictures else None
-        )
+        save_card(record, output_dir, student=place_of(record), picture=PICTURE if pictures else None)
     echo(json.dumps(record.to_dict(), ensure_ascii=False) if as_json else as_table(record))
     if not as_json:
         echo(f"\nIn {output_dir}: {', '.join(sorted(path.name for path in output_dir.iterdir()))}")
@@ -241,6 +239,11 @@ def fidelity(
         # Beside JSON on standard output, which is the record.
         echo(f"\n{as_lines(verdicts)}", err=as_json)
         raise typer.Exit(exit_code(verdicts))
+
+
+def place_of(record: FidelityRecord) -> str:
+    """Return the id of a measured student, or its folder as seen from the record; STUDENT where neither is stated."""
+    return record.student.id or record.student.path or "STUDENT"
 
 
 def as_table(record: FidelityRecord) -> str:

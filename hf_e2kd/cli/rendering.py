@@ -49,8 +49,8 @@ def write(found: Sequence[Explained], path: Path, title: str, pictures: int) -> 
     figure = explanation_panel(
         torch.stack([each.image for each in shown if each.image is not None]),
         {"Model": torch.stack([each.map for each in shown])},
-        labels=[_explained(each) for each in shown],
-        label_word="explained",
+        explained=[_explained(each) for each in shown],
+        names=[Path(str(each.name)).name for each in shown],
         predictions={"Model": [_with_probability(each.classes[0]) for each in shown]},
     )
     if suffix != ".html":
@@ -77,7 +77,7 @@ _PAGE = """<!DOCTYPE html>
   background: #fff; overflow-wrap: anywhere }} img {{ max-width: 100% }} td, th {{ text-align: start; padding: .2rem
   .6rem; border-bottom: 1px solid #c8c8c8 }}</style>
 <h1>{title}</h1>
-<img alt="One row an image: the image, and where the model looks. The classes stand in the table below."
+<img alt="Each image, and beside it where the model looks. The classes stand in the table below."
   src="data:image/png;base64,{picture}">
 <table><thead><tr><th>image<th>top classes</thead><tbody>{rows}</tbody></table>
 </html>

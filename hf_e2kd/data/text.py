@@ -78,13 +78,10 @@ class TextCollator:
     def __call__(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """The batch: `input_ids`, `attention_mask`, … and `word_ids`, all (B, T), the same with `teacher_` before them
         where the teacher has its own tokenizer, and `labels` (B,)."""
-        texts = [_texts(sample, self.text_columns) for sample in samples]
+        texts = self.texts(samples)
         if self.teacher_text_columns != self.text_columns:
             self._require_same_texts(samples, texts)
-        sides = [(self.tokenizer, self.max_length)]
-        if self.teacher_tokenizer is not None:
-            sides.append((self.teacher_tokenizer, self.teacher_max_length))
-        (batch, *teacher), _ = tokenize_texts(texts, *sides)
+        (batch, *teacher), _ = tokenize_texts(texts, *self._sides())
         batch |= {f"teacher_{name}": column for columns in teacher for name, column in columns.items()}
         label_column = self.label_column if self.label_column in samples[0] else "labels"
         labels = [sample.get(label_column) for sample in samples]
@@ -103,6 +100,20 @@ class TextCollator:
                 )
             batch["labels"] = torch.tensor(labels)
         return batch
+
+    def texts(self, samples: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+        """The texts of samples as they were written, (B) tuples of one or two."""
+        return [_texts(sample, self.text_columns) for sample in samples]
+
+    def words(self, samples: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+        """The words that `word_ids` number, as they were written, (B) lists."""
+        return tokenize_texts(self.texts(samples), *self._sides())[1]
+
+    def _sides(self) -> list[tuple[Any, int | None]]:
+        sides = [(self.tokenizer, self.max_length)]
+        if self.teacher_tokenizer is not None:
+            sides.append((self.teacher_tokenizer, self.teacher_max_length))
+        return sides
 
     def _require_same_texts(self, samples: Sequence[Mapping[str, Any]], texts: Sequence[tuple[str, ...]]) -> None:
         for row, (sample, own) in enumerate(zip(samples, texts, strict=True)):

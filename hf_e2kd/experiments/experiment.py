@@ -56,7 +56,7 @@ class Comparison:
 
     compare: bool = field(default=True, metadata={"help": "Train a student by plain distillation beside the e²KD one."})
     seeds: int = field(default=1, metadata={"help": "Repeat with this many seeds, counted from --seed."})
-    pictures: int = field(default=6, metadata={"help": "Samples in the pictures; 0 draws none."})
+    pictures: int = field(default=3, metadata={"help": "Samples in the pictures; 0 draws none."})
 
 
 def parse_experiment(

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,6 +14,7 @@ from transformers import AutoModelForImageClassification, PreTrainedConfig, ViTI
 
 from ..alignment.inputs import image_view
 from ..alignment.labels import align_labels, class_names
+from ..cards.choice import at_quantiles, rule
 from ..cards.plots import explanation_panel
 from ..data.digits import digits_on_textures
 from ..data.images import label_names, load_images
@@ -27,6 +28,11 @@ from .experiment import Experiment
 from .fitted_head import HEADS, fit_head
 from .models import create_student, label_settings, load_processor, load_teacher, processor_like
 from .student_card import generated_data
+
+TEACHER = "Teacher"
+CHOOSE_FROM = 64
+"""Samples of which those of a picture are chosen."""
+PICTURE_BATCH = 16
 
 
 @dataclass
@@ -220,7 +226,10 @@ def draw_explanations(
     count: int,
     path: Path,
 ) -> None:
-    """Draw where teacher and students look, for the teacher's top class of the first samples.
+    """Draw where teacher and students look, for the teacher's top class.
+
+    Of the first 64 samples those at evenly spaced quantiles of the last student's gain in similarity over the first
+    student are drawn, or of its similarity if there is no other.
 
     Args:
         teacher: Classifier.
@@ -231,9 +240,54 @@ def draw_explanations(
         count: Number of samples.
         path: File of the picture.
     """
+    samples = [data[row] for row in range(min(CHOOSE_FROM, len(data)))]
+    batches = [
+        _explained(teacher, students, samples[start : start + PICTURE_BATCH], explainer)
+        for start in range(0, len(samples), PICTURE_BATCH)
+    ]
+    found = {heading: _joined([batch[heading] for batch in batches]) for heading in batches[0]}
+    headings = [heading for heading in found if heading != TEACHER]
+    first, last = headings[0], headings[-1]
+    if len(students) > 1:
+        value = f"the gain in similarity of {last} over {first}"
+        chosen = at_quantiles(found[last].similarities - found[first].similarities, count)
+    else:
+        value, chosen = "similarity", at_quantiles(found[last].similarities, count)
+    any_student = next(iter(students.values()))
+    names = class_names(any_student) or [str(index) for index in range(any_student.config.num_labels)]
+    shown = [samples[row] for row in chosen]
+    explanation_panel(
+        transform.student.intensities(torch.stack([sample["pixel_values"] for sample in shown])).clamp(0, 1),
+        {heading: each.maps[chosen] for heading, each in found.items()},
+        labels=[names[sample["labels"]] for sample in shown] if all("labels" in sample for sample in shown) else None,
+        explained=[names[index] for index in found[TEACHER].predictions[chosen].tolist()],
+        names=[f"sample {row}" for row in chosen],
+        predictions={
+            heading: [names[index] for index in each.predictions[chosen].tolist()] for heading, each in found.items()
+        },
+        similarities={heading: found[heading].similarities[chosen] for heading in headings},
+        reference=TEACHER,
+        difference=last,
+        note=rule(len(chosen), len(samples), value),
+        path=path,
+    )
+
+
+@dataclass
+class _Explained:
+    """One model's maps (N, h, w), predicted classes of the student (N,) and similarities to the teacher's maps (N,)."""
+
+    maps: torch.Tensor
+    predictions: torch.Tensor
+    similarities: torch.Tensor
+
+
+def _explained(
+    teacher: nn.Module, students: Mapping[str, nn.Module], samples: list[dict[str, Any]], explainer: Explainer
+) -> dict[str, _Explained]:
+    """Explain samples by teacher and students, for the teacher's top class, by heading."""
     any_student = next(iter(students.values()))
     device = next(any_student.parameters()).device
-    samples = [data[index] for index in range(min(count, len(data)))]
     pixel_values = torch.stack([sample["pixel_values"] for sample in samples]).to(device)
     shown_to_teacher = torch.stack([sample.get("teacher_pixel_values", sample["pixel_values"]) for sample in samples])
     labels = align_labels(teacher, any_student)
@@ -243,25 +297,14 @@ def draw_explanations(
         lambda logits: labels.to_teacher(labels.teacher_logits(logits).argmax(1)),
     )
     target = labels.to_student(labels.teacher_logits(taught.logits).argmax(1))
-    names = class_names(any_student) or [str(index) for index in range(any_student.config.num_labels)]
-    maps = {"Teacher": taught.maps}
-    predictions = {"Teacher": [names[index] for index in target.tolist()]}
-    similarities = {}
+    size = (pixel_values.shape[-2], pixel_values.shape[-1])
+    found = {TEACHER: _Explained(taught.maps.cpu(), target.cpu(), torch.ones(len(samples)))}
     for variant, student in students.items():
-        explained = explainer(student.eval(), {"pixel_values": pixel_values}, target)
-        heading = f"{variant} student"
-        maps[heading] = explained.maps
-        predictions[heading] = [names[index] for index in explained.logits.argmax(1).tolist()]
-        similarities[heading] = explanation_similarity(
-            explained.maps, taught.maps, (pixel_values.shape[-2], pixel_values.shape[-1])
-        )[0]
-    truths = [names[sample["labels"]] for sample in samples] if all("labels" in s for s in samples) else None
-    images = transform.student.intensities(pixel_values).clamp(0, 1)
-    explanation_panel(
-        images,
-        maps,
-        labels=truths,
-        predictions=predictions,
-        similarities=similarities,
-        path=path,
-    )
+        own = explainer(student.eval(), {"pixel_values": pixel_values}, target)
+        similarities = explanation_similarity(own.maps, taught.maps, size)[0]
+        found[f"{variant} student"] = _Explained(own.maps.cpu(), own.logits.argmax(1).cpu(), similarities.cpu())
+    return found
+
+
+def _joined(parts: list[_Explained]) -> _Explained:
+    return _Explained(*(torch.cat([getattr(part, each.name) for part in parts]) for each in fields(_Explained)))

@@ -14,12 +14,16 @@ from torch import nn
 from ..alignment.labels import align_labels, class_names
 from ..alignment.texts import length_limit, number_spans, tokenize_texts
 from ..alignment.words import LAYOUT_COLUMNS, pool_words
+from ..cards.choice import at_quantiles, rule
 from ..cards.word_plots import WordRow, WordSample, word_page, word_plot
 from ..explainers import Explainer
 from ..metrics import explanation_similarity, word_attribution
 
 CLASS_POLARITY = {2: (-1, 1), 3: (-1, 0, 1), 4: (-1, -1, 1, 1), 5: (-1, -1, 0, 1, 1)}
 """Polarity of each class by the number of classes, in the treebank's order."""
+
+CHOOSE_FROM = 64
+"""Texts of which those of a picture are chosen."""
 
 
 @dataclass
@@ -93,30 +97,41 @@ class WordStudy:
         return metrics
 
     def picture(self, students: Mapping[str, nn.Module], count: int, folder: Path) -> None:
-        """Write explanations.html and explanations.png: the last evaluation set's first drawn texts, words coloured."""
+        """Write explanations.html and explanations.png: texts of the last evaluation set, words coloured.
+
+        Of 64 drawn texts those at evenly spaced quantiles of the last student's gain in similarity over the first
+        student are shown, or of its similarity if there is no other.
+        """
         split = list(self.evaluations)[-1]
-        data = self._drawn(split, count)
-        teacher = self._teacher_reading(split, count)
+        data = self._drawn(split, CHOOSE_FROM)
+        teacher = self._teacher_reading(split, CHOOSE_FROM)
         readings = {"Teacher": teacher} | {
             f"{variant} student": self._read(student, data, teacher) for variant, student in students.items()
         }
+        headings = list(readings)[1:]
+        similarities = {heading: _similarities(readings[heading], teacher) for heading in headings}
+        first, last = headings[0], headings[-1]
+        if len(headings) > 1:
+            value, values = f"the gain in similarity of {last} over {first}", similarities[last] - similarities[first]
+        else:
+            value, values = "similarity", similarities[last]
+        chosen = at_quantiles(values, count)
         names = class_names(next(iter(students.values()))) or [str(index) for index in range(teacher.logits.shape[1])]
         texts = self._texts(data)
         words = self._tokenized(texts)[1]
         shown = []
-        for row, parts in enumerate(texts):
+        for row in chosen:
             rows = []
             for heading, reading in readings.items():
-                own, taught = _as_map(reading.words[row]), _as_map(teacher.words[row])
-                similar = (
-                    None if reading is teacher or not words[row] else explanation_similarity(own, taught)[0].item()
-                )
+                similar = None if reading is teacher or not words[row] else similarities[heading][row].item()
                 prediction = names[int(reading.logits[row].argmax())]
                 rows.append(WordRow(heading, words[row], reading.words[row], prediction, similar))
             label, explained = names[data[self.label_column][row]], names[int(teacher.logits[row].argmax())]
-            shown.append(WordSample(" ".join(parts), rows, label=label, explained=explained))
-        word_page(shown, folder / "explanations.html")
-        word_plot(shown, folder / "explanations.png")
+            # A pair's second text begins a line.
+            shown.append(WordSample("\n".join(texts[row]), rows, label=label, explained=explained))
+        note = rule(len(chosen), len(data), value)
+        word_page(shown, folder / "explanations.html", note=note)
+        word_plot(shown, folder / "explanations.png", note=note)
 
     def _drawn(self, split: str, count: int) -> Dataset:
         data = self.evaluations[split].shuffle(seed=0)
@@ -176,6 +191,15 @@ class WordStudy:
 def _beside_own_top(target: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
     """Make two targets a sample (B, 2): the given one and the model's top class."""
     return torch.stack([target, logits.argmax(1)], 1)
+
+
+def _similarities(reading: Reading, teacher: Reading) -> torch.Tensor:
+    """Similarities (N,) of the words' scores; NaN of texts without a word."""
+    pairs = zip(reading.words, teacher.words, strict=True)
+    values = [
+        explanation_similarity(_as_map(own), _as_map(taught))[0].item() if taught else math.nan for own, taught in pairs
+    ]
+    return torch.tensor(values)
 
 
 def _as_map(scores: list[float]) -> torch.Tensor:

@@ -2,7 +2,8 @@
 
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -18,37 +19,74 @@ WARM_UPS, RUNS = 3, 20
 
 
 def cost_of(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> Cost | None:
-    """Count parameters and operations of a model, and time its forward pass.
+    """Count parameters and operations of a model, and time its forward pass, as `costs_of` does of several."""
+    return costs_of([(model, inputs)])[0]
+
+
+def costs_of(models: Sequence[tuple[nn.Module, Mapping[str, torch.Tensor]]]) -> list[Cost | None]:
+    """Count parameters and operations of models, and time their forward passes in turns.
+
+    In turns, because a machine's speed changes while it is measured: what slows it down slows all of them.
 
     Args:
-        model: The model; its mode stays.
-        inputs: Batch, of which the first sample is taken.
+        models: Each model, whose mode stays, and its batch, of which the first sample is taken.
 
     Returns:
-        FLOPs of matrix products and convolutions, two a multiply-add; the median time of 20 passes of one sample after
-        three that aren't counted, in seconds. None of a function, whose operations can't be counted.
+        Of each model the FLOPs of matrix products and convolutions, two a multiply-add, and the median and the
+        quartiles of the time of 20 passes of one sample after three that aren't counted, in seconds. None of a
+        function, whose operations can't be counted.
     """
-    if isinstance(model, FunctionModel):
-        return None
-    device = next(model.parameters(), torch.empty(0)).device
-    sample = {
-        name: value[:1].to(device) for name, value in inputs.items() if isinstance(value, torch.Tensor) and value.ndim
-    }
+    counted = [
+        None if isinstance(model, FunctionModel) else (model, _first_sample(model, each)) for model, each in models
+    ]
+    timed = [each for each in counted if each is not None]
+    times: list[list[float]] = [[] for _ in timed]
+    with ExitStack() as stack, torch.no_grad():
+        for model, _ in timed:
+            stack.enter_context(evaluating(model))
+        flops = [_count_flops(model, sample) for model, sample in timed]
+        for _ in range(WARM_UPS + RUNS):
+            for own, (model, sample) in zip(times, timed, strict=True):
+                own.append(_timed(model, sample))
+    found = iter(
+        _cost(model, sample, count, own[WARM_UPS:])
+        for (model, sample), count, own in zip(timed, flops, times, strict=True)
+    )
+    return [None if each is None else next(found) for each in counted]
+
+
+def _cost(model: nn.Module, sample: Mapping[str, torch.Tensor], flops: int | None, times: Sequence[float]) -> Cost:
     tensors = [*model.parameters(), *model.buffers()]
-    with evaluating(model), torch.no_grad():
-        # The counter knows no fused attention kernel of the CPU.
-        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-            call_model(model, sample)
-        times = [_timed(model, sample, device) for _ in range(WARM_UPS + RUNS)][WARM_UPS:]
+    low, median, high = statistics.quantiles(times, n=4, method="inclusive")
     return Cost(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors),
-        # Of an exported model torch sees no operation.
-        flops=counter.get_total_flops() or None,
-        seconds=statistics.median(times),
-        device=device_name(device),
+        flops=flops,
+        seconds=median,
+        seconds_low=low,
+        seconds_high=high,
+        device=device_name(_device(model)),
         input=_shape(sample),
     )
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters(), torch.empty(0)).device
+
+
+def _first_sample(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    device = _device(model)
+    return {
+        name: value[:1].to(device) for name, value in inputs.items() if isinstance(value, torch.Tensor) and value.ndim
+    }
+
+
+def _count_flops(model: nn.Module, sample: Mapping[str, torch.Tensor]) -> int | None:
+    # The counter knows no fused attention kernel of the CPU.
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        call_model(model, sample)
+    # Of an exported model torch sees no operation.
+    return counter.get_total_flops() or None
 
 
 def device_name(device: torch.device) -> str:
@@ -61,7 +99,8 @@ def device_name(device: torch.device) -> str:
     return device.type
 
 
-def _timed(model: nn.Module, sample: Mapping[str, Any], device: torch.device) -> float:
+def _timed(model: nn.Module, sample: Mapping[str, Any]) -> float:
+    device = _device(model)
     start = time.perf_counter()
     call_model(model, sample)
     if device.type != "cpu":

@@ -26,7 +26,7 @@ from ..store import StoredReference
 from ..terms import ReferenceOutput, StepOutput
 from ..terms.matching import ComparisonGrid, comparison_size
 from .chance import shuffled_similarity
-from .cost import cost_of, device_name
+from .cost import costs_of, device_name
 from .describe import data_digest, describe_data, describe_explainer, describe_model, environment
 from .further import FurtherMeasures
 from .groups import group_figures
@@ -159,17 +159,23 @@ def measure_fidelity(
         grouped, worst = group_figures(values, groups, figures_of, prefixes, chance)
         figures |= worst
     teacher = teacher_explainer = None
+    timed = [(student, trainer.student_inputs(shown))]
     if isinstance(reference, TeacherReference):
         model = whole(reference.model)
-        teacher = describe_model(model, cost_of(model, reference.inputs_of(shown)) if costs else None)
+        teacher = describe_model(model)
+        timed.append((model, reference.inputs_of(shown)))
     if reference is not None and reference.explainers():
         teacher_explainer = describe_explainer(reference.explainers()[0])
+    if costs:
+        own_cost, *teacher_cost = costs_of(timed)
+        described = replace(described, cost=own_cost)
+        teacher = None if teacher is None else replace(teacher, cost=teacher_cost[0])
     explainer = describe_explainer(trainer.explainer)
     modality = "image" if "pixel_values" in shown else "text"
     return FidelityRecord(
         modality=modality,
         problem=problem_of(student),
-        student=replace(described, cost=cost_of(student, trainer.student_inputs(shown)) if costs else None),
+        student=described,
         teacher=teacher,
         data=replace(
             describe_data(dataset, data, split),

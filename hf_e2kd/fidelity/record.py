@@ -37,6 +37,7 @@ class Cost:
         bytes: Size of its parameters and buffers, as they were loaded.
         flops: Floating-point operations of one sample's forward pass, two a multiply-add; None where not counted.
         seconds: Median time of a forward pass of one sample.
+        seconds_low, seconds_high: Quartiles of that time; None in records that don't say.
         device: Device of that measurement.
         input: Shape of the sample, as `"3×224×224"` or `"64 tokens"`.
     """
@@ -45,6 +46,8 @@ class Cost:
     bytes: int
     flops: int | None = None
     seconds: float | None = None
+    seconds_low: float | None = None
+    seconds_high: float | None = None
     device: str | None = None
     input: str | None = None
 
@@ -77,8 +80,9 @@ class ModelRecord:
 
     @property
     def name(self) -> str:
-        """The id, or else the architecture."""
-        return self.id or self.architecture
+        """The id, or else the name of its folder, or of the architecture."""
+        folder = "" if self.path is None else Path(self.path).name
+        return self.id or (folder if folder != ".." else "") or self.architecture
 
     @property
     def ran_as(self) -> str | None:

@@ -16,7 +16,7 @@ from transformers.utils import PushInProgress
 
 from ..alignment.inputs import image_view
 from ..architectures.sharding import whole
-from ..callbacks.panels import ExplanationPanels
+from ..callbacks.panels import CARD_ROWS, CHOOSE_FROM, ExplanationPanels
 from ..cards.card import save_card
 from ..cards.measures import MEASURES
 from ..fidelity import FIDELITY_FILE, FidelityRecord, MetricValue, ModelRecord, measure_fidelity
@@ -197,7 +197,7 @@ class PublishingMixin(Trainer):
         if not (self.references and self.explains):
             return None
         try:
-            panels = ExplanationPanels(self, dataset)
+            panels = ExplanationPanels(self, dataset, count=CARD_ROWS, choose_from=CHOOSE_FROM)
         except ValueError as error:
             logger.warning(f"The card has no picture. {error}")
             return None

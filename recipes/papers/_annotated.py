@@ -319,9 +319,8 @@ def draw_boxes(
     figure = explanation_panel(
         view.intensities(pixel_values).clamp(0, 1),
         columns,
-        labels=[names[index] for index in target.tolist()],
+        explained=[names[index] for index in target.tolist()],
         predictions=predictions,
-        label_word="explains",
     )
     for row, sample in enumerate(samples):
         for box in sample["boxes"][sample["box_labels"] == target[row]]:

@@ -19,6 +19,7 @@ from transformers.integrations import TrackioCallback, WandbCallback
 from hf_e2kd import AnnotationReference, ExplanationDistillTrainer, StoredReference, TeacherReference, TextCollator
 from hf_e2kd.callbacks import ExplanationPanels
 from hf_e2kd.callbacks.panels import TAG
+from hf_e2kd.fidelity import sample_metrics
 from tests.models import CLASS_NAMES, CLASSES, build
 from tests.tokenizers import TEACHER, text_model, tokenizer
 from tests.training import arguments, distiller, samples, weights
@@ -150,7 +151,7 @@ def test_texts_are_drawn_by_words_or_tokens(tmp_path, own_words):
     )
     figure = ExplanationPanels(trainer, count=2).draw()
     shown = " ".join(text.get_text() for text in figure.texts)
-    first = "the film was wonderful , it isn ' t boring !" if own_words else " ".join(own.tokenize(made[0]["text"]))
+    first = "The film was wonderful , it isn 't boring !" if own_words else " ".join(own.tokenize(made[0]["text"]))
     for model in ("Teacher", "Student"):
         assert shown.count(model) == 2
     for text in (first, "the worst film" if own_words else " ".join(own.tokenize("the worst film"))):
@@ -177,7 +178,29 @@ def test_boxes_stand_beside_a_teacher_and_the_first_of_several_labels_is_drawn(t
     captions = [axis.get_xlabel().replace("\n", " ") for axis in figure.axes[::5]][:3]
     for number, caption in enumerate(captions):
         truth = f"{CLASS_NAMES[number]}, {CLASS_NAMES[number + 2]}"
-        assert caption == f"true: {truth}; explained: {CLASS_NAMES[number]}"
+        assert caption == f"true: {truth} explained: {CLASS_NAMES[number]}"
+
+
+def test_samples_at_quantiles_of_similarity(tiny, tmp_path):
+    """Prevents: the first samples in a picture that says it shows low and high ones; another sample's figures."""
+    data = samples(7, seed=3)
+    trainer = distiller(tiny("convnext"), build("convnext", 1), tmp_path, eval_dataset=data)
+    record = [trainer.explain_batch(trainer.collate([sample], data)) for sample in data]
+    similarities = [
+        sample_metrics(*each, trainer.references, trainer.collate([sample], data))["explanation_similarity"].item()
+        for each, sample in zip(record, data, strict=True)
+    ]
+    panels = ExplanationPanels(trainer, count=3, choose_from=64)
+    figure = panels.draw()
+    order = sorted(range(7), key=similarities.__getitem__)
+    shown = [order[1], order[3], order[5]]
+    assert [axis.get_xlabel().split("\n")[0] for axis in figure.axes[:12:4]] == [f"sample {row}" for row in shown]
+    captions = [axis.get_xlabel().split("\n")[-1] for axis in figure.axes[2:12:4]]
+    assert captions == [f"similarity: {similarities[row]:.2f}" for row in shown]
+    assert "Of 7 samples those at the 1/6, 3/6 and 5/6 quantile of similarity" in figure.texts[0].get_text().replace(
+        "\n", " "
+    )
+    assert [axis.get_title() for axis in figure.axes[:4]] == ["Image", "Teacher", "Student", "Difference"]
 
 
 def test_stored_explanations_are_drawn_as_the_live_teachers(tiny, tmp_path):

@@ -52,14 +52,14 @@ def image_record(**changes):
             "ResNetForImageClassification",
             revision="5" * 40,
             license="apache-2.0",
-            cost=Cost(11_195_000, 44_820_000, 3_640_000_000, 0.0121, "CPU", "3×224×224"),
+            cost=Cost(11_195_000, 44_820_000, 3_640_000_000, 0.0121, 0.0118, 0.0129, "CPU", "3×224×224"),
         ),
         "teacher": ModelRecord(
             "someone/pets-resnet50",
             "ResNetForImageClassification",
             revision="7" * 40,
             license="cc-by-nc-4.0",
-            cost=Cost(23_580_000, 94_540_000, 8_260_000_000, 0.0304, "CPU", "3×224×224"),
+            cost=Cost(23_580_000, 94_540_000, 8_260_000_000, 0.0304, 0.0298, 0.0316, "CPU", "3×224×224"),
         ),
         "data": DataRecord(
             pets,
@@ -171,13 +171,13 @@ def text_record(**changes):
         "student": ModelRecord(
             None,
             "BertForSequenceClassification",
-            cost=Cost(17_390_000, 69_570_000, 1_370_000_000, 0.0042, "CPU", "64 tokens"),
+            cost=Cost(17_390_000, 69_570_000, 1_370_000_000, 0.0042, 0.0038, 0.0083, "CPU", "64 tokens"),
         ),
         "teacher": ModelRecord(
             None,
             "BertForSequenceClassification",
             path="../teacher",
-            cost=Cost(22_710_000, 90_860_000, 2_730_000_000, 0.0081, "CPU", "64 tokens"),
+            cost=Cost(22_710_000, 90_860_000, 2_730_000_000, 0.0081, 0.0079, 0.0086, "CPU", "64 tokens"),
         ),
         "data": DataRecord(None, "Stanford Sentiment Treebank", "test", rows=1821, samples=list(range(1821))),
         "explainer": {"name": "integrated_gradients", "options": {"n_steps": 16, "baselines": "zero"}},

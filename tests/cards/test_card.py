@@ -16,6 +16,7 @@ from hf_e2kd.cards import card as card_module
 from hf_e2kd.cards.card import model_card, save_card
 from hf_e2kd.cards.citations import EXPLAINERS, citations
 from hf_e2kd.cards.escaping import LONGEST
+from hf_e2kd.cards.summary import ROWS
 from hf_e2kd.fidelity import FidelityRecord, MetricValue
 from hf_e2kd.metrics.citations import GOOD_TEACHERS_EXPLAIN, MODEL_GUIDANCE
 from hf_e2kd.models import BcosResNetForImageClassification
@@ -167,7 +168,7 @@ def test_what_was_not_measured_is_left_out():
 
 def test_similarity_has_its_chance_levels_beside_it():
     """Prevents: a similarity that looks high and is chance."""
-    lines = model_card(image_record()).text.splitlines()
+    lines = model_card(image_record()).text.split("## How faithful it is")[1].splitlines()
     at = next(number for number, line in enumerate(lines) if line.startswith("| Explanation similarity"))
     assert "another image's explanation | 0.478" in lines[at + 1] and "an untrained student | 0.331" in lines[at + 2]
     assert "not clearly above chance" not in "\n".join(lines)
@@ -220,8 +221,103 @@ def test_citations_are_whole():
     assert len({entry.split(",")[0] for entry in entries}) == len(entries)
 
 
+def first_screen(card):
+    """What stands above the first heading below the title, but for the title and the description."""
+    return card.text.strip().split("\n\n## ")[0].split("\n\n")[2:]
+
+
+def test_first_screen():
+    """Prevents: a result that has to be looked for in a table of twenty rows."""
+    sentence, picture, table = first_screen(model_card(image_record(), picture="explanations.png"))
+    assert sentence == (
+        "**It predicts the same class as its teacher on 93.1 % of the images (plain KD: 91.7 %); the similarity of "
+        "their explanations is 0.88 (plain KD: 0.65, chance: 0.48).**"
+    )
+    assert picture == "![Where the teacher and the students look](explanations.png)"
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in table.splitlines()]
+    assert rows[0] == ["", "this student", "plain KD", "int8", "teacher"] and len(rows) == 2 + ROWS
+    assert rows[2:] == [
+        ["Agreement", "93.1 %", "91.7 %", "92.8 %", "–"],
+        ["Explanation similarity", "0.88", "0.65", "–", "–"],
+        ["– highest level by chance", "0.48", "–", "–", "–"],
+        ["Accuracy", "90.5 %", "89.7 %", "90.3 %", "92.8 %"],
+        ["Parameters", "11.2 M", "–", "–", "23.6 M"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"chance": {"shuffled": figure(0.87)}, "compared": {}}, "0.88 (chance: 0.87), not clearly above chance.**"),
+        (
+            {"figures": {"accuracy": figure(0.5), "agreement": MetricValue(float("nan"))}},
+            "labelled class of 50.0 % of the images (plain KD: 89.7 %).**",
+        ),
+        (
+            {"figures": {"explanation_similarity": figure(0.3)}, "chance": {}, "compared": {}},
+            "**The similarity of its explanations and those of its teacher is 0.30.**",
+        ),
+        (
+            {"problem": "multi_label_classification", "compared": {}, "figures": {"agreement": figure(0.9)}},
+            "**Class by class it decides as its teacher in 90.0 % of the cases.**",
+        ),
+        (
+            {"problem": "regression", "compared": {}, "figures": {"spearman": figure(0.9)}},
+            "**Its scores and those of its teacher have a rank correlation of 0.90.**",
+        ),
+    ],
+)
+def test_sentence_with_the_result(changes, sentence):
+    """Prevents: a sentence about classes for scores, one with nan, or a similarity at chance that is praised."""
+    assert first_screen(model_card(image_record(**changes)))[0].endswith(sentence)
+
+
+def test_no_sentence_without_a_result():
+    assert first_screen(model_card(bare_record(), has_record=False)) == []
+
+
+def test_time_has_quartiles_and_a_ratio_where_these_lie_apart():
+    """Prevents: a student that is called slower because something else ran beside its measurement."""
+
+    def row(**changes):
+        record = image_record()
+        student = replace(record.student, cost=replace(record.student.cost, **changes))
+        return next(
+            line for line in model_card(replace(record, student=student)).text.splitlines() if "Time per" in line
+        )
+
+    assert row() == "| Time per image | 12.1 ms (11.8–12.9) | 30.4 ms (29.8–31.6) | 0.40 |"
+    assert row(seconds_high=0.0298).endswith("(29.8–31.6) |  |")
+    assert row(device="GPU").endswith("(29.8–31.6) |  |")
+    assert row(seconds_low=None, seconds_high=None) == "| Time per image | 12.1 ms | 30.4 ms (29.8–31.6) |  |"
+
+
+def test_parameters_of_generated_data_stand_once():
+    """Prevents: four lines of a generator's arguments before each figure."""
+    record = guided_record()
+    training = replace(record.training, data=replace(record.data, split="train"))
+    card = model_card(replace(record, training=training)).text
+    assert card.count("`seed` = `0`") == 1
+    other = replace(training, data=replace(record.data, split="train", arguments={"seed": 1}))
+    card = model_card(replace(record, training=other)).text
+    assert card.count("`seed` = `0`") == card.count("`seed` = `1`") == 1
+
+
+def test_models_of_one_architecture_are_named_by_their_folders():
+    """Prevents: a student and a teacher of one name."""
+    record = text_record()
+    card = model_card(replace(record, student=replace(record.student, path="../students/small"))).text
+    assert "| this student | `small` |" in card and "# small" in card
+    assert "distilled by e²KD from `teacher` (`BertForSequenceClassification`, not on the Hub)" in card
+    card = model_card(replace(record, teacher=replace(record.teacher, path="/home/me/secret"))).text
+    assert "secret" not in card and "distilled by e²KD from `BertForSequenceClassification` (not on the Hub)" in card
+
+
 # ---- Inertness -------------------------------------------------------------------------------------------------------
 
+FOLDED = re.compile(
+    r"<details>\n<summary>(What the figures mean|Training arguments|BibTeX)</summary>\n|</details>\n?"
+)  # the only HTML of a card
 KEPT = {"modality", "problem", "kind", "format"}  # which aren't free
 HOSTILE = [
     "<script>alert(1)</script><img src=x onerror=y>",
@@ -317,7 +413,8 @@ def test_texts_are_inert(name, hostile):
     assert shape(card) == shape(benign)
     tokens = parsed(card)
     children = inline(tokens)
-    assert not [token for token in [*tokens, *children] if token.type.startswith("html")]
+    html = [token.content for token in [*tokens, *children] if token.type.startswith("html")]
+    assert all(FOLDED.fullmatch(each) for each in html)
     links = {token.attrs["href"] for token in children if token.type == "link_open"}
     # What is no link in Markdown may be made one where addresses are.
     bare = " ".join(token.content for token in children if token.type == "text")
@@ -337,7 +434,7 @@ def test_nothing_is_put_in_unescaped():
     inserted = re.findall(r"{[{%].*?[%}]}", template, re.DOTALL)
     assert not [part for part in inserted if "~" in part or re.search(r"\| *(join|replace|string)\b", part)]
     safe = {name for part in inserted for name in re.findall(r"([\w.()]+) *\| *safe", part)}
-    assert safe == {"metadata", "citations", "picture", "place", "plus()"}
+    assert safe == {"metadata", "citations", "picture", "place", "student_place", "plus()"}
 
 
 def test_texts_are_still_shown():
@@ -416,6 +513,25 @@ def test_its_code_runs(name, tmp_path, monkeypatch, capsys):
     assert scope["student"].fidelity == record
 
 
+def test_code_of_a_measured_students_card_runs(tmp_path, monkeypatch, capsys):
+    """Prevents: code that loads the folder of the measurement, in which there is no model."""
+    student = tmp_path / "student"
+    record = student_of("images", student)
+    measured = tmp_path / "outputs"
+    measured.mkdir()
+    record.save(measured)
+    Image.new("RGB", (40, 30), "red").save(measured / "picture.jpg")
+    card = ModelCard.load(save_card(record, measured, student="../student"))
+    monkeypatch.chdir(measured)
+    scope = {}
+    for block in re.findall(r"```python\n(.*?)```", card.text, re.DOTALL):
+        exec(block, scope)
+    assert len(scope["explanation"].maps) == 1 and scope["options"] == {"target_layer": "vit.layers.1"}
+    assert "hf-e2kd fidelity --verify .\n" in card.text
+    for private in ("/home/me/student", 'x"); evil("'):
+        assert 'load_student("STUDENT")' in model_card(record, student=private).text
+
+
 def test_saved(tmp_path):
     """Prevents: a card that promises a record, a processor or a picture that isn't there."""
     build("vit").save_pretrained(tmp_path)
@@ -455,7 +571,8 @@ def test_loss_of_scores_is_cited():
 def test_held_out_methods_stand_beside_the_trained_one():
     """Prevents: a student that looks alike by the trained method alone, and a card that doesn't say so."""
     record = image_record()
-    rows = [line for line in model_card(record).text.splitlines() if line.startswith("| ")]
+    section = model_card(record).text.split("## How faithful it is")[1]
+    rows = [line for line in section.splitlines() if line.startswith("| ")]
     at = next(number for number, row in enumerate(rows) if row.startswith("| Explanation similarity "))
     titles = [row.split(" |")[0].removeprefix("| ") for row in rows[at : at + 9]]
     chance = ["– chance: another image's explanation", "– chance: an untrained student"]

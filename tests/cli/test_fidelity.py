@@ -72,6 +72,11 @@ def test_images_are_measured_and_verified(place, capsys):
     assert "explanation similarity" in out and "by chance: shuffled" in out and "8 of 10" in out
     folder = place / "outputs" / "fidelity"
     assert {path.name for path in folder.iterdir()} == {"README.md", "explanations.png", "fidelity.json"}
+    card = (folder / "README.md").read_text()
+    assert 'load_student("../../student")' in card and "hf-e2kd fidelity --verify ." in card
+    assert run("card", folder) == 0
+    assert (folder / "README.md").read_text() == card
+    capsys.readouterr()
     record = FidelityRecord.load(folder)
     assert record.teacher.path == "../../teacher" and record.data.path == "../../photos"
     assert str(place) not in (folder / "fidelity.json").read_text() + (folder / "README.md").read_text()
@@ -175,9 +180,7 @@ def test_a_record_without_its_teacher(place, capsys):
     record = FidelityRecord.load("outputs/fidelity")
     replace(record, teacher=replace(record.teacher, path="teacher")).save("outputs/fidelity")
     assert run(*own) == 1
-    assert (
-        "The record's teacher (ResNetForImageClassification) isn't published and isn't here" in capsys.readouterr().err
-    )
+    assert "The record's teacher (teacher) isn't published and isn't here" in capsys.readouterr().err
     assert run(*own, "--teacher", "elsewhere") == 0
 
 

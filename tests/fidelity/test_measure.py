@@ -7,9 +7,11 @@ from datasets import Dataset, Features, Sequence, Value
 from torch import nn
 
 from hf_e2kd import AnnotationReference, ExplanationDistillTrainer, TextCollator
+from hf_e2kd.architectures.functions import as_module
 from hf_e2kd.explainers import GradCAM
 from hf_e2kd.fidelity import FidelityRecord, measure_fidelity
-from hf_e2kd.fidelity.cost import cost_of
+from hf_e2kd.fidelity import cost as cost_module
+from hf_e2kd.fidelity.cost import cost_of, costs_of
 from hf_e2kd.fidelity.describe import data_digest, describe_data, describe_model
 from hf_e2kd.fidelity.measure import mean_with_interval, metric_values
 from hf_e2kd.metrics import energy_pointing_game
@@ -192,6 +194,19 @@ def test_costs_are_counted():
     assert cost.flops > config.num_hidden_layers * (block + attention)
     assert cost.flops < 1.5 * config.num_hidden_layers * (block + attention)
     assert model.training and cost.seconds > 0 and cost.input == "3×32×32"
+
+
+def test_models_are_timed_in_turns(monkeypatch):
+    """Prevents: a ratio of two times of which one was taken while the machine was busy; quartiles of another order."""
+    models = [build("vit"), build("convnext")]
+    turns = []
+    monkeypatch.setattr(cost_module, "_timed", lambda model, sample: turns.append(model) or float(len(turns)))
+    student, teacher = costs_of([(model, {"pixel_values": images(2)}) for model in models])
+    assert turns == models * 23
+    # Of the passes 3 to 22 each, at 2 · pass + 1 and + 2.
+    assert (student.seconds_low, student.seconds, student.seconds_high) == (16.5, 26.0, 35.5)
+    assert (teacher.seconds_low, teacher.seconds, teacher.seconds_high) == (17.5, 27.0, 36.5)
+    assert costs_of([(as_module(lambda batch: batch), {"pixel_values": images(1)})]) == [None]
 
 
 def test_where_things_come_from(tmp_path, monkeypatch):

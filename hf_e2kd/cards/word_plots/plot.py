@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..fonts import Fonts, fonts_for
 from .colours import LINED, blend
-from .fonts import font_families
 from .lines import Piece, plain, right_to_left, row_pieces, wrap
-from .samples import WordSample, require_rows
+from .samples import WordSample, require_rows, texts_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,17 +21,20 @@ LINE = 1.75  # a line's height, in its type size
 POINT = 1 / 72  # inches
 
 
-def word_plot(samples: Sequence[WordSample], path: str | Path | None = None, *, title: str = "") -> "Figure":
+def word_plot(
+    samples: Sequence[WordSample], path: str | Path | None = None, *, title: str = "", note: str = ""
+) -> "Figure":
     """Draw the page's texts: each text once a model, blue words for the explained class and orange against it.
 
     Long texts are wrapped, those of a right-to-left script from the right (their letters are joined and ordered by
     matplotlib 3.11 or newer). Fonts that lack a character are completed by installed ones that have it; where none
-    has, matplotlib warns and draws a box.
+    has, a box is drawn and a warning recommends the page, for which a browser brings its fonts.
 
     Args:
         samples: the texts.
         path: where to save the plot too, at 150 dpi; the suffix decides the format.
         title: a line above.
+        note: a sentence below the legend, such as how the texts were chosen.
 
     Returns:
         The figure, 8 inches wide and as high as its texts need. It belongs to no pyplot window, so the user's backend
@@ -47,7 +50,9 @@ def word_plot(samples: Sequence[WordSample], path: str | Path | None = None, *, 
         8.0
     """
     require_rows(samples)
-    sheet = _Sheet(font_families(samples, title))
+    sheet = _Sheet(
+        fonts_for([title, note, *texts_of(samples)], "write the page instead: word_page, or a name in .html")
+    )
     if title:
         sheet.write(plain(title), 0, "sample", weight="bold")
     sheet.write(
@@ -60,6 +65,8 @@ def word_plot(samples: Sequence[WordSample], path: str | Path | None = None, *, 
         0,
         "caption",
     )
+    if note:
+        sheet.write(plain(note), 0, "caption")
     for number, sample in enumerate(samples, start=1):
         sheet.rule()
         sheet.write(plain(" · ".join([f"Text {number}", *sample.captions()])), 0, "sample")
@@ -80,12 +87,12 @@ def word_plot(samples: Sequence[WordSample], path: str | Path | None = None, *, 
 class _Sheet:
     """Sheet that takes lines from the top down, and draws them once their height is known. Inches from the top left."""
 
-    def __init__(self, families: list[str]):
+    def __init__(self, fonts: Fonts):
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
         self.top = MARGIN
-        self.families = families
+        self.fonts = fonts
         self.artists: list[tuple[float, float, float, float, Piece, FontProperties, str]] = []
         self.rules: list[float] = []
         self.figure = Figure(dpi=150)
@@ -109,7 +116,7 @@ class _Sheet:
         """Write pieces in lines below the last ones, from `left` of the margin on."""
         from matplotlib.font_manager import FontProperties
 
-        font = FontProperties(family=self.families, size=SIZES[kind], weight=weight)
+        font = FontProperties(family=self.fonts.families, size=SIZES[kind], weight=weight)
         width = WIDTH - 2 * MARGIN - left if width is None else width
         from_right = right_to_left("".join(piece.text for piece in pieces))
         height = SIZES[kind] * POINT
@@ -141,10 +148,12 @@ class _Sheet:
                 style = "-" if piece.share > 0 else (0, (1, 1.2))
                 self.figure.add_artist(Line2D([x, x + width], [y, y], color="black", lw=1, ls=style, transform=scale))
             # A dollar sign in a review is no formula.
+            text = self.fonts.drawable(piece.text)
             self.figure.text(
-                x, base, piece.text, fontproperties=font, color=colour, va="baseline", transform=scale, parse_math=False
+                x, base, text, fontproperties=font, color=colour, va="baseline", transform=scale, parse_math=False
             )
         return self.figure
 
     def _measure(self, text: str, font: "FontProperties") -> float:
+        text = self.fonts.drawable(text)
         return self.renderer.get_text_width_height_descent(text, font, ismath=False)[0] / self.figure.dpi

@@ -90,6 +90,13 @@ def gaps(text: str, words: Sequence[str]) -> list[str]:
     return [*found, text[end:]]
 
 
+def texts_of(samples: Sequence[WordSample]) -> list[str]:
+    """List all that is drawn of samples."""
+    texts = [text for sample in samples for text in [sample.text, *sample.captions()]]
+    rows = [row for sample in samples for row in sample.rows]
+    return texts + [text for row in rows for text in [row.heading, *row.words, *row.captions()]]
+
+
 def require_rows(samples: Sequence[WordSample]) -> None:
     """Refuse samples that would draw nothing.
 

@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from hf_e2kd.cards.word_plots import AGAINST, FOR, WordRow, WordSample, word_plot
+from hf_e2kd.cards.word_plots.lines import row_pieces, wrap
 from tests.cards.word_plots.texts import boxes, texts
 
 
@@ -70,18 +71,29 @@ def test_figure_begins_right_to_left_texts_at_the_right():
     assert places["סרט"] > places["טוב"] > 4
 
 
-@pytest.mark.filterwarnings("ignore:Glyph")
-def test_figure_wraps_texts_without_spaces():
+@pytest.mark.filterwarnings("error")
+def test_figure_wraps_texts_without_spaces(caplog):
+    """Prevents: matplotlib's warning of each glyph, or a text that runs off the page, where no font has Chinese."""
     words = list("电影很棒。" * 40)
 
     figure = word_plot([WordSample("".join(words), [WordRow("Teacher", words, [1.0] * 200)])])
+    figure.draw_without_rendering()
 
-    drawn = [text for text in figure.texts if text.get_text() in words]
+    drawn = [text for text in figure.texts if text.get_text() in [*words, "□"]]
     assert len(drawn) == 200
+    lacks = "□" in texts(figure)
+    assert ("the page instead" in caplog.text and "Noto Sans CJK" in caplog.text) == lacks
     lines = {text.get_position()[1] for text in drawn}
     assert len(lines) > 2
-    first = [min((t for t in drawn if t.get_position()[1] == y), key=lambda t: t.get_position()[0]) for y in lines]
-    assert "。" not in {text.get_text() for text in first}
+
+
+def test_lines_of_texts_without_spaces():
+    """Prevents: a line that begins with a full stop."""
+    words = list("电影很棒。" * 40)
+    lines = wrap(row_pieces("".join(words), WordRow("Teacher", words, [1.0] * 200)), 7, len, 1)
+
+    assert "".join(piece.text for line in lines for _, piece, _ in line) == "".join(words)
+    assert all(len(line) <= 7 for line in lines) and "。" not in {line[0][1].text for line in lines}
 
 
 @pytest.mark.filterwarnings("error")
