@@ -32,6 +32,7 @@ from transformers import (
 )
 
 from hf_e2kd.architectures.taps import default_taps
+from hf_e2kd.experiments.command_line import command_line
 from hf_e2kd.experiments.results import describe_machine, write_results
 from hf_e2kd.fidelity import Dissection, detector_figure, network_dissection
 
@@ -93,7 +94,7 @@ def run_sweeps(description: str) -> dict[str, Any]:
     """
     parser = HfArgumentParser(DissectionArguments, description=description)
     try:
-        (args,) = parser.parse_args_into_dataclasses()
+        (args,) = parser.parse_args_into_dataclasses(command_line(DissectionArguments))
     except ValueError as error:
         parser.error(str(error))
     set_seed(args.seed)
