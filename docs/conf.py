@@ -44,6 +44,12 @@ def copy_pages(_app: Sphinx) -> None:
             shutil.copy2(path, copy)
 
 
+def to_copies(_app: Sphinx, name: str, source: list[str]) -> None:
+    """Lead links out of docs/, which hold in the repository, to the copies."""
+    if not name.startswith("repository/"):
+        source[0] = source[0].replace("](../", "](repository/")
+
+
 def as_restructured_text(
     _app: Sphinx, _what: str, _name: str, _object: object, _options: object, lines: list[str]
 ) -> None:
@@ -60,4 +66,5 @@ def as_restructured_text(
 
 def setup(app: Sphinx) -> None:
     app.connect("builder-inited", copy_pages)
+    app.connect("source-read", to_copies)
     app.connect("autodoc-process-docstring", as_restructured_text, priority=400)  # before napoleon

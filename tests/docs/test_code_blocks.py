@@ -14,7 +14,7 @@ from tests.docs.commands import ROOT, check_line, check_shell
 from tests.docs.stand_ins import SETS
 from tests.hub.conftest import hub, waits  # noqa: F401
 
-FOLDERS = (".", "docs", "recipes", "recipes/benchmarks")
+FOLDERS = (".", "docs", "recipes", "recipes/benchmarks", "recipes/results")
 PAGES = sorted(str(path.relative_to(ROOT)) for folder in FOLDERS for path in (ROOT / folder).glob("*.md"))
 CARDS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "hf_e2kd/metrics").glob("*/README.md"))
 SHELL, NO_CODE = {"", "bash", "sh"}, {"bibtex", "text", "yaml"}
