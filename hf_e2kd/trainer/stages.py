@@ -77,7 +77,8 @@ def train_stage(
             if other is not term:
                 other.weight = 0.0  # a reference may weigh its own logits and explanations
         stage.runs_student = with_student
-        with _frozen(_unreached(stage) if with_student else stage.student.parameters()):
+        # One that isn't run gets no gradients; frozen as a whole, DDP would refuse it.
+        with _frozen(_unreached(stage) if with_student else []):
             stage.train(resume_from_checkpoint=checkpoint)
     finally:
         term.weight = weight

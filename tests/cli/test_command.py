@@ -130,9 +130,10 @@ def test_flags_override_a_file(config):
     """Prevents: a file's option that goes before the command line's, or a list that both are joined to."""
     file = config(samples=9, chance=False, text_columns=["x", "y"], student="a")
     given = parsed("fidelity", *file, "--samples", 7, "--text-column", "z", "--chance")
-    assert (given["samples"], given["chance"], given["text_columns"], given["student"]) == (7, True, ["z"], "a")
+    assert (given["samples"], given["chance"], given["student"]) == (7, True, "a")
+    assert list(given["text_columns"]) == ["z"]
     given = parsed("explain", *config(model="m", inputs=["a.png"]), "other", "b.png")
-    assert (given["model"], given["inputs"]) == ("other", ["b.png"])
+    assert (given["model"], list(given["inputs"])) == ("other", ["b.png"])
     given = parsed("distill", *config(text_column=["a", "b"], seeds=3), "--text_column", "c")
     assert given["others"] == ["--seeds", "3", "--text_column", "c"]
 

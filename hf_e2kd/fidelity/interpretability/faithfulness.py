@@ -28,6 +28,9 @@ STEPS = 16
 FRACTIONS = (0.01, 0.05, 0.1, 0.2, 0.5)
 """Shares of a text's words, as in ERASER."""
 
+ROUNDED_TO = 1e5
+"""Levels of a map's strength, up to its peak, within which pixels or words count as equal."""
+
 _BLUR = {"kernel_size": [11, 11], "sigma": [5.0, 5.0]}  # as in RISE's code
 
 
@@ -218,6 +221,9 @@ def pixel_ranks(maps: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
 
 
 def _ranks(scores: torch.Tensor) -> torch.Tensor:
+    """Rank scores (B, N), the highest 0; of those that differ by rounding errors alone, the first one leads."""
+    peak = scores.abs().amax(dim=1, keepdim=True)
+    scores = (scores / torch.where(peak > 0, peak, 1) * ROUNDED_TO).round()
     return scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
 
 
