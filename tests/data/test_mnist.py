@@ -46,6 +46,7 @@ def test_images_and_labels_packed_or_not(folder):
         (idx(IMAGES) + b"\0", "holds more"),
         (b"\0\0\x08\x03" + b"\xff" * 12 + b"\0", "holds 1. Download"),
     ],
+    ids=["empty", "packed", "type", "head", "cut", "longer", "huge"],  # a packed file's bytes hold the time
 )
 def test_damaged_files_are_named(content, message, tmp_path):
     """Prevents: images shifted by a wrong head, or memory reserved for as many as a damaged head states."""
