@@ -222,7 +222,7 @@ def pixel_ranks(maps: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
 
 def _ranks(scores: torch.Tensor) -> torch.Tensor:
     """Rank scores (B, N), the highest 0; of those that differ by rounding errors alone, the first one leads."""
-    peak = scores.abs().amax(dim=1, keepdim=True)
+    peak = scores.abs().masked_fill(scores.isinf(), 0).amax(dim=1, keepdim=True)  # a word that isn't there has −inf
     scores = (scores / torch.where(peak > 0, peak, 1) * ROUNDED_TO).round()
     return scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
 
