@@ -497,3 +497,35 @@ def test_a_checkpoint_of_further_terms(tiny, tmp_path):
     distiller(tiny("vit"), teacher, tmp_path, {**settings, "terms": {"hint": {"weight": 1.0}}}).train()
     with pytest.raises(ValueError, match=r"is of a training with the terms \['hint'\].*Name them in `terms`"):
         distiller(tiny("vit"), teacher, tmp_path, {**settings, "max_steps": 2}).train(resume_from_checkpoint=True)
+
+
+def test_a_checkpoint_without_what_its_terms_own(tiny, tmp_path):
+    """Prevents: a training that can't go on since the newest of several checkpoints lost the terms' parameters."""
+    settings = {"save_strategy": "steps", "save_steps": 1, "terms": {"hint": {"weight": 1.0}}}
+    whole = distiller(tiny("vit"), build("vit", seed=1), tmp_path, settings)
+    whole.train()
+    (tmp_path / "checkpoint-2" / "terms.safetensors").unlink()
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-1")
+    resumed = distiller(tiny("vit"), build("vit", seed=1), tmp_path, settings)
+    resumed.train(resume_from_checkpoint=True)
+    assert torch.equal(weights(resumed.student), weights(whole.student))
+
+
+@pytest.mark.parametrize("damage", ["shard gone", "index cut off", "index gone"])
+def test_a_checkpoint_of_several_files_of_weights(tiny, tmp_path, damage):
+    """Prevents: a file of the weights that is missed when the checkpoint is loaded, with a whole one beside it."""
+    settings = {"save_strategy": "steps", "save_steps": 1}
+    distiller(tiny("vit"), build("vit", seed=1), tmp_path, settings).train()
+    newest = tmp_path / "checkpoint-2"
+    (newest / "model.safetensors").unlink()
+    tiny("vit").save_pretrained(newest, max_shard_size="20KB")
+    shards, index = sorted(newest.glob("model-*.safetensors")), newest / "model.safetensors.index.json"
+    assert len(shards) > 1
+    assert last_checkpoint(tmp_path) == str(newest)
+    if damage == "shard gone":
+        shards[1].unlink()
+    elif damage == "index cut off":
+        index.write_text(index.read_text()[:-20])
+    else:
+        index.unlink()
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-1")
