@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from PIL import Image
 
-from hf_e2kd import StoredReference, TeacherReference, explain
+from hf_e2kd import AnnotationReference, StoredReference, TeacherReference, explain
 from hf_e2kd.architectures.text import refuse_unfit_text
 from hf_e2kd.explainers import GradCAM
 from hf_e2kd.trainer import checkpoints
@@ -529,3 +529,22 @@ def test_a_checkpoint_of_several_files_of_weights(tiny, tmp_path, damage):
     else:
         index.unlink()
     assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-1")
+
+
+@pytest.mark.parametrize("guided", [False, True])
+@pytest.mark.parametrize("labelled", [0, 1])
+def test_batches_without_a_label(tiny, tmp_path, guided, labelled, caplog):
+    """Prevents: a loss of 0 and no word, where a transform or a collator has made -100 of every label."""
+    data = [{**each, "labels": -100} for each in samples(4, mask=True)]
+    data[0]["labels"] = 1 if labelled else -100
+    keywords = {"references": {"masks": AnnotationReference()}} if guided else {}
+    settings = {"explanation_weight" if guided else "task_weight": 1.0, "max_steps": 2}
+    teacher = None if guided else build("vit", seed=1)
+    trainer = distiller(tiny("vit"), teacher, tmp_path, settings, train_dataset=data, **keywords)
+    trainer.train()
+    loss = logged(trainer, "loss_explanation" if guided else "loss_task")
+    assert (max(loss) > 0) == bool(labelled)
+    term = "explanation" if guided else "task"
+    assert caplog.text.count(
+        f"No sample of the first batch has a label: all are -100. From such a batch the term {term}"
+    ) == (1 - labelled)
