@@ -1,5 +1,6 @@
 """Base of the terms that compare features: layers to tap, and features on one grid."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
@@ -86,6 +87,36 @@ class FeatureTerm(Term):
                 f"The term '{self.name}' compares the places of features, and the layer '{pooled[0]}' has none: its "
                 "output is pooled. Name a layer before the pooling, or take the term 'hint'."
             )
+
+
+class PlacesTerm(FeatureTerm, ABC):
+    """A term that compares the places of features pair by pair, and owns nothing.
+
+    Args:
+        weight: Weight in the loss.
+        layers: Paths of the student's layers and of the teacher's.
+        reference: Name of the teacher.
+    """
+
+    @abstractmethod
+    def compare(self, student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """Compare features (B, *grid, C) and (B, *grid', C') at the places, or tokens of a mask (B, T) bool: (B,)."""
+
+    def setup(
+        self, output: StepOutput, reference_output: ReferenceOutput, inputs: Mapping[str, Any], dataset: Any
+    ) -> None:
+        self.check_places(output, reference_output)
+        self.refuse_pooled(output)
+
+    def forward(
+        self, output: StepOutput, reference_output: ReferenceOutput | None, inputs: Mapping[str, Any]
+    ) -> torch.Tensor:
+        assert reference_output is not None
+        losses = [
+            self.compare(student, teacher, token_mask(student, inputs))
+            for student, teacher in self.pairs(output, reference_output)
+        ]
+        return torch.stack(losses).sum(dim=0)
 
 
 class StagedFeatureTerm(FeatureTerm):
