@@ -1,7 +1,6 @@
 """The stored teacher: its logits and maps, computed once ("frozen explanations", e²KD, ECCV 2024)."""
 
 import os
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from .joining import AttachedDataset, AttachedStream
 from .key import explainer_key, field_of_view, processor_key, require_same, teacher_key
 from .rows import MAP, VECTORS, RowDecoder
 from .shards import ShardInfo, Shards, fields_from_json, fingerprint
-from .targets import student_classes, unknown_targets
+from .targets import refuse_mixed, student_classes, warn_of_unknown_targets
 
 _OF_TEXTS = ("logits", "target", MAP, "mask")
 
@@ -335,7 +334,7 @@ class StoredReference(Reference):
                 f"explained by '{explainer.name}'. Give the trainer explainer='{key['explainer']['name']}'; or, if two "
                 "methods shall be compared, StoredReference(..., allow_explainer_mismatch=True)."
             )
-        self._warn_of_unknown_targets(self.alignment)
+        warn_of_unknown_targets(self.shards, self.alignment)
 
     def check_processor(self, processing_class: Any) -> None:
         self.check(student_processing_class=processing_class)
@@ -372,7 +371,7 @@ class StoredReference(Reference):
         target = mask_target(student_classes(alignment, reference_output["target"]), inputs.get("explained"))
         labels = None if self.scores else inputs.get("labels")
         if labels is not None and (labels.ndim != 1 or labels.is_floating_point()):
-            self._refuse_mixed(labels)
+            refuse_mixed(labels, self.folder)
             labels = None
         view_matrix = inputs.get("view_matrix") if with_maps and not self.is_text else None
         if with_maps and not self.is_text and reference_output[MAP].ndim == target.ndim + 1:
@@ -389,27 +388,7 @@ class StoredReference(Reference):
             shared_labels=None if labels is None else alignment.student_to_shared(labels),
         )
 
-    def _refuse_mixed(self, labels: torch.Tensor) -> None:
-        """Mixed images have no stored explanation, and are known by labels that are shares of classes."""
-        if labels.is_floating_point() and ((labels > 0) & (labels < 1)).any():
-            raise StoreError(
-                "The labels are shares of classes, as of images that MixUp or CutMix mixed, and the store "
-                f"{self.folder} explains each image by itself. Leave the mixing (or the label smoothing) out, or give "
-                "the trainer a live `teacher_model`, which explains mixed images."
-            )
-
     def _bound(self) -> LabelAlignment:
         if self.alignment is None:
             raise RuntimeError("Give the reference to a trainer, or call `setup(student, explainer)`, before using it.")
         return self.alignment
-
-    def _warn_of_unknown_targets(self, alignment: LabelAlignment) -> None:
-        """Warn of samples that explain a class that the student lacks, and so explain nothing."""
-        unknown = unknown_targets(self.shards, alignment)
-        if unknown:
-            warnings.warn(
-                f"{unknown} of the explained classes in the store {self.folder} are not classes of the "
-                "student; nothing is learned from their maps. Build the store with `classes`, the names of the "
-                "student's classes.",
-                stacklevel=2,
-            )

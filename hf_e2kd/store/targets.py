@@ -1,6 +1,8 @@
 """The classes that a store explains, as the teacher's and as the student's."""
 
+import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -99,6 +101,31 @@ def student_classes(alignment: LabelAlignment, target: torch.Tensor) -> torch.Te
     lookup[alignment.teacher.to(target.device)] = alignment.student.to(target.device)
     # −1 is the last place.
     return lookup[target]
+
+
+def refuse_mixed(labels: torch.Tensor, folder: Path) -> None:
+    """Refuse labels that are shares of classes, by which mixed images are known: they have no stored explanation.
+
+    Raises:
+        StoreError: naming the store.
+    """
+    if labels.is_floating_point() and ((labels > 0) & (labels < 1)).any():
+        raise StoreError(
+            f"The labels are shares of classes, as of images that MixUp or CutMix mixed, and the store {folder} "
+            "explains each image by itself. Leave the mixing (or the label smoothing) out, or give the trainer a live "
+            "`teacher_model`, which explains mixed images."
+        )
+
+
+def warn_of_unknown_targets(shards: Shards, alignment: LabelAlignment) -> None:
+    """Warn of samples that explain a class that the student lacks, and so explain nothing."""
+    unknown = unknown_targets(shards, alignment)
+    if unknown:
+        warnings.warn(
+            f"{unknown} of the explained classes in the store {shards.folder} are not classes of the student; nothing "
+            "is learned from their maps. Build the store with `classes`, the names of the student's classes.",
+            stacklevel=3,
+        )
 
 
 def unknown_targets(shards: Shards, alignment: LabelAlignment) -> int:

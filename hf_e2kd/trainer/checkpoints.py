@@ -12,7 +12,7 @@ from typing import Any, cast
 from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel, Trainer
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 from transformers.utils import CONFIG_NAME
 
 from .finite import DIVERGED, require_finite_weights
@@ -89,18 +89,25 @@ class CheckpointsMixin(Trainer):
 def full_disk_named(folder: str, step: int) -> Iterator[None]:
     """Context in which a full disk ends in an error that says so: torch and safetensors speak of positions in files.
 
+    What was written of the checkpoint is removed.
+
     Raises:
         OSError: the disk is full.
     """
     try:
         yield
-    except (RuntimeError, SafetensorError) as error:
-        free = shutil.disk_usage(folder).free
-        if free > MOST_FREE:
+    except (RuntimeError, SafetensorError, OSError) as error:
+        if not Path(folder).is_dir():
             raise
+        free = shutil.disk_usage(folder).free
+        if not (error.errno == errno.ENOSPC if isinstance(error, OSError) else free <= MOST_FREE):
+            raise
+        checkpoint = Path(folder) / f"{PREFIX_CHECKPOINT_DIR}-{step}"
+        if missing_files(checkpoint, ()):  # the trainer's state is written last
+            shutil.rmtree(checkpoint, ignore_errors=True)
         raise OSError(
             errno.ENOSPC,
-            f"{os.strerror(errno.ENOSPC)}: the checkpoint of step {step} could not be written, {free:,} bytes are "
+            f"{os.strerror(errno.ENOSPC)}: the checkpoint of step {step} could not be written, {free:,} bytes were "
             "free; earlier ones are whole. Make room, keep fewer (save_total_limit) or smaller ones, and go on by "
             "train(resume_from_checkpoint=True)",
             folder,

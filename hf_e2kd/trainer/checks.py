@@ -9,7 +9,10 @@ from accelerate.utils import gather_object
 from torch import nn
 
 from ..alignment.inputs import ANNOTATION_COLUMNS
-from ..alignment.labels import without_subsets
+from ..alignment.labels import NO_LABEL, without_subsets
+from ..logs import get_logger
+
+logger = get_logger(__name__)
 
 
 def refuse_shared_weights(student: nn.Module, teacher: nn.Module) -> None:
@@ -64,6 +67,25 @@ def refuse_missing_labels(
         "'labels'), or label_column of TextCollator. Names of classes become numbers by "
         "dataset.class_encode_column('labels'). Without labels set task_weight=0."
     )
+
+
+def warn_of_unlabelled(accelerator: Accelerator, batch: Mapping[str, Any], terms: Iterable[str]) -> None:
+    """Warn of a first batch in which no sample of any process has a label, as may be in partly labelled data.
+
+    Args:
+        batch: The batch as collated.
+        terms: Names of the terms that take labels, or annotations of them.
+    """
+    terms, labels = list(terms), batch.get("labels")
+    if not terms:
+        return
+    found = gather_object([None if labels is None else bool((labels == NO_LABEL).all())])
+    if True in found and False not in found and accelerator.is_main_process:
+        logger.warning(
+            f"No sample of the first batch has a label: all are {NO_LABEL}. From such a batch the term "
+            f"{' and '.join(terms)} of the loss learns nothing. If the data are labelled, see what the transform or "
+            "the collator makes of the column of labels."
+        )
 
 
 def refuse_missing_inputs(batch: Mapping[str, Any], dataset: Any, removes_columns: bool) -> None:

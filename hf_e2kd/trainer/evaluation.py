@@ -111,24 +111,22 @@ class EvaluationMixin(Trainer):
                 "FSDP2 shards a student together with its optimizer. Call train() before evaluate() and predict(), or "
                 "evaluate in one process or with DDP."
             )
-        self.set_up_terms(getattr(dataloader, "dataset", None))
-        scores = is_score(self.student)
         data = getattr(dataloader, "dataset", None)
+        self.set_up_terms(data)
+        scores = is_score(self.student)
         groups = data.groups if isinstance(data, GroupedDataset) else None
         # Correlations of scores take those of all samples, one number each; groups are told apart by sample.
         one_by_one = scores or groups is not None or self._batch_measures is not None
         meter = SampleValues if one_by_one else RunningMeans
         self._fidelity = meter(self.accelerator.gather_for_metrics)
-        self._labels_are_ours = labels_belong_to(
-            getattr(dataloader, "dataset", None), self.student, self.data_collator.label_column
-        )
+        self._labels_are_ours = labels_belong_to(data, self.student, self.data_collator.label_column)
         if not self._labels_are_ours:
             logger.warning("The data's labels are not the student's classes: accuracy is not measured.")
         if self.references and self._setting("evaluate_explanations"):
             passes = [each.forward_passes for each in self._explainers() if each.forward_passes is not None]
             if passes:
                 logger.info(f"Each sample takes {max(passes)} forward passes of a model that is explained.")
-        self._evaluated = getattr(dataloader, "dataset", None)
+        self._evaluated = data
         with doing(self, str(keywords.get("description", arguments[0] if arguments else "Evaluation"))):
             output = super().evaluation_loop(dataloader, *arguments, metric_key_prefix=metric_key_prefix, **keywords)
         means = self._fidelity.means()

@@ -14,7 +14,7 @@ from ..explainers import Explainer, shared_noise
 from ..references import Reference
 from ..terms import ReferenceOutput, StepOutput
 from ..terms.task import classification_loss, probability_mse
-from .checks import refuse_missing_inputs, refuse_missing_labels
+from .checks import refuse_missing_inputs, refuse_missing_labels, warn_of_unlabelled
 from .finite import FiniteLosses
 from .logged_means import LoggedMeans, ZeroMapWarning
 from .noise import StepGenerator, draw_noise, draw_samples
@@ -48,6 +48,8 @@ class LossMixin(Trainer):
             refuse_missing_inputs(inputs, self.train_dataset, bool(self.args.remove_unused_columns))
             labelled = [name for name in terms if name in weighed and "labels" in terms[name].needs]
             refuse_missing_labels(self.accelerator, inputs, labelled, self.train_dataset)
+            annotated = [name for name in terms if name in weighed and "annotation" in terms[name].needs]
+            warn_of_unlabelled(self.accelerator, inputs, [*labelled, *annotated])
             self._checked_a_batch = True
         with_maps = any(terms[name].explains for name in weighed)
         with_maps = with_maps and self.state.global_step % self._setting("explanation_interval") == 0

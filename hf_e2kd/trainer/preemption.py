@@ -24,6 +24,12 @@ WEIGHTS = ("*model*.safetensors",)
 RESUMED = (*WEIGHTS, OPTIMIZER_NAME, SCHEDULER_NAME, "rng_state*.pth")
 """Files of a checkpoint from which a training is resumed, as patterns."""
 
+TERMS_FILE = "terms.safetensors"
+"""File of a checkpoint that holds the terms' parameters and buffers."""
+
+INDEX = "*.safetensors.index.json"
+"""List, as a pattern, of the files of weights that are too large for one."""
+
 SHARDED = ("global_step*", "pytorch_model_fsdp*", "optimizer_*", "optimizer.bin")
 """Files and folders of DeepSpeed's and FSDP's checkpoints, as patterns."""
 
@@ -76,7 +82,10 @@ def last_checkpoint(folder: str | Path, needed: Sequence[str] = RESUMED) -> str 
         needed: Files, as patterns, without which a training would go on otherwise than it was.
     """
     steps = {}
-    for path in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+    folders = list(Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*"))
+    if any((path / TERMS_FILE).is_file() for path in folders):
+        needed = [*needed, TERMS_FILE]  # terms that own something are saved with every checkpoint
+    for path in folders:
         step = path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")
         if not step.isdecimal():
             continue
@@ -99,6 +108,11 @@ def missing_files(checkpoint: str | Path, needed: Sequence[str] = RESUMED) -> li
     if not sharded and any(checkpoint.glob("adapter_*")):
         patterns = ["adapter_config.json" if pattern == CONFIG_NAME else pattern for pattern in patterns]
     patterns += [path.name for path in checkpoint.glob("*.safetensors")]  # what terms own, too
+    if any(checkpoint.glob("*-of-*.safetensors")):
+        patterns.append(INDEX)
+    for index in checkpoint.glob(INDEX):
+        if is_whole(index):
+            patterns += sorted({*json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
     found = {pattern: [path for path in checkpoint.glob(pattern) if path.is_file()] for pattern in patterns}
     return [pattern for pattern, paths in found.items() if not paths or not all(is_whole(path) for path in paths)]
 

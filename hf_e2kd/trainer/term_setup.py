@@ -12,9 +12,7 @@ from transformers import TrainerCallback
 from ..references import Reference
 from ..terms import Guidance, Logits, Maps, Task, Term, build_term
 from ..terms.registry import BUILT_IN
-
-TERMS_FILE = "terms.safetensors"
-"""File of a checkpoint that holds the terms' parameters and buffers."""
+from .preemption import TERMS_FILE
 
 
 def build_terms(

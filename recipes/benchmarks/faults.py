@@ -224,7 +224,7 @@ def main() -> None:
         print("| drill | times | went on as if undisturbed |\n|---|---|---|")
         for name, results in drills(Path(place), options, chance):
             done = [result for result in results if result is not None]
-            print(f"| {name} | {len(done) or 'not possible here'} | {sum(done)} |", flush=True)
+            print(f"| {name} | {len(done) or 'not possible here'} | {sum(done) if done else '–'} |", flush=True)
 
 
 def drills(place: Path, options: argparse.Namespace, chance: random.Random) -> Iterator[tuple[str, list[bool | None]]]:

@@ -69,6 +69,16 @@ def test_a_terms_own_statistics(alone, ranks, name):
         assert torch.equal(rank[name]["statistics"], ranks[0][name]["statistics"])
 
 
+def test_a_stage_without_the_student(alone, ranks):
+    """Weight decay of a student that the stage doesn't run, or one that isn't wrapped for the training after it."""
+    for found in (alone, *ranks):
+        stage = found["stage without the student"]
+        assert torch.equal(*stage["student"]) and not torch.equal(*stage["term"])
+        expected = alone["stage without the student"]
+        assert relative_error(stage["term"][1], expected["term"][1]) < 1e-5
+    assert torch.equal(*(rank["stage without the student"]["weights"] for rank in ranks))
+
+
 @pytest.mark.parametrize("name", COMPARABLE)
 def test_terms_are_averaged_over_ranks(alone, ranks, name):
     """A term logged from rank 0 alone describes half of the batch."""

@@ -158,9 +158,33 @@ def collect(folder: Path, processes: int) -> dict[str, dict[str, Any]]:
     trainer.train()
     results["evaluate first"] = {"weights": weights(trainer.student)}
     results["trained twice"] = trained_twice(folder, processes)
+    results["stage without the student"] = stage_without_the_student(folder, processes)
     if processes > 1:
         results["labels on one rank"] = labels_on_one_rank(folder)
     return results
+
+
+def stage_without_the_student(folder: Path, processes: int) -> dict[str, Any]:
+    """A term's first stage by an optimizer with weight decay, of a student with batch norms."""
+    trainer = ExplanationDistillTrainer(
+        build("resnet"),
+        arguments(
+            folder,
+            per_device_train_batch_size=GLOBAL_BATCH // processes,
+            terms={"factor_transfer": {"weight": 10.0}},
+            optim="adamw_torch",
+            weight_decay=0.5,
+        ),
+        train_dataset=samples(32),
+        teacher_model=build("resnet", seed=1),
+    )
+    trainer.set_up_terms()
+    term = trainer.terms["factor_transfer"]
+    student, own = flat(trainer.student.state_dict().values()), flat(term.state_dict().values())
+    term.prepare(trainer)
+    after = flat(trainer.student.state_dict().values()), flat(term.state_dict().values())
+    trainer.train()
+    return {"student": (student, after[0]), "term": (own, after[1]), "weights": weights(trainer.student)}
 
 
 def trained_twice(folder: Path, processes: int) -> dict[str, Any]:

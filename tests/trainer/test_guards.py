@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from PIL import Image
 
-from hf_e2kd import StoredReference, TeacherReference, explain
+from hf_e2kd import AnnotationReference, StoredReference, TeacherReference, explain
 from hf_e2kd.architectures.text import refuse_unfit_text
 from hf_e2kd.explainers import GradCAM
 from hf_e2kd.trainer import checkpoints
@@ -150,22 +150,25 @@ def named(names, order):
     return datasets.Dataset.from_dict({**rows, "labels": [order[each["labels"]] for each in made]}, features)
 
 
-def test_full_disk(tiny, tmp_path, monkeypatch):
-    """Prevents: "unexpected pos 99328 vs 99220", which is what torch says of a full disk."""
+@pytest.mark.parametrize("own", [RuntimeError("unexpected pos 99328 vs 99220"), OSError(errno.ENOSPC, "No space")])
+def test_full_disk(tiny, tmp_path, monkeypatch, own):
+    """Prevents: "unexpected pos 99328 vs 99220", which is what torch says of a full disk; half a checkpoint on it."""
     free = SimpleNamespace(free=0)
     monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda folder: free)
 
     def save_on_a_full_disk(*arguments, **keywords):
-        raise RuntimeError("unexpected pos 99328 vs 99220")
+        raise own
 
     monkeypatch.setattr(torch, "save", save_on_a_full_disk)
     trainer = distiller(tiny("vit"), build("vit", seed=1), tmp_path, {"save_strategy": "steps", "save_steps": 1})
     with pytest.raises(
-        OSError, match="checkpoint of step 1 could not be written, 0 bytes are free.*Make room"
+        OSError, match="checkpoint of step 1 could not be written, 0 bytes were free.*Make room"
     ) as error:
         trainer.train()
     assert error.value.errno == errno.ENOSPC and error.value.filename == str(tmp_path)
+    assert not list(tmp_path.glob("checkpoint-*"))
     free.free = 10**9
+    own = RuntimeError("unexpected pos 99328 vs 99220")
     trainer = distiller(tiny("vit"), build("vit", seed=1), tmp_path, {"save_strategy": "steps", "save_steps": 1})
     with pytest.raises(RuntimeError, match="unexpected pos"):
         trainer.train()
@@ -497,3 +500,54 @@ def test_a_checkpoint_of_further_terms(tiny, tmp_path):
     distiller(tiny("vit"), teacher, tmp_path, {**settings, "terms": {"hint": {"weight": 1.0}}}).train()
     with pytest.raises(ValueError, match=r"is of a training with the terms \['hint'\].*Name them in `terms`"):
         distiller(tiny("vit"), teacher, tmp_path, {**settings, "max_steps": 2}).train(resume_from_checkpoint=True)
+
+
+def test_a_checkpoint_without_what_its_terms_own(tiny, tmp_path):
+    """Prevents: a training that can't go on since the newest of several checkpoints lost the terms' parameters."""
+    settings = {"save_strategy": "steps", "save_steps": 1, "terms": {"hint": {"weight": 1.0}}}
+    whole = distiller(tiny("vit"), build("vit", seed=1), tmp_path, settings)
+    whole.train()
+    (tmp_path / "checkpoint-2" / "terms.safetensors").unlink()
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-1")
+    resumed = distiller(tiny("vit"), build("vit", seed=1), tmp_path, settings)
+    resumed.train(resume_from_checkpoint=True)
+    assert torch.equal(weights(resumed.student), weights(whole.student))
+
+
+@pytest.mark.parametrize("damage", ["shard gone", "index cut off", "index gone"])
+def test_a_checkpoint_of_several_files_of_weights(tiny, tmp_path, damage):
+    """Prevents: a file of the weights that is missed when the checkpoint is loaded, with a whole one beside it."""
+    settings = {"save_strategy": "steps", "save_steps": 1}
+    distiller(tiny("vit"), build("vit", seed=1), tmp_path, settings).train()
+    newest = tmp_path / "checkpoint-2"
+    (newest / "model.safetensors").unlink()
+    tiny("vit").save_pretrained(newest, max_shard_size="20KB")
+    shards, index = sorted(newest.glob("model-*.safetensors")), newest / "model.safetensors.index.json"
+    assert len(shards) > 1
+    assert last_checkpoint(tmp_path) == str(newest)
+    if damage == "shard gone":
+        shards[1].unlink()
+    elif damage == "index cut off":
+        index.write_text(index.read_text()[:-20])
+    else:
+        index.unlink()
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-1")
+
+
+@pytest.mark.parametrize("guided", [False, True])
+@pytest.mark.parametrize("labelled", [0, 1])
+def test_batches_without_a_label(tiny, tmp_path, guided, labelled, caplog):
+    """Prevents: a loss of 0 and no word, where a transform or a collator has made -100 of every label."""
+    data = [{**each, "labels": -100} for each in samples(4, mask=True)]
+    data[0]["labels"] = 1 if labelled else -100
+    keywords = {"references": {"masks": AnnotationReference()}} if guided else {}
+    settings = {"explanation_weight" if guided else "task_weight": 1.0, "max_steps": 2}
+    teacher = None if guided else build("vit", seed=1)
+    trainer = distiller(tiny("vit"), teacher, tmp_path, settings, train_dataset=data, **keywords)
+    trainer.train()
+    loss = logged(trainer, "loss_explanation" if guided else "loss_task")
+    assert (max(loss) > 0) == bool(labelled)
+    term = "explanation" if guided else "task"
+    assert caplog.text.count(
+        f"No sample of the first batch has a label: all are -100. From such a batch the term {term}"
+    ) == (1 - labelled)

@@ -20,7 +20,7 @@ from hf_e2kd.terms.features.hint import Hint, hint_loss
 from hf_e2kd.trainer.compatibility import refuse_unsupported
 from hf_e2kd.trainer.term_setup import check_parameters
 from tests.models import build
-from tests.tokenizers import STUDENT, data, text_model, without_dropout
+from tests.tokenizers import STUDENT, TEACHER, data, text_model, without_dropout
 from tests.training import (
     CHECKPOINTING,
     Gradients,
@@ -593,3 +593,15 @@ def test_a_last_batch_of_one_sample(tmp_path):
     assert all(value.isfinite().all() for value in trainer.terms.state_dict().values())
     assert trainer.terms["review_kd"].fusions[0].reduce[1].num_batches_tracked == 1
     assert trainer.terms["review_kd"].fusions[1].reduce[1].num_batches_tracked == 2
+
+
+@pytest.mark.parametrize("name", ["hint", "attention_transfer", "nst", "activation_boundary"])
+def test_tokens_of_two_tokenizers_in_equal_number(tmp_path, name):
+    """Prevents: other tokens compared place by place, where both sides' texts are cut off at the same length."""
+    settings = {"terms": {name: {}}, "explanation_weight": 0.0, "evaluate_explanations": False}
+    keywords = {"train_dataset": data(16), "eval_dataset": None, "processing_class": STUDENT}
+    models = without_dropout(text_model("bert")), text_model("roberta", 1)
+    collator = TextCollator(STUDENT, TEACHER, max_length=6)
+    trainer = distiller(*models, tmp_path, settings, data_collator=collator, **keywords)
+    with pytest.raises(ValueError, match="of the tokens of two tokenizers.*of texts models of one tokenizer"):
+        trainer.train()

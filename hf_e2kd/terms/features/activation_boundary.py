@@ -55,7 +55,7 @@ class ActivationBoundary(StagedFeatureTerm):
     def setup(
         self, output: StepOutput, reference_output: ReferenceOutput, inputs: Mapping[str, Any], dataset: Any
     ) -> None:
-        self.check_places(output, reference_output)
+        self.check_places(output, reference_output, inputs)
         self.connectors = nn.ModuleList(
             Connector(student.shape[-1], teacher.shape[-1]) for student, teacher in self.pairs(output, reference_output)
         )

@@ -1,16 +1,12 @@
 """Attention transfer (Zagoruyko & Komodakis, ICLR 2017)."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from torch.nn import functional as F
 
-from ..base import ReferenceOutput, StepOutput
-from .base import FeatureTerm, mean_over_channels, mean_over_places, to_smaller_grid, token_mask
+from .base import PlacesTerm, mean_over_channels, mean_over_places, to_smaller_grid
 
 
-class AttentionTransfer(FeatureTerm):
+class AttentionTransfer(PlacesTerm):
     """Squared difference of the student's and the teacher's spatial attention maps, layer by layer.
 
     Σ_layers mean_places (Q_S/‖Q_S‖₂ − Q_T/‖Q_T‖₂)², with Q = mean_channels |A|² at each place (activation-based
@@ -33,21 +29,8 @@ class AttentionTransfer(FeatureTerm):
     year = {2017}
 }"""
 
-    def setup(
-        self, output: StepOutput, reference_output: ReferenceOutput, inputs: Mapping[str, Any], dataset: Any
-    ) -> None:
-        self.check_places(output, reference_output)
-        self.refuse_pooled(output)
-
-    def forward(
-        self, output: StepOutput, reference_output: ReferenceOutput | None, inputs: Mapping[str, Any]
-    ) -> torch.Tensor:
-        assert reference_output is not None
-        losses = [
-            attention_transfer_loss(student, teacher, token_mask(student, inputs))
-            for student, teacher in self.pairs(output, reference_output)
-        ]
-        return torch.stack(losses).sum(dim=0)
+    def compare(self, student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        return attention_transfer_loss(student, teacher, mask)
 
 
 def attention_transfer_loss(

@@ -1,5 +1,6 @@
 """Base of the terms that compare features: layers to tap, and features on one grid."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
@@ -57,21 +58,29 @@ class FeatureTerm(Term):
         for own, theirs in zip(self.taps, self.reference_taps, strict=True):
             yield at_least_float32(output.features[own]), at_least_float32(reference_output.features[theirs])
 
-    def check_places(self, output: StepOutput, reference_output: ReferenceOutput) -> None:
+    def check_places(
+        self, output: StepOutput, reference_output: ReferenceOutput, inputs: Mapping[str, Any] | None = None
+    ) -> None:
         """Refuse pairs of layers whose places don't correspond.
+
+        Args:
+            inputs: Batch, by whose tokens texts of two tokenizers are told where both have the same number of tokens.
 
         Raises:
             ValueError: a pooled feature beside one with places, or texts of two tokenizers.
         """
+        ids, theirs_ids = ((inputs or {}).get(name) for name in ("input_ids", "teacher_input_ids"))
+        one_tokenizer = theirs_ids is None or (ids is not None and torch.equal(ids, theirs_ids))
         for (own, theirs), path, other in zip(
             self.pairs(output, reference_output), self.taps, self.reference_taps, strict=True
         ):
-            same_tokens = own.ndim != 3 or own.shape[1] == theirs.shape[1]
+            same_tokens = own.ndim != 3 or (own.shape[1] == theirs.shape[1] and one_tokenizer)
             if own.ndim != theirs.ndim or not same_tokens:
                 raise ValueError(
                     f"The term '{self.name}' can't compare the student's layer '{path}' with the teacher's '{other}': "
-                    f"their features have the shapes {tuple(own.shape)} and {tuple(theirs.shape)}. Choose layers that "
-                    "both have places, and of texts models of one tokenizer."
+                    f"their features have the shapes {tuple(own.shape)} and {tuple(theirs.shape)}"
+                    f"{'' if one_tokenizer else ', of the tokens of two tokenizers'}. Choose layers that both have "
+                    "places, and of texts models of one tokenizer."
                 )
 
     def refuse_pooled(self, output: StepOutput) -> None:
@@ -86,6 +95,36 @@ class FeatureTerm(Term):
                 f"The term '{self.name}' compares the places of features, and the layer '{pooled[0]}' has none: its "
                 "output is pooled. Name a layer before the pooling, or take the term 'hint'."
             )
+
+
+class PlacesTerm(FeatureTerm, ABC):
+    """A term that compares the places of features pair by pair, and owns nothing.
+
+    Args:
+        weight: Weight in the loss.
+        layers: Paths of the student's layers and of the teacher's.
+        reference: Name of the teacher.
+    """
+
+    @abstractmethod
+    def compare(self, student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """Compare features (B, *grid, C) and (B, *grid', C') at the places, or tokens of a mask (B, T) bool: (B,)."""
+
+    def setup(
+        self, output: StepOutput, reference_output: ReferenceOutput, inputs: Mapping[str, Any], dataset: Any
+    ) -> None:
+        self.check_places(output, reference_output, inputs)
+        self.refuse_pooled(output)
+
+    def forward(
+        self, output: StepOutput, reference_output: ReferenceOutput | None, inputs: Mapping[str, Any]
+    ) -> torch.Tensor:
+        assert reference_output is not None
+        losses = [
+            self.compare(student, teacher, token_mask(student, inputs))
+            for student, teacher in self.pairs(output, reference_output)
+        ]
+        return torch.stack(losses).sum(dim=0)
 
 
 class StagedFeatureTerm(FeatureTerm):

@@ -50,7 +50,7 @@ class Hint(StagedFeatureTerm):
     def setup(
         self, output: StepOutput, reference_output: ReferenceOutput, inputs: Mapping[str, Any], dataset: Any
     ) -> None:
-        self.check_places(output, reference_output)
+        self.check_places(output, reference_output, inputs)
         # A linear layer over the last axis is a 1×1 convolution of features with their channels there.
         self.projections = nn.ModuleList(
             nn.Linear(student.shape[-1], teacher.shape[-1]) for student, teacher in self.pairs(output, reference_output)

@@ -1,16 +1,12 @@
 """Neuron selectivity transfer (Huang & Wang, 2017)."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from torch.nn import functional as F
 
-from ..base import ReferenceOutput, StepOutput
-from .base import FeatureTerm, to_smaller_grid, token_mask
+from .base import PlacesTerm, to_smaller_grid
 
 
-class NeuronSelectivityTransfer(FeatureTerm):
+class NeuronSelectivityTransfer(PlacesTerm):
     """Distance of the distributions of the student's and the teacher's channels, each a point by where it is active.
 
     Σ_layers MMD² of the normalised channels with the polynomial kernel k(x, y) = (xᵀy)², so that both sides
@@ -35,21 +31,8 @@ class NeuronSelectivityTransfer(FeatureTerm):
     def default_layers(self, student: list[str], teacher: list[str]) -> dict[str, str]:
         return {student[-1]: teacher[-1]}
 
-    def setup(
-        self, output: StepOutput, reference_output: ReferenceOutput, inputs: Mapping[str, Any], dataset: Any
-    ) -> None:
-        self.check_places(output, reference_output)
-        self.refuse_pooled(output)
-
-    def forward(
-        self, output: StepOutput, reference_output: ReferenceOutput | None, inputs: Mapping[str, Any]
-    ) -> torch.Tensor:
-        assert reference_output is not None
-        losses = [
-            nst_loss(student, teacher, token_mask(student, inputs))
-            for student, teacher in self.pairs(output, reference_output)
-        ]
-        return torch.stack(losses).sum(dim=0)
+    def compare(self, student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        return nst_loss(student, teacher, mask)
 
 
 def nst_loss(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:

@@ -59,7 +59,7 @@ class ReviewKD(FeatureTerm):
     def setup(
         self, output: StepOutput, reference_output: ReferenceOutput, inputs: Mapping[str, Any], dataset: Any
     ) -> None:
-        self.check_places(output, reference_output)
+        self.check_places(output, reference_output, inputs)
         self.refuse_pooled(output)
         if output.features[self.taps[0]].ndim == 3:
             raise ValueError(
