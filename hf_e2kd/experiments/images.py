@@ -111,8 +111,14 @@ def load_image_sources(sources: ImageSources, args: ExplanationDistillArguments,
     if sources.teacher_head == "fit":
         train, evaluation = encode_new_labels([train, evaluation], sources.label_column)
         announce(args, f"Seed {seed}: fitting the teacher's head to the labels")
-        columns: dict[str, Any] = {"column": sources.image_column, "label_column": sources.label_column}
-        teacher, teacher_processor = fit_head(sources.teacher, train, device=args.device, **columns)
+        teacher, teacher_processor = fit_head(
+            sources.teacher,
+            train,
+            column=sources.image_column,
+            label_column=sources.label_column,
+            device=args.device,
+            progress=args.process_index == 0 and not args.disable_tqdm,
+        )
     else:
         teacher, teacher_processor = load_teacher(sources.teacher)
     train, evaluation = (
