@@ -65,15 +65,23 @@ def fit_head(
         The classifier in evaluation mode, and its image processor or tokenizer.
 
     Raises:
-        ValueError: labels without names, of one class or several a sample, a class without a sample, or a model
-            without a last linear layer on pooled features.
+        ValueError: a column that isn't there, labels without names, of one class or several a sample, a class without
+            a sample, or a model without a last linear layer on pooled features.
         OSError: the model isn't there, or the Hub can't be reached.
 
     Example:
 
         teacher, processor = fit_head("facebook/dinov2-small", load_dataset("clothing")["train"])
     """
-    names = dataset_label_names(dataset, label_column)
+    if column is None:
+        column = "image" if "image" in dataset.column_names else "text"
+    columns = [column] if isinstance(column, str) else list(column)
+    if missing := [name for name in (*columns, label_column) if name not in dataset.column_names]:
+        raise ValueError(
+            f"The data set has no column '{missing[0]}'. Its columns: {', '.join(dataset.column_names)}. Name those of "
+            "the samples and of the labels by `column` and `label_column`."
+        )
+    names = dataset_label_names(dataset.select_columns(label_column), label_column)
     if names is None:
         raise ValueError(
             f"The column '{label_column}' has no names of classes. Give it a ClassLabel: "
@@ -90,14 +98,14 @@ def fit_head(
     if len(labelled) < len(numbers):
         dataset = dataset.select(labelled)
     labels = np.array([numbers[row] for row in labelled])
-    absent = [name for number, name in enumerate(names) if number not in set(labels.tolist())]
+    there = set(labels.tolist())
+    absent = [name for number, name in enumerate(names) if number not in there]
     if absent or len(names) < 2:
         raise ValueError(
             f"A head is fitted to two or more classes with samples of each; of {len(names)}, these have none: "
             f"{', '.join(absent) or 'none'}."
         )
-    images = column if isinstance(column, str) else "image"
-    is_text = not isinstance(dataset.features.get(images), Image)
+    is_text = not isinstance(dataset.features[columns[0]], Image)
     auto_class = AutoModelForSequenceClassification if is_text else AutoModelForImageClassification
     model, found = _load(auto_class, source, **label_settings(names, len(names)), **options)
     head = _prepare_head(
@@ -108,10 +116,10 @@ def fit_head(
     processor: Any
     if is_text:
         processor = AutoTokenizer.from_pretrained(source, **options)
-        batches = _text_batches(dataset, column or "text", processor, batch_size, max_length)
+        batches = _text_batches(dataset, columns, processor, batch_size, max_length)
     else:
         processor = load_processor(source, model.config, **options)
-        batches = _image_batches(dataset, images, processor, batch_size)
+        batches = _image_batches(dataset, columns[0], processor, batch_size)
     steps = -(-len(dataset) // batch_size)
     shown = tqdm(batches, desc="Computing features", total=steps, disable=None if progress else True)
     features = np.concatenate([_features(model, head, batch, source) for batch in shown])
@@ -182,10 +190,10 @@ def _image_batches(dataset: Dataset, column: str, processor: Any, size: int) -> 
 
 
 def _text_batches(
-    dataset: Dataset, columns: str | Sequence[str], tokenizer: Any, size: int, max_length: int | None
+    dataset: Dataset, columns: list[str], tokenizer: Any, size: int, max_length: int | None
 ) -> Iterator[dict[str, torch.Tensor]]:
     collator = TextCollator(tokenizer, text_columns=columns, max_length=max_length)
-    texts = dataset.select_columns([columns] if isinstance(columns, str) else list(columns))
+    texts = dataset.select_columns(columns)
     for start in range(0, len(dataset), size):
         yield collator(list(texts.select(range(start, min(start + size, len(texts))))))
 

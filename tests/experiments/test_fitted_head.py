@@ -96,6 +96,11 @@ def test_refusals(tmp_path):
     )
     with pytest.raises(ValueError, match="'label' holds several labels a sample"):
         fit_head(source, several)
+    for columns, missing in (({"column": "picture"}, "picture"), ({"label_column": "class"}, "class")):
+        with pytest.raises(ValueError, match=f"no column '{missing}'. Its columns: image, label. Name those"):
+            fit_head(source, data, **columns)
+    with pytest.raises(ValueError, match="no column 'text'. Its columns: label"):
+        fit_head(source, data.remove_columns("image"))
     with pytest.raises(OSError, match="'./nothing' doesn't exist"):
         fit_head("./nothing", data)
     settings = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
