@@ -1,6 +1,6 @@
 """Choice of the samples that a picture shows."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -29,6 +29,25 @@ def at_quantiles(values: Sequence[float] | Tensor, count: int) -> list[int]:
     if len(ordered) <= count:
         return ordered
     return [ordered[int((number + 0.5) * len(ordered) / count)] for number in range(count)]
+
+
+def gain(similarities: Mapping[str, Tensor]) -> tuple[str, Tensor]:
+    """Take the last student's gain in similarity over the first, or its similarity where there is no other.
+
+    Args:
+        similarities: Similarities (N,) to the teacher, by student.
+
+    Returns:
+        Its name for `rule`, and the values (N,) for `at_quantiles`.
+
+    Example:
+        >>> gain({"KD student": torch.tensor([0.25]), "e²KD student": torch.tensor([0.75])})
+        ('the gain in similarity of e²KD student over KD student', tensor([0.5000]))
+    """
+    first, last = list(similarities)[0], list(similarities)[-1]
+    if first == last:
+        return "similarity", similarities[last]
+    return f"the gain in similarity of {last} over {first}", similarities[last] - similarities[first]
 
 
 def rule(count: int, of: int, value: str) -> str:

@@ -93,6 +93,8 @@ def load_broden(folder: str | Path, split: str | None = None, categories: Collec
     unknown = sorted(set(categories or ()) - set(known))
     if unknown:
         raise ValueError(f"{root / 'category.csv'} has no category {', '.join(unknown)}. It has: {', '.join(known)}.")
+    for name in wanted:
+        path_inside(root, f"c_{name}.csv", f"{root / 'category.csv'}")
     check_folder(root, [f"c_{name}.csv" for name in wanted], LAYOUT)
     concepts = _read_concepts(root, wanted)
     rows = []
@@ -104,7 +106,7 @@ def load_broden(folder: str | Path, split: str | None = None, categories: Collec
         whole: list[int] = []
         for category in wanted:
             parts = [part for part in entry[category].split(";") if part]
-            numbers = [_number(part, concepts, where) if part.isdigit() else None for part in parts]
+            numbers = [_number(part, concepts, where) if part.isdecimal() else None for part in parts]
             if None not in numbers:
                 whole += [number for number in numbers if number]
                 continue
@@ -156,7 +158,7 @@ def _read(path: Path, columns: Collection[str]) -> list[dict[str, str]]:
 
 
 def _whole(text: str, column: str, where: str) -> int:
-    if not text.isdigit():
+    if not text.isdecimal():
         raise ValueError(f"{where}: {column} is {text!r}. Expected a whole number.")
     return int(text)
 

@@ -19,8 +19,7 @@ from ..explainers.input_gradients import differentiate
 from ..fidelity.training import recorded_arguments
 from ..trainer.arguments import ExplanationDistillArguments
 from .distillation import replace_arguments, train_on_labels
-from .results import RECORDED
-from .shared_runs import share_runs
+from .shared_runs import SETTLED, share_runs
 
 FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """Fractions of the pixels that are masked."""
@@ -216,7 +215,7 @@ def diffroar(
         trained = train_on_labels(new_model(), arguments, masked(train, fraction, part), processor)
         return {"accuracy": accuracy(trained, masked(test, fraction, part))}
 
-    stated = {"per_element": per_element, **recorded_arguments(args, RECORDED)}
+    stated = {"per_element": per_element, **recorded_arguments(args, SETTLED)}
     del stated["seed"]
     key = _digest(stated, model, new_model(), train, test)
     results = share_runs(Path(folder), list(runs), key, retrain)
@@ -272,5 +271,5 @@ def _digest(stated: Mapping[str, Any], model: nn.Module, new: nn.Module, *images
     tensors = [*model.state_dict().values(), *(tensor for own in images for tensor in (own.pixel_values, own.labels))]
     for tensor in tensors:
         # As bytes: numpy has no bfloat16.
-        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     return digest.hexdigest()

@@ -18,6 +18,7 @@ from ..data.text import TextCollator
 from ..data.transforms import DistillationTransform
 from ..logs import get_logger
 from .models import label_settings, load_processor, load_weights
+from .reaching import loading
 
 logger = get_logger(__name__)
 
@@ -35,6 +36,7 @@ def fit_head(
     label_column: str = "label",
     regularisation: float = 1.0,
     batch_size: int = 32,
+    max_length: int | None = None,
     device: str | torch.device | None = None,
     progress: bool = True,
     **options: Any,
@@ -48,47 +50,64 @@ def fit_head(
 
     Args:
         source: Hub id or folder of the backbone.
-        dataset: Labelled samples, whose column of labels is a `ClassLabel` with names.
+        dataset: Samples, whose column of labels is a `ClassLabel` with names. Those without a label (None or a
+            negative number) are left out, as are a transform and a format.
         column: Column of the images or texts, or two columns of pairs of texts; `"image"` or `"text"` by default.
         label_column: Column of the labels.
         regularisation: C of `sklearn.linear_model.LogisticRegression`, on features of mean 0 and variance 1.
         batch_size: Samples in a forward pass.
+        max_length: Longest text in tokens; the tokenizer's own limit by default.
         device: Device on which the features are computed; a GPU where there is one.
-        progress: Show a progress bar.
+        progress: Show a progress bar in a terminal.
         options: Options of `from_pretrained`, such as `revision`.
 
     Returns:
         The classifier in evaluation mode, and its image processor or tokenizer.
 
     Raises:
-        ValueError: labels without names or of one class, a class without a sample, or a model without a last linear
-            layer on pooled features.
+        ValueError: a column that isn't there, labels without names, of one class or several a sample, a class without
+            a sample, or a model without a last linear layer on pooled features.
         OSError: the model isn't there, or the Hub can't be reached.
 
     Example:
 
         teacher, processor = fit_head("facebook/dinov2-small", load_dataset("clothing")["train"])
     """
-    names = dataset_label_names(dataset, label_column)
+    if column is None:
+        column = "image" if "image" in dataset.column_names else "text"
+    columns = [column] if isinstance(column, str) else list(column)
+    if missing := [name for name in (*columns, label_column) if name not in dataset.column_names]:
+        raise ValueError(
+            f"The data set has no column '{missing[0]}'. Its columns: {', '.join(dataset.column_names)}. Name those of "
+            "the samples and of the labels by `column` and `label_column`."
+        )
+    names = dataset_label_names(dataset.select_columns(label_column), label_column)
     if names is None:
         raise ValueError(
             f"The column '{label_column}' has no names of classes. Give it a ClassLabel: "
             f"dataset.class_encode_column('{label_column}'). Columns: {', '.join(dataset.column_names)}."
         )
-    labels = np.array(dataset[label_column])
-    absent = [name for number, name in enumerate(names) if number not in set(labels.tolist())]
+    dataset = dataset.with_format(None)
+    numbers = dataset[label_column][:]
+    if any(isinstance(number, list) for number in numbers):
+        raise ValueError(
+            f"The column '{label_column}' holds several labels a sample, and a head is fitted to one. Fine-tune a "
+            "multi-label classifier instead."
+        )
+    labelled = [row for row, number in enumerate(numbers) if number is not None and number >= 0]
+    if len(labelled) < len(numbers):
+        dataset = dataset.select(labelled)
+    labels = np.array([numbers[row] for row in labelled])
+    there = set(labels.tolist())
+    absent = [name for number, name in enumerate(names) if number not in there]
     if absent or len(names) < 2:
         raise ValueError(
             f"A head is fitted to two or more classes with samples of each; of {len(names)}, these have none: "
             f"{', '.join(absent) or 'none'}."
         )
-    images = column if isinstance(column, str) else "image"
-    is_text = not isinstance(dataset.features.get(images), Image)
+    is_text = not isinstance(dataset.features[columns[0]], Image)
     auto_class = AutoModelForSequenceClassification if is_text else AutoModelForImageClassification
-    settings = label_settings(names, len(names))
-    model, found = load_weights(
-        auto_class, source, output_loading_info=True, ignore_mismatched_sizes=True, **settings, **options
-    )
+    model, found = _load(auto_class, source, **label_settings(names, len(names)), **options)
     head = _prepare_head(
         model, source, len(names), {*found["missing_keys"], *(key[0] for key in found["mismatched_keys"])}
     )
@@ -97,17 +116,37 @@ def fit_head(
     processor: Any
     if is_text:
         processor = AutoTokenizer.from_pretrained(source, **options)
-        batches = _text_batches(dataset, column or "text", processor, batch_size)
+        batches = _text_batches(dataset, columns, processor, batch_size, max_length)
     else:
         processor = load_processor(source, model.config, **options)
-        batches = _image_batches(dataset, images, processor, batch_size)
-    shown = tqdm(batches, desc="Computing features", total=-(-len(dataset) // batch_size), disable=not progress)
-    features = np.concatenate([_features(model, head, batch, device) for batch in shown])
+        batches = _image_batches(dataset, columns[0], processor, batch_size)
+    steps = -(-len(dataset) // batch_size)
+    shown = tqdm(batches, desc="Computing features", total=steps, disable=None if progress else True)
+    features = np.concatenate([_features(model, head, batch, source) for batch in shown])
     weight, bias = _fit(features, labels, regularisation)
     with torch.no_grad():
         head.weight.copy_(torch.from_numpy(weight))
         head.bias.copy_(torch.from_numpy(bias))
     return model, processor
+
+
+def _load(auto_class: Any, source: str, **options: Any) -> tuple[nn.Module, dict[str, Any]]:
+    """Load a backbone with a classifier of one class a sample, and transformers' report of what its weights lack."""
+    with loading(source):
+        try:
+            model, found = load_weights(
+                auto_class, source, output_loading_info=True, ignore_mismatched_sizes=True, **options
+            )
+        except ValueError as error:
+            if "Unrecognized configuration class" not in str(error):
+                raise
+            raise ValueError(
+                f"'{source}' is of a kind that {auto_class.__name__} doesn't know, so that no head can be put on it. "
+                "Name another one, such as facebook/dinov2-small; of ViT-MAE and DINOv3 take timm's weights."
+            ) from error
+    # The checkpoint's own head may have been one of several labels a sample, or of a score.
+    model.config.problem_type = None
+    return model, found
 
 
 def _prepare_head(model: nn.Module, source: str, classes: int, random: set[str]) -> nn.Linear:
@@ -121,10 +160,7 @@ def _prepare_head(model: nn.Module, source: str, classes: int, random: set[str])
     # A checkpoint whose own head has as many classes leaves none that is random.
     heads = [name for name in fitting if f"{name}.weight" in random] or fitting[-1:]
     if len(heads) != 1:
-        raise ValueError(
-            f"'{source}' gives no pooled feature that one linear layer reads, so no head can be fitted. Fine-tune it "
-            "as a classifier first."
-        )
+        raise _no_head(source)
     for name in sorted({key.rpartition(".")[0] for key in random} - {heads[0]}):
         layer = linear.get(name)
         if layer is None or layer.in_features != layer.out_features or layer.bias is None:
@@ -139,6 +175,13 @@ def _prepare_head(model: nn.Module, source: str, classes: int, random: set[str])
     return linear[heads[0]]
 
 
+def _no_head(source: str) -> ValueError:
+    return ValueError(
+        f"'{source}' gives no pooled feature that one linear layer reads, so no head can be fitted. Fine-tune it as a "
+        "classifier first."
+    )
+
+
 def _image_batches(dataset: Dataset, column: str, processor: Any, size: int) -> Iterator[dict[str, torch.Tensor]]:
     transform = DistillationTransform(processor, image_column=column)
     for start in range(0, len(dataset), size):
@@ -147,24 +190,30 @@ def _image_batches(dataset: Dataset, column: str, processor: Any, size: int) -> 
 
 
 def _text_batches(
-    dataset: Dataset, columns: str | Sequence[str], tokenizer: Any, size: int
+    dataset: Dataset, columns: list[str], tokenizer: Any, size: int, max_length: int | None
 ) -> Iterator[dict[str, torch.Tensor]]:
-    collator = TextCollator(tokenizer, text_columns=columns)
-    texts = dataset.select_columns([columns] if isinstance(columns, str) else list(columns))
+    collator = TextCollator(tokenizer, text_columns=columns, max_length=max_length)
+    texts = dataset.select_columns(columns)
     for start in range(0, len(dataset), size):
         yield collator(list(texts.select(range(start, min(start + size, len(texts))))))
 
 
 @torch.inference_mode()
-def _features(model: nn.Module, head: nn.Linear, batch: dict[str, torch.Tensor], device: torch.device) -> np.ndarray:
-    """Compute what the head reads of a batch: (B, width)."""
-    seen: list[torch.Tensor] = []
-    handle = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+def _features(model: nn.Module, head: nn.Linear, batch: dict[str, torch.Tensor], source: str) -> np.ndarray:
+    """Compute what the head reads of a batch: (B, width).
+
+    Raises:
+        ValueError: the logits aren't the head's alone, such as the mean of two heads.
+    """
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    handle = head.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0], output)))
     try:
-        call_model(model, {name: value.to(device) for name, value in batch.items()})
+        logits = call_model(model, {name: value.to(head.weight.device) for name, value in batch.items()})
     finally:
         handle.remove()
-    return seen[0].float().cpu().numpy()
+    if len(seen) != 1 or not torch.equal(seen[0][1], logits):
+        raise _no_head(source)
+    return seen[0][0].float().cpu().numpy()
 
 
 def _fit(features: np.ndarray, labels: np.ndarray, regularisation: float) -> tuple[np.ndarray, np.ndarray]:

@@ -14,7 +14,8 @@ from transformers import AutoModelForImageClassification, PreTrainedConfig, ViTI
 
 from ..alignment.inputs import image_view
 from ..alignment.labels import align_labels, class_names
-from ..cards.choice import at_quantiles, rule
+from ..callbacks.panels import CHOOSE_FROM
+from ..cards.choice import at_quantiles, gain, rule
 from ..cards.plots import explanation_panel
 from ..data.digits import digits_on_textures
 from ..data.images import label_names, load_images
@@ -30,8 +31,6 @@ from .models import create_student, label_settings, load_processor, load_teacher
 from .student_card import generated_data
 
 TEACHER = "Teacher"
-CHOOSE_FROM = 64
-"""Samples of which those of a picture are chosen."""
 PICTURE_BATCH = 16
 
 
@@ -111,8 +110,14 @@ def load_image_sources(sources: ImageSources, args: ExplanationDistillArguments,
     if sources.teacher_head == "fit":
         train, evaluation = encode_new_labels([train, evaluation], sources.label_column)
         announce(args, f"Seed {seed}: fitting the teacher's head to the labels")
-        columns: dict[str, Any] = {"column": sources.image_column, "label_column": sources.label_column}
-        teacher, teacher_processor = fit_head(sources.teacher, train, device=args.device, **columns)
+        teacher, teacher_processor = fit_head(
+            sources.teacher,
+            train,
+            column=sources.image_column,
+            label_column=sources.label_column,
+            device=args.device,
+            progress=args.process_index == 0 and not args.disable_tqdm,
+        )
     else:
         teacher, teacher_processor = load_teacher(sources.teacher)
     train, evaluation = (
@@ -246,13 +251,9 @@ def draw_explanations(
         for start in range(0, len(samples), PICTURE_BATCH)
     ]
     found = {heading: _joined([batch[heading] for batch in batches]) for heading in batches[0]}
-    headings = [heading for heading in found if heading != TEACHER]
-    first, last = headings[0], headings[-1]
-    if len(students) > 1:
-        value = f"the gain in similarity of {last} over {first}"
-        chosen = at_quantiles(found[last].similarities - found[first].similarities, count)
-    else:
-        value, chosen = "similarity", at_quantiles(found[last].similarities, count)
+    similarities = {heading: each.similarities for heading, each in found.items() if heading != TEACHER}
+    value, values = gain(similarities)
+    chosen = at_quantiles(values, count)
     any_student = next(iter(students.values()))
     names = class_names(any_student) or [str(index) for index in range(any_student.config.num_labels)]
     shown = [samples[row] for row in chosen]
@@ -265,9 +266,9 @@ def draw_explanations(
         predictions={
             heading: [names[index] for index in each.predictions[chosen].tolist()] for heading, each in found.items()
         },
-        similarities={heading: found[heading].similarities[chosen] for heading in headings},
+        similarities={heading: each[chosen] for heading, each in similarities.items()},
         reference=TEACHER,
-        difference=last,
+        difference=list(similarities)[-1],
         note=rule(len(chosen), len(samples), value),
         path=path,
     )

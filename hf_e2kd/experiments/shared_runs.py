@@ -8,6 +8,14 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ..store.files import write_text
+from .results import RECORDED
+
+SETTLED = (
+    *RECORDED,
+    *("optim_args", "adam_beta1", "adam_beta2", "adam_epsilon", "lr_scheduler_kwargs"),
+    *("label_smoothing_factor", "data_seed", "dataloader_drop_last"),
+)
+"""Training arguments that change what a run gives, for the key of runs."""
 
 
 def share_runs(

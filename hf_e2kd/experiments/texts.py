@@ -18,6 +18,7 @@ from .distillation import Distillation, announce, explainer_of, replace_argument
 from .experiment import Experiment
 from .fitted_head import HEADS, fit_head
 from .models import label_settings, load_text_classifier, load_trained, shallow_copy_of
+from .reaching import loading
 from .student_card import generated_data
 from .words import WordStudy
 
@@ -122,10 +123,18 @@ def load_text_sources(sources: TextSources, args: ExplanationDistillArguments, s
     if sources.teacher_head == "fit":
         train, evaluation = encode_new_labels([train, evaluation], sources.label_column)
         announce(args, f"Seed {seed}: fitting the teacher's head to the labels")
-        columns: dict[str, Any] = {"column": sources.text_column, "label_column": sources.label_column}
-        teacher, tokenizer = fit_head(sources.teacher, train, device=args.device, **columns)
+        teacher, tokenizer = fit_head(
+            sources.teacher,
+            train,
+            column=sources.text_column,
+            label_column=sources.label_column,
+            max_length=sources.max_length,
+            device=args.device,
+            progress=args.process_index == 0 and not args.disable_tqdm,
+        )
         return _distillation(teacher, tokenizer, sources, args, train, {"evaluation": evaluation}, teacher_is_new=True)
-    tokenizer = AutoTokenizer.from_pretrained(sources.teacher)
+    with loading(sources.teacher):
+        tokenizer = AutoTokenizer.from_pretrained(sources.teacher)
     if not sources.finetune_teacher:
         teacher = load_trained(AutoModelForSequenceClassification, sources.teacher)
         known = class_names(teacher)

@@ -14,16 +14,14 @@ from torch import nn
 from ..alignment.labels import align_labels, class_names
 from ..alignment.texts import length_limit, number_spans, tokenize_texts
 from ..alignment.words import LAYOUT_COLUMNS, pool_words
-from ..cards.choice import at_quantiles, rule
+from ..callbacks.panels import CHOOSE_FROM
+from ..cards.choice import at_quantiles, gain, rule
 from ..cards.word_plots import WordRow, WordSample, word_page, word_plot
 from ..explainers import Explainer
 from ..metrics import explanation_similarity, word_attribution
 
 CLASS_POLARITY = {2: (-1, 1), 3: (-1, 0, 1), 4: (-1, -1, 1, 1), 5: (-1, -1, 0, 1, 1)}
 """Polarity of each class by the number of classes, in the treebank's order."""
-
-CHOOSE_FROM = 64
-"""Texts of which those of a picture are chosen."""
 
 
 @dataclass
@@ -108,13 +106,10 @@ class WordStudy:
         readings = {"Teacher": teacher} | {
             f"{variant} student": self._read(student, data, teacher) for variant, student in students.items()
         }
-        headings = list(readings)[1:]
-        similarities = {heading: _similarities(readings[heading], teacher) for heading in headings}
-        first, last = headings[0], headings[-1]
-        if len(headings) > 1:
-            value, values = f"the gain in similarity of {last} over {first}", similarities[last] - similarities[first]
-        else:
-            value, values = "similarity", similarities[last]
+        similarities = {
+            heading: _similarities(reading, teacher) for heading, reading in readings.items() if reading is not teacher
+        }
+        value, values = gain(similarities)
         chosen = at_quantiles(values, count)
         names = class_names(next(iter(students.values()))) or [str(index) for index in range(teacher.logits.shape[1])]
         texts = self._texts(data)

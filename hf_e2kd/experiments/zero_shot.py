@@ -10,6 +10,7 @@ from transformers import AutoModel, AutoTokenizer
 from ..alignment.labels import name_key
 from ..models.zero_shot import ZeroShotConfig, ZeroShotForImageClassification
 from .models import load_processor, load_weights
+from .reaching import loading
 
 TEMPLATE = "This is a photo of {}."
 """Prompt of transformers' zero-shot pipeline."""
@@ -51,7 +52,8 @@ def zero_shot_teacher(
     for each in templates or [""]:
         if "{}" not in each:
             raise ValueError(f"The template {each!r} has no place for a label. Write {{}} there: {TEMPLATE!r}.")
-    encoder = load_weights(AutoModel, source, **options).eval()
+    with loading(source):
+        encoder = load_weights(AutoModel, source, **options).eval()
     is_sigmoid = hasattr(encoder, "logit_bias")
     if not (hasattr(encoder, "logit_scale") and hasattr(encoder, "vision_model") and hasattr(encoder, "text_model")):
         raise ValueError(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from hf_e2kd.data import LabelledImages, load_broden
 from hf_e2kd.data.concepts import ConceptImages
+from hf_e2kd.data.files import path_inside
 
 
 def find_concepts(folder: str) -> ConceptImages:
@@ -16,7 +17,7 @@ def find_concepts(folder: str) -> ConceptImages:
             of its images.
 
     Raises:
-        ValueError: the folder has neither layout.
+        ValueError: the folder has neither layout, or the file names an image outside it.
     """
     root = Path(folder)
     if (root / "index.csv").is_file() or not (root / "instances.json").is_file():
@@ -24,7 +25,7 @@ def find_concepts(folder: str) -> ConceptImages:
     content = json.loads((root / "instances.json").read_text(encoding="utf-8"))
     names = {int(number): name for number, name in content.get("semantic_classes", {}).items()}
     rows = [
-        {"image": root / image["file_name"], "mask": mask}
+        {"image": path_inside(root, image["file_name"], f"{root / 'instances.json'}"), "mask": mask}
         for image in content["images"]
         if (mask := root / "semantic" / f"{image['id']:012d}.png").is_file()
     ]

@@ -37,7 +37,7 @@ from hf_e2kd.experiments.diffroar import FRACTIONS, LabelledImages, accuracy, di
 from hf_e2kd.experiments.distillation import announce, use_one_thread
 from hf_e2kd.experiments.models import load_weights
 from hf_e2kd.experiments.results import RECORDED, describe_machine, write_results
-from hf_e2kd.experiments.shared_runs import share_runs
+from hf_e2kd.experiments.shared_runs import SETTLED, share_runs
 from hf_e2kd.fidelity.interpretability.loss_gradient import loss_gradient
 from hf_e2kd.fidelity.interpretability.loss_gradient_figure import loss_gradient_panel
 from hf_e2kd.fidelity.training import recorded_arguments
@@ -180,7 +180,7 @@ def settings_key(options: DiffRoarOptions, args: Any) -> str:
         for name, value in vars(options).items()
         if name not in ("fractions", "repeats", "per_element", "students")
     }
-    text = json.dumps([chosen, recorded_arguments(args, RECORDED)], sort_keys=True, default=str)
+    text = json.dumps([chosen, recorded_arguments(args, SETTLED)], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -22,18 +22,12 @@ from _concepts import find_concepts
 from _generated import write_broden
 from matplotlib.figure import Figure
 from torch import nn
-from transformers import (
-    AutoImageProcessor,
-    AutoModelForImageClassification,
-    HfArgumentParser,
-    ResNetConfig,
-    ResNetForImageClassification,
-    set_seed,
-)
+from transformers import HfArgumentParser, ResNetConfig, ResNetForImageClassification, set_seed
 
 from hf_e2kd.architectures.taps import default_taps
 from hf_e2kd.experiments.command_line import command_line
 from hf_e2kd.experiments.results import describe_machine, write_results
+from hf_e2kd.experiments.sources import load_classifier
 from hf_e2kd.fidelity import Dissection, detector_figure, network_dissection
 
 
@@ -113,8 +107,8 @@ def run_sweeps(description: str) -> dict[str, Any]:
         folder = output / f"{name}-{runs[name]}"
         folder.mkdir(exist_ok=True)
         print(f"\nDissecting {name}, run {runs[name]}", flush=True)
-        model = AutoModelForImageClassification.from_pretrained(path).to(device).eval()
-        processor = AutoImageProcessor.from_pretrained(path)
+        loaded = load_classifier(path)
+        model, processor = loaded.model.to(device).eval(), loaded.processing_class
         layers = dict(zip(find_layers(model, args.layers), args.layers, strict=True))
         found = network_dissection(
             model,

@@ -205,18 +205,19 @@ def run_xdistillation(description: str) -> dict[str, Any]:
             trained = train_student(name, student, teacher, options, seeded, train, processor).eval()
             found = explain_all(trained, teacher, images["test"], superpixels["test"], explainers)
             run[name] = {"test": measure(found, taught, images["test"], trained)}
-            if name == "XDistillation" and seed == args.seed:
+            if name == "XDistillation" and seed == args.seed and args.process_index == 0:
                 trained.save_pretrained(output / "student")
         runs.append(run)
-        if seed == args.seed:
+        if seed == args.seed and args.process_index == 0:
             shown = image_view(processor).intensities(images["test"].pixel_values[:8])
             rows = {"teacher": taught.maps["shap"], "autoencoder": own}
             draw(shown, rows, output / "explanations.png")
     results = collect_results(args, runs, start, recipe="xdistillation", options=vars(options))
-    write_results(results, output)
-    table = markdown_table(results["summary"], METRICS)
-    (output / "table.md").write_text(f"{table}\n", encoding="utf-8")
-    print(f"\n{table}\n\nIn {output}: explanations.png, results.json, student, table.md")
+    if args.process_index == 0:
+        write_results(results, output)
+        table = markdown_table(results["summary"], METRICS)
+        (output / "table.md").write_text(f"{table}\n", encoding="utf-8")
+        print(f"\n{table}\n\nIn {output}: explanations.png, results.json, student, table.md")
     return results
 
 

@@ -95,8 +95,10 @@ def test_missing_files_of_broden_are_named(broden):
     ("file", "column", "value", "message"),
     [
         ("index.csv", "object", "../../secret.png", "outside the folder"),
+        ("category.csv", "name", "a/../../b", "category.csv names the file .c_a/../../b.csv., outside the folder"),
         ("index.csv", "scene", "99", "line 2 names the concept 99"),
         ("index.csv", "sh", "x", "line 2: sh is 'x'"),
+        ("index.csv", "sw", "²", "line 2: sw is '²'"),
         ("c_part.csv", "number", "?", "line 2: number is '?'"),
         ("c_part.csv", "number", "8", "names no label 8"),
         ("c_part.csv", "coverage", "much", "coverage is 'much'"),

@@ -75,11 +75,11 @@ def reading(pixel):
 
 @pytest.fixture
 def measure(tmp_path):
-    def run(model, folder="runs", **options):
-        settings = {"learning_rate": 0.5, "per_device_train_batch_size": 32, "max_steps": 20}
+    def run(model, folder="runs", training=None, data=None, **options):
+        settings = {"learning_rate": 0.5, "per_device_train_batch_size": 32, "max_steps": 20, **(training or {})}
         args = arguments(tmp_path, **settings)
         options = {"fractions": [0.25, 0.5], "seeds": [0, 1], **options}
-        data = one_pixel_tells(64, 0), one_pixel_tells(40, 1)
+        data = data or (one_pixel_tells(64, 0), one_pixel_tells(40, 1))
         return diffroar(model, Linear, *data, None, args, tmp_path / folder, **options)
 
     return run
@@ -133,9 +133,21 @@ def test_an_interrupted_command_goes_on(measure, tmp_path, monkeypatch):
     assert [run["accuracy"] for run in more["runs"] if (run["masked"], run["seed"]) == ("top", 0)] == [0.125]
     with pytest.raises(ValueError, match="another model, other data or other arguments. Choose another folder"):
         measure(reading(6), fractions=[0.5], seeds=[0])
+    for training in ({"label_smoothing_factor": 0.1}, {"optim_args": "betas=0.5"}, {"weight_decay": 0.1}):
+        with pytest.raises(ValueError, match="another model, other data or other arguments"):
+            measure(reading(5), training=training, fractions=[0.5], seeds=[0])
     kept.write_text("{")
     with pytest.raises(ValueError, match="top-0.5-seed0.json' is no result of a run"):
         measure(reading(5), fractions=[0.5], seeds=[0])
+
+
+def test_a_part_of_a_data_set_is_measured(measure):
+    """Prevents: an error on labels that are a view, such as every other one of a tensor."""
+    whole = one_pixel_tells(64, 0)
+    part = LabelledImages(whole.pixel_values[1::3], whole.labels[1::3])
+    assert not part.labels.is_contiguous()
+    found = measure(reading(5), data=(part, part), fractions=[0.5], seeds=[0])
+    assert found["fractions"]["0.5"]["bottom"] == 1.0
 
 
 def test_runs_are_shared_and_each_done_once(tmp_path):

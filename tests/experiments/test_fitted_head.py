@@ -3,10 +3,18 @@
 import numpy as np
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, Features, Image, Value
+from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
-from transformers import AutoModelForImageClassification, ViTImageProcessor, ViTModel
+from transformers import (
+    AutoModelForImageClassification,
+    LevitConfig,
+    LevitForImageClassificationWithTeacher,
+    ViTImageProcessor,
+    ViTMAEConfig,
+    ViTMAEModel,
+    ViTModel,
+)
 
 from hf_e2kd import explain
 from hf_e2kd.data.transforms import DistillationTransform
@@ -83,3 +91,80 @@ def test_refusals(tmp_path):
         fit_head(source, data.cast_column("label", Value("int64")))
     with pytest.raises(ValueError, match="these have none: c"):
         fit_head(source, data.filter(lambda row: row["label"] < 2))
+    several = data.remove_columns("label").add_column(
+        "label", [[0, 1]] * 24, feature=List(ClassLabel(names=["a", "b"]))
+    )
+    with pytest.raises(ValueError, match="'label' holds several labels a sample"):
+        fit_head(source, several)
+    for columns, missing in (({"column": "picture"}, "picture"), ({"label_column": "class"}, "class")):
+        with pytest.raises(ValueError, match=f"no column '{missing}'. Its columns: image, label. Name those"):
+            fit_head(source, data, **columns)
+    with pytest.raises(ValueError, match="no column 'text'. Its columns: label"):
+        fit_head(source, data.remove_columns("image"))
+    with pytest.raises(OSError, match="'./nothing' doesn't exist"):
+        fit_head("./nothing", data)
+    settings = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
+    unknown = saved(ViTMAEModel(ViTMAEConfig(**settings)), PROCESSOR, tmp_path / "mae")
+    with pytest.raises(ValueError, match="of a kind that AutoModelForImageClassification doesn't know"):
+        fit_head(unknown, data)
+
+
+@pytest.mark.parametrize("change", ["transform", "format"])
+def test_the_data_set_may_show_its_rows_in_another_way(tmp_path, change):
+    """Prevents: columns that a transform took away, and images that a format made tensors."""
+    source, data = saved(build("vit", seed=1), PROCESSOR, tmp_path), pictures(["a", "b", "c"])
+    shown = (
+        data.with_transform(DistillationTransform(PROCESSOR)) if change == "transform" else data.with_format("torch")
+    )
+    expected, found = (fit_head(source, each, progress=False)[0].classifier for each in (data, shown))
+    assert torch.equal(found.weight, expected.weight) and torch.equal(found.bias, expected.bias)
+
+
+@pytest.mark.parametrize("nothing", [None, -1])
+def test_samples_without_a_label_are_left_out(tmp_path, nothing):
+    """Prevents: an error of scikit-learn's, or a class more than there are names."""
+    source, data = saved(build("vit", seed=1), PROCESSOR, tmp_path), pictures(["a", "b", "c"])
+    labels = [nothing, *data["label"][1:]]
+    some = data.remove_columns("label").add_column("label", labels, feature=data.features["label"])
+    expected, found = (
+        fit_head(source, each, progress=False)[0].classifier for each in (data.select(range(1, len(data))), some)
+    )
+    assert torch.equal(found.weight, expected.weight)
+
+
+def test_the_head_is_one_of_one_label_a_sample(tmp_path):
+    """Prevents: a multi-label teacher because the checkpoint's own head was one."""
+    model = build("vit", seed=1)
+    model.config.problem_type = "multi_label_classification"
+    teacher, _ = fit_head(saved(model, PROCESSOR, tmp_path), pictures(["a", "b", "c"]), progress=False)
+    assert teacher.config.problem_type is None
+
+
+@pytest.mark.parametrize("classes", [3, 5], ids=["as many classes", "others"])
+def test_two_heads_are_refused(tmp_path, classes):
+    """Prevents: one fitted head of two, whose mean are the logits."""
+    config = LevitConfig(
+        image_size=64,
+        hidden_sizes=[16, 16, 16],
+        num_attention_heads=[1, 1, 1],
+        depths=[1, 1, 1],
+        key_dim=[8, 8, 8],
+        id2label={number: f"old {number}" for number in range(classes)},
+    )
+    processor = ViTImageProcessor(size={"height": 64, "width": 64})
+    source = saved(LevitForImageClassificationWithTeacher(config), processor, tmp_path)
+    with pytest.raises(ValueError, match="no pooled feature that one linear layer reads"):
+        fit_head(source, pictures(["a", "b", "c"]), progress=False)
+
+
+def test_texts_are_cut_as_they_are_later(tmp_path):
+    """Prevents: a head fitted to longer texts than the teacher is shown."""
+    source = saved(text_model("bert").base_model, STUDENT, tmp_path)
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["a", "b"])})
+    words = [word for word in WORDS if len(STUDENT.tokenize(word)) == 1]
+    texts = [" ".join(np.roll(words, number)[:6]) for number in range(12)]
+    cut = [" ".join(text.split()[:2]) for text in texts]
+    long, short = (Dataset.from_dict({"text": each, "label": [0, 1] * 6}, features=features) for each in (texts, cut))
+    expected = fit_head(source, short, progress=False)[0].classifier
+    found = fit_head(source, long, progress=False, max_length=4)[0].classifier
+    torch.testing.assert_close(found.weight, expected.weight)

@@ -6,7 +6,9 @@ import sys
 import dissection_sweeps
 import numpy as np
 import pytest
+import torch
 from _concepts import find_concepts
+from _generated import write_broden
 from dissection_sweeps import detector_table, find_layers, run_sweeps, sweep_figure
 from PIL import Image
 
@@ -72,6 +74,21 @@ def test_concepts_of_cocos_form(tmp_path):
     images = find_concepts(str(tmp_path))
     assert (len(images), images.concepts) == (1, {1: Concept("sky", "semantic")})
     assert images.labels(0).planes.tolist() == [[[0, 1]]]
+    content["images"][1]["file_name"] = "../8.jpg"
+    (tmp_path / "instances.json").write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(ValueError, match="instances.json names the file '../8.jpg', outside the folder"):
+        find_concepts(str(tmp_path))
+
+
+def test_pickled_weights_are_refused(monkeypatch, tmp_path):
+    """Prevents: a model's file that can run code, which every other recipe refuses."""
+    model = build("resnet")
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(tmp_path / "model")
+    torch.save(model.state_dict(), tmp_path / "model" / "pytorch_model.bin")
+    data = write_broden(tmp_path / "broden")
+    with pytest.raises(ValueError, match="no weights in the safetensors format"):
+        run(monkeypatch, "--dataset", data, "--models", f"a={tmp_path / 'model'}", "--output_dir", tmp_path / "out")
 
 
 @pytest.mark.parametrize(
