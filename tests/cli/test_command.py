@@ -247,6 +247,13 @@ def test_loading_is_said_at_once(watched, monkeypatch):
     assert said == ["hf-e2kd: loading …\n"]
 
 
+def test_an_explainer_is_named_where_it_explained():
+    """Prevents: "explained by gradcam" beside a file that gives logits alone."""
+    assert "explained by" in fidelity.as_table(image_record())
+    decisions = image_record(figures={"agreement": MetricValue(0.9)}, chance={}, held_out=[], faithfulness=None)
+    assert "explained by" not in fidelity.as_table(decisions)
+
+
 def test_similarity_at_chance_is_said():
     """Prevents: a similarity that means nothing, without a word."""
     record = image_record()
