@@ -155,7 +155,7 @@ def _wrap(line: str, mark: str = "") -> str:
 
 
 def _scale_label(maps: Iterable[Tensor]) -> str:
-    """What the colours of the maps stand for."""
+    """The label of the colour bar of the maps."""
     fine = {is_fine(each) for each in maps}
     if fine == {True}:
         return f"explanation, smoothed / its {PERCENTILE}th percentile"
@@ -171,7 +171,7 @@ def _legend(
     labels: Sequence[str] | None,
     reference: str | None,
 ) -> str:
-    """What is seen, in sentences."""
+    """Sentences that explain the picture: the maps' cells, marks, frames and bars."""
     grids = {heading: f"{maps.shape[1]}×{maps.shape[2]}" for heading, maps in columns.items()}
     if len(set(grids.values())) == 1:
         sentences = [f"Maps of {next(iter(grids.values()))} cells."]

@@ -3,7 +3,6 @@
 Nothing heavy is imported before a command is chosen, so that the list of commands is there at once.
 """
 
-import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -14,7 +13,7 @@ from typer.core import TyperGroup
 
 from ..version import __version__
 from .command import Command
-from .output import DEBUG, echo, echo_traceback, escaped_messages, status
+from .output import echo, echo_traceback, escaped_messages, status
 
 COMMANDS = {
     "card": "Write a student's model card anew, with the figures of its fidelity.json, and publish it if asked to.",
@@ -68,14 +67,16 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def settings(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", envvar=DEBUG, help="Show errors with their traceback.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", envvar="HF_E2KD_DEBUG", help="Show errors with their traceback.")
+    ] = False,
 ) -> None:
     """Explanation-enhanced knowledge distillation (e²KD) for Hugging Face models."""
-    if debug:
-        os.environ[DEBUG] = "1"
+    context.ensure_object(dict)["debug"] = debug
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -88,12 +89,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         SystemExit: 0 on success, 1 on an error, which stands in one line on stderr, 2 on a wrong usage, 130 after an
             interruption.
     """
-    given = os.environ.get(DEBUG)
+    # Of this command alone, not of the next one of the same process.
+    chosen: dict[str, bool] = {}
     try:
         with escaped_messages():
-            app(arguments, prog_name="hf-e2kd")
+            app(arguments, prog_name="hf-e2kd", obj=chosen)
     except Exception as error:
-        if os.environ.get(DEBUG) or not isinstance(error, _errors_of_users()):
+        if chosen.get("debug") or not isinstance(error, _errors_of_users()):
             sys.excepthook = echo_traceback
             raise
         # The data sets' library says in the error alone that there was one, and which in its cause.
@@ -101,10 +103,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         message = " ".join(told.split()) or type(error).__name__
         echo(f"hf-e2kd: error: {message}", err=True)
         raise SystemExit(1) from None
-    finally:
-        # --debug is for this command alone, not for the next one of the same process.
-        if given is None:
-            os.environ.pop(DEBUG, None)
 
 
 def _is_of_datasets(error: Exception) -> bool:

@@ -68,7 +68,7 @@ class Command(TyperCommand):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; what it warns of doesn't break its progress bars."""
-        with beside_progress_bars():
+        with beside_progress_bars((ctx.find_object(dict) or {}).get("debug", False)):
             return super().invoke(ctx)
 
     def _named(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import typer
 
 from ..callbacks.panels import CARD_ROWS, CHOOSE_FROM, ExplanationPanels
 from ..cards.card import save_card
-from ..cards.tables import is_above_chance
+from ..cards.tables import is_above_chance, is_explained
 from ..experiments.evaluator import Columns, Side, evaluator
 from ..experiments.sources import check_pair, choose_explainer, load_classifier, load_split
 from ..export import gives_gradcam
@@ -122,10 +122,9 @@ def fidelity(
     Agreement, explanation similarity with its chance levels, accuracy and more, each with a 95 % bootstrap interval.
     Processors, tokenizers and the order of labels may differ. With --verify a published student is measured again, on
     the samples that its record names, and the figures that hold are told from those that don't (exit code 1). Models,
-    revisions, data, columns and the longest text that are given go before what the record states, which names no
-    folder but those below its own; --explainer-options
-    are then those that the record leaves open, such as paths. With --require or --baseline the exit code is 3 where a
-    figure falls short.
+    revisions, data, columns and the longest text that are given go before what the record states, which names no folder
+    but those below its own; --explainer-options are then those that the record leaves open, such as paths. With
+    --require or --baseline the exit code is 3 where a figure falls short.
 
     \b
     Examples:
@@ -150,8 +149,9 @@ def fidelity(
     if verify_ is not None:
         if gate:
             raise typer.BadParameter("--verify measures a record again; hf-e2kd gate RECORD tests requirements on it.")
-        if explainer is not None:
-            raise typer.BadParameter("the record names its explainer; leave --explainer out with --verify.")
+        named = {"--explainer": explainer, "--held-out": held_out, "--faithfulness": faithfulness}
+        if chosen := [option for option, value in named.items() if value]:
+            raise typer.BadParameter(f"the record names what it measured; leave {', '.join(chosen)} out with --verify.")
         instead = Instead(
             student=student,
             student_revision=student_revision,
@@ -252,7 +252,7 @@ def as_table(record: FidelityRecord) -> str:
         ("student", _model(record.student)),
         ("teacher", "–" if record.teacher is None else _model(record.teacher)),
         ("samples", f"{len(record.data.samples):,} of {record.data.rows or 0:,}, {record.data.name}"),
-        ("explained by", str(record.explainer["name"])),
+        *([("explained by", str(record.explainer["name"]))] if is_explained(record) else []),
         ("", ""),
     ]
     for name, figure in record.figures.items():

@@ -14,9 +14,6 @@ import typer
 
 from ..cards.escaping import escape_controls
 
-DEBUG = "HF_E2KD_DEBUG"
-"""Variable that shows errors with their traceback, as --debug does."""
-
 _LOGGERS = ("transformers", "datasets", "huggingface_hub", "accelerate")
 
 
@@ -43,15 +40,16 @@ def status(text: str) -> None:
 
 
 @contextmanager
-def beside_progress_bars() -> Iterator[None]:
+def beside_progress_bars(debug: bool = False) -> Iterator[None]:
     """Write warnings and log records above progress bars, show none of these where nobody watches, and leave
     transformers' own advice out.
 
-    Its records stay with --debug, or where TRANSFORMERS_VERBOSITY asks for them.
+    Args:
+        debug: Keep transformers' records, as also where TRANSFORMERS_VERBOSITY asks for them.
     """
     own, library = logging.getLogger("transformers.hf_e2kd"), logging.getLogger("transformers")
     levels = own.level, library.level
-    if not (os.environ.get(DEBUG) or os.environ.get("TRANSFORMERS_VERBOSITY")):
+    if not (debug or os.environ.get("TRANSFORMERS_VERBOSITY")):
         own.setLevel(own.getEffectiveLevel())
         library.setLevel(logging.ERROR)
     try:

@@ -170,7 +170,11 @@ def build_page(viewing: Viewing, browsed: list[Comparison], left_out: list[str])
                 given, news = _input(pair.is_text)
                 explainer = gr.Dropdown(methods, label="Explainer", value=methods[0])
                 target = gr.Dropdown(
-                    target_choices(pair), label="Explained class", value="teacher_top", info="Type to find one."
+                    target_choices(pair),
+                    label="Explained class",
+                    value="teacher_top",
+                    info="Type to find one.",
+                    visible=not pair.scores,
                 )
                 opacity = gr.Slider(
                     0, 1, OPACITY, step=0.05, label="Opacity of the maps", visible=not pair.is_text, buttons=[]

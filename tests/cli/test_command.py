@@ -3,8 +3,10 @@
 import io
 import json
 import logging
+import os
 import sys
 import warnings
+from contextlib import nullcontext
 
 import pytest
 from datasets import are_progress_bars_disabled
@@ -75,6 +77,29 @@ def test_version_and_commands(capsys, monkeypatch):
     assert run("--help") == 0
     page = capsys.readouterr().out
     assert all(line in " ".join(page.split()) for line in COMMANDS.values()) and max(map(len, page.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("given", [None, "", "0"])
+def test_debugging_ends_with_its_command(given, tmp_path, monkeypatch):
+    """Prevents: --debug that the next command of the process, or one that this starts, finds in the environment."""
+    if given is None:
+        monkeypatch.delenv("HF_E2KD_DEBUG", raising=False)
+    else:
+        monkeypatch.setenv("HF_E2KD_DEBUG", given)
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    line, found = ("gate", tmp_path / "nowhere", "--require", "agreement>=.9"), []
+
+    def fail(_):
+        found.append(os.environ.get("HF_E2KD_DEBUG"))
+        raise KeyError
+
+    monkeypatch.setattr("hf_e2kd.cli.command.beside_progress_bars", lambda debug: found.append(debug) or nullcontext())
+    monkeypatch.setattr("hf_e2kd.cli.gate.load_record", fail)
+    monkeypatch.setattr("hf_e2kd.cli._errors_of_users", lambda: (KeyError,))
+    with pytest.raises(KeyError):
+        main(["--debug", *map(str, line)])
+    assert run(*line) == 1
+    assert found == [True, given, False, given]
 
 
 # --- Options from a file ----------------------------------------------------------------------------------------------
@@ -220,6 +245,13 @@ def test_loading_is_said_at_once(watched, monkeypatch):
     with pytest.raises(SystemExit):
         main(["fidelity"])
     assert said == ["hf-e2kd: loading …\n"]
+
+
+def test_an_explainer_is_named_where_it_explained():
+    """Prevents: "explained by gradcam" beside a file that gives logits alone."""
+    assert "explained by" in fidelity.as_table(image_record())
+    decisions = image_record(figures={"agreement": MetricValue(0.9)}, chance={}, held_out=[], faithfulness=None)
+    assert "explained by" not in fidelity.as_table(decisions)
 
 
 def test_similarity_at_chance_is_said():

@@ -161,6 +161,7 @@ def test_held_out_methods_and_faithfulness_are_verified(place, capsys):
         ((*IMAGES, "--image-column", "img"), 1, "has no column 'img'. Its columns: image"),
         ((*IMAGES[:2], "long", *IMAGES[3:]), 1, "'long' classifies texts and the student 'student' images"),
         (("fidelity", "--verify", "student"), 1, "has no fidelity.json"),
+        (("fidelity", "--verify", "student", "--held-out", "occlusion"), 2, "leave --held-out out with --verify"),
         (("fidelity", "--verify", "https://huggingface.co/me/student"), 1, "is an address. Give the id alone"),
         (("card", "student"), 1, "has no fidelity.json. Measure the student first"),
         (("card", "student", "--push"), 2, "--push needs --repo-id"),

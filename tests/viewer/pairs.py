@@ -1,6 +1,7 @@
 """Two small models side by side, and samples for them."""
 
 from copy import deepcopy
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from transformers import ViTImageProcessor
 from hf_e2kd.experiments.sources import Classifier
 from hf_e2kd.viewer.comparison import Pair
 from tests.models import build
-from tests.tokenizers import STUDENT, TEACHER, text_model
+from tests.tokenizers import STUDENT, TEACHER, text_model, without_dropout
 
 SENTENCE = "The film was wonderful; it isn't boring at all."
 
@@ -34,6 +35,21 @@ def text_pair() -> Pair:
     return Pair(
         Classifier(text_model("bert", 1, TEACHER), TEACHER, True, "teacher"),
         Classifier(text_model("distilbert", 2, STUDENT), STUDENT, True, "student"),
+        "cpu",
+    )
+
+
+def score_pair() -> Pair:
+    """Two models of texts with one logit."""
+
+    def model(name: str, seed: int, tokenizer: Any) -> nn.Module:
+        classifier = text_model(name, seed, tokenizer)
+        classifier.config.num_labels, classifier.config.problem_type = 1, "regression"
+        return without_dropout(type(classifier)(classifier.config)).eval()
+
+    return Pair(
+        Classifier(model("bert", 1, TEACHER), TEACHER, True, "teacher"),
+        Classifier(model("distilbert", 2, STUDENT), STUDENT, True, "student"),
         "cpu",
     )
 

@@ -16,9 +16,9 @@ from hf_e2kd.viewer.report import report_page
 from hf_e2kd.viewer.settings import disagreement
 from tests.models import CLASS_NAMES, CLASSES, build
 from tests.text_models import build_text
-from tests.tokenizers import STUDENT, TEACHER, SlowTokenizer, text_model, without_dropout
+from tests.tokenizers import STUDENT, TEACHER, SlowTokenizer
 
-from .pairs import SENTENCE, image_pair, photo, processor, reordered, text_pair
+from .pairs import SENTENCE, image_pair, photo, processor, reordered, score_pair, text_pair
 
 GRADCAM = build_explainer("gradcam")
 
@@ -179,17 +179,10 @@ def test_bad_requests_are_named():
         image_pair().compare([photo()], build_explainer("bcos"))
 
 
-def score_model(name, seed, tokenizer):
-    """A tiny text model with one logit."""
-    model = text_model(name, seed, tokenizer)
-    model.config.num_labels, model.config.problem_type = 1, "regression"
-    return without_dropout(type(model)(model.config)).eval()
-
-
 def test_scores_are_shown_as_scores():
     """Prevents: a reranker's score as "100 %" of its only class, or such models refused (fault A2)."""
-    teacher, student = score_model("bert", 1, TEACHER), score_model("distilbert", 2, STUDENT)
-    pair = Pair(Classifier(teacher, TEACHER, True), Classifier(student, STUDENT, True), "cpu")
+    pair = score_pair()
+    teacher, student = pair.models["teacher"], pair.models["student"]
     (found,) = pair.compare([SENTENCE], build_explainer("input_x_gradient"))
     for model, tokenizer, reading in ((teacher, TEACHER, found.teacher), (student, STUDENT, found.student)):
         inputs = tokenizer([SENTENCE], return_tensors="pt", truncation=True, max_length=24)

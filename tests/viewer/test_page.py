@@ -13,7 +13,7 @@ from hf_e2kd.explainers import build_explainer
 from hf_e2kd.viewer.settings import Samples, Settings, Viewing, browse
 from tests.models import CLASS_NAMES
 
-from .pairs import SENTENCE, image_pair, photo, text_pair
+from .pairs import SENTENCE, image_pair, photo, score_pair, text_pair
 
 pytest.importorskip("gradio", reason="gradio isn't installed: pip install 'hf-e2kd[viewer]'")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright isn't installed")
@@ -211,3 +211,12 @@ def test_texts(visit):
     page.get_by_label("Text", exact=True).fill(" ")
     page.get_by_role("button", name="Compare").click()
     page.wait_for_selector("#result [role=alert]:has-text('The text is empty')")
+
+
+def test_scores(visit):
+    """Prevents: a choice of classes beside models that have none."""
+    page = visit(viewing(score_pair(), [SENTENCE], ["input_x_gradient"]))
+    page.get_by_role("radio").first.click()
+    page.wait_for_selector("#result .verdict")
+    assert "The teacher scores" in page.inner_text("#result") and "Explained: score" in page.inner_text("#result")
+    assert page.get_by_label("Explainer").is_visible() and page.get_by_label("Explained class").count() == 0

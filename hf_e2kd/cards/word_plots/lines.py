@@ -1,5 +1,6 @@
 """Lines of a width: texts in pieces, and where a line may end between these."""
 
+import re
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -13,6 +14,7 @@ class Piece(NamedTuple):
     text: str
     share: float = 0.0
     spaced: bool = False  # whether white space stands before it
+    begins: bool = False  # whether a line's end stands before it, as between the texts of a pair
 
 
 def row_pieces(text: str, row: WordRow) -> list[Piece]:
@@ -23,13 +25,14 @@ def row_pieces(text: str, row: WordRow) -> list[Piece]:
         pieces += plain(gap)
         # White space inside a word, such as a line's end, would be drawn.
         word = " ".join(word.split())
-        pieces += [Piece(word, share, gap[-1:].isspace())] if word else []
+        before = gap[len(gap.rstrip()) :]
+        pieces += [Piece(word, share, bool(before), "\n" in before)] if word else []
     return pieces + plain(tail)
 
 
 def plain(text: str) -> list[Piece]:
     """A text without scores, in pieces at its white space."""
-    return [Piece(word, spaced=place > 0 or text[:1].isspace()) for place, word in enumerate(text.split())]
+    return [Piece(word, 0.0, bool(before), "\n" in before) for before, word in re.findall(r"(\s*)(\S+)", text)]
 
 
 def wrap(
@@ -37,8 +40,8 @@ def wrap(
 ) -> list[list[tuple[float, Piece, float]]]:
     """Pieces in lines of a width: of each its start on the line, itself, and its length.
 
-    A line ends at white space, or beside a character of the scripts that put no spaces between words. What is longer
-    than a whole line is cut anywhere.
+    A line ends where the text's does, at white space, or beside a character of the scripts that put no spaces between
+    words. What is longer than a whole line is cut anywhere.
     """
     lines: list[list[tuple[float, Piece, float]]] = [[]]
     end = 0.0
@@ -46,7 +49,7 @@ def wrap(
         group = [part for piece in group for part in _cut(piece, width, measure)]
         lengths = [measure(piece.text) for piece in group]
         end += space if group[0].spaced and lines[-1] else 0
-        if lines[-1] and end + sum(lengths) > width:
+        if lines[-1] and (group[0].begins or end + sum(lengths) > width):
             lines.append([])
             end = 0.0
         for piece, length in zip(group, lengths, strict=True):
@@ -73,12 +76,12 @@ def _unbreakable(pieces: Sequence[Piece]) -> list[list[Piece]]:
 
 def _cut(piece: Piece, width: float, measure: Callable[[str], float]) -> Iterator[Piece]:
     """The piece, in parts where it is longer than a line."""
-    text, spaced = piece.text, piece.spaced
+    text, spaced, begins = piece.text, piece.spaced, piece.begins
     while measure(text) > width and len(text) > 1:
         length = next((end - 1 for end in range(2, len(text)) if measure(text[:end]) > width), len(text) - 1)
-        yield Piece(text[:length], piece.share, spaced)
-        text, spaced = text[length:], False
-    yield Piece(text, piece.share, spaced)
+        yield Piece(text[:length], piece.share, spaced, begins)
+        text, spaced, begins = text[length:], False, False
+    yield Piece(text, piece.share, spaced, begins)
 
 
 def right_to_left(text: str) -> bool:

@@ -51,6 +51,17 @@ def test_figure_wraps_long_texts_and_words_inside_the_page():
     assert "".join(text for text in texts(figure) if set(text) == {"x"}) == "x" * 600
 
 
+def test_figure_begins_a_line_where_the_text_does():
+    """Prevents: a pair's second text that goes on in the line of the first, as one sentence."""
+    row = WordRow("Teacher", ["A", "man", "sleeps", "He", "dreams"], [1.0] * 5)
+
+    figure = word_plot([WordSample("A man sleeps.\nHe dreams.\n Well.", [row])])
+
+    places = {text.get_text(): text.get_position() for text in figure.texts}
+    assert places["A"][0] == places["He"][0] == places["Well."][0]
+    assert places["A"][1] == places["sleeps"][1] > places["He"][1] == places["dreams"][1] > places["Well."][1]
+
+
 def test_figure_keeps_a_full_stop_with_its_word():
     """A line would begin with it."""
     row = WordRow("Teacher", ["film", "."] * 50, [1.0] * 100)
