@@ -208,8 +208,10 @@ def _is_in_attention(model: nn.Module, path: str) -> bool:
 
 def _grid_of_output(module: nn.Module, output: torch.Tensor, height: int, width: int) -> Grid | None:
     grid = grid_of(output, height, width)
-    # A norm over the last axis has its channels there: these are an attention's queries or keys (B, heads, tokens, d).
-    over_last_axis = type(module) in (nn.LayerNorm, nn.RMSNorm)
+    # A norm over the last axis has its channels there: these are an attention's queries or keys, (B, heads, tokens, d)
+    # or (B, tokens, heads, d). Norms of other packages, of which some are over the second axis, tell it by their width.
+    normed = tuple(getattr(module, "normalized_shape", None) or ())
+    over_last_axis = type(module) in (nn.LayerNorm, nn.RMSNorm) or normed == output.shape[-1:] != output.shape[1:2]
     return None if grid is not None and grid.layout == "nchw" and over_last_axis else grid
 
 

@@ -4,18 +4,20 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from .base import explained_part
 from .taps import default_taps, find_layer
 
 LayerName = str | int
-"""`"last"` or a number: the activation in front of that block, negative numbers counted from the end. Another string:
-the output of the layer at that path."""
+"""`"last"` or a number: the activation in front of that block, negative numbers counted from the end. Another string,
+or one that a layer of the model has for its path: the output of that layer."""
 
 
 def layer_place(model: nn.Module, layer: LayerName) -> tuple[str, bool]:
     """Find the layer that a word names.
 
     Args:
-        layer: `"last"`, a number of a block (of a stage, where a model has stages), or a path.
+        layer: `"last"`, a number of a block (of a stage, where a model has stages), or a path, of a composed model also
+            one within its explained part.
 
     Returns:
         The path of a module, and whether its input is meant, in the place of its output.
@@ -23,7 +25,11 @@ def layer_place(model: nn.Module, layer: LayerName) -> tuple[str, bool]:
     Raises:
         ValueError: there is no such layer.
     """
-    if isinstance(layer, str) and layer != "last":
+    paths = dict(model.named_modules())
+    if isinstance(layer, str) and (layer != "last" or layer in paths):
+        of_part = f"{explained_part(model)}.{layer}"
+        if layer not in paths and of_part in paths:
+            return of_part, False
         find_layer(model, layer)
         return layer, False
     blocks = default_taps(model)

@@ -81,10 +81,12 @@ def blocks_gathered(model: nn.Module, blocks: Mapping[str, nn.Module]) -> Iterat
     if torch.is_grad_enabled():
         yield
         return
-    with root_gathered(model):
-        yield
-    for unit in units:
-        unit.reshard()
+    try:
+        with root_gathered(model):
+            yield
+    finally:
+        for unit in units:
+            unit.reshard()
 
 
 def _nothing() -> None:

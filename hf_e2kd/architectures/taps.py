@@ -112,11 +112,11 @@ def find_layer(model: nn.Module, path: str) -> nn.Module:
     Raises:
         ValueError: there is none; the nearest paths are listed.
     """
-    layers = dict(model.named_modules())
-    if path in layers and path:
+    layers = {name: module for name, module in model.named_modules() if name}
+    if path in layers:
         return layers[path]
     close = difflib.get_close_matches(path, layers, n=5)
-    nearest = f"The nearest: {', '.join(close)}." if close else f"Its layers: {', '.join(filter(None, layers))}."
+    nearest = f"The nearest: {', '.join(close)}." if close else f"Its layers: {', '.join(layers)}."
     raise ValueError(f"{type(model).__name__} has no layer '{path}'. {nearest}")
 
 

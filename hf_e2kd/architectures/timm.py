@@ -44,9 +44,10 @@ def has_plain_blocks(bare: nn.Module) -> bool:
     if "VisionTransformer" not in kinds or getattr(bare, "attn_pool", None) is not None:
         return False
     last: Any = bare.blocks[-1]
-    plain = type(last).__module__ == "timm.models.vision_transformer" and type(last).__name__ == "Block"
+    if type(last).__module__ != "timm.models.vision_transformer" or type(last).__name__ != "Block":
+        return False
     is_attention = type(last.attn).__module__ == "timm.layers.attention" and type(last.attn).__name__ == "Attention"
-    return plain and is_attention and getattr(last.attn, "gate", None) is None
+    return is_attention and getattr(last.attn, "gate", None) is None
 
 
 def _of_the_bare_model(

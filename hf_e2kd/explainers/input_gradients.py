@@ -174,14 +174,19 @@ def run_at(model: nn.Module, inputs: Mapping[str, Any], move: Move = unmoved) ->
             )
         with moved_embeddings(model, inputs["input_ids"], move) as moved:
             logits = call_model(model, inputs)
-        if not moved:
-            raise ValueError(
-                f"{type(model).__name__} doesn't embed its `input_ids` by the table that its get_input_embeddings() "
-                "names, so a text can't be explained at its word embeddings."
-            )
+        require_moved(model, moved)
         if grad_is_on:
             refuse_single_derivatives(model, "words", logits, moved[0])
         return logits, moved[0]
+
+
+def require_moved(model: nn.Module, moved: list[torch.Tensor]) -> None:
+    """Refuse a model that has run within `moved_embeddings` and embedded its tokens by another table."""
+    if not moved:
+        raise ValueError(
+            f"{type(model).__name__} doesn't embed its `input_ids` by the table that its get_input_embeddings() "
+            "names, so a text can't be explained at its word embeddings."
+        )
 
 
 def target_gradients(logits: torch.Tensor, value: torch.Tensor, target: torch.Tensor) -> list[torch.Tensor]:

@@ -15,7 +15,7 @@ from ..choices import unknown_choice
 from .base import Explanation, Target, resolve_target
 from .input_gradients import BaselineExplainer, frozen_statistics, input_explanation, is_batched, rows_of, run_at
 from .layer_gradients import check_layer
-from .path_places import InputPlace, LayerPlace
+from .path_places import InputPlace, LayerPlace, refuse_unfit_baseline, to_baseline
 
 STEPS_AT_ONCE = 4
 """Number of steps along the path in one forward pass, unless `internal_batch_size` says otherwise."""
@@ -138,6 +138,8 @@ class IntegratedGradients(BaselineExplainer):
 
     def _baseline(self, model: nn.Module, inputs: Mapping[str, Any]) -> torch.Tensor | None:
         """The baseline, which broadcasts to x; None for zero."""
+        if isinstance(self.baselines, torch.Tensor) and not torch.compiler.is_compiling():
+            refuse_unfit_baseline(model, inputs, self.baselines)
         if inputs.get("pixel_values") is not None or inputs.get("input_ids") is None:
             if isinstance(self.baselines, torch.Tensor):
                 return self.baselines
@@ -219,10 +221,7 @@ def _completeness_error(
     target: torch.Tensor,
     scores: list[torch.Tensor],
 ) -> torch.Tensor:
-    def move(value: torch.Tensor) -> torch.Tensor:
-        return torch.zeros_like(value) if baseline is None else baseline.to(value).expand_as(value)
-
-    rise = (logits - run_at(model, inputs, move)[0]).detach().float()
+    rise = (logits - run_at(model, inputs, to_baseline(baseline))[0]).detach().float()
     columns = target.unsqueeze(1) if target.ndim == 1 else target
     rises = rise.gather(1, columns.clamp(min=0)) * (columns >= 0)
     sums = torch.stack([score.detach().flatten(1).sum(1) for score in scores], 1)

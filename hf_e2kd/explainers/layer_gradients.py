@@ -94,7 +94,7 @@ def _read(
         else:
             activation, grid = lay_out_layer(model, path, captured, logits, size)
         if create_graph:
-            refuse_single_derivatives(model, path, logits, activation)
+            refuse_single_derivatives(model, f"{path}'s input" if is_input else path, logits, activation)
         yield logits, activation, grid
 
 

@@ -12,6 +12,7 @@ from ..architectures.layers import LayerName, block_number
 from ..architectures.sharding import blocks_gathered
 from ..architectures.text import refuse_unfit_text
 from ..architectures.transposed import RULES, affine, open_forward, require_family
+from ..choices import unknown_choice
 from .attention_kernels import attention_kernel, is_checkpointed
 from .base import Explainer, Explanation, Target, one_hots, resolve_target
 from .input_gradients import gradient_scale, in_full_precision, over_channels
@@ -38,7 +39,7 @@ class LRP(Explainer):
 
     def __init__(self, rule: str = "cp", layer: LayerName | None = None):
         if rule not in RULES:
-            raise ValueError(f"Unknown rule '{rule}'. Available: {', '.join(sorted(RULES))}.")
+            raise ValueError(unknown_choice("rule", rule, sorted(RULES)))
         self.rule = rule
         self.layer = None if layer == "input" else layer
 

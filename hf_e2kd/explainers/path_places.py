@@ -1,7 +1,6 @@
 """Places of a model at which gradients along a path from a baseline are taken: its input, or a layer."""
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -9,10 +8,11 @@ from torch import nn
 
 from ..alignment.precision import at_least_float32
 from ..architectures import Grid, call_model
+from ..architectures.discovery import image_size
 from ..architectures.layers import LayerName
-from ..architectures.text import moved_embeddings
+from ..architectures.text import moved_embeddings, word_embeddings
 from .hooks import Move
-from .input_gradients import differentiate, over_channels
+from .input_gradients import differentiate, over_channels, require_moved
 from .layer_gradients import differentiate_layer, run_to_layer
 
 
@@ -21,6 +21,8 @@ class InputPlace:
 
     def run(self, model: nn.Module, inputs: Mapping[str, Any]) -> torch.Tensor:
         """Return the logits (B, classes) of a batch."""
+        if inputs.get("pixel_values") is not None:
+            image_size(model, inputs)
         return call_model(model, inputs)
 
     def start(
@@ -75,16 +77,13 @@ class LayerPlace(InputPlace):
     def start(
         self, model: nn.Module, inputs: Mapping[str, Any], baseline: torch.Tensor | None, rows: torch.Tensor
     ) -> torch.Tensor | None:
-        def to_baseline(value: torch.Tensor) -> torch.Tensor:
-            return torch.zeros_like(value) if baseline is None else baseline.to(value).expand_as(value)
-
-        pixels, moved = inputs.get("pixel_values"), nullcontext()
+        pixels, move = inputs.get("pixel_values"), to_baseline(baseline)
         if pixels is not None:
-            inputs = {**inputs, "pixel_values": to_baseline(pixels)}
-        else:
-            moved = moved_embeddings(model, inputs["input_ids"], to_baseline)  # type: ignore[assignment]
-        with moved:
-            return run_to_layer(model, self.layer, inputs)[1][rows]
+            return run_to_layer(model, self.layer, {**inputs, "pixel_values": move(pixels)})[1][rows]
+        with moved_embeddings(model, inputs["input_ids"], move) as moved:
+            start = run_to_layer(model, self.layer, inputs)[1]
+        require_moved(model, moved)
+        return start[rows]
 
     def differentiate(
         self, model: nn.Module, inputs: Mapping[str, Any], rows: torch.Tensor, target: torch.Tensor, move: Move
@@ -106,18 +105,30 @@ class LayerPlace(InputPlace):
 
 
 def _is_per_sample(baseline: torch.Tensor, inputs: Mapping[str, Any]) -> bool:
-    """Tell whether each sample has a baseline of its own.
+    """Tell whether each sample has a baseline of its own."""
+    return baseline.ndim == (3 if inputs.get("pixel_values") is None else 4) and len(baseline) > 1
+
+
+def to_baseline(baseline: torch.Tensor | None) -> Move:
+    """Make the move of an input to its baseline, which broadcasts to it; None for zero."""
+    return lambda value: torch.zeros_like(value) if baseline is None else baseline.to(value).expand_as(value)
+
+
+def refuse_unfit_baseline(model: nn.Module, inputs: Mapping[str, Any], baseline: torch.Tensor) -> None:
+    """Refuse a baseline that doesn't broadcast to the batch's pixels or word embeddings.
 
     Raises:
-        ValueError: there are more or fewer baselines than samples.
+        ValueError: naming both shapes.
     """
     pixels = inputs.get("pixel_values")
-    dimensions, batch = (4, len(pixels)) if pixels is not None else (3, len(inputs["input_ids"]))
-    if baseline.ndim < dimensions or len(baseline) == 1:
-        return False
-    if len(baseline) != batch:
+    width = () if pixels is not None else word_embeddings(model).weight.shape[-1:]
+    shape = (*(inputs["input_ids"] if pixels is None else pixels).shape, *width)
+    try:
+        fits = torch.broadcast_shapes(baseline.shape, shape) == shape
+    except RuntimeError:
+        fits = False
+    if not fits:
         raise ValueError(
-            f"The baseline of shape {tuple(baseline.shape)} doesn't broadcast to a batch of {batch}. Give one for all "
-            "samples, without the first dimension."
+            f"The baseline of shape {tuple(baseline.shape)} doesn't broadcast to a batch of {shape[0]}, {shape}. Give "
+            "one for all samples, without the first dimension."
         )
-    return True

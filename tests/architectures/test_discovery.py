@@ -3,6 +3,7 @@
 import logging
 
 import pytest
+import timm
 import torch
 from timm.models.pit import PoolingVisionTransformer
 from timm.models.volo import VOLO
@@ -184,6 +185,13 @@ def test_windows_in_the_batchs_place_are_no_grid():
     assert discovered(model) == "stem"
     with pytest.raises(ValueError, match=r"'inner' of Windows has no spatial grid.*\(8, 8, 4, 4\) for 2 images"):
         explain(model, images(), target_layer="inner")
+
+
+def test_queries_of_a_block_without_an_attention_are_no_grid():
+    """Prevents: heads × channels taken for an image, where a block with norms of timm's attends by itself."""
+    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2}
+    model = timm.create_model("vit_large_patch14_xp_224", num_classes=CLASSES, **sizes).eval()
+    assert discover_target(model, {"pixel_values": images()}) == "blocks.1.in_norm"
 
 
 def test_gradients_flow_through_a_discovered_layer():

@@ -6,7 +6,7 @@ from captum.attr import LayerGradientXActivation, LayerIntegratedGradients
 from torch import nn
 
 from hf_e2kd.architectures import call_model, transposed
-from hf_e2kd.explainers import LRP, InputXGradient, IntegratedGradients, input_x_gradient
+from hf_e2kd.explainers import LRP, GradCAM, InputXGradient, IntegratedGradients, input_x_gradient
 from hf_e2kd.testing import check_explainer
 from tests.models import images
 from tests.text_models import TEXT, build_text, token_batch
@@ -145,6 +145,45 @@ def test_layers_that_do_not_exist_or_show_nothing(tiny, explainer):
         explainer(layer="last").check(bert, compiled=True)
     with pytest.raises(ValueError, match=r"'bert.pooler' of Bert\w+ has no activation \(batch, tokens, channels\)"):
         explainer(layer="bert.pooler")(bert, token_batch(), TARGET)
+
+
+class Named(nn.Module):
+    """A network with a layer that bears the name of a word of the option."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last, self.head = nn.Conv2d(3, 8, 4, 4), nn.Conv2d(8, 8, 3, padding=1), nn.Linear(8, 5)
+
+    def forward(self, pixel_values):
+        return self.head(self.last(self.first(pixel_values).relu()).relu().mean((2, 3)))
+
+
+def test_a_layer_that_is_named_last():
+    """Prevents: another layer than the one at the path that GradCAM was given, or found."""
+    model, inputs = Named().eval(), {"pixel_values": images()}
+    named, found = GradCAM(target_layer="last"), GradCAM()
+    assert torch.equal(named(model, inputs, TARGET).maps, found(model, inputs, TARGET).maps)
+    assert found.target_layer_path(model) == "last"
+
+
+@pytest.mark.parametrize("layer", [None, "last"])
+@pytest.mark.parametrize(
+    ("name", "shape"), [("vit", (3, 3, 32, 32)), ("vit", (5,)), ("bert", (3, 9, 16)), ("bert", (5,))]
+)
+def test_baselines_that_do_not_fit(tiny, name, shape, layer):
+    """Prevents: torch's own error about sizes."""
+    model, inputs, _ = case(tiny, name)
+    with pytest.raises(ValueError, match="doesn't broadcast to a batch of 2"):
+        IntegratedGradients(baselines=torch.zeros(shape), layer=layer)(model, inputs, TARGET)
+
+
+def test_words_of_another_table_are_refused_at_a_layer(monkeypatch):
+    """Prevents: a path from the text to itself, whose maps are zero."""
+    model, inputs = build_text("bert"), token_batch()
+    explainer = IntegratedGradients(n_steps=2, layer="last", baselines=0)
+    monkeypatch.setattr(model, "get_input_embeddings", lambda: nn.Embedding(60, 16))
+    with pytest.raises(ValueError, match="doesn't embed its `input_ids` by the table"):
+        explainer(model, inputs, TARGET)
 
 
 def test_words_are_warned_of(monkeypatch):

@@ -54,6 +54,19 @@ def test_with_the_derivatives_rules_it_is_the_derivative(tiny, name, monkeypatch
     torch.testing.assert_close(found.logits, at.logits, rtol=0, atol=1e-10 if exact else 1e-5)
 
 
+@pytest.mark.parametrize("height", [36, 32])
+def test_patches_that_reach_beyond_the_image(height, monkeypatch):
+    """Prevents: an error from deep inside where a model pads images to whole patches."""
+    monkeypatch.setitem(transposed.RULES, "derivative", transposed.DERIVATIVE)
+    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2}
+    flexible = {"dynamic_img_size": True, "dynamic_img_pad": True}
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=5, **sizes, **flexible).eval().double()
+    inputs = {"pixel_values": images(height=height, width=32).double()}
+    at = differentiate(model, inputs, TARGET)
+    expected = over_channels(at.value * at.gradients[0], inputs)
+    torch.testing.assert_close(LRP("derivative")(model, inputs, TARGET).maps, expected, rtol=0, atol=1e-10)
+
+
 # --- The rules, against modules whose derivative was replaced ---------------------------------------------------------
 
 
@@ -325,6 +338,9 @@ def test_what_is_not_opened_is_refused(tiny):
     model.config._attn_implementation = "flash_attention_2"
     with pytest.raises(ValueError, match="masks that the attention kernel 'flash_attention_2' doesn't take"):
         LRP().check(model)
+    for name in ("bert", "roberta", "electra"):
+        with pytest.raises(ValueError, match=r"this \w+ForSequenceClassification, which is causal"):
+            LRP().check(build_text(name, is_decoder=True))
     model = build_text("bert").train()
     model.gradient_checkpointing_enable()
     with pytest.raises(ValueError, match="activation checkpointing doesn't act"):

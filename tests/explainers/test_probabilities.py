@@ -51,6 +51,17 @@ def test_gradcam_of_the_probability_equals_autograd():
     assert maps.any()
 
 
+@pytest.mark.parametrize(("method", "option"), [("gradcam", "target_layer"), ("input_x_gradient", "layer")])
+def test_layers_are_named_as_in_the_model(method, option):
+    """Prevents: a layer that is only known by its path in the model made for the explanation."""
+    model, pixels = build("resnet"), images()
+    path = "resnet.encoder.stages.0"
+    maps = explain(model, pixels, method, target=TARGET, output="probability", **{option: path}).maps
+    assert maps.shape == explain(model, pixels, method, target=TARGET, **{option: path}).maps.shape
+    with pytest.raises(ValueError, match="has no layer 'resnet.encoder.stages.7'"):
+        explain(model, pixels, method, output="probability", **{option: "resnet.encoder.stages.7"})
+
+
 def test_integrated_gradients_sum_to_the_probabilitys_rise():
     model, pixels = build("resnet").double(), images().double()
     found = explain(model, pixels, method=IntegratedGradients(n_steps=300), target=TARGET, output="probability")

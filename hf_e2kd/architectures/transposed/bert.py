@@ -27,6 +27,11 @@ class Bert(TextFamily):
 
     @property
     def blocks(self) -> dict[str, Any]:
+        if self.model.config.is_decoder:
+            raise ValueError(
+                f"Relevance isn't propagated through this {type(self.model).__name__}, which is causal (config."
+                "is_decoder). Explain it by 'integrated_gradients'."
+            )
         prefix = f"{self.model.base_model_prefix}.encoder.layer"
         return {f"{prefix}.{number}": layer for number, layer in enumerate(self.model.base_model.encoder.layer)}
 

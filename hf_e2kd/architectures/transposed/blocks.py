@@ -87,18 +87,22 @@ def chain(x: torch.Tensor, rules: Rules, layers: Sequence[Layer]) -> Step:
 
 
 def by_linear(module: nn.Module) -> Layer:
+    """Make a layer of a plain linear module."""
     return lambda x, rules: linear(module, x)
 
 
 def by_factor(module: nn.Module) -> Layer:
+    """Make a layer of a dropout, a stochastic depth or a layer scale."""
     return lambda x, rules: factor(module, x)
 
 
 def by_norm(module: nn.Module) -> Layer:
+    """Make a layer of a layer norm, or of an identity."""
     return lambda x, rules: norm(module, x, rules)
 
 
 def by_activation(function: Any) -> Layer:
+    """Make a layer of an activation: a module, a function or a name of transformers' configurations."""
     return lambda x, rules: activation(function, x, rules)
 
 

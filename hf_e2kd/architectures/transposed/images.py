@@ -4,15 +4,17 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ..grids import Grid
 from .operations import Pullback, active
 
 
-def patch_pullback(projection: nn.Module, pixels: torch.Tensor, prefix: int, dropout: nn.Module) -> Pullback:
-    """Make the pullback of patch embeddings, behind `prefix` other tokens, to the pixels.
+def patch_pullback(projection: nn.Module, pixels: torch.Tensor, grid: Grid, dropout: nn.Module) -> Pullback:
+    """Make the pullback of patch embeddings to the pixels.
 
     Args:
         projection: Convolution of the patches.
         pixels: Pixels (B, channels, H, W).
+        grid: Layout of the tokens. Its patches may leave out the last pixels, or reach beyond them into padding.
         dropout: What the model drops of the embeddings.
     """
 
@@ -28,8 +30,7 @@ def patch_pullback(projection: nn.Module, pixels: torch.Tensor, prefix: int, dro
                 f"{type(projection).__name__}. Explain the activation behind it by layer=0."
             )
         height, width = pixels.shape[-2:]
-        rows, columns = (size // step for size, step in zip((height, width), projection.stride, strict=True))
-        patches = cotangent[:, prefix:].transpose(1, 2).unflatten(2, (rows, columns))
+        patches = grid.cells(cotangent).permute(0, 3, 1, 2)
         back = F.conv_transpose2d(patches, projection.weight, stride=projection.stride)
         return F.pad(back, (0, width - back.shape[-1], 0, height - back.shape[-2]))
 

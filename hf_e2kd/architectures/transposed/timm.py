@@ -53,9 +53,9 @@ class TimmViT(Family):
         hidden = bare._pos_embed(bare.patch_embed(pixels))
         # Norms of the patches, and of all tokens: identities but in CLIP's kin.
         hidden, pull_norm = norm(bare.norm_pre, hidden, rules)
-        pull_patches = patch_pullback(projection, pixels, bare.num_prefix_tokens, bare.pos_drop)
         rows, columns = bare.patch_embed.dynamic_feat_size(pixels.shape[-2:])
         grid = Grid(rows, columns, "tokens", bare.num_prefix_tokens)
+        pull_patches = patch_pullback(projection, pixels, grid, bare.pos_drop)
         return Embedded(hidden, pixels, lambda cotangent: pull_patches(pull_norm(cotangent)), grid=grid)
 
     def run(self, block: Any, hidden: torch.Tensor, context: Any) -> torch.Tensor:

@@ -46,8 +46,8 @@ class ViT(Family):
         hidden = embeddings(**{**inputs, "pixel_values": pixels.to(projection.weight.dtype)})
         patches = config_patches(self.model, *pixels.shape[-2:])
         assert patches is not None
-        pullback = patch_pullback(projection, pixels, self.prefix, embeddings.dropout)
-        return Embedded(hidden, pixels, pullback, grid=Grid(*patches, "tokens", self.prefix))
+        grid = Grid(*patches, "tokens", self.prefix)
+        return Embedded(hidden, pixels, patch_pullback(projection, pixels, grid, embeddings.dropout), grid=grid)
 
     def run(self, block: Any, hidden: torch.Tensor, context: Any) -> torch.Tensor:
         return block(hidden)
