@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 
 import numpy as np
@@ -135,7 +136,7 @@ def test_fidelity_of_a_file_is_its_models(made, suffix, tmp_path, capsys):
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_files_record_is_verified(made, suffix, tmp_path, monkeypatch, capsys):
-    """Prevents: a file beside its record that isn't found, or an archive of somebody's that is opened unasked."""
+    """Prevents: a card whose code loads no file, one beside its record that isn't found, an archive opened unasked."""
     folder, path = made(suffix)
     monkeypatch.chdir(tmp_path)
     record = tmp_path / "record"
@@ -144,7 +145,14 @@ def test_a_files_record_is_verified(made, suffix, tmp_path, monkeypatch, capsys)
     there = ["--teacher", folder / "teacher", "--dataset", folder / "photos"]
     own = ["--student", f"record/{path.name}"]
     measured = [*there, *own, "--samples", 6, "--pictures", 0, "--faithfulness", "--held-out", "occlusion"]
-    assert run("fidelity", *measured, "--output-dir", "record") == 0
+    assert run("fidelity", *measured, "--output-dir", "record", "--card") == 0
+    card = (record / "README.md").read_text()
+    assert f"hf-e2kd explain {path.name} picture.jpg\n" in card and "from_pretrained" not in card
+    with monkeypatch.context() as inside:
+        inside.chdir(record)
+        capsys.readouterr()
+        exec(re.search("```python\n(.*?)```", card, re.DOTALL)[1], {})
+    assert capsys.readouterr().out.strip() in CLASS_NAMES
     assert run("fidelity", "--verify", "record", *there, *own) == 0
     capsys.readouterr()
     assert run("fidelity", "--verify", "record", *there) == {".onnx": 0, ".pt2": 1}[suffix]
