@@ -11,6 +11,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from .. import models
 from ..fidelity.published import has_processor
@@ -107,6 +108,7 @@ def model_card(
         place=repo_id or ".",
         student_place=_place(student) if student is not None else repo_id or ".",
         is_beside=student in (None, "."),
+        is_exported=(record.student.runtime or "").startswith(("onnxruntime ", "torch.export, ")),
         license=data.get("license"),
         picture=picture,
         has_processor=has_processor,
@@ -129,6 +131,7 @@ def model_card(
         length=_length(record.training),
         citations="\n\n".join(citations(record)),
         explainers=EXPLAINERS,
+        explainer_option=_explainer_option(record),
         targets=TARGETS,
     )
     return ModelCard(re.sub(r"\n{3,}", "\n\n", card).strip() + "\n")
@@ -180,6 +183,12 @@ def _place(student: str) -> str:
 def _is_private_path(path: str) -> bool:
     """Tell whether a path names more of this machine than where it lies from the card."""
     return is_private(re.sub(r"^(\.\./)+", "", path))
+
+
+def _explainer_option(record: FidelityRecord) -> Markup:
+    """Write the option by which `hf-e2kd explain` takes the record's method; empty for GradCAM and unknown ones."""
+    name = str(record.explainer.get("name"))
+    return Markup(f" --explainer {name}" if name in EXPLAINERS and name != "gradcam" else "")
 
 
 def _input_shape(record: FidelityRecord) -> str:

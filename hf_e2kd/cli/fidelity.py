@@ -157,6 +157,7 @@ def fidelity(
             student_revision=student_revision,
             teacher=teacher,
             teacher_revision=teacher_revision,
+            processor=processor,
             dataset=dataset,
             dataset_config=dataset_config,
             split=split,

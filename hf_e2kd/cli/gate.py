@@ -57,7 +57,8 @@ def gate(
     """Test requirements on a record's figures, without measuring; the exit code is 3 where one isn't met.
 
     A lower bound is tested on the lower end of the figure's 95 % interval, an upper one on the upper end. Any figure of
-    the record can be named, the worst group's as worst_group_accuracy and one group's as accuracy/GROUP.
+    the record can be named, the worst group's as worst_group_accuracy, one group's as accuracy/GROUP and a held-out
+    method's as explanation_similarity/METHOD.
 
     \b
     Examples:

@@ -16,6 +16,7 @@ from ..experiments.evaluator import Columns, Side, evaluator
 from ..experiments.reaching import absent, check_source
 from ..experiments.sources import Classifier, check_pair, load_classifier, load_split
 from ..explainers import Explainer, build_explainer
+from ..export import gives_gradcam, is_exported
 from ..fidelity import FIDELITY_FILE, DataRecord, Faithfulness, FidelityRecord, ModelRecord, measure_fidelity
 from ..fidelity.describe import unstated_options
 from ..fidelity.verify import Check, check_verifiable, verify
@@ -33,6 +34,7 @@ class Instead:
     """Replacements of a record's statements; None keeps the record's own.
 
     Args:
+        processor: Model whose processor and classes a student's file takes that states none.
         explainer_options: Values of the explainer's options that the record doesn't state.
     """
 
@@ -40,6 +42,7 @@ class Instead:
     student_revision: str | None = None
     teacher: str | None = None
     teacher_revision: str | None = None
+    processor: str | None = None
     dataset: str | None = None
     dataset_config: str | None = None
     split: str | None = None
@@ -89,6 +92,8 @@ def verified(
         batch_size=record.batch_size or 32,
         max_length=instead.max_length or stated.get("max_length"),
         output_dir=str(output_dir),
+        # Of a file that gives logits alone, decisions were measured.
+        explains=method.name != "gradcam" or (gives_gradcam(taught.model) and gives_gradcam(teaching.model)),
     )
     found = measure_fidelity(
         trainer,
@@ -201,12 +206,13 @@ def _models(
             "The record is of a student without a teacher at hand (its explanations were stored or annotated). Name "
             "the teacher and measure anew: hf-e2kd fidelity --teacher A --student B --dataset D."
         )
-    if instead.student is None and (not Path(source).is_dir() or any(folder.glob("*.safetensors"))):
+    lies_beside = not Path(source).is_dir() or any(folder.glob("*.safetensors"))
+    if instead.student is None and lies_beside and not is_exported(record.student.path or ""):
         # It lies beside its record, whose revision would be that of the checkpoint that the student started from.
         student, revision = source, instead.student_revision
     else:
         student, revision = _place(record.student, folder, "student", instead.student, instead.student_revision)
-    taught = load_classifier(student, revision, trust_remote_code)
+    taught = load_classifier(student, revision, trust_remote_code, instead.processor)
     teacher, revision = _place(record.teacher, folder, "teacher", instead.teacher, instead.teacher_revision)
     teaching = load_classifier(teacher, revision, trust_remote_code)
     check_pair(teaching, taught)
@@ -221,10 +227,16 @@ def _place(
         return given, revision
     if model.id is not None:
         return _hub_id(model.id, role), revision or _revision(model.revision, role)
-    if model.path is not None and (path := _below(folder, model.path, role)).is_dir():
+    if model.path is not None and (path := _below(folder, model.path, role)).exists():
+        if path.suffix == ".pt2":
+            raise ValueError(
+                f"The record's {role} is the archive '{path}', and what torch reads in it may run code. Give it by "
+                f"--{role} {os.path.relpath(path)}, if you trust it."
+            )
         return str(path), None
     raise ValueError(
-        f"The record's {role} ({model.name}) isn't published and isn't here. Give it by --{role} FOLDER; its weights "
+        f"The record's {role} ({model.name}) isn't published and isn't here. Give it by --{role} FOLDER, or its "
+        f"exported file; its weights "
         f"must be {model.weights or 'unknown'}."
     )
 

@@ -146,6 +146,6 @@ class TorchProgram(Program):
 
 
 def _precision(numbers: Mapping[torch.dtype, int]) -> str:
-    """Name the types of the weights, that of most of them first."""
-    types = sorted(numbers, key=lambda dtype: -numbers[dtype])
+    """Name the types of the weights, that of most of them first; without sizes and indices, which are int64 or bool."""
+    types = sorted(numbers.keys() - {torch.int64, torch.bool}, key=lambda dtype: -numbers[dtype])
     return ", ".join(str(dtype).removeprefix("torch.") for dtype in types) or "no weights"

@@ -20,6 +20,7 @@ from ..terms.matching import comparison_size
 from .chance import shuffled_similarity
 from .describe import describe_explainer
 from .interpretability.faithfulness import Faithfulness
+from .prefixes import CHANCE, UNTRAINED, chance_levels, without_prefix
 from .protocol import MeasuredTrainer
 from .record import FaithfulnessRecord, HeldOutRecord, MetricValue
 from .samples import sample_metrics
@@ -37,8 +38,7 @@ class FurtherMeasures:
         trainer: Trainer of the student.
         reference: Name of the reference that is measured; None for none.
         student: The student, whole.
-        models: Other students, by the prefix of their values; that of the untrained one ends the chance levels.
-        untrained: Prefix of the untrained student.
+        models: Other students, by the prefix of their values; the untrained one is among the chance levels.
         explainers: Held-out explainers.
         faithfulness: Measurement of faithfulness; None for none.
         samples: Number of samples, for the progress bar.
@@ -53,7 +53,6 @@ class FurtherMeasures:
         reference: str | None,
         student: nn.Module,
         models: Mapping[str, nn.Module],
-        untrained: str,
         explainers: Sequence[str | Explainer],
         faithfulness: Faithfulness | None,
         samples: int,
@@ -72,7 +71,7 @@ class FurtherMeasures:
             )
         self.trainer = trainer
         self.name, self.reference = reference, teacher
-        self.student, self.models, self.untrained = student, models, untrained
+        self.student, self.models = student, models
         self.explainers = [trainer.informed_explainer(each) for each in explainers]
         self.faithfulness = faithfulness
         self.samples = samples
@@ -132,7 +131,7 @@ class FurtherMeasures:
                 total += models * (explainer.forward_passes or 1)
         if self.faithfulness is not None:
             of_each = self.faithfulness.passes("pixel_values" in inputs)
-            trained = models - (self.untrained in self.models)
+            trained = models - (UNTRAINED in self.models)
             # The student's once more, for the random order.
             total += of_each * (1 + (1 + len(self.explainers)) * trained)
         return total
@@ -162,7 +161,7 @@ class FurtherMeasures:
         }
         size = comparison_size(inputs, self.trainer.comparison_grid)
         values = self._similar(own, theirs, inputs)
-        values["chance/shuffled"] = shuffled_similarity(own.explanations[self.name], theirs, size)
+        values[f"{CHANCE}shuffled"] = shuffled_similarity(own.explanations[self.name], theirs, size)
         for prefix, other in found.items():
             similar = self._similar(other, theirs, inputs)
             values |= {f"{prefix}{name}": value for name, value in similar.items() if name != "zero_teacher_maps"}
@@ -210,7 +209,7 @@ class FurtherMeasures:
         taught = self._of_targets(self.reference.model, self.reference.inputs_of(inputs), reference_output.maps, theirs)
         values |= {f"teacher_{name}": value for name, value in taught.items()}
         for prefix, other in found.items():
-            if prefix != self.untrained and self.name in other.explanations:
+            if prefix != UNTRAINED and self.name in other.explanations:
                 explained = other.explanations[self.name].maps
                 assert explained is not None
                 measured = self._of_targets(self.models[prefix], own_inputs, explained, target)
@@ -242,16 +241,14 @@ class FurtherMeasures:
         """
         records = []
         for number, explainer in enumerate(self.explainers):
-            own = under(figures, held_out_prefix(number))
-            chance = under(own, "chance/")
-            if (untrained := own.get(f"{self.untrained}explanation_similarity")) is not None:
-                chance["untrained"] = untrained
+            prefix = held_out_prefix(number)
+            own = {name.removeprefix(prefix): figure for name, figure in figures.items() if name.startswith(prefix)}
             records.append(
                 HeldOutRecord(
                     explainer=describe_explainer(explainer),
-                    figures={name: figure for name, figure in own.items() if "/" not in name},
-                    compared={title: under(own, prefix) for prefix, title in titles.items()},
-                    chance=chance,
+                    figures=without_prefix(own),
+                    compared={title: without_prefix(own, other) for other, title in titles.items()},
+                    chance=chance_levels(own),
                 )
             )
         return records
@@ -260,17 +257,12 @@ class FurtherMeasures:
         """Record how faithfulness was measured, and what it is by chance; None where it wasn't."""
         if self.faithfulness is None:
             return None
-        return FaithfulnessRecord(self.faithfulness.options(modality), under(figures, RANDOM))
+        return FaithfulnessRecord(self.faithfulness.options(modality), without_prefix(figures, RANDOM))
 
 
 def held_out_prefix(number: int) -> str:
     """Prefix of the values of a held-out explainer."""
     return f"held out {number}/"
-
-
-def under(figures: Mapping[str, MetricValue], prefix: str) -> dict[str, MetricValue]:
-    """Select the figures with a prefix, without it."""
-    return {name.removeprefix(prefix): figure for name, figure in figures.items() if name.startswith(prefix)}
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..choices import did_you_mean
-from .groups import SMALLEST_GROUP, WORST_GROUP, is_lower_better
+from .groups import NEITHER_GOOD_NOR_BAD, SMALLEST_GROUP, WORST_GROUP, is_lower_better
 from .record import FidelityRecord, MetricValue
 
 On = Literal["interval", "value"]
@@ -15,7 +15,7 @@ On = Literal["interval", "value"]
 
 _REQUIREMENT = re.compile(r"\s*(?P<figure>[^<>=≤≥]+?)\s*(?P<relation>>=|<=|≥|≤)\s*(?P<bound>\S+)\s*")
 _NOT_THE_STUDENTS = ("teacher_", "zero_teacher_")
-_NEITHER_GOOD_NOR_BAD = ("agreement_where_teacher_errs",)
+_WITHOUT_GROUPS = "Groups are measured with --group-column."
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,8 @@ class Requirement:
     """A bound on a figure.
 
     Args:
-        figure: Name of the figure, or of a group's as `"accuracy/land"`.
+        figure: Name of the figure, of a group's as `"accuracy/land"`, or of a held-out explainer's as
+            `"explanation_similarity/occlusion"`.
         at_least: True for a lower bound, False for an upper one.
         bound: The bound, which itself is allowed.
     """
@@ -103,23 +104,32 @@ def check_baseline(record: FidelityRecord, baseline: FidelityRecord) -> list[Ver
         baseline: Earlier record, of it or of another student, measured in the same way.
 
     Returns:
-        A verdict for each of the earlier record's figures, but for those of the teacher.
+        A verdict for each of the earlier record's figures, by group and held-out explainer too, but for those of the
+        teacher.
 
     Raises:
         ValueError: the records are of different explanations or problems, so that their figures can't be compared; or
             the earlier one has no figures.
     """
-    for name in ("problem", "explainer", "teacher_explainer", "target", "comparison_grid"):
-        stated, own = getattr(baseline, name), getattr(record, name)
+    names = ("problem", "explainer", "teacher_explainer", "target", "comparison_grid")
+    settings = [(name.replace("_", " "), getattr(baseline, name), getattr(record, name)) for name in names]
+    if baseline.faithfulness is not None and record.faithfulness is not None:
+        settings.append(("faithfulness", baseline.faithfulness.options, record.faithfulness.options))
+    anew = {each.explainer.get("name"): each.explainer for each in record.held_out}
+    for held_out in baseline.held_out:
+        stated = held_out.explainer
+        settings.append(("held-out explainer", stated, anew.get(stated.get("name"), stated)))
+    for title, stated, own in settings:
         if stated != own:
             raise ValueError(
-                f"The earlier record's {name.replace('_', ' ')} is {stated!r:.200}, and this one's {own!r:.200}: their "
-                "figures can't be compared. Measure both in the same way."
+                f"The earlier record's {title} is {stated!r:.200}, and this one's {own!r:.200}: their figures can't be "
+                "compared. Measure both in the same way."
             )
+    found = _all_figures(record)
     verdicts = [
-        _compared(name, stated, record.figures.get(name))
-        for name, stated in baseline.figures.items()
-        if not name.startswith(_NOT_THE_STUDENTS) and name not in _NEITHER_GOOD_NOR_BAD
+        _compared(name, figure, found.get(name))
+        for name, figure in _all_figures(baseline).items()
+        if not name.startswith(_NOT_THE_STUDENTS) and name.split("/")[0] not in NEITHER_GOOD_NOR_BAD
     ]
     if not verdicts:
         raise ValueError("The earlier record has no figures of a student to compare with.")
@@ -155,15 +165,23 @@ def _compared(name: str, stated: MetricValue, found: MetricValue | None) -> Verd
     return _tested(Requirement(name, at_least, bound), found, "value")
 
 
+def _all_figures(record: FidelityRecord) -> dict[str, MetricValue]:
+    """Collect a record's figures by name; of a group or a held-out explainer, its own name follows after a slash."""
+    parts = [] if record.groups is None else [*record.groups.figures.items()]
+    parts += [(str(each.explainer.get("name")), each.figures) for each in record.held_out]
+    return {**record.figures, **{f"{name}/{part}": figure for part, own in parts for name, figure in own.items()}}
+
+
 def _figure_named(record: FidelityRecord, name: str) -> MetricValue:
-    groups = {} if record.groups is None else record.groups.figures
-    figures = {**{f"{each}/{group}": own[each] for group, own in groups.items() for each in own}, **record.figures}
+    figures = _all_figures(record)
     if name in figures:
         return figures[name]
-    by_group = f", and by group as '{next(iter(figures))}'" if groups else ""
+    further = next((each for each in figures if "/" in each), None)
+    parts = [*(["group"] if record.groups else []), *(["held-out explainer"] if record.held_out else [])]
+    by_part = f", and by {' and by '.join(parts)} as '{further}'" if further else ""
     hint = did_you_mean(name, figures)
     if name.startswith(WORST_GROUP):
-        hint = f"No group has {SMALLEST_GROUP} samples of it." if groups else "Groups are measured with --group-column."
+        hint = f"No group has {SMALLEST_GROUP} samples of it." if record.groups else _WITHOUT_GROUPS
     raise ValueError(
-        f"No figure '{name}' was measured. Measured: {', '.join(record.figures) or 'none'}{by_group}. {hint}".rstrip()
+        f"No figure '{name}' was measured. Measured: {', '.join(record.figures) or 'none'}{by_part}. {hint}".rstrip()
     )

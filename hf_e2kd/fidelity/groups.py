@@ -27,12 +27,15 @@ WORST_GROUP = "worst_group_"
 LOWER_IS_BETTER = frozenset({"deletion", "label_mae", "mae", "negative_flips", "sufficiency", "zero_student_maps"})
 """Figures whose lower values are the better ones."""
 
+NEITHER_GOOD_NOR_BAD = ("agreement_where_teacher_errs",)
+"""Figures without a better direction."""
+
 _NOT_THE_STUDENTS = ("teacher_", "zero_teacher_", "worst_", "_")
-_NEITHER_GOOD_NOR_BAD = ("agreement_where_teacher_errs",)
 
 
 def is_lower_better(figure: str) -> bool:
-    """Tell whether lower values of a figure are the better ones, of one of a group or a class too."""
+    """Tell whether lower values of a figure are the better ones, of one of a group, class or held-out explainer too."""
+    figure = figure.split("/")[0]
     for part in (WORST_GROUP, "worst_class_"):
         figure = figure.removeprefix(part)
     return figure in LOWER_IS_BETTER
@@ -100,7 +103,7 @@ def worst_groups(groups: Mapping[str, Mapping[str, MetricValue]]) -> dict[str, M
     """
     found = {}
     for figure in dict.fromkeys(figure for figures in groups.values() for figure in figures):
-        if figure.startswith(_NOT_THE_STUDENTS) or figure in _NEITHER_GOOD_NOR_BAD:
+        if figure.startswith(_NOT_THE_STUDENTS) or figure in NEITHER_GOOD_NOR_BAD:
             continue
         counted = {
             group: figures[figure]

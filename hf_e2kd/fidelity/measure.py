@@ -119,7 +119,7 @@ def measure_fidelity(
     further: FurtherMeasures | None = None
     if explainers or faithfulness:
         measure = faithfulness if isinstance(faithfulness, Faithfulness) else Faithfulness() if faithfulness else None
-        further = FurtherMeasures(trainer, name, student, others, UNTRAINED, explainers, measure, len(rows))
+        further = FurtherMeasures(trainer, name, student, others, explainers, measure, len(rows))
     mapless = students_without_maps(others, trainer.explainer)
     shown: dict[str, torch.Tensor] = {}
 

@@ -18,7 +18,7 @@ class MetricValue:
         value: The mean over the samples that count, or a statistic of all of them (F1, mAP).
         low, high: Ends of its 95 % bootstrap interval; None where none was computed.
         samples: Number of samples that count.
-        detail: Name of the class that the value is of, as of the worst one; None for all samples.
+        detail: Name of the class or group that the value is of, as of the worst one; None for all samples.
     """
 
     value: float

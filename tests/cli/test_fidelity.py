@@ -329,7 +329,7 @@ def test_a_revision_of_the_hub(place, monkeypatch):
     replace(record, student=replace(record.student, revision="a" * 40)).save(folder)
     asked, load = [], verification.load_classifier
 
-    def loaded(source, revision, trusted):
+    def loaded(source, revision, trusted, processor=None):
         asked.append((source, revision))
         return load("student" if source == "me/student" else source, None, trusted)
 

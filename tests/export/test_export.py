@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 
 import numpy as np
 import pytest
@@ -124,12 +126,44 @@ def test_fidelity_of_a_file_is_its_models(made, suffix, tmp_path, capsys):
         assert deployed.figures[name].value == pytest.approx(figure.value, abs=1e-5), name
     runtime = {".pt2": "torch.export, torch ", ".onnx": "onnxruntime "}[suffix]
     assert deployed.student.runtime.startswith(runtime)
-    assert deployed.student.precision.split(",")[0] == "float32"
+    assert deployed.student.precision == "float32"  # sizes and indices are no weights
     assert deployed.student.architecture == own.student.architecture == "ResNetForImageClassification"
     assert deployed.student.cost.parameters >= own.student.cost.parameters
     # With the map's: a product over 16 channels at each of 4×4 cells.
     assert deployed.student.cost.flops == {".pt2": own.student.cost.flops + 2 * 16 * 16, ".onnx": None}[suffix]
     assert deployed.explainer == own.explainer and deployed.teacher_explainer is None
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_files_record_is_verified(made, suffix, tmp_path, monkeypatch, capsys):
+    """Prevents: a card whose code loads no file, one beside its record that isn't found, an archive opened unasked."""
+    folder, path = made(suffix)
+    monkeypatch.chdir(tmp_path)
+    record = tmp_path / "record"
+    record.mkdir()
+    shutil.copy(path, record)
+    there = ["--teacher", folder / "teacher", "--dataset", folder / "photos"]
+    own = ["--student", f"record/{path.name}"]
+    measured = [*there, *own, "--samples", 6, "--pictures", 0, "--faithfulness", "--held-out", "occlusion"]
+    assert run("fidelity", *measured, "--output-dir", "record", "--card") == 0
+    card = (record / "README.md").read_text()
+    assert f"hf-e2kd explain {path.name} picture.jpg\n" in card and "from_pretrained" not in card
+    with monkeypatch.context() as inside:
+        inside.chdir(record)
+        capsys.readouterr()
+        exec(re.search("```python\n(.*?)```", card, re.DOTALL)[1], {})
+    assert capsys.readouterr().out.strip() in CLASS_NAMES
+    assert run("fidelity", "--verify", "record", *there, *own) == 0
+    capsys.readouterr()
+    assert run("fidelity", "--verify", "record", *there) == {".onnx": 0, ".pt2": 1}[suffix]
+    shown = capsys.readouterr()
+    if suffix == ".onnx":
+        assert "holds student's weights" in shown.out and "holds occlusion, deletion" in shown.out
+    else:
+        assert "may run code. Give it by --student record/student.pt2" in shown.err
+    (record / path.name).unlink()
+    assert run("fidelity", "--verify", "record", *there) == 1
+    assert "isn't here. Give it by --student FOLDER, or its exported file" in capsys.readouterr().err
 
 
 def test_logits_alone(made, tmp_path, capsys):
@@ -148,6 +182,7 @@ def test_logits_alone(made, tmp_path, capsys):
     assert run("fidelity", *line, "--output-dir", tmp_path / "record") == 0
     assert "agreement" in (figures := FidelityRecord.load(tmp_path / "record").figures)
     assert "explanation_similarity" not in figures
+    assert run("fidelity", "--verify", tmp_path / "record", *line[:-2]) == 0
     with pytest.raises(ValueError, match="has no gradients"):
         explain(plain, wide, "saliency")
 
@@ -254,6 +289,8 @@ def test_onnx_files_of_others(made, tmp_path, capsys):
     assert "by --processor" in capsys.readouterr().err
     assert run("fidelity", *line, "--output-dir", tmp_path / "record", "--processor", folder / "student") == 0
     assert "agreement" in FidelityRecord.load(tmp_path / "record").figures
+    again = ["--verify", tmp_path / "record", *line[:-2], "--processor", folder / "student"]
+    assert run("fidelity", *again) == 0
     exported = load_exported(foreign)
     expected = build("resnet")(images(3)).logits.detach()
     torch.testing.assert_close(exported(pixel_values=images(3))["logits"], expected, rtol=1e-5, atol=1e-5)

@@ -17,6 +17,7 @@ from hf_e2kd.fidelity.interpretability.faithfulness import (
     comprehensiveness,
     deletion_curve,
     insertion_curve,
+    pixel_ranks,
     sufficiency,
 )
 from hf_e2kd.fidelity.interpretability.road import impute, road_curve
@@ -192,3 +193,27 @@ def test_costs_are_those_that_were_run(tiny):
     rows.clear()
     measure(counting(build_text("bert")), token_batch(), torch.rand(2, 9), TARGET)
     assert sum(rows) == 2 * measure.passes(is_image=False)
+
+
+def test_ranks_are_those_of_the_scores():
+    """Prevents: an order by place in the faint part of a map, or one that rounding errors decide."""
+    faint = torch.rand(1, 8, 8, generator=torch.Generator().manual_seed(4))
+    faint[0, 3, 3] = 1e7
+    pixels = torch.zeros(1, 3, 8, 8)
+    for maps in (faint, -faint):
+        order = maps.flatten().argsort(descending=True)
+        assert torch.equal(pixel_ranks(maps, pixels).flatten().argsort(), order)
+    equal = torch.tensor([[[1.0, -1.0], [1.0, -1.0]]]) * torch.tensor([1 - 1e-7, 1 + 1e-7])[:, None]
+    assert pixel_ranks(equal, torch.zeros(1, 3, 2, 2)).tolist() == [[[0, 2], [1, 3]]]
+
+
+def test_a_share_of_words_is_whole_words():
+    """Prevents: a word too many, as 0.6 · 25 is more than 15 in floating point."""
+    ids = torch.arange(5, 30)[None]
+    model = FunctionModel(lambda input_ids, attention_mask: torch.stack([attention_mask.sum(1) / 25.0] * 2, 1))
+    model.config = type("Config", (), {"problem_type": "multi_label_classification"})()
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    scores = torch.arange(25.0)[None]
+    found = comprehensiveness(model, inputs, scores, torch.tensor([0]), (0.6,))
+    whole, left = torch.tensor(1.0).sigmoid(), torch.tensor(10 / 25).sigmoid()
+    assert found.item() == pytest.approx((whole - left).item(), abs=1e-6)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from hf_e2kd.fidelity import GroupsRecord, MetricValue
+from hf_e2kd.fidelity import FaithfulnessRecord, GroupsRecord, HeldOutRecord, MetricValue
 from hf_e2kd.fidelity.gate import Requirement, check_baseline, check_requirements, parse_requirement, same_samples
 from tests.fidelity.test_verify import record
 
@@ -116,3 +116,45 @@ def test_records_that_cannot_be_compared():
         check_baseline(made(), replace(made(), figures={}))
     assert same_samples(made(), made())
     assert not same_samples(made(), replace(made(), data=replace(made().data, fingerprint="sha256:e")))
+
+
+def test_figures_of_groups_and_held_out_explainers():
+    """Prevents: a held-out similarity, or one group, that falls unseen; more of sufficiency taken for better."""
+    figures = {
+        "explanation_similarity": MetricValue(0.5, 0.4, 0.6, 100),
+        "sufficiency": MetricValue(0.2, 0.1, 0.3, 100),
+    }
+    explainer = {"name": "occlusion", "options": {"patch": 0.1}}
+    groups = GroupsRecord(["place"], {"land": {**figures, "agreement_where_teacher_errs": MetricValue(0.5, 0.1, 0.9)}})
+    earlier = replace(
+        made(),
+        groups=groups,
+        held_out=[HeldOutRecord(explainer, {**figures, "teacher_sufficiency": MetricValue(0.1, 0.0, 0.2)})],
+        faithfulness=FaithfulnessRecord({"fractions": [0.5]}),
+    )
+    assert outcome("explanation_similarity/occlusion>=.4", earlier) == (True, 0.4)
+    assert outcome("sufficiency/occlusion<=.25", earlier) == (False, 0.3)
+    with pytest.raises(ValueError, match="by group and by held-out explainer as 'explanation_similarity/land'"):
+        outcome("explanation_similarity/occlsion>=.4", earlier)
+
+    def failed(record):
+        return [verdict.requirement for verdict in check_baseline(record, earlier) if verdict.passes is False]
+
+    verdicts = check_baseline(earlier, earlier)
+    assert len(verdicts) == 1 + 2 * len(figures) and not failed(earlier)
+    worse = {"explanation_similarity": MetricValue(0.3, 0.2, 0.4, 100), "sufficiency": MetricValue(0.35, 0.3, 0.4, 100)}
+    assert failed(replace(earlier, held_out=[HeldOutRecord(explainer, worse)])) == [
+        "explanation_similarity/occlusion >= 0.4",
+        "sufficiency/occlusion <= 0.3",
+    ]
+    assert failed(replace(earlier, groups=GroupsRecord(["place"], {"land": worse}))) == [
+        "explanation_similarity/land >= 0.4",
+        "sufficiency/land <= 0.3",
+    ]
+    assert len(failed(replace(earlier, held_out=[]))) == 2
+    for changed in (
+        {"held_out": [HeldOutRecord({**explainer, "options": {"patch": 0.5}}, figures)]},
+        {"faithfulness": FaithfulnessRecord({"fractions": [0.1]})},
+    ):
+        with pytest.raises(ValueError, match="can't be compared"):
+            check_baseline(replace(earlier, **changed), earlier)

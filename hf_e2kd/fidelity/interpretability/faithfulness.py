@@ -28,8 +28,8 @@ STEPS = 16
 FRACTIONS = (0.01, 0.05, 0.1, 0.2, 0.5)
 """Shares of a text's words, as in ERASER."""
 
-ROUNDED_TO = 1e5
-"""Levels of a map's strength, up to its peak, within which pixels or words count as equal."""
+ROUNDED_BITS = 6
+"""Last bits of a float32 score, about 1e-5 of it, in which equal pixels or words may differ by rounding errors."""
 
 _BLUR = {"kernel_size": [11, 11], "sigma": [5.0, 5.0]}  # as in RISE's code
 
@@ -222,9 +222,11 @@ def pixel_ranks(maps: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
 
 def _ranks(scores: torch.Tensor) -> torch.Tensor:
     """Rank scores (B, N), the highest 0; of those that differ by rounding errors alone, the first one leads."""
-    peak = scores.abs().masked_fill(scores.isinf(), 0).amax(dim=1, keepdim=True)  # a word that isn't there has −inf
-    scores = (scores / torch.where(peak > 0, peak, 1) * ROUNDED_TO).round()
-    return scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    # Digits of each score, not levels of the peak: beside one bright pixel all others would count as equal.
+    last = 1 << ROUNDED_BITS
+    bits = scores.float().view(torch.int32)
+    rounded = ((bits + last // 2) & -last).view(torch.float32)
+    return rounded.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
 
 
 def _pixels_of(numbers: torch.Tensor, steps: int, ranks: torch.Tensor) -> torch.Tensor:
@@ -274,10 +276,12 @@ def _text_drop(
     scores = maps[:, : len(places)] if inputs.get("word_ids") is not None else _of_units(maps, units, len(places))
     # Places beyond a text's own words come last.
     ranks = _ranks(scores.masked_fill(places >= counts[:, None], -torch.inf))
-    shares = torch.tensor([*fractions, 0.0 if not keeps else 1.0], device=units.device)
+    shares = torch.tensor([*fractions, 0.0 if not keeps else 1.0], dtype=torch.float64)
+    # 0.6 of 25 words are 15, though the product of the two floats is more.
+    taken = (shares[:, None] * counts.cpu() - 1e-9).ceil().to(units)
 
     def vary(some: dict[str, Any], rows: torch.Tensor, numbers: torch.Tensor) -> dict[str, Any]:
-        highest = ranks[rows] < (shares[numbers] * counts[rows]).ceil()[:, None]
+        highest = ranks[rows] < taken[numbers, rows][:, None]
         return removal.text_without(model, some, highest if keeps else ~highest)
 
     values = _curve(model, inputs, target, len(shares), vary, batch_size, "Words")
