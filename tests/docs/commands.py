@@ -163,7 +163,9 @@ INSTALLED: dict[str, MagicMock] = {}
 def check_install(words: list[str]) -> None:
     """`pip install …`: nothing is installed, but what follows may import it."""
     assert words[0] == "install" and len(words) > 1, f"pip {shlex.join(words)} installs nothing."
-    INSTALLED.update({name.replace("-", "_"): MagicMock() for name in words[1:] if not name.startswith("-")})
+    names = [name.replace("-", "_") for name in words[1:]]
+    # A path or a requirement with extras names no module, as in `pip install -e '.[dev]'`.
+    INSTALLED.update({name: MagicMock() for name in names if name.isidentifier()})
 
 
 CHECKS: dict[str, Callable[[list[str]], None]] = {
