@@ -13,21 +13,19 @@ from ..cards.plots import COLORMAP
 
 STUDENT = (0, 114, 178)  # blue, where the student looks more
 TEACHER = (230, 159, 0)  # orange, where the teacher does: told apart by colour-blind people, and dark against light
-FAINTEST = 0.25  # share of the opacity that the weakest part of a map has; the strongest has all of it
 
 
 def draw_map(image: Image.Image, strength: torch.Tensor, opacity: float) -> Image.Image:
-    """Draw a map in viridis over its image in grey; the grey image alone where the map is empty.
+    """Draw a map in viridis over its image in grey, more transparent the weaker it is, and wholly so at 0.
 
     Args:
         strength: Map (h, w) from 0 to 1, enlarged bilinearly to the image.
         opacity: Opacity of the strongest part, from 0 to 1.
     """
-    if not strength.any():
-        return _blend(image, np.zeros((1, 1, 3)), np.zeros((1, 1)))
     values = _enlarged(strength, image)
     colours = colormaps[COLORMAP](values)[..., :3]
-    return _blend(image, colours, opacity * (FAINTEST + (1 - FAINTEST) * values))
+    # As its square root, or what is half as strong would hardly be seen.
+    return _blend(image, colours, opacity * np.sqrt(values))
 
 
 def draw_difference(image: Image.Image, difference: torch.Tensor, opacity: float) -> Image.Image:
