@@ -86,7 +86,7 @@ class Answers:
         known = None if row is None else self.browsed[row]
         # A text may have been changed since it was chosen.
         if known is not None and (not isinstance(known.sample, str) or known.sample == comparison.sample):
-            comparison = replace(comparison, position=known.position, label=known.label)
+            comparison = replace(comparison, position=known.position, label=known.label, judged=known.judged)
         return self.draw(comparison, opacity), comparison
 
     def draw(self, comparison: Comparison | None, opacity: float) -> str:

@@ -13,7 +13,7 @@ from PIL import Image
 from ..cards.escaping import escape_html
 from ..cards.plots import COLORMAP
 from ..cards.word_plots import AGAINST, AGAINST_DARK, FOR, FOR_DARK, WordRow, WordSample, word_rows
-from .comparison import Comparison, Reading, strength
+from .comparison import Comparison, Reading, spelled, strength, synonyms
 from .drawing import STUDENT, TEACHER, data_uri, draw_difference, draw_map, place_of
 
 OPACITY = 0.75
@@ -128,7 +128,7 @@ def verdict(comparison: Comparison) -> str:
             f'<p class="verdict agree">The teacher scores <b>{_score(teacher_score)}</b>, the student '
             f"<b>{_score(student_score)}</b> (student − teacher: {_score(student_score - teacher_score, '+')}).</p>"
         )
-    teacher, student = (f"<b>{escape_html(each.names[0])}</b>" for each in (comparison.teacher, comparison.student))
+    teacher, student = (f"<b>{_class_name(each.names[0])}</b>" for each in (comparison.teacher, comparison.student))
     if comparison.agree:
         return f'<p class="verdict agree" dir="auto">✓ Same class: both choose {teacher}.</p>'
     return (
@@ -143,7 +143,7 @@ def caption(comparison: Comparison) -> str:
     if comparison.student.score is not None:
         parts = [" | ".join(f"{each.score:.2f}" for each in sides)]
     else:
-        teacher, student = (textwrap.shorten(each.names[0], 24, placeholder=" …") for each in sides)
+        teacher, student = (textwrap.shorten(first_synonym(each.names[0]), 24, placeholder=" …") for each in sides)
         parts = [f"✓ {teacher}" if comparison.agree else f"✗ {teacher} | {student}"]
     if comparison.similarity is not None:
         parts.append(f"{comparison.similarity:.2f}")
@@ -174,6 +174,27 @@ def word_legend() -> str:
     )
 
 
+def first_synonym(name: str) -> str:
+    """Return the first of a class's synonyms, as ImageNet's names list them.
+
+    Example:
+        >>> first_synonym("tench, Tinca tinca")
+        'tench'
+    """
+    return name.split(",")[0].strip() or name
+
+
+def is_right(reading: Reading, label: str) -> bool:
+    """Tell whether a model's top class is the true one, by its whole name or one of its synonyms."""
+    return spelled(label) in synonyms(reading.names[0])
+
+
+def _class_name(name: str) -> str:
+    """Render a class by its first synonym, with all of them on hover."""
+    first = first_synonym(name)
+    return escape_html(name) if first == name else f'<span title="{escape_html(name)}">{escape_html(first)}</span>'
+
+
 def _facts(comparison: Comparison) -> str:
     values = comparison.similarity
     similar = "none, the teacher's map is empty" if values is None else f"{values:.2f}"
@@ -184,7 +205,15 @@ def _facts(comparison: Comparison) -> str:
     }
     if comparison.label is not None:
         facts["Label" if comparison.student.score is not None else "True class"] = comparison.label
-    listed = " · ".join(f"{name}: <b>{escape_html(value)}</b>" for name, value in facts.items())
+    listed = " · ".join(
+        f"{name}: <b>{_class_name(value) if name.endswith('class') else escape_html(value)}</b>"
+        for name, value in facts.items()
+    )
+    if comparison.label is not None and comparison.judged:
+        sides = {"teacher": comparison.teacher, "student": comparison.student}
+        listed += "".join(
+            f" · {side} {'✓ right' if is_right(each, comparison.label) else '✗ wrong'}" for side, each in sides.items()
+        )
     return f'<p class="facts" dir="auto">{listed}</p>'
 
 
@@ -226,7 +255,7 @@ def _top(reading: Reading) -> str:
     if reading.score is not None:
         return f'<p class="note">score {_score(reading.score)}</p>'
     classes = "".join(
-        f'<li style="--p:{100 * probability:.0f}%"><span dir="auto">{escape_html(name)}</span> '
+        f'<li style="--p:{100 * probability:.0f}%"><span dir="auto">{_class_name(name)}</span> '
         f'<span class="percent">{_percent(probability)}</span></li>'
         for name, probability in zip(reading.names, reading.probabilities, strict=True)
     )

@@ -65,7 +65,7 @@ def test_a_report_of_images(place, tmp_path, capsys):
     assert len(re.findall("<section", page)) == 4 and page.count("was left out: The image can&#x27;t be decoded") == 1
     assert set(re.findall("True class: <b>(.*?)</b>", page)) == set(CLASS_NAMES[:2])
     order = [
-        ("✓" in section, float(re.search(r"similarity: <b>(\S+)</b>", section)[1]))
+        ("✓ Same class" in section, float(re.search(r"similarity: <b>(\S+)</b>", section)[1]))
         for section in page.split("<section")[1:]
     ]
     assert order == sorted(order)

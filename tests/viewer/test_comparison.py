@@ -34,6 +34,7 @@ def test_classes_are_matched_by_name():
         assert found.teacher.probabilities == pytest.approx(found.student.probabilities, abs=1e-5)
         assert found.similarity == pytest.approx(1, abs=1e-5)
         assert found.difference().abs().max() < 1e-4
+        assert pair.knows(pair.names[1].upper()) and not pair.knows("sofa")
         assert found.explained == (pair.names[1] if target == 1 else found.teacher.names[0])
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from hf_e2kd.explainers import build_explainer
 from hf_e2kd.viewer.comparison import Comparison, Reading
 from hf_e2kd.viewer.drawing import STUDENT, TEACHER, draw_difference, draw_map, place_of
-from hf_e2kd.viewer.markup import DifferenceRow, comparison_section
+from hf_e2kd.viewer.markup import DifferenceRow, caption, comparison_section
 from hf_e2kd.viewer.report import report_page, write_report
 
 from .pairs import SENTENCE, image_pair, photo, text_pair
@@ -102,6 +102,18 @@ def test_agreement_is_said_in_words():
     page = comparison_section(same)
     assert "✓ Same class: both choose <b>tench</b>." in page and "empty map" in page
     assert "75 %" in page and "5.0 %" in page
+
+
+def test_synonyms():
+    """Prevents: a right answer called wrong since the folder has one of its names, or a line of Latin names."""
+    names = "tench, Tinca tinca"
+    found = compared(label="Tinca_tinca", judged=True, explained=names)
+    found = replace(found, teacher=replace(found.teacher, names=[names, "other"]))
+    page = comparison_section(found)
+    assert "teacher ✓ right · student ✗ wrong" in page
+    assert f'the teacher chooses <b><span title="{names}">tench</span></b>' in page
+    assert caption(found).startswith("✗ tench | eel")
+    assert "✗ wrong" not in comparison_section(replace(found, judged=False))  # of a label space of its own
 
 
 def test_small_differences_of_words_stay_small():
