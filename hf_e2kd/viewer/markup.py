@@ -45,6 +45,8 @@ STYLE = """
 .e2kd .top-classes {{ display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 1rem; margin: .75rem 0; }}
 .e2kd figure {{ margin: 0; }}
 .e2kd figure img {{ display: block; width: 100%; height: auto; margin: .25rem 0; border-radius: .2rem; }}
+.e2kd .picture {{ position: relative; }}
+.e2kd figure .layer {{ position: absolute; inset: 0; margin: 0; opacity: var(--opacity, {opacity}); }}
 .e2kd ol {{ list-style: none; margin: 0; padding: 0; font-size: .9rem; }}
 .e2kd li {{ display: flex; justify-content: space-between; gap: .5rem; padding: .1rem .35rem; margin: .15rem 0;
   background: linear-gradient(var(--bar), var(--bar)) no-repeat left / var(--p) 100%; }}
@@ -89,7 +91,12 @@ def style(dark: str) -> str:
     light = LIGHT.format(for_light=_numbers(FOR), against_light=_numbers(AGAINST))
     dark = dark.format(DARK.format(for_dark=_numbers(FOR_DARK), against_dark=_numbers(AGAINST_DARK)))
     return STYLE.format(
-        light=light, dark_rule=dark, viridis=stops, student=_numbers(STUDENT), teacher=_numbers(TEACHER)
+        light=light,
+        dark_rule=dark,
+        viridis=stops,
+        student=_numbers(STUDENT),
+        teacher=_numbers(TEACHER),
+        opacity=OPACITY,
     )
 
 
@@ -104,15 +111,14 @@ class DifferenceRow(WordRow):
         return ["blue, solid: student higher", "orange, dotted: teacher higher"] if any(self.scores) else ["none"]
 
 
-def comparison_section(comparison: Comparison, opacity: float = OPACITY, number: int = 1) -> str:
+def comparison_section(comparison: Comparison, number: int = 1) -> str:
     """Render one sample: both models' agreement, classes and explanations.
 
     Args:
-        opacity: Opacity of the maps over an image, from 0 to 1.
         number: Number of the section on the page.
     """
     heading = "Comparison" if comparison.position is None else f"Row {comparison.position}"
-    body = _words(comparison, number) if isinstance(comparison.sample, str) else _tiles(comparison, opacity)
+    body = _words(comparison, number) if isinstance(comparison.sample, str) else _tiles(comparison)
     notes = "".join(f'<p class="note">{escape_html(note)}</p>\n' for note in comparison.notes)
     return (
         f'<section aria-labelledby="comparison-{number}">\n<h2 id="comparison-{number}">{heading}</h2>'
@@ -217,28 +223,30 @@ def _facts(comparison: Comparison) -> str:
     return f'<p class="facts" dir="auto">{listed}</p>'
 
 
-def _tiles(comparison: Comparison, opacity: float) -> str:
+def _tiles(comparison: Comparison) -> str:
     image = comparison.sample
     assert not isinstance(image, str)
-    sides = {}
+    sides, grey = {}, image.convert("L")
     for heading, reading in (("Teacher", comparison.teacher), ("Student", comparison.student)):
         drawn = strength(reading.map, image)
         seen = f"{heading}'s explanation: " + (f"strongest {place_of(drawn)}." if drawn.any() else "an empty map.")
         empty = "" if drawn.any() else '<p class="note">empty map</p>'
-        sides[heading] = _tile(heading, draw_map(image, drawn, opacity), seen, _top(reading) + empty)
+        sides[heading] = _tile(heading, grey, seen, _top(reading) + empty, draw_map(image, drawn))
     difference = comparison.difference()
     seen = _difference_in_words(difference)
-    difference_tile = _tile(
-        "Difference", draw_difference(image, difference, opacity), seen, f'<p class="note">{escape_html(seen)}</p>'
-    )
+    note = f'<p class="note">{escape_html(seen)}</p>'
+    difference_tile = _tile("Difference", grey, seen, note, draw_difference(image, difference))
     shown = _tile("Image", image, "What both models are shown.", '<p class="note">What both models are shown.</p>')
     return f'<div class="tiles">\n{sides["Teacher"]}\n{sides["Student"]}\n{difference_tile}\n{shown}\n</div>'
 
 
-def _tile(heading: str, picture: Image.Image, seen: str, below: str) -> str:
+def _tile(heading: str, picture: Image.Image, seen: str, below: str, layer: Image.Image | None = None) -> str:
+    """Render a picture with its heading, under a layer whose opacity the page's style sets."""
+    size = f'width="{picture.width}" height="{picture.height}"'
+    over = "" if layer is None else f'<img class="layer" src="{data_uri(layer)}" alt="" {size}>'
     return (
-        f'<figure><h3>{heading}</h3><img src="{data_uri(picture)}" alt="{escape_html(seen)}" width="{picture.width}" '
-        f'height="{picture.height}"><figcaption>{below}</figcaption></figure>'
+        f'<figure><h3>{heading}</h3><div class="picture"><img src="{data_uri(picture)}" alt="{escape_html(seen)}" '
+        f"{size}>{over}</div><figcaption>{below}</figcaption></figure>"
     )
 
 

@@ -188,7 +188,7 @@ def test_scores_are_shown_as_scores():
     for model, tokenizer, reading in ((teacher, TEACHER, found.teacher), (student, STUDENT, found.student)):
         inputs = tokenizer([SENTENCE], return_tensors="pt", truncation=True, max_length=24)
         assert reading.score == pytest.approx(model(**inputs).logits.item(), abs=1e-5)
-    page = comparison_section(found, 0.5, 1)
+    page = comparison_section(found)
     assert f"The teacher scores <b>{found.teacher.score:.3f}</b>" in page and "%</span>" not in page
     assert caption(found).startswith(f"{found.teacher.score:.2f} | {found.student.score:.2f} · ")
     assert "Same class" not in report_page([found, found], {})
