@@ -94,4 +94,4 @@ def report_of(settings: Settings, folder: str | Path) -> Path:
     """
     viewing = load(settings)
     comparisons, left_out = browse(viewing)
-    return write_report(folder, report_page(comparisons, facts(settings), notes=left_out))
+    return write_report(folder, report_page(comparisons, facts(viewing.settings), notes=left_out))
