@@ -48,6 +48,8 @@ addEventListener("keydown", event => {
 </script>"""
 # So that what is typed replaces the chosen class, and finds another one.
 SELECT_TEXT = "() => document.activeElement.select?.()"
+# In the style, so that no request is needed.
+SET_OPACITY = "opacity => document.getElementById('result').style.setProperty('--opacity', opacity)"
 # On a phone the result stands below what was given, and everywhere above the samples.
 SHOW_RESULT = """() => {
   const result = document.getElementById("result"), { top } = result.getBoundingClientRect();
@@ -66,9 +68,7 @@ class Answers:
     def __init__(self, viewing: Viewing, browsed: list[Comparison]):
         self.viewing, self.browsed = viewing, browsed
 
-    def compare(
-        self, given: Any, row: int | None, explainer: str, target: Target, opacity: float
-    ) -> tuple[str, Comparison | None]:
+    def compare(self, given: Any, row: int | None, explainer: str, target: Target) -> tuple[str, Comparison | None]:
         """Compare both models on the given input: return HTML and the comparison, or an error or invitation as HTML.
 
         Args:
@@ -76,7 +76,7 @@ class Answers:
             row: Position among the browsed samples; None for other inputs.
         """
         if not given:
-            return self.draw(None, opacity), None
+            return self.draw(None), None
         try:
             (comparison,) = self.viewing.pair.compare(
                 [self._sample(given, row)], self.viewing.explainers[explainer], target
@@ -86,10 +86,10 @@ class Answers:
         known = None if row is None else self.browsed[row]
         # A text may have been changed since it was chosen.
         if known is not None and (not isinstance(known.sample, str) or known.sample == comparison.sample):
-            comparison = replace(comparison, position=known.position, label=known.label)
-        return self.draw(comparison, opacity), comparison
+            comparison = replace(comparison, position=known.position, label=known.label, judged=known.judged)
+        return self.draw(comparison), comparison
 
-    def draw(self, comparison: Comparison | None, opacity: float) -> str:
+    def draw(self, comparison: Comparison | None) -> str:
         """Render a comparison as HTML, with a link that saves it as a report."""
         is_text = self.viewing.pair.is_text
         if comparison is None:
@@ -97,11 +97,9 @@ class Answers:
             browsing = ", or choose one of the samples below" if self.browsed else ""
             return f'<div class="e2kd"><p class="note">{what}{browsing}.</p></div>'
         legend = word_legend() if is_text else image_legend()
-        report = base64.b64encode(
-            report_page([comparison], facts(self.viewing.settings), opacity=opacity).encode()
-        ).decode()
+        report = base64.b64encode(report_page([comparison], facts(self.viewing.settings)).encode()).decode()
         return (
-            f'<div class="e2kd">{comparison_section(comparison, opacity)}\n{legend}\n'
+            f'<div class="e2kd">{comparison_section(comparison)}\n{legend}\n'
             f'<p><a download="comparison.html" href="data:text/html;base64,{report}">Save this comparison as a page'
             "</a></p></div>"
         )
@@ -180,10 +178,10 @@ def build_page(viewing: Viewing, browsed: list[Comparison], left_out: list[str])
                     0, 1, OPACITY, step=0.05, label="Opacity of the maps", visible=not pair.is_text, buttons=[]
                 )
             with gr.Column(scale=3, min_width=300):
-                result = gr.HTML(answers.draw(None, OPACITY), elem_id="result", apply_default_css=False)
+                result = gr.HTML(answers.draw(None), elem_id="result", apply_default_css=False)
         chosen = _samples(browsed, left_out, pair.is_text, pair.scores) if viewing.samples is not None else None
 
-        asked, told = [given, row, explainer, target, opacity], [result, comparison]
+        asked, told = [given, row, explainer, target], [result, comparison]
         # Without preprocessing, which opens images and stops at an unreadable one without saying why. One comparison
         # at a time, and none but by the page.
         alone: Any = {
@@ -196,14 +194,7 @@ def build_page(viewing: Viewing, browsed: list[Comparison], left_out: list[str])
         target.focus(None, js=SELECT_TEXT)
         new = gr.on(news, answers.compare_new, asked, [row, *told], **alone)
         new.then(None, js=SHOW_RESULT)
-        opacity.change(
-            answers.draw,
-            [comparison, opacity],
-            result,
-            show_progress="hidden",
-            trigger_mode="always_last",
-            api_visibility="private",
-        )
+        opacity.change(None, opacity, js=SET_OPACITY)
         if chosen is not None:
             is_text = pair.is_text
             event = (chosen.input if is_text else chosen.select)(

@@ -10,7 +10,7 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as TF
 
 from ..alignment.grids import resize_maps
-from ..alignment.labels import align_labels, class_names, is_multi_label, is_score
+from ..alignment.labels import align_labels, class_names, is_multi_label, is_score, name_key
 from ..alignment.scores import refuse_one_shared_class
 from ..alignment.texts import length_limit, tokenize_texts
 from ..data.opening import cut_text
@@ -62,6 +62,7 @@ class Comparison:
         words: Words of a text that both models' tokenizers see whole.
         notes: Remarks for the reader, as that a text was cut.
         label: Name of the true class, where it is known.
+        judged: Whether the true class is one that both models know, so that they are right or wrong.
         position: Position of the sample in its data set.
     """
 
@@ -74,6 +75,7 @@ class Comparison:
     words: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     label: str | None = None
+    judged: bool = False
     position: int | None = None
 
     @property
@@ -90,6 +92,16 @@ class Comparison:
         if isinstance(self.sample, str):
             return (share(self.student.map) - share(self.teacher.map)).clamp(-1, 1)
         return strength(self.student.map, self.sample) - strength(self.teacher.map, self.sample)
+
+
+def spelled(name: str) -> str:
+    """Return the form in which a true class and its synonyms are compared; folders often have underscores."""
+    return name_key(name.replace("_", " "))
+
+
+def synonyms(name: str) -> set[str]:
+    """Return a class's whole name and the synonyms in it, as ImageNet's names list them, in the form of `spelled`."""
+    return {spelled(part) for part in (name, *name.split(","))}
 
 
 def strength(map: torch.Tensor, image: Image.Image) -> torch.Tensor:
@@ -137,6 +149,10 @@ class Pair:
         # Those of hundreds of forward passes are left out of a page that answers at once.
         quick = available_explainers(trainable=True)
         return [name for name in usable_explainers(*self.models.values()) if name in quick]
+
+    def knows(self, label: str) -> bool:
+        """Tell whether a true class is one that both models know, by its name or a synonym."""
+        return not self.scores and any(spelled(label) in synonyms(name) for name in self.names)
 
     def compare(
         self, samples: Sequence[Image.Image | str], explainer: Explainer, target: Target = "teacher_top"

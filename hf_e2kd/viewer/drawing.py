@@ -13,33 +13,28 @@ from ..cards.plots import COLORMAP
 
 STUDENT = (0, 114, 178)  # blue, where the student looks more
 TEACHER = (230, 159, 0)  # orange, where the teacher does: told apart by colour-blind people, and dark against light
-FAINTEST = 0.25  # share of the opacity that the weakest part of a map has; the strongest has all of it
 
 
-def draw_map(image: Image.Image, strength: torch.Tensor, opacity: float) -> Image.Image:
-    """Draw a map in viridis over its image in grey; the grey image alone where the map is empty.
+def draw_map(image: Image.Image, strength: torch.Tensor) -> Image.Image:
+    """Draw a map in viridis as a layer over its image, more transparent the weaker it is, and wholly so at 0.
 
     Args:
         strength: Map (h, w) from 0 to 1, enlarged bilinearly to the image.
-        opacity: Opacity of the strongest part, from 0 to 1.
     """
-    if not strength.any():
-        return _blend(image, np.zeros((1, 1, 3)), np.zeros((1, 1)))
     values = _enlarged(strength, image)
-    colours = colormaps[COLORMAP](values)[..., :3]
-    return _blend(image, colours, opacity * (FAINTEST + (1 - FAINTEST) * values))
+    # As its square root, or what is half as strong would hardly be seen.
+    return _layer(colormaps[COLORMAP](values)[..., :3], np.sqrt(values))
 
 
-def draw_difference(image: Image.Image, difference: torch.Tensor, opacity: float) -> Image.Image:
-    """Draw two maps' difference over their image in grey: blue above 0, orange below, transparent at 0.
+def draw_difference(image: Image.Image, difference: torch.Tensor) -> Image.Image:
+    """Draw two maps' difference as a layer over their image: blue above 0, orange below, transparent at 0.
 
     Args:
         difference: Difference (h, w) from −1 to 1, enlarged bilinearly to the image.
-        opacity: Opacity of a difference of 1, from 0 to 1.
     """
     values = _enlarged(difference, image)
     colours = np.where(values[..., None] > 0, np.array(STUDENT) / 255, np.array(TEACHER) / 255)
-    return _blend(image, colours, opacity * np.abs(values))
+    return _layer(colours, np.abs(values))
 
 
 def place_of(map: torch.Tensor) -> str:
@@ -56,18 +51,17 @@ def place_of(map: torch.Tensor) -> str:
 
 
 def data_uri(image: Image.Image) -> str:
-    """Encode an image as a data URI."""
+    """Encode an image as a data URI; a layer as WebP, which keeps what is transparent."""
     content = BytesIO()
-    image.save(content, "JPEG", quality=88)
-    return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"
+    kind = "webp" if image.mode == "RGBA" else "jpeg"
+    image.save(content, kind, quality=88)
+    return f"data:image/{kind};base64,{base64.b64encode(content.getvalue()).decode()}"
 
 
 def _enlarged(map: torch.Tensor, image: Image.Image) -> np.ndarray:
     return resize_maps(map[None], (image.height, image.width))[0].numpy()
 
 
-def _blend(image: Image.Image, colours: np.ndarray, alpha: np.ndarray) -> Image.Image:
-    """Blend colours (H, W, 3) from 0 to 1 over the grey image, with the opacity alpha (H, W)."""
-    grey = np.asarray(image.convert("L"))[..., None] / 255
-    blended = grey + (colours - grey) * alpha[..., None]
-    return Image.fromarray(np.rint(255 * blended).astype(np.uint8))
+def _layer(colours: np.ndarray, alpha: np.ndarray) -> Image.Image:
+    """Join colours (H, W, 3) and their opacity (H, W), both from 0 to 1."""
+    return Image.fromarray(np.rint(255 * np.dstack([colours, alpha])).clip(0, 255).astype(np.uint8))

@@ -13,7 +13,7 @@ from PIL import Image
 from ..cards.escaping import escape_html
 from ..cards.plots import COLORMAP
 from ..cards.word_plots import AGAINST, AGAINST_DARK, FOR, FOR_DARK, WordRow, WordSample, word_rows
-from .comparison import Comparison, Reading, strength
+from .comparison import Comparison, Reading, spelled, strength, synonyms
 from .drawing import STUDENT, TEACHER, data_uri, draw_difference, draw_map, place_of
 
 OPACITY = 0.75
@@ -45,6 +45,8 @@ STYLE = """
 .e2kd .top-classes {{ display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 1rem; margin: .75rem 0; }}
 .e2kd figure {{ margin: 0; }}
 .e2kd figure img {{ display: block; width: 100%; height: auto; margin: .25rem 0; border-radius: .2rem; }}
+.e2kd .picture {{ position: relative; }}
+.e2kd figure .layer {{ position: absolute; inset: 0; margin: 0; opacity: var(--opacity, {opacity}); }}
 .e2kd ol {{ list-style: none; margin: 0; padding: 0; font-size: .9rem; }}
 .e2kd li {{ display: flex; justify-content: space-between; gap: .5rem; padding: .1rem .35rem; margin: .15rem 0;
   background: linear-gradient(var(--bar), var(--bar)) no-repeat left / var(--p) 100%; }}
@@ -89,7 +91,12 @@ def style(dark: str) -> str:
     light = LIGHT.format(for_light=_numbers(FOR), against_light=_numbers(AGAINST))
     dark = dark.format(DARK.format(for_dark=_numbers(FOR_DARK), against_dark=_numbers(AGAINST_DARK)))
     return STYLE.format(
-        light=light, dark_rule=dark, viridis=stops, student=_numbers(STUDENT), teacher=_numbers(TEACHER)
+        light=light,
+        dark_rule=dark,
+        viridis=stops,
+        student=_numbers(STUDENT),
+        teacher=_numbers(TEACHER),
+        opacity=OPACITY,
     )
 
 
@@ -104,15 +111,14 @@ class DifferenceRow(WordRow):
         return ["blue, solid: student higher", "orange, dotted: teacher higher"] if any(self.scores) else ["none"]
 
 
-def comparison_section(comparison: Comparison, opacity: float = OPACITY, number: int = 1) -> str:
+def comparison_section(comparison: Comparison, number: int = 1) -> str:
     """Render one sample: both models' agreement, classes and explanations.
 
     Args:
-        opacity: Opacity of the maps over an image, from 0 to 1.
         number: Number of the section on the page.
     """
     heading = "Comparison" if comparison.position is None else f"Row {comparison.position}"
-    body = _words(comparison, number) if isinstance(comparison.sample, str) else _tiles(comparison, opacity)
+    body = _words(comparison, number) if isinstance(comparison.sample, str) else _tiles(comparison)
     notes = "".join(f'<p class="note">{escape_html(note)}</p>\n' for note in comparison.notes)
     return (
         f'<section aria-labelledby="comparison-{number}">\n<h2 id="comparison-{number}">{heading}</h2>'
@@ -128,7 +134,7 @@ def verdict(comparison: Comparison) -> str:
             f'<p class="verdict agree">The teacher scores <b>{_score(teacher_score)}</b>, the student '
             f"<b>{_score(student_score)}</b> (student − teacher: {_score(student_score - teacher_score, '+')}).</p>"
         )
-    teacher, student = (f"<b>{escape_html(each.names[0])}</b>" for each in (comparison.teacher, comparison.student))
+    teacher, student = (f"<b>{_class_name(each.names[0])}</b>" for each in (comparison.teacher, comparison.student))
     if comparison.agree:
         return f'<p class="verdict agree" dir="auto">✓ Same class: both choose {teacher}.</p>'
     return (
@@ -143,7 +149,7 @@ def caption(comparison: Comparison) -> str:
     if comparison.student.score is not None:
         parts = [" | ".join(f"{each.score:.2f}" for each in sides)]
     else:
-        teacher, student = (textwrap.shorten(each.names[0], 24, placeholder=" …") for each in sides)
+        teacher, student = (textwrap.shorten(first_synonym(each.names[0]), 24, placeholder=" …") for each in sides)
         parts = [f"✓ {teacher}" if comparison.agree else f"✗ {teacher} | {student}"]
     if comparison.similarity is not None:
         parts.append(f"{comparison.similarity:.2f}")
@@ -174,6 +180,27 @@ def word_legend() -> str:
     )
 
 
+def first_synonym(name: str) -> str:
+    """Return the first of a class's synonyms, as ImageNet's names list them.
+
+    Example:
+        >>> first_synonym("tench, Tinca tinca")
+        'tench'
+    """
+    return name.split(",")[0].strip() or name
+
+
+def is_right(reading: Reading, label: str) -> bool:
+    """Tell whether a model's top class is the true one, by its whole name or one of its synonyms."""
+    return spelled(label) in synonyms(reading.names[0])
+
+
+def _class_name(name: str) -> str:
+    """Render a class by its first synonym, with all of them on hover."""
+    first = first_synonym(name)
+    return escape_html(name) if first == name else f'<span title="{escape_html(name)}">{escape_html(first)}</span>'
+
+
 def _facts(comparison: Comparison) -> str:
     values = comparison.similarity
     similar = "none, the teacher's map is empty" if values is None else f"{values:.2f}"
@@ -184,32 +211,42 @@ def _facts(comparison: Comparison) -> str:
     }
     if comparison.label is not None:
         facts["Label" if comparison.student.score is not None else "True class"] = comparison.label
-    listed = " · ".join(f"{name}: <b>{escape_html(value)}</b>" for name, value in facts.items())
+    listed = " · ".join(
+        f"{name}: <b>{_class_name(value) if name.endswith('class') else escape_html(value)}</b>"
+        for name, value in facts.items()
+    )
+    if comparison.label is not None and comparison.judged:
+        sides = {"teacher": comparison.teacher, "student": comparison.student}
+        listed += "".join(
+            f" · {side} {'✓ right' if is_right(each, comparison.label) else '✗ wrong'}" for side, each in sides.items()
+        )
     return f'<p class="facts" dir="auto">{listed}</p>'
 
 
-def _tiles(comparison: Comparison, opacity: float) -> str:
+def _tiles(comparison: Comparison) -> str:
     image = comparison.sample
     assert not isinstance(image, str)
-    sides = {}
+    sides, grey = {}, image.convert("L")
     for heading, reading in (("Teacher", comparison.teacher), ("Student", comparison.student)):
         drawn = strength(reading.map, image)
         seen = f"{heading}'s explanation: " + (f"strongest {place_of(drawn)}." if drawn.any() else "an empty map.")
         empty = "" if drawn.any() else '<p class="note">empty map</p>'
-        sides[heading] = _tile(heading, draw_map(image, drawn, opacity), seen, _top(reading) + empty)
+        sides[heading] = _tile(heading, grey, seen, _top(reading) + empty, draw_map(image, drawn))
     difference = comparison.difference()
     seen = _difference_in_words(difference)
-    difference_tile = _tile(
-        "Difference", draw_difference(image, difference, opacity), seen, f'<p class="note">{escape_html(seen)}</p>'
-    )
+    note = f'<p class="note">{escape_html(seen)}</p>'
+    difference_tile = _tile("Difference", grey, seen, note, draw_difference(image, difference))
     shown = _tile("Image", image, "What both models are shown.", '<p class="note">What both models are shown.</p>')
     return f'<div class="tiles">\n{sides["Teacher"]}\n{sides["Student"]}\n{difference_tile}\n{shown}\n</div>'
 
 
-def _tile(heading: str, picture: Image.Image, seen: str, below: str) -> str:
+def _tile(heading: str, picture: Image.Image, seen: str, below: str, layer: Image.Image | None = None) -> str:
+    """Render a picture with its heading, under a layer whose opacity the page's style sets."""
+    size = f'width="{picture.width}" height="{picture.height}"'
+    over = "" if layer is None else f'<img class="layer" src="{data_uri(layer)}" alt="" {size}>'
     return (
-        f'<figure><h3>{heading}</h3><img src="{data_uri(picture)}" alt="{escape_html(seen)}" width="{picture.width}" '
-        f'height="{picture.height}"><figcaption>{below}</figcaption></figure>'
+        f'<figure><h3>{heading}</h3><div class="picture"><img src="{data_uri(picture)}" alt="{escape_html(seen)}" '
+        f"{size}>{over}</div><figcaption>{below}</figcaption></figure>"
     )
 
 
@@ -226,7 +263,7 @@ def _top(reading: Reading) -> str:
     if reading.score is not None:
         return f'<p class="note">score {_score(reading.score)}</p>'
     classes = "".join(
-        f'<li style="--p:{100 * probability:.0f}%"><span dir="auto">{escape_html(name)}</span> '
+        f'<li style="--p:{100 * probability:.0f}%"><span dir="auto">{_class_name(name)}</span> '
         f'<span class="percent">{_percent(probability)}</span></li>'
         for name, probability in zip(reading.names, reading.probabilities, strict=True)
     )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..cards.escaping import escape_html
 from .comparison import Comparison
-from .markup import OPACITY, comparison_section, image_legend, style, word_legend
+from .markup import comparison_section, image_legend, style, word_legend
 from .settings import Settings, browse, facts, load
 
 PAGE = """<!DOCTYPE html>
@@ -45,7 +45,6 @@ def report_page(
     *,
     title: str = "Teacher and student compared",
     notes: Sequence[str] = (),
-    opacity: float = OPACITY,
 ) -> str:
     """Render the page, which follows the reader's light or dark setting and fits a phone.
 
@@ -53,7 +52,6 @@ def report_page(
         comparisons: Comparisons in their order; all of images, or all of texts.
         facts: Facts above them by name, such as the models' names.
         notes: Sentences below that.
-        opacity: Opacity of the maps over images, from 0 to 1.
 
     Raises:
         ValueError: there is nothing to show.
@@ -76,9 +74,7 @@ def report_page(
         ),
         legend=word_legend() if isinstance(comparisons[0].sample, str) else image_legend(),
         notes="\n".join(f'<p class="note">{escape_html(note)}</p>' for note in notes),
-        sections="\n".join(
-            comparison_section(each, opacity, number) for number, each in enumerate(comparisons, start=1)
-        ),
+        sections="\n".join(comparison_section(each, number) for number, each in enumerate(comparisons, start=1)),
     )
 
 
@@ -98,4 +94,4 @@ def report_of(settings: Settings, folder: str | Path) -> Path:
     """
     viewing = load(settings)
     comparisons, left_out = browse(viewing)
-    return write_report(folder, report_page(comparisons, facts(settings), notes=left_out))
+    return write_report(folder, report_page(comparisons, facts(viewing.settings), notes=left_out))

@@ -154,10 +154,10 @@ def browse(viewing: Viewing) -> tuple[list[Comparison], list[str]]:
             except (ValueError, OSError) as error:
                 left_out.append(f"Row {position} was left out: {error}")
         compared = viewing.pair.compare(list(batch.values()), explainer) if batch else []
-        found += [
-            replace(comparison, position=position, label=samples.label(position))
-            for position, comparison in zip(batch, compared, strict=True)
-        ]
+        for position, comparison in zip(batch, compared, strict=True):
+            label = samples.label(position)
+            judged = label is not None and viewing.pair.knows(label)
+            found.append(replace(comparison, position=position, label=label, judged=judged))
     return sorted(found, key=disagreement), left_out
 
 

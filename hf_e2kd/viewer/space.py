@@ -1,6 +1,7 @@
 """A Hugging Face Space that starts the viewer."""
 
 import json
+import warnings
 from contextlib import suppress
 from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, distribution, version
@@ -14,6 +15,8 @@ from ..version import __version__
 from .settings import Settings
 
 NO_GRADIO = "The viewer needs gradio: pip install 'hf-e2kd[viewer]'"
+
+DESCRIPTION = "Where a teacher and its student look, side by side"  # the Hub allows 60 characters
 
 README = """---
 {card_data}
@@ -74,6 +77,8 @@ def export_space(settings: Settings, folder: str | Path) -> Path:
         sdk="gradio",
         sdk_version=gradio,
         app_file="app.py",
+        license="apache-2.0",
+        short_description=DESCRIPTION,
         models=list(dict.fromkeys([settings.teacher, settings.student])),
         datasets=None if settings.dataset is None else [settings.dataset],
     )
@@ -94,14 +99,26 @@ def export_space(settings: Settings, folder: str | Path) -> Path:
 
 
 def requirement() -> str:
-    """Return pip's requirement of this package: the repository that it was installed from, or its version."""
-    origin = {}
+    """Return pip's requirement of this package: the repository that it was installed from, or its version.
+
+    Warns where this copy came from a folder, so that an index need not have it.
+    """
+    by_name = f"hf-e2kd[viewer]=={__version__}"
+    origin, indexed = {}, False
     with suppress(PackageNotFoundError):  # run from its folder, without being installed
-        origin = json.loads(distribution("hf-e2kd").read_text("direct_url.json") or "{}")
+        stated = distribution("hf-e2kd").read_text("direct_url.json")
+        origin, indexed = json.loads(stated or "{}"), not stated
     if "vcs_info" in origin:
         vcs = origin["vcs_info"]
         return f"hf-e2kd[viewer] @ {vcs['vcs']}+{origin['url']}@{vcs['commit_id']}"
-    return f"hf-e2kd[viewer]=={__version__}"
+    if not indexed:
+        warnings.warn(
+            f"requirements.txt asks for {by_name} by its name, and this copy was installed from a folder or file. If "
+            "`pip download --no-deps hf-e2kd` doesn't find that version, the Space can't start: write there an address "
+            "that pip can reach instead, as `hf-e2kd[viewer] @ git+https://…` or that of a wheel.",
+            stacklevel=2,
+        )
+    return by_name
 
 
 def _require_hub_id(name: str, source: str) -> None:

@@ -54,18 +54,17 @@ def test_a_report_of_images(place, tmp_path, capsys):
         place / "resnet",
         "--dataset",
         place / "photos",
-        "--split",
-        "train",
     ]
     assert run(*line, "--samples", 5, "--explainer", "saliency", "--report", tmp_path / "report") == 0
 
     assert str(tmp_path / "report" / "index.html") in capsys.readouterr().out
     page = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+    assert "photos, train" in page  # its only split
     assert page.count("Explainer: <b>saliency</b>") == 4 and str(place) not in page
     assert len(re.findall("<section", page)) == 4 and page.count("was left out: The image can&#x27;t be decoded") == 1
     assert set(re.findall("True class: <b>(.*?)</b>", page)) == set(CLASS_NAMES[:2])
     order = [
-        ("✓" in section, float(re.search(r"similarity: <b>(\S+)</b>", section)[1]))
+        ("✓ Same class" in section, float(re.search(r"similarity: <b>(\S+)</b>", section)[1]))
         for section in page.split("<section")[1:]
     ]
     assert order == sorted(order)

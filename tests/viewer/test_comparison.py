@@ -34,6 +34,7 @@ def test_classes_are_matched_by_name():
         assert found.teacher.probabilities == pytest.approx(found.student.probabilities, abs=1e-5)
         assert found.similarity == pytest.approx(1, abs=1e-5)
         assert found.difference().abs().max() < 1e-4
+        assert pair.knows(pair.names[1].upper()) and not pair.knows("sofa")
         assert found.explained == (pair.names[1] if target == 1 else found.teacher.names[0])
 
 
@@ -187,7 +188,7 @@ def test_scores_are_shown_as_scores():
     for model, tokenizer, reading in ((teacher, TEACHER, found.teacher), (student, STUDENT, found.student)):
         inputs = tokenizer([SENTENCE], return_tensors="pt", truncation=True, max_length=24)
         assert reading.score == pytest.approx(model(**inputs).logits.item(), abs=1e-5)
-    page = comparison_section(found, 0.5, 1)
+    page = comparison_section(found)
     assert f"The teacher scores <b>{found.teacher.score:.3f}</b>" in page and "%</span>" not in page
     assert caption(found).startswith(f"{found.teacher.score:.2f} | {found.student.score:.2f} · ")
     assert "Same class" not in report_page([found, found], {})

@@ -94,12 +94,12 @@ def is_foreign(url, address):
 
 def pictures(page):
     """Teacher's map, student's map, difference, image."""
-    return [picture.get_attribute("src") for picture in page.locator("#result figure img").all()]
+    return [picture.get_attribute("src") for picture in page.locator("#result figure img:last-child").all()]
 
 
 def wait_for_change(page, before):
     page.wait_for_function(
-        "before => { const first = document.querySelector('#result figure img');"
+        "before => { const first = document.querySelector('#result figure img:last-child');"
         " return first && first.getAttribute('src') !== before; }",
         arg=before[0] if before else "",
     )
@@ -147,9 +147,13 @@ def test_images(visit):
     assert page.inner_text("#result .facts b >> nth=0") == CLASS_NAMES[2]
     assert third[1] != second[1] and third[3] == second[3]
     page.get_by_role("slider").focus()
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    opacity = "getComputedStyle(document.querySelector('#result .layer')).opacity"
+    assert page.evaluate(opacity) == "0.75"
     page.keyboard.press("ArrowLeft")
-    fainter = wait_for_change(page, third)
-    assert fainter[:3] != third[:3] and fainter[3] == third[3]
+    page.wait_for_function(f"{opacity} === '0.7'")
+    assert asked == [] and pictures(page) == third
     reached = []
     for _ in range(12):
         page.keyboard.press("Tab")
@@ -159,7 +163,7 @@ def test_images(visit):
     thumbnail = page.get_by_label("Thumbnail 1 of 3")
     thumbnail.focus()
     page.keyboard.press("Enter")
-    wait_for_change(page, fainter)
+    wait_for_change(page, third)
     assert page.inner_text("#result h2").startswith("Row ")
     assert HOSTILE in page.inner_text("#result .facts") and page.title() == "Where teacher and student look"
 

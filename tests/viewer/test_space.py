@@ -1,6 +1,7 @@
 """The exported Space, as the Hub and Python read it."""
 
 import sys
+import warnings
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -22,8 +23,10 @@ SETTINGS = Settings(
 
 
 @pytest.fixture(autouse=True)
-def _gradio(monkeypatch):
+def _installed(monkeypatch):
+    """This package from an index, and gradio."""
     monkeypatch.setattr(space, "version", lambda name: {"gradio": "6.31.0"}[name])
+    monkeypatch.setattr(space, "distribution", lambda name: SimpleNamespace(read_text=lambda name: None))
 
 
 def test_starts_the_viewer_of_these_models(tmp_path, monkeypatch):
@@ -50,6 +53,7 @@ def test_starts_the_viewer_of_these_models(tmp_path, monkeypatch):
         "pink",
         "gray",
     }
+    assert facts["license"] == "apache-2.0" and len(facts["short_description"]) <= 60
     assert "huggingface.co/user/teacher" in body
     assert (folder / "requirements.txt").read_text() == f"{requirement()}\n"
 
@@ -62,14 +66,23 @@ def test_starts_the_viewer_of_these_models(tmp_path, monkeypatch):
             '{"url": "https://example.org/e2kd", "vcs_info": {"vcs": "git", "commit_id": "abc"}}',
             "hf-e2kd[viewer] @ git+https://example.org/e2kd@abc",
         ),
-        ('{"url": "file:///home/me/e2kd", "dir_info": {"editable": true}}', f"hf-e2kd[viewer]=={__version__}"),
     ],
 )
 def test_requires_this_package(monkeypatch, origin, expected):
-    """Prevents: a Space that asks for a folder of this machine, or for another version than was tried."""
+    """Prevents: a Space that asks for another version than was tried, or a warning where pip can install it."""
     installed = SimpleNamespace(read_text=lambda name: origin)
     monkeypatch.setattr(space, "distribution", lambda name: installed)
-    assert requirement() == expected
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert requirement() == expected
+
+
+def test_warns_of_a_package_from_a_folder(monkeypatch):
+    """Prevents: a Space that asks for a folder of this machine, or can't start and nobody said so."""
+    origin = '{"url": "file:///home/me/e2kd", "dir_info": {"editable": true}}'
+    monkeypatch.setattr(space, "distribution", lambda name: SimpleNamespace(read_text=lambda name: origin))
+    with pytest.warns(UserWarning, match="the Space can't start: write there an address"):
+        assert requirement() == f"hf-e2kd[viewer]=={__version__}"
 
 
 @pytest.mark.parametrize(
