@@ -7,8 +7,8 @@
 
 The data are Tiny ImageNet's, as Parquet files with the columns `image`, `label` and `box` (first and last column and
 row of the object: x0, y0, x1, y1); CLASSES.csv has the columns `label` and `wnid`. The network with convolutions is
-ImageNet's EfficientNet-Lite0 with the rows of its classifier for the 200 classes; it isn't trained. The ViT is trained by plain
-distillation from it, on flipped and unflipped images.
+ImageNet's EfficientNet-Lite0 with the rows of its classifier for the 200 classes; it isn't trained. The ViT is
+trained by plain distillation from it, on flipped and unflipped images.
 
 What was computed stays in the output folder (the teacher's logits, the ViT after each epoch, each explainer's figures),
 and a second call goes on from there. `--smoke` takes made-up images and random networks, and needs no files.
@@ -277,8 +277,8 @@ def main() -> dict[str, Any]:
         "Made by [image_explainers.py](image_explainers.py), whose docstring has the command: "
         f"seed {options.seed}, {options.steps} steps of deletion and insertion, CPU, {options.threads} thread, torch "
         f"{torch.__version__.split('+')[0]}. The label is explained. Behind ±: the standard error over the images. "
-        "*Time to logits*: CPU time of an explanation beside the plain logits of the same batch. *Random scores*: drawn on "
-        "the grid of GradCAM's map. What training with an explainer does isn't measured here."
+        "*Time to logits*: CPU time of an explanation beside the plain logits of the same batch. *Random scores*: "
+        "drawn on the grid of GradCAM's map. What training with an explainer does isn't measured here."
     )
     for network in (teacher, vit):
         if network is vit:
