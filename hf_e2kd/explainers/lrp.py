@@ -11,7 +11,7 @@ from ..architectures.discovery import accepted_inputs, image_size
 from ..architectures.layers import LayerName, block_number
 from ..architectures.sharding import blocks_gathered
 from ..architectures.text import refuse_unfit_text
-from ..architectures.transposed import RULES, affine, open_forward, require_family
+from ..architectures.transposed import RULES, Rules, affine, open_forward, require_family
 from ..choices import unknown_choice
 from .attention_kernels import attention_kernel, is_checkpointed
 from .base import Explainer, Explanation, Target, one_hots, resolve_target
@@ -68,7 +68,7 @@ class LRP(Explainer):
     def forward(self, model: nn.Module, inputs: Mapping[str, Any], target: Target) -> Explanation:
         if torch.compiler.is_compiling():
             return self._explain(model, inputs, target)
-        self._refuse(model, inputs)
+        self.refuse(model, inputs)
         with blocks_gathered(model, self._opened(model)):
             return self._explain(model, inputs, target)
 
@@ -79,23 +79,14 @@ class LRP(Explainer):
         return dict(list(blocks.items())[first:])
 
     def _explain(self, model: nn.Module, inputs: Mapping[str, Any], target: Target) -> Explanation:
-        inputs = accepted_inputs(model, inputs)
-        opened = open_forward(model, inputs, self.layer, RULES[self.rule])
-        logits, value = opened.logits, at_least_float32(opened.value)
-        target = resolve_target(target, logits)
-        scale = gradient_scale(logits, opened.value)
-        shares = [value * in_full_precision(opened.pullback(each * scale), scale) for each in one_hots(target, logits)]
-        is_image = inputs.get("pixel_values") is not None
-        if opened.grid is not None:
-            maps = [opened.grid.cells(share).sum(-1) for share in shares]
-        elif self.layer is None:
-            maps = [over_channels(share, inputs) for share in shares]
-        else:
-            maps = [share.sum(-1) for share in shares]
-        stacked = torch.stack(maps, 1) if target.ndim == 2 else maps[0]
-        return Explanation(logits, stacked, target, layout="image" if is_image else "tokens")
+        return shares_by_rules(model, inputs, target, self.layer, RULES[self.rule])
 
-    def _refuse(self, model: nn.Module, inputs: Mapping[str, Any]) -> None:
+    def refuse(self, model: nn.Module, inputs: Mapping[str, Any]) -> None:
+        """Refuse a model as it is now, and a batch that doesn't fit it.
+
+        Raises:
+            ValueError: with the remedy.
+        """
         self.check(model)
         if is_checkpointed(model) or any(getattr(module, "grad_checkpointing", False) for module in model.modules()):
             raise ValueError(
@@ -105,3 +96,32 @@ class LRP(Explainer):
         if inputs.get("pixel_values") is not None:
             image_size(model, inputs)
         refuse_unfit_text(model, inputs)
+
+
+def shares_by_rules(
+    model: nn.Module, inputs: Mapping[str, Any], target: Target, layer: LayerName | None, rules: Rules
+) -> Explanation:
+    """Explain a batch by the product of an activation and the logit's cotangent there.
+
+    Args:
+        layer: As of `LRP`; None for the input.
+        rules: Rules of the transposed pass; the derivative's give Input×Gradient.
+
+    Raises:
+        ValueError: the model's blocks can't be opened.
+    """
+    inputs = accepted_inputs(model, inputs)
+    opened = open_forward(model, inputs, layer, rules)
+    logits, value = opened.logits, at_least_float32(opened.value)
+    target = resolve_target(target, logits)
+    scale = gradient_scale(logits, opened.value)
+    shares = [value * in_full_precision(opened.pullback(each * scale), scale) for each in one_hots(target, logits)]
+    is_image = inputs.get("pixel_values") is not None
+    if opened.grid is not None:
+        maps = [opened.grid.cells(share).sum(-1) for share in shares]
+    elif layer is None:
+        maps = [over_channels(share, inputs) for share in shares]
+    else:
+        maps = [share.sum(-1) for share in shares]
+    stacked = torch.stack(maps, 1) if target.ndim == 2 else maps[0]
+    return Explanation(logits, stacked, target, layout="image" if is_image else "tokens")

@@ -69,3 +69,39 @@ def test_a_layers_map_trains_what_is_on_both_sides_of_it(tiny):
     _, gradients = explained_gradients(model, explainer, {"pixel_values": images()}, TARGET)
     for part in ("embedder", "stages.0", "stages.1", "classifier.1.weight"):
         assert any(gradient.any() for name, gradient in gradients.items() if part in name), part
+
+
+def assert_written_out_alike(model, inputs, layer):
+    """Compare maps and training gradients of the transposed pass with those of the model's own forward."""
+    explainer = InputXGradient(layer=layer)
+    own = explainer.with_features(model, ["any"])  # which keeps the blocks closed
+    assert explainer._by_transposed_pass(model, inputs, TARGET) is not None
+    assert own._by_transposed_pass(model, inputs, TARGET) is None
+    results = []
+    for method in (explainer, own):
+        explanation = method(model, inputs, TARGET, create_graph=True)
+        loss = explanation.maps.square().sum() + explanation.logits.square().sum()
+        gradients = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True, materialize_grads=True)
+        results.append((explanation.maps.detach(), explanation.logits.detach(), *gradients))
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("layer", [None, "last"])
+@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "electra"])
+def test_the_pass_written_out_trains_alike_on_texts(name, layer):
+    """Prevents: a cheaper map that is another one, or trains something else."""
+    assert_written_out_alike(build_text(name).double(), token_batch(), layer)
+
+
+@pytest.mark.parametrize(("name", "layer"), [("vit", 0), ("deit", "last"), ("dinov2", "last"), ("timm_vit", "last")])
+def test_the_pass_written_out_trains_alike_on_images(tiny, name, layer):
+    """Prevents: the same, for patches and their grid."""
+    assert_written_out_alike(tiny(name).double(), {"pixel_values": images().double()}, layer)
+
+
+def test_what_cannot_be_opened_runs_as_before():
+    """Prevents: a model refused for an activation that only relevance propagation must know."""
+    model, inputs = build_text("bert", hidden_act="mish"), token_batch()
+    assert InputXGradient()._by_transposed_pass(model, inputs, TARGET) is None
+    assert InputXGradient(layer="last")(model, inputs, TARGET).maps.abs().sum() > 0

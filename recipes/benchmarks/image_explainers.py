@@ -1,0 +1,315 @@
+"""Explainers of images beside each other, by energy in the object's box, deletion, insertion and cost.
+
+    python recipes/import_efficientnet_lite0.py outputs/efficientnet-lite0
+    python recipes/benchmarks/image_explainers.py --teacher outputs/efficientnet-lite0 --train TRAIN.parquet \
+        --test TEST.parquet --classes CLASSES.csv --output outputs/image_explainers
+    python recipes/benchmarks/image_explainers.py --smoke --output outputs/smoke
+
+The data are Tiny ImageNet's, as Parquet files with the columns `image`, `label` and `box` (first and last column and
+row of the object: x0, y0, x1, y1); CLASSES.csv has the columns `label` and `wnid`. The network with convolutions is
+ImageNet's EfficientNet-Lite0 with the rows of its classifier for the 200 classes; it isn't trained. The ViT is
+trained by plain distillation from it, on flipped and unflipped images.
+
+What was computed stays in the output folder (the teacher's logits, the ViT after each epoch, each explainer's figures),
+and a second call goes on from there. `--smoke` takes made-up images and random networks, and needs no files.
+"""
+
+import argparse
+import csv
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from datasets import Dataset, Image
+from timm.data import ImageNetInfo
+from torch import nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from hf_e2kd import wrap_timm
+from hf_e2kd.architectures import call_model
+from hf_e2kd.experiments import command_line
+from hf_e2kd.experiments.sources import load_classifier
+from hf_e2kd.explainers.registry import build_explainer
+from hf_e2kd.fidelity.interpretability.faithfulness import Faithfulness
+from hf_e2kd.metrics.energy_pointing_game.function import boxes_to_masks, energy_pointing_game
+
+BATCH = 64
+TEMPERATURE = 2.0
+
+
+@dataclass
+class Images:
+    """Images (N, 3, 64, 64) uint8, labels (N,) and boxes (N, 4): x1, y1, x2, y2 in pixels."""
+
+    pixels: torch.Tensor
+    labels: torch.Tensor
+    boxes: torch.Tensor
+
+    def __getitem__(self, rows: torch.Tensor) -> "Images":
+        return Images(self.pixels[rows], self.labels[rows], self.boxes[rows])
+
+
+@dataclass
+class Network:
+    """A model, the side of its images in pixels, and its explainers by the names of the table's rows."""
+
+    name: str
+    model: nn.Module
+    size: int
+    explainers: dict[str, tuple[str, dict[str, Any]]]
+
+    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        return call_model(self.model, {"pixel_values": self.inputs(pixels)})
+
+    def inputs(self, pixels: torch.Tensor) -> torch.Tensor:
+        values = pixels.float() / 127.5 - 1
+        if values.shape[-1] == self.size:
+            return values
+        return F.interpolate(values, (self.size, self.size), mode="bicubic", antialias=True)
+
+
+def cams(layer: str | None = None) -> dict[str, tuple[str, dict[str, Any]]]:
+    options = {} if layer is None else {"target_layer": layer}
+    where = "" if layer is None else f", {layer}"
+    return {f"{name}{where}": (name, options) for name in ("gradcam", "hires_cam", "layer_cam")}
+
+
+# Without a map of its own, each pixel's score is drawn at random on the grid of GradCAM's map.
+RANDOM: dict[str, tuple[str, dict[str, Any]]] = {"random scores": ("random", {})}
+OF_A_VIT: dict[str, tuple[str, dict[str, Any]]] = {
+    **cams(),
+    "attention_rollout": ("attention_rollout", {}),
+    "attention_gradient": ("attention_gradient", {}),
+    "lrp": ("lrp", {}),
+    "lrp, last layer": ("lrp", {"layer": "last"}),
+    "input_x_gradient": ("input_x_gradient", {}),
+    "input_x_gradient, last layer": ("input_x_gradient", {"layer": "last"}),
+    **RANDOM,
+}
+
+
+def read_images(file: str, cache: Path) -> Images:
+    data = Dataset.from_parquet(file, cache_dir=str(cache)).cast_column("image", Image(mode="RGB"))
+    pixels = np.stack([np.asarray(image) for image in data["image"]])
+    boxes = torch.tensor(data["box"]) + torch.tensor([0.0, 0, 1, 1])  # behind the last column and row
+    return Images(torch.from_numpy(pixels).permute(0, 3, 1, 2), torch.tensor(data["label"]), boxes)
+
+
+def made_up_images(count: int, classes: int, seed: int) -> Images:
+    """Make images with a brighter square, whose colour tells the class."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % classes
+    pixels = torch.randint(0, 90, (count, 3, 64, 64), generator=generator, dtype=torch.uint8)
+    corners = torch.randint(0, 32, (count, 2), generator=generator)
+    for number, (x, y) in enumerate(corners.tolist()):
+        pixels[number, int(labels[number]) % 3, y : y + 32, x : x + 32] += 150
+    return Images(pixels, labels, torch.cat([corners, corners + 32], dim=1).float())
+
+
+def imagenet_teacher(folder: str, classes: str) -> nn.Module:
+    """Load an ImageNet classifier of timm and keep the rows of its classifier for the data's classes."""
+    model = load_classifier(folder).model.timm_model.eval()
+    with Path(classes).open(encoding="utf-8", newline="") as file:
+        wnids = [row["wnid"] for row in sorted(csv.DictReader(file), key=lambda row: int(row["label"]))]
+    of_imagenet = ImageNetInfo().label_names()
+    rows = [of_imagenet.index(wnid) for wnid in wnids]
+    whole = model.get_classifier()
+    head = nn.Linear(whole.in_features, len(rows))
+    head.load_state_dict({"weight": whole.weight[rows], "bias": whole.bias[rows]})
+    model.classifier, model.num_classes = head, len(rows)
+    return model
+
+
+@torch.no_grad()
+def logits_of(network: Network, images: Images) -> torch.Tensor:
+    network.model.eval()
+    parts = tqdm(images.pixels.split(BATCH), desc=f"{network.name}, logits", leave=False)
+    return torch.cat([network(pixels) for pixels in parts])
+
+
+def kept(file: Path, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
+    """Read a tensor, or compute and write it."""
+    if not file.exists():
+        torch.save(compute(), file.with_suffix(".part"))
+        file.with_suffix(".part").rename(file)
+    return torch.load(file, weights_only=True)
+
+
+def distil(network: Network, images: Images, teacher: torch.Tensor, options: argparse.Namespace) -> None:
+    """Train by the KL divergence to the teacher's logits, one epoch after the other, from the last one written."""
+    model, file = network.model, options.output / "vit.pt"
+    steps = options.epochs * (len(teacher) // BATCH)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, steps, pct_start=0.2)
+    parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
+    epoch = 0
+    if file.exists():
+        state = torch.load(file, weights_only=True)
+        epoch = state["epoch"]
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+    while epoch < options.epochs:
+        generator = torch.Generator().manual_seed(options.seed + epoch)
+        order = torch.randperm(len(teacher), generator=generator)
+        model.train()
+        for rows in tqdm(order.split(BATCH)[: len(teacher) // BATCH], desc=f"ViT, epoch {epoch + 1}", leave=False):
+            values = network.inputs(images.pixels[rows])
+            flipped = torch.rand(len(rows), 1, 1, 1, generator=generator) < 0.5
+            logits = call_model(model, {"pixel_values": torch.where(flipped, values.flip(-1), values)})
+            target = F.softmax(teacher[rows] / TEMPERATURE, dim=1)
+            loss = F.cross_entropy(logits / TEMPERATURE, target) * TEMPERATURE**2
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+        epoch += 1
+        torch.save({"epoch": epoch, **{name: part.state_dict() for name, part in parts.items()}}, file)
+    model.eval()
+
+
+def measure(network: Network, row: str, images: Images, options: argparse.Namespace) -> dict[str, Any]:
+    """Measure one explainer of the images' labels, with the cost of an explanation beside the plain logits."""
+    method, explainer_options = network.explainers[row]
+    explainer = build_explainer("gradcam" if method == "random" else method, **explainer_options)
+    generator = torch.Generator().manual_seed(options.seed)
+    faithfulness = Faithfulness(steps=options.steps)
+    values: dict[str, list[torch.Tensor]] = {"energy": [], "deletion": [], "insertion": []}
+    ratios, seconds = [], []
+    for pixels, labels, boxes in zip(*(each.split(BATCH) for each in vars(images).values()), strict=True):
+        inputs = {"pixel_values": network.inputs(pixels)}
+        start = time.process_time()
+        with torch.no_grad():
+            call_model(network.model, inputs)
+        between = time.process_time()
+        maps = explainer(network.model, inputs, labels).maps
+        seconds.append((time.process_time() - between) / len(labels))
+        ratios.append(seconds[-1] * len(labels) / (between - start))
+        if method == "random":
+            maps = torch.rand(maps.shape, generator=generator)
+        masks = boxes_to_masks(boxes.unsqueeze(1), (pixels.shape[-2], pixels.shape[-1]))
+        values["energy"].append(energy_pointing_game(maps, masks))
+        for name, found in faithfulness(network.model, inputs, maps, labels).items():
+            values[name].append(found)
+    joined = {name: torch.cat(each).double() for name, each in values.items()}
+    return {
+        "ms": 1000 * float(np.median(seconds)),
+        "ratio": None if method == "random" else float(np.median(ratios)),
+        **{name: [value.mean().item(), value.std().item() / len(value) ** 0.5] for name, value in joined.items()},
+    }
+
+
+def networks(options: argparse.Namespace) -> tuple[Network, Network, Images, Images]:
+    """Make the teacher, the ViT to train, and the images for training and test."""
+    torch.manual_seed(options.seed)
+    if options.smoke:
+        train, test = made_up_images(96, 3, seed=0), made_up_images(64, 3, seed=1)
+        classifier = timm.create_model("mobilenetv3_small_050", num_classes=3).eval()
+        teacher = Network("MobileNetV3", classifier, 64, {**cams(), **RANDOM})
+        width = {"embed_dim": 16, "depth": 2, "num_heads": 2}
+    else:
+        train, test = (read_images(file, options.output / "cache") for file in (options.train, options.test))
+        classifier = imagenet_teacher(options.teacher, options.classes)
+        teacher = Network("EfficientNet-Lite0", classifier, 160, {**cams(), **cams("blocks.4"), **RANDOM})
+        width = {"embed_dim": 192, "depth": 4, "num_heads": 3}
+    count = classifier.num_classes
+    arguments = {"img_size": 64, "patch_size": 8, **width}
+    vit = timm.create_model("vit_tiny_patch16_224", num_classes=count, **arguments)
+    return teacher, Network("ViT", wrap_timm(vit, model_args=arguments), 64, OF_A_VIT), train, test
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """Write the tables of results."""
+    parts = [f"# Explainers of images\n\n{results['about']}\n"]
+    for name, found in results["networks"].items():
+        parts.append(
+            f"\n## {name}\n\n{found['about']} Measured on {found['samples']} test images that it classifies rightly; "
+            f"the box covers {found['box']:.3f} of them on average.\n\n"
+            "| explainer | energy in the box | deletion (low is faithful) | insertion (high) | ms an image | "
+            "time to logits |\n|---|---|---|---|---|---|\n"
+        )
+        for row, figures in found["rows"].items():
+            cells = [f"{mean:.3f} ± {error:.3f}" for mean, error in (figures[key] for key in ORDER)]
+            cost = ["–", "–"] if figures["ratio"] is None else [f"{figures['ms']:.1f}", f"{figures['ratio']:.2f}"]
+            parts.append(f"| {row} | {' | '.join([*cells, *cost])} |\n")
+    return "".join(parts)
+
+
+ORDER = ("energy", "deletion", "insertion")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--teacher", help="folder of the ImageNet classifier of timm")
+    parser.add_argument("--train", help="Parquet file of the images to train on")
+    parser.add_argument("--test", help="Parquet file of the images to explain")
+    parser.add_argument("--classes", help="CSV file of the classes: label, wnid")
+    parser.add_argument("--output", type=Path, default=Path("outputs/image_explainers"))
+    parser.add_argument("--epochs", type=int, default=10, help="epochs of the ViT")
+    parser.add_argument("--samples", type=int, default=150, help="images to explain")
+    parser.add_argument("--steps", type=int, default=8, help="equal parts of an image's pixels to take out or put back")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--smoke", action="store_true", help="made-up images and random networks")
+    parser.add_argument("--write", type=Path, help="write the tables there; by default into the output folder")
+    options = parser.parse_args(command_line())
+    lacking = [name for name in ("teacher", "train", "test", "classes") if getattr(options, name) is None]
+    if lacking and not options.smoke:
+        parser.error(f"Give {', '.join(f'--{name}' for name in lacking)}, or --smoke for made-up images.")
+    return options
+
+
+def main() -> dict[str, Any]:
+    options = parse()
+    torch.set_num_threads(options.threads)
+    options.output.mkdir(parents=True, exist_ok=True)
+    teacher, vit, train, test = networks(options)
+    file = options.output / "results.json"
+    results: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"networks": {}}
+    results["about"] = (
+        "Made by [image_explainers.py](image_explainers.py), whose docstring has the command: "
+        f"seed {options.seed}, {options.steps} steps of deletion and insertion, CPU, {options.threads} thread, torch "
+        f"{torch.__version__.split('+')[0]}. The label is explained. Behind ±: the standard error over the images. "
+        "*Time to logits*: CPU time of an explanation beside the plain logits of the same batch. *Random scores*: "
+        "drawn on the grid of GradCAM's map. What training with an explainer does isn't measured here."
+    )
+    for network in (teacher, vit):
+        if network is vit:
+            distil(vit, train, kept(options.output / "teacher.pt", lambda: logits_of(teacher, train)), options)
+        logits = kept(options.output / f"{network.name}.pt", lambda network=network: logits_of(network, test))
+        right = (logits.argmax(1) == test.labels).nonzero().flatten()
+        order = torch.randperm(len(right), generator=torch.Generator().manual_seed(options.seed))
+        images = test[right[order[: options.samples]]]
+        masks = boxes_to_masks(images.boxes.unsqueeze(1), (test.pixels.shape[-2], test.pixels.shape[-1]))
+        found = results["networks"].setdefault(network.name, {"rows": {}})
+        found["samples"], found["box"] = len(images.labels), masks.float().mean().item()
+        share = f"It classifies {len(right) / len(logits):.3f} of {len(logits)} test images rightly."
+        trained = (
+            f"Trained for {options.epochs} epochs from scratch, by distillation from the network above, on "
+            f"{len(train.labels)} images of 64×64 pixels: no well-trained ViT, so that its figures tell how the "
+            "explainers compare on a weak one. "
+        )
+        seen = (
+            "Random weights. "
+            if options.smoke
+            else "ImageNet's weights, not trained further; images are enlarged bicubically to 160×160 pixels. "
+        )
+        found["about"] = (trained if network is vit else seen) + share
+        for row in network.explainers:
+            if row not in found["rows"]:
+                found["rows"][row] = measure(network, row, images, options)
+                file.write_text(json.dumps(results, indent=1))
+    file.write_text(json.dumps(results, indent=1))
+    (options.write or options.output / "EXPLAINERS_IMAGES.md").write_text(markdown(results), encoding="utf-8")
+    return results
+
+
+if __name__ == "__main__":
+    sys.exit(main() is None)
