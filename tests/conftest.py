@@ -2,6 +2,7 @@
 
 import gc
 import os
+import sys
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
@@ -24,6 +25,7 @@ from transformers.utils import logging  # noqa: E402
 from tests.models import build  # noqa: E402
 
 torch.set_num_threads(1)
+_modules = 0
 # The same examples each time, a fixed number of them, and no file of earlier ones.
 settings.register_profile("fixed", max_examples=25, derandomize=True, deadline=None, database=None)
 settings.load_profile("fixed")
@@ -35,6 +37,18 @@ def pytest_collection_finish() -> None:
 
     Looking through the modules of torch and transformers would take most of a small training's time.
     """
+    _take_out_of_collector()
+
+
+def pytest_runtest_logfinish() -> None:
+    """Take out too what a test was the first to import: the compiler, say, for all trainings after it."""
+    if len(sys.modules) != _modules:
+        _take_out_of_collector()
+
+
+def _take_out_of_collector() -> None:
+    global _modules
+    _modules = len(sys.modules)
     gc.collect()
     gc.freeze()
 
