@@ -1,5 +1,7 @@
 """Saliency against captum; and what all explainers at the input have in common."""
 
+import itertools
+
 import pytest
 import torch
 import transformers
@@ -193,11 +195,23 @@ def test_hooks_are_gone_after_success_and_after_errors(tiny, monkeypatch, name, 
     assert torch.equal(model(**inputs).logits, logits)
 
 
+def fail_in_second_pass(module):
+    """Raise in the module's second call: on the path, behind the pass that gives the logits."""
+    calls = itertools.count(1)
+
+    def fail(*_):
+        if next(calls) == 2:
+            raise RuntimeError("the second pass")
+
+    module.register_forward_pre_hook(fail)
+
+
 def test_hooks_are_gone_where_the_path_ends_in_an_error():
     """Prevents: a hook left by the second, moved forward pass of Integrated Gradients."""
     model, inputs = build_text("bert"), token_batch()
-    with pytest.raises(RuntimeError):
-        IntegratedGradients(baselines=torch.zeros(7))(model, inputs, TARGET)
+    fail_in_second_pass(model.classifier)
+    with pytest.raises(RuntimeError, match="second pass"):
+        IntegratedGradients()(model, inputs, TARGET)
     assert not any(module._forward_hooks for module in model.modules())
 
 
@@ -220,8 +234,9 @@ def test_training_mode_and_batch_statistics_stay(tiny, name):
 def test_statistics_are_tracked_again_after_an_error(tiny):
     """Prevents: batch norms that stop learning their statistics because one explanation failed."""
     model = tiny("resnet").train()
-    with pytest.raises(RuntimeError):
-        IntegratedGradients(baselines=torch.zeros(3, 7, 7))(model, {"pixel_values": images()}, TARGET)
+    fail_in_second_pass(model.classifier)
+    with pytest.raises(RuntimeError, match="second pass"):
+        IntegratedGradients()(model, {"pixel_values": images()}, TARGET)
     assert all(m.track_running_stats for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d))
 
 
