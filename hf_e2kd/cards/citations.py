@@ -107,6 +107,12 @@ EXPLAINERS = {
     booktitle = {Advances in Neural Information Processing Systems},
     year = {2017}
 }""",
+    "lime": r"""@inproceedings{ribeiro2016should,
+    title = {"Why Should {I} Trust You?": Explaining the Predictions of Any Classifier},
+    author = {Ribeiro, Marco Tulio and Singh, Sameer and Guestrin, Carlos},
+    booktitle = {ACM SIGKDD International Conference on Knowledge Discovery and Data Mining},
+    year = {2016}
+}""",
     "occlusion": r"""@inproceedings{zeiler2014visualizing,
     title = {Visualizing and Understanding Convolutional Networks},
     author = {Zeiler, Matthew D. and Fergus, Rob},

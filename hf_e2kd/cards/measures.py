@@ -128,6 +128,7 @@ EXPLAINERS = {
     "lrp": "relevance propagation",
     "gradient_shap": "Gradient SHAP",
     "kernel_shap": "KernelSHAP",
+    "lime": "LIME",
     "occlusion": "occlusion",
     "rise": "RISE",
     "saliency": "saliency",

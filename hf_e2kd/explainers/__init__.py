@@ -11,7 +11,7 @@ from .input_x_gradient import InputXGradient
 from .integrated_gradients import IntegratedGradients
 from .layer_cam import LayerCAM
 from .lrp import LRP
-from .perturbation import GradientShap, KernelShap, Occlusion, Rise
+from .perturbation import GradientShap, KernelShap, Lime, Occlusion, Rise
 from .registry import available_explainers, build_explainer, explain, register_explainer, usable_explainers
 from .saliency import Saliency
 
@@ -29,6 +29,7 @@ __all__ = [
     "IntegratedGradients",
     "LRP",
     "LayerCAM",
+    "Lime",
     "GradientShap",
     "KernelShap",
     "Occlusion",

@@ -25,7 +25,7 @@ from .input_x_gradient import InputXGradient
 from .integrated_gradients import IntegratedGradients
 from .layer_cam import LayerCAM
 from .lrp import LRP
-from .perturbation import GradientShap, KernelShap, Occlusion, Rise
+from .perturbation import GradientShap, KernelShap, Lime, Occlusion, Rise
 from .saliency import Saliency
 
 T = TypeVar("T")
@@ -44,6 +44,7 @@ _EXPLAINERS: dict[str, type[Explainer]] = {
         LayerCAM,
         LRP,
         KernelShap,
+        Lime,
         Occlusion,
         Rise,
         Saliency,

@@ -5,11 +5,13 @@ import itertools
 import pytest
 import torch
 from captum.attr import Occlusion as CaptumOcclusion
+from sklearn.linear_model import Ridge
 from torch.nn import functional as F
 
 import hf_e2kd
 from hf_e2kd import FunctionModel
-from hf_e2kd.explainers import KernelShap, Occlusion, Rise, build_explainer
+from hf_e2kd.alignment import slic_superpixels, superpixel_sums
+from hf_e2kd.explainers import KernelShap, Lime, Occlusion, Rise, build_explainer
 from hf_e2kd.explainers.perturbation.rise import enlarged_masks
 from hf_e2kd.explainers.perturbation.variants import text_units, without_tokens
 from hf_e2kd.testing import check_explainer
@@ -21,7 +23,12 @@ from tests.training import distiller
 TARGET = torch.tensor([3, 1])
 TEXTS = ["the film was wonderful, a warm film", "dull"]
 PAIRS = [("the film was wonderful", "a warm film"), ("dull", "it isn't boring at all")]
-QUICK = {"occlusion": {"patch": 0.25}, "rise": {"masks": 20}, "kernel_shap": {"samples": 40, "cells": 3}}
+QUICK = {
+    "occlusion": {"patch": 0.25},
+    "rise": {"masks": 20},
+    "kernel_shap": {"samples": 40, "cells": 3},
+    "lime": {"samples": 40, "superpixels": 5},
+}
 
 
 def seen_rows(model):
@@ -33,8 +40,13 @@ def seen_rows(model):
     return rows
 
 
+def blocks(count, side):
+    """Images of 2×2 squares of one colour each, which SLIC cuts apart; it leaves noise in one piece."""
+    return F.interpolate(images(count, 2), size=(side, side), mode="nearest")
+
+
 @pytest.mark.parametrize(
-    ("name", "family"), [*itertools.product(("occlusion", "kernel_shap"), ("resnet", "bert")), ("rise", "vit")]
+    ("name", "family"), [*itertools.product(("occlusion", "kernel_shap", "lime"), ("resnet", "bert")), ("rise", "vit")]
 )
 def test_results_and_side_effects(name, family):
     """Prevents: logits of a changed input, maps in half precision, a mode or a hook that stays, a silent training."""
@@ -95,9 +107,35 @@ def test_shapley_values_of_a_sum_are_its_addends():
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
 
 
+def test_lime_is_a_ridge_regression_on_superpixels(monkeypatch):
+    """Prevents: weights of the wrong superpixels, a kernel of another width, coalitions that weigh alike."""
+    weights = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    model = FunctionModel(lambda pixel_values: torch.einsum("bchw,kchw->bk", pixel_values, weights))
+    pixels, target, seen = blocks(2, 16), torch.tensor([0, 1]), []
+    made = Lime.estimator
+
+    def watched(self, values):
+        return made(self, lambda kept: (seen.append(kept), values(kept))[1])
+
+    monkeypatch.setattr(Lime, "estimator", watched)
+    found = Lime(samples=30, superpixels=4, batch_size=30)(model, {"pixel_values": pixels}, target).maps
+    low, high = pixels.amin((1, 2, 3), keepdim=True), pixels.amax((1, 2, 3), keepdim=True)
+    parts = slic_superpixels(((pixels - low) / (high - low)).clamp(0, 1), 4)
+    coalitions = [kept for kept in seen if len(kept) == 30]
+    assert len(coalitions) == 2
+    for row, kept in enumerate(coalitions):
+        own = parts[row : row + 1]
+        addends = superpixel_sums((pixels[row] * weights[target[row]]).sum(0)[None], own)[0]
+        likeness = kept.mean(1).sqrt()  # the cosine of zeros and ones with ones alone
+        nearness = torch.exp(-((1 - likeness) ** 2) / (2 * 0.25**2))
+        ridge = Ridge(alpha=1.0).fit(kept, kept @ addends, sample_weight=nearness)
+        expected = torch.tensor(ridge.coef_, dtype=torch.float32)
+        torch.testing.assert_close(superpixel_sums(found[row : row + 1], own)[0], expected, rtol=1e-3, atol=1e-3)
+
+
 def test_batches_change_nothing_but_the_calls(tiny):
     """Prevents: maps that depend on how many changed images are run at a time, and costs that were told otherwise."""
-    model, inputs = tiny("resnet"), {"pixel_values": images()}
+    model, inputs = tiny("resnet"), {"pixel_values": blocks(2, 32)}
     for name, options in QUICK.items():
         rows = seen_rows(model)
         explainer = build_explainer(name, **options, batch_size=16)
@@ -187,7 +225,7 @@ def test_a_function_is_explained_and_not_by_gradients(tiny):
     found = hf_e2kd.explain(runtime, pixels, "occlusion", patch=0.25)
     torch.testing.assert_close(found.maps, expected.maps)
     assert torch.equal(found.target, expected.target)
-    with pytest.raises(ValueError, match="is a function, without gradients, .*: kernel_shap, occlusion, rise"):
+    with pytest.raises(ValueError, match="is a function, without gradients, .*: kernel_shap, lime, occlusion, rise"):
         hf_e2kd.explain(runtime, pixels, "gradcam")
     with pytest.raises(ValueError, match=r"logits \(batch, classes\).*shape \(2,\) for a batch of 2"):
         hf_e2kd.explain(lambda images: images.mean((1, 2, 3)), pixels, "occlusion")
@@ -216,6 +254,7 @@ def test_a_training_is_refused_and_an_evaluation_is_not(tmp_path):
         ("occlusion", {"words": "deleted"}, "Unknown way to take words out 'deleted'. Available: left_out, mask"),
         ("rise", {"masks": 0}, "masks must be a whole number of at least 1, not 0"),
         ("rise", {"share": 1}, "between 0 and 1"),
+        ("lime", {"samples": 0}, "samples must be a whole number of at least 1, not 0"),
         ("kernel_shap", {"batch_size": 2.5}, "batch_size must be a whole number"),
     ],
 )
@@ -229,6 +268,8 @@ def test_unfit_inputs(tiny):
     """Prevents: noise in the place of Shapley values, and a KeyError for texts or audio."""
     with pytest.raises(ValueError, match="The scores of 49 parts can't be told from 40 coalitions"):
         KernelShap(samples=40)(tiny("resnet"), {"pixel_values": images()}, TARGET)
+    with pytest.raises(ValueError, match="count is 30, which is out of the range from 3 to 20"):
+        Lime(superpixels=30)(tiny("resnet"), {"pixel_values": images()}, TARGET)
     with pytest.raises(ValueError, match="'rise' masks images. Explain texts by 'occlusion'"):
         Rise()(build_text("bert"), token_batch(), TARGET)
     with pytest.raises(ValueError, match="changes `pixel_values` or `input_ids`; given are features"):

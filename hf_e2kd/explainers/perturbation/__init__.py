@@ -3,7 +3,8 @@
 from .base import PerturbationExplainer
 from .gradient_shap import GradientShap
 from .kernel_shap import KernelShap
+from .lime import Lime
 from .occlusion import Occlusion
 from .rise import Rise
 
-__all__ = ["GradientShap", "KernelShap", "Occlusion", "PerturbationExplainer", "Rise"]
+__all__ = ["GradientShap", "KernelShap", "Lime", "Occlusion", "PerturbationExplainer", "Rise"]
