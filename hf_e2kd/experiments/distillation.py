@@ -48,6 +48,7 @@ class Distillation:
         collator: Makes batches; None for the trainer's own.
         teacher_is_new: True if the teacher was trained for this distillation, so that it is worth saving.
         teacher_processor: Saved beside a new teacher; None for the student's.
+        teacher_train: Training data as a fine-tuned teacher is shown it; None where the student's serves too.
         derive: Further splits' metrics from a model's measured ones, such as the worst group's from the groups'.
         references: References in the place of the live teacher, such as its stored explanations.
         callbacks: Callbacks of the students' trainers.
@@ -70,6 +71,7 @@ class Distillation:
     callbacks: Sequence[TrainerCallback] = ()
     data: Mapping[str, DataRecord] = field(default_factory=dict)
     card_samples: int = 1000
+    teacher_train: Dataset | None = None
 
 
 def replace_arguments(args: ExplanationDistillArguments, **changes: Any) -> ExplanationDistillArguments:

@@ -79,7 +79,9 @@ def estimate_teacher(
         training: Arguments of the teacher's training that differ.
     """
     own = replace_arguments(args, **{**LABELS_ALONE, **training})
-    part = _measure(replace(distillation, student=distillation.teacher), own, MEASURED_STEPS, evaluate=False)
+    train = distillation.teacher_train or distillation.train
+    trained = replace(distillation, student=distillation.teacher, train=train)
+    part = _measure(trained, own, MEASURED_STEPS, evaluate=False)
     batch = own.train_batch_size * own.gradient_accumulation_steps * own.world_size
     steps = own.max_steps if own.max_steps > 0 else math.ceil(math.ceil(rows / batch) * own.num_train_epochs)
     return replace(part, steps=steps)

@@ -17,7 +17,7 @@ from ..architectures import call_model
 from ..data.text import TextCollator
 from ..data.transforms import DistillationTransform
 from ..logs import get_logger
-from .models import label_settings, load_processor, load_weights
+from .models import label_settings, load_processor, load_weights, saved_configuration
 from .reaching import loading
 
 logger = get_logger(__name__)
@@ -107,7 +107,7 @@ def fit_head(
         )
     is_text = not isinstance(dataset.features[columns[0]], Image)
     auto_class = AutoModelForSequenceClassification if is_text else AutoModelForImageClassification
-    model, found = _load(auto_class, source, **label_settings(names, len(names)), **options)
+    model, found = _load(auto_class, source, label_settings(names, len(names)), **options)
     head = _prepare_head(
         model, source, len(names), {*found["missing_keys"], *(key[0] for key in found["mismatched_keys"])}
     )
@@ -130,12 +130,17 @@ def fit_head(
     return model, processor
 
 
-def _load(auto_class: Any, source: str, **options: Any) -> tuple[nn.Module, dict[str, Any]]:
+def _load(auto_class: Any, source: str, labels: dict[str, Any], **options: Any) -> tuple[nn.Module, dict[str, Any]]:
     """Load a backbone with a classifier of one class a sample, and transformers' report of what its weights lack."""
     with loading(source):
         try:
             model, found = load_weights(
-                auto_class, source, output_loading_info=True, ignore_mismatched_sizes=True, **options
+                auto_class,
+                source,
+                config=saved_configuration(source, labels, **options),
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                **options,
             )
         except ValueError as error:
             if "Unrecognized configuration class" not in str(error):

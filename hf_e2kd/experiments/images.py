@@ -51,6 +51,9 @@ class ImageSources:
         metadata={"help": "Keep the student's weights, or start anew.", "choices": ["pretrained", "random"]},
     )
     teacher_head: str = field(default="own", metadata={"help": HEADS, "choices": ["own", "fit"]})
+    finetune_teacher: bool = field(default=False, metadata={"help": "Train the teacher on the data's labels first."})
+    teacher_epochs: float = field(default=3.0, metadata={"help": "Epochs of that training."})
+    teacher_learning_rate: float = field(default=5e-5, metadata={"help": "Learning rate of that training."})
     train_split: str = field(default="train", metadata={"help": "Split to distil on."})
     eval_split: str = field(
         default="validation",
@@ -107,7 +110,11 @@ def load_image_sources(sources: ImageSources, args: ExplanationDistillArguments,
         seed=seed,
         skip_undecodable=sources.skip_undecodable,
     )
-    if sources.teacher_head == "fit":
+    teacher_train = None
+    if sources.finetune_teacher:
+        train, evaluation = encode_new_labels([train, evaluation], sources.label_column)
+        teacher, teacher_processor, teacher_train = finetune(sources, args, train, seed)
+    elif sources.teacher_head == "fit":
         train, evaluation = encode_new_labels([train, evaluation], sources.label_column)
         announce(args, f"Seed {seed}: fitting the teacher's head to the labels")
         teacher, teacher_processor = fit_head(
@@ -149,9 +156,48 @@ def load_image_sources(sources: ImageSources, args: ExplanationDistillArguments,
         train,
         {"evaluation": evaluation},
         picture,
-        teacher_is_new=sources.teacher_head == "fit",
+        teacher_is_new=sources.finetune_teacher or sources.teacher_head == "fit",
         teacher_processor=teacher_processor,
+        teacher_train=teacher_train,
     )
+
+
+def finetune(
+    sources: ImageSources, args: ExplanationDistillArguments, train: Dataset, seed: int
+) -> tuple[nn.Module, Any, Dataset]:
+    """Train the teacher, with a new classifier, on the data's labels.
+
+    Returns:
+        The teacher, its image processor, and the training data as it is shown to the teacher.
+
+    Raises:
+        ValueError: the labels have no names.
+    """
+    assert sources.teacher
+    names = label_names(train, sources.label_column)
+    if names is None:
+        raise ValueError(
+            f"A teacher is fine-tuned on classes with names, and the column '{sources.label_column}' has none. "
+            f"Columns: {', '.join(train.column_names)}. Name another by --label_column, or encode it: "
+            f"dataset.class_encode_column('{sources.label_column}')."
+        )
+    teacher = create_student(sources.teacher, "pretrained", names)
+    processor = load_processor(sources.teacher, teacher.config)
+    shown = train.with_transform(
+        DistillationTransform(
+            processor,
+            augmentation=crop_and_flip(processor) if sources.augment else None,
+            image_column=sources.image_column,
+            label_column=sources.label_column,
+        )
+    )
+    announce(args, f"Seed {seed}: fine-tuning the teacher")
+    training = {
+        "seed": seed,
+        "num_train_epochs": sources.teacher_epochs,
+        "learning_rate": sources.teacher_learning_rate,
+    }
+    return train_on_labels(teacher, replace_arguments(args, **training), shown, processor), processor, shown
 
 
 def crop_and_flip(*processors: Any, smallest: float = 0.35) -> v2.Transform:

@@ -148,7 +148,7 @@ def create_student(source: str, init: str, names: list[str] | None, teacher: nn.
         return load_weights(
             AutoModelForImageClassification,
             source,
-            config=_saved_configuration(source, labels),
+            config=saved_configuration(source, labels),
             ignore_mismatched_sizes=True,
         )
 
@@ -249,11 +249,12 @@ def _configuration(source: str, labels: dict[str, Any]) -> PreTrainedConfig:
     if source.startswith("torchvision/") and not Path(source).exists():
         return shufflenet_config(source.removeprefix("torchvision/"), **labels)
     with loading(source, FROM_SCRATCH):
-        return _saved_configuration(source, labels)
+        return saved_configuration(source, labels)
 
 
-def _saved_configuration(source: str, labels: dict[str, Any]) -> PreTrainedConfig:
-    config = AutoConfig.from_pretrained(source)
+def saved_configuration(source: str, labels: dict[str, Any], **options: Any) -> PreTrainedConfig:
+    """Load a model's configuration for other classes, which `labels` sets as `label_settings` gives them."""
+    config = AutoConfig.from_pretrained(source, **options)
     # Set afterwards, as timm's wrapper would keep its own number of classes whatever their names.
     for name, value in labels.items():
         setattr(config, name, value)

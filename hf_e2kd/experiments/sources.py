@@ -113,7 +113,7 @@ def reads_text(config: Any, source: str) -> bool:
     raise ValueError(
         f"'{source}' is {', '.join(config.architectures or ()) or config.model_type}, no classifier of images "
         "(…ForImageClassification, or of timm) or of texts (…ForSequenceClassification). A backbone becomes a teacher "
-        "by `hf-e2kd distill --teacher-head fit`."
+        "by `hf-e2kd distill --teacher-head fit` or `--finetune-teacher EPOCHS`."
     )
 
 

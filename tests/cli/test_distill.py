@@ -12,6 +12,8 @@ from transformers import (
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
     TrainerCallback,
+    ViTConfig,
+    ViTForImageClassification,
     ViTImageProcessor,
 )
 
@@ -280,6 +282,22 @@ def test_a_head_for_the_datas_classes(place, tmp_path, teacher):
     assert ViTImageProcessor.from_pretrained(tmp_path / "teacher").size == PROCESSOR.size
 
 
+def test_a_teacher_fine_tuned_on_images(place, tmp_path, capsys):
+    """Prevents: a teacher trained on the student's view of the images, not kept, or not counted in the estimate."""
+    ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(tmp_path / "start")
+    config = ViTConfig(**{**build("vit").config.to_dict(), "image_size": 16})
+    ViTForImageClassification(config).save_pretrained(tmp_path / "start")
+    line = of_images(place, "--output_dir", tmp_path / "out", "--num_train_epochs", 1, "--dataset", place / "pets")
+    line += ["--student", tmp_path / "start", "--finetune-teacher", 2]
+    assert run(*line, "--dry-run", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["trainings"]["teacher"]["steps"] == 8
+    assert run(*line) == 0
+    teacher = AutoModelForImageClassification.from_pretrained(tmp_path / "out" / "teacher")
+    assert list(teacher.config.id2label.values()) == ["cat", "dog", "mouse", "hen", "cow"]
+    assert not torch.equal(teacher.vit.embeddings.cls_token, build("vit", seed=0).vit.embeddings.cls_token)
+    assert ViTImageProcessor.from_pretrained(tmp_path / "out" / "teacher").size["height"] == 32
+
+
 def test_a_head_for_the_texts_classes(place, tmp_path):
     """Prevents: texts without the way that images have."""
     line = ["distill", "--teacher", place / "reader", "--student", "teacher-layers", "--student_layers", 1, *FAST]
@@ -295,7 +313,11 @@ def test_a_head_for_the_texts_classes(place, tmp_path):
 @pytest.mark.parametrize(
     ("code", "message", "options"),
     [
-        (2, "there is no option --learning_rat. Did you mean --learning_rate?", ["--learning_rat", 1]),
+        (
+            2,
+            "there is no option --learning_rat. Did you mean --learning_rate or --teacher_learning_rate?",
+            ["--learning_rat", 1],
+        ),
         (2, "there is no option --xyzzy. --all-options lists them.", ["--xyzzy=1"]),
         (2, "invalid float value: 'fast'", ["--learning_rate", "fast"]),
         (2, "explanation_weight must be a finite number of at least 0", ["--explanation_weight", "-1"]),
@@ -315,7 +337,7 @@ def test_a_head_for_the_texts_classes(place, tmp_path):
         (1, "'nowhere/data' is neither a folder nor", ["--dataset", "nowhere/data"]),
         (1, "classifies texts and the student", ["--teacher", "{place}/reader"]),
         (1, "is ViTModel, no classifier", ["--teacher", "{place}/encoder"]),
-        (2, "leave one of both out", ["--teacher-head", "fit", "--finetune-teacher"]),
+        (2, "leave one of both out", ["--teacher-head", "fit", "--finetune-teacher", 1]),
         (1, "name its student by Hub id or folder", ["--student", "teacher-layers"]),
         (1, "'../nowhere' doesn't exist", ["--student", "../nowhere"]),
     ],

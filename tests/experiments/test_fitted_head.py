@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import timm
 import torch
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from sklearn.linear_model import LogisticRegression
@@ -16,7 +17,7 @@ from transformers import (
     ViTModel,
 )
 
-from hf_e2kd import explain
+from hf_e2kd import explain, wrap_timm
 from hf_e2kd.data.transforms import DistillationTransform
 from hf_e2kd.experiments import fit_head
 from tests.models import build
@@ -107,6 +108,15 @@ def test_refusals(tmp_path):
     unknown = saved(ViTMAEModel(ViTMAEConfig(**settings)), PROCESSOR, tmp_path / "mae")
     with pytest.raises(ValueError, match="of a kind that AutoModelForImageClassification doesn't know"):
         fit_head(unknown, data)
+
+
+def test_a_classifier_of_timm_with_other_classes(tmp_path):
+    """Prevents: timm's wrapper keeping its own number of classes, so that no head is found."""
+    settings = {"input_size": (3, 32, 32), "crop_pct": 1.0}
+    model = timm.create_model("test_efficientnet", num_classes=7, pretrained_cfg_overlay=settings)
+    wrap_timm(model.eval(), id2label={number: f"old {number}" for number in range(7)}).save_pretrained(tmp_path)
+    teacher, _ = fit_head(str(tmp_path), pictures(["a", "b", "c"]), progress=False)
+    assert teacher.config.id2label == {0: "a", 1: "b", 2: "c"} and teacher.timm_model.classifier.out_features == 3
 
 
 @pytest.mark.parametrize("change", ["transform", "format"])
