@@ -61,13 +61,13 @@ class InputXGradient(BaselineExplainer):
             )
 
     def forward(self, model: nn.Module, inputs: Mapping[str, Any], target: Target) -> Explanation:
-        opened = self._by_transposed_pass(model, inputs, target)
+        of_words = self.layer is None and inputs.get("pixel_values") is None
+        baseline = text_baseline(model, inputs, self._tokenizer_ids) if of_words else None
+        opened = self._by_transposed_pass(model, inputs, target) if baseline is None else None
         if opened is not None:
             return opened
         if self.layer is None:
             at = differentiate(model, inputs, target)
-            is_text = inputs.get("pixel_values") is None
-            baseline = text_baseline(model, inputs, self._tokenizer_ids) if is_text else None
             path = at.value if baseline is None else at.value - baseline.to(at.value)
             scores = [over_channels(path * gradient, inputs) for gradient in at.gradients]
             return input_explanation(at.logits, scores, at.target, inputs)
@@ -80,8 +80,6 @@ class InputXGradient(BaselineExplainer):
             return None
         # From pixels on, the pass takes a ViT as long as differentiating twice, and more memory.
         if self.layer is None and inputs.get("pixel_values") is not None:
-            return None
-        if self.layer is None and text_baseline(model, inputs, self._tokenizer_ids) is not None:
             return None
         try:
             LRP(layer=self.layer).refuse(model, inputs)

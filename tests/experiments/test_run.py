@@ -124,7 +124,7 @@ def test_the_users_own_models_and_unlabelled_images(own_sources, monkeypatch, tm
         (["--teacher", "somewhere"], "--teacher, --student and --dataset belong together"),
         (["--seeds", "0"], "--seeds must be at least 1"),
         (["--student_init", "foo"], "invalid choice: 'foo'"),
-        (["--explainer", "lime"], "Unknown explainer 'lime'. Available: "),
+        (["--explainer", "limes"], "Unknown explainer 'limes'. Available: "),
     ],
 )
 def test_wrong_arguments_say_what_to_do(options, message, monkeypatch, capsys):

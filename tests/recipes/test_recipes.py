@@ -166,7 +166,7 @@ def test_a_users_own_models_and_data(name, own_sources, run, tmp_path):
     ("name", "options", "message"),
     [
         ("distill_vit", ["--teacher", "somewhere"], "--teacher, --student and --dataset belong together"),
-        ("distill_vit", ["--explainer", "lime"], "Unknown explainer 'lime'. Available: "),
+        ("distill_vit", ["--explainer", "limes"], "Unknown explainer 'limes'. Available: "),
         ("distill_bert", ["--teacher", "somewhere"], "--teacher and --dataset belong together"),
         ("guide_boxes", ["--model", "somewhere"], "--model and --dataset belong together"),
         ("guide_boxes", ["--guidance_loss", "foo"], "invalid choice: 'foo'"),
