@@ -61,7 +61,7 @@ class InputXGradient(BaselineExplainer):
             )
 
     def forward(self, model: nn.Module, inputs: Mapping[str, Any], target: Target) -> Explanation:
-        of_words = self.layer is None and inputs.get("pixel_values") is None
+        of_words = self.layer is None and "input_ids" in inputs and inputs.get("pixel_values") is None
         baseline = text_baseline(model, inputs, self._tokenizer_ids) if of_words else None
         opened = self._by_transposed_pass(model, inputs, target) if baseline is None else None
         if opened is not None:
