@@ -22,8 +22,13 @@ def draw_map(image: Image.Image, strength: torch.Tensor) -> Image.Image:
         strength: Map (h, w) from 0 to 1, enlarged bilinearly to the image.
     """
     values = _enlarged(strength, image)
-    # As its square root, or what is half as strong would hardly be seen.
-    return _layer(colormaps[COLORMAP](values)[..., :3], np.sqrt(values))
+    return _layer(colormaps[COLORMAP](values)[..., :3], opacity_of(values))
+
+
+def opacity_of(strength: np.ndarray) -> np.ndarray:
+    """Return the opacity of a map's parts, from 0 to 1: none at 0, and all where it is strongest."""
+    # The square root, or what is half as strong would hardly be seen.
+    return np.sqrt(strength)
 
 
 def draw_difference(image: Image.Image, difference: torch.Tensor) -> Image.Image:

@@ -14,7 +14,7 @@ from ..cards.escaping import escape_html
 from ..cards.plots import COLORMAP
 from ..cards.word_plots import AGAINST, AGAINST_DARK, FOR, FOR_DARK, WordRow, WordSample, word_rows
 from .comparison import Comparison, Reading, spelled, strength, synonyms
-from .drawing import STUDENT, TEACHER, data_uri, draw_difference, draw_map, place_of
+from .drawing import STUDENT, TEACHER, data_uri, draw_difference, draw_map, opacity_of, place_of
 
 OPACITY = 0.75
 
@@ -87,7 +87,10 @@ def style(dark: str) -> str:
     Args:
         dark: Rule around the dark colours with `{}` in their place, as `".dark .e2kd {{ {} }}"`.
     """
-    stops = ", ".join(to_hex(colour) for colour in colormaps[COLORMAP](np.linspace(0, 1, 9)))
+    values = np.linspace(0, 1, 9)
+    # As transparent as the maps are there.
+    colours = np.column_stack([colormaps[COLORMAP](values)[:, :3], opacity_of(values)])
+    stops = ", ".join(to_hex(colour, keep_alpha=True) for colour in colours)
     light = LIGHT.format(for_light=_numbers(FOR), against_light=_numbers(AGAINST))
     dark = dark.format(DARK.format(for_dark=_numbers(FOR_DARK), against_dark=_numbers(AGAINST_DARK)))
     return STYLE.format(
