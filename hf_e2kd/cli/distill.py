@@ -178,6 +178,8 @@ def _read_sources(
     fits, finetunes = teacher_head == "fit", finetune_teacher is not None
     if fits and finetunes:
         raise typer.BadParameter("--finetune-teacher trains the teacher with its head; leave one of both out.")
+    if finetunes and not finetune_teacher:
+        raise typer.BadParameter("--finetune-teacher 0 would leave the new classifier random. Give a number above 0.")
     if fits or finetunes:
         is_text = type(load_config(teacher)) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
     else:

@@ -171,9 +171,11 @@ def finetune(
         The teacher, its image processor, and the training data as it is shown to the teacher.
 
     Raises:
-        ValueError: the labels have no names.
+        ValueError: the labels have no names, or a head shall be fitted too.
     """
     assert sources.teacher
+    if sources.teacher_head == "fit":
+        raise ValueError("--finetune_teacher trains the teacher with its head; leave --teacher_head fit out, or this.")
     names = label_names(train, sources.label_column)
     if names is None:
         raise ValueError(

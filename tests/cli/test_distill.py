@@ -338,6 +338,8 @@ def test_a_head_for_the_texts_classes(place, tmp_path):
         (1, "classifies texts and the student", ["--teacher", "{place}/reader"]),
         (1, "is ViTModel, no classifier", ["--teacher", "{place}/encoder"]),
         (2, "leave one of both out", ["--teacher-head", "fit", "--finetune-teacher", 1]),
+        (1, "leave --teacher_head fit out, or this", ["--teacher-head", "fit", "--finetune_teacher", "true"]),
+        (2, "Give a number above 0", ["--finetune-teacher", 0]),
         (1, "name its student by Hub id or folder", ["--student", "teacher-layers"]),
         (1, "'../nowhere' doesn't exist", ["--student", "../nowhere"]),
     ],
