@@ -1,6 +1,7 @@
 """Command lines of the pages, read by the parsers that would read them, and not run."""
 
 import argparse
+import os
 import re
 import runpy
 import shlex
@@ -149,7 +150,9 @@ def _check_training(options: list[str]) -> None:
 
 def check_make(words: list[str]) -> None:
     """`make …`: what it would run is read too, as far as it is a recipe."""
-    done = subprocess.run(["make", "--dry-run", *words], cwd=ROOT, capture_output=True, text=True)
+    # Without what a `make test ARGS=…` that runs this hands on to the makes below it.
+    own = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKEOVERRIDES", "ARGS")}
+    done = subprocess.run(["make", "--dry-run", *words], cwd=ROOT, env=own, capture_output=True, text=True)
     assert done.returncode == 0, f"make {shlex.join(words)}: {done.stderr}"
     for line in done.stdout.replace("\\\n", " ").splitlines():
         if ("recipes/" in line and "launch" in line) or "hf-e2kd" in line:
