@@ -99,18 +99,26 @@ BUILDERS = TRANSFORMERS | TIMM | WRAPPED
 """What builds a tiny model of each family, by the family's name."""
 
 
-def build(name: str, seed: int = 0) -> nn.Module:
+def build(name: str, seed: int = 0, **settings: Any) -> nn.Module:
     """A tiny model of a family, in evaluation mode, its weights large enough for maps that differ between places.
 
     Args:
         name: One of `BUILDERS`.
         seed: Of the weights. The global generator is left as it was.
+        settings: Of the configuration, instead of the family's own.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = BUILDERS[name]()
+        model = BUILDERS[name](**settings)
         randomise(model)
     return model.eval()
+
+
+def shallow(name: str) -> nn.Module:
+    """`build` with a single block, or one a stage: for what takes long by the block, such as tracing."""
+    own = BUILDERS[name].keywords  # type: ignore[attr-defined]
+    settings = {key: 1 for key in ("num_hidden_layers", "depth") if key in own}
+    return build(name, **settings, **({"depths": [1] * len(own["depths"])} if "depths" in own else {}))
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, ViTImageProcessor
 
 from hf_e2kd.cli import main, verification
+from hf_e2kd.data.digits import SIZES
 from hf_e2kd.explainers import IntegratedGradients
 from hf_e2kd.fidelity import DataRecord, FidelityRecord, MetricValue, ModelRecord
 from hf_e2kd.fidelity.describe import describe_explainer
@@ -244,7 +245,8 @@ def test_records_that_state_too_little(place, capsys):
     assert run(*IMAGES, "--pictures", 0, "--no-chance") == 0
     folder = place / "outputs" / "fidelity"
     record = FidelityRecord.load(folder)
-    generated = replace(record.data, id="digits_on_textures", path=None, split="nowhere", arguments={})
+    few = {"sizes": dict.fromkeys(SIZES, 1)}
+    generated = replace(record.data, id="digits_on_textures", path=None, split="nowhere", arguments=few)
     for changed, message in (
         ({"data": generated}, "'digits_on_textures' can't be made as the record states it: 'nowhere'. Name its split"),
         ({"data": replace(generated, arguments={"never": 1})}, "can't be made as the record states it"),

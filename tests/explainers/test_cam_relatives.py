@@ -12,7 +12,7 @@ from hf_e2kd.explainers import HiResCAM, LayerCAM, install_explained_forward
 from hf_e2kd.testing import check_explainer
 from tests.explainers.test_compiled import assert_compiled_equals_eager
 from tests.explainers.test_gradcam import Logits, normalised, target_layer
-from tests.models import images
+from tests.models import images, shallow
 from tests.text_models import build_text
 
 TARGET = torch.tensor([3, 1])
@@ -72,10 +72,10 @@ def test_trains(tiny, method, name):
 
 
 @pytest.mark.parametrize("explainer", [HiResCAM(), LayerCAM()], ids=["hires_cam", "layer_cam"])
-def test_compiles(tiny, explainer):
+def test_compiles(explainer):
     """Prevents: a relative of GradCAM that takes the hook where GradCAM's head is known."""
     torch.compiler.reset()
-    model = tiny("vit")
+    model = shallow("vit")
     install_explained_forward(model, explainer)
     assert_compiled_equals_eager(model, {"pixel_values": images()})
     torch.compiler.reset()

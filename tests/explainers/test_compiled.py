@@ -13,7 +13,7 @@ from hf_e2kd.explainers import (
     shared_noise,
 )
 from tests.gradients import loss_of, relative_error
-from tests.models import images, randomise
+from tests.models import images, randomise, shallow
 from tests.text_models import build_text, token_batch
 
 TARGET = torch.tensor([3, 1])
@@ -56,9 +56,9 @@ def assert_compiled_equals_eager(model, inputs, backend="aot_eager", target=TARG
 
 
 @pytest.mark.parametrize("name", GRADCAM)
-def test_gradcam(tiny, name):
+def test_gradcam(name):
     """Prevents: a compiled step whose explanation is constant to the gradient, or whose graph is cut in pieces."""
-    model = tiny(name)
+    model = shallow(name)
     install_explained_forward(model, GradCAM())
     assert_compiled_equals_eager(model, {"pixel_values": images()})
 
@@ -68,7 +68,12 @@ def shallow_bert():
     return build_text("bert", num_hidden_layers=1)
 
 
-@pytest.mark.parametrize("build", [shallow_bert, lambda: build_text("modernbert")], ids=["bert", "modernbert"])
+def shallow_modernbert():
+    """A layer that looks at all words and one that looks at its neighbours."""
+    return build_text("modernbert", num_hidden_layers=2, layer_types=["full_attention", "sliding_attention"])
+
+
+@pytest.mark.parametrize("build", [shallow_bert, shallow_modernbert], ids=["bert", "modernbert"])
 def test_texts(build):
     """Prevents: other positions or padding where a model is given its word embeddings instead of its tokens."""
     # In float32 what a layer norm makes of empty rows of padding loses its digits (DeBERTa).
@@ -78,8 +83,8 @@ def test_texts(build):
 
 
 @pytest.mark.parametrize("name", ["vit", "wrapped_convnext"])
-def test_images_at_their_pixels(tiny, name):
-    model = tiny(name)
+def test_images_at_their_pixels(name):
+    model = shallow(name)
     install_explained_forward(model, Saliency())
     assert_compiled_equals_eager(model, {"pixel_values": images()})
 

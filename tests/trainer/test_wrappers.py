@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForImageClassification, Trainer
 
-from tests.models import build, images
+from tests.models import build, images, shallow
 from tests.training import (
     CHECKPOINTING,
     Gradients,
@@ -135,13 +135,13 @@ def test_activation_checkpointing_changes_nothing(tiny, tmp_path, family):
     assert relative_error(found[2], found[0]) < 1e-5
 
 
-def test_compiled_training_equals_eager(tiny, tmp_path):
+def test_compiled_training_equals_eager(tmp_path):
     """`torch.compile` has no double backward: an explanation outside the compiled graph would fail or be constant."""
     found = []
     settings = {"explanation_interval": 2, "gradient_accumulation_steps": 2, "per_device_train_batch_size": 2}
     for compiled in ({}, {"torch_compile": True, "torch_compile_backend": "aot_eager"}):
         trainer = distiller(
-            tiny("vit"), build("vit", seed=1), tmp_path, {**settings, **compiled}, eval_dataset=samples(8)
+            shallow("vit"), build("vit", seed=1), tmp_path, {**settings, **compiled}, eval_dataset=samples(8)
         )
         trainer.train()
         found.append((logged(trainer, "loss"), weights(trainer.student), trainer.evaluate()))
