@@ -111,11 +111,12 @@ def measure_factors(
         The norms to log, as `explanation_grad_norm` and `other_grad_norm`.
     """
     trained = [parameter for parameter in parameters if parameter.requires_grad]
+    device = next(iter(losses.values())).device
     measured = [term for term in terms.values() if hasattr(term, FACTOR)]
     others = {name: loss for name, loss in losses.items() if not terms[name].explains}
     own = {id(terms[name]): loss for name, loss in losses.items()}
     each = [weighted_sum(others, weights), *(own.get(id(term)) for term in measured)]
-    other, *norms = mean_of_ranks(torch.stack([_squared_norm(loss, trained) for loss in each])).sqrt().unbind()
+    other, *norms = mean_of_ranks(torch.stack([_squared_norm(loss, trained, device) for loss in each])).sqrt().unbind()
     for term, norm in zip(measured, norms, strict=True):
         factor = cast(torch.Tensor, getattr(term, FACTOR))
         factor.copy_(torch.where((norm > 0) & (other > 0), other / norm, factor))
@@ -128,14 +129,14 @@ def is_measured(terms: Iterable[Term]) -> bool:
     return all(getattr(term, FACTOR) > 0 for term in terms if hasattr(term, FACTOR))
 
 
-def _squared_norm(loss: torch.Tensor | None, parameters: list[nn.Parameter]) -> torch.Tensor:
-    total = torch.zeros((), device=parameters[0].device)
+def _squared_norm(loss: torch.Tensor | None, parameters: list[nn.Parameter], device: torch.device) -> torch.Tensor:
+    total = torch.zeros((), device=device)
     if loss is None or not loss.requires_grad:
         return total
     gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
     for gradient in gradients:
         if gradient is not None:
-            total = total + at_least_float32(gradient).square().sum()
+            total = total + at_least_float32(gradient).square().sum().to(device)  # of a model on several devices
     return total
 
 
