@@ -13,7 +13,7 @@ from .record import TrainingRecord
 
 ARGUMENTS = (
     *("task_weight", "task_loss", "logits_weight", "logits_loss", "logits_loss_options", "temperature", "terms"),
-    *("explanation_weight", "explanation_loss"),
+    *("explanation_weight", "explanation_weight_mode", "explanation_weight_interval", "explanation_loss"),
     *("comparison_grid", "explanation_target", "explanation_fraction", "explanation_interval"),
     *("explanation_warmup_ratio", "learning_rate", "lr_scheduler_type", "warmup_steps", "optim", "weight_decay"),
     *("max_grad_norm", "per_device_train_batch_size", "gradient_accumulation_steps", "bf16", "fp16", "seed"),

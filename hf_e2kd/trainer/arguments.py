@@ -14,6 +14,7 @@ from ..terms.logits import read_loss_options
 from ..terms.matching import COMPARISON_GRIDS
 from ..terms.numbers import read_count, read_number, read_switch
 from ..terms.task import TASK_LOSSES
+from .relative_weights import MODES
 
 
 @dataclass
@@ -108,6 +109,17 @@ class ExplanationDistillArguments(TrainingArguments):
     explanation_warmup_ratio: float = field(
         default=0.0, metadata={"help": "Share of training over which λ rises linearly from 0."}
     )
+    explanation_weight_mode: str = field(
+        default="absolute",
+        metadata={
+            "help": "Meaning of λ: absolute (a factor on the loss) or relative (the norm of the explanations' gradient "
+            "as a multiple of that of all other terms together).",
+            "choices": list(MODES),
+        },
+    )
+    explanation_weight_interval: int = field(
+        default=10, metadata={"help": "Measure the gradients' norms of a relative λ at every n-th explained step."}
+    )
 
     def __post_init__(self) -> None:
         for name in ("logits_loss_options", "explainer_options", "terms"):
@@ -122,6 +134,7 @@ class ExplanationDistillArguments(TrainingArguments):
             setattr(self, name, read_number(name, getattr(self, name), at_least=0))
         self.temperature = read_number("temperature", self.temperature, above=0)
         self.explanation_interval = read_count("explanation_interval", self.explanation_interval)
+        self.explanation_weight_interval = read_count("explanation_weight_interval", self.explanation_weight_interval)
         self.evaluate_explanations = read_switch("evaluate_explanations", self.evaluate_explanations)
         if not 0 < self.explanation_fraction <= 1:
             raise ValueError(f"explanation_fraction must lie in (0, 1], not {self.explanation_fraction}.")
@@ -139,6 +152,7 @@ class ExplanationDistillArguments(TrainingArguments):
             read_loss_options(self.logits_loss, cast(dict, self.logits_loss_options) or {})
         _require_known("explanation_loss", self.explanation_loss, available_explanation_losses())
         _require_known("comparison_grid", self.comparison_grid, list(COMPARISON_GRIDS))
+        _require_known("explanation_weight_mode", self.explanation_weight_mode, list(MODES))
         _require_known("explanation_target", self.explanation_target, sorted(TARGET_RULES))
         if self.explainer is not None:  # else the student's inputs choose, and its options are read then
             build_explainer(self.explainer, **(cast(dict, self.explainer_options) or {}))

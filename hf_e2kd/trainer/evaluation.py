@@ -18,7 +18,7 @@ from ..logs import get_logger
 from ..metrics.running import RunningMeans, SampleValues
 from ..terms import ReferenceOutput, StepOutput
 from .checks import refuse_missing_inputs
-from .step import run_student
+from .step import run_student, weighted_sum
 
 logger = get_logger(__name__)
 
@@ -192,7 +192,8 @@ class EvaluationMixin(Trainer):
                 self._batch_measures is not None and self.explains
             )
             reference_outputs = self._ask(scored, set(self.references), with_maps)
-            loss, logged, output = self._compare(model, scored, reference_outputs, self._weights())
+            losses, _, output = self._compare(model, scored, reference_outputs, self._weights())
+            loss = weighted_sum(losses, self._weights())
             if self._batch_measures is not None:
                 assert self._fidelity is not None
 
@@ -216,7 +217,7 @@ class EvaluationMixin(Trainer):
                 self._fidelity.update({**metrics, **groups})
         # A `compute_metrics` of the user's own is given the labels as they are.
         labels = (scored if self.compute_metrics is multi_label_metrics else inputs).get("labels")
-        own_loss = loss.detach() if logged else None
+        own_loss = None if loss is None else loss.detach()
         return (own_loss, None, None) if prediction_loss_only else (own_loss, output.logits.detach(), labels)
 
     def _warn_of_missing_labels(self, inputs: Mapping[str, Any]) -> None:

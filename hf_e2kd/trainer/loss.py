@@ -18,7 +18,8 @@ from .checks import refuse_missing_inputs, refuse_missing_labels, warn_of_unlabe
 from .finite import FiniteLosses
 from .logged_means import LoggedMeans, ZeroMapWarning
 from .noise import StepGenerator, draw_noise, draw_samples
-from .step import empty_output, run_student, sum_terms
+from .relative_weights import is_measured, measure_factors, relative_weights
+from .step import compare, empty_output, run_student, weighted_sum
 
 
 class LossMixin(Trainer):
@@ -31,6 +32,8 @@ class LossMixin(Trainer):
     _finite: FiniteLosses
     _generators: StepGenerator
     _checked_a_batch: bool
+    _weighed_step: int | None = None
+    """Step whose first micro-batch with explanations was weighed."""
     runs_student = True
     """False for a stage that trains a term's parameters alone."""
 
@@ -60,13 +63,14 @@ class LossMixin(Trainer):
             inputs = {**inputs, "explained": chosen}
         with shared_noise([*self._explainers(), *self.references.values()], self._noise(inputs) if with_maps else None):
             reference_outputs = self._ask(inputs, asked, with_maps)
-            loss, logged, output = self._compare(model, inputs, reference_outputs, weights)
-        if not logged:
+            losses, logged, output = self._compare(model, inputs, reference_outputs, weights)
+        if not losses:
             raise ValueError(
                 "No term of the loss applies to this batch: it has no labels, or all weights are 0. Columns: "
                 f"{sorted(inputs)}."
             )
-        self._logged.add(logged)
+        loss, figures = self._weigh(model, losses, weights, with_maps)
+        self._logged.add({**logged, **figures})
         self._finite.watch(logged, output, reference_outputs)
         return (loss, {"logits": output.logits}) if return_outputs else loss
 
@@ -94,6 +98,25 @@ class LossMixin(Trainer):
             weight = self._setting(cast(str, term.weight_argument)) if term.weight is None else term.weight
             weights[name] = weight * rise if term.explains else weight
         return weights
+
+    def _weigh(
+        self, model: nn.Module, losses: Mapping[str, torch.Tensor], weights: Mapping[str, float], with_maps: bool
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Return the weighted sum of a micro-batch's losses, and what is measured for it, to be logged."""
+        figures: dict[str, torch.Tensor] = {}
+        weighing: Mapping[str, Any] = weights
+        if with_maps and self._setting("explanation_weight_mode") == "relative":
+            terms = {name: term for name, term in self._named_terms().items() if weights[name] > 0}
+            step, every = self.state.global_step, self._setting("explanation_weight_interval")
+            is_due = step % (self._setting("explanation_interval") * every) == 0
+            if self._weighed_step != step and (is_due or not is_measured(terms.values())):
+                figures = measure_factors(
+                    terms, weights, losses, model.parameters(), lambda norms: self.accelerator.reduce(norms, "mean")
+                )
+            self._weighed_step = step
+            weighing, logged = relative_weights({name: terms[name] for name in losses}, weights)
+            figures |= logged
+        return cast(torch.Tensor, weighted_sum(losses, weighing)), figures
 
     def explanation_weight_of(self, reference: Reference) -> float:
         """Return the weight λ of a reference's explanations."""
@@ -125,8 +148,8 @@ class LossMixin(Trainer):
         inputs: Mapping[str, Any],
         reference_outputs: Mapping[str, ReferenceOutput],
         weights: Mapping[str, float],
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor], StepOutput]:
-        """Run the student once and compare it; return the loss, the values to log, and the student's output."""
+    ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], StepOutput]:
+        """Run the student once and compare it; return the terms' losses, the values to log, and its output."""
         terms = self._named_terms()
         views = {name: term.views(inputs) for name, term in terms.items() if weights[name] > 0}
         further = {name: {**view} for name, view in views.items() if view is not None}
@@ -146,8 +169,8 @@ class LossMixin(Trainer):
         for name, own in outputs.items():
             theirs = self._ask(further[name], {terms[name].reference}, with_maps=False)
             seen[name] = own, theirs.get(cast(str, terms[name].reference))
-        loss, logged = sum_terms(terms, weights, output, reference_outputs, inputs, seen)
-        return loss, logged, output
+        losses, logged = compare(terms, weights, output, reference_outputs, inputs, seen)
+        return losses, logged, output
 
     def _shared(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Return the batch without the columns of single references, which neither the student nor others read."""

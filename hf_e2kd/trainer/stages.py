@@ -17,6 +17,7 @@ from .preemption import last_checkpoint
 
 _ALONE: dict[str, Any] = {
     **{"task_weight": 0.0, "logits_weight": 0.0, "explanation_weight": 0.0, "terms": None, "max_steps": -1},
+    "explanation_weight_mode": "absolute",
     **{"evaluate_explanations": False, "push_to_hub": False, "load_best_model_at_end": False, "eval_on_start": False},
     **{"eval_strategy": IntervalStrategy.NO, "enable_jit_checkpoint": False},
 }

@@ -1,4 +1,4 @@
-"""Functions of one training step: the student's single forward pass, and the weighted sum of the terms."""
+"""Functions of one training step: the student's single forward pass, the terms' losses and their weighted sum."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -78,15 +78,15 @@ def empty_output(inputs: Mapping[str, Any]) -> StepOutput:
     return StepOutput(torch.zeros(len(rows), 0, device=rows.device))
 
 
-def sum_terms(
+def compare(
     terms: Mapping[str, Term],
     weights: Mapping[str, float],
     output: StepOutput,
     reference_outputs: Mapping[str, ReferenceOutput],
     inputs: Mapping[str, Any],
     views: Mapping[str, tuple[StepOutput, ReferenceOutput | None]] | None = None,
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Sum the terms' means over the batch, by their weights.
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Compute the terms' losses, means over the batch.
 
     Args:
         terms: The terms by name.
@@ -97,9 +97,10 @@ def sum_terms(
         views: Outputs of student and reference for the further rows of the terms that have some.
 
     Returns:
-        The loss, and the unweighted values to log by name: `loss_NAME` and what the terms log beside.
+        The losses of the terms that apply to the batch, by the terms' names, without their weights; and the values to
+        log by name: `loss_NAME` and what the terms log beside.
     """
-    loss, logged = output.logits.new_zeros(()), dict[str, torch.Tensor]()
+    means, logged = dict[str, torch.Tensor](), dict[str, torch.Tensor]()
     for name, term in terms.items():
         if weights[name] <= 0:
             continue
@@ -116,10 +117,18 @@ def sum_terms(
         losses = term(seen, reference_output, inputs)
         if losses is None:
             continue
-        logged[f"loss_{name}"] = losses.mean()
+        means[name] = logged[f"loss_{name}"] = losses.mean()
         logged |= {f"{key}{term.suffix}": value for key, value in term.logged.items()}
-        loss = loss + weights[name] * logged[f"loss_{name}"]
-    return loss, logged
+    return means, logged
+
+
+def weighted_sum(losses: Mapping[str, torch.Tensor], weights: Mapping[str, Any]) -> torch.Tensor | None:
+    """Sum losses () by their weights, numbers or tensors (); None where there are no losses."""
+    total = None
+    for name, loss in losses.items():
+        weighed = weights[name] * loss
+        total = weighed if total is None else total + weighed
+    return total
 
 
 def _rows(inputs: Mapping[str, Any]) -> int:

@@ -201,7 +201,8 @@ def load_terms(terms: nn.Module, folder: str | Path) -> None:
             names = sorted({name.split(".")[0] for name in load_file(path)})
             raise ValueError(
                 f"The checkpoint {folder} is of a training with the terms {names}, which this one doesn't have, so "
-                "that it can't go on as it was. Name them in `terms`, or load the weights by from_pretrained."
+                "that it can't go on as it was. Name them in `terms` (those of explanations have a state by "
+                "explanation_weight_mode='relative'), or load the weights by from_pretrained."
             )
         return
     if not path.is_file():

@@ -25,6 +25,7 @@ class TermsMixin(Trainer):
     terms: nn.ModuleDict
     _terms_set_up = False
     _runs_stages = True
+    _weighed_step: int | None
 
     def _named_terms(self) -> dict[str, Term]:
         return {name: cast(Term, term) for name, term in self.terms.items()}
@@ -66,6 +67,7 @@ class TermsMixin(Trainer):
         self._refuse_scheduler(given and any(True for _ in self.terms.parameters()))
         if resume_from_checkpoint is None and self._runs_stages:
             prepare_terms(self, self._named_terms().values())
+        self._weighed_step = None
         gradients = TermGradients(self.terms, self.accelerator)
         self.add_callback(gradients)
         try:

@@ -38,6 +38,7 @@ from .logged_means import LoggedMeans, ZeroMapWarning
 from .loss import LossMixin
 from .noise import StepGenerator
 from .publishing import PublishingMixin
+from .relative_weights import add_factors, refuse_relative_weights
 from .sharding import gathered
 from .term_setup import attach_terms, build_terms
 from .terms import TermsMixin
@@ -149,6 +150,8 @@ class ExplanationDistillTrainer(
         shards_teacher = any(getattr(reference, "shard", False) for reference in self.references.values())
         trained = [self.explainer] if self._trains_explanations else []
         refuse_unsupported(self.accelerator, self.args, trained, shards_teacher, self._taps())
+        if trained and self._setting("explanation_weight_mode") == "relative":
+            refuse_relative_weights(self.accelerator, self.args)
         if self.explains:
             for reference in self.references.values():
                 reference.check_processor(self.processing_class)
@@ -214,6 +217,8 @@ class ExplanationDistillTrainer(
         # Anew for each trial of a hyperparameter search, which may have changed the arguments.
         built = build_terms(self._setting, self.references, self._terms_given, self._task_loss)
         self.terms = nn.ModuleDict(built)
+        if self._setting("explanation_weight_mode") == "relative":
+            add_factors(built, self._weights())
         self._terms_set_up = self._checked_a_batch = False
         self._connect(base)
         return model

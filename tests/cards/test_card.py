@@ -198,6 +198,17 @@ def test_what_really_happened(weights, loss, cited, tagged):
     assert EXPLAINERS["gradcam"] in card.text and MODEL_GUIDANCE in card.text  # of the figures
 
 
+def test_a_relative_weight():
+    """Prevents: a loss with λ as its factor, which nobody who trains by it finds again."""
+    record = image_record()
+    arguments = {**record.training.arguments, "explanation_weight_mode": "relative"}
+    relative = model_card(image_record(training=replace(record.training, arguments=arguments))).text
+    sentence = "; the weight is relative to the gradients of the other terms"
+    (line,) = [line for line in relative.splitlines() if line.startswith("- **Loss**")]
+    assert line.endswith(f"of the class that the teacher predicts{sentence})")
+    assert relative.replace(sentence, "") == model_card(record).text
+
+
 @pytest.mark.parametrize("name", EXPLAINERS)
 def test_explainers_are_cited(name):
     """Prevents: another method's paper, or one that was cited for nothing."""

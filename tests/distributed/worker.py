@@ -66,6 +66,8 @@ STUDENTS: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
     "vit_factors": (lambda: build("vit"), {"terms": {"factor_transfer": {"weight": 10.0}}, **ACCUMULATED}),
     "vit_crd": (lambda: build("vit"), {"terms": {"crd": {"weight": 0.1, "dim": 8, "negatives": 20}}, **ACCUMULATED}),
     "vit_sskd": (lambda: build("vit"), {"terms": {"sskd": {"weight": 0.1, "stage_epochs": 0.5}}, **ACCUMULATED}),
+    # By the mean of the ranks' squared norms, which isn't the norm of the whole batch's gradient.
+    "vit_relative": (lambda: build("vit"), {"explanation_weight_mode": "relative", **ACCUMULATED}),
     # Each rank draws its own samples and points, so one process alone does something else.
     "bert_share": (bert, {"explainer": "integrated_gradients", "explanation_fraction": 0.5}),
 }

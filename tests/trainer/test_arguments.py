@@ -86,6 +86,11 @@ def test_numbers_as_strings(tmp_path):
         ({"evaluate_explanations": None}, "evaluate_explanations must be true or false, not None"),
         ({"explanation_warmup_ratio": 1.5}, r"explanation_warmup_ratio must lie in \[0, 1\]"),
         ({"explanation_loss": "cosin"}, "Unknown explanation_loss 'cosin'. Available: cosine, kl, l1, mse, pearson"),
+        (
+            {"explanation_weight_mode": "relativ"},
+            "Unknown explanation_weight_mode 'relativ'. Available: absolute, relative",
+        ),
+        ({"explanation_weight_interval": 0}, "explanation_weight_interval must be a finite number of at least 1"),
         ({"explanation_target": "top"}, "Unknown explanation_target 'top'. Available: label, teacher_top"),
         ({"explainer": "gradcan"}, "Unknown explainer 'gradcan'. Available: .*gradcam"),
         (
