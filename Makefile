@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 VENV_LOWEST ?= .venv-lowest
+VENV_WHEEL ?= .venv-wheel
 ARGS ?=
 
 BIN := $(VENV)/bin
@@ -15,7 +16,7 @@ PYTEST = OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(1)/python -m pytest --nump
 CARDS := vit convnext bert
 
 .DEFAULT_GOAL := help
-.PHONY: help demo cards docs test test-lowest test-export lint format install clean
+.PHONY: help demo cards docs test test-lowest test-export test-notebooks test-wheel lint format install clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +45,15 @@ test-lowest: $(VENV_LOWEST)/.installed ## run the tests with the lowest versions
 test-export: $(VENV)/.installed-export ## run the tests of exported files, with ONNX Runtime
 	$(call PYTEST,$(BIN)) tests/export $(ARGS)
 
+test-notebooks: $(VENV)/.installed-notebooks ## run the notebooks
+	OMP_NUM_THREADS=1 $(BIN)/jupyter execute recipes/notebooks/*.ipynb
+
+test-wheel: $(VENV)/.created ## build the wheel and use it, in an environment and a folder of its own
+	rm -rf dist && $(BIN)/uv build --quiet --wheel --out-dir dist .
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV_WHEEL)
+	$(BIN)/uv pip install --python $(VENV_WHEEL)/bin/python dist/*.whl
+	cd $(VENV_WHEEL) && OMP_NUM_THREADS=1 bin/hf-e2kd distill --demo resnet --num_train_epochs 1 --compare false
+
 lint: $(VENV)/.installed-lint ## check style, format, types and the layers of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -57,7 +67,7 @@ format: $(VENV)/.installed-lint ## mend what lint can mend by itself
 install: $(VENV)/.installed ## install the package into .venv
 
 clean: ## remove the environments and caches
-	rm -rf $(VENV) $(VENV_LOWEST) .mypy_cache .pytest_cache .ruff_cache build dist docs/_build docs/repository
+	rm -rf $(VENV) $(VENV_LOWEST) $(VENV_WHEEL) .mypy_cache .pytest_cache .ruff_cache build dist docs/_build docs/repository
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.created:
@@ -84,6 +94,10 @@ $(VENV)/.installed-test: pyproject.toml | $(VENV)/.created
 $(VENV)/.installed-export: pyproject.toml | $(VENV)/.created
 	$(INSTALL) --editable '.[test,export]'
 	@touch $@
+
+$(VENV)/.installed-notebooks: pyproject.toml | $(VENV)/.created
+	$(INSTALL) --editable '.[notebooks]'
+	@touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-lint: pyproject.toml | $(VENV)/.created
 	$(INSTALL) --editable '.[lint]'

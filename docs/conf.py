@@ -31,7 +31,7 @@ napoleon_use_rtype = False
 napoleon_custom_sections = ["Inputs"]
 
 ROOT = Path(__file__).parents[1]
-COPIED = ("CONTRIBUTING.md", "CHANGELOG.md", "recipes/**/*.md", "recipes/figures/*")
+COPIED = ("CONTRIBUTING.md", "CHANGELOG.md", "recipes/**/*.md", "recipes/figures/*", "recipes/notebooks/*.ipynb")
 """The repository's own pages that belong to the site too, as patterns."""
 
 

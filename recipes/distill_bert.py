@@ -1,3 +1,9 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["hf-e2kd"]
+# [tool.uv.sources]
+# hf-e2kd = { path = "..", editable = true }
+# ///
 """Distil a BERT into one with fewer layers that reads as its teacher reads (Integrated Gradients), beside plain
 distillation and training without a teacher.
 

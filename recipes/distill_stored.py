@@ -1,3 +1,9 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["hf-e2kd"]
+# [tool.uv.sources]
+# hf-e2kd = { path = "..", editable = true }
+# ///
 """Distil from a teacher that is asked once: its logits and maps are stored, and follow the augmentation of the images.
 
 Without arguments: ResNets on the embedded digits on textured backgrounds, in which the background predicts the class in

@@ -1,3 +1,9 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["hf-e2kd"]
+# [tool.uv.sources]
+# hf-e2kd = { path = "..", editable = true }
+# ///
 """Distil a ViT into a smaller ViT that looks where its teacher looks (GradCAM), beside plain distillation.
 
 Without arguments: the embedded digits on textured backgrounds, in which the background predicts the class in the

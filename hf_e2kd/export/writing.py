@@ -90,7 +90,7 @@ def export_model(
         export_model(student, "student.onnx", explanation=True, processing_class=processor)
     """
     path = Path(path)
-    _check_request(path, opset)
+    check_request(path, opset)
     if explanation:
         require_explainable(model)
     model = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
@@ -134,8 +134,18 @@ def export_model(
     return path
 
 
-def _check_request(path: Path, opset: int) -> None:
-    """Refuse, before anything is computed, a file that couldn't be written in the end."""
+def check_request(path: Path, opset: int) -> None:
+    """Refuse, before anything is computed, a file that couldn't be written in the end.
+
+    Args:
+        path: File to write.
+        opset: Version of ONNX's operators.
+
+    Raises:
+        ValueError: another suffix, or an opset that can't be written.
+        FileNotFoundError: its folder isn't there.
+        ImportError: a package of the extra `export` is missing.
+    """
     if path.suffix not in SUFFIXES:
         raise ValueError(f"'{path}' should end in .onnx, or in .pt2 for torch.export.")
     if not path.absolute().parent.is_dir():

@@ -1,3 +1,9 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["hf-e2kd"]
+# [tool.uv.sources]
+# hf-e2kd = { path = "../..", editable = true }
+# ///
 """Coverage of transformers' classifiers by the explainers: every class of the Auto mappings, tried.
 
     python recipes/benchmarks/coverage.py --output recipes/benchmarks/COVERAGE.md

@@ -1,3 +1,9 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["hf-e2kd"]
+# [tool.uv.sources]
+# hf-e2kd = { path = "../..", editable = true }
+# ///
 """Network dissection beside what it can't do without: two passes of plain inference, and reading the masks once.
 
     python recipes/benchmarks/dissection.py --threads 1

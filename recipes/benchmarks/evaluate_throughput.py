@@ -1,3 +1,9 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["hf-e2kd"]
+# [tool.uv.sources]
+# hf-e2kd = { path = "../..", editable = true }
+# ///
 """Cost of a fidelity evaluation beside the plain inference of both models: same models, same loader, one run.
 
     python recipes/benchmarks/evaluate_throughput.py

@@ -1,3 +1,9 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["hf-e2kd[export]"]
+# [tool.uv.sources]
+# hf-e2kd = { path = "../..", editable = true }
+# ///
 """Cost of an exported map: an ONNX file's logits and map over the logits alone, in ONNX Runtime.
 
     pip install 'hf-e2kd[export]'

@@ -1,3 +1,9 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["hf-e2kd"]
+# [tool.uv.sources]
+# hf-e2kd = { path = "../..", editable = true }
+# ///
 """Fault drills: trainings and stores that are killed, run out of disk, meet each other, or find damaged files.
 
     python recipes/benchmarks/faults.py --kills 30

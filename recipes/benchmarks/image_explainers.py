@@ -1,3 +1,9 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["hf-e2kd"]
+# [tool.uv.sources]
+# hf-e2kd = { path = "../..", editable = true }
+# ///
 """Explainers of images beside each other, by energy in the object's box, deletion, insertion and cost.
 
     python recipes/import_efficientnet_lite0.py outputs/efficientnet-lite0

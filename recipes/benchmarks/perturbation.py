@@ -1,3 +1,9 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["hf-e2kd[perturbation]"]
+# [tool.uv.sources]
+# hf-e2kd = { path = "../..", editable = true }
+# ///
 """Speed of the explainers without gradients: many changed inputs at a time against one.
 
     python recipes/benchmarks/perturbation.py --threads 1 --rounds 3

@@ -1,3 +1,9 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["hf-e2kd"]
+# [tool.uv.sources]
+# hf-e2kd = { path = "../..", editable = true }
+# ///
 """Time, storage and network of a distillation on many machines, calculated from costs measured per sample.
 
     python recipes/benchmarks/plan.py

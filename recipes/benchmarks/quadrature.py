@@ -1,3 +1,9 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["hf-e2kd"]
+# [tool.uv.sources]
+# hf-e2kd = { path = "../..", editable = true }
+# ///
 """Error of Integrated Gradients with few steps, by rule: cosine to a map of many steps.
 
     python recipes/benchmarks/quadrature.py --model outputs/distill_bert/teacher --dataset PATH_OF_THE_TREES

@@ -1,3 +1,9 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["hf-e2kd"]
+# [tool.uv.sources]
+# hf-e2kd = { path = "../..", editable = true }
+# ///
 """Cost per sample and memory from 1,000 samples to 100,000, beside the size of the data.
 
     python recipes/benchmarks/scaling.py

@@ -1,3 +1,9 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["hf-e2kd"]
+# [tool.uv.sources]
+# hf-e2kd = { path = "../..", editable = true }
+# ///
 """Cost of an e²KD training step, or one by another method, beside a plain KD step: same models, same batch, one run.
 
     python recipes/benchmarks/step_cost.py

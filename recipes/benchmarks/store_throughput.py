@@ -1,3 +1,9 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["hf-e2kd"]
+# [tool.uv.sources]
+# hf-e2kd = { path = "../..", editable = true }
+# ///
 """Cost of building, keeping and training from a store of a teacher's explanations: all in one run.
 
     python recipes/benchmarks/store_throughput.py

@@ -1,3 +1,9 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["hf-e2kd[interpretability,perturbation]"]
+# [tool.uv.sources]
+# hf-e2kd = { path = "../..", editable = true }
+# ///
 """Speed of XDistillation's parts: superpixels, the teacher's explanations in batches, the student beside its CNN.
 
     python recipes/benchmarks/xdistillation.py --threads 1 --rounds 3

@@ -1,3 +1,9 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["hf-e2kd"]
+# [tool.uv.sources]
+# hf-e2kd = { path = "../..", editable = true }
+# ///
 """Measure DiffROAR: is what a model's gradient ranks first what a new network learns from, with and without KD?
 
 The pixels of the largest, or of the smallest, gradient are masked in all images, and new networks trained on what is

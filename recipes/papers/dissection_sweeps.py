@@ -1,3 +1,9 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["hf-e2kd"]
+# [tool.uv.sources]
+# hf-e2kd = { path = "../..", editable = true }
+# ///
 """Count concept detectors by network dissection, over layers, quantiles and thresholds of the IoU.
 
 Any number of trained classifiers side by side: scratch and KD students, other temperatures and α, teachers. Runs of the

@@ -1,3 +1,9 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["hf-e2kd"]
+# [tool.uv.sources]
+# hf-e2kd = { path = "../..", editable = true }
+# ///
 """Distil on images that have nothing to do with the teacher's task, and measure on the teacher's own data.
 
     accelerate launch recipes/papers/distill_data_free.py --dataset imagenet --train_data SUN397 \\

@@ -1,3 +1,9 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["hf-e2kd"]
+# [tool.uv.sources]
+# hf-e2kd = { path = "../..", editable = true }
+# ///
 """Distil on ImageNet, or on 50 or 200 of its images a class: KD beside e²KD, from a teacher at hand or stored.
 
 --preset chooses the pair and its training arguments, each of which can be given otherwise. The batch size is that of

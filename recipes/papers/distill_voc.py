@@ -1,3 +1,9 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["hf-e2kd"]
+# [tool.uv.sources]
+# hf-e2kd = { path = "../..", editable = true }
+# ///
 """Distil a guided classifier of PASCAL VOC by KD and by e²KD: which student keeps the teacher's localisation?
 
 The teacher is a model of `guide_voc.py`, chosen there by its energy pointing game or by its IoU. Both sides explain a

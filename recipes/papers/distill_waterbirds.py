@@ -1,3 +1,9 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["hf-e2kd"]
+# [tool.uv.sources]
+# hf-e2kd = { path = "../..", editable = true }
+# ///
 """Distil a guided ResNet-50 on Waterbirds-100, where the background gives the bird away: KD beside e²KD.
 
 In training each bird is before its own background; the test asks for birds before the other one too. Figures are given

@@ -1,3 +1,9 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["hf-e2kd"]
+# [tool.uv.sources]
+# hf-e2kd = { path = "../..", editable = true }
+# ///
 """Measure what students' outputs say of similar classes: entropy over all classes, and within the true one's category.
 
 On Tiny ImageNet, whose classes are grouped in `hf_e2kd/data/tiny_imagenet_groups.csv` (our grouping, by hand), or on

@@ -1,3 +1,9 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["hf-e2kd"]
+# [tool.uv.sources]
+# hf-e2kd = { path = "../..", editable = true }
+# ///
 """Score saliency maps on shapes with known heatmaps, by five-band and binary scores, for students with and without KD.
 
 Three regions are known of each image: the background, the object, and the part of it that tells its class. By default

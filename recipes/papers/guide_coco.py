@@ -1,3 +1,9 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["hf-e2kd"]
+# [tool.uv.sources]
+# hf-e2kd = { path = "../..", editable = true }
+# ///
 """Guide a multi-label classifier of MS COCO to look at the annotated objects, beside an unguided one.
 
 COCO's validation split is the test; a tenth of its training split selects the models of the Pareto front over F1,

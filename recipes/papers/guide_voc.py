@@ -1,3 +1,9 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["hf-e2kd"]
+# [tool.uv.sources]
+# hf-e2kd = { path = "../..", editable = true }
+# ///
 """Guide a multi-label classifier of PASCAL VOC to look at the annotated objects, beside an unguided one.
 
 The models of the Pareto front over F1, energy pointing game and IoU on validation are kept and measured on the test

@@ -1,3 +1,9 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["hf-e2kd[search]"]
+# [tool.uv.sources]
+# hf-e2kd = { path = "../..", editable = true }
+# ///
 """Find the weight λ of the explanation loss: accuracy, agreement and similarity over λ, as a Pareto front.
 
 Without arguments: the embedded digits on textured backgrounds. The figures of the chosen λ are those it was chosen by;

@@ -1,3 +1,9 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["hf-e2kd"]
+# [tool.uv.sources]
+# hf-e2kd = { path = "../..", editable = true }
+# ///
 """Test whether explanations move with the image: diagonal shifts of 0 to 16 pixels, for a teacher and its students.
 
 The explanation of the shifted image is compared with that of the image itself, by the cosine over the part that both

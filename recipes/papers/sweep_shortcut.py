@@ -1,3 +1,9 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["hf-e2kd"]
+# [tool.uv.sources]
+# hf-e2kd = { path = "../..", editable = true }
+# ///
 """Sweep over teachers and shortcuts: what students take over on the embedded digits, whose background tells the class.
 
 Three teachers (neutral; guided to the digit by masks; one that looks at the background), each with students by KD and

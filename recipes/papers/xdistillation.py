@@ -1,3 +1,9 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["hf-e2kd[interpretability,perturbation]"]
+# [tool.uv.sources]
+# hf-e2kd = { path = "../..", editable = true }
+# ///
 """Distil students that carry the teacher's explanations inside (XDistillation), beside KD, AT, NST, AB and e²KD.
 
 The teacher is explained by gradient SHAP of its top class's probability, summed over superpixels; an autoencoder

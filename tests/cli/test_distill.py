@@ -26,6 +26,7 @@ from hf_e2kd.experiments import run as side_by_side
 from hf_e2kd.experiments.demos import DEMOS
 from hf_e2kd.experiments.estimate import MEASURED_STEPS, duration, estimate_students
 from hf_e2kd.experiments.images import ImageSources, load_image_sources
+from hf_e2kd.export import load_exported
 from hf_e2kd.trainer import ExplanationDistillTrainer
 from tests.models import CLASS_NAMES, build, build_bcos
 from tests.text_models import build_text
@@ -76,8 +77,10 @@ def of_images(place, *options, dataset="photos"):
 
 
 def test_images(place, tmp_path, capsys):
-    """Prevents: results among the trainer's logs, a training option that is lost, no word of how long it takes."""
-    line = of_images(place, "--output_dir", tmp_path, "--max_steps", 2, "--learning-rate", "0.001")
+    """Prevents: results among the trainer's logs, a training option that is lost, no word of what is done and how long
+    it takes, a student that isn't exported, or without its map."""
+    options = ["--max_steps", 2, "--learning-rate", "0.001", "--export", "pt2"]
+    line = of_images(place, "--output_dir", tmp_path, *options)
     assert run(*line) == 0
     printed = capsys.readouterr()
     table = printed.out.splitlines()
@@ -85,8 +88,10 @@ def test_images(place, tmp_path, capsys):
     assert [row.split("|")[2].strip() for row in table[2:4]] == ["teacher", "e²KD"]
     assert f"In {tmp_path}: " in table[-1] and "student" in table[-1]
     assert "The training will take about" in printed.err and "e²KD: 2 steps of" in printed.err
+    assert "A ViTForImageClassification of " in printed.err and f"All files go to {tmp_path}." in printed.err
     recorded = json.loads((tmp_path / "results.json").read_text())["arguments"]
     assert recorded["learning_rate"] == 0.001
+    assert load_exported(tmp_path / "student" / "student.pt2").program.outputs == ["logits", "map"]
     trained = AutoModelForImageClassification.from_pretrained(tmp_path / "student").state_dict()
     start = build("vit", seed=1).state_dict()
     assert any(not torch.equal(start[name], value) for name, value in trained.items())

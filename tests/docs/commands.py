@@ -23,7 +23,7 @@ from hf_e2kd.experiments import parse_experiment
 from hf_e2kd.experiments.demos import BERT_ON_REVIEWS, VIT_ON_DIGITS
 
 ROOT = Path(__file__).parents[2]
-SHELL = {"cp", "exit", "export", "head", "mkdir", "scontrol", "test"}
+SHELL = {"cd", "cp", "exit", "export", "head", "mkdir", "scontrol", "test"}
 """Commands of the shell and of SLURM, of which `bash -n` reads the syntax."""
 
 
@@ -121,6 +121,12 @@ def check_launch(words: list[str]) -> None:
         check_script([given.training_script, *given.training_script_args])
 
 
+def check_uv(words: list[str]) -> None:
+    """`uv run SCRIPT …`."""
+    assert words[0] == "run", f"uv {words[0]} is no run."
+    check_script(words[1:])
+
+
 def check_cli(words: list[str]) -> None:
     """`hf-e2kd …`: the command itself is not called."""
 
@@ -177,6 +183,7 @@ CHECKS: dict[str, Callable[[list[str]], None]] = {
     "make": check_make,
     "pip": check_install,
     "python": check_script,
+    "uv": check_uv,
 }
 
 
