@@ -25,7 +25,7 @@ def markdown(runs: Mapping[str, Any], head: Mapping[str, Any], lost: float) -> s
         lost: Agreement that a λ may cost.
     """
     setting, students = head["setting"], _students(runs)
-    seeds = len(students["KD"])
+    seeds, searched = len(students["KD"]), runs["search/KD"]
     plain, costs = students["KD"][0], setting["cost_steps"]
     read = " and ".join(f"{row} (on {samples} of the texts)" for row, samples in YARDSTICKS.items())
     ladder = ", ".join(f"{weight:g}" for weight in setting["weights"])
@@ -54,15 +54,16 @@ def markdown(runs: Mapping[str, Any], head: Mapping[str, Any], lost: float) -> s
         f"the teacher's logits and maps are stored before. Mean ± standard deviation of {seeds} seeds (of "
         "batches and dropout; one teacher); of one seed, all students see the same batches. Agreement and accuracy are "
         f"of {plain['samples']} test texts. Every student is read by {read}, whatever it was trained with: "
-        f"*similarity* is the mean cosine to the teacher's scores of the words. *CPU s*: of a training. {_costly(runs)}",
+        "*similarity* is the mean cosine to the teacher's scores of the words. *CPU s*: of a training. "
+        f"{_costly(runs)}",
         _table(["trained with", "λ", *STUDENTS, "CPU s"], _student_rows(runs, students)),
         "Differences to plain distillation, seed by seed:",
         _table(["trained with", *STUDENTS], _difference_rows(students)),
         "## The choice of λ",
         f"The largest λ of {ladder} that costs at most {lost:g} of agreement, from the middle up or down, by one "
-        f"student each with seed {setting['search_seed']} on {runs['search/KD']['samples']} texts of the validation split; "
-        f"plain distillation agrees in {_share(runs['search/KD']['agreement'])} of them. *Similarity*: by the explainer that "
-        f"is trained with, on {setting['search_samples']} of them.",
+        f"student each with seed {setting['search_seed']} on {searched['samples']} texts of the validation split; "
+        f"plain distillation agrees in {_share(searched['agreement'])} of them. *Similarity*: by the explainer that is "
+        f"trained with, on {setting['search_samples']} of them.",
         _table(["trained with", "λ", "agreement", "similarity", ""], _choice_rows(runs, lost)),
     ]
     return "\n\n".join(part.strip() for part in parts) + "\n"
@@ -105,6 +106,8 @@ def _costly(runs: Mapping[str, Any]) -> str:
 
 
 def _student_rows(runs: Mapping[str, Any], students: Mapping[str, list[Any]]) -> Iterable[list[str]]:
+    accuracy, auroc = students["KD"][0]["teacher_accuracy"], runs.get("words/lrp", {}).get("word_auroc")
+    yield ["the teacher itself", "–", "–", _share(accuracy), "–", "–", _share(auroc), "–"]
     for row, seeds in students.items():
         weight = "–" if row == "KD" else f"{runs[f'choice/{row}']['weight']:g}"
         cells = [_spread([_at(figures, path) for figures in seeds], _share) for path in STUDENTS.values()]

@@ -71,7 +71,7 @@ class Options:
         metadata={"help": "Rows whose explainers students are trained with, besides plain distillation."},
     )
     weights: list[float] = field(
-        default_factory=lambda: [0.03, 0.1, 0.3],
+        default_factory=lambda: [0.03, 0.1, 0.3, 1.0, 3.0],
         metadata={"help": "λ to choose from, in rising order; the search begins in the middle."},
     )
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "Seeds of the table."})
