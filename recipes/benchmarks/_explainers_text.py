@@ -295,7 +295,8 @@ def _loaded(options: Options) -> tuple[nn.Module, Any, Any, dict[str, Any]]:
         names = label_names(train, "label")
         model = load_text_classifier(options.model, names, len(names) if names else max(train["label"]) + 1)
         print("Fine-tuning the teacher", flush=True)
-        args = training_arguments(options, 0, num_train_epochs=options.teacher_epochs)
+        own = {"per_device_train_batch_size": 32, "train_sampling_strategy": "random"}
+        args = training_arguments(options, 0, num_train_epochs=options.teacher_epochs, **own)
         collator = TextCollator(tokenizer, max_length=options.max_length)
         model = train_on_labels(model, args, _some(train, options.teacher_samples), tokenizer, collator).eval()
         model.save_pretrained(folder)
