@@ -5,6 +5,6 @@ from pathlib import Path
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
-for folder in (RECIPES, RECIPES / "papers"):
+for folder in (RECIPES, RECIPES / "papers", RECIPES / "benchmarks"):
     if str(folder) not in sys.path:
         sys.path.append(str(folder))
