@@ -1,3 +1,9 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["hf-e2kd"]
+# [tool.uv.sources]
+# hf-e2kd = { path = "../..", editable = true }
+# ///
 """Which explainer for texts: cost, faithfulness, agreement with the words' own labels, and what training with it does.
 
     python recipes/benchmarks/explainers.py --dataset PATH_OF_THE_TREES
