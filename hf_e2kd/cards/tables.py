@@ -9,7 +9,7 @@ from markupsafe import Markup
 from ..fidelity.groups import WORST_GROUP, is_lower_better
 from ..fidelity.record import FidelityRecord, HeldOutRecord, MetricValue
 from .escaping import code, text
-from .measures import CHANCE, EXPLAINERS, MEASURES, OF_EACH_EXPLAINER, RANDOM_ORDER, measure_named
+from .measures import CHANCE, EXPLAINERS, MEASURES, OF_EACH_EXPLAINER, RANDOM_ORDER, control_title, measure_named
 
 MOST_GROUPS = 20
 """Largest number of groups in a table."""
@@ -47,7 +47,15 @@ def figures_table(record: FidelityRecord) -> list[Row]:
         if name == "explanation_similarity":
             rows += _chance_rows(record.chance, record)
         elif record.faithfulness is not None and name in record.faithfulness.chance:
-            rows.append(_chance_row(Markup(RANDOM_ORDER[record.modality]), record.faithfulness.chance[name], record))
+            rows.append(
+                _beside_row("chance", Markup(RANDOM_ORDER[record.modality]), record.faithfulness.chance[name], record)
+            )
+        if record.control is not None and name in record.control.figures:
+            rows.append(
+                _beside_row(
+                    "control", text(control_title(record.control.options)), record.control.figures[name], record
+                )
+            )
         if name in OF_EACH_EXPLAINER:
             rows += [row for held_out in record.held_out for row in _held_out_rows(name, held_out, record)]
     if all(row.cells[-1] is None for row in rows):
@@ -123,11 +131,11 @@ def method_title(held_out: HeldOutRecord) -> Markup:
 def _chance_rows(chance: Mapping[str, MetricValue], record: FidelityRecord) -> list[Row]:
     known = CHANCE[record.modality]
     titles = {level: Markup(known[level]) if level in known else text(level) for level in chance}
-    return [_chance_row(titles[level], value, record) for level, value in chance.items()]
+    return [_beside_row("chance", titles[level], value, record) for level, value in chance.items()]
 
 
-def _chance_row(title: Markup, value: MetricValue, record: FidelityRecord) -> Row:
-    return Row(Markup(f"– chance: {title}"), [_finite(value), *(None for _ in record.compared), None])
+def _beside_row(kind: str, title: Markup, value: MetricValue, record: FidelityRecord) -> Row:
+    return Row(Markup(f"– {kind}: {title}"), [_finite(value), *(None for _ in record.compared), None])
 
 
 def is_explained(record: FidelityRecord) -> bool:

@@ -10,6 +10,7 @@ import typer
 
 from ..callbacks.panels import CARD_ROWS, CHOOSE_FROM, ExplanationPanels
 from ..cards.card import save_card
+from ..cards.measures import control_title
 from ..cards.tables import is_above_chance, is_explained
 from ..experiments.evaluator import Columns, Side, evaluator
 from ..experiments.sources import check_pair, choose_explainer, load_classifier, load_split
@@ -105,6 +106,14 @@ def fidelity(
     faithfulness: Annotated[
         bool, typer.Option("--faithfulness", help="Also measure how far the explanations name what decides.")
     ] = False,
+    control: Annotated[
+        Literal["noise", "shift"] | None,
+        typer.Option(
+            help="Also compare the teacher with itself on inputs changed too little to matter: by noise, or by a shift "
+            "of one pixel.",
+            show_default=False,
+        ),
+    ] = None,
     pictures: Annotated[int, typer.Option(min=0, help="Samples in the picture.")] = CARD_ROWS,
     card: Annotated[bool, typer.Option("--card", help="Write a model card of the student too.")] = False,
     output_dir: Annotated[Path, typer.Option(help="Where record, picture and card go.")] = Path("outputs/fidelity"),
@@ -138,7 +147,7 @@ def fidelity(
           --dataset ./photos --group-column place \\
           --require "agreement>=.95" "worst_group_accuracy>=.7" --junit gate.xml
       hf-e2kd fidelity --teacher ./teacher --student ./student \\
-          --dataset ./photos --held-out occlusion --faithfulness
+          --dataset ./photos --held-out occlusion --faithfulness --control noise
       hf-e2kd fidelity --teacher microsoft/resnet-50 --student student.onnx \\
           --dataset ./photos
       hf-e2kd fidelity --verify me/student
@@ -150,6 +159,7 @@ def fidelity(
         if gate:
             raise typer.BadParameter("--verify measures a record again; hf-e2kd gate RECORD tests requirements on it.")
         named = {"--explainer": explainer, "--held-out": held_out, "--faithfulness": faithfulness}
+        named["--control"] = control
         if chosen := [option for option, value in named.items() if value]:
             raise typer.BadParameter(f"the record names what it measured; leave {', '.join(chosen)} out with --verify.")
         instead = Instead(
@@ -218,6 +228,7 @@ def fidelity(
         chance=chance,
         explainers=held_out or (),
         faithfulness=faithfulness,
+        control=control,
     )
     record = replace(
         record,
@@ -262,6 +273,8 @@ def as_table(record: FidelityRecord) -> str:
         rows.append((_title(name, figure), _value(figure)))
         if name == "explanation_similarity":
             rows += [(f"  by chance: {kind}", _value(level)) for kind, level in record.chance.items()]
+        if record.control is not None and name in record.control.figures:
+            rows.append((f"  control: {control_title(record.control.options)}", _value(record.control.figures[name])))
         if record.faithfulness is not None and name in record.faithfulness.chance:
             rows.append(("  by chance: in a random order", _value(record.faithfulness.chance[name])))
     for held_out in record.held_out:

@@ -24,7 +24,9 @@ SMALLEST_GROUP = 10
 WORST_GROUP = "worst_group_"
 """Beginning of the names of the worst group's figures."""
 
-LOWER_IS_BETTER = frozenset({"deletion", "label_mae", "mae", "negative_flips", "sufficiency", "zero_student_maps"})
+LOWER_IS_BETTER = frozenset(
+    {"deletion", "kl", "label_mae", "mae", "negative_flips", "sufficiency", "zero_student_maps"}
+)
 """Figures whose lower values are the better ones."""
 
 NEITHER_GOOD_NOR_BAD = ("agreement_where_teacher_errs",)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from .record import MetricValue
 
-CHANCE, UNTRAINED = "chance/", "untrained/"
+CHANCE, CONTROL, UNTRAINED = "chance/", "control/", "untrained/"
 
 
 def compared_prefix(number: int) -> str:

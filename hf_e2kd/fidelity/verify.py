@@ -43,9 +43,9 @@ def verify(stated: FidelityRecord, found: FidelityRecord, tolerance: float = 0.0
             versions they repeat to rounding.
 
     Returns:
-        One check for each digest, for how the samples were drawn and for each figure of the student, of chance and of
-        held-out explainers, by group too. Other students' figures and those of words are named, and not checked. Times
-        are left out: they differ from machine to machine.
+        One check for each digest, for how the samples were drawn and for each figure of the student, of chance, of the
+        control and of held-out explainers, by group too. Other students' figures and those of words are named, and not
+        checked. Times are left out: they differ from machine to machine.
 
     Raises:
         ValueError: the record states nothing that could be verified.
@@ -80,6 +80,8 @@ def verify(stated: FidelityRecord, found: FidelityRecord, tolerance: float = 0.0
     if stated.faithfulness is not None:
         by_chance = {} if found.faithfulness is None else found.faithfulness.chance
         pairs.append(("random order, ", stated.faithfulness.chance, by_chance))
+    if stated.control is not None:
+        pairs.append(("control, ", stated.control.figures, {} if found.control is None else found.control.figures))
     for prefix, claims, figures in pairs:
         for name, claim in claims.items():
             checks.append(_figure(f"{prefix}{name.replace('_', ' ')}", claim, figures.get(name), tolerance))
@@ -120,6 +122,7 @@ def _too_large(record: FidelityRecord) -> str | None:
     stated["teacher_explainer"] = (record.teacher_explainer or {}).get("options")
     stated |= {f"held_out.{number}": each.explainer.get("options") for number, each in enumerate(record.held_out)}
     stated["faithfulness"] = None if record.faithfulness is None else record.faithfulness.options
+    stated["control"] = None if record.control is None else record.control.options
     for place, value in stated.items():
         for number in _numbers(value):
             low, high = (1, MOST_AT_ONCE) if place == "batch_size" else (-MOST, MOST)
