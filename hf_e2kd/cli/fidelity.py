@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,7 +16,7 @@ from ..cards.tables import is_above_chance, is_explained
 from ..experiments.evaluator import Columns, Side, evaluator
 from ..experiments.sources import check_pair, choose_explainer, load_classifier, load_split
 from ..export import gives_gradcam
-from ..fidelity import FidelityRecord, MetricValue, ModelRecord, measure_fidelity
+from ..fidelity import FidelityRecord, GroupsRecord, MetricValue, ModelRecord, measure_fidelity
 from ..fidelity.describe import describe_data
 from ..fidelity.groups import WORST_GROUP
 from ..hub.ids import is_hub_id
@@ -280,6 +281,8 @@ def as_table(record: FidelityRecord) -> str:
     for held_out in record.held_out:
         rows += [("", ""), ("held out", str(held_out.explainer["name"]))]
         for name, figure in held_out.figures.items():
+            if name.startswith(WORST_GROUP):
+                continue
             rows.append((_title(name, figure), _value(figure)))
             if name == "explanation_similarity":
                 rows += [(f"  by chance: {kind}", _value(level)) for kind, level in held_out.chance.items()]
@@ -292,16 +295,25 @@ def as_table(record: FidelityRecord) -> str:
 
 
 def group_rows(record: FidelityRecord) -> list[tuple[str, str]]:
-    """List each figure of the student by group, and the worst group."""
+    """List each figure of the student by group with the worst one, and of held-out methods the similarity."""
     if record.groups is None:
         return []
+    rows = _by_group(record.figures, record.groups)
+    for held_out in record.held_out:
+        similarity = {name: each for name, each in held_out.figures.items() if "explanation_similarity" in name}
+        if held_out.groups is not None:
+            rows += _by_group(similarity, held_out.groups, f" by {held_out.explainer['name']}")
+    return rows
+
+
+def _by_group(figures: Mapping[str, MetricValue], groups: GroupsRecord, method: str = "") -> list[tuple[str, str]]:
     rows = []
-    for name in record.figures:
-        found = {group: figures[name] for group, figures in record.groups.figures.items() if name in figures}
+    for name, overall in figures.items():
+        found = {group: own[name] for group, own in groups.figures.items() if name in own}
         if name.startswith(("teacher_", "zero_")) or not found:
             continue
-        worst = record.figures.get(f"{WORST_GROUP}{name}")
-        rows += [("", ""), (f"{_title(name, record.figures[name])} by {' × '.join(record.groups.columns)}", "")]
+        worst = figures.get(f"{WORST_GROUP}{name}")
+        rows += [("", ""), (f"{_title(name, overall)}{method} by {' × '.join(groups.columns)}", "")]
         for group, figure in found.items():
             note = "  worst" if worst is not None and worst.detail == group else ""
             rows.append((f"  {group}", f"{_value(figure)}  n = {figure.samples:,}{note}"))

@@ -22,6 +22,7 @@ from ..terms import StepOutput
 from ..terms.logits import kl_loss, multi_label_kl_loss
 from ..terms.matching import comparable_values, comparison_size, flatten_targets
 from .chance import similarity_by_target
+from .groups import GroupedFigures
 from .prefixes import CONTROL, without_prefix
 from .protocol import MeasuredTrainer
 from .record import ControlRecord, MetricValue
@@ -68,17 +69,19 @@ class Control:
         size = "appended" if modality == "text" else {"noise": "sigma", "shift": "pixels"}[self.kind]
         return {"kind": self.kind, size: getattr(self, size)}
 
-    def changed_images(self, pixel_values: torch.Tensor, view: ImageView, draw: torch.Generator) -> torch.Tensor:
-        """Change images (B, channels, H, W) as a model gets them.
+    def shifted(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Move images (B, channels, H, W) to the right and down."""
+        height, width = pixel_values.shape[-2:]
+        moved = F.pad(pixel_values, (self.pixels, 0, self.pixels, 0), mode="replicate")
+        return moved[..., :height, :width]
+
+    def with_noise(self, pixel_values: torch.Tensor, view: ImageView, draw: torch.Generator) -> torch.Tensor:
+        """Add noise to the intensities of images (B, channels, H, W) as a model gets them.
 
         Args:
             view: The model's view, by whose normalisation the images are made.
             draw: Generator of the noise, on the CPU: one drawing after the other, whatever the batches.
         """
-        if self.kind == "shift":
-            height, width = pixel_values.shape[-2:]
-            moved = F.pad(pixel_values, (self.pixels, 0, self.pixels, 0), mode="replicate")
-            return moved[..., :height, :width]
         noise = torch.stack([torch.randn(image.shape, generator=draw) for image in pixel_values])
         intensities = view.intensities(pixel_values)
         changed = (intensities + self.sigma / 255 * noise.to(intensities)).clamp(0, 1)
@@ -139,18 +142,24 @@ class ControlMeasures:
                 values[f"{prefix}kl"] = self._decisions(shown, reference_output.logits)["kl"]
         return values
 
-    def record(self, figures: Mapping[str, MetricValue], modality: str) -> ControlRecord:
-        """Record the control by the averages of all values."""
-        return ControlRecord(self.control.options(modality), without_prefix(figures, CONTROL))
+    def record(
+        self, figures: Mapping[str, MetricValue], modality: str, grouped: GroupedFigures | None = None
+    ) -> ControlRecord:
+        """Record the control by the averages of all values, and of those of each group."""
+        by_group = {} if grouped is None else grouped.named(CONTROL)
+        return ControlRecord(self.control.options(modality), without_prefix(figures, CONTROL), by_group)
 
     def _changed(self, inputs: Mapping[str, Any]) -> tuple[dict[str, Any], torch.Tensor | None]:
         """Change the teacher's inputs; of texts without words also the places (B, T) of the unchanged tokens."""
         own = self.reference.inputs_of(inputs)
-        if own.get("pixel_values") is not None:
+        pixels, moves = own.get("pixel_values"), self.control.kind == "shift"
+        if pixels is not None and moves:
+            return {**own, "pixel_values": self.control.shifted(pixels)}, None
+        if pixels is not None:
             view = self.reference.adapter.teacher_view(has_own="teacher_pixel_values" in inputs)
-            return {**own, "pixel_values": self.control.changed_images(own["pixel_values"], view, self._draw)}, None
-        if self.control.kind != "noise":
-            raise ValueError(f"The control '{self.control.kind}' moves images, and these are texts. Take 'noise'.")
+            return {**own, "pixel_values": self.control.with_noise(pixels, view, self._draw)}, None
+        if moves:
+            raise ValueError("The control 'shift' moves images, and these are texts. Take 'noise'.")
         return append_tokens(own, self._appended_ids(own["input_ids"].shape[1]))
 
     def _appended_ids(self, width: int) -> list[int]:

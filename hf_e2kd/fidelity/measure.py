@@ -166,9 +166,9 @@ def measure_fidelity(
 
     figures, grouped = figures_of(values), None
     if groups is not None:
-        prefixes = ["", *map(compared_prefix, range(len(compared or {})))]
-        grouped, worst = group_figures(values, groups, figures_of, prefixes, chance)
-        figures |= worst
+        grouped = group_figures(values, groups, figures_of)
+        methods = ["", *([] if further is None else further.prefixes)]
+        figures |= grouped.worst(f"{method}{model}" for method in methods for model in ("", *titles))
     teacher = teacher_explainer = None
     timed = [(student, trainer.student_inputs(shown))]
     if isinstance(reference, TeacherReference):
@@ -204,11 +204,11 @@ def measure_fidelity(
             title: without_prefix(figures, compared_prefix(number)) for number, title in enumerate(compared or {})
         },
         compared_models={title: describe_model(others[prefix], published=False) for prefix, title in titles.items()},
-        held_out=[] if further is None else further.held_out_records(figures, titles),
-        faithfulness=None if further is None else further.faithfulness_record(figures, modality),
+        held_out=[] if further is None else further.held_out_records(figures, titles, grouped, chance),
+        faithfulness=None if further is None else further.faithfulness_record(figures, modality, grouped),
         chance=chance_levels(figures) if chance else {},
-        control=None if controlled is None else controlled.record(figures, modality),
-        groups=grouped,
+        control=None if controlled is None else controlled.record(figures, modality, grouped),
+        groups=None if grouped is None else grouped.record(chance),
         environment=environment() | {"device": device_name(trainer.args.device)},
         seed=seed,
         batch_size=trainer.args.eval_batch_size,

@@ -179,15 +179,17 @@ class HeldOutRecord:
     Args:
         explainer: Method and options, as `{"name": "occlusion", "options": {}}`.
         figures: The student's, by metric: `explanation_similarity`, `zero_student_maps`, `zero_teacher_maps`, and with
-            the faithfulness what `FidelityRecord` has of it.
+            the faithfulness what `FidelityRecord` has of it; and `worst_group_…` of these.
         compared: Figures of other students by what they are called.
         chance: Levels that the similarity has for no good reason, as in `FidelityRecord`.
+        groups: Figures by group; None where the samples weren't grouped, and in records that don't say.
     """
 
     explainer: dict[str, Any]
     figures: dict[str, MetricValue]
     compared: dict[str, dict[str, MetricValue]] = field(default_factory=dict)
     chance: dict[str, MetricValue] = field(default_factory=dict)
+    groups: GroupsRecord | None = None
 
 
 @dataclass(frozen=True)
@@ -197,10 +199,12 @@ class FaithfulnessRecord:
     Args:
         options: Options of `Faithfulness`, as `{"steps": 16, "filling": 0.0}`.
         chance: The student's figures for its parts in a random order, by metric.
+        groups: The same by group; empty where the samples weren't grouped.
     """
 
     options: dict[str, Any]
     chance: dict[str, MetricValue] = field(default_factory=dict)
+    groups: dict[str, dict[str, MetricValue]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -211,10 +215,12 @@ class ControlRecord:
         options: Kind and size of the change, as `{"kind": "noise", "sigma": 4}`.
         figures: `explanation_similarity` of the teacher's explanations of the class that it explains of the unchanged
             input, its `agreement` with itself and the divergence `kl`; of scores `mae` in the place of these two.
+        groups: The same by group; empty where the samples weren't grouped.
     """
 
     options: dict[str, Any]
     figures: dict[str, MetricValue]
+    groups: dict[str, dict[str, MetricValue]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

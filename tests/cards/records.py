@@ -121,6 +121,7 @@ def image_record(**changes):
                 {"explanation_similarity": figure(0.537), "teacher_deletion": figure(0.231)},
                 {"int8": {"explanation_similarity": figure(0.529)}},
                 {"shuffled": figure(0.329), "untrained": figure(0.033)},
+                GroupsRecord(["place"], {"indoors": {"explanation_similarity": figure(0.561, samples=690)}}),
             ),
         ],
         "faithfulness": FaithfulnessRecord(
