@@ -30,7 +30,7 @@ from .gate import (
     as_lines,
     exit_code,
 )
-from .options import explainer_options_of, json_object
+from .options import ProcessorOption, explainer_options_of, json_object
 from .output import echo
 from .verification import Instead, as_checks, verified
 
@@ -58,12 +58,7 @@ def fidelity(
     tolerance: Annotated[float, typer.Option(min=0, help="How far verified figures may be apart.")] = 0.005,
     student_revision: Annotated[str | None, typer.Option(help="The student's revision on the Hub.")] = None,
     teacher_revision: Annotated[str | None, typer.Option(help="The teacher's revision on the Hub.")] = None,
-    processor: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODEL", help="Model whose processor and classes a student's file takes that states none itself."
-        ),
-    ] = None,
+    processor: ProcessorOption = None,
     dataset_config: Annotated[str | None, typer.Option(help="The data set's configuration on the Hub.")] = None,
     split: Annotated[
         str | None, typer.Option(help="Split of the data set [validation, or the only one].", show_default=False)
@@ -189,7 +184,7 @@ def fidelity(
     assert student is not None and teacher is not None and dataset is not None
     options = explainer_options_of(explainer, explainer_options)
     taught = load_classifier(student, student_revision, trust_remote_code, processor)
-    teaching = load_classifier(teacher, teacher_revision, trust_remote_code)
+    teaching = load_classifier(teacher, teacher_revision, trust_remote_code, processor)
     check_pair(teaching, taught)
     # Of a file that gives logits alone, decisions are compared.
     explains = explainer is not None or (gives_gradcam(taught.model) and gives_gradcam(teaching.model))

@@ -36,7 +36,7 @@ class Instead:
     """Replacements of a record's statements; None keeps the record's own.
 
     Args:
-        processor: Model whose processor and classes a student's file takes that states none.
+        processor: Model whose processor and classes an exported file takes that states none.
         explainer_options: Values of the explainer's options that the record doesn't state.
     """
 
@@ -219,7 +219,7 @@ def _models(
         student, revision = _place(record.student, folder, "student", instead.student, instead.student_revision)
     taught = load_classifier(student, revision, trust_remote_code, instead.processor)
     teacher, revision = _place(record.teacher, folder, "teacher", instead.teacher, instead.teacher_revision)
-    teaching = load_classifier(teacher, revision, trust_remote_code)
+    teaching = load_classifier(teacher, revision, trust_remote_code, instead.processor)
     check_pair(teaching, taught)
     return taught, teaching
 
