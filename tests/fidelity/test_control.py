@@ -17,6 +17,7 @@ from hf_e2kd.fidelity.verify import verify
 from hf_e2kd.metrics import explanation_similarity
 from tests.models import build
 from tests.tokenizers import STUDENT, TEACHER, text_model
+from tests.trainer.test_scores import score_trainer
 from tests.training import arguments, distiller, samples
 
 PROCESSOR = ViTImageProcessor(size={"height": 32, "width": 32}, image_mean=[0.5] * 3, image_std=[0.25] * 3)
@@ -185,3 +186,40 @@ def test_what_can_not_be_controlled_is_refused(tmp_path):
     texts.references["teacher"].model.config.max_position_embeddings = 5
     with pytest.raises(ValueError, match=r"Cut texts to 4 tokens: .*--max-length 4"):
         measure_fidelity(texts, control="noise", **ALONE)
+
+
+def test_several_labels_and_scores(tmp_path):
+    """Prevents: agreement of top classes in the place of labels, several explained classes in one, KL of a score."""
+    student, teacher, rows = build("resnet"), build("resnet", seed=1), samples(4)
+    for model in (student, teacher):
+        model.config.problem_type = "multi_label_classification"
+    for row in rows:
+        row["labels"] = F.one_hot(torch.tensor([row["labels"], 0]), 5).amax(0).float()
+    trainer = distiller(student, teacher, tmp_path, {"explanation_target": "label"}, eval_dataset=rows)
+    record = measure_fidelity(trainer, control="shift", **ALONE)
+    pixels = pixels_of(trainer, record.data.samples)
+    labels = torch.stack([rows[row]["labels"] for row in record.data.samples])
+    changed = Control("shift").shifted(pixels)
+    with torch.no_grad():
+        shares = [teacher(images).logits.sigmoid() for images in (pixels, changed)]
+    clean, other = (torch.stack([1 - share, share]) for share in shares)
+    similarities = [
+        explanation_similarity(
+            *(hf_e2kd.explain(teacher, each, target=number).maps for each in (changed, pixels)), (32, 32)
+        )
+        for number in range(5)
+    ]
+    counted = [value[valid & (labels[:, number] > 0)] for number, (value, valid) in enumerate(similarities)]
+    found = {name: figure.value for name, figure in record.control.figures.items()}
+    assert found == pytest.approx(
+        {
+            "agreement": ((shares[0] >= 0.5) == (shares[1] >= 0.5)).float().mean().item(),
+            "kl": (clean * (clean / other).log()).sum((0, 2)).mean().item(),
+            "explanation_similarity": torch.cat(counted).mean().item(),
+        },
+        abs=1e-5,
+    )
+    record = measure_fidelity(
+        score_trainer(tmp_path, eval_dataset=TEXTS.add_column("label", [0.5] * 4)), control="noise", **ALONE
+    )
+    assert record.control.figures.keys() == {"mae", "explanation_similarity"} and "kl" not in record.figures
