@@ -242,6 +242,26 @@ class InputAdapter:
         )
         self._set_views(student, teacher)
 
+    def teacher_view(self, has_own: bool) -> ImageView:
+        """Look up the view of the images that the teacher is given.
+
+        Args:
+            has_own: True where the batch has images of the teacher's own.
+
+        Raises:
+            ValueError: no image processor is known, or it does what an `ImageView` can't express.
+        """
+        if self.views is not None:
+            return self.views[1]
+        known = [self.teacher_processor, None if has_own else self.student_processor, own_image_processor(self.teacher)]
+        processor = next((each for each in known if each is not None), None)
+        if processor is None:
+            raise ValueError(
+                "Nothing says how the teacher's images were normalised. Give the trainer the image processors as "
+                "processing_class and teacher_processing_class."
+            )
+        return image_view(processor)
+
     def _look_up_tokenizers(self) -> None:
         """Compare the tokenizers that lie beside the models, and the sizes of the vocabularies where none does."""
         if self.same_tokens is not None or self.student is None:

@@ -1,6 +1,8 @@
 """Titles and meanings of figures, chance levels, explainers and targets."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ..fidelity.groups import WORST_GROUP, is_lower_better
 from .escaping import one_line
@@ -45,6 +47,7 @@ MEASURES = {
     "negative_flips": Measure(
         "Negative flips", "share of samples that the teacher gets right and the student wrong: low is good"
     ),
+    "kl": Measure("Divergence", "mean KL(teacher ‖ student) of the class probabilities, in nats: low is faithful"),
     "explanation_similarity": Measure(
         "Explanation similarity",
         "cosine of the student's and the teacher's explanation of the same class; 1 is the same up to scale",
@@ -107,6 +110,13 @@ CHANCE = {
 }
 """Chance levels of the similarity, by modality."""
 
+CONTROLS = {
+    "sigma": "the teacher itself under noise of {}/255",
+    "pixels": "the teacher itself, the image shifted by {} px",
+    "appended": "the teacher itself, “{}” after the last word",
+}
+"""Control, by the option that says how large its change is."""
+
 RANDOM_ORDER = {"image": "pixels in a random order", "text": "words in a random order"}
 """Chance level of the faithfulness, by modality."""
 
@@ -133,6 +143,12 @@ EXPLAINERS = {
     "rise": "RISE",
     "saliency": "saliency",
 }
+
+
+def control_title(options: Mapping[str, Any]) -> str:
+    """Name a control by its options, as a record states them."""
+    found = [phrase.format(options[size]) for size, phrase in CONTROLS.items() if size in options]
+    return one_line(found[0] if found else f"the teacher itself, {options}")
 
 
 def measure_named(name: str, multi_label: bool = False) -> Measure:

@@ -9,7 +9,9 @@ from markupsafe import Markup
 from ..fidelity.groups import WORST_GROUP, is_lower_better
 from ..fidelity.record import FidelityRecord, HeldOutRecord, MetricValue
 from .escaping import code, text
-from .measures import CHANCE, EXPLAINERS, MEASURES, OF_EACH_EXPLAINER, RANDOM_ORDER, measure_named
+from .measures import CHANCE, EXPLAINERS, MEASURES, OF_EACH_EXPLAINER, RANDOM_ORDER, control_title, measure_named
+
+_SIMILARITY = "explanation_similarity"
 
 MOST_GROUPS = 20
 """Largest number of groups in a table."""
@@ -44,10 +46,18 @@ def figures_table(record: FidelityRecord) -> list[Row]:
         title = Markup(kind.title) if kind.meaning else code(name)
         meaning = Markup(kind.meaning) if kind.meaning else None
         rows.append(Row(title, [_finite(each) for each in values], meaning))
-        if name == "explanation_similarity":
+        if name == _SIMILARITY:
             rows += _chance_rows(record.chance, record)
         elif record.faithfulness is not None and name in record.faithfulness.chance:
-            rows.append(_chance_row(Markup(RANDOM_ORDER[record.modality]), record.faithfulness.chance[name], record))
+            rows.append(
+                _beside_row("chance", Markup(RANDOM_ORDER[record.modality]), record.faithfulness.chance[name], record)
+            )
+        if record.control is not None and name in record.control.figures:
+            rows.append(
+                _beside_row(
+                    "control", text(control_title(record.control.options)), record.control.figures[name], record
+                )
+            )
         if name in OF_EACH_EXPLAINER:
             rows += [row for held_out in record.held_out for row in _held_out_rows(name, held_out, record)]
     if all(row.cells[-1] is None for row in rows):
@@ -73,18 +83,25 @@ class GroupsTable:
 
 
 def groups_table(record: FidelityRecord) -> GroupsTable | None:
-    """The student's figures by group; None where the samples weren't grouped."""
+    """The student's figures by group, of held-out methods the similarity; None where the samples weren't grouped."""
     if record.groups is None or not record.groups.figures:
         return None
     groups = record.groups.figures
     measured = dict.fromkeys(name for figures in groups.values() for name in figures)
     names = [name for name in MEASURES if name in measured]
     names += [name for name in measured if name not in MEASURES and not name.startswith(("teacher_", "zero_t"))]
-    multi_label = record.problem == "multi_label_classification"
-    titles = [measure_named(name, multi_label) for name in names]
+    kinds = [measure_named(name, record.problem == "multi_label_classification") for name in names]
+    heads = [Markup(kind.title) if kind.meaning else code(name) for name, kind in zip(names, kinds, strict=True)]
+    columns = [{group: own[name] for group, own in groups.items() if name in own} for name in names]
+    for held_out in record.held_out:
+        by_group = {} if held_out.groups is None else held_out.groups.figures
+        similar = {group: own[_SIMILARITY] for group, own in by_group.items() if _SIMILARITY in own}
+        if similar:
+            heads.append(_by_method(_SIMILARITY, held_out))
+            columns.append(similar)
 
     def badness(group: str) -> float:
-        figure = groups[group].get(names[0])
+        figure = columns[0].get(group)
         if figure is None or not math.isfinite(figure.value):
             return math.inf
         return -figure.value if is_lower_better(names[0]) else figure.value
@@ -94,12 +111,11 @@ def groups_table(record: FidelityRecord) -> GroupsTable | None:
         (
             text(group),
             max((figure.samples or 0 for figure in figures.values()), default=0),
-            [_finite(figures.get(name)) for name in names],
+            [_finite(column.get(group)) for column in columns],
         )
         for group, figures in groups.items()
         if group in shown
     ]
-    heads = [Markup(kind.title) if kind.meaning else code(name) for name, kind in zip(names, titles, strict=True)]
     return GroupsTable(Markup(" × ").join(code(column) for column in record.groups.columns), heads, rows, len(groups))
 
 
@@ -110,8 +126,12 @@ def _held_out_rows(name: str, held_out: HeldOutRecord, record: FidelityRecord) -
     kind = measure_named(name)
     beside = [held_out.compared.get(other, {}).get(name) for other in record.compared]
     values = [held_out.figures[name], *beside, held_out.figures.get(kind.teacher or "")]
-    rows = [Row(Markup(f"{kind.title} by {method_title(held_out)}"), [_finite(each) for each in values])]
-    return rows + (_chance_rows(held_out.chance, record) if name == "explanation_similarity" else [])
+    rows = [Row(_by_method(name, held_out), [_finite(each) for each in values])]
+    return rows + (_chance_rows(held_out.chance, record) if name == _SIMILARITY else [])
+
+
+def _by_method(name: str, held_out: HeldOutRecord) -> Markup:
+    return Markup(f"{measure_named(name).title} by {method_title(held_out)}")
 
 
 def method_title(held_out: HeldOutRecord) -> Markup:
@@ -123,11 +143,11 @@ def method_title(held_out: HeldOutRecord) -> Markup:
 def _chance_rows(chance: Mapping[str, MetricValue], record: FidelityRecord) -> list[Row]:
     known = CHANCE[record.modality]
     titles = {level: Markup(known[level]) if level in known else text(level) for level in chance}
-    return [_chance_row(titles[level], value, record) for level, value in chance.items()]
+    return [_beside_row("chance", titles[level], value, record) for level, value in chance.items()]
 
 
-def _chance_row(title: Markup, value: MetricValue, record: FidelityRecord) -> Row:
-    return Row(Markup(f"– chance: {title}"), [_finite(value), *(None for _ in record.compared), None])
+def _beside_row(kind: str, title: Markup, value: MetricValue, record: FidelityRecord) -> Row:
+    return Row(Markup(f"– {kind}: {title}"), [_finite(value), *(None for _ in record.compared), None])
 
 
 def is_explained(record: FidelityRecord) -> bool:
@@ -138,7 +158,7 @@ def is_explained(record: FidelityRecord) -> bool:
 
 def is_above_chance(record: FidelityRecord | HeldOutRecord) -> bool:
     """Tell whether the similarity's interval lies above each level of chance; True where neither was measured."""
-    similarity = record.figures.get("explanation_similarity")
+    similarity = record.figures.get(_SIMILARITY)
     if similarity is None:
         return True
     lowest = similarity.value if similarity.low is None else similarity.low

@@ -15,7 +15,7 @@ from ..export import exported_explainer, is_exported
 from .classes import find_class
 from .explained import Explained, Explaining
 from .inputs import find_images, find_texts
-from .options import explainer_options_of
+from .options import ProcessorOption, explainer_options_of
 from .output import echo
 from .rendering import PICTURES, as_text, write
 
@@ -69,6 +69,7 @@ def explain(
     max_length: Annotated[int | None, typer.Option(min=1, help="Longest text in tokens.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; by default the best there is.")] = None,
     revision: Annotated[str | None, typer.Option(help="The model's revision on the Hub.")] = None,
+    processor: ProcessorOption = None,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code from the model's repository.")
     ] = False,
@@ -99,7 +100,7 @@ def explain(
     if not inputs and not text and not text_pair:
         raise typer.BadParameter("give images or folders to explain, or --text, or - for lines of standard input.")
     place = choose_device(device)
-    loaded = load_classifier(model, revision, trust_remote_code)
+    loaded = load_classifier(model, revision, trust_remote_code, processor)
     method = choose_explainer([loaded], explainer, options)
     if is_exported(model):
         method = exported_explainer(loaded.model, method)

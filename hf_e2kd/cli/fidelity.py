@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,11 +11,12 @@ import typer
 
 from ..callbacks.panels import CARD_ROWS, CHOOSE_FROM, ExplanationPanels
 from ..cards.card import save_card
+from ..cards.measures import control_title
 from ..cards.tables import is_above_chance, is_explained
 from ..experiments.evaluator import Columns, Side, evaluator
 from ..experiments.sources import check_pair, choose_explainer, load_classifier, load_split
 from ..export import gives_gradcam
-from ..fidelity import FidelityRecord, MetricValue, ModelRecord, measure_fidelity
+from ..fidelity import FidelityRecord, GroupsRecord, MetricValue, ModelRecord, measure_fidelity
 from ..fidelity.describe import describe_data
 from ..fidelity.groups import WORST_GROUP
 from ..hub.ids import is_hub_id
@@ -28,7 +30,7 @@ from .gate import (
     as_lines,
     exit_code,
 )
-from .options import explainer_options_of, json_object
+from .options import ProcessorOption, explainer_options_of, json_object
 from .output import echo
 from .verification import Instead, as_checks, verified
 
@@ -56,12 +58,7 @@ def fidelity(
     tolerance: Annotated[float, typer.Option(min=0, help="How far verified figures may be apart.")] = 0.005,
     student_revision: Annotated[str | None, typer.Option(help="The student's revision on the Hub.")] = None,
     teacher_revision: Annotated[str | None, typer.Option(help="The teacher's revision on the Hub.")] = None,
-    processor: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODEL", help="Model whose processor and classes a student's file takes that states none itself."
-        ),
-    ] = None,
+    processor: ProcessorOption = None,
     dataset_config: Annotated[str | None, typer.Option(help="The data set's configuration on the Hub.")] = None,
     split: Annotated[
         str | None, typer.Option(help="Split of the data set [validation, or the only one].", show_default=False)
@@ -105,6 +102,14 @@ def fidelity(
     faithfulness: Annotated[
         bool, typer.Option("--faithfulness", help="Also measure how far the explanations name what decides.")
     ] = False,
+    control: Annotated[
+        Literal["noise", "shift"] | None,
+        typer.Option(
+            help="Also compare the teacher with itself on inputs changed too little to matter: by noise, or by a shift "
+            "of one pixel.",
+            show_default=False,
+        ),
+    ] = None,
     pictures: Annotated[int, typer.Option(min=0, help="Samples in the picture.")] = CARD_ROWS,
     card: Annotated[bool, typer.Option("--card", help="Write a model card of the student too.")] = False,
     output_dir: Annotated[Path, typer.Option(help="Where record, picture and card go.")] = Path("outputs/fidelity"),
@@ -138,7 +143,7 @@ def fidelity(
           --dataset ./photos --group-column place \\
           --require "agreement>=.95" "worst_group_accuracy>=.7" --junit gate.xml
       hf-e2kd fidelity --teacher ./teacher --student ./student \\
-          --dataset ./photos --held-out occlusion --faithfulness
+          --dataset ./photos --held-out occlusion --faithfulness --control noise
       hf-e2kd fidelity --teacher microsoft/resnet-50 --student student.onnx \\
           --dataset ./photos
       hf-e2kd fidelity --verify me/student
@@ -150,6 +155,7 @@ def fidelity(
         if gate:
             raise typer.BadParameter("--verify measures a record again; hf-e2kd gate RECORD tests requirements on it.")
         named = {"--explainer": explainer, "--held-out": held_out, "--faithfulness": faithfulness}
+        named["--control"] = control
         if chosen := [option for option, value in named.items() if value]:
             raise typer.BadParameter(f"the record names what it measured; leave {', '.join(chosen)} out with --verify.")
         instead = Instead(
@@ -178,7 +184,7 @@ def fidelity(
     assert student is not None and teacher is not None and dataset is not None
     options = explainer_options_of(explainer, explainer_options)
     taught = load_classifier(student, student_revision, trust_remote_code, processor)
-    teaching = load_classifier(teacher, teacher_revision, trust_remote_code)
+    teaching = load_classifier(teacher, teacher_revision, trust_remote_code, processor)
     check_pair(teaching, taught)
     # Of a file that gives logits alone, decisions are compared.
     explains = explainer is not None or (gives_gradcam(taught.model) and gives_gradcam(teaching.model))
@@ -218,6 +224,7 @@ def fidelity(
         chance=chance,
         explainers=held_out or (),
         faithfulness=faithfulness,
+        control=control,
     )
     record = replace(
         record,
@@ -262,11 +269,15 @@ def as_table(record: FidelityRecord) -> str:
         rows.append((_title(name, figure), _value(figure)))
         if name == "explanation_similarity":
             rows += [(f"  by chance: {kind}", _value(level)) for kind, level in record.chance.items()]
+        if record.control is not None and name in record.control.figures:
+            rows.append((f"  control: {control_title(record.control.options)}", _value(record.control.figures[name])))
         if record.faithfulness is not None and name in record.faithfulness.chance:
             rows.append(("  by chance: in a random order", _value(record.faithfulness.chance[name])))
     for held_out in record.held_out:
         rows += [("", ""), ("held out", str(held_out.explainer["name"]))]
         for name, figure in held_out.figures.items():
+            if name.startswith(WORST_GROUP):
+                continue
             rows.append((_title(name, figure), _value(figure)))
             if name == "explanation_similarity":
                 rows += [(f"  by chance: {kind}", _value(level)) for kind, level in held_out.chance.items()]
@@ -279,16 +290,25 @@ def as_table(record: FidelityRecord) -> str:
 
 
 def group_rows(record: FidelityRecord) -> list[tuple[str, str]]:
-    """List each figure of the student by group, and the worst group."""
+    """List each figure of the student by group with the worst one, and of held-out methods the similarity."""
     if record.groups is None:
         return []
+    rows = _by_group(record.figures, record.groups)
+    for held_out in record.held_out:
+        similarity = {name: each for name, each in held_out.figures.items() if "explanation_similarity" in name}
+        if held_out.groups is not None:
+            rows += _by_group(similarity, held_out.groups, f" by {held_out.explainer['name']}")
+    return rows
+
+
+def _by_group(figures: Mapping[str, MetricValue], groups: GroupsRecord, method: str = "") -> list[tuple[str, str]]:
     rows = []
-    for name in record.figures:
-        found = {group: figures[name] for group, figures in record.groups.figures.items() if name in figures}
+    for name, overall in figures.items():
+        found = {group: own[name] for group, own in groups.figures.items() if name in own}
         if name.startswith(("teacher_", "zero_")) or not found:
             continue
-        worst = record.figures.get(f"{WORST_GROUP}{name}")
-        rows += [("", ""), (f"{_title(name, record.figures[name])} by {' × '.join(record.groups.columns)}", "")]
+        worst = figures.get(f"{WORST_GROUP}{name}")
+        rows += [("", ""), (f"{_title(name, overall)}{method} by {' × '.join(groups.columns)}", "")]
         for group, figure in found.items():
             note = "  worst" if worst is not None and worst.detail == group else ""
             rows.append((f"  {group}", f"{_value(figure)}  n = {figure.samples:,}{note}"))

@@ -1,9 +1,16 @@
 """Options that several commands take."""
 
 import json
-from typing import Any
+from typing import Annotated, Any
 
 import typer
+
+ProcessorOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL", help="Model whose processor and classes an exported file takes that states none itself."
+    ),
+]
 
 
 def json_object(text: str | None) -> dict[str, Any]:

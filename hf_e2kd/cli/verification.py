@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from datasets import Dataset
 from huggingface_hub import snapshot_download
@@ -17,10 +17,12 @@ from ..experiments.reaching import absent, check_source
 from ..experiments.sources import Classifier, check_pair, load_classifier, load_split
 from ..explainers import Explainer, build_explainer
 from ..export import gives_gradcam, is_exported
-from ..fidelity import FIDELITY_FILE, DataRecord, Faithfulness, FidelityRecord, ModelRecord, measure_fidelity
+from ..fidelity import FIDELITY_FILE, Control, DataRecord, Faithfulness, FidelityRecord, ModelRecord, measure_fidelity
 from ..fidelity.describe import unstated_options
 from ..fidelity.verify import Check, check_verifiable, verify
 from ..hub.ids import is_hub_id
+
+T = TypeVar("T", Faithfulness, Control)
 
 GENERATORS: dict[str, Callable[..., Any]] = {
     "digits_on_textures": digits_on_textures,
@@ -34,7 +36,7 @@ class Instead:
     """Replacements of a record's statements; None keeps the record's own.
 
     Args:
-        processor: Model whose processor and classes a student's file takes that states none.
+        processor: Model whose processor and classes an exported file takes that states none.
         explainer_options: Values of the explainer's options that the record doesn't state.
     """
 
@@ -104,7 +106,8 @@ def verified(
         chance=bool(record.chance),
         costs=False,
         explainers=[_held_out(each.explainer) for each in record.held_out],
-        faithfulness=False if record.faithfulness is None else _faithfulness(record.faithfulness.options),
+        faithfulness=False if record.faithfulness is None else _rebuilt(Faithfulness, record.faithfulness.options),
+        control=None if record.control is None else _rebuilt(Control, record.control.options),
     )
     return verify(record, found, tolerance)
 
@@ -190,11 +193,13 @@ def _held_out(stated: dict[str, Any]) -> Explainer:
     return build_explainer(stated["name"], **stated["options"])
 
 
-def _faithfulness(options: dict[str, Any]) -> Faithfulness:
+def _rebuilt(kind: type[T], options: dict[str, Any]) -> T:
+    """Build a `Faithfulness` or a `Control` with the options of a record."""
     try:
-        return Faithfulness(**options)
+        return kind(**options)
     except TypeError as error:
-        raise ValueError(f"The record's faithfulness was measured otherwise than by this version: {error}.") from error
+        what = kind.__name__.lower()
+        raise ValueError(f"The record's {what} was measured otherwise than by this version: {error}.") from error
 
 
 def _models(
@@ -214,7 +219,7 @@ def _models(
         student, revision = _place(record.student, folder, "student", instead.student, instead.student_revision)
     taught = load_classifier(student, revision, trust_remote_code, instead.processor)
     teacher, revision = _place(record.teacher, folder, "teacher", instead.teacher, instead.teacher_revision)
-    teaching = load_classifier(teacher, revision, trust_remote_code)
+    teaching = load_classifier(teacher, revision, trust_remote_code, instead.processor)
     check_pair(teaching, taught)
     return taught, teaching
 

@@ -122,6 +122,7 @@ def evaluator(
         processing_class=student.processing_class,
         data_collator=collator,
         teacher_model=teacher.model,
+        teacher_processing_class=teacher.processing_class,
         explainer=own,
         teacher_explainer=None if others is own else others,
     )

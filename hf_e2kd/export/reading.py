@@ -40,7 +40,7 @@ class ExportedStudent(nn.Module):
         self.main_input_name = "input_ids" if "input_ids" in self._names else "pixel_values"
         self.config = _config(program, self.metadata, source, class_names)
         known = None if self.metadata is None else self.metadata.preprocessing
-        self.processing_class = processing_class or known
+        self.processing_class = known or processing_class
         self.eval()
 
     @property

@@ -64,9 +64,11 @@ class OnnxProgram(Program):
         try:
             self.session = onnxruntime.InferenceSession(path, providers=list(providers))
         except Exception as error:  # ONNX Runtime's own errors have no common class
+            # The reason stands last, after the runtime's own places in its source.
+            reason = " ".join(str(error).split()).rstrip(".")[-200:]
             raise ValueError(
-                f"ONNX Runtime {onnxruntime.__version__} can't load '{path}': {' '.join(str(error).split())[:300]}. "
-                "Where the file is newer than the runtime: pip install -U onnxruntime. Otherwise export it anew."
+                f"ONNX Runtime {onnxruntime.__version__} can't load '{path}': … {reason}. Where the file is newer than "
+                "the runtime: pip install -U onnxruntime. Otherwise export it anew."
             ) from error
         self.inputs = [each.name for each in self.session.get_inputs()]
         self.outputs = [each.name for each in self.session.get_outputs()]

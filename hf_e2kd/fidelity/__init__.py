@@ -1,5 +1,6 @@
 """Fidelity of a student to its teacher: its measurement and the record of it."""
 
+from .control import Control
 from .interpretability.dissection import network_dissection
 from .interpretability.dissection_figure import detector_figure
 from .interpretability.dissection_result import Dissection
@@ -7,6 +8,7 @@ from .interpretability.faithfulness import Faithfulness
 from .measure import measure_fidelity
 from .record import (
     FIDELITY_FILE,
+    ControlRecord,
     Cost,
     DataRecord,
     FaithfulnessRecord,
@@ -22,6 +24,8 @@ from .samples import BatchMeasures, multi_label_metrics, sample_metrics
 __all__ = [
     "BatchMeasures",
     "FIDELITY_FILE",
+    "Control",
+    "ControlRecord",
     "Cost",
     "DataRecord",
     "Dissection",

@@ -6,6 +6,7 @@ from ..explainers import ExplainedOutput
 from ..metrics import explanation_similarity
 from ..references import ReferenceOutput
 from ..terms.matching import comparable_values, flatten_targets
+from .samples import as_map
 
 
 def shuffled_similarity(
@@ -26,12 +27,25 @@ def shuffled_similarity(
         # Another text's words have no places in this one; its own have, in another order.
         generator = torch.Generator().manual_seed(0)
         shuffled = [_shuffle_nonzero(row, generator) for row in reference.cpu()]
-        student, reference = student[:, None], torch.stack(shuffled).to(reference.device)[:, None]
+        reference = torch.stack(shuffled).to(reference.device)
     else:
         reference = reference.roll(1 if target.ndim == 1 else target.shape[1], 0)
         if len(target) == 1:
             return torch.full(target.shape, torch.nan, device=target.device)
-    similarity, valid = explanation_similarity(student.flatten(1, -2), reference.flatten(1, -2))
+    return similarity_by_target(student, reference, target)
+
+
+def similarity_by_target(student: torch.Tensor, reference: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Compute the similarity of comparable values by the explained classes.
+
+    Args:
+        student, reference: Values of both sides, as `comparable_values` gives them for B·K targets.
+        target: Explained classes (B,) or (B, K); −1 for none.
+
+    Returns:
+        (B,) or (B, K); NaN where there is nothing to compare.
+    """
+    similarity, valid = explanation_similarity(as_map(student), as_map(reference))
     values = torch.where(valid, similarity.float(), torch.nan).view(target.shape)
     return torch.where(target >= 0, values, torch.nan)
 

@@ -19,8 +19,9 @@ from ..terms import StepOutput
 from ..terms.matching import comparison_size
 from .chance import shuffled_similarity
 from .describe import describe_explainer
+from .groups import GroupedFigures
 from .interpretability.faithfulness import Faithfulness
-from .prefixes import CHANCE, UNTRAINED, chance_levels, without_prefix
+from .prefixes import CHANCE, UNTRAINED, chance_levels, under_prefix, without_prefix
 from .protocol import MeasuredTrainer
 from .record import FaithfulnessRecord, HeldOutRecord, MetricValue
 from .samples import sample_metrics
@@ -232,32 +233,48 @@ class FurtherMeasures:
             each = [self.faithfulness(model, inputs, maps[:, k], target[:, k]) for k in range(target.shape[1])]
         return {name: torch.stack([values[name] for values in each], dim=1) for name in each[0]}
 
-    def held_out_records(self, figures: Mapping[str, MetricValue], titles: Mapping[str, str]) -> list[HeldOutRecord]:
+    @property
+    def prefixes(self) -> list[str]:
+        """Prefixes of the held-out explainers' values."""
+        return [held_out_prefix(number) for number in range(len(self.explainers))]
+
+    def held_out_records(
+        self,
+        figures: Mapping[str, MetricValue],
+        titles: Mapping[str, str],
+        grouped: GroupedFigures | None = None,
+        chance: bool = True,
+    ) -> list[HeldOutRecord]:
         """Sort averaged values into the records of the held-out explainers.
 
         Args:
             figures: Averages of all values by name.
             titles: Names of the compared students by their prefixes.
+            grouped: The same by group; None where the samples weren't grouped.
+            chance: True to record the similarity's chance levels by group.
         """
         records = []
-        for number, explainer in enumerate(self.explainers):
-            prefix = held_out_prefix(number)
-            own = {name.removeprefix(prefix): figure for name, figure in figures.items() if name.startswith(prefix)}
+        for prefix, explainer in zip(self.prefixes, self.explainers, strict=True):
+            own = under_prefix(figures, prefix)
             records.append(
                 HeldOutRecord(
                     explainer=describe_explainer(explainer),
                     figures=without_prefix(own),
                     compared={title: without_prefix(own, other) for other, title in titles.items()},
                     chance=chance_levels(own),
+                    groups=None if grouped is None else grouped.under(prefix).record(chance),
                 )
             )
         return records
 
-    def faithfulness_record(self, figures: Mapping[str, MetricValue], modality: str) -> FaithfulnessRecord | None:
-        """Record how faithfulness was measured, and what it is by chance; None where it wasn't."""
+    def faithfulness_record(
+        self, figures: Mapping[str, MetricValue], modality: str, grouped: GroupedFigures | None = None
+    ) -> FaithfulnessRecord | None:
+        """Record how faithfulness was measured, and what it is by chance, by group too; None where it wasn't."""
         if self.faithfulness is None:
             return None
-        return FaithfulnessRecord(self.faithfulness.options(modality), without_prefix(figures, RANDOM))
+        by_group = {} if grouped is None else grouped.named(RANDOM)
+        return FaithfulnessRecord(self.faithfulness.options(modality), without_prefix(figures, RANDOM), by_group)
 
 
 def held_out_prefix(number: int) -> str:

@@ -23,8 +23,8 @@ class Requirement:
     """A bound on a figure.
 
     Args:
-        figure: Name of the figure, of a group's as `"accuracy/land"`, or of a held-out explainer's as
-            `"explanation_similarity/occlusion"`.
+        figure: Name of the figure, of a group's as `"accuracy/land"`, of a held-out explainer's as
+            `"explanation_similarity/occlusion"`, by group `"explanation_similarity/occlusion/land"`.
         at_least: True for a lower bound, False for an upper one.
         bound: The bound, which itself is allowed.
     """
@@ -166,9 +166,12 @@ def _compared(name: str, stated: MetricValue, found: MetricValue | None) -> Verd
 
 
 def _all_figures(record: FidelityRecord) -> dict[str, MetricValue]:
-    """Collect a record's figures by name; of a group or a held-out explainer, its own name follows after a slash."""
+    """Collect a record's figures by name; its group's and its held-out explainer's follow after slashes."""
     parts = [] if record.groups is None else [*record.groups.figures.items()]
-    parts += [(str(each.explainer.get("name")), each.figures) for each in record.held_out]
+    for held_out in record.held_out:
+        method = str(held_out.explainer.get("name"))
+        by_group = {} if held_out.groups is None else held_out.groups.figures
+        parts += [(method, held_out.figures), *((f"{method}/{group}", own) for group, own in by_group.items())]
     return {**record.figures, **{f"{name}/{part}": figure for part, own in parts for name, figure in own.items()}}
 
 

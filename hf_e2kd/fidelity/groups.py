@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from ..data.groups import GROUP, Groups
 from ..logs import get_logger
 from ..metrics import f1_map
 from ..metrics.running import SampleValues
-from .prefixes import chance_levels, without_prefix
+from .prefixes import chance_levels, under_prefix, without_prefix
 from .record import GroupsRecord, MetricValue
 from .scores import score_figures
 
@@ -24,7 +24,9 @@ SMALLEST_GROUP = 10
 WORST_GROUP = "worst_group_"
 """Beginning of the names of the worst group's figures."""
 
-LOWER_IS_BETTER = frozenset({"deletion", "label_mae", "mae", "negative_flips", "sufficiency", "zero_student_maps"})
+LOWER_IS_BETTER = frozenset(
+    {"deletion", "kl", "label_mae", "mae", "negative_flips", "sufficiency", "zero_student_maps"}
+)
 """Figures whose lower values are the better ones."""
 
 NEITHER_GOOD_NOR_BAD = ("agreement_where_teacher_errs",)
@@ -117,41 +119,63 @@ def worst_groups(groups: Mapping[str, Mapping[str, MetricValue]]) -> dict[str, M
     return found
 
 
+@dataclass(frozen=True)
+class GroupedFigures:
+    """All figures by group, of every student and explainer, by their names with prefixes.
+
+    Args:
+        columns: Columns of the data that make the groups.
+        figures: Figures by group.
+    """
+
+    columns: tuple[str, ...]
+    figures: dict[str, dict[str, MetricValue]]
+
+    def under(self, prefix: str) -> "GroupedFigures":
+        """Select the figures with a prefix, by what follows it."""
+        return GroupedFigures(self.columns, {group: under_prefix(own, prefix) for group, own in self.figures.items()})
+
+    def named(self, prefix: str = "") -> dict[str, dict[str, MetricValue]]:
+        """Select the figures of one student, by their names without its prefix."""
+        return {group: without_prefix(own, prefix) for group, own in self.figures.items()}
+
+    def worst(self, prefixes: Iterable[str]) -> dict[str, MetricValue]:
+        """Find the worst groups' figures of the students with these prefixes."""
+        found = {prefix: worst_groups(self.named(prefix)) for prefix in prefixes}
+        return {f"{prefix}{name}": figure for prefix, own in found.items() for name, figure in own.items()}
+
+    def record(self, chance: bool) -> GroupsRecord:
+        """Make the part of a record: the measured student's, without the groups' worst classes.
+
+        Args:
+            chance: True to record the similarity's chance levels.
+        """
+        kept = {
+            group: {name: figure for name, figure in own.items() if not name.startswith("worst_")}
+            for group, own in self.named().items()
+        }
+        levels = {group: chance_levels(own) for group, own in self.figures.items()} if chance else {}
+        return GroupsRecord(list(self.columns), kept, levels)
+
+
 def group_figures(
     values: SampleValues,
     groups: Groups,
     figures: Callable[[SampleValues, torch.Tensor], Mapping[str, MetricValue]],
-    prefixes: Sequence[str],
-    chance: bool,
-) -> tuple[GroupsRecord, dict[str, MetricValue]]:
-    """Compute the figures by group of a record.
+) -> GroupedFigures:
+    """Compute the figures by group, with a warning of groups that are too small to be the worst one.
 
     Args:
         values: Values of all samples, with the groups' numbers.
         groups: The samples' groups.
         figures: Function of the values of a group's samples, and of which samples these are, (N,) bool.
-        prefixes: Prefixes of the students' names, "" for the measured one.
-        chance: True to record the similarity's chance levels.
-
-    Returns:
-        The record's part, without the groups' worst classes; and the worst groups' figures of each student.
     """
-    found = by_group(values, groups.names, figures)
-    kept = {
-        group: {name: figure for name, figure in without_prefix(each).items() if not name.startswith("worst_")}
-        for group, each in found.items()
-    }
-    levels = {group: chance_levels(each) for group, each in found.items()} if chance else {}
-    worst: dict[str, MetricValue] = {}
-    for prefix in prefixes:
-        own = worst_groups({group: without_prefix(each, prefix) for group, each in found.items()})
-        worst |= {f"{prefix}{name}": figure for name, figure in own.items()}
     counts = np.bincount(groups.numbers)
     if small := [name for name, count in zip(groups.names, counts, strict=True) if count < SMALLEST_GROUP]:
         logger.warning(
             f"Groups with fewer than {SMALLEST_GROUP} samples don't count as the worst one: {', '.join(small)}."
         )
-    return GroupsRecord(list(groups.columns), kept, levels), worst
+    return GroupedFigures(groups.columns, by_group(values, groups.names, figures))
 
 
 def group_metrics(groups: Mapping[str, Mapping[str, MetricValue]]) -> Iterable[tuple[str, float]]:

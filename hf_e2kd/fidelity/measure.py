@@ -26,6 +26,7 @@ from ..store import StoredReference
 from ..terms import ReferenceOutput, StepOutput
 from ..terms.matching import ComparisonGrid, comparison_size
 from .chance import shuffled_similarity
+from .control import Control, ControlMeasures
 from .cost import costs_of, device_name
 from .describe import data_digest, describe_data, describe_explainer, describe_model, environment
 from .further import FurtherMeasures
@@ -69,6 +70,7 @@ def measure_fidelity(
     costs: bool = True,
     explainers: Sequence[str | Explainer] = (),
     faithfulness: bool | Faithfulness = False,
+    control: str | Control | None = None,
 ) -> FidelityRecord:
     """Measure a trainer's student against its reference: every figure of a card, and what is needed to repeat it.
 
@@ -93,10 +95,12 @@ def measure_fidelity(
             `["integrated_gradients", "occlusion"]`. Each takes its forward passes of every model.
         faithfulness: True to measure how far the explanations name what decides: deletion and insertion of images,
             comprehensiveness and sufficiency of texts. Or a `Faithfulness` with other options.
+        control: Change of the inputs that should change nothing, by which the teacher is compared with itself: "noise"
+            or "shift". Or a `Control` with other options. It takes the teacher's passes once more.
 
     Raises:
-        ValueError: there is no data set, or none with a length; the samples can't be grouped by the column; or a
-            held-out explainer isn't held out.
+        ValueError: there is no data set, or none with a length; the samples can't be grouped by the column; a
+            held-out explainer isn't held out; or a control doesn't suit the models or the data.
     """
     dataset = trainer.eval_dataset if dataset is None else dataset
     if not hasattr(dataset, "__len__") or isinstance(dataset, Mapping | str):
@@ -118,8 +122,12 @@ def measure_fidelity(
         others[UNTRAINED] = untrained
     further: FurtherMeasures | None = None
     if explainers or faithfulness:
-        measure = faithfulness if isinstance(faithfulness, Faithfulness) else Faithfulness() if faithfulness else None
-        further = FurtherMeasures(trainer, name, student, others, explainers, measure, len(rows))
+        faithful = faithfulness if isinstance(faithfulness, Faithfulness) else Faithfulness() if faithfulness else None
+        further = FurtherMeasures(trainer, name, student, others, explainers, faithful, len(rows))
+    controlled: ControlMeasures | None = None
+    if control is not None:
+        kind = control if isinstance(control, Control) else Control(control)
+        controlled = ControlMeasures(trainer, name, kind, seed)
     mapless = students_without_maps(others, trainer.explainer)
     shown: dict[str, torch.Tensor] = {}
 
@@ -133,7 +141,10 @@ def measure_fidelity(
         }
         measured = {} if name is None else {name: (trainer.references[name], outputs[name])}
         values = batch_measures(output, measured, inputs, trainer.is_multi_label, found, trainer.comparison_grid)
-        return values if further is None or name is None else values | further(output, outputs[name], inputs, found)
+        for measure in (controlled, further):
+            if measure is not None and name is not None:
+                values |= measure(output, outputs[name], inputs, found)
+        return values
 
     # A data loader draws a random number too.
     with torch.random.fork_rng(), ExitStack() as stack:
@@ -155,9 +166,9 @@ def measure_fidelity(
 
     figures, grouped = figures_of(values), None
     if groups is not None:
-        prefixes = ["", *map(compared_prefix, range(len(compared or {})))]
-        grouped, worst = group_figures(values, groups, figures_of, prefixes, chance)
-        figures |= worst
+        grouped = group_figures(values, groups, figures_of)
+        methods = ["", *([] if further is None else further.prefixes)]
+        figures |= grouped.worst(f"{method}{model}" for method in methods for model in ("", *titles))
     teacher = teacher_explainer = None
     timed = [(student, trainer.student_inputs(shown))]
     if isinstance(reference, TeacherReference):
@@ -193,10 +204,11 @@ def measure_fidelity(
             title: without_prefix(figures, compared_prefix(number)) for number, title in enumerate(compared or {})
         },
         compared_models={title: describe_model(others[prefix], published=False) for prefix, title in titles.items()},
-        held_out=[] if further is None else further.held_out_records(figures, titles),
-        faithfulness=None if further is None else further.faithfulness_record(figures, modality),
+        held_out=[] if further is None else further.held_out_records(figures, titles, grouped, chance),
+        faithfulness=None if further is None else further.faithfulness_record(figures, modality, grouped),
         chance=chance_levels(figures) if chance else {},
-        groups=grouped,
+        control=None if controlled is None else controlled.record(figures, modality, grouped),
+        groups=None if grouped is None else grouped.record(chance),
         environment=environment() | {"device": device_name(trainer.args.device)},
         seed=seed,
         batch_size=trainer.args.eval_batch_size,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from .record import MetricValue
 
-CHANCE, UNTRAINED = "chance/", "untrained/"
+CHANCE, CONTROL, UNTRAINED = "chance/", "control/", "untrained/"
 
 
 def compared_prefix(number: int) -> str:
@@ -12,10 +12,14 @@ def compared_prefix(number: int) -> str:
     return f"compared {number}/"
 
 
+def under_prefix(figures: Mapping[str, MetricValue], prefix: str) -> dict[str, MetricValue]:
+    """Select the figures with a prefix, by what follows it, further prefixes included."""
+    return {name.removeprefix(prefix): figure for name, figure in figures.items() if name.startswith(prefix)}
+
+
 def without_prefix(figures: Mapping[str, MetricValue], prefix: str = "") -> dict[str, MetricValue]:
     """Select the figures with a prefix, by their names without it; those of the measured student have none."""
-    found = {name.removeprefix(prefix): figure for name, figure in figures.items() if name.startswith(prefix)}
-    return {name: figure for name, figure in found.items() if "/" not in name}
+    return {name: figure for name, figure in under_prefix(figures, prefix).items() if "/" not in name}
 
 
 def chance_levels(figures: Mapping[str, MetricValue]) -> dict[str, MetricValue]:

@@ -179,15 +179,17 @@ class HeldOutRecord:
     Args:
         explainer: Method and options, as `{"name": "occlusion", "options": {}}`.
         figures: The student's, by metric: `explanation_similarity`, `zero_student_maps`, `zero_teacher_maps`, and with
-            the faithfulness what `FidelityRecord` has of it.
+            the faithfulness what `FidelityRecord` has of it; and `worst_group_…` of these.
         compared: Figures of other students by what they are called.
         chance: Levels that the similarity has for no good reason, as in `FidelityRecord`.
+        groups: Figures by group; None where the samples weren't grouped, and in records that don't say.
     """
 
     explainer: dict[str, Any]
     figures: dict[str, MetricValue]
     compared: dict[str, dict[str, MetricValue]] = field(default_factory=dict)
     chance: dict[str, MetricValue] = field(default_factory=dict)
+    groups: GroupsRecord | None = None
 
 
 @dataclass(frozen=True)
@@ -197,10 +199,28 @@ class FaithfulnessRecord:
     Args:
         options: Options of `Faithfulness`, as `{"steps": 16, "filling": 0.0}`.
         chance: The student's figures for its parts in a random order, by metric.
+        groups: The same by group; empty where the samples weren't grouped.
     """
 
     options: dict[str, Any]
     chance: dict[str, MetricValue] = field(default_factory=dict)
+    groups: dict[str, dict[str, MetricValue]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ControlRecord:
+    """The teacher beside itself on slightly changed inputs, which shows how large a similarity can be expected to be.
+
+    Args:
+        options: Kind and size of the change, as `{"kind": "noise", "sigma": 4}`.
+        figures: `explanation_similarity` of the teacher's explanations of the class that it explains of the unchanged
+            input, its `agreement` with itself and the divergence `kl`; of scores `mae` in the place of these two.
+        groups: The same by group; empty where the samples weren't grouped.
+    """
+
+    options: dict[str, Any]
+    figures: dict[str, MetricValue]
+    groups: dict[str, dict[str, MetricValue]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -223,14 +243,15 @@ class FidelityRecord:
             `worst_group_…` of the worst group by each figure,
             `energy_pointing_game`, `localization_iou`, `teacher_…` of these two, `word_accuracy`, `word_auroc`,
             `word_auprc`, `zero_student_maps`, `zero_teacher_maps`; with the faithfulness `deletion` and `insertion` of
-            images, `comprehensiveness` and `sufficiency` of texts, and `teacher_…` of them. What wasn't measured is not
-            there.
+            images, `comprehensiveness` and `sufficiency` of texts, and `teacher_…` of them; with the control `kl`, the
+            divergence KL(teacher ‖ student). What wasn't measured is not there.
         compared: Figures of other students on the same samples by what they are called, as `"plain KD"`.
         compared_models: These students' models, by the same names.
         held_out: Figures by explainers that the student was not trained on.
         faithfulness: Options of the faithfulness and its level by chance; None where it wasn't measured.
         chance: Levels that the similarity has for no good reason: `shuffled` (maps of another sample; of a text its own
             words in another order) and `untrained` (the student's architecture with random weights).
+        control: The teacher beside itself on changed inputs; None where it wasn't measured.
         groups: Figures by group; None where the samples weren't grouped.
         training: The student's training, where that is known.
         environment: Versions and the device, by name.
@@ -255,6 +276,7 @@ class FidelityRecord:
     held_out: list[HeldOutRecord] = field(default_factory=list)
     faithfulness: FaithfulnessRecord | None = None
     chance: dict[str, MetricValue] = field(default_factory=dict)
+    control: ControlRecord | None = None
     groups: GroupsRecord | None = None
     training: TrainingRecord | None = None
     environment: dict[str, str] = field(default_factory=dict)

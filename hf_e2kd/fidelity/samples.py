@@ -118,7 +118,7 @@ def _map_metrics(
     assert explained.maps is not None
     if reference_output.maps is not None:
         student, reference = comparable_values(explained, reference_output, comparison_size(inputs, grid))
-        similarity, valid = explanation_similarity(_as_map(student), _as_map(reference))
+        similarity, valid = explanation_similarity(as_map(student), as_map(reference))
         values = {
             "explanation_similarity": _where(valid, similarity),
             "zero_student_maps": (student == 0).flatten(1).all(1),
@@ -146,6 +146,6 @@ def _where(counts: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     return torch.where(counts, values.float(), torch.nan)
 
 
-def _as_map(values: torch.Tensor) -> torch.Tensor:
+def as_map(values: torch.Tensor) -> torch.Tensor:
     """Reshape a text's map (B, W) to one row, and vectors (B, C, h, w) to one tall map, for metrics of (B, h, w)."""
     return values[:, None] if values.ndim == 2 else values.flatten(1, -2)

@@ -5,7 +5,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from .measure import drawn_rows
-from .record import DataRecord, FidelityRecord, GroupsRecord, HeldOutRecord, MetricValue
+from .record import (
+    ControlRecord,
+    DataRecord,
+    FaithfulnessRecord,
+    FidelityRecord,
+    GroupsRecord,
+    HeldOutRecord,
+    MetricValue,
+)
 
 MOST = 1_000_000
 """Largest number among a record's settings: more samples, points or tokens aren't measured."""
@@ -13,6 +21,12 @@ MOST_AT_ONCE = 4096
 """Largest batch of a measurement."""
 MOST_PIXELS = 2**30
 """Most pixels of all generated images together."""
+
+Figures = Mapping[str, Mapping[str, MetricValue]]
+"""Figures by group and metric."""
+
+Pair = tuple[str, Mapping[str, MetricValue], Mapping[str, MetricValue]]
+"""(beginning of the checks' names, stated figures, measured ones)"""
 
 
 @dataclass(frozen=True)
@@ -43,9 +57,9 @@ def verify(stated: FidelityRecord, found: FidelityRecord, tolerance: float = 0.0
             versions they repeat to rounding.
 
     Returns:
-        One check for each digest, for how the samples were drawn and for each figure of the student, of chance and of
-        held-out explainers, by group too. Other students' figures and those of words are named, and not checked. Times
-        are left out: they differ from machine to machine.
+        One check for each digest, for how the samples were drawn and for each figure of the student, of chance, of the
+        control and of held-out explainers, by group too. Other students' figures and those of words are named, and not
+        checked. Times are left out: they differ from machine to machine.
 
     Raises:
         ValueError: the record states nothing that could be verified.
@@ -61,31 +75,44 @@ def verify(stated: FidelityRecord, found: FidelityRecord, tolerance: float = 0.0
         _same("the samples' number", len(stated.data.samples), len(found.data.samples)),
         _drawn(stated.data),
     ]
-    pairs: list[tuple[str, Mapping[str, MetricValue], Mapping[str, MetricValue]]] = [
+    pairs: list[Pair] = [
         ("", stated.figures, found.figures),
         ("chance, ", stated.chance, found.chance),
     ]
-    if stated.groups is not None:
-        again = found.groups or GroupsRecord([], {})
-        pairs += [(f"{group}, ", own, again.figures.get(group, {})) for group, own in stated.groups.figures.items()]
-        pairs += [
-            (f"{group}, chance, ", own, again.chance.get(group, {})) for group, own in stated.groups.chance.items()
-        ]
+    pairs += _by_group("", stated.groups, found.groups)
     anew = {str(each.explainer.get("name")): each for each in found.held_out}
     for held_out in stated.held_out:
         name = str(held_out.explainer.get("name"))
         measured = anew.get(name, HeldOutRecord(held_out.explainer, {}))
         pairs.append((f"{name}, ", held_out.figures, measured.figures))
         pairs.append((f"{name}, chance, ", held_out.chance, measured.chance))
+        pairs += _by_group(f"{name}, ", held_out.groups, measured.groups)
+    random_order, control = found.faithfulness or FaithfulnessRecord({}), found.control or ControlRecord({}, {})
     if stated.faithfulness is not None:
-        by_chance = {} if found.faithfulness is None else found.faithfulness.chance
-        pairs.append(("random order, ", stated.faithfulness.chance, by_chance))
+        pairs.append(("random order, ", stated.faithfulness.chance, random_order.chance))
+        pairs += _beside("random order, ", stated.faithfulness.groups, random_order.groups)
+    if stated.control is not None:
+        pairs.append(("control, ", stated.control.figures, control.figures))
+        pairs += _beside("control, ", stated.control.groups, control.groups)
     for prefix, claims, figures in pairs:
         for name, claim in claims.items():
             checks.append(_figure(f"{prefix}{name.replace('_', ' ')}", claim, figures.get(name), tolerance))
     for other in stated.compared:
         checks.append(Check(f"figures of {other}", None, None, None, "not checked: that student isn't published"))
     return checks
+
+
+def _by_group(prefix: str, stated: GroupsRecord | None, found: GroupsRecord | None) -> list[Pair]:
+    """Pair stated and measured figures by group, and their chance levels."""
+    if stated is None:
+        return []
+    again = found or GroupsRecord([], {})
+    levels = _beside(prefix, stated.chance, again.chance, "chance, ")
+    return _beside(prefix, stated.figures, again.figures) + levels
+
+
+def _beside(prefix: str, stated: Figures, found: Figures, suffix: str = "") -> list[Pair]:
+    return [(f"{prefix}{group}, {suffix}", own, found.get(group, {})) for group, own in stated.items()]
 
 
 def check_verifiable(record: FidelityRecord) -> None:
@@ -120,6 +147,7 @@ def _too_large(record: FidelityRecord) -> str | None:
     stated["teacher_explainer"] = (record.teacher_explainer or {}).get("options")
     stated |= {f"held_out.{number}": each.explainer.get("options") for number, each in enumerate(record.held_out)}
     stated["faithfulness"] = None if record.faithfulness is None else record.faithfulness.options
+    stated["control"] = None if record.control is None else record.control.options
     for place, value in stated.items():
         for number in _numbers(value):
             low, high = (1, MOST_AT_ONCE) if place == "batch_size" else (-MOST, MOST)

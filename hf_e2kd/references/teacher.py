@@ -213,6 +213,11 @@ class TeacherReference(Reference):
             for key, value in batch.items()
         }
 
+    def explainer_of(self, inputs: Mapping[str, Any]) -> Explainer:
+        """Return the explainer, which knows the tokenizer of a batch with tokens of the teacher's own."""
+        assert self.explainer is not None
+        return self.explainer.with_tokenizer(self.tokenizer) if f"{_PREFIX}input_ids" in inputs else self.explainer
+
     def _own_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         return {key.removeprefix(_PREFIX): value for key, value in inputs.items() if key.startswith(_PREFIX)}
 
@@ -251,9 +256,7 @@ class TeacherReference(Reference):
             self.taps.start()
         with root_gathered(self.model):
             if with_maps:
-                assert self.explainer is not None
-                explainer = self.explainer.with_tokenizer(self.tokenizer) if "input_ids" in own else self.explainer
-                explanation = explainer(self.model, batch, explained_class)
+                explanation = self.explainer_of(inputs)(self.model, batch, explained_class)
                 logits, maps, mask = explanation.logits, explanation.maps, explanation.mask
                 vectors = explanation.vectors
             else:

@@ -9,7 +9,8 @@
     python recipes/benchmarks/perturbation.py --threads 1 --rounds 3
 
 The models have random weights, which cost as much as trained ones. A round times both ways one after the other; shown
-are the medians and the ratio's median and range over the rounds.
+are the medians and the ratio's median and range over the rounds. Beside it stands what the model's plain forward pass
+gains by that batch size, which is the most that batches can gain.
 """
 
 import argparse
@@ -23,6 +24,7 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
+from hf_e2kd.architectures import call_model
 from hf_e2kd.explainers import build_explainer
 
 
@@ -50,14 +52,30 @@ CASES: dict[str, tuple[Callable[[int], tuple[nn.Module, dict[str, torch.Tensor]]
 }
 
 
-def seconds(explainer: Any, model: nn.Module, inputs: dict[str, torch.Tensor]) -> float:
-    """Time of an explanation: the process's CPU time, or on an accelerator the time until it is done."""
+def timed(run: Callable[[], Any]) -> float:
+    """Time a run: the process's CPU time, or on an accelerator the time until it is done."""
     clock = time.perf_counter if torch.accelerator.is_available() else time.process_time
     start = clock()
-    explainer(model, inputs, torch.zeros(4, dtype=torch.long, device=next(model.parameters()).device))
+    with torch.no_grad():
+        run()
     if torch.accelerator.is_available():
         torch.accelerator.synchronize()
     return clock() - start
+
+
+def seconds(explainer: Any, model: nn.Module, inputs: dict[str, torch.Tensor]) -> float:
+    """Time of an explanation."""
+    target = torch.zeros(4, dtype=torch.long, device=next(model.parameters()).device)
+    return timed(lambda: explainer(model, inputs, target))
+
+
+def gain(model: nn.Module, inputs: dict[str, torch.Tensor], count: int) -> float:
+    """Time of a plain forward pass of one input, over each one's share in a batch of so many."""
+    rows = torch.arange(count) % 4
+    batch = {name: value[rows.to(value.device)] for name, value in inputs.items()}
+    one = {name: value[:1] for name, value in inputs.items()}
+    alone = statistics.median(timed(lambda: call_model(model, one)) for _ in range(9))
+    return alone * count / timed(lambda: call_model(model, batch))
 
 
 def main() -> None:
@@ -72,8 +90,8 @@ def main() -> None:
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
     print(f"{options.method}, {options.batch_size} changed inputs at a time, on {device}\n")
-    print("| model, 4 samples | forward passes | at a time | one by one | ratio |")
-    print("|---|---|---|---|---|")
+    print("| model, 4 samples | forward passes | at a time | one by one | ratio | of plain passes |")
+    print("|---|---|---|---|---|---|")
     for name in options.cases:
         build, size = CASES[name]
         model, inputs = build(size)
@@ -82,10 +100,12 @@ def main() -> None:
         seconds(explainers[0], model, inputs)  # warm
         times = [[seconds(each, model, inputs) for each in explainers] for _ in range(options.rounds)]
         ratios = [single / many for many, single in times]
+        gains = [gain(model, inputs, options.batch_size) for _ in range(options.rounds)]
         medians = [statistics.median(column) for column in zip(*times, strict=True)]
         print(
             f"| {name} | {explainers[0].passes(inputs):,} | {medians[0]:.2f} s | {medians[1]:.2f} s | "
-            f"**{statistics.median(ratios):.1f}** ({min(ratios):.1f}–{max(ratios):.1f}) |",
+            f"**{statistics.median(ratios):.1f}** ({min(ratios):.1f}–{max(ratios):.1f}) | "
+            f"{statistics.median(gains):.1f} ({min(gains):.1f}–{max(gains):.1f}) |",
             flush=True,
         )
 

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from hf_e2kd.fidelity import (
+    ControlRecord,
     Cost,
     DataRecord,
     FaithfulnessRecord,
@@ -75,6 +76,7 @@ def image_record(**changes):
         "figures": {
             "agreement": figure(0.931),
             "explanation_similarity": figure(0.884, samples=998),
+            "kl": figure(0.131),
             "accuracy": figure(0.905),
             "teacher_accuracy": figure(0.928),
             "negative_flips": figure(0.041, 0.01),
@@ -119,12 +121,17 @@ def image_record(**changes):
                 {"explanation_similarity": figure(0.537), "teacher_deletion": figure(0.231)},
                 {"int8": {"explanation_similarity": figure(0.529)}},
                 {"shuffled": figure(0.329), "untrained": figure(0.033)},
+                GroupsRecord(["place"], {"indoors": {"explanation_similarity": figure(0.561, samples=690)}}),
             ),
         ],
         "faithfulness": FaithfulnessRecord(
             {"steps": 16, "filling": 0.0}, {"deletion": figure(0.418), "insertion": figure(0.497)}
         ),
         "chance": {"shuffled": figure(0.478, samples=998), "untrained": figure(0.331, samples=998)},
+        "control": ControlRecord(
+            {"kind": "noise", "sigma": 4},
+            {"agreement": figure(0.984, 0.008), "kl": figure(0.004), "explanation_similarity": figure(0.971)},
+        ),
         "groups": GroupsRecord(
             ["place"],
             {

@@ -585,18 +585,19 @@ def test_held_out_methods_stand_beside_the_trained_one():
     section = model_card(record).text.split("## How faithful it is")[1]
     rows = [line for line in section.splitlines() if line.startswith("| ")]
     at = next(number for number, row in enumerate(rows) if row.startswith("| Explanation similarity "))
-    titles = [row.split(" |")[0].removeprefix("| ") for row in rows[at : at + 9]]
+    titles = [row.split(" |")[0].removeprefix("| ") for row in rows[at : at + 10]]
     chance = ["– chance: another image's explanation", "– chance: an untrained student"]
     assert titles == [
         "Explanation similarity",
         *chance,
+        "– control: the teacher itself under noise of 4/255",
         "Explanation similarity by Integrated Gradients",
         *chance,
         "Explanation similarity by occlusion",
         *chance,
     ]
     # This student, plain KD, int8, teacher.
-    cells = [cell.strip() for cell in rows[at + 6].split("|")[2:-1]]
+    cells = [cell.strip() for cell in rows[at + 7].split("|")[2:-1]]
     assert [cell.split(" ")[0] for cell in cells] == ["0.537", "–", "0.529", "–"]
     deletion = [row for row in rows if row.startswith(("| Deletion", "| – chance: pixels"))]
     assert [row.split("|")[2].split()[0] for row in deletion[:3]] == ["0.281", "0.418", "0.226"]

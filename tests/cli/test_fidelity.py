@@ -118,27 +118,38 @@ def test_groups_are_measured_printed_and_verified(place, capsys):
 
 def test_texts_of_two_tokenizers(place, capsys):
     """Prevents: texts whose teacher is given the student's token ids."""
-    options = ("--explainer", "input_x_gradient", "--pictures", 0, "--no-chance", "--json")
+    options = ("--explainer", "input_x_gradient", "--pictures", 0, "--no-chance", "--control", "noise", "--json")
     assert run("fidelity", "--teacher", "long", "--student", "short", "--dataset", "texts", *options) == 0
     record = FidelityRecord.from_dict(json.loads(capsys.readouterr().out))
     assert record.modality == "text" and record.chance == {} and record.figures["explanation_similarity"].samples == 6
+    assert record.control.options == {"kind": "noise", "appended": " ."}
     assert run("fidelity", "--verify", "outputs/fidelity", *TEXTS_THERE) == 0
 
 
 def test_held_out_methods_and_faithfulness_are_verified(place, capsys):
     """Prevents: figures by held-out methods that are stated once and never measured again."""
-    options = ("--held-out", "occlusion", "--held-out", "saliency", "--faithfulness", "--pictures", 0)
+    options = (
+        "--held-out",
+        "occlusion",
+        "--held-out",
+        "saliency",
+        "--faithfulness",
+        "--control",
+        "noise",
+        "--pictures",
+        0,
+    )
     assert run(*IMAGES[:-1], 4, *options) == 0
     out = capsys.readouterr().out
+    assert "  control: the teacher itself under noise of 4/255" in out
     assert "held out" in out and "occlusion" in out and "teacher deletion" in out and "in a random order" in out
     folder = place / "outputs" / "fidelity"
     record = FidelityRecord.load(folder)
     assert [each.explainer["name"] for each in record.held_out] == ["occlusion", "saliency"]
     assert run("fidelity", "--verify", folder, *THERE, "--json") == 0
     checks = {check["name"]: check for check in json.loads(capsys.readouterr().out)}
-    assert {"occlusion, explanation similarity", "saliency, chance, shuffled", "occlusion, teacher insertion"} <= set(
-        checks
-    )
+    expected = {"occlusion, explanation similarity", "saliency, chance, shuffled", "occlusion, teacher insertion"}
+    assert {*expected, "kl", "control, explanation similarity"} <= set(checks)
     occlusion = record.held_out[0]
     faked = {**occlusion.figures, "explanation_similarity": MetricValue(0.99, 0.98, 1.0, 4)}
     replace(record, held_out=[replace(occlusion, figures=faked)]).save(folder)

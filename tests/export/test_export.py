@@ -287,6 +287,14 @@ def test_onnx_files_of_others(made, tmp_path, capsys):
     line = ["--teacher", folder / "teacher", "--student", foreign, "--dataset", folder / "photos", "--samples", 6]
     assert run("fidelity", *line, "--output-dir", tmp_path / "record") == 1
     assert "by --processor" in capsys.readouterr().err
+    photo = folder / "photos" / "validation" / "0.png"
+    assert run("explain", foreign, photo, "--explainer", "saliency") == 1
+    assert "by --processor" in capsys.readouterr().err
+    explained = ["--explainer", "occlusion", "--explainer-options", '{"patch": 0.5}', "--json"]
+    assert run("explain", foreign, photo, "--processor", folder / "student", *explained) == 0
+    (entry,) = json.loads(capsys.readouterr().out)
+    pixels = torch.stack(DistillationTransform(PROCESSOR)({"image": [Image.open(photo)]})["pixel_values"])
+    assert entry["classes"][0]["class"] == CLASS_NAMES[int(build("resnet")(pixels).logits.argmax())]
     assert run("fidelity", *line, "--output-dir", tmp_path / "record", "--processor", folder / "student") == 0
     assert "agreement" in FidelityRecord.load(tmp_path / "record").figures
     again = ["--verify", tmp_path / "record", *line[:-2], "--processor", folder / "student"]
@@ -298,7 +306,7 @@ def test_onnx_files_of_others(made, tmp_path, capsys):
 
 def test_onnx_that_cant_be(made, tmp_path):
     """Prevents: an opset that is converted in silence, or images of another size in the runtime's words."""
-    pytest.importorskip("onnxscript")
+    onnx = pytest.importorskip("onnx")
     _, path = made(".onnx")
     with pytest.raises(ValueError, match=r"Opset 12 can't be written: torch\.onnx writes 18 and newer"):
         export_model(build("resnet"), tmp_path / "old.onnx", image_size=32, opset=12)
@@ -307,6 +315,33 @@ def test_onnx_that_cant_be(made, tmp_path):
     (tmp_path / "broken.onnx").write_bytes(b"none")
     with pytest.raises(ValueError, match=r"can't load '.*broken\.onnx'.*pip install -U onnxruntime"):
         load_exported(tmp_path / "broken.onnx")
+    newer = onnx.load(path)
+    newer.ir_version = 99
+    onnx.save(newer, tmp_path / "newer.onnx")
+    with pytest.raises(ValueError, match=r"IR version: 99.*\. Where the file is newer than the runtime"):
+        load_exported(tmp_path / "newer.onnx")
+
+
+def test_a_quantised_file(made, tmp_path):
+    """Prevents: a file in integers that lost its metadata or its map; a record of it that doesn't repeat."""
+    quantization = pytest.importorskip("onnxruntime.quantization")
+    folder, path = made(".onnx")
+    batches = iter([{"pixel_values": images(4).numpy(), "target": np.full(4, -1)}])
+
+    class Images(quantization.CalibrationDataReader):
+        def get_next(self):
+            return next(batches, None)
+
+    quantised = tmp_path / "int8.onnx"
+    quantization.quantize_static(path, quantised, Images(), per_channel=True)
+    there = ["--teacher", folder / "student", "--student", quantised, "--dataset", folder / "photos"]
+    measured = ["--samples", 6, "--pictures", 0, "--control", "noise"]
+    assert run("fidelity", *there, *measured, "--output-dir", tmp_path / "record") == 0
+    record = FidelityRecord.load(tmp_path / "record")
+    assert record.student.precision.startswith("int8") and record.student.runtime.startswith("onnxruntime ")
+    assert 0.99 < record.figures["explanation_similarity"].value < 1 - 1e-6
+    assert record.control.figures.keys() == {"explanation_similarity", "agreement", "kl"}
+    assert run("fidelity", "--verify", tmp_path / "record", *there) == 0
 
 
 def test_onnx_of_a_vit(tmp_path):

@@ -134,6 +134,8 @@ def test_figures_of_groups_and_held_out_explainers():
     )
     assert outcome("explanation_similarity/occlusion>=.4", earlier) == (True, 0.4)
     assert outcome("sufficiency/occlusion<=.25", earlier) == (False, 0.3)
+    grouped = replace(earlier, held_out=[HeldOutRecord(explainer, figures, groups=groups)])
+    assert outcome("sufficiency/occlusion/land<=.25", grouped) == (False, 0.3)
     with pytest.raises(ValueError, match="by group and by held-out explainer as 'explanation_similarity/land'"):
         outcome("explanation_similarity/occlsion>=.4", earlier)
 

@@ -9,7 +9,7 @@ from datasets import Dataset
 from torch import nn
 
 from hf_e2kd import ExplanationDistillTrainer, TextCollator
-from hf_e2kd.fidelity import FidelityRecord, MetricValue, measure_fidelity
+from hf_e2kd.fidelity import Faithfulness, FidelityRecord, MetricValue, measure_fidelity
 from hf_e2kd.fidelity.groups import is_lower_better, worst_groups
 from hf_e2kd.fidelity.measure import mean_with_interval
 from hf_e2kd.fidelity.verify import verify
@@ -76,6 +76,35 @@ def test_worst_group_of_every_student(measured):
         assert record.figures[f"worst_group_{name}"] == replace(groups[worst][name], detail=worst)
     names = set(record.figures)
     assert not any(f"worst_group_{each}" in names for each in ("teacher_accuracy", "agreement_where_teacher_errs"))
+
+
+def test_other_methods_and_levels_are_those_of_the_group_alone(tmp_path, monkeypatch):
+    """Prevents: held-out methods, random orders and controls of which a record has the mean of all groups alone."""
+    monkeypatch.setattr("hf_e2kd.fidelity.measure.RESAMPLES", 20)
+    data = birds()
+    trainer = distiller(build("resnet"), build("resnet", seed=1), tmp_path, eval_dataset=data)
+    options = {"explainers": ["saliency"], "faithfulness": Faithfulness(steps=1), "control": "shift", "costs": False}
+    record = measure_fidelity(trainer, group_column="place", **options)
+    held_out = record.held_out[0]
+    rows = [row for row in record.data.samples if data[row]["place"] == "land"]
+    alone = measure_fidelity(trainer, rows=rows, chance=False, **options)
+    for found, expected in (
+        (held_out.groups.figures["land"], alone.held_out[0].figures),
+        (record.control.groups["land"], alone.control.figures),
+    ):
+        values = {name: (each.value, each.samples) for name, each in found.items()}
+        assert values == {name: (pytest.approx(each.value, abs=1e-5), len(rows)) for name, each in expected.items()}
+    assert set(record.faithfulness.groups["land"]) == {"deletion", "insertion"}
+    assert held_out.groups.chance["land"].keys() == {"shuffled", "untrained"}
+    lowest = min(("land", "sea"), key=lambda place: held_out.groups.figures[place]["explanation_similarity"].value)
+    worst = held_out.figures["worst_group_explanation_similarity"]
+    assert worst == replace(held_out.groups.figures[lowest]["explanation_similarity"], detail=lowest)
+
+    assert all(check.holds is not False for check in verify(record, record))
+    bare = replace(record, held_out=[replace(held_out, groups=None)], control=replace(record.control, groups={}))
+    failed = {check.name for check in verify(record, bare) if check.holds is False}
+    names = ("saliency, land, explanation similarity", "saliency, sea, chance, shuffled", "control, sea, kl")
+    assert failed >= {*names} and not any(name.startswith("random order") for name in failed)
 
 
 def test_small_groups_are_named(tmp_path, caplog):
