@@ -19,7 +19,7 @@ class SuperpixelExplainer(Explainer):
 
     Args:
         method: Method that makes the maps, an explainer or the name of one.
-        superpixels: Superpixels of an image, 3 to 20.
+        superpixels: Superpixels of an image, 3 to 20; None for the method's maps as they are.
         output: `"logit"`, or `"probability"` to explain the class's probability; the logits are the model's anyway.
         workers: Number of threads that cut images.
 
@@ -38,7 +38,7 @@ class SuperpixelExplainer(Explainer):
     without_effect: ClassVar[tuple[str, ...]] = ("workers",)
 
     def __init__(
-        self, method: str | Explainer, superpixels: int = SUPERPIXELS, output: str = "logit", workers: int = 1
+        self, method: str | Explainer, superpixels: int | None = SUPERPIXELS, output: str = "logit", workers: int = 1
     ):
         self.method = build_explainer(method) if isinstance(method, str) else method
         self.superpixels = superpixels
@@ -63,6 +63,8 @@ class SuperpixelExplainer(Explainer):
             raise ValueError(f"Superpixels are of `pixel_values`; given are {', '.join(sorted(inputs))}.")
         explanation = self.method(as_explained(model, self.output, self.method, inputs), inputs, target)
         logits = explanation.logits if self.output == "logit" else call_model(model, inputs)
+        if self.superpixels is None:
+            return Explanation(logits, explanation.maps, explanation.target)
         parts = slic_superpixels(stretched(inputs["pixel_values"]), self.superpixels, workers=self.workers)
         shape = explanation.target.shape
         of_each = parts.repeat_interleave(shape[1] if len(shape) == 2 else 1, dim=0)
