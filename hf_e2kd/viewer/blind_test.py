@@ -75,12 +75,10 @@ def write_blind_test(
     question = f"Which explanation is {asked}'s?" if reference is None else "Which explanation is more like the first?"
     trials = []
     for number, names in zip(numbers, orders, strict=True):
-        trial = {
-            "image": _picture(images[number]),
-            **dict(zip(SIDES, (maps[each][number] for each in names), strict=True)),
-        }
-        trial |= {} if reference is None else {"reference": reference[number]}
-        trials.append({n: v if isinstance(v, str) else _picture(images[number], v) for n, v in trial.items()})
+        drawn = {side: maps[name][number] for side, name in zip(SIDES, names, strict=True)}
+        drawn |= {} if reference is None else {"reference": reference[number]}
+        trial = {place: _picture(images[number], own) for place, own in drawn.items()}
+        trials.append({"image": _picture(images[number]), **trial})
     content = json.dumps(trials)
     page = hashlib.sha256(f"{question}{content}".encode()).hexdigest()[:16]
     key = {
@@ -96,7 +94,8 @@ def write_blind_test(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / KEY_FILE).write_text(json.dumps(key, indent=2, ensure_ascii=False), encoding="utf-8")
-    text = _PAGE.replace("QUESTION", escape_html(question)).replace("%PAGE%", page).replace("TRIALS", content)
+    text = _PAGE.replace("%PAGE%", page).replace("%TRIALS%", content)
+    text = text.replace("%QUESTION%", escape_html(question))
     (folder / PAGE_FILE).write_text(text, encoding="utf-8")
     return folder / PAGE_FILE
 
@@ -131,7 +130,11 @@ def score_blind_test(key: str | Path, answers: Sequence[str | Path]) -> dict[str
     if decided:
         test = binomtest(chosen[model], decided)
         interval = test.proportion_ci(method="wilson")
-        found |= {"share": chosen[model] / decided, "interval": [interval.low, interval.high], "p": test.pvalue}
+        found |= {
+            "share": chosen[model] / decided,
+            "interval": [float(interval.low), float(interval.high)],
+            "p": float(test.pvalue),
+        }
     return found
 
 

@@ -85,13 +85,14 @@ class Study:
         key: str,
     ):
         self.options, self.setting, self.plans, self.args = options, setting, plans, args
-        self.train, self.processor, self.folder, self.key = splits["train"], processor, folder, key
-        self.names = label_names(self.train) or []
-        self.images = LabelledImages.of(self.train)
+        self.processor, self.folder, self.key = processor, folder, key
+        self.names = label_names(splits["train"]) or []
+        # In memory: nothing is augmented.
+        self.train = LabelledImages.of(splits["train"])
         self.test = LabelledImages.of(splits["test"])
         self.some = LabelledImages(*(part[: options.explained_images] for part in vars(self.test).values()))
         drawn = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(args.seed))
-        background = self.images.pixel_values[drawn[: options.background]]
+        background = self.train.pixel_values[drawn[: options.background]]
         self.explainers = explainers_of(background, options.shap_samples, options.superpixels)
         self.superpixels = slic_superpixels(stretched(self.test.pixel_values), options.superpixels)
 
@@ -129,11 +130,11 @@ class Study:
         stored = self.folder / "explanations"
         wanted, taught = (
             stored_maps(self.teacher, images, explainer, stored / f"{split} shap {count}")["map"]
-            for split, images in (("train", self.images), ("test", self.test))
+            for split, images in (("train", self.train), ("test", self.test))
         )
         settings = {"size": self.setting.autoencoder, "id2label": self.teacher.config.id2label}
         epochs = self.options.autoencoder_epochs
-        model = train_autoencoder(self.images, wanted, self.args, epochs, **settings)
+        model = train_autoencoder(self.train, wanted, self.args, epochs, **settings)
         model.save_pretrained(self.path(name))
         own = self.approximations(model, self.test)
         error = explanation_mse(own, taught).mean().item()

@@ -85,6 +85,6 @@ def _show_map(axis: Any, own: Tensor) -> None:
 
 def _finish(axes: Any, titles: list[str]) -> None:
     for line, title in zip(axes, titles, strict=True):
-        line[0].set_ylabel(title, fontsize=7)
+        line[0].set_ylabel(title.replace(" of ", "\nof "), fontsize=7)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
