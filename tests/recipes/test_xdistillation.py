@@ -17,14 +17,15 @@ def test_every_student_from_the_teacher_to_the_table(monkeypatch, tmp_path):
     """Prevents: a student without figures, undefined ones in the file, a student that can't be loaded, and work that is
     done twice when an interrupted command is given again."""
     line = ["xdistillation", "--smoke", "--output_dir", str(tmp_path), "--disable_tqdm", "true", "--task_loss", "mse"]
-    monkeypatch.setattr("sys.argv", [*line, "--students", "KD", "e²KD", "XDistillation"])
+    monkeypatch.setattr("sys.argv", [*line, "--students", "KD", "XDistillation"])
+    monkeypatch.setattr("_xdistillation._SHOWN", 1)
     results = xdistillation.run_xdistillation(xdistillation.__doc__)
     monkeypatch.setattr("sys.argv", [*line, "--ablations", "superpixels"])
-    trained = []
-    distil = Study.distil
+    trained, distil = [], Study.distil
+    monkeypatch.setattr(Study, "draw", lambda self: None)
     monkeypatch.setattr(Study, "distil", lambda self, name: trained.append(name) or distil(self, name))
     more = xdistillation.run_xdistillation(xdistillation.__doc__)
-    assert trained == ["baseline", "AT", "NST", "AB", "without superpixels"]
+    assert trained == ["baseline", "AT", "NST", "AB", "e²KD", "without superpixels"]
     students = more["summary"]["test"]
     assert list(students) == ["teacher", *xdistillation.STUDENTS, "without superpixels"]
     assert all(students[name] == figures for name, figures in results["summary"]["test"].items())
