@@ -155,6 +155,7 @@ def main() -> None:
             config, images[: options.explained * options.samples], options.samples, options.explained, options.rounds
         )
         print(f"| {name} | {' | '.join(f'{ratio:.2f}' for ratio in ratios)} |", flush=True)
+    compare_methods(options.compared)
 
 
 if __name__ == "__main__":
