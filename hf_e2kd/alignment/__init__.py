@@ -4,7 +4,7 @@ from .grids import enlarged_coordinates, enlargement_matrix, resize_maps, sample
 from .labels import LabelAlignment, align_labels, labels_belong_to
 from .masks import object_masks
 from .precision import at_least_float32
-from .superpixels import explanation_scale, slic_superpixels, superpixel_maps, superpixel_sums
+from .superpixels import explanation_scale, slic_superpixels, stretched, superpixel_maps, superpixel_sums
 
 __all__ = [
     "LabelAlignment",
@@ -18,6 +18,7 @@ __all__ = [
     "resize_maps",
     "sample_maps",
     "slic_superpixels",
+    "stretched",
     "superpixel_maps",
     "superpixel_sums",
     "to_common_grid",

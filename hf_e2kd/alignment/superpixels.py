@@ -32,7 +32,7 @@ def slic_superpixels(
 
     Args:
         images: Images (B, 3 or 1, H, W), intensities from 0 to 1; of a processor's pixel values
-            `hf_e2kd.alignment.inputs.image_view(processor).intensities(pixel_values)`.
+            `hf_e2kd.alignment.inputs.image_view(processor).intensities(pixel_values)`, or `stretched(pixel_values)`.
         count: Number of superpixels, from 3 to 20.
         compactness: Weight of nearness beside likeness of colour; by default 10 in the colour space Lab, whose
             lightness goes up to 100, and as much, .1, of grey.
@@ -75,6 +75,17 @@ def slic_superpixels(
         segments = list(pool.map(cut, pixels))
     found = np.stack(segments) if segments else np.zeros((0, *images.shape[2:]))
     return torch.from_numpy(found.astype(np.int64)).to(images.device)
+
+
+def stretched(pixels: Tensor) -> Tensor:
+    """Stretch each image (B, 3 or 1, H, W) to intensities from 0 to 1, whatever the processor's normalisation.
+
+    One of one colour becomes zeros.
+    """
+    flat = pixels.detach().flatten(1).double()
+    low, high = flat.amin(1, keepdim=True), flat.amax(1, keepdim=True)
+    stretched = (flat - low) / (high - low).where(high > low, 1.0)
+    return stretched.clamp(0, 1).view_as(pixels)
 
 
 def superpixel_sums(maps: Tensor, superpixels: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from .command import Command
 from .output import echo, echo_traceback, escaped_messages, status
 
 COMMANDS = {
+    "blind": "Score the answers to a blind test: which of two models' explanations people chose.",
     "card": "Write a student's model card anew, with the figures of its fidelity.json, and publish it if asked to.",
     "distill": "Distil a student that looks where its teacher looks, and measure both.",
     "explain": "Explain a classifier's decisions on images or texts: its top classes, and what they rest on.",

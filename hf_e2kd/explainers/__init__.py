@@ -14,6 +14,7 @@ from .lrp import LRP
 from .perturbation import GradientShap, KernelShap, Lime, Occlusion, Rise
 from .registry import available_explainers, build_explainer, explain, register_explainer, usable_explainers
 from .saliency import Saliency
+from .superpixels import SuperpixelExplainer
 
 __all__ = [
     "AttentionGradient",
@@ -35,6 +36,7 @@ __all__ = [
     "Occlusion",
     "Rise",
     "Saliency",
+    "SuperpixelExplainer",
     "Target",
     "available_explainers",
     "build_explainer",

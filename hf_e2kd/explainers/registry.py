@@ -214,18 +214,19 @@ def explain(
                     raise ValueError(f"There is no class {int(extreme)}: the model has {logits.shape[1]} classes.")
             return chosen
 
-        explained = model if output == "logit" else _probability_model(model, output, explainer, batch)
-        explanation = explainer(explained, batch, classes)
+        explanation = explainer(as_explained(model, output, explainer, batch), batch, classes)
     explanation.words = words
     return explanation
 
 
-def _probability_model(model: nn.Module, output: str, explainer: Explainer, batch: Mapping[str, Any]) -> nn.Module:
-    """Make the model that gives what is explained in the place of its logits.
+def as_explained(model: nn.Module, output: str, explainer: Explainer, batch: Mapping[str, Any]) -> nn.Module:
+    """Make the model that gives what is explained, `"logit"` or `"probability"`, in the place of its logits.
 
     Raises:
         ValueError: an unknown output, or one that the method or the inputs don't allow.
     """
+    if output == "logit":
+        return model
     if output != "probability":
         raise ValueError(unknown_choice("output", output, ["logit", "probability"]))
     if not explainer.explains_any_output:

@@ -1,7 +1,8 @@
 """Networks that the papers define, as models of transformers. Importing this makes the Auto classes know them."""
 
-from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
+from transformers import AutoConfig, AutoModel
 
+from .base import register
 from .bcos_densenet import BcosDenseNetConfig, BcosDenseNetForImageClassification
 from .bcos_published import bcos_config, load_bcos_weights
 from .bcos_resnet import BcosResNetConfig, BcosResNetForImageClassification
@@ -25,8 +26,7 @@ for _model in (
     XResNetForImageClassification,
     ZeroShotForImageClassification,
 ):
-    AutoConfig.register(_model.config_class.model_type, _model.config_class)
-    AutoModelForImageClassification.register(_model.config_class, _model)
+    register(_model)
 AutoConfig.register(ExplanationAutoencoderConfig.model_type, ExplanationAutoencoderConfig)
 AutoModel.register(ExplanationAutoencoderConfig, ExplanationAutoencoder)
 

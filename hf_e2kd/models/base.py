@@ -3,8 +3,9 @@
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutput
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils.generic import can_return_tuple
 
 
@@ -46,3 +47,15 @@ def check_images(model: PreTrainedModel, pixel_values: torch.Tensor) -> None:
             f"{tuple(pixel_values.shape)}. Convert the images by the processor (colours, size), or build the model "
             "with their num_channels and image_size."
         )
+
+
+def register(model: type[PreTrainedModel]) -> None:
+    """Make the Auto classes know an image classifier, unless they know its kind: a copy of it may lie beside weights.
+
+    Args:
+        model: Class whose `config_class` has a `model_type` of its own.
+    """
+    config: Any = model.config_class
+    if config.model_type not in CONFIG_MAPPING:
+        AutoConfig.register(config.model_type, config)
+        AutoModelForImageClassification.register(config, model)

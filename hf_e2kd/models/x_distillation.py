@@ -1,4 +1,8 @@
-"""The student of XDistillation (Alharbi et al., IEEE Big Data 2021): it reads explanations too."""
+"""The student of XDistillation (Alharbi et al., IEEE Big Data 2021): it reads explanations too.
+
+This file and those that it imports have no imports of other rooms: `register_for_auto_class` copies them beside the
+weights, where they run without this package.
+"""
 
 import copy
 from collections.abc import Callable, Mapping
@@ -11,9 +15,21 @@ from transformers import initialization as init
 from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.utils.generic import can_return_tuple
 
-from ..architectures import call_model, is_timm, wrap_timm
-from ..architectures.base import evaluating
+from .base import register
 from .explanation_autoencoder import ExplanationAutoencoder, ExplanationAutoencoderConfig
+from .lenet import LeNetForImageClassification
+from .shufflenet import ShuffleNetForImageClassification
+from .vgg import VGGForImageClassification
+from .x_resnet import XResNetForImageClassification
+
+# Backbones that a copy of this file has to know.
+for _backbone in (
+    LeNetForImageClassification,
+    ShuffleNetForImageClassification,
+    VGGForImageClassification,
+    XResNetForImageClassification,
+):
+    register(_backbone)
 
 
 class XDistillationConfig(PreTrainedConfig):
@@ -62,6 +78,9 @@ class XDistillationForImageClassification(PreTrainedModel):
             "outputs/student", task_weight=1.0, logits_weight=0.1, explanation_weight=0.0,
             terms={"feature_reduction": {"weight": 5e-4}},
         )  # cross-entropy + (1 − α)·KD + λ‖c‖²: Eq. 6 with α = .9, τ = 1
+        # To be loaded without this package, by trust_remote_code=True: code is saved beside the weights.
+        XDistillationConfig.register_for_auto_class()
+        XDistillationForImageClassification.register_for_auto_class("AutoModelForImageClassification")
     """
 
     config_class = XDistillationConfig
@@ -90,14 +109,20 @@ class XDistillationForImageClassification(PreTrainedModel):
         """Build a student of copies of a classifier's layers below its last and of a trained autoencoder.
 
         Args:
-            backbone: Image classifier of transformers or timm, trained or not, with the classes to learn.
+            backbone: Image classifier of transformers, or timm's in `wrap_timm`, trained or not, with the classes to
+                learn.
             autoencoder: Autoencoder, trained on the teacher's explanations of that data.
 
         Raises:
             ValueError: the two are of other classes, image sizes or colours, or the backbone doesn't end in one linear
                 layer.
         """
-        backbone = copy.deepcopy(wrap_timm(backbone) if is_timm(backbone) else backbone)
+        if not isinstance(backbone, PreTrainedModel):
+            raise ValueError(
+                f"The backbone must be a model of transformers, not a bare {type(backbone).__name__}, which couldn't "
+                "be loaded again. Give timm's models as hf_e2kd.wrap_timm(model)."
+            )
+        training, backbone = backbone.training, copy.deepcopy(backbone).eval()
         _refuse_other_channels(backbone, autoencoder.config.num_channels)
         own, others = backbone.config.id2label, autoencoder.config.id2label
         if own != others:
@@ -122,8 +147,8 @@ class XDistillationForImageClassification(PreTrainedModel):
         size = (autoencoder.config.num_channels, config.image_size, config.image_size)
         handle = layer.register_forward_hook(lambda _module, _args, output: seen.append(output))
         try:
-            with evaluating(backbone), torch.no_grad():
-                logits = call_model(backbone, {"pixel_values": torch.rand(2, *size).to(weight)})
+            with torch.no_grad():
+                logits = backbone(pixel_values=torch.rand(2, *size).to(weight), return_dict=True).logits
         finally:
             handle.remove()
         if len(seen) != 1 or not torch.equal(seen[0], logits):
@@ -135,7 +160,7 @@ class XDistillationForImageClassification(PreTrainedModel):
         student = cls(config).to(weight.device, weight.dtype)
         student.backbone.load_state_dict(backbone.state_dict())
         student.autoencoder.load_state_dict(autoencoder.state_dict())
-        return student.train(backbone.training)
+        return student.train(training)
 
     @classmethod
     def from_pretrained(cls, *arguments: Any, **keywords: Any) -> Any:

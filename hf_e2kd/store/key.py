@@ -184,6 +184,8 @@ def _stable(value: Any) -> Any:
         )
     if isinstance(value, nn.Module):
         return f"{type(value).__name__} {weights_digest(value)}"
+    if isinstance(value, Explainer):
+        return explainer_key(value)
     if isinstance(value, np.ndarray | np.generic):
         return _stable(value.tolist())
     if isinstance(value, Mapping):

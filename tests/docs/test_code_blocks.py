@@ -8,6 +8,7 @@ import pytest
 
 from hf_e2kd.architectures import base as architectures
 from hf_e2kd.explainers import registry as explainers
+from hf_e2kd.models import XDistillationConfig, XDistillationForImageClassification
 from hf_e2kd.terms import guidance, logits, maps
 from hf_e2kd.terms import registry as terms
 from tests.docs.commands import ROOT, check_line, check_shell
@@ -34,6 +35,8 @@ def _own_registries(monkeypatch):
     registries = {explainers: "_EXPLAINERS", terms: "_TERMS", architectures: "_ARCHITECTURES"}
     for module, name in (registries | dict.fromkeys((guidance, logits, maps), "_LOSSES")).items():
         monkeypatch.setattr(module, name, dict(getattr(module, name)))
+    for cls in (XDistillationConfig, XDistillationForImageClassification):
+        monkeypatch.setattr(cls, "_auto_class", None)
 
 
 @pytest.mark.usefixtures("hub")

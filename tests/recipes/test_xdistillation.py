@@ -6,46 +6,80 @@ import re
 import pytest
 import torch
 import xdistillation
+from _explained_students import compare
+from _xdistillation import Study
 from transformers import AutoModelForImageClassification
 
-from hf_e2kd.experiments.diffroar import LabelledImages
+from hf_e2kd.store import StoredReference
 
 
 def test_every_student_from_the_teacher_to_the_table(monkeypatch, tmp_path):
-    """Prevents: a student without figures, undefined ones in the file, a student that can't be loaded."""
+    """Prevents: a student without figures, undefined ones in the file, a student that can't be loaded, and work that is
+    done twice when an interrupted command is given again."""
     line = ["xdistillation", "--smoke", "--output_dir", str(tmp_path), "--disable_tqdm", "true", "--task_loss", "mse"]
-    monkeypatch.setattr("sys.argv", line)
+    monkeypatch.setattr("sys.argv", [*line, "--students", "KD", "XDistillation"])
+    monkeypatch.setattr("_xdistillation._SHOWN", 1)
     results = xdistillation.run_xdistillation(xdistillation.__doc__)
-    students = results["summary"]["test"]
-    assert list(students) == ["teacher", *xdistillation.STUDENTS]
+    monkeypatch.setattr("sys.argv", [*line, "--ablations", "superpixels"])
+    trained, distil = [], Study.distil
+    monkeypatch.setattr(Study, "draw", lambda self: None)
+    monkeypatch.setattr(Study, "distil", lambda self, name: trained.append(name) or distil(self, name))
+    more = xdistillation.run_xdistillation(xdistillation.__doc__)
+    assert trained == ["baseline", "AT", "NST", "AB", "e²KD", "without superpixels"]
+    students = more["summary"]["test"]
+    assert list(students) == ["teacher", *xdistillation.STUDENTS, "without superpixels"]
+    assert all(students[name] == figures for name, figures in results["summary"]["test"].items())
     assert students["teacher"]["autoencoder_mse"]["mean"] > 0
     sizes = {name: figures["parameters"]["mean"] for name, figures in students.items()}
     # The joint classifier reads 32×32 pixels for ten classes, and the small autoencoder of RGB images has 288 weights
     # more than that of grey ones.
     assert sizes["XDistillation"] == sizes["KD"] + 10 * 32 * 32 + 1_077 + 2 * 9 * 16
     for name in xdistillation.STUDENTS:
-        assert {"accuracy", "agreement"} <= set(students[name])
+        assert {"accuracy", "agreement", "occlusion_similarity"} <= set(students[name])
+        assert len(more["accuracy_by_epoch"]["42"][name]) == 1
     assert "NaN" not in (tmp_path / "results.json").read_text()
     assert json.loads((tmp_path / "results.json").read_text())["options"]["superpixels"] == 19
-    assert {"explanations.png", "table.md"} <= {path.name for path in tmp_path.iterdir()}
-    student = AutoModelForImageClassification.from_pretrained(tmp_path / "student")
+    assert {"accuracy.png", "table.md"} <= {path.name for path in tmp_path.iterdir()}
+    study = tmp_path / "seed-42"
+    assert {"representations.png", "students.png"} <= {path.name for path in study.iterdir()}
+    student = AutoModelForImageClassification.from_pretrained(study / "models" / "XDistillation")
     assert student.approximate_explanation(torch.rand(2, 3, 32, 32)).shape == (2, 32, 32)
+    store = StoredReference(study / "explanations" / "gradcam")
+    assert store.description["key"]["explainer"]["options"]["method"]["name"] == "gradcam"
 
 
 def test_which_samples_count():
-    """The MSE where both classify alike, the overlap where both are right."""
-    images = LabelledImages(torch.zeros(3, 3, 1, 2), torch.tensor([0, 0, 0]))
+    """The MSE where both classify alike, the overlap where both are right, the cosine of occlusion's maps."""
     maps, other = torch.tensor([[[2.0, 1.0]]] * 3), torch.tensor([[[1.0, 2.0]], [[2.0, 3.0]], [[9.0, 9.0]]])
-    taught = xdistillation.Explained(torch.eye(2)[[0, 1, 0]], {"shap": maps}, {"shap": maps[:, 0]})
-    found = xdistillation.Explained(torch.eye(2)[[0, 1, 1]], {"shap": other}, {"shap": -maps[:, 0]})
-    figures = xdistillation.measure(found, taught, images, torch.nn.Linear(1, 1))
+    maps, other = ({"shap": each, "occlusion": each[:2]} for each in (maps, other))
+    own, theirs, labels = torch.tensor([[0, 1, 1], [0, 1, 0], [0, 0, 0]])
+    figures = compare(other, maps, torch.tensor([[[0, 1]]] * 3), own, theirs, labels)
     assert figures == {
         "accuracy": pytest.approx(1 / 3),
-        "parameters": 2,
         "agreement": pytest.approx(2 / 3),
         "shap_mse": pytest.approx((1 + 2) / 2),  # of two samples
         "shap_error": pytest.approx(1.5 / 2.5),
-        "shap_overlap": 0.0,  # of the first alone, whose signs differ
+        "shap_overlap": 1.0,  # of the first alone
+        "occlusion_similarity": pytest.approx((4 / 5 + 7 / (5 * 13) ** 0.5) / 2),
+    }
+    other["shap"] = -other["shap"]
+    assert compare(other, maps, torch.tensor([[[0, 1]]] * 3), own, theirs, labels)["shap_overlap"] == 0.0
+
+
+def test_plans_of_ablations():
+    """Prevents: an ablation that changes nothing, or more than its name says."""
+    options = xdistillation.Options(ablations=list(xdistillation.ABLATIONS))
+    plans = {name: xdistillation.plan_of(name, options, None) for name in ["XDistillation", *options.names[7:]]}
+    term = {name: plan.loss["terms"]["feature_reduction"] for name, plan in plans.items()}
+    assert {name: (plan.superpixels, *term[name].values()) for name, plan in plans.items()} == {
+        "XDistillation": (19, 5e-4, "features"),
+        "without superpixels": (None, 5e-4, "features"),
+        "k = 5": (5, 5e-4, "features"),
+        "k = 10": (10, 5e-4, "features"),
+        "λ = 0": (19, 0.0, "features"),
+        "λ = 0.005": (19, 0.005, "features"),
+        "λ = 0.05": (19, 0.05, "features"),
+        "all columns": (19, 5e-4, "all"),
     }
 
 
@@ -54,6 +88,7 @@ def test_which_samples_count():
     [
         (["--data", "mnist"], "Give --folder, where the files of mnist lie"),
         (["--students", "LS"], "Unknown students .'LS'.. Available: baseline, KD, AT"),
+        (["--ablations", "depth"], "Unknown ablations .'depth'.. Available: superpixels, k, penalty, columns"),
         (["--alpha", "2"], "--alpha must lie between 0 and 1, not 2.0"),
         (["--background", "0"], "--background must be at least 1, not 0"),
     ],

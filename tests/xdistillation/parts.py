@@ -1,7 +1,12 @@
 """Tiny autoencoders and students of XDistillation."""
 
+import sys
+from pathlib import Path
+
 import torch
 from torch import nn
+from transformers import AutoModelForImageClassification, dynamic_module_utils
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from hf_e2kd.models import ExplanationAutoencoder, ExplanationAutoencoderConfig, XDistillationForImageClassification
 from tests.models import CLASS_NAMES, build, randomise
@@ -27,3 +32,22 @@ def student(name: str = "resnet", backbone: nn.Module | None = None) -> XDistill
         for layer in (made.explanation_classifier, made.classifier):
             randomise(layer)
     return made.eval()
+
+
+def load_without_the_package(folder: Path, wanted: Path) -> None:
+    """Load a student by the code beside its weights where hf_e2kd can't be imported, and compare what it computes.
+
+    For a process of its own, whose imported modules and Auto classes it changes.
+    """
+    for name in [name for name in sys.modules if name.split(".")[0] in ("hf_e2kd", "tests")]:
+        del sys.modules[name]
+    sys.modules["hf_e2kd"] = None  # type: ignore[assignment]
+    for mapping in (CONFIG_MAPPING, AutoModelForImageClassification._model_mapping):
+        mapping._extra_content.clear()
+    dynamic_module_utils.HF_MODULES_CACHE = str(folder / "modules")
+    loaded = AutoModelForImageClassification.from_pretrained(folder, trust_remote_code=True)
+    assert type(loaded).__module__.startswith("transformers_modules.")
+    assert not any(parameter.requires_grad for parameter in loaded.autoencoder.parameters())
+    pixels, logits, explanation = torch.load(wanted)
+    assert torch.equal(loaded(pixels).logits, logits)
+    assert torch.equal(loaded.approximate_explanation(pixels), explanation)

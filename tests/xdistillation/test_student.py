@@ -1,5 +1,7 @@
 """The student that reads a frozen autoencoder's explanation: its head, its explanations, its training."""
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -8,14 +10,15 @@ from transformers import AutoModelForImageClassification, PoolFormerConfig, Pool
 
 from hf_e2kd.architectures.taps import default_taps
 from hf_e2kd.explainers import GradCAM, Saliency
-from hf_e2kd.models import VGGConfig, VGGForImageClassification
+from hf_e2kd.models import LeNetConfig, VGGConfig, VGGForImageClassification, XDistillationConfig
 from hf_e2kd.models import XDistillationForImageClassification as XDistillation
 from hf_e2kd.terms import ReferenceOutput, StepOutput, build_term
 from hf_e2kd.testing import check_explainer, check_gradient
 from hf_e2kd.trainer.term_setup import check_parameters
 from tests.models import CLASSES, build, images
+from tests.processes import finish, start
 from tests.training import distiller, logged, samples, weights
-from tests.xdistillation.parts import ID2LABEL, autoencoder, student
+from tests.xdistillation.parts import ID2LABEL, autoencoder, load_without_the_package, student
 
 TARGET = torch.tensor([3, 1])
 EQUATION_6 = {
@@ -127,6 +130,8 @@ def test_saved_and_loaded(name, tmp_path):
 def test_parts_that_do_not_fit():
     with pytest.raises(ValueError, match="of the classes .*it explains another teacher, or another data set"):
         XDistillation.from_parts(build("resnet"), autoencoder(id2label={0: "cat", 1: "dog"}))
+    with pytest.raises(ValueError, match=r"not a bare Linear, .*Give timm's models as hf_e2kd.wrap_timm\(model\)"):
+        XDistillation.from_parts(torch.nn.Linear(2, 2), autoencoder())
     with pytest.raises(ValueError, match="images of 1 channels and the backbone of 3. Convert the images"):
         XDistillation.from_parts(build("resnet"), autoencoder(num_channels=1))
     vgg = VGGForImageClassification(VGGConfig(widths=((4,),), image_size=16, id2label=ID2LABEL))
@@ -211,3 +216,36 @@ def test_resumed_and_matched_by_explanations_too(tmp_path):
     again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
     assert torch.equal(weights(again.model), weights(whole.model))
     assert not any(parameter.requires_grad for parameter in again.model.autoencoder.parameters())
+
+
+# --- Its code beside its weights -------------------------------------------------------------------------------------
+
+
+BACKBONES = {
+    "vgg": VGGConfig(widths=((4,), (6,)), id2label=ID2LABEL),
+    "lenet": LeNetConfig(channels=(3, 4), hidden_sizes=(8,), image_size=32, num_channels=3, id2label=ID2LABEL),
+}
+
+
+@pytest.mark.parametrize("name", ["vgg", "lenet", "resnet"])
+def test_code_saved_beside_the_weights(name, tmp_path, monkeypatch):
+    """Prevents: files that import this package, and a backbone that only this package registers."""
+    for cls in (XDistillationConfig, XDistillation):
+        monkeypatch.setattr(cls, "_auto_class", None)
+    own = BACKBONES.get(name)
+    model = student(backbone=build(name) if own is None else AutoModelForImageClassification.from_config(own))
+    model.save_pretrained(tmp_path / "without")
+    assert not list((tmp_path / "without").glob("*.py"))  # on request alone
+    XDistillationConfig.register_for_auto_class()
+    XDistillation.register_for_auto_class("AutoModelForImageClassification")
+    folder = tmp_path / "with"
+    model.save_pretrained(folder)
+    assert json.loads((folder / "config.json").read_text())["auto_map"] == {
+        "AutoConfig": "x_distillation.XDistillationConfig",
+        "AutoModelForImageClassification": "x_distillation.XDistillationForImageClassification",
+    }
+    torch.save((images(), model(images()).logits, model.approximate_explanation(images())), tmp_path / "wanted.pt")
+    process = start(load_without_the_package, folder, tmp_path / "wanted.pt", folder=tmp_path)
+    # Here, nobody is asked to trust the copy.
+    assert type(AutoModelForImageClassification.from_pretrained(folder)) is XDistillation
+    finish([process], tmp_path, seconds=60)

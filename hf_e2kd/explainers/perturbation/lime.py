@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...alignment.superpixels import NO_SKIMAGE, SUPERPIXELS, slic_superpixels
+from ...alignment.superpixels import NO_SKIMAGE, SUPERPIXELS, slic_superpixels, stretched
 from .coalitions import CoalitionExplainer
 from .variants import BATCH_SIZE
 
@@ -68,7 +68,7 @@ class Lime(CoalitionExplainer):
     def image_scores(
         self, model: nn.Module, inputs: Mapping[str, Any], target: torch.Tensor, whole: torch.Tensor
     ) -> torch.Tensor:
-        parts = slic_superpixels(_stretched(inputs["pixel_values"]), self.superpixels)
+        parts = slic_superpixels(stretched(inputs["pixel_values"]), self.superpixels)
 
         def without(some: dict[str, Any], rows: torch.Tensor, kept: torch.Tensor) -> dict[str, Any]:
             places = parts[rows]
@@ -82,11 +82,3 @@ class Lime(CoalitionExplainer):
         shares = scores / sizes[:, None].clamp(min=1)
         found = shares.gather(2, places[:, None].expand(-1, scores.shape[1], -1))
         return found.view(*target.shape, *parts.shape[1:])
-
-
-def _stretched(pixels: torch.Tensor) -> torch.Tensor:
-    """Images (B, 3 or 1, H, W) with intensities from 0 to 1, whatever the processor's normalisation; zeros of one."""
-    flat = pixels.detach().flatten(1).double()
-    low, high = flat.amin(1, keepdim=True), flat.amax(1, keepdim=True)
-    stretched = (flat - low) / (high - low).where(high > low, 1.0)
-    return stretched.clamp(0, 1).view_as(pixels)
