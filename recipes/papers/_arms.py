@@ -97,12 +97,22 @@ class Arm:
     @property
     def file_name(self) -> str:
         """Name of its files."""
-        return re.sub(r"[^A-Za-z0-9.+=-]", "_", self.text)
+        return as_file_name(self.text)
 
     def setting(self, name: str, study: Any) -> Any:
         """Look up a setting: the arm's own, its method's, or the study's."""
         own = {**self.method.settings, **self.settings}
         return own[name] if name in own else getattr(study, name)
+
+
+def as_file_name(text: str) -> str:
+    """Replace what a file's name can't hold everywhere.
+
+    Example:
+        >>> as_file_name("KD:alpha=0.1,teacher=timm/resnet50")
+        'KD_alpha=0.1_teacher=timm_resnet50'
+    """
+    return re.sub(r"[^A-Za-z0-9.+=-]", "_", text)
 
 
 def parse_arm(text: str) -> Arm:

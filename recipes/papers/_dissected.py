@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from torch import nn
 
@@ -70,40 +71,43 @@ def dissect(
     options: ConceptOptions,
     folder: Path,
     batch: int,
-) -> Dissected:
-    """Dissect a layer of a model, or read its result where it is there; several processes share a folder.
+    layers: Sequence[str],
+    quantiles: Sequence[float],
+) -> Dissection:
+    """Dissect layers of a model, or read the result where it is there; several processes share a folder.
 
     Args:
         name: Name of the result's files.
         folder: Folder of the results, which also keeps an unfinished one.
         batch: Images at once.
+        layers: Paths of the layers.
+        quantiles: Quantiles of a unit's activations.
 
     Raises:
         ValueError: the folder holds the result of another model, other concepts or other options.
     """
-    (path,) = find_layers(model, [options.layer])
 
     def run(name: str) -> dict[str, Any]:
         own = folder / name
         own.mkdir(exist_ok=True)
-        found = network_dissection(
+        network_dissection(
             model,
-            path,
+            layers,
             images,
             processing_class=processor,
-            quantile=options.quantile,
+            quantile=quantiles,
             iou_threshold=options.detector_iou,
             tally=options.tally,
             batch_size=batch,
             workers=options.workers,
             state_folder=own,
-        )
-        found.save(own)
-        return asdict(found.counts())
+        ).save(own)
+        return {}
 
-    stated = [weights_digest(model), path, options.concepts, options.quantile, options.detector_iou, options.tally]
+    chosen = [options.concepts, options.detector_iou, options.tally]
+    stated = [weights_digest(model), list(layers), list(quantiles), *chosen]
     share_runs(folder, [name], hashlib.sha256(json.dumps(stated).encode()).hexdigest(), run)
-    return Dissected(model, processor, Dissection.load(folder / name).of())
+    return Dissection.load(folder / name)
 
 
 def find_layers(model: nn.Module, asked: Sequence[str]) -> list[str]:
@@ -214,14 +218,15 @@ def detector_bars(
     shown = [name for name in headings if any(figures.get(name, {}).get("mean") for figures in summary.values())]
     figure = Figure(figsize=(max(5.0, 1.1 * len(shown) + 2), 3.2), layout="constrained")
     axis = figure.subplots()
-    width = 0.8 / max(1, len(summary))
+    width, colours = 0.8 / max(1, len(summary)), colormaps["tab20"]
     for number, (label, figures) in enumerate(summary.items()):
         places = [place + width * (number - (len(summary) - 1) / 2) for place in range(len(shown))]
         means, spreads = ([figures[name][part] for name in shown] for part in ("mean", "std"))
-        axis.bar(places, means, width, yerr=spreads if any(spreads) else None, label=label, capsize=2)
+        axis.bar(
+            places, means, width, yerr=spreads if any(spreads) else None, label=label, capsize=2, color=colours(number)
+        )
     axis.set_xticks(range(len(shown)), [headings[name] for name in shown])
     axis.set_ylabel("detectors")
-    if summary:
-        axis.legend(fontsize=7)
+    figure.legend(fontsize=7, loc="outside right upper")
     figure.savefig(path, dpi=150)
     return figure

@@ -7,7 +7,8 @@
 """Measure what students' outputs say of similar classes: entropy over all classes, and within the true one's category.
 
 On Tiny ImageNet, whose classes are grouped in `hf_e2kd/data/tiny_imagenet_groups.csv` (our grouping, by hand), or on
-any images with a table of the classes' categories. By default the paper's pair of networks and its α = .5, T = 1.
+any images with a table of the classes' categories. By default the paper's pair of networks and its α = .5, T = 1. Each
+model is trained once and kept: an interrupted command goes on.
 
     python recipes/papers/entropy.py --dataset tiny-imagenet-200 --image_size 64
     python recipes/papers/entropy.py --dataset imagenet --categories categories.csv --pair n02105505 n02105641
@@ -24,23 +25,15 @@ import torch
 from _common import smoke_folder
 from _generated import WNIDS, write_imagenet
 from _image_study import ImageStudyOptions, load_splits
-from _interpretability import (
-    STUDENTS,
-    as_inputs,
-    find_teachers,
-    outputs,
-    parse_study,
-    square_processor,
-    teacher_of,
-    train_one,
-)
+from _interpretability import STUDENTS, as_inputs, outputs, parse_study, square_processor
+from _trained_arms import TrainedArms
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from hf_e2kd.data import TINY_IMAGENET_GROUPS, read_categories
 from hf_e2kd.data.imagenet import class_wnids
 from hf_e2kd.data.images import label_names
-from hf_e2kd.experiments.distillation import replace_arguments, use_one_thread
+from hf_e2kd.experiments.distillation import use_one_thread
 from hf_e2kd.experiments.results import collect_results, markdown_table, write_results
 from hf_e2kd.metrics import class_similarity_entropy
 
@@ -105,26 +98,31 @@ def run_entropy(description: str) -> dict[str, Any]:
         raise ValueError(f"--pair names {missing}, which are no classes of the data, such as {', '.join(keys[:3])}.")
     pair = [keys.index(name) for name in options.pair]
     processor = square_processor(options.image_size)
-    test = as_inputs(test, processor)
+    test, batch = as_inputs(test, processor), args.per_device_eval_batch_size
+    trained = TrainedArms(
+        options,
+        args,
+        train,
+        processor,
+        output / "models",
+        lambda model: {},
+        not_of_training=("categories", "pair", "samples", "split"),
+    )
     runs: list[dict[str, Any]] = []
     for seed in range(args.seed, args.seed + options.seeds):
-        seeded = replace_arguments(args, seed=seed)
-        teachers = find_teachers(options, seeded, train, processor)
-        logits: dict[str, Tensor] = {}
-        labels = torch.empty(0)
-        for arm in options.arms:
-            model = train_one(arm, teacher_of(arm, options, teachers), options, seeded, train, processor)
-            logits[arm.label], labels = outputs(model, test, args.per_device_eval_batch_size)
+        trained.run(options.arms, [seed])
+        names = {arm.label: trained.name(arm, seed) for arm in options.arms}
+        measured = {label: outputs(trained.load(name), test, batch) for label, name in names.items()}
+        logits: dict[str, Tensor] = {label: own for label, (own, _) in measured.items()}
+        labels = next(iter(measured.values()))[1]
         found = measure(logits, labels, categories, pair, options.samples)
         runs.append({"seed": seed, **{student: {options.split: figures} for student, figures in found.items()}})
         results = collect_results(args, runs, start, recipe="entropy", options=vars(options))
-        if args.process_index == 0:
-            write_results(results, output)
-    if args.process_index == 0:
-        table = markdown_table(results["summary"], METRICS)
-        (output / "table.md").write_text(f"{table}\n", encoding="utf-8")
-        draw_entropies(results["summary"][options.split], output / "entropy.png")
-        print(f"\n{table}\n\nIn {output}: entropy.png, results.json, table.md")
+        write_results(results, output)
+    table = markdown_table(results["summary"], METRICS)
+    (output / "table.md").write_text(f"{table}\n", encoding="utf-8")
+    draw_entropies(results["summary"][options.split], output / "entropy.png")
+    print(f"\n{table}\n\nIn {output}: entropy.png, results.json, table.md")
     return results
 
 

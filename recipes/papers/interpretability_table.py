@@ -28,6 +28,7 @@ from _dissected import (
     detector_headings,
     detector_metrics,
     dissect,
+    find_layers,
     side_by_side,
 )
 from _generated import write_broden, write_imagenet
@@ -157,9 +158,13 @@ class DissectedStudy:
     ) -> tuple[Dissected, dict[str, Any]]:
         """Dissect a model and join what is known of it."""
         announce(self.args, f"Dissecting {label}")
-        batch = self.args.per_device_eval_batch_size
         model = model.to(self.args.device).eval()
-        found = dissect(name, model, processor, self.images, self.options, self.output / "dissected", batch)
+        layers = find_layers(model, [self.options.layer])
+        batch, folder = self.args.per_device_eval_batch_size, self.output / "dissected"
+        dissection = dissect(
+            name, model, processor, self.images, self.options, folder, batch, layers, [self.options.quantile]
+        )
+        found = Dissected(model, processor, dissection.of())
         return found, {self.options.split: {**known, **detector_metrics(found.layer)}}
 
     def accuracy(self, model: nn.Module, data: Dataset) -> float:

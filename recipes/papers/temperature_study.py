@@ -1,9 +1,9 @@
 """Calibrate what a smoothed teacher passes on of its classes' similarity, by the temperature of the distillation.
 
 A teacher trained on smoothed labels, and its students at T = 1, 2 and 4 (Han et al., ICML 2023, Fig. 4): in the paper
-their accuracy falls with T, and their number of concept detectors rises. Beside these the entropies of the outputs, over
-all classes and within the true one's category, say how much of the similarity arrives. `--teacher_smoothing 0` is the
-control. Models are kept and shared as by `interpretability_table.py`.
+their accuracy falls with T, and their number of concept detectors rises. Beside these the entropies of the outputs,
+over all classes and within the true one's category, say how much of the similarity arrives. The control is
+`--teacher_smoothing 0`. Models are kept and shared as by `interpretability_table.py`.
 
     python recipes/papers/temperature_study.py --dataset imagenet --categories categories.csv --concepts broden1_224 \\
         --augment --seeds 3
