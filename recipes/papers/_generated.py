@@ -114,6 +114,20 @@ def write_broden(folder: Path, count: int = 12) -> Path:
     return folder
 
 
+def write_trees(folder: Path, train: int = 48, others: int = 8) -> Path:
+    """Write so many trees of the Stanford Sentiment Treebank's form, whose last word tells the sentence's label."""
+    rng = np.random.default_rng(3)
+    words = {0: "awful", 1: "dull", 3: "good", 4: "superb"}
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, count in (("train", train), ("dev", others), ("test", others)):
+        lines = []
+        for number in range(count):
+            label, noun = list(words)[number % 4], ("plot", "film", "cast")[rng.integers(3)]
+            lines.append(f"({label} (2 The) ({label} (2 {noun}) ({label} (2 is) ({label} {words[label]}))))")
+        (folder / f"{name}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
 def _write_csv(path: Path, header: list[str], rows: list[list]) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([header, *rows])
