@@ -19,6 +19,7 @@ from hf_e2kd.data.shapes import synthesised_shapes
 from hf_e2kd.data.sst import load_sst
 from hf_e2kd.data.sun397 import load_sun397
 from hf_e2kd.data.tiny_imagenet import load_tiny_imagenet
+from hf_e2kd.data.tiny_imagenet_parquet import load_tiny_imagenet_parquet
 from hf_e2kd.data.transforms import DistillationTransform
 from hf_e2kd.data.voc import load_voc
 from hf_e2kd.data.waterbirds import load_waterbirds
@@ -45,6 +46,7 @@ __all__ = [
     "load_sst",
     "load_sun397",
     "load_tiny_imagenet",
+    "load_tiny_imagenet_parquet",
     "load_voc",
     "load_waterbirds",
     "read_categories",

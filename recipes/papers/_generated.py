@@ -114,6 +114,21 @@ def write_broden(folder: Path, count: int = 12) -> Path:
     return folder
 
 
+def write_trees(folder: Path, train: int = 48, others: int = 8) -> Path:
+    """Write so many trees as the Stanford Sentiment Treebank's: a word against the sentence, and one that tells it."""
+    rng = np.random.default_rng(3)
+    words = {0: "awful", 1: "dull", 3: "good", 4: "superb"}
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, count in (("train", train), ("dev", others), ("test", others)):
+        lines = []
+        for number in range(count):
+            label, noun = list(words)[number % 4], ("plot", "film", "cast")[rng.integers(3)]
+            said, told = f"({4 - label} {words[4 - label]})", f"({label} {words[label]})"
+            lines.append(f"({label} (2 The) ({label} {said} ({label} (2 {noun}) ({label} (2 is) {told}))))")
+        (folder / f"{name}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
 def _write_csv(path: Path, header: list[str], rows: list[list]) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([header, *rows])

@@ -15,35 +15,24 @@ same options, processes share the runs; an interrupted command goes on.
     python recipes/papers/diffroar.py --smoke
 """
 
-import hashlib
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from _interpretability import (
-    NAMES,
-    StudyOptions,
-    as_inputs,
-    new_network,
-    parse_study,
-    square_processor,
-    train_one,
-    train_teacher,
-)
+from _interpretability import StudyOptions, as_inputs, new_network, parse_study, square_processor
+from _trained_arms import TrainedArms
 from datasets import Dataset
 from matplotlib.figure import Figure
-from transformers import AutoModelForImageClassification
+from torch import nn
 
 from hf_e2kd.alignment.inputs import image_view
 from hf_e2kd.data import digits_on_textures, load_cifar10, load_cifar100, load_fashion_mnist, load_mnist
 from hf_e2kd.experiments.diffroar import FRACTIONS, LabelledImages, accuracy, diffroar
 from hf_e2kd.experiments.distillation import announce, use_one_thread
-from hf_e2kd.experiments.models import load_weights
 from hf_e2kd.experiments.results import RECORDED, describe_machine, write_results
-from hf_e2kd.experiments.shared_runs import SETTLED, share_runs
 from hf_e2kd.fidelity.interpretability.loss_gradient import loss_gradient
 from hf_e2kd.fidelity.interpretability.loss_gradient_figure import loss_gradient_panel
 from hf_e2kd.fidelity.training import recorded_arguments
@@ -104,44 +93,39 @@ def run_diffroar(description: str) -> dict[str, Any]:
     if options.smoke:
         use_one_thread()
         options.fractions, options.repeats = [0.5], 1
-    if args.world_size > 1:
-        raise ValueError("Start the recipe without a launcher, as often as there are processes: they share the runs.")
     output, start = Path(args.output_dir), time.monotonic()
     processor = square_processor(options.image_size)
     splits = load_data(options, args.seed)
     train = as_inputs(splits["train"], processor)
     images = {name: LabelledImages.of(as_inputs(split, processor)) for name, split in splits.items()}
 
-    def train_model(name: str) -> dict[str, Any]:
-        if name == "teacher":
-            model = train_teacher(options, args, train, processor)
-        else:
-            teacher = load_model(output, "teacher") if name in ("KD", "e2KD") else None
-            model = train_one(name, teacher, options, args, train, processor)
-        model.save_pretrained(output / "models" / name)
-        return {"accuracy": accuracy(model, images["test"])}
-
-    key = settings_key(options, args)
-    taught = ["teacher"] if set(options.students) & {"KD", "e2KD"} else []
-    # The students need the teacher, so that it is waited for first.
-    share_runs(output / "models", taught, key, train_model)
-    trained = share_runs(output / "models", options.students, key, train_model)
+    trained = TrainedArms(
+        options,
+        args,
+        splits["train"],
+        processor,
+        output / "models",
+        lambda model: {"accuracy": accuracy(model, images["test"])},
+        not_of_training=("fractions", "repeats", "per_element"),
+    )
+    figures = trained.run(options.arms, [args.seed])
+    names = {arm.label: trained.name(arm, args.seed) for arm in options.arms}
     models: dict[str, dict[str, Any]] = {}
-    for student in options.students:
-        announce(args, f"Retraining without what {student} ranks first, and last")
+    for arm in options.arms:
+        announce(args, f"Retraining without what {arm.label} ranks first, and last")
         found = diffroar(
-            load_model(output, student).to(args.device),
-            lambda: new_network(options.student, train, options.smoke),
+            trained.load(names[arm.label]),
+            partial(new_network, arm.setting("student", options), train, options.smoke),
             images["train"],
             images["test"],
             processor,
             args,
-            output / f"retrained-{student}",
+            output / f"retrained-{arm.file_name}",
             fractions=options.fractions,
             seeds=range(options.repeats),
             per_element=options.per_element,
         )
-        models[NAMES.get(student, student)] = {**trained[student], **found}
+        models[arm.label] = {**figures[names[arm.label]], **found}
     results = {
         "recipe": "diffroar",
         "options": vars(options),
@@ -154,7 +138,8 @@ def run_diffroar(description: str) -> dict[str, Any]:
     table = as_table(models)
     (output / "table.md").write_text(f"{table}\n", encoding="utf-8")
     draw_curves(models, output / "diffroar.png")
-    draw_gradients(options, output, images["test"], processor)
+    loaded = {label: trained.load(name) for label, name in names.items()}
+    draw_gradients(loaded, images["test"], processor, output / "loss_gradients.png")
     print(f"\n{table}\n\nIn {output}: diffroar.png, loss_gradients.png, results.json, table.md")
     return results
 
@@ -172,22 +157,6 @@ def load_data(options: DiffRoarOptions, seed: int) -> dict[str, Dataset]:
         name: split if numbers[name] is None else split.shuffle(seed=seed).select(range(min(numbers[name], len(split))))
         for name, split in splits.items()
     }
-
-
-def load_model(output: Path, name: str) -> Any:
-    """Load a model that was trained here."""
-    return load_weights(AutoModelForImageClassification, str(output / "models" / name))
-
-
-def settings_key(options: DiffRoarOptions, args: Any) -> str:
-    """A digest of what the explained models depend on; further fractions and repeats don't change them."""
-    chosen = {
-        name: value
-        for name, value in vars(options).items()
-        if name not in ("fractions", "repeats", "per_element", "students")
-    }
-    text = json.dumps([chosen, recorded_arguments(args, SETTLED)], sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def as_table(models: Mapping[str, Mapping[str, Any]]) -> str:
@@ -225,17 +194,18 @@ def draw_curves(models: Mapping[str, Mapping[str, Any]], path: Path) -> Figure:
 
 
 def draw_gradients(
-    options: DiffRoarOptions, output: Path, test: LabelledImages, processor: Any, count: int = 6
+    models: Mapping[str, nn.Module], test: LabelledImages, processor: Any, path: Path, count: int = 6
 ) -> Figure:
-    """Draw the students' loss gradients on the first test images; of grey images, summed over the equal colours."""
+    """Draw the models' loss gradients on the first test images; of grey images, summed over the equal colours."""
     pixels, labels = test.pixel_values[:count], test.labels[:count]
     is_grey = bool((pixels == pixels[:, :1]).all())
     gradients = {}
-    for student in options.students:
-        found = loss_gradient(load_model(output, student), pixels, labels).gradients
-        gradients[NAMES.get(student, student)] = found.sum(1, keepdim=True) if is_grey else found
+    for label, model in models.items():
+        device = next(model.parameters()).device
+        found = loss_gradient(model, pixels.to(device), labels.to(device)).gradients.cpu()
+        gradients[label] = found.sum(1, keepdim=True) if is_grey else found
     shown = image_view(processor).intensities(pixels).clamp(0, 1)
-    return loss_gradient_panel(shown[:, :1] if is_grey else shown, gradients, path=output / "loss_gradients.png")
+    return loss_gradient_panel(shown[:, :1] if is_grey else shown, gradients, path=path)
 
 
 if __name__ == "__main__":

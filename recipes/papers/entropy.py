@@ -7,7 +7,8 @@
 """Measure what students' outputs say of similar classes: entropy over all classes, and within the true one's category.
 
 On Tiny ImageNet, whose classes are grouped in `hf_e2kd/data/tiny_imagenet_groups.csv` (our grouping, by hand), or on
-any images with a table of the classes' categories. By default the paper's pair of networks and its α = .5, T = 1.
+any images with a table of the classes' categories. By default the paper's pair of networks and its α = .5, T = 1. Each
+model is trained once and kept: an interrupted command goes on.
 
     python recipes/papers/entropy.py --dataset tiny-imagenet-200 --image_size 64
     python recipes/papers/entropy.py --dataset imagenet --categories categories.csv --pair n02105505 n02105641
@@ -21,26 +22,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _common import find_images, smoke_folder
+from _common import smoke_folder
 from _generated import WNIDS, write_imagenet
-from _interpretability import (
-    NAMES,
-    StudyOptions,
-    as_inputs,
-    parse_study,
-    square_processor,
-    train_one,
-    train_teacher,
-)
-from datasets import Dataset
+from _image_study import ImageStudyOptions, load_splits
+from _interpretability import STUDENTS, as_inputs, outputs, parse_study, square_processor
+from _trained_arms import TrainedArms
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import Tensor
 
-from hf_e2kd.architectures import call_model
-from hf_e2kd.data import TINY_IMAGENET_GROUPS, load_tiny_imagenet, read_categories
+from hf_e2kd.data import TINY_IMAGENET_GROUPS, read_categories
 from hf_e2kd.data.imagenet import class_wnids
 from hf_e2kd.data.images import label_names
-from hf_e2kd.experiments.distillation import replace_arguments, use_one_thread
+from hf_e2kd.experiments.distillation import use_one_thread
 from hf_e2kd.experiments.results import collect_results, markdown_table, write_results
 from hf_e2kd.metrics import class_similarity_entropy
 
@@ -54,17 +47,14 @@ METRICS = {
 
 
 @dataclass
-class EntropyOptions(StudyOptions):
-    """Options of the data and the categories."""
+class EntropyOptions(ImageStudyOptions):
+    """Options of the categories."""
 
     students: list[str] = field(
-        default_factory=lambda: ["scratch", "KD", "LS"], metadata={"help": "Of scratch, LS, KD, e2KD, any number."}
+        default_factory=lambda: ["scratch", "KD", "LS"],
+        metadata={"help": STUDENTS},
     )
     smoothing: float = field(default=0.5, metadata={"help": "Share of each label that LS spreads over all classes."})
-    dataset: str | None = field(
-        default=None, metadata={"help": "The folder of Tiny ImageNet or ImageNet, a folder of images, or a Hub id."}
-    )
-    split: str = field(default="validation", metadata={"help": "Split to measure on."})
     categories: str = field(
         default=str(TINY_IMAGENET_GROUPS),
         metadata={"help": "CSV with the columns class (a name, or a WordNet id) and category (other: none)."},
@@ -72,17 +62,12 @@ class EntropyOptions(StudyOptions):
     pair: list[str] = field(
         default_factory=list, metadata={"help": "Two or more similar classes, as the table calls them (Table 12)."}
     )
-    image_size: int = field(default=224, metadata={"help": "Side at which the networks are shown the images."})
     samples: int = field(default=1000, metadata={"help": "The most samples, of those that all students get right."})
-    seeds: int = field(default=1, metadata={"help": "Repeat with this many seeds, counted from --seed."})
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.dataset is None and not self.smoke:
-            raise ValueError("Give --dataset, or --smoke to try the recipe out without any data.")
-        for name, least in (("image_size", 1), ("samples", 1), ("seeds", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"--{name} must be at least {least}, not {getattr(self, name)}.")
+        if self.samples < 1:
+            raise ValueError(f"--samples must be at least 1, not {self.samples}.")
         if len(self.pair) == 1:
             raise ValueError("--pair takes two or more classes.")
 
@@ -113,53 +98,32 @@ def run_entropy(description: str) -> dict[str, Any]:
         raise ValueError(f"--pair names {missing}, which are no classes of the data, such as {', '.join(keys[:3])}.")
     pair = [keys.index(name) for name in options.pair]
     processor = square_processor(options.image_size)
-    train, test = as_inputs(train, processor), as_inputs(test, processor)
+    test, batch = as_inputs(test, processor), args.per_device_eval_batch_size
+    trained = TrainedArms(
+        options,
+        args,
+        train,
+        processor,
+        output / "models",
+        lambda model: {},
+        not_of_training=("categories", "pair", "samples", "split"),
+    )
     runs: list[dict[str, Any]] = []
     for seed in range(args.seed, args.seed + options.seeds):
-        seeded = replace_arguments(args, seed=seed)
-        taught = set(options.students) & {"KD", "e2KD"}
-        teacher = train_teacher(options, seeded, train, processor) if taught else None
-        logits: dict[str, Tensor] = {}
-        labels = torch.empty(0)
-        for student in options.students:
-            model = train_one(student, teacher, options, seeded, train, processor)
-            logits[NAMES.get(student, student)], labels = outputs(model, test, args.per_device_eval_batch_size)
+        trained.run(options.arms, [seed])
+        names = {arm.label: trained.name(arm, seed) for arm in options.arms}
+        measured = {label: outputs(trained.load(name), test, batch) for label, name in names.items()}
+        logits: dict[str, Tensor] = {label: own for label, (own, _) in measured.items()}
+        labels = next(iter(measured.values()))[1]
         found = measure(logits, labels, categories, pair, options.samples)
         runs.append({"seed": seed, **{student: {options.split: figures} for student, figures in found.items()}})
         results = collect_results(args, runs, start, recipe="entropy", options=vars(options))
-        if args.process_index == 0:
-            write_results(results, output)
-    if args.process_index == 0:
-        table = markdown_table(results["summary"], METRICS)
-        (output / "table.md").write_text(f"{table}\n", encoding="utf-8")
-        draw_entropies(results["summary"][options.split], output / "entropy.png")
-        print(f"\n{table}\n\nIn {output}: entropy.png, results.json, table.md")
+        write_results(results, output)
+    table = markdown_table(results["summary"], METRICS)
+    (output / "table.md").write_text(f"{table}\n", encoding="utf-8")
+    draw_entropies(results["summary"][options.split], output / "entropy.png")
+    print(f"\n{table}\n\nIn {output}: entropy.png, results.json, table.md")
     return results
-
-
-def load_splits(options: EntropyOptions) -> tuple[Dataset, Dataset]:
-    """Load the data to train on and to measure on."""
-    assert options.dataset is not None
-    folder = Path(options.dataset)
-    is_tiny = any((root / "wnids.txt").is_file() for root in (folder, folder / "tiny-imagenet-200"))
-    splits = load_tiny_imagenet(folder) if is_tiny else find_images(options.dataset)
-    for name in ("train", options.split):
-        if name not in splits:
-            raise ValueError(f"'{options.dataset}' has no split '{name}'. Its splits: {', '.join(splits)}.")
-    return tuple(splits[name].select_columns(["image", "label"]) for name in ("train", options.split))
-
-
-@torch.no_grad()
-def outputs(model: nn.Module, data: Dataset, batch_size: int) -> tuple[Tensor, Tensor]:
-    """The logits (N, classes) and labels (N,) of all samples."""
-    device = next(model.parameters()).device
-    model.eval()
-    logits, labels = [], []
-    for first in range(0, len(data), batch_size):
-        batch = data[first : first + batch_size]
-        logits.append(call_model(model, {"pixel_values": torch.stack(batch["pixel_values"]).to(device)}).cpu())
-        labels += batch["labels"]
-    return torch.cat(logits), torch.tensor(labels)
 
 
 def measure(

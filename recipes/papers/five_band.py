@@ -25,13 +25,14 @@ from typing import Any
 import numpy as np
 import torch
 from _interpretability import (
-    NAMES,
     StudyOptions,
     as_inputs,
+    find_teachers,
     parse_study,
     square_processor,
+    teacher_label,
+    teacher_of,
     train_one,
-    train_teacher,
 )
 from matplotlib.figure import Figure
 from torch import Tensor, nn
@@ -115,17 +116,15 @@ def run_five_band(description: str) -> dict[str, Any]:
         seeded = replace_arguments(args, seed=seed)
         train, test = (as_inputs(split, processor) for split in data.values())
         truth = torch.stack([torch.from_numpy(np.array(image)) for image in data["test"]["truth"]])
-        taught = set(options.students) & {"KD", "e2KD"}
-        teacher = train_teacher(options, seeded, train, processor) if taught else None
+        teachers = find_teachers(options, seeded, train, processor)
         run: dict[str, Any] = {"seed": seed}
         maps: dict[str, Tensor] = {}
-        if teacher is not None:
-            run["teacher"] = {"test": measure(teacher, test, truth, options)[0]}
-        for student in options.students:
-            model = train_one(student, teacher, options, seeded, train, processor)
-            name = NAMES.get(student, student)
-            figures, maps[name] = measure(model, test, truth, options)
-            run[name] = {"test": figures}
+        for source, teacher in teachers.items():
+            run[teacher_label(source, options)] = {"test": measure(teacher.model, test, truth, options)[0]}
+        for arm in options.arms:
+            model = train_one(arm, teacher_of(arm, options, teachers), options, seeded, train, processor)
+            figures, maps[arm.label] = measure(model, test, truth, options)
+            run[arm.label] = {"test": figures}
         runs.append(run)
         results = collect_results(args, runs, start, recipe="five_band", options=vars(options))
         if args.process_index == 0:
@@ -215,7 +214,7 @@ def draw_radar(summary: Mapping[str, Mapping[str, Mapping[str, float]]], path: P
     for axis, (variant, title) in zip(
         figure.subplots(1, 2, subplot_kw={"projection": "polar"}), titles.items(), strict=True
     ):
-        for student in (name for name in summary if name != "teacher"):
+        for student in (name for name in summary if not name.startswith("teacher")):
             values = [summary[student][f"{variant}_{name}"]["mean"] for name in RADAR]
             axis.plot([*angles, angles[0]], [*values, values[0]], marker="o", markersize=3, label=student)
         axis.set_xticks(angles, names, fontsize=8)

@@ -7,9 +7,10 @@ import dissection_sweeps
 import numpy as np
 import pytest
 import torch
+from _arms import parse_arm
 from _concepts import find_concepts
 from _generated import write_broden
-from dissection_sweeps import detector_table, find_layers, run_sweeps, sweep_figure
+from dissection_sweeps import SWEEPS, detector_table, find_layers, run_sweeps, sweep_figure
 from PIL import Image
 
 from hf_e2kd.data.concepts import Concept
@@ -28,13 +29,31 @@ def test_smoke(monkeypatch, tmp_path, capsys):
     assert results["unseen_concepts"] == ["unseen"]
     assert len(results["rows"]) == 3 * 2 * 3 * 5  # runs, layers, quantiles, thresholds
     for row in results["rows"]:
-        found = Dissection.load(tmp_path / f"{row['model']}-{row['run']}")
+        found = Dissection.load(tmp_path / "dissected" / f"{row['model']}-{row['run']}")
         counts = found.counts(row["iou_threshold"], layer=row["layer"], quantile=row["quantile"])
         assert vars(counts) == {name: row[name] for name in vars(counts)}
     assert json.loads((tmp_path / "dissection_sweeps.json").read_text())["rows"] == results["rows"]
-    for name in ("sweeps.png", "narrow-0/detectors-0.png", "narrow-1/detectors-1.png", "wide-0/detectors-0.png"):
+    for name in ("sweeps.png", *(f"dissected/{run}/detectors-0.png" for run in ("narrow-0", "narrow-1", "wide-0"))):
         assert (tmp_path / name).stat().st_size > 1000
     assert detector_table(results["rows"], 0.95, 0.05) in capsys.readouterr().out
+
+
+def test_sweeps_of_trainings_are_trained_once(monkeypatch, tmp_path):
+    """Prevents: swept students without their accuracy or by each other's names, or trained anew by the next command."""
+    options = ("--smoke", "--students", "KD:temperature=1", "AT+KD", "--pictures", 0, "--output_dir", tmp_path)
+    results = run(monkeypatch, *options)
+    swept = [row for row in results["rows"] if "accuracy" in row]
+    assert {row["model"] for row in swept} == {"KD:temperature=1", "AT+KD"} and len(swept) == 2 * 2 * 3 * 5
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "models").rglob("*.safetensors")}
+    assert len(kept) == 3
+    assert run(monkeypatch, *options)["rows"] == results["rows"]
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+
+
+def test_every_sweep_can_be_read():
+    """Prevents: a sweep of the paper with a student that no recipe knows."""
+    for students in SWEEPS.values():
+        assert [parse_arm(student).text for student in students] == students
 
 
 ROWS = [
@@ -88,12 +107,17 @@ def test_pickled_weights_are_refused(monkeypatch, tmp_path):
     torch.save(model.state_dict(), tmp_path / "model" / "pytorch_model.bin")
     data = write_broden(tmp_path / "broden")
     with pytest.raises(ValueError, match="no weights in the safetensors format"):
-        run(monkeypatch, "--dataset", data, "--models", f"a={tmp_path / 'model'}", "--output_dir", tmp_path / "out")
+        run(monkeypatch, "--concepts", data, "--models", f"a={tmp_path / 'model'}", "--output_dir", tmp_path / "out")
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [([], "Give --models and --dataset"), (["--dataset", "x", "--models", "y"], "--models y has no name")],
+    [
+        ([], "Give --concepts, and --models, --students or --sweeps"),
+        (["--concepts", "x", "--models", "y"], "--models y has no name"),
+        (["--concepts", "x", "--sweeps", "feature"], "Unknown sweep 'feature'. Available: alpha_temperature"),
+        (["--concepts", "x", "--sweeps", "features"], "Give --dataset, or --smoke"),
+    ],
 )
 def test_wrong_arguments_say_what_to_do(monkeypatch, capsys, options, message):
     """A traceback where a sentence would do."""

@@ -109,8 +109,11 @@ def test_as_many_images_as_are_asked_for(monkeypatch):
 @pytest.mark.parametrize(
     ("module", "options", "message"),
     [
-        (five_band, ["--students", "teacher"], "Unknown students ['teacher']. Available: scratch, LS, KD, e2KD"),
+        (five_band, ["--students", "teacher"], "Unknown student 'teacher'. Available: scratch, LS, KD, AT"),
         (five_band, ["--test_images", "5"], "--test_images must be at least 10, not 5"),
+        (five_band, ["--students", "KD", "KD"], "--students are one or more, each once"),
+        (five_band, ["--students", "KD:beta=1"], "The student 'KD:beta=1' has 'beta=1'. Write NAME:setting=value"),
+        (five_band, ["--students", "LS:smoothing=2"], "'smoothing=2', which must lie between 0 and 1"),
         (five_band, ["--alpha", "2"], "--alpha must lie between 0 and 1, not 2.0"),
         (five_band, ["--resume_from_checkpoint", "x"], "none of them is resumed"),
         (entropy, [], "Give --dataset, or --smoke"),

@@ -1,0 +1,180 @@
+"""The compared trainings as arguments of one trainer, and the recipes that train them, tried out on generated data."""
+
+import interpretability_table
+import pytest
+import sst
+import temperature_study
+import torch
+from _arms import METHODS, arm_arguments, parse_arm, teacher_sources
+from _image_study import first_of_each
+from _interpretability import TINY, StudyOptions, find_teacher, is_trained_here, square_processor, train_one
+from datasets import ClassLabel, Dataset, Features, Image
+from PIL import Image as PILImage
+
+from hf_e2kd import ExplanationDistillArguments
+from hf_e2kd.data import load_sst
+from hf_e2kd.experiments.images import classifier_of
+from tests.models import build
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """Runs a recipe in this process as its command line does; its results go to `tmp_path`."""
+
+    def run_recipe(module, *options):
+        name = module.__name__
+        line = [name, "--output_dir", str(tmp_path), "--disable_tqdm", "true", *options]
+        monkeypatch.setattr("sys.argv", line)
+        return getattr(module, f"run_{name}")(module.__doc__)
+
+    return run_recipe
+
+
+def arguments_of(text, tmp_path, **training):
+    args = ExplanationDistillArguments(str(tmp_path), temperature=4.0, explanation_weight=3.0, use_cpu=True, **training)
+    study, model = StudyOptions(), build("resnet")
+    arm = parse_arm(text)
+    found = arm_arguments(arm, study, args, model, model if arm.method.taught_by else None)
+    return {name: found.get(name) for name in ("task_weight", "logits_weight", "explanation_weight", "terms")} | {
+        "other": found.get("label_smoothing_factor", found.get("temperature"))
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "task", "logits", "explanation", "terms", "other"),
+    [
+        ("scratch", 1.0, 0.0, 0.0, None, 0.0),
+        ("LS", 1.0, 0.0, 0.0, None, 0.1),
+        ("LS:smoothing=0.5", 1.0, 0.0, 0.0, None, 0.5),
+        ("KD", 0.5, 0.5, 0.0, None, 4.0),
+        ("KD:alpha=0.25,temperature=8", 0.75, 0.25, 0.0, None, 8.0),
+        ("self-KD", 0.9, 0.1, 0.0, None, 4.0),
+        ("e2KD:explanation_weight=5", 0.5, 0.5, 5.0, None, 4.0),
+        ("FT", 1.0, 0.0, 0.0, {"factor_transfer": {"weight": 1000.0}}, 4.0),
+        ("CRD+KD", 0.5, 0.5, 0.0, {"crd": {"weight": 0.8}}, 4.0),
+        ("SSKD", 0.0, 0.0, 0.0, {"sskd": {}}, 4.0),
+    ],
+)
+def test_weights_of_the_loss(text, task, logits, explanation, terms, other, tmp_path):
+    """Prevents: α on the labels, T of the students beside it, or SSKD's own losses on labels and logits twice."""
+    found = arguments_of(text, tmp_path)
+    assert found.pop("task_weight") == pytest.approx(task)
+    assert found == {"logits_weight": logits, "explanation_weight": explanation, "terms": terms, "other": other}
+
+
+def test_attention_transfer_of_the_last_two_stages(tmp_path):
+    """Prevents: all stages, where the paper compares layer3 and layer4; a command line's terms that are lost."""
+    terms = arguments_of("AT", tmp_path, terms={"hint": {}})["terms"]
+    stages = [f"resnet.encoder.stages.{number}" for number in (0, 1)]
+    layers = dict(zip(stages, stages, strict=True))
+    assert terms == {"hint": {}, "attention_transfer": {"weight": 1000.0, "layers": layers}}
+
+
+def test_teachers_of_arms():
+    """Prevents: a teacher that is trained for arms without one, twice, or of the wrong network."""
+    study = StudyOptions(teacher="timm/resnet34", student="timm/resnet18")
+    arms = [parse_arm(text) for text in ("scratch", "KD", "FT", "self-KD", "KD:teacher=timm/resnet50")]
+    assert teacher_sources(arms, study) == ["timm/resnet34", "timm/resnet18", "timm/resnet50"]
+    assert all(parse_arm(name).method is method for name, method in METHODS.items())
+    assert [is_trained_here(source) for source in ("timm/resnet34", "net.json", "google/vit", "outputs/teacher")] == [
+        *(True, True, False, False)
+    ]
+
+
+def images(count=8):
+    features = Features({"image": Image(), "label": ClassLabel(names=["cat", "dog"])})
+    rows = {"image": [PILImage.new("RGB", (32, 32), (30 * n, 0, 0)) for n in range(count)]}
+    return Dataset.from_dict({**rows, "label": [number // 3 % 2 for number in range(count)]}, features=features)
+
+
+def test_trained_teacher_from_a_folder(tmp_path):
+    """Prevents: a teacher that is trained anew, or shown images of the student's size and normalisation."""
+    model = classifier_of(TINY, ["dog", "cat"])
+    model.save_pretrained(tmp_path / "teacher")
+    square_processor(48).save_pretrained(tmp_path / "teacher")
+    options = StudyOptions(students=["KD"], teacher=str(tmp_path / "teacher"), student="timm/resnet18", smoke=False)
+    args = ExplanationDistillArguments(
+        str(tmp_path), max_steps=1, per_device_train_batch_size=4, use_cpu=True, report_to="none", save_strategy="no",
+        explanation_weight=0.0, remove_unused_columns=False, disable_tqdm=True,
+    )  # fmt: skip
+    teacher = find_teacher(options.teacher, options, args, images(), square_processor(32))
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in teacher.model.state_dict().items())
+    assert (teacher.processor.size["height"], options.teachers) == (48, [options.teacher])
+    sizes = set()
+    teacher.model.register_forward_pre_hook(
+        lambda module, given, named: sizes.add(named["pixel_values"].shape[-1]), with_kwargs=True
+    )
+    options.smoke = True  # a tiny student
+    train_one(options.arms[0], teacher, options, args, images(), square_processor(32))
+    assert sizes == {48}
+
+
+def test_first_images_of_each_class():
+    """Prevents: the first images of all, which may be of one class."""
+    assert first_of_each(images(), 2)["label"][:] == [0, 0, 1, 1] and len(first_of_each(images(), None)) == 8
+
+
+def test_table_goes_on_where_it_was(run, tmp_path):
+    """Prevents: models trained anew, or a student without its detectors; pictures that are missing."""
+    options = ("--smoke", "--students", "LS", "AT", "--pictures", "2")
+    results = run(interpretability_table, *options)
+    figures = results["summary"]["validation"]
+    assert list(figures) == ["teacher", "LS", "AT"]
+    for found in figures.values():
+        total = sum(found[category]["mean"] for category in ("object", "part", "scene", "texture"))
+        assert found["total"]["mean"] == total and found["unique"]["mean"] <= total
+    pictures = {"detectors.png", "concept.png", "loss_gradients.png", "table.md"}
+    assert pictures <= {path.name for path in tmp_path.iterdir()}
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
+    assert len(kept) == 3
+    assert run(interpretability_table, *options)["runs"] == results["runs"]
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    with pytest.raises(ValueError, match="other arguments"):
+        run(interpretability_table, *options, "--learning_rate", "0.5")
+
+
+def test_temperatures_of_a_smoothed_teacher(run, tmp_path):
+    """Prevents: temperatures without an entropy, or a teacher of unsmoothed labels."""
+    results = run(temperature_study, "--smoke", "--students", "scratch", "--temperatures", "1", "4", "--pictures", "0")
+    students = results["summary"]["validation"]
+    assert list(students) == ["teacher", "scratch", "KD:temperature=1", "KD:temperature=4"]
+    assert results["options"]["teacher_smoothing"] == 0.1
+    assert (tmp_path / "temperatures.png").is_file()
+
+
+def test_words_of_few_layers(run, tmp_path):
+    """Prevents: words of one split alone, or students of each number of layers without figures."""
+    results = run(sst, "--smoke", "--students", "KD", "--pictures", "1")
+    pooled = results["summary"][sst.POOLED]
+    assert list(pooled) == ["teacher", "KD, 1 layers", "KD, 2 layers"]
+    assert all({"word_accuracy", "word_auroc", "word_auprc"} <= found.keys() for found in pooled.values())
+    assert set(results["summary"]["test"]["teacher"]) == {"task_accuracy"}
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"explanations-1.png", "explanations-2.html", "table.md", "words.png"} <= names
+    data = load_sst(tmp_path / "generated" / "trees")
+    assert data["test"]["word_labels"][0] == [2, 4, 2, 2, 0]
+
+
+@pytest.mark.parametrize(
+    ("module", "options", "message"),
+    [
+        (interpretability_table, ["--dataset", "x"], "Give --concepts, or --smoke"),
+        (interpretability_table, ["--concepts", "x"], "Give --dataset, or --smoke"),
+        (
+            interpretability_table,
+            ["--smoke", "--images_per_class", "0"],
+            "--images_per_class must be at least 1",
+        ),
+        (temperature_study, ["--smoke", "--temperatures", "0"], "'temperature=0', which must be above 0"),
+        (sst, [], "Give --dataset, or --smoke"),
+        (
+            sst,
+            ["--smoke", "--students", "CRD"],
+            "CRD is of images. Of texts there are scratch, LS, KD, e2KD",
+        ),
+    ],
+)
+def test_wrong_arguments_say_what_to_do(module, options, message, run, capsys):
+    with pytest.raises(SystemExit):
+        run(module, *options)
+    assert message in capsys.readouterr().err
