@@ -1,3 +1,9 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["hf-e2kd[interpretability]"]
+# [tool.uv.sources]
+# hf-e2kd = { path = "../..", editable = true }
+# ///
 """Train students by the classic methods and count their concept detectors: does distillation make them object-centred?
 
 Accuracy, and detectors by category, unique and in all, by network dissection, for scratch, LS, KD, AT, FT, CRD, SSKD,

@@ -1,3 +1,9 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["hf-e2kd"]
+# [tool.uv.sources]
+# hf-e2kd = { path = "../..", editable = true }
+# ///
 """Distil a BERT's sentiment into few layers: do its words' attributions agree with the treebank's word labels?
 
 Han et al. (ICML 2023, Tables 5 and 13): four classes without the neutral one, α = .5, T = 4, 20 epochs, 12 layers to 3

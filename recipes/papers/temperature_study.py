@@ -1,3 +1,9 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["hf-e2kd"]
+# [tool.uv.sources]
+# hf-e2kd = { path = "../..", editable = true }
+# ///
 """Calibrate what a smoothed teacher passes on of its classes' similarity, by the temperature of the distillation.
 
 A teacher trained on smoothed labels, and its students at T = 1, 2 and 4 (Han et al., ICML 2023, Fig. 4): in the paper
