@@ -351,7 +351,6 @@ def test_an_onnx_file_runs_on_as_many_threads_as_torch(made, monkeypatch):
     assert load_exported(path).program.session.get_session_options().intra_op_num_threads == 3
 
 
-
 def test_onnx_of_a_vit(tmp_path):
     """Prevents: a vector-Jacobian product that ONNX computes otherwise."""
     pytest.importorskip("onnxscript")
