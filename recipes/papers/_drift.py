@@ -103,18 +103,16 @@ def with_intervals(values: Mapping[str, Tensor], seed: int) -> dict[str, dict[st
 
 
 def drift_table(results: Mapping[str, Any]) -> str:
-    """Write the figures, one row a model or control; the last columns are differences to the first control."""
-    first = results["controls"][0]
-    lines = [
-        f"| | samples | quantised weights | ms | {' | '.join(HEADINGS.values())} | cosine beside {first} |",
-        f"|---|---|---|---|{'---|' * len(HEADINGS)}---|",
-    ]
+    """Write the figures, one row a model or control; the last columns are the cosine's differences to the controls."""
+    controls = results["controls"]
+    headings = ["", "samples", "quantised weights", "ms", *HEADINGS.values(), *(f"beside {each}" for each in controls)]
+    lines = [f"| {' | '.join(headings)} |", f"|{'---|' * len(headings)}"]
     for name, row in results["rows"].items():
-        share = "control" if name in results["controls"] else f"{100 * row['quantised_share']:.0f} %"
-        cells = [_cell(row["figures"].get(figure)) for figure in HEADINGS]
-        difference = _cell(row["beside"].get(first, {}).get("cosine"), "+")
-        start = f"| {name} | {row['samples']} | {share} | {row['cpu_ms_per_input']:.1f}"
-        lines.append(f"{start} | {' | '.join(cells)} | {difference} |")
+        share = "control" if name in controls else f"{100 * row['quantised_share']:.0f} %"
+        figures = [_cell(row["figures"].get(figure)) for figure in HEADINGS]
+        differences = [_cell(row["beside"].get(control, {}).get("cosine"), "+") for control in controls]
+        cells = [name, str(row["samples"]), share, f"{row['cpu_ms_per_input']:.1f}", *figures, *differences]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -59,6 +59,12 @@ class DriftOptions:
     )
     column: str | None = field(default=None, metadata={"help": "Column of images or texts: image or text by default."})
     samples: int = field(default=300, metadata={"help": "Number of samples, drawn by the seed."})
+    rows: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Beginnings of names of the quantised rows to measure now: static, dynamic, torchao; or all."
+        },
+    )
     slow: list[str] = field(
         default_factory=list,
         metadata={"help": "Beginnings of names of rows that are measured on fewer samples: dynamic, torchao, ..."},
@@ -139,7 +145,7 @@ def run_drift(description: str) -> dict[str, Any]:
     if options.smoke:
         use_one_thread()
         prepare_smoke(options, output)
-    settings = {name: value for name, value in vars(options).items() if name not in ("output_dir", "show")}
+    settings = {name: value for name, value in vars(options).items() if name not in ("output_dir", "show", "rows")}
     settings |= {name: Path(settings[name]).name for name in ("model", "dataset")}
     refuse_other_settings(output, settings)
     task = load_task(options)
@@ -165,11 +171,16 @@ def run_drift(description: str) -> dict[str, Any]:
         **dict.fromkeys([REFERENCE, *controls], float_model),
         **quantised_copies(task.classifier.model, float_file, task.calibration_batches),
     }
+    for beginning in (*options.rows, *options.slow):
+        if not any(name.startswith(beginning) for name in makers):
+            raise ValueError(f"There is no row '{beginning}…'. Available: {'; '.join(makers)}.")
     rows: dict[str, Row] = {}
     for name, make in makers.items():
         file = output / "rows" / f"{re.sub(r'[^a-z0-9]+', '_', name.lower()).strip('_')}.pt"
         if file.exists():
             rows[name] = Row(**torch.load(file, weights_only=True))
+        elif options.rows and name not in (REFERENCE, *controls) and not name.startswith(tuple(options.rows)):
+            continue
         else:
             print(f"\nMeasuring {name}", flush=True)
             count = options.slow_samples if name.startswith(tuple(options.slow)) else options.samples

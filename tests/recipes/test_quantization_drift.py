@@ -60,7 +60,7 @@ def test_figures_beside_a_control():
     assert list(beside) == [CONTROL] and figures[CONTROL]["beside"] == {}
     assert beside[CONTROL]["cosine"] == pytest.approx({"value": -0.05, "low": -0.1, "high": 0, "samples": 2})
     lines = drift_table({"controls": [CONTROL], "rows": figures}).splitlines()
-    assert lines[0].endswith("| cosine beside noise |")
+    assert lines[0].endswith("| cosine, alike | beside noise |")
     assert [line.split(" | ")[:3] for line in lines[2:]] == [
         ["| float32", "3", "50 %"],
         ["| noise", "3", "control"],
@@ -115,6 +115,8 @@ def test_trial_run(run, monkeypatch, tmp_path, capsys):
     that can't be made again."""
     for package in ("onnxscript", "onnxruntime", "torchao"):
         pytest.importorskip(package)
+    first = run("--smoke", "--rows", "torchao int8")
+    assert list(first["rows"])[3:] == ["torchao int8 weights"]
     results = run("--smoke")
     controls = ["noise, σ = 4/255", "one pixel's shift"]
     assert results["controls"] == controls and list(results["rows"])[:3] == [REFERENCE, *controls]
@@ -136,6 +138,8 @@ def test_trial_run(run, monkeypatch, tmp_path, capsys):
 
     monkeypatch.setattr(drift, "measure", lambda *_: pytest.fail("a row is measured again"))
     assert run("--smoke") == results
+    with pytest.raises(ValueError, match="no row 'int3…'. Available: float32; noise"):
+        run("--smoke", "--rows", "int3")
     with pytest.raises(ValueError, match="other options \\(seed\\)"):
         run("--smoke", "--seed", "1")
     again = tmp_path / "again"
