@@ -42,8 +42,8 @@ test: $(VENV)/.installed-test ## run all tests (ARGS="tests/terms -x" for some)
 test-lowest: $(VENV_LOWEST)/.installed ## run the tests with the lowest versions that pyproject.toml allows
 	$(call PYTEST,$(VENV_LOWEST)/bin) $(ARGS)
 
-test-export: $(VENV)/.installed-export ## run the tests of exported files, with ONNX Runtime
-	$(call PYTEST,$(BIN)) tests/export $(ARGS)
+test-export: $(VENV)/.installed-export ## run the tests of exported and quantised files, with ONNX Runtime
+	$(call PYTEST,$(BIN)) tests/export tests/recipes/test_quantization_drift.py $(ARGS)
 
 test-notebooks: $(VENV)/.installed-notebooks ## run the notebooks
 	OMP_NUM_THREADS=1 $(BIN)/jupyter execute recipes/notebooks/*.ipynb
@@ -92,7 +92,7 @@ $(VENV)/.installed-test: pyproject.toml | $(VENV)/.created
 	@touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-export: pyproject.toml | $(VENV)/.created
-	$(INSTALL) --editable '.[test,export]'
+	$(INSTALL) --editable '.[test,quantization]'
 	@touch $@
 
 $(VENV)/.installed-notebooks: pyproject.toml | $(VENV)/.created

@@ -47,7 +47,7 @@ class Program(nn.Module, ABC):
 
 
 class OnnxProgram(Program):
-    """A file that ONNX Runtime runs.
+    """A file that ONNX Runtime runs, on as many threads as torch does when it is loaded.
 
     Raises:
         ValueError: it is no ONNX file, or needs a newer runtime.
@@ -61,8 +61,11 @@ class OnnxProgram(Program):
             import onnxruntime
         except ImportError as error:
             raise ImportError(MISSING_EXTRA) from error
+        options = onnxruntime.SessionOptions()
+        # Its own default is every core, whatever torch was told.
+        options.intra_op_num_threads = torch.get_num_threads()
         try:
-            self.session = onnxruntime.InferenceSession(path, providers=list(providers))
+            self.session = onnxruntime.InferenceSession(path, options, providers=list(providers))
         except Exception as error:  # ONNX Runtime's own errors have no common class
             # The reason stands last, after the runtime's own places in its source.
             reason = " ".join(str(error).split()).rstrip(".")[-200:]

@@ -344,6 +344,13 @@ def test_a_quantised_file(made, tmp_path):
     assert run("fidelity", "--verify", tmp_path / "record", *there) == 0
 
 
+def test_an_onnx_file_runs_on_as_many_threads_as_torch(made, monkeypatch):
+    """Prevents: costs and figures "on one thread" of a runtime that took every core."""
+    _, path = made(".onnx")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    assert load_exported(path).program.session.get_session_options().intra_op_num_threads == 3
+
+
 def test_onnx_of_a_vit(tmp_path):
     """Prevents: a vector-Jacobian product that ONNX computes otherwise."""
     pytest.importorskip("onnxscript")
