@@ -34,6 +34,9 @@ class IntegratedGradients(BaselineExplainer):
     anew at each step, one in each of as many equal parts. Teacher and student draw the same ones. Everywhere else, in
     `explain` and in evaluations, the map is the quadrature's.
 
+    Where `lrp` knows a model's blocks, the gradients at a layer and at a text's words are written out as a transposed pass,
+    as those of `InputXGradient`; what leads to a layer then runs once for the text and once for its baseline.
+
     Args:
         n_steps: Number of gradients along the path. On a fine-tuned MiniLM 16 of the default rule reach a mean cosine
             of .9996 to 300 steps (`recipes/benchmarks/quadrature.py`).
@@ -92,6 +95,8 @@ class IntegratedGradients(BaselineExplainer):
 
     def with_features(self, model: nn.Module, paths: Sequence[str]) -> "IntegratedGradients":
         """Return the explainer that runs the model's own blocks, where features are read."""
+        if self._by_hook == bool(paths):
+            return self
         fitting = copy(self)
         fitting._by_hook = bool(paths)
         return fitting
