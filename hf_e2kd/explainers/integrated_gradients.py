@@ -34,8 +34,8 @@ class IntegratedGradients(BaselineExplainer):
     anew at each step, one in each of as many equal parts. Teacher and student draw the same ones. Everywhere else, in
     `explain` and in evaluations, the map is the quadrature's.
 
-    Where `lrp` knows a model's blocks, the gradients at a layer and at a text's words are written out as a transposed pass,
-    as those of `InputXGradient`; what leads to a layer then runs once for the text and once for its baseline.
+    Where `lrp` knows a model's blocks, the gradients at a layer and at a text's words are written out as a transposed
+    pass, as those of `InputXGradient`; what leads to a layer then runs once for the input and once for its baseline.
 
     Args:
         n_steps: Number of gradients along the path. On a fine-tuned MiniLM 16 of the default rule reach a mean cosine
