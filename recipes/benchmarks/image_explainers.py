@@ -285,7 +285,7 @@ def main() -> dict[str, Any]:
                 f"{file} holds figures of {results['settings']}, not {settings}: give the same or another --output."
             )
     results["about"] = (
-        "Made by [image_explainers.py](image_explainers.py), whose docstring has the command: "
+        "Made by `recipes/benchmarks/image_explainers.py`, whose docstring has the command: "
         f"seed {options.seed}, {options.steps} steps of deletion and insertion, CPU, {options.threads} thread, torch "
         f"{torch.__version__.split('+')[0]}. The label is explained. Behind ±: the standard error over the images. "
         "*Time to logits*: CPU time of an explanation beside the plain logits of the same batch. *Random scores*: "
