@@ -4,19 +4,17 @@ from collections.abc import Mapping, Sequence
 from copy import copy
 from typing import Any
 
-import torch
 from torch import nn
 
 from ..architectures.layers import LayerName
-from ..architectures.sharding import is_sharded
 from ..architectures.text import reads_embeddings
 from ..architectures.text_baseline import text_baseline
-from ..architectures.transposed import DERIVATIVE, find_family
+from ..architectures.transposed import DERIVATIVE, TransposeError
 from ..logs import get_logger
 from .base import Explanation, Target
 from .input_gradients import BaselineExplainer, differentiate, input_explanation, over_channels
 from .layer_gradients import check_layer, differentiate_layer, layer_explanation, layer_maps
-from .lrp import LRP, shares_by_rules
+from .lrp import LRP, is_written_out, shares_by_rules
 
 logger = get_logger(__name__)
 
@@ -76,13 +74,10 @@ class InputXGradient(BaselineExplainer):
 
     def _by_transposed_pass(self, model: nn.Module, inputs: Mapping[str, Any], target: Target) -> Explanation | None:
         """Explain by a derivative that is written out; None where that isn't faster, or the blocks can't be opened."""
-        if self._by_hook or torch.compiler.is_compiling() or is_sharded(model) or find_family(model) is None:
-            return None
-        # From pixels on, the pass takes a ViT as long as differentiating twice, and more memory.
-        if self.layer is None and inputs.get("pixel_values") is not None:
+        if self._by_hook or not is_written_out(model, inputs, self.layer):
             return None
         try:
             LRP(layer=self.layer).refuse(model, inputs)
             return shares_by_rules(model, inputs, target, self.layer, DERIVATIVE)
-        except ValueError:  # an adapter, an activation, a layer inside a block: for the model's own forward
+        except TransposeError:  # an adapter, an activation, a layer inside a block: for the model's own forward
             return None

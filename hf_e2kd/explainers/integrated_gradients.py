@@ -1,6 +1,7 @@
 """Integrated Gradients (Sundararajan et al., 2017), differentiable."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,13 @@ from ..alignment.precision import at_least_float32
 from ..architectures.layers import LayerName
 from ..architectures.text import reads_embeddings
 from ..architectures.text_baseline import refuse_zero_baseline, text_baseline, token_embedding, token_id
+from ..architectures.transposed import TransposeError
 from ..choices import unknown_choice
 from .base import Explanation, Target, resolve_target
 from .input_gradients import BaselineExplainer, frozen_statistics, input_explanation, is_batched, rows_of, run_at
 from .layer_gradients import check_layer
-from .path_places import InputPlace, LayerPlace, refuse_unfit_baseline, to_baseline
+from .lrp import is_written_out
+from .path_places import InputPlace, LayerPlace, OpenedPlace, refuse_unfit_baseline, to_baseline
 
 STEPS_AT_ONCE = 4
 """Number of steps along the path in one forward pass, unless `internal_batch_size` says otherwise."""
@@ -30,6 +33,9 @@ class IntegratedGradients(BaselineExplainer):
     Training takes a cheap, unbiased estimate of the integral: gradients at `random_points` points of the path, drawn
     anew at each step, one in each of as many equal parts. Teacher and student draw the same ones. Everywhere else, in
     `explain` and in evaluations, the map is the quadrature's.
+
+    Where `lrp` knows a model's blocks, the gradients at a layer and at a text's words are written out as a transposed
+    pass, as those of `InputXGradient`; what leads to a layer then runs once for the input and once for its baseline.
 
     Args:
         n_steps: Number of gradients along the path. On a fine-tuned MiniLM 16 of the default rule reach a mean cosine
@@ -85,6 +91,15 @@ class IntegratedGradients(BaselineExplainer):
         nodes, weights = RULES[rule](n_steps)
         self._nodes = torch.as_tensor(nodes, dtype=torch.float32)
         self._weights = torch.as_tensor(weights, dtype=torch.float32)
+        self._by_hook = False
+
+    def with_features(self, model: nn.Module, paths: Sequence[str]) -> "IntegratedGradients":
+        """Return the explainer that runs the model's own blocks, where features are read."""
+        if self._by_hook == bool(paths):
+            return self
+        fitting = copy(self)
+        fitting._by_hook = bool(paths)
+        return fitting
 
     def check(self, model: nn.Module, compiled: bool = False, trained: bool = True) -> None:
         super().check(model, compiled, trained)
@@ -101,7 +116,17 @@ class IntegratedGradients(BaselineExplainer):
         return 1 + self.n_steps + self.completeness + (self.layer is not None)
 
     def forward(self, model: nn.Module, inputs: Mapping[str, Any], target: Target) -> Explanation:
+        if not self._by_hook and is_written_out(model, inputs, self.layer):
+            try:
+                return self._along_path(OpenedPlace(self.layer), model, inputs, target)
+            except TransposeError:  # an adapter, an activation, a layer inside a block: for the model's own forward
+                pass
         place = InputPlace() if self.layer is None else LayerPlace(self.layer)
+        return self._along_path(place, model, inputs, target)
+
+    def _along_path(
+        self, place: InputPlace, model: nn.Module, inputs: Mapping[str, Any], target: Target
+    ) -> Explanation:
         logits = place.run(model, inputs)
         target = resolve_target(target, logits)
         rows = _explained_rows(target)
@@ -115,10 +140,10 @@ class IntegratedGradients(BaselineExplainer):
         scores: list[torch.Tensor] = [] if len(rows) else [place.nothing(logits, inputs)] * count
         # The steps on the path must leave no trace in the statistics of a model in training.
         with frozen_statistics(model):
-            own = place.start(model, inputs, baseline, rows)
+            own = place.start(model, inputs, baseline, rows) if len(rows) else None
             for start in range(0, len(places) if len(rows) else 0, at_once):
                 here = slice(start, start + at_once)
-                part = _along_path(place, model, some, rows, target[rows], own, places[here], weights[here])
+                part = _part_of_path(place, model, some, rows, target[rows], own, places[here], weights[here])
                 scores = [x + y for x, y in zip(scores, part, strict=True)] if scores else part
             if 0 < len(rows) < len(logits):
                 scores = [score.new_zeros(len(logits), *score.shape[1:]).index_copy(0, rows, score) for score in scores]
@@ -175,7 +200,7 @@ class IntegratedGradients(BaselineExplainer):
 _NAMED_BASELINES = ("auto", "zero", "pad", "mask")
 
 
-def _along_path(
+def _part_of_path(
     place: InputPlace,
     model: nn.Module,
     inputs: Mapping[str, Any],

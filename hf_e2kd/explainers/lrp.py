@@ -8,10 +8,19 @@ from torch import nn
 
 from ..alignment.precision import at_least_float32
 from ..architectures.discovery import accepted_inputs, image_size
-from ..architectures.layers import LayerName, block_number
-from ..architectures.sharding import blocks_gathered
+from ..architectures.layers import LayerName
+from ..architectures.sharding import blocks_gathered, is_sharded
 from ..architectures.text import refuse_unfit_text
-from ..architectures.transposed import RULES, Rules, affine, open_forward, require_family
+from ..architectures.transposed import (
+    RULES,
+    Opened,
+    Rules,
+    TransposeError,
+    affine,
+    find_family,
+    open_forward,
+    opened_blocks,
+)
 from ..choices import unknown_choice
 from .attention_kernels import attention_kernel, is_checkpointed
 from .base import Explainer, Explanation, Target, one_hots, resolve_target
@@ -44,7 +53,7 @@ class LRP(Explainer):
         self.layer = None if layer == "input" else layer
 
     def with_features(self, model: nn.Module, paths: Sequence[str]) -> "LRP":
-        blocks = self._opened(model)
+        blocks = opened_blocks(model, self.layer)
         opened = [path for path in paths if any(path == block or path.startswith(f"{block}.") for block in blocks)]
         if opened:
             raise ValueError(
@@ -54,13 +63,13 @@ class LRP(Explainer):
         return self
 
     def check(self, model: nn.Module, compiled: bool = False, trained: bool = True) -> None:
-        for block in self._opened(model).values():
+        for block in opened_blocks(model, self.layer).values():
             for module in block.modules():
                 if isinstance(module, nn.Linear) or hasattr(module, "base_layer"):  # an adapter's
                     affine(module)
         kernel = attention_kernel(model)
         if "flash" in kernel or "flex" in kernel:
-            raise ValueError(
+            raise TransposeError(
                 f"The explainer 'lrp' gives masks that the attention kernel '{kernel}' doesn't take. Load the model "
                 "with attn_implementation='sdpa' or 'eager'."
             )
@@ -69,14 +78,8 @@ class LRP(Explainer):
         if torch.compiler.is_compiling():
             return self._explain(model, inputs, target)
         self.refuse(model, inputs)
-        with blocks_gathered(model, self._opened(model)):
+        with blocks_gathered(model, opened_blocks(model, self.layer)):
             return self._explain(model, inputs, target)
-
-    def _opened(self, model: nn.Module) -> dict[str, nn.Module]:
-        """Return the blocks that are run in the open, by their paths."""
-        blocks = require_family(model).blocks
-        first = 0 if self.layer is None else block_number(self.layer, list(blocks), model)
-        return dict(list(blocks.items())[first:])
 
     def _explain(self, model: nn.Module, inputs: Mapping[str, Any], target: Target) -> Explanation:
         return shares_by_rules(model, inputs, target, self.layer, RULES[self.rule])
@@ -85,11 +88,12 @@ class LRP(Explainer):
         """Refuse a model as it is now, and a batch that doesn't fit it.
 
         Raises:
-            ValueError: with the remedy.
+            TransposeError: the model's blocks can't be opened now, with the remedy.
+            ValueError: the batch doesn't fit the model, in whatever way it is explained.
         """
         self.check(model)
         if is_checkpointed(model) or any(getattr(module, "grad_checkpointing", False) for module in model.modules()):
-            raise ValueError(
+            raise TransposeError(
                 f"The explainer 'lrp' runs {type(model).__name__}'s blocks in the open, where activation checkpointing "
                 "doesn't act. Train without checkpointing."
             )
@@ -108,14 +112,13 @@ def shares_by_rules(
         rules: Rules of the transposed pass; the derivative's give Input×Gradient.
 
     Raises:
-        ValueError: the model's blocks can't be opened.
+        TransposeError: the model's blocks can't be opened.
     """
     inputs = accepted_inputs(model, inputs)
     opened = open_forward(model, inputs, layer, rules)
     logits, value = opened.logits, at_least_float32(opened.value)
     target = resolve_target(target, logits)
-    scale = gradient_scale(logits, opened.value)
-    shares = [value * in_full_precision(opened.pullback(each * scale), scale) for each in one_hots(target, logits)]
+    shares = [value * cotangent for cotangent in pulled_back(opened, target)]
     is_image = inputs.get("pixel_values") is not None
     if opened.grid is not None:
         maps = [opened.grid.cells(share).sum(-1) for share in shares]
@@ -125,3 +128,25 @@ def shares_by_rules(
         maps = [share.sum(-1) for share in shares]
     stacked = torch.stack(maps, 1) if target.ndim == 2 else maps[0]
     return Explanation(logits, stacked, target, layout="image" if is_image else "tokens")
+
+
+def pulled_back(opened: Opened, target: torch.Tensor) -> list[torch.Tensor]:
+    """Compute for each of the K targets the cotangent of its logit, shaped like `opened.value`, in at least float32.
+
+    Args:
+        target: Explained classes (B,) or (B, K); the cotangent is zero where it is −1.
+    """
+    scale = gradient_scale(opened.logits, opened.value)
+    return [in_full_precision(opened.pullback(each * scale), scale) for each in one_hots(target, opened.logits)]
+
+
+def is_written_out(model: nn.Module, inputs: Mapping[str, Any], layer: LayerName | None) -> bool:
+    """Tell whether a derivative from a layer on is better taken by a transposed pass, if that isn't refused.
+
+    Args:
+        layer: As of `LRP`; None for the input.
+    """
+    if torch.compiler.is_compiling() or is_sharded(model) or find_family(model) is None:
+        return False
+    # From pixels on, the pass takes a ViT as long as differentiating twice, and more memory.
+    return layer is not None or inputs.get("pixel_values") is None

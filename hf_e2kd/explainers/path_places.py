@@ -8,12 +8,14 @@ from torch import nn
 
 from ..alignment.precision import at_least_float32
 from ..architectures import Grid, call_model
-from ..architectures.discovery import image_size
+from ..architectures.discovery import accepted_inputs, image_size
 from ..architectures.layers import LayerName
 from ..architectures.text import moved_embeddings, word_embeddings
+from ..architectures.transposed import DERIVATIVE, Embedded, move_to, run_from, run_to
 from .hooks import Move
-from .input_gradients import differentiate, over_channels, require_moved
+from .input_gradients import differentiate, over_channels, require_moved, rows_of
 from .layer_gradients import differentiate_layer, run_to_layer
+from .lrp import LRP, pulled_back
 
 
 class InputPlace:
@@ -102,6 +104,56 @@ class LayerPlace(InputPlace):
 
     def nothing(self, logits: torch.Tensor, inputs: Mapping[str, Any]) -> torch.Tensor:
         return self.lay_out(at_least_float32(0 * self.activation), inputs)
+
+
+class OpenedPlace(InputPlace):
+    """The words, or a layer's activation, of a model whose blocks can be opened.
+
+    The derivative is written out as a transposed pass, which a loss of it differentiates once. What leads to a layer
+    runs for its activation and for the baseline's, and not again for each point of the path.
+
+    Raises:
+        TransposeError: the model's blocks can't be opened.
+    """
+
+    reached: Embedded
+
+    def __init__(self, layer: LayerName | None):
+        self.layer = layer
+
+    def run(self, model: nn.Module, inputs: Mapping[str, Any]) -> torch.Tensor:
+        LRP(layer=self.layer).refuse(model, inputs)
+        # Of the last block, the classifier mostly reads one token: this pass computes no other.
+        layer = "last" if self.layer is None else self.layer
+        self.reached = run_to(model, accepted_inputs(model, inputs), layer, DERIVATIVE)
+        return run_from(model, self.reached, layer, DERIVATIVE).logits
+
+    def start(
+        self, model: nn.Module, inputs: Mapping[str, Any], baseline: torch.Tensor | None, rows: torch.Tensor
+    ) -> torch.Tensor | None:
+        baseline = super().start(model, inputs, baseline, rows)
+        if self.layer is None:
+            return baseline
+        some = accepted_inputs(model, rows_of(inputs, rows, len(self.reached.hidden)))
+        return run_to(model, some, self.layer, DERIVATIVE, to_baseline(baseline)).hidden
+
+    def differentiate(
+        self, model: nn.Module, inputs: Mapping[str, Any], rows: torch.Tensor, target: torch.Tensor, move: Move
+    ) -> list[torch.Tensor]:
+        inputs = accepted_inputs(model, inputs)
+        if self.layer is None:
+            reached = run_to(model, inputs, None, DERIVATIVE, move)
+        else:
+            own = self.reached.hidden[rows]
+            moved = move(own.repeat(len(target) // len(own), 1, 1))
+            reached = move_to(model, inputs, moved, self.layer, self.reached)
+        return pulled_back(run_from(model, reached, self.layer, DERIVATIVE), target)
+
+    def lay_out(self, values: torch.Tensor, inputs: Mapping[str, Any]) -> torch.Tensor:
+        return values.sum(-1) if self.reached.grid is None else self.reached.grid.cells(values).sum(-1)
+
+    def nothing(self, logits: torch.Tensor, inputs: Mapping[str, Any]) -> torch.Tensor:
+        return self.lay_out(at_least_float32(0 * self.reached.hidden), inputs)
 
 
 def _is_per_sample(baseline: torch.Tensor, inputs: Mapping[str, Any]) -> bool:

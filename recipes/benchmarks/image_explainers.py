@@ -14,9 +14,9 @@
 The data are Tiny ImageNet's, as Parquet files with the columns `image`, `label` and `box` (first and last column and
 row of the object: x0, y0, x1, y1); CLASSES.csv has the columns `label` and `wnid`. The network with convolutions is
 ImageNet's EfficientNet-Lite0 with the rows of its classifier for the 200 classes; it isn't trained. The ViT is
-trained by plain distillation from it, on flipped and unflipped images.
+trained by plain distillation from it, on flipped and unflipped images and the teacher's stored logits.
 
-What was computed stays in the output folder (the teacher's logits, the ViT after each epoch, each explainer's figures),
+What was computed stays in the output folder (the teacher's store, the ViT's last checkpoint, each explainer's figures),
 and a second call goes on from there. `--smoke` takes made-up images and random networks, and needs no files.
 """
 
@@ -25,42 +25,32 @@ import csv
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import timm
 import torch
 from datasets import Dataset, Image
 from timm.data import ImageNetInfo
 from torch import nn
 from torch.nn import functional as F
+from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 from tqdm import tqdm
 
-from hf_e2kd import wrap_timm
+from hf_e2kd import ExplanationDistillArguments, ExplanationDistillTrainer, StoredReference, wrap_timm
 from hf_e2kd.architectures import call_model
 from hf_e2kd.experiments import command_line
 from hf_e2kd.experiments.sources import load_classifier
 from hf_e2kd.explainers.registry import build_explainer
 from hf_e2kd.fidelity.interpretability.faithfulness import Faithfulness
 from hf_e2kd.metrics.energy_pointing_game.function import boxes_to_masks, energy_pointing_game
+from hf_e2kd.trainer.preemption import last_checkpoint
 
 BATCH = 64
-TEMPERATURE = 2.0
-
-
-@dataclass
-class Images:
-    """Images (N, 3, 64, 64) uint8, labels (N,) and boxes (N, 4): x1, y1, x2, y2 in pixels."""
-
-    pixels: torch.Tensor
-    labels: torch.Tensor
-    boxes: torch.Tensor
-
-    def __getitem__(self, rows: torch.Tensor) -> "Images":
-        return Images(self.pixels[rows], self.labels[rows], self.boxes[rows])
 
 
 @dataclass
@@ -72,14 +62,20 @@ class Network:
     size: int
     explainers: dict[str, tuple[str, dict[str, Any]]]
 
-    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
-        return call_model(self.model, {"pixel_values": self.inputs(pixels)})
-
-    def inputs(self, pixels: torch.Tensor) -> torch.Tensor:
-        values = pixels.float() / 127.5 - 1
+    def inputs(self, images: Sequence[PIL.Image.Image]) -> torch.Tensor:
+        """Make the pixels (N, 3, size, size) that the model takes."""
+        values = torch.stack([pil_to_tensor(image) for image in images]).float() / 127.5 - 1
         if values.shape[-1] == self.size:
             return values
         return F.interpolate(values, (self.size, self.size), mode="bicubic", antialias=True)
+
+    def transform(self, rows: dict[str, Any]) -> dict[str, torch.Tensor]:
+        return {"pixel_values": self.inputs(rows["image"])}
+
+    def augment(self, rows: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """Make the pixels of images that are flipped or not."""
+        values = self.inputs(rows["image"])
+        return {"pixel_values": torch.where(torch.rand(len(values), 1, 1, 1) < 0.5, values.flip(-1), values)}
 
 
 def cams(layer: str | None = None) -> dict[str, tuple[str, dict[str, Any]]]:
@@ -102,22 +98,27 @@ OF_A_VIT: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def read_images(file: str, cache: Path) -> Images:
-    data = Dataset.from_parquet(file, cache_dir=str(cache)).cast_column("image", Image(mode="RGB"))
-    pixels = np.stack([np.asarray(image) for image in data["image"]])
-    boxes = torch.tensor(data["box"]) + torch.tensor([0.0, 0, 1, 1])  # behind the last column and row
-    return Images(torch.from_numpy(pixels).permute(0, 3, 1, 2), torch.tensor(data["label"]), boxes)
+def read_images(file: str, cache: Path) -> Dataset:
+    return Dataset.from_parquet(file, cache_dir=str(cache)).cast_column("image", Image(mode="RGB"))
 
 
-def made_up_images(count: int, classes: int, seed: int) -> Images:
+def made_up_images(count: int, classes: int, seed: int) -> Dataset:
     """Make images with a brighter square, whose colour tells the class."""
     generator = torch.Generator().manual_seed(seed)
-    labels = torch.arange(count) % classes
+    labels = (torch.arange(count) % classes).tolist()
     pixels = torch.randint(0, 90, (count, 3, 64, 64), generator=generator, dtype=torch.uint8)
-    corners = torch.randint(0, 32, (count, 2), generator=generator)
-    for number, (x, y) in enumerate(corners.tolist()):
-        pixels[number, int(labels[number]) % 3, y : y + 32, x : x + 32] += 150
-    return Images(pixels, labels, torch.cat([corners, corners + 32], dim=1).float())
+    corners = torch.randint(0, 32, (count, 2), generator=generator).tolist()
+    for image, label, (x, y) in zip(pixels, labels, corners, strict=True):
+        image[label % 3, y : y + 32, x : x + 32] += 150
+    boxes = [[x, y, x + 31, y + 31] for x, y in corners]
+    return Dataset.from_dict({"image": [to_pil_image(image) for image in pixels], "label": labels, "box": boxes})
+
+
+def masks_of(rows: dict[str, Any]) -> torch.Tensor:
+    """Make the masks (N, 1, H, W) of the boxes, whose last column and row belong to the object."""
+    boxes = torch.tensor(rows["box"]).float() + torch.tensor([0.0, 0, 1, 1])
+    width, height = rows["image"][0].size
+    return boxes_to_masks(boxes.unsqueeze(1), (height, width))
 
 
 def imagenet_teacher(folder: str, classes: str) -> nn.Module:
@@ -134,54 +135,52 @@ def imagenet_teacher(folder: str, classes: str) -> nn.Module:
     return model
 
 
-@torch.no_grad()
-def logits_of(network: Network, images: Images) -> torch.Tensor:
-    network.model.eval()
-    parts = tqdm(images.pixels.split(BATCH), desc=f"{network.name}, logits", leave=False)
-    return torch.cat([network(pixels) for pixels in parts])
-
-
-def kept(file: Path, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
-    """Read a tensor, or compute and write it."""
+def logits_of(network: Network, images: Dataset, file: Path) -> torch.Tensor:
+    """Compute a network's logits (N, classes), or read them where they were written."""
     if not file.exists():
-        torch.save(compute(), file.with_suffix(".part"))
+        batches = tqdm(images.iter(BATCH), desc=f"{network.name}, logits", total=-(-len(images) // BATCH), leave=False)
+        with torch.no_grad():
+            parts = [call_model(network.model, network.transform(rows)) for rows in batches]
+        torch.save(torch.cat(parts), file.with_suffix(".part"))
         file.with_suffix(".part").rename(file)
     return torch.load(file, weights_only=True)
 
 
-def distil(network: Network, images: Images, teacher: torch.Tensor, options: argparse.Namespace) -> None:
-    """Train by the KL divergence to the teacher's logits, one epoch after the other, from the last one written."""
-    model, file = network.model, options.output / "vit.pt"
-    steps = options.epochs * (len(teacher) // BATCH)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, steps, pct_start=0.2)
-    parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
-    epoch = 0
-    if file.exists():
-        state = torch.load(file, weights_only=True)
-        epoch = state["epoch"]
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
-    while epoch < options.epochs:
-        generator = torch.Generator().manual_seed(options.seed + epoch)
-        order = torch.randperm(len(teacher), generator=generator)
-        model.train()
-        for rows in tqdm(order.split(BATCH)[: len(teacher) // BATCH], desc=f"ViT, epoch {epoch + 1}", leave=False):
-            values = network.inputs(images.pixels[rows])
-            flipped = torch.rand(len(rows), 1, 1, 1, generator=generator) < 0.5
-            logits = call_model(model, {"pixel_values": torch.where(flipped, values.flip(-1), values)})
-            target = F.softmax(teacher[rows] / TEMPERATURE, dim=1)
-            loss = F.cross_entropy(logits / TEMPERATURE, target) * TEMPERATURE**2
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-        epoch += 1
-        torch.save({"epoch": epoch, **{name: part.state_dict() for name, part in parts.items()}}, file)
-    model.eval()
+def distil(network: Network, teacher: Network, images: Dataset, options: argparse.Namespace) -> None:
+    """Train by the KL divergence to the teacher's stored logits, from the last checkpoint on."""
+    reference = StoredReference.build(
+        teacher.model, images, options.output / "store", transform=teacher.transform, batch_size=BATCH
+    )
+    args = ExplanationDistillArguments(
+        str(options.output / "vit"),
+        num_train_epochs=options.epochs,
+        per_device_train_batch_size=BATCH,
+        learning_rate=1e-3,
+        weight_decay=0.05,
+        lr_scheduler_type="cosine",
+        warmup_steps=0.2,
+        temperature=2.0,
+        explanation_weight=0.0,
+        evaluate_explanations=False,
+        remove_unused_columns=False,  # the transform makes the pixels from the images
+        logging_strategy="epoch",
+        save_strategy="epoch",
+        save_total_limit=1,
+        report_to="none",
+        seed=options.seed,
+        use_cpu=True,
+    )
+    trainer = ExplanationDistillTrainer(
+        network.model,
+        args,
+        train_dataset=reference.attach(images.with_transform(network.augment)),
+        references={"teacher": reference},
+    )
+    trainer.train(resume_from_checkpoint=last_checkpoint(args.output_dir))
+    network.model.eval()
 
 
-def measure(network: Network, row: str, images: Images, options: argparse.Namespace) -> dict[str, Any]:
+def measure(network: Network, row: str, images: Dataset, options: argparse.Namespace) -> dict[str, Any]:
     """Measure one explainer of the images' labels, with the cost of an explanation beside the plain logits."""
     method, explainer_options = network.explainers[row]
     explainer = build_explainer("gradcam" if method == "random" else method, **explainer_options)
@@ -189,8 +188,8 @@ def measure(network: Network, row: str, images: Images, options: argparse.Namesp
     faithfulness = Faithfulness(steps=options.steps)
     values: dict[str, list[torch.Tensor]] = {"energy": [], "deletion": [], "insertion": []}
     ratios, seconds = [], []
-    for pixels, labels, boxes in zip(*(each.split(BATCH) for each in vars(images).values()), strict=True):
-        inputs = {"pixel_values": network.inputs(pixels)}
+    for rows in images.iter(BATCH):
+        inputs, labels = network.transform(rows), torch.tensor(rows["label"])
         start = time.process_time()
         with torch.no_grad():
             call_model(network.model, inputs)
@@ -200,8 +199,7 @@ def measure(network: Network, row: str, images: Images, options: argparse.Namesp
         ratios.append(seconds[-1] * len(labels) / (between - start))
         if method == "random":
             maps = torch.rand(maps.shape, generator=generator)
-        masks = boxes_to_masks(boxes.unsqueeze(1), (pixels.shape[-2], pixels.shape[-1]))
-        values["energy"].append(energy_pointing_game(maps, masks))
+        values["energy"].append(energy_pointing_game(maps, masks_of(rows)))
         for name, found in faithfulness(network.model, inputs, maps, labels).items():
             values[name].append(found)
     joined = {name: torch.cat(each).double() for name, each in values.items()}
@@ -212,7 +210,7 @@ def measure(network: Network, row: str, images: Images, options: argparse.Namesp
     }
 
 
-def networks(options: argparse.Namespace) -> tuple[Network, Network, Images, Images]:
+def networks(options: argparse.Namespace) -> tuple[Network, Network, Dataset, Dataset]:
     """Make the teacher, the ViT to train, and the images for training and test."""
     torch.manual_seed(options.seed)
     if options.smoke:
@@ -258,7 +256,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--test", help="Parquet file of the images to explain")
     parser.add_argument("--classes", help="CSV file of the classes: label, wnid")
     parser.add_argument("--output", type=Path, default=Path("outputs/image_explainers"))
-    parser.add_argument("--epochs", type=int, default=10, help="epochs of the ViT")
+    parser.add_argument("--epochs", type=int, default=4, help="epochs of the ViT")
     parser.add_argument("--samples", type=int, default=150, help="images to explain")
     parser.add_argument("--steps", type=int, default=8, help="equal parts of an image's pixels to take out or put back")
     parser.add_argument("--seed", type=int, default=0)
@@ -278,9 +276,16 @@ def main() -> dict[str, Any]:
     options.output.mkdir(parents=True, exist_ok=True)
     teacher, vit, train, test = networks(options)
     file = options.output / "results.json"
-    results: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"networks": {}}
+    settings = {name: getattr(options, name) for name in ("seed", "epochs", "samples", "steps", "smoke")}
+    results: dict[str, Any] = {"recipe": "image_explainers", "settings": settings, "networks": {}}
+    if file.exists():
+        results = json.loads(file.read_text())
+        if results["settings"] != settings:
+            sys.exit(
+                f"{file} holds figures of {results['settings']}, not {settings}: give the same or another --output."
+            )
     results["about"] = (
-        "Made by [image_explainers.py](image_explainers.py), whose docstring has the command: "
+        "Made by `recipes/benchmarks/image_explainers.py`, whose docstring has the command: "
         f"seed {options.seed}, {options.steps} steps of deletion and insertion, CPU, {options.threads} thread, torch "
         f"{torch.__version__.split('+')[0]}. The label is explained. Behind ±: the standard error over the images. "
         "*Time to logits*: CPU time of an explanation beside the plain logits of the same batch. *Random scores*: "
@@ -288,18 +293,17 @@ def main() -> dict[str, Any]:
     )
     for network in (teacher, vit):
         if network is vit:
-            distil(vit, train, kept(options.output / "teacher.pt", lambda: logits_of(teacher, train)), options)
-        logits = kept(options.output / f"{network.name}.pt", lambda network=network: logits_of(network, test))
-        right = (logits.argmax(1) == test.labels).nonzero().flatten()
+            distil(vit, teacher, train, options)
+        logits = logits_of(network, test, options.output / f"{network.name}.pt")
+        right = (logits.argmax(1) == torch.tensor(test["label"])).nonzero().flatten()
         order = torch.randperm(len(right), generator=torch.Generator().manual_seed(options.seed))
-        images = test[right[order[: options.samples]]]
-        masks = boxes_to_masks(images.boxes.unsqueeze(1), (test.pixels.shape[-2], test.pixels.shape[-1]))
+        images = test.select(right[order[: options.samples]].tolist())
         found = results["networks"].setdefault(network.name, {"rows": {}})
-        found["samples"], found["box"] = len(images.labels), masks.float().mean().item()
+        found["samples"], found["box"] = len(images), masks_of(images[:]).float().mean().item()
         share = f"It classifies {len(right) / len(logits):.3f} of {len(logits)} test images rightly."
         trained = (
             f"Trained for {options.epochs} epochs from scratch, by distillation from the network above, on "
-            f"{len(train.labels)} images of 64×64 pixels: no well-trained ViT, so that its figures tell how the "
+            f"{len(train)} images of 64×64 pixels: no well-trained ViT, so that its figures tell how the "
             "explainers compare on a weak one. "
         )
         seen = (

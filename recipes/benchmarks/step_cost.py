@@ -56,6 +56,7 @@ class Case:
         explainer: Name of the explanation method.
         text: Whether the models read texts.
         given: Whether the teacher's logits and maps are given, instead of the teacher being there.
+        stored: Whether the plain KD step is given the teacher's logits too, as from a store.
         share: Of each batch, what is explained at a step.
         options: Options of the explanation method.
         method: Arguments of a training by another method than e²KD; explanations are left out.
@@ -65,6 +66,7 @@ class Case:
     explainer: str = "gradcam"
     text: bool = False
     given: bool = False
+    stored: bool = False
     share: float = 1.0
     options: dict[str, Any] = field(default_factory=dict)
     method: Mapping[str, Any] | None = None
@@ -97,13 +99,19 @@ def bcos_resnets() -> tuple[nn.Module, nn.Module]:
 
 
 VITS = from_timm("vit_small_patch16_224", "vit_tiny_patch16_224")
+RESNETS = from_timm("resnet34", "resnet18")
+CONVNEXTS = from_timm("convnext_nano", "convnext_atto")
 
 CASES = {
-    "gradcam: ResNet-34 → ResNet-18": Case(from_timm("resnet34", "resnet18")),
+    "gradcam: ResNet-34 → ResNet-18": Case(RESNETS),
     "gradcam: ViT-S/16 → ViT-Ti/16": Case(VITS),
-    "gradcam: ConvNeXt-nano → ConvNeXt-atto": Case(from_timm("convnext_nano", "convnext_atto")),
+    "gradcam: ConvNeXt-nano → ConvNeXt-atto": Case(CONVNEXTS),
+    "hires_cam: ResNet-34 → ResNet-18": Case(RESNETS, "hires_cam"),
     "hires_cam: ViT-S/16 → ViT-Ti/16": Case(VITS, "hires_cam"),
+    "hires_cam: ConvNeXt-nano → ConvNeXt-atto": Case(CONVNEXTS, "hires_cam"),
+    "layer_cam: ResNet-34 → ResNet-18": Case(RESNETS, "layer_cam"),
     "layer_cam: ViT-S/16 → ViT-Ti/16": Case(VITS, "layer_cam"),
+    "layer_cam: ConvNeXt-nano → ConvNeXt-atto": Case(CONVNEXTS, "layer_cam"),
     "integrated_gradients: BERT 6 → 3 layers": Case(berts, "integrated_gradients", text=True),
     "integrated_gradients, maps given: BERT 6 → 3 layers": Case(berts, "integrated_gradients", text=True, given=True),
     "integrated_gradients of .4 of the batch: BERT 6 → 3 layers": Case(
@@ -111,6 +119,9 @@ CASES = {
     ),
     "integrated_gradients of .4 of the batch, maps given: BERT 6 → 3 layers": Case(
         berts, "integrated_gradients", text=True, given=True, share=0.4
+    ),
+    "integrated_gradients, last layer: BERT 6 → 3 layers": Case(
+        berts, "integrated_gradients", text=True, options={"layer": "last"}
     ),
     "attention_rollout: BERT 6 → 3 layers": Case(berts, "attention_rollout", text=True),
     "attention_gradient: BERT 6 → 3 layers": Case(berts, "attention_gradient", text=True),
@@ -122,6 +133,9 @@ CASES = {
     "input_x_gradient, last layer: ViT-S/16 → ViT-Ti/16": Case(VITS, "input_x_gradient", options={"layer": "last"}),
     "lrp: BERT 6 → 3 layers": Case(berts, "lrp", text=True),
     "lrp, last layer: BERT 6 → 3 layers": Case(berts, "lrp", text=True, options={"layer": "last"}),
+    "lrp, last layer, stored: BERT 6 → 3 layers": Case(
+        berts, "lrp", text=True, given=True, stored=True, options={"layer": "last"}
+    ),
     "lrp: ViT-S/16 → ViT-Ti/16": Case(VITS, "lrp"),
     "lrp, last layer: ViT-S/16 → ViT-Ti/16": Case(VITS, "lrp", options={"layer": "last"}),
     "bcos: B-cos ResNet-34 → B-cos ResNet-18": Case(bcos_resnets, "bcos"),
@@ -142,10 +156,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "logits_loss=dist": {"logits_loss": "dist"},
     "logits_loss=hard": {"logits_loss": "hard"},
 }
-CASES |= {
-    f"method {name}: ResNet-34 → ResNet-18": Case(from_timm("resnet34", "resnet18"), method=method)
-    for name, method in METHODS.items()
-}
+CASES |= {f"method {name}: ResNet-34 → ResNet-18": Case(RESNETS, method=method) for name, method in METHODS.items()}
 
 
 class Samples(Dataset):
@@ -198,7 +209,7 @@ def build_trainer(
         **({} if plain else case.method or {}),
     )
     sources: dict[str, Any] = {"teacher_model": teacher}
-    if case.given and explanation_weight:
+    if (case.given and explanation_weight) or (case.stored and plain):
         reference_output = explain(teacher.eval(), batch, case.explainer, **case.options)
         sources = {
             "references": {

@@ -5,8 +5,9 @@ import torch
 from captum.attr import InputXGradient as CaptumInputXGradient
 from captum.attr import LayerGradientXActivation
 
-from hf_e2kd.explainers import InputXGradient
+from hf_e2kd.explainers import InputXGradient, input_x_gradient
 from tests.explainers.test_saliency import TARGET, embedding_gradients
+from tests.explainers.written_out import assert_written_out_alike
 from tests.gradients import explained_gradients
 from tests.models import images
 from tests.text_models import build_text, token_batch
@@ -71,33 +72,24 @@ def test_a_layers_map_trains_what_is_on_both_sides_of_it(tiny):
         assert any(gradient.any() for name, gradient in gradients.items() if part in name), part
 
 
-def assert_written_out_alike(model, inputs, layer):
-    """Compare maps and training gradients of the transposed pass with those of the model's own forward."""
+def assert_opened_alike(model, inputs, layer):
     explainer = InputXGradient(layer=layer)
-    own = explainer.with_features(model, ["any"])  # which keeps the blocks closed
     assert explainer._by_transposed_pass(model, inputs, TARGET) is not None
-    assert own._by_transposed_pass(model, inputs, TARGET) is None
-    results = []
-    for method in (explainer, own):
-        explanation = method(model, inputs, TARGET, create_graph=True)
-        loss = explanation.maps.square().sum() + explanation.logits.square().sum()
-        gradients = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True, materialize_grads=True)
-        results.append((explanation.maps.detach(), explanation.logits.detach(), *gradients))
-    for found, expected in zip(*results, strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    assert explainer.with_features(model, ["any"])._by_transposed_pass(model, inputs, TARGET) is None
+    assert_written_out_alike(model, inputs, explainer, TARGET)
 
 
 @pytest.mark.parametrize("layer", [None, "last"])
 @pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "electra"])
 def test_the_pass_written_out_trains_alike_on_texts(name, layer):
     """Prevents: a cheaper map that is another one, or trains something else."""
-    assert_written_out_alike(build_text(name).double(), token_batch(), layer)
+    assert_opened_alike(build_text(name).double(), token_batch(), layer)
 
 
 @pytest.mark.parametrize(("name", "layer"), [("vit", 0), ("deit", "last"), ("dinov2", "last"), ("timm_vit", "last")])
 def test_the_pass_written_out_trains_alike_on_images(tiny, name, layer):
     """Prevents: the same, for patches and their grid."""
-    assert_written_out_alike(tiny(name).double(), {"pixel_values": images().double()}, layer)
+    assert_opened_alike(tiny(name).double(), {"pixel_values": images().double()}, layer)
 
 
 def test_what_cannot_be_opened_runs_as_before():
@@ -105,3 +97,14 @@ def test_what_cannot_be_opened_runs_as_before():
     model, inputs = build_text("bert", hidden_act="mish"), token_batch()
     assert InputXGradient()._by_transposed_pass(model, inputs, TARGET) is None
     assert InputXGradient(layer="last")(model, inputs, TARGET).maps.abs().sum() > 0
+
+
+def test_other_errors_are_raised(monkeypatch):
+    """Prevents: a fault of the transposed pass that is hidden by running the model's own forward."""
+
+    def fail(*arguments):
+        raise ValueError("a fault")
+
+    monkeypatch.setattr(input_x_gradient, "shares_by_rules", fail)
+    with pytest.raises(ValueError, match="a fault"):
+        InputXGradient()(build_text("bert"), token_batch(), TARGET)

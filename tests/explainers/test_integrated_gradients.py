@@ -9,9 +9,10 @@ from captum.attr import IntegratedGradients as CaptumIntegratedGradients
 from captum.attr import LayerIntegratedGradients
 
 from hf_e2kd import ExplanationDistillArguments, explain
-from hf_e2kd.explainers import IntegratedGradients, shared_noise
+from hf_e2kd.explainers import IntegratedGradients, integrated_gradients, shared_noise
+from tests.explainers.written_out import assert_written_out_alike
 from tests.models import images
-from tests.text_models import PADDING, build_text, token_batch
+from tests.text_models import PADDING, TEXT, build_text, token_batch
 
 TARGET = torch.tensor([3, 1])
 # Ours by captum's name. Captum's trapezoid divides by n where n points leave n − 1 steps.
@@ -81,6 +82,38 @@ def test_equals_captums_on_texts(name, rule):
     torch.testing.assert_close(explanation.maps, on_texts(model, inputs, rule), rtol=1e-4, atol=1e-4)
     assert torch.equal(explanation.mask, inputs["attention_mask"].bool())
     assert explanation.layout == "tokens"
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "target"),
+    [
+        ("bert", None, TARGET),
+        ("roberta", None, torch.tensor([[0, 2], [1, -1]])),
+        ("deberta", 1, torch.tensor([-1, 1])),
+        ("modernbert", "last", TARGET),  # from the mask token's embedding
+        ("vit", "last", TARGET),
+        ("timm_vit", 0, torch.tensor([[0, 2], [1, -1]])),
+    ],
+)
+def test_the_pass_written_out_trains_alike(tiny, monkeypatch, name, layer, target):
+    """Prevents: a cheaper path that is another one, trains something else, or isn't taken."""
+    is_text = name in TEXT
+    model = (build_text(name) if is_text else tiny(name)).double()
+    inputs = token_batch() if is_text else {"pixel_values": images().double()}
+    explainer = IntegratedGradients(n_steps=3, layer=layer)
+    with monkeypatch.context() as closed:
+        closed.setattr(integrated_gradients, "InputPlace" if layer is None else "LayerPlace", None)
+        explainer(model, inputs, target)
+    # Transformers' DeBERTa and ModernBERT hold scales and rotations in float32.
+    tolerance = 1e-5 if name in ("deberta", "modernbert") else 1e-10
+    assert_written_out_alike(model, inputs, explainer, target, tolerance)
+
+
+def test_what_cannot_be_opened_runs_as_before():
+    """Prevents: a model refused for an activation whose transpose isn't written."""
+    model, inputs, target = build_text("bert", hidden_act="mish"), token_batch(), TARGET
+    for layer in (None, "last", "bert.encoder.layer.1.attention"):
+        assert IntegratedGradients(n_steps=2, layer=layer)(model, inputs, target).maps.any(dim=1).all()
 
 
 @pytest.mark.parametrize("seed", [None, 4])

@@ -19,7 +19,7 @@ def recipe(monkeypatch):
 
 
 def test_smoke(recipe, monkeypatch, tmp_path):
-    """Prevents: a row that fails or is measured twice, and maps compared with other boxes than the images'."""
+    """Prevents: a row that fails or is measured twice or otherwise, and maps beside other images' boxes."""
     options = ["--smoke", "--epochs", "1", "--samples", "4", "--steps", "2", "--output", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", ["image_explainers", *options])
     results = recipe.main()
@@ -32,6 +32,9 @@ def test_smoke(recipe, monkeypatch, tmp_path):
 
     monkeypatch.setattr(recipe, "measure", None)  # a second call would fail if it measured
     assert recipe.main() == results
+    monkeypatch.setattr(sys, "argv", ["image_explainers", *options, "--samples", "3"])
+    with pytest.raises(SystemExit, match="give the same or another --output"):
+        recipe.main()
 
 
 def test_files_are_asked_for(recipe, monkeypatch, capsys):

@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from .operations import Affine, Step, dropout, unchanged
+from .refusals import TransposeError
 from .rules import Rules
 
 Turn = Callable[[torch.Tensor], Step]
@@ -108,5 +109,5 @@ def padding_bias(mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor 
     if mask is None:
         return None
     if mask.ndim != 2:
-        raise ValueError(f"The attention mask must have the shape (batch, tokens), not {tuple(mask.shape)}.")
+        raise TransposeError(f"The attention mask must have the shape (batch, tokens), not {tuple(mask.shape)}.")
     return (mask[:, None, None] == 0).to(dtype) * torch.finfo(dtype).min

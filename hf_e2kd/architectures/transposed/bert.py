@@ -10,6 +10,7 @@ from .attention import Attention, padding_bias
 from .blocks import Layer, by_activation, by_factor, by_linear, by_token, chain, followed, in_turn, post_norm_block
 from .families import register_family
 from .operations import Step, active, affine, factor, linear, norm
+from .refusals import TransposeError
 from .rules import Rules
 from .text import TextFamily
 
@@ -28,7 +29,7 @@ class Bert(TextFamily):
     @property
     def blocks(self) -> dict[str, Any]:
         if self.model.config.is_decoder:
-            raise ValueError(
+            raise TransposeError(
                 f"Relevance isn't propagated through this {type(self.model).__name__}, which is causal (config."
                 "is_decoder). Explain it by 'integrated_gradients'."
             )

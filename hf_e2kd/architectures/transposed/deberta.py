@@ -9,6 +9,7 @@ from .attention import Attention, PairPullback, padding_bias
 from .blocks import by_activation, by_factor, by_linear, by_token, chain, followed, in_turn, post_norm_block
 from .families import register_family
 from .operations import Step, active, affine, factor, linear, norm
+from .refusals import TransposeError
 from .rules import Rules
 from .text import TextFamily
 
@@ -28,7 +29,7 @@ class DebertaV2(TextFamily):
     def blocks(self) -> dict[str, Any]:
         encoder = self.model.deberta.encoder
         if encoder.conv is not None or self.model.deberta.z_steps > 1:
-            raise ValueError(
+            raise TransposeError(
                 f"Relevance isn't propagated through the convolution or the repeated last layer of this "
                 f"{type(self.model).__name__}. Explain it by 'integrated_gradients'."
             )

@@ -12,10 +12,13 @@ from ..grids import Grid
 from .operations import Pullback, Step
 from .rules import Rules
 
+Move = Callable[[torch.Tensor], torch.Tensor]
+"""Function of word embeddings (B, T, C) or pixels (B, C, H, W) that gives what stands in their place."""
+
 
 @dataclass
 class Embedded:
-    """A batch in front of the first block.
+    """A batch in front of the first block, or of a later one.
 
     Args:
         hidden: Activation (B, tokens, C).
@@ -47,8 +50,12 @@ class Family(ABC):
         """The blocks by their paths, the first one first."""
 
     @abstractmethod
-    def embed(self, inputs: Mapping[str, Any], rules: Rules) -> Embedded:
-        """Embed a batch."""
+    def embed(self, inputs: Mapping[str, Any], rules: Rules, move: Move) -> Embedded:
+        """Embed a batch, whose word embeddings or pixels are moved."""
+
+    def context(self, hidden: torch.Tensor, inputs: Mapping[str, Any]) -> Any:
+        """Make what blocks are given beside the activation `hidden` (B, tokens, C), such as masks."""
+        return None
 
     @abstractmethod
     def run(self, block: Any, hidden: torch.Tensor, context: Any) -> torch.Tensor:

@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from ..grids import Grid
 from .operations import Pullback, active
+from .refusals import TransposeError
 
 
 def patch_pullback(projection: nn.Module, pixels: torch.Tensor, grid: Grid, dropout: nn.Module) -> Pullback:
@@ -20,12 +21,12 @@ def patch_pullback(projection: nn.Module, pixels: torch.Tensor, grid: Grid, drop
 
     def pullback(cotangent: torch.Tensor) -> torch.Tensor:
         if active(dropout):
-            raise ValueError(
+            raise TransposeError(
                 "Which embeddings of patches were dropped isn't known, so their relevance can't be handed on to the "
                 "pixels. Explain the activation behind them by layer=0, or train without this dropout."
             )
         if not isinstance(projection, nn.Conv2d):
-            raise ValueError(
+            raise TransposeError(
                 f"Relevance is handed on to pixels through a convolution of patches, and here is a "
                 f"{type(projection).__name__}. Explain the activation behind it by layer=0."
             )

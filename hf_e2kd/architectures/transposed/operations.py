@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ...alignment.precision import at_least_float32
+from .refusals import TransposeError
 from .rules import Rules
 
 Pullback = Callable[[torch.Tensor], torch.Tensor]
@@ -40,10 +41,10 @@ def affine(module: nn.Module) -> Affine:
     """Read a plain linear layer.
 
     Raises:
-        ValueError: it is of another class, such as an adapter's or a quantized one, whose weight isn't all of it.
+        TransposeError: it is of another class, such as an adapter's or a quantized one, whose weight isn't all of it.
     """
     if type(module) is not nn.Linear:
-        raise ValueError(
+        raise TransposeError(
             f"Relevance is propagated through plain linear layers, and here is a {type(module).__name__}. Merge an "
             "adapter into its model (merge_and_unload), or load the model without quantization."
         )
@@ -72,12 +73,12 @@ def norm(module: nn.Module, x: torch.Tensor, rules: Rules) -> Step:
     """Apply a layer norm over the last dimension, or an identity.
 
     Raises:
-        ValueError: the norm is of another kind.
+        TransposeError: the norm is of another kind.
     """
     if isinstance(module, nn.Identity):
         return x, unchanged
     if not isinstance(module, nn.LayerNorm) or len(module.normalized_shape) != 1:
-        raise ValueError(f"Relevance is propagated through layer norms, and here is a {type(module).__name__}.")
+        raise TransposeError(f"Relevance is propagated through layer norms, and here is a {type(module).__name__}.")
     weight = module.weight
     values = at_least_float32(x)
     values = values - values.mean(-1, keepdim=True)
@@ -126,7 +127,7 @@ def activation(function: Any, x: torch.Tensor, rules: Rules) -> Step:
     """Apply an activation, given as a module, a function or a name of transformers' configurations.
 
     Raises:
-        ValueError: its transpose isn't known; the message lists those that are.
+        TransposeError: its transpose isn't known; the message lists those that are.
     """
     value, ratio, slope = _known_activation(function)(x)
     return value, lambda cotangent: cotangent * (ratio() if rules.linearised else slope())
@@ -203,7 +204,7 @@ def _known_activation(function: Any) -> Curve:
     if name == "GELUTanh" and getattr(function, "approximate", "tanh") == "none":
         name = "gelu"
     if name not in _NAMES:
-        raise ValueError(
+        raise TransposeError(
             f"Relevance can't be propagated through the activation {name}. Known are {', '.join(sorted(_CURVES))}."
         )
     return _CURVES[_NAMES[name]]

@@ -7,17 +7,24 @@ from typing import Any
 import torch
 
 from .attention import padding_bias
-from .families import Embedded, Family
+from .families import Embedded, Family, Move
 from .operations import Step
+from .refusals import TransposeError
 from .rules import Rules
 
 
 class TextFamily(Family):
     """A classifier of texts whose blocks take a padding mask."""
 
-    def embed(self, inputs: Mapping[str, Any], rules: Rules) -> Embedded:
+    def embed(self, inputs: Mapping[str, Any], rules: Rules, move: Move) -> Embedded:
         refuse_embeddings(inputs)
-        words = self.model.get_input_embeddings()(inputs["input_ids"])
+        table = self.model.get_input_embeddings()
+        if not any(module is table for module in self.model.base_model.embeddings.modules()):
+            raise TransposeError(
+                f"{type(self.model).__name__} doesn't embed its `input_ids` by the table that its "
+                "get_input_embeddings() names, so relevance can't be propagated to its words."
+            )
+        words = move(table(inputs["input_ids"]))
         hidden, pullback = self.embed_words(words, inputs, rules)
         return Embedded(hidden, words, pullback, self.context(hidden, inputs))
 
@@ -44,7 +51,7 @@ def refuse_embeddings(inputs: Mapping[str, Any]) -> None:
     known = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
     unknown = sorted(name for name, value in inputs.items() if name not in known and value is not None)
     if unknown or inputs.get("input_ids") is None:
-        raise ValueError(
+        raise TransposeError(
             f"Relevance is propagated from texts given as `input_ids`, with {', '.join(known[1:])}, not from "
             f"{', '.join(unknown) or 'none'}."
         )

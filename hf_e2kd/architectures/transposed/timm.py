@@ -24,7 +24,7 @@ from .blocks import (
     in_turn,
     pre_norm_block,
 )
-from .families import Embedded, Family, register_family
+from .families import Embedded, Family, Move, register_family
 from .images import patch_pullback
 from .operations import Step, affine, norm, split_affine
 from .rules import Rules
@@ -46,8 +46,8 @@ class TimmViT(Family):
         prefix = "" if self.bare is self.model else "timm_model."
         return {f"{prefix}blocks.{number}": block for number, block in enumerate(self.bare.blocks)}
 
-    def embed(self, inputs: Mapping[str, Any], rules: Rules) -> Embedded:
-        bare, given = self.bare, require_inputs(inputs)
+    def embed(self, inputs: Mapping[str, Any], rules: Rules, move: Move) -> Embedded:
+        bare, given = self.bare, move(require_inputs(inputs))
         projection = bare.patch_embed.proj
         pixels = given.to(projection.weight.device, projection.weight.dtype)
         hidden = bare._pos_embed(bare.patch_embed(pixels))

@@ -23,7 +23,7 @@ from .blocks import (
     in_turn,
     pre_norm_block,
 )
-from .families import Embedded, Family, register_family
+from .families import Embedded, Family, Move, register_family
 from .images import patch_pullback
 from .operations import Step, affine
 from .rules import Rules
@@ -39,8 +39,8 @@ class ViT(Family):
         prefix = self.model.base_model_prefix
         return {f"{prefix}.layers.{number}": layer for number, layer in enumerate(self.model.base_model.layers)}
 
-    def embed(self, inputs: Mapping[str, Any], rules: Rules) -> Embedded:
-        pixels = require_inputs(inputs, "interpolate_pos_encoding")
+    def embed(self, inputs: Mapping[str, Any], rules: Rules, move: Move) -> Embedded:
+        pixels = move(require_inputs(inputs, "interpolate_pos_encoding"))
         embeddings = self.model.base_model.embeddings
         projection = embeddings.patch_embeddings.projection
         hidden = embeddings(**{**inputs, "pixel_values": pixels.to(projection.weight.dtype)})
