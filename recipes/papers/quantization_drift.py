@@ -1,3 +1,9 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["hf-e2kd[quantization]"]
+# [tool.uv.sources]
+# hf-e2kd = { path = "../..", editable = true }
+# ///
 """Measure what quantisation does to a classifier's explanations, beside small changes of its input.
 
 The classifier's float32 ONNX file is compared with its quantised copies, by occlusion maps of the class that it
