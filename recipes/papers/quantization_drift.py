@@ -156,19 +156,7 @@ def run_drift(description: str) -> dict[str, Any]:
     refuse_other_settings(output, settings)
     task = load_task(options)
     controls = task.controls(options.seed)
-    results: dict[str, Any] = {
-        "recipe": "quantization_drift",
-        "options": settings,
-        **describe_machine(torch.device("cpu")),
-        "threads": torch.get_num_threads(),
-        **{package: version(package) for package in ("onnxruntime", "torchao")},
-        "controls": list(controls),
-        "rows": {},
-    }
-    write_results(results, output)
     float_file = output / "float32.onnx"
-    if not float_file.exists():
-        export_model(task.classifier.model, float_file, processing_class=task.classifier.processing_class)
 
     def float_model() -> nn.Module:
         return load_exported(float_file)
@@ -180,6 +168,19 @@ def run_drift(description: str) -> dict[str, Any]:
     for beginning in (*options.rows, *options.slow):
         if not any(name.startswith(beginning) for name in makers):
             raise ValueError(f"There is no row '{beginning}…'. Available: {'; '.join(makers)}.")
+    results: dict[str, Any] = {
+        "recipe": "quantization_drift",
+        "options": settings,
+        **describe_machine(torch.device("cpu")),
+        "threads": torch.get_num_threads(),
+        **{package: version(package) for package in ("onnxruntime", "torchao")},
+        "controls": list(controls),
+        "rows": {},
+    }
+    if not (output / "results.json").exists():
+        write_results(results, output)  # with the options that a later command is held to
+    if not float_file.exists():
+        export_model(task.classifier.model, float_file, processing_class=task.classifier.processing_class)
     rows: dict[str, Row] = {}
     for name, make in makers.items():
         file = output / "rows" / f"{re.sub(r'[^a-z0-9]+', '_', name.lower()).strip('_')}.pt"
