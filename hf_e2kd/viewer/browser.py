@@ -56,4 +56,4 @@ DOWNLOAD = """() => setTimeout(() => document.querySelector("#saved a, a#saved, 
 def fold_on_phones(accordions: int) -> str:
     """Script that folds accordions where there is no room for them; returned is one update each."""
     update = "{ __type__: 'update', open: innerWidth > 640 }"
-    return f"() => {update if accordions == 1 else f'Array({accordions}).fill({update})'}"
+    return f"() => ({update if accordions == 1 else f'Array({accordions}).fill({update})'})"
