@@ -26,7 +26,7 @@ def shuffled_similarity(
     if student.ndim == 2:
         # Another text's words have no places in this one; its own have, in another order.
         generator = torch.Generator().manual_seed(0)
-        shuffled = [_shuffle_nonzero(row, generator) for row in reference.cpu()]
+        shuffled = [shuffle_nonzero(row, generator) for row in reference.cpu()]
         reference = torch.stack(shuffled).to(reference.device)
     else:
         reference = reference.roll(1 if target.ndim == 1 else target.shape[1], 0)
@@ -50,7 +50,8 @@ def similarity_by_target(student: torch.Tensor, reference: torch.Tensor, target:
     return torch.where(target >= 0, values, torch.nan)
 
 
-def _shuffle_nonzero(scores: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+def shuffle_nonzero(scores: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Put the scores (words,) that aren't 0, of words and not of padding, in a random order."""
     places = scores.nonzero().flatten()
     shuffled = scores.clone()
     shuffled[places] = scores[places[torch.randperm(len(places), generator=generator)]]

@@ -1,8 +1,9 @@
 """Comparison of teacher and student on one sample: classes, explanations and their similarity."""
 
+import threading
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -13,6 +14,7 @@ from ..alignment.grids import resize_maps
 from ..alignment.labels import align_labels, class_names, is_multi_label, is_score, name_key
 from ..alignment.scores import refuse_one_shared_class
 from ..alignment.texts import length_limit, tokenize_texts
+from ..cards.strengths import drawn_strengths
 from ..data.opening import cut_text
 from ..data.text import TextCollator
 from ..data.transforms import DistillationTransform
@@ -23,11 +25,13 @@ from ..metrics import explanation_similarity
 TOP = 3  # classes of each model that are shown
 SHOWN = 384  # pixels, the longer side of the shown image
 NARROWEST = 48  # and its shorter one, of images that are almost a line
+SMALL = 112  # pixels, the longer side of the image in a list
 LONGEST_TEXT = 20_000  # characters, of which a model may read fewer
 MOST_TOKENS = 512  # of models that state no limit of their own
 
 Target = Literal["teacher_top", "student_top"] | int
 """The explained class: one model's top, or a position in `Pair.names`."""
+TOPS: tuple[Target, ...] = ("teacher_top", "student_top")
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ class Reading:
         top: Positions in `Pair.names` of its likeliest classes, of those that both models know, the likeliest first.
         probabilities: Their probabilities, among all classes of the model; of a model with one logit, 1.
         names: Their names.
+        explained: Probability of the class that the map explains.
         map: Attribution map (h, w) of an image, (words,) of a text, at any scale, signed where the method is.
         score: Logit of a model that gives one score in place of classes; None for a classifier.
     """
@@ -45,6 +50,7 @@ class Reading:
     top: list[int]
     probabilities: list[float]
     names: list[str]
+    explained: float
     map: torch.Tensor
     score: float | None = None
 
@@ -64,6 +70,9 @@ class Comparison:
         label: Name of the true class, where it is known.
         judged: Whether the true class is one that both models know, so that they are right or wrong.
         position: Position of the sample in its data set.
+        file: Name of the sample's file, where the data set states one.
+        chance: Similarity by chance: the mean over a list of samples, each student's map with the teacher's of another
+            image, or of the same text's words in another order.
     """
 
     sample: Image.Image | str
@@ -77,6 +86,8 @@ class Comparison:
     label: str | None = None
     judged: bool = False
     position: int | None = None
+    file: str | None = None
+    chance: float | None = None
 
     @property
     def agree(self) -> bool:
@@ -93,6 +104,25 @@ class Comparison:
             return (share(self.student.map) - share(self.teacher.map)).clamp(-1, 1)
         return strength(self.student.map, self.sample) - strength(self.teacher.map, self.sample)
 
+    def right(self, side: str) -> bool | None:
+        """Tell whether the teacher or the student chooses the true class; None where that isn't known."""
+        if self.label is None or not self.judged:
+            return None
+        # By its whole name or one of its synonyms.
+        return spelled(self.label) in synonyms(getattr(self, side).names[0])
+
+    def small(self) -> "Comparison":
+        """Shrink an image and its maps to a list's size; the similarity is still that of the whole maps."""
+        if isinstance(self.sample, str):
+            return self
+        scale = SMALL / max(self.sample.size)
+        width, height = (max(1, round(side * scale)) for side in self.sample.size)
+        teacher, student = (
+            replace(each, map=strength(each.map, self.sample, (height, width))) for each in (self.teacher, self.student)
+        )
+        sample = self.sample.resize((width, height), Image.Resampling.BICUBIC)
+        return replace(self, sample=sample, teacher=teacher, student=student)
+
 
 def spelled(name: str) -> str:
     """Return the form in which a true class and its synonyms are compared; folders often have underscores."""
@@ -104,9 +134,24 @@ def synonyms(name: str) -> set[str]:
     return {spelled(part) for part in (name, *name.split(","))}
 
 
-def strength(map: torch.Tensor, image: Image.Image) -> torch.Tensor:
-    """Enlarge a map (h, w) to an image; its positive part over its maximum, all 0 where nothing is positive."""
-    return share(resize_maps(map, (image.height, image.width)).clamp(min=0))
+def first_synonym(name: str) -> str:
+    """Return the first of a class's synonyms, as ImageNet's names list them.
+
+    Example:
+        >>> first_synonym("tench, Tinca tinca")
+        'tench'
+    """
+    return name.split(",")[0].strip() or name
+
+
+def strength(map: torch.Tensor, image: Image.Image, size: tuple[int, int] | None = None) -> torch.Tensor:
+    """Enlarge a map (h, w) to an image: strengths from 0 to 1, as `drawn_strengths`.
+
+    Args:
+        size: Rows and columns of the strengths; by default the image's.
+    """
+    (drawn,) = drawn_strengths(map[None], (image.height, image.width))
+    return drawn if size is None else resize_maps(drawn, size)
 
 
 def share(map: torch.Tensor) -> torch.Tensor:
@@ -143,6 +188,7 @@ class Pair:
             TextCollator(self.processors["student"], self.processors["teacher"])  # refuses slow tokenizers
         else:
             self.transform = DistillationTransform(self.processors["student"], self.processors["teacher"])
+        self._alone = threading.Lock()  # of the models' hooks
 
     def explainers(self) -> list[str]:
         """List the methods that both models allow, as far as that is known beforehand."""
@@ -166,7 +212,9 @@ class Pair:
         Raises:
             ValueError: a method that can't explain one of the models, a target that isn't there, or an empty text.
         """
-        if not isinstance(target, str) and not 0 <= target < len(self.names):
+        # Targets of requests may be anything.
+        known = target in TOPS or (isinstance(target, int) and 0 <= target < len(self.names))
+        if not known:
             raise ValueError(f"There is no class {target}: both models know {len(self.names)}, counted from 0.")
         read: list[Any] = list(samples)
         notes: list[list[str]] = [[] for _ in samples]
@@ -178,19 +226,19 @@ class Pair:
         # Whose top class is explained comes first.
         for side in ("student", "teacher") if target == "student_top" else ("teacher", "student"):
             target_of = self._target(side, chosen)
-            explanation = explain(self.models[side], inputs[side], explainer, target_of, self.processors[side])
+            with self._alone:
+                explanation = explain(self.models[side], inputs[side], explainer, target_of, self.processors[side])
             found[side] = self._shared(side, explanation.logits), explanation
             if chosen is None:
                 chosen = found[side][0].argmax(1).cpu()
         assert chosen is not None
-        size = None if self.is_text else tuple(inputs["student"]["pixel_values"].shape[-2:])
         comparisons = []
         for row in range(len(samples)):
             readings = {}
             for side, (shared, explanation) in found.items():
                 map = explanation.maps[row].float().cpu()
                 map = map[: len(words[row])] if self.is_text else map
-                readings[side] = self._reading(side, shared[row], explanation.logits[row], map)
+                readings[side] = self._reading(side, shared[row], explanation.logits[row], map, int(chosen[row]))
             comparisons.append(
                 Comparison(
                     sample=read[row] if self.is_text else self._shown(read[row]),
@@ -198,12 +246,26 @@ class Pair:
                     student=readings["student"],
                     explained=self.names[int(chosen[row])],
                     explainer=explainer.name,
-                    similarity=similarity(readings["student"].map, readings["teacher"].map, size),
+                    similarity=self.similarity(readings["student"].map, readings["teacher"].map),
                     words=words[row],
                     notes=notes[row],
                 )
             )
         return comparisons
+
+    def similarity(self, student: torch.Tensor, teacher: torch.Tensor) -> float | None:
+        """Compare two maps (h, w), at the size that the student is shown, or scores (words,).
+
+        Returns:
+            The cosine; None where the teacher's map is empty.
+        """
+        if student.ndim == 1:
+            student, teacher = student[None], teacher[None]
+        if not teacher.numel():
+            return None
+        size = None if self.is_text else self.transform.student.size
+        values, valid = explanation_similarity(student[None], teacher[None], size)
+        return values.item() if valid.item() else None
 
     def _class_names(self) -> list[str]:
         of_student = class_names(self.models["student"]) or class_names(self.models["teacher"])
@@ -253,14 +315,18 @@ class Pair:
             return own(chosen)
         return lambda logits: own(self._shared(side, logits).argmax(1))
 
-    def _reading(self, side: str, shared: torch.Tensor, logits: torch.Tensor, map: torch.Tensor) -> Reading:
+    def _reading(
+        self, side: str, shared: torch.Tensor, logits: torch.Tensor, map: torch.Tensor, explained: int
+    ) -> Reading:
         several = is_multi_label(self.models[side])
         likely = logits.float().sigmoid() if several else logits.float().softmax(0)
+        likely = self._shared(side, likely[None])[0]
         top = shared.topk(min(TOP, len(shared))).indices
         return Reading(
             top=top.tolist(),
-            probabilities=self._shared(side, likely[None])[0][top].tolist(),
+            probabilities=likely[top].tolist(),
             names=[self.names[index] for index in top.tolist()],
+            explained=likely[explained].item(),
             map=map,
             score=shared.item() if self.scores else None,
         )
@@ -271,17 +337,3 @@ class Pair:
         scale = SHOWN / max(field_of_view.size)
         width, height = (max(NARROWEST, round(side * scale)) for side in field_of_view.size)
         return field_of_view.resize((width, height), Image.Resampling.BICUBIC)
-
-
-def similarity(student: torch.Tensor, teacher: torch.Tensor, size: tuple[int, int] | None = None) -> float | None:
-    """`explanation_similarity` of one sample's maps (h, w), compared at a size, or (words,).
-
-    Returns:
-        The cosine; None where the teacher's map is empty.
-    """
-    if student.ndim == 1:
-        student, teacher = student[None], teacher[None]
-    if not teacher.numel():
-        return None
-    values, valid = explanation_similarity(student[None], teacher[None], size)
-    return values.item() if valid.item() else None

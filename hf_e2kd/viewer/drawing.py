@@ -11,8 +11,10 @@ from PIL import Image
 from ..alignment.grids import resize_maps
 from ..cards.plots import COLORMAP
 
-STUDENT = (0, 114, 178)  # blue, where the student looks more
-TEACHER = (230, 159, 0)  # orange, where the teacher does: told apart by colour-blind people, and dark against light
+# Neither the colours of words for and against a class, nor of classes that differ. They are told apart by colour-blind
+# people too, by their brightness alone.
+STUDENT = (127, 191, 123)  # green, where the student looks more
+TEACHER = (118, 42, 131)  # purple, where the teacher does
 
 
 def draw_map(image: Image.Image, strength: torch.Tensor) -> Image.Image:
@@ -32,7 +34,7 @@ def opacity_of(strength: np.ndarray) -> np.ndarray:
 
 
 def draw_difference(image: Image.Image, difference: torch.Tensor) -> Image.Image:
-    """Draw two maps' difference as a layer over their image: blue above 0, orange below, transparent at 0.
+    """Draw two maps' difference as a layer over their image: green above 0, purple below, transparent at 0.
 
     Args:
         difference: Difference (h, w) from −1 to 1, enlarged bilinearly to the image.

@@ -1,106 +1,16 @@
 """A comparison as HTML, for the page and for the report alike. All given text is escaped."""
 
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from matplotlib import colormaps
-from matplotlib.colors import to_hex
 from PIL import Image
 
 from ..cards.escaping import escape_html
-from ..cards.plots import COLORMAP
-from ..cards.word_plots import AGAINST, AGAINST_DARK, FOR, FOR_DARK, WordRow, WordSample, word_rows
-from .comparison import Comparison, Reading, spelled, strength, synonyms
-from .drawing import STUDENT, TEACHER, data_uri, draw_difference, draw_map, opacity_of, place_of
-
-OPACITY = 0.75
-
-LIGHT = """--ink: #1a1a1a; --paper: #fff; --faint: #595959; --rule: #c8c8c8; --bar: #b9d3e6; --mark: #e8f1f8;
-  --for: {for_light}; --against: {against_light};"""
-DARK = """--ink: #f2f2f2; --paper: #161616; --faint: #b4b4b4; --rule: #4a4a4a; --bar: #2c5878; --mark: #1f2d38;
-  --for: {for_dark}; --against: {against_dark};"""
-
-STYLE = """
-.e2kd {{ {light} container-type: inline-size; width: 100%;
-  color: var(--ink); font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }}
-{dark_rule}
-.e2kd, .e2kd * {{ box-sizing: border-box; }}
-.e2kd * {{ color: inherit; }}
-.e2kd h1 {{ font-size: 1.4rem; font-weight: 700; margin: 0 0 .25rem; }}
-.e2kd h2 {{ font-size: 1.15rem; font-weight: 700; margin: 0 0 .5rem; }}
-.e2kd h3 {{ font-size: 1rem; font-weight: 600; margin: 0; }}
-.e2kd p {{ margin: 0; }}
-.e2kd a {{ text-decoration: underline; }}
-.e2kd .verdict {{ background: var(--mark); border-inline-start: .4rem solid rgb({student}); padding: .5rem .75rem;
-  margin: 0 0 .5rem; }}
-.e2kd .verdict.differ {{ border-inline-start: .4rem dashed rgb({teacher}); }}
-.e2kd .error {{ border: 2px solid rgb({teacher}); padding: .5rem .75rem; }}
-.e2kd .facts, .e2kd .legend, .e2kd .note, .e2kd .true {{ color: var(--faint); font-size: .9rem; }}
-.e2kd .facts b {{ color: var(--ink); font-weight: 600; }}
-.e2kd > section + section {{ border-top: 1px solid var(--rule); margin-top: 1.5rem; padding-top: 1.5rem; }}
-.e2kd .tiles {{ display: grid; grid-template-columns: repeat(4, minmax(0, 1fr)); gap: 1rem; margin: .75rem 0; }}
-.e2kd .top-classes {{ display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 1rem; margin: .75rem 0; }}
-.e2kd figure {{ margin: 0; }}
-.e2kd figure img {{ display: block; width: 100%; height: auto; margin: .25rem 0; border-radius: .2rem; }}
-.e2kd .picture {{ position: relative; }}
-.e2kd figure .layer {{ position: absolute; inset: 0; margin: 0; opacity: var(--opacity, {opacity}); }}
-.e2kd ol {{ list-style: none; margin: 0; padding: 0; font-size: .9rem; }}
-.e2kd li {{ display: flex; justify-content: space-between; gap: .5rem; padding: .1rem .35rem; margin: .15rem 0;
-  background: linear-gradient(var(--bar), var(--bar)) no-repeat left / var(--p) 100%; }}
-.e2kd li .percent {{ white-space: nowrap; font-variant-numeric: tabular-nums; }}
-.e2kd .scale {{ display: inline-block; width: 4.5rem; height: .75rem; vertical-align: middle; border: 1px solid; }}
-.e2kd .viridis {{ background: linear-gradient(to right, {viridis}); }}
-.e2kd .signed {{ background: linear-gradient(to right, rgb({teacher}), #8888, rgb({student})); }}
-.e2kd .legend {{ margin: .75rem 0 .5rem; }}
-.e2kd .legend .for, .e2kd .legend .against {{ color: var(--ink); padding: .1em .2em; }}
-.e2kd .legend .key {{ display: inline-block; margin-inline-end: 1rem; }}
-.e2kd .row {{ display: grid; grid-template-columns: 11rem 1fr; gap: .25rem 1rem; margin-top: .75rem; }}
-.e2kd .row .facts span {{ display: block; }}
-.e2kd .words {{ line-height: 2; white-space: pre-wrap; }}
-.e2kd .for, .e2kd .against {{ border-radius: .2em; padding: .1em 0; print-color-adjust: exact; }}
-.e2kd .for {{ background: rgb(var(--for) / var(--s)); }}
-.e2kd .against {{ background: rgb(var(--against) / var(--s)); }}
-.e2kd .for.lined {{ text-decoration: underline solid; text-underline-offset: .3em; }}
-.e2kd .against.lined {{ text-decoration: underline dotted; text-underline-offset: .3em; }}
-.e2kd details {{ margin-top: .75rem; }}
-.e2kd summary {{ cursor: pointer; width: fit-content; }}
-.e2kd summary:focus-visible, .e2kd .scores:focus-visible {{ outline: 3px solid currentColor; outline-offset: 2px; }}
-.e2kd .scores {{ overflow-x: auto; }}
-.e2kd table {{ border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; width: auto; }}
-.e2kd th, .e2kd td {{ border: 0; border-bottom: 1px solid var(--rule); padding: .15rem .6rem; text-align: end;
-  overflow-wrap: normal; }}
-.e2kd th[scope=row] {{ text-align: start; font-weight: normal; }}
-@container (max-width: 40rem) {{
-  .e2kd .tiles {{ grid-template-columns: repeat(2, minmax(0, 1fr)); gap: .75rem; }}
-  .e2kd .row {{ grid-template-columns: 1fr; }}
-  .e2kd .row .facts span {{ display: inline; margin-inline-end: .75rem; }}
-}}
-"""
-
-
-def style(dark: str) -> str:
-    """Make the style sheet of everything inside an element of the class `e2kd`.
-
-    Args:
-        dark: Rule around the dark colours with `{}` in their place, as `".dark .e2kd {{ {} }}"`.
-    """
-    values = np.linspace(0, 1, 9)
-    # As transparent as the maps are there.
-    colours = np.column_stack([colormaps[COLORMAP](values)[:, :3], opacity_of(values)])
-    stops = ", ".join(to_hex(colour, keep_alpha=True) for colour in colours)
-    light = LIGHT.format(for_light=_numbers(FOR), against_light=_numbers(AGAINST))
-    dark = dark.format(DARK.format(for_dark=_numbers(FOR_DARK), against_dark=_numbers(AGAINST_DARK)))
-    return STYLE.format(
-        light=light,
-        dark_rule=dark,
-        viridis=stops,
-        student=_numbers(STUDENT),
-        teacher=_numbers(TEACHER),
-        opacity=OPACITY,
-    )
+from ..cards.strengths import PERCENTILE, is_fine
+from ..cards.word_plots import WordRow, WordSample, word_rows
+from .comparison import Comparison, Reading, first_synonym, strength
+from .drawing import data_uri, draw_difference, draw_map, place_of
 
 
 @dataclass(frozen=True)
@@ -111,22 +21,37 @@ class DifferenceRow(WordRow):
         return [float(score) for score in self.scores]
 
     def captions(self) -> list[str]:
-        return ["blue, solid: student higher", "orange, dotted: teacher higher"] if any(self.scores) else ["none"]
+        return ["green, solid: student higher", "purple, dotted: teacher higher"] if any(self.scores) else ["none"]
 
 
-def comparison_section(comparison: Comparison, number: int = 1) -> str:
+def comparison_section(comparison: Comparison, number: int = 1, *, clickable: bool = False) -> str:
     """Render one sample: both models' agreement, classes and explanations.
 
     Args:
         number: Number of the section on the page.
+        clickable: True to list classes as buttons, whose `data-class` is the position in `Pair.names`.
     """
-    heading = "Comparison" if comparison.position is None else f"Row {comparison.position}"
-    body = _words(comparison, number) if isinstance(comparison.sample, str) else _tiles(comparison)
+    words = isinstance(comparison.sample, str)
+    body = _words(comparison, number, clickable) if words else _tiles(comparison, clickable)
     notes = "".join(f'<p class="note">{escape_html(note)}</p>\n' for note in comparison.notes)
     return (
-        f'<section aria-labelledby="comparison-{number}">\n<h2 id="comparison-{number}">{heading}</h2>'
+        f'<section class="{kinds(comparison)}" aria-labelledby="comparison-{number}">\n'
+        f'<h2 id="comparison-{number}" dir="auto">{escape_html(heading(comparison))}</h2>'
         f"\n{verdict(comparison)}\n{_facts(comparison)}\n{notes}{body}\n</section>"
     )
+
+
+def heading(comparison: Comparison) -> str:
+    """Name a comparison by the sample's row and file."""
+    if comparison.position is None:
+        return "Comparison"
+    return f"Row {comparison.position}" + (f" · {comparison.file}" if comparison.file else "")
+
+
+def kinds(comparison: Comparison) -> str:
+    """List what a comparison shows, as names of a filter: whether classes agree, and who is wrong."""
+    wrong = [f"{side}-wrong" for side in ("teacher", "student") if comparison.right(side) is False]
+    return " ".join(["agree" if comparison.agree else "differ", *wrong])
 
 
 def verdict(comparison: Comparison) -> str:
@@ -146,56 +71,30 @@ def verdict(comparison: Comparison) -> str:
     )
 
 
-def caption(comparison: Comparison) -> str:
-    """Describe a browsed sample in one line: both classes or scores, the similarity, and a text's beginning."""
-    sides = comparison.teacher, comparison.student
-    if comparison.student.score is not None:
-        parts = [" | ".join(f"{each.score:.2f}" for each in sides)]
-    else:
-        teacher, student = (textwrap.shorten(first_synonym(each.names[0]), 24, placeholder=" …") for each in sides)
-        parts = [f"✓ {teacher}" if comparison.agree else f"✗ {teacher} | {student}"]
-    if comparison.similarity is not None:
-        parts.append(f"{comparison.similarity:.2f}")
-    if isinstance(comparison.sample, str):
-        parts.append(textwrap.shorten(comparison.sample, 80, placeholder=" …"))
-    return " · ".join(parts)
-
-
 def error_message(message: str) -> str:
     """Render an error in place of a comparison."""
     return f'<p class="error" role="alert" dir="auto">{escape_html(message)}</p>'
 
 
-def image_legend() -> str:
-    """Render the legend of the colours over an image."""
+def legend(comparisons: Sequence[Comparison]) -> str:
+    """Render the legend of the colours of comparisons, all of images or all of texts."""
+    if isinstance(comparisons[0].sample, str):
+        return _word_legend()
+    fine = {is_fine(side.map) for each in comparisons for side in (each.teacher, each.student)}
+    clipped = f"the {PERCENTILE}th percentile of the smoothed map"
+    most = clipped if all(fine) else "the map's maximum" + (f", of fine maps {clipped}" if any(fine) else "")
     return (
-        '<p class="legend"><span class="key">Maps: 0 <i class="scale viridis"></i> the map\'s maximum</span> '
+        f'<p class="legend"><span class="key">Maps: 0 <i class="scale viridis"></i> {most}</span> '
         '<span class="key">Difference: teacher more <i class="scale signed"></i> student more</span></p>'
     )
 
 
-def word_legend() -> str:
-    """Render the legend of the colours of words."""
+def _word_legend() -> str:
     return (
         '<p class="legend"><span class="for lined" style="--s:1">blue, solid line</span> speaks for what is explained, '
         '<span class="against lined" style="--s:1">orange, dotted line</span> against it. The full colour is a '
         "model's strongest word.</p>"
     )
-
-
-def first_synonym(name: str) -> str:
-    """Return the first of a class's synonyms, as ImageNet's names list them.
-
-    Example:
-        >>> first_synonym("tench, Tinca tinca")
-        'tench'
-    """
-    return name.split(",")[0].strip() or name
-
-
-def is_right(reading: Reading, label: str) -> bool:
-    """Tell whether a model's top class is the true one, by its whole name or one of its synonyms."""
-    return spelled(label) in synonyms(reading.names[0])
 
 
 def _class_name(name: str) -> str:
@@ -205,28 +104,29 @@ def _class_name(name: str) -> str:
 
 
 def _facts(comparison: Comparison) -> str:
-    values = comparison.similarity
-    similar = "none, the teacher's map is empty" if values is None else f"{values:.2f}"
+    teacher, student, scores = comparison.teacher, comparison.student, comparison.student.score is not None
+    explained = f"<b>{_class_name(comparison.explained)}</b>"
+    if not scores:
+        explained += f" (teacher {_percent(teacher.explained)}, student {_percent(student.explained)})"
+    value, chance = comparison.similarity, comparison.chance
+    similar = "none, the teacher's map is empty" if value is None else f"{value:.2f}"
     facts = {
-        "Explained" if comparison.student.score is not None else "Explained class": comparison.explained,
-        "Explainer": comparison.explainer,
-        "Explanation similarity": similar,
+        "Explained" if scores else "Explained class": explained,
+        "Explainer": f"<b>{escape_html(comparison.explainer)}</b>",
+        "Explanation similarity": f"<b>{similar}</b>" + ("" if chance is None else f" (by chance {chance:.2f})"),
     }
     if comparison.label is not None:
-        facts["Label" if comparison.student.score is not None else "True class"] = comparison.label
-    listed = " · ".join(
-        f"{name}: <b>{_class_name(value) if name.endswith('class') else escape_html(value)}</b>"
-        for name, value in facts.items()
-    )
-    if comparison.label is not None and comparison.judged:
-        sides = {"teacher": comparison.teacher, "student": comparison.student}
-        listed += "".join(
-            f" · {side} {'✓ right' if is_right(each, comparison.label) else '✗ wrong'}" for side, each in sides.items()
+        marks = "".join(
+            f" · {side} {'✓ right' if right else '✗ wrong'}"
+            for side in ("teacher", "student")
+            if (right := comparison.right(side)) is not None
         )
+        facts["Label" if scores else "True class"] = f"<b>{_class_name(comparison.label)}</b>{marks}"
+    listed = " · ".join(f"{name}: {value}" for name, value in facts.items())
     return f'<p class="facts" dir="auto">{listed}</p>'
 
 
-def _tiles(comparison: Comparison) -> str:
+def _tiles(comparison: Comparison, clickable: bool) -> str:
     image = comparison.sample
     assert not isinstance(image, str)
     sides, grey = {}, image.convert("L")
@@ -234,7 +134,9 @@ def _tiles(comparison: Comparison) -> str:
         drawn = strength(reading.map, image)
         seen = f"{heading}'s explanation: " + (f"strongest {place_of(drawn)}." if drawn.any() else "an empty map.")
         empty = "" if drawn.any() else '<p class="note">empty map</p>'
-        sides[heading] = _tile(heading, grey, seen, _top(reading) + empty, draw_map(image, drawn))
+        sides[heading] = _tile(
+            heading, grey, seen, _top(reading, comparison, clickable) + empty, draw_map(image, drawn)
+        )
     difference = comparison.difference()
     seen = _difference_in_words(difference)
     note = f'<p class="note">{escape_html(seen)}</p>'
@@ -262,15 +164,17 @@ def _difference_in_words(difference: torch.Tensor) -> str:
     return f"Most: {'; '.join(parts)}." if parts else "No difference."
 
 
-def _top(reading: Reading) -> str:
+def _top(reading: Reading, comparison: Comparison, clickable: bool) -> str:
     if reading.score is not None:
         return f'<p class="note">score {_score(reading.score)}</p>'
-    classes = "".join(
-        f'<li style="--p:{100 * probability:.0f}%"><span dir="auto">{_class_name(name)}</span> '
-        f'<span class="percent">{_percent(probability)}</span></li>'
-        for name, probability in zip(reading.names, reading.probabilities, strict=True)
-    )
-    return f"<ol>{classes}</ol>"
+    items = []
+    for position, name, probability in zip(reading.top, reading.names, reading.probabilities, strict=True):
+        line = f'<span dir="auto">{_class_name(name)}</span> <span class="percent">{_percent(probability)}</span>'
+        explained = str(name == comparison.explained).lower()
+        if clickable:
+            line = f'<button type="button" data-class="{position}" aria-pressed="{explained}">{line}</button>'
+        items.append(f'<li style="--p:{100 * probability:.0f}%">{line}</li>')
+    return f"<ol>{''.join(items)}</ol>"
 
 
 def _percent(probability: float) -> str:
@@ -283,10 +187,10 @@ def _score(score: float, sign: str = "") -> str:
     return f"{score:{sign}.3f}"
 
 
-def _words(comparison: Comparison, number: int) -> str:
+def _words(comparison: Comparison, number: int, clickable: bool) -> str:
     assert isinstance(comparison.sample, str)
     classes = "".join(
-        f"<div><h3>{heading}</h3>{_top(reading)}</div>"
+        f"<div><h3>{heading}</h3>{_top(reading, comparison, clickable)}</div>"
         for heading, reading in (("Teacher", comparison.teacher), ("Student", comparison.student))
     )
     rows: Sequence[WordRow] = [
@@ -295,7 +199,3 @@ def _words(comparison: Comparison, number: int) -> str:
         DifferenceRow("Difference", comparison.words, comparison.difference().tolist()),
     ]
     return f'<div class="top-classes">{classes}</div>\n{word_rows(number, WordSample(comparison.sample, rows))}'
-
-
-def _numbers(colour: tuple[int, int, int]) -> str:
-    return " ".join(map(str, colour))

@@ -4,9 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..cards.escaping import escape_html
+from ..fidelity.describe import environment
 from .comparison import Comparison
-from .markup import comparison_section, image_legend, style, word_legend
-from .settings import Settings, browse, facts, load
+from .drawing import data_uri
+from .listing import browse, summary
+from .markup import comparison_section, kinds, legend
+from .overview import caption, scatter, thumbnail
+from .settings import Settings, facts, load
+from .styles import style
 
 PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -22,6 +27,14 @@ body {{ margin: 0; background: #fff; }}
 main {{ max-width: 64rem; margin: 0 auto; padding: 1rem; }}
 dl {{ display: grid; grid-template-columns: auto 1fr; gap: .1rem 1rem; margin: 0 0 1rem; }}
 dd {{ margin: 0; }}
+fieldset {{ display: flex; flex-wrap: wrap; gap: .25rem 1rem; border: 1px solid var(--rule); margin: 1rem 0; }}
+.index {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(min(15rem, 100%), 1fr)); gap: .75rem;
+  margin: 1rem 0; }}
+.e2kd .index li {{ display: block; padding: 0; background: none; }}
+.index a {{ display: block; }}
+.index img {{ display: block; max-width: 100%; height: auto; }}
+.index span {{ white-space: pre-line; }}
+{filters}
 {style}</style>
 </head>
 <body>
@@ -30,13 +43,24 @@ dd {{ margin: 0; }}
 <dl>
 {facts}
 </dl>
-{legend}
 {notes}
+{overview}
+{legend}
 {sections}
 </main>
 </body>
 </html>
 """
+
+
+KINDS = {
+    "differ": "Classes differ",
+    "agree": "Classes agree",
+    "teacher-wrong": "Teacher wrong",
+    "student-wrong": "Student wrong",
+}
+# A filter without a script.
+HIDE = "main:has(#show-{kind}:checked) :is(section, .index li):not(.{kind}) {{ display: none; }}"
 
 
 def report_page(
@@ -58,24 +82,41 @@ def report_page(
     """
     if not comparisons:
         raise ValueError(f"There is no comparison to report. {' '.join(notes)}".strip())
-    similarities = [each.similarity for each in comparisons if each.similarity is not None]
-    summary = {"Samples": f"{len(comparisons):,}"}
-    if len(comparisons) > 1 and comparisons[0].student.score is None:
-        same = sum(each.agree for each in comparisons)
-        summary["Same class"] = f"{same:,} of {len(comparisons):,} ({100 * same / len(comparisons):.0f} %)"
-    if len(similarities) > 1:
-        summary["Explanation similarity"] = f"{sum(similarities) / len(similarities):.3f} on average"
+    several = len(comparisons) > 1
+    versions = ", ".join(f"{package} {version}" for package, version in environment().items())
+    stated = facts | (summary(comparisons) if several else {}) | {"Made with": versions}
     return PAGE.format(
         title=escape_html(title),
         style=style("@media (prefers-color-scheme: dark) {{ .e2kd {{ {} }} }}"),
+        filters="\n".join(HIDE.format(kind=kind) for kind in KINDS),
         facts="\n".join(
-            f'<dt>{escape_html(name)}</dt><dd dir="auto">{escape_html(value)}</dd>'
-            for name, value in (facts | summary).items()
+            f'<dt>{escape_html(name)}</dt><dd dir="auto">{escape_html(value)}</dd>' for name, value in stated.items()
         ),
-        legend=word_legend() if isinstance(comparisons[0].sample, str) else image_legend(),
+        overview=_overview(comparisons) if several else "",
+        legend=legend(comparisons),
         notes="\n".join(f'<p class="note">{escape_html(note)}</p>' for note in notes),
         sections="\n".join(comparison_section(each, number) for number, each in enumerate(comparisons, start=1)),
     )
+
+
+def _overview(comparisons: Sequence[Comparison]) -> str:
+    """Render the plot of confidence, the filter and the index, whose entries lead to the comparisons."""
+    found = {kind for each in comparisons for kind in kinds(each).split()}
+    choices = {"all": "All"} | {kind: name for kind, name in KINDS.items() if kind in found}
+    buttons = "".join(
+        f'<label><input type="radio" name="show" id="show-{kind}"{" checked" * (kind == "all")}> {name}</label>'
+        for kind, name in choices.items()
+    )
+    items = []
+    for number, each in enumerate(comparisons, start=1):
+        picture = ""
+        if not isinstance(each.sample, str):
+            drawn = thumbnail(each.small())
+            picture = f'<img src="{data_uri(drawn)}" alt="" width="{drawn.width}" height="{drawn.height}">'
+        entry = f'{picture}<span dir="auto">{escape_html(caption(each))}</span>'
+        items.append(f'<li class="{kinds(each)}"><a href="#comparison-{number}">{entry}</a></li>')
+    show = f"<fieldset><legend>Show</legend>{buttons}</fieldset>" if len(choices) > 2 else ""
+    return f'{scatter(comparisons, "#comparison-{}".format)}\n{show}\n<ol class="index">{"".join(items)}</ol>'
 
 
 def write_report(folder: str | Path, page: str) -> Path:
@@ -93,5 +134,5 @@ def report_of(settings: Settings, folder: str | Path) -> Path:
         The page's path.
     """
     viewing = load(settings)
-    comparisons, left_out = browse(viewing)
-    return write_report(folder, report_page(comparisons, facts(viewing.settings), notes=left_out))
+    listing = browse(viewing)
+    return write_report(folder, report_page(listing.comparisons, facts(viewing.settings), notes=listing.left_out))

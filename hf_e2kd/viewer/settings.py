@@ -6,15 +6,12 @@ from typing import Any
 
 import datasets
 import numpy as np
-from tqdm.auto import tqdm
 
 from ..alignment.labels import class_names, dataset_label_names
 from ..data.opening import open_image
 from ..experiments.sources import choose_explainer, load_classifier, load_split
 from ..explainers import Explainer, build_explainer
-from .comparison import Comparison, Pair
-
-BATCH = 8  # samples that are explained at once
+from .comparison import Pair
 
 
 @dataclass(frozen=True)
@@ -103,6 +100,11 @@ class Samples:
             raise ValueError(f"The column '{self.column}' holds {value!r} there, no text.")
         return value
 
+    def file(self, position: int) -> str | None:
+        """Return the name of an image's file without its folder; None where the data set states none."""
+        value = None if self.is_text else self.dataset[position][self.column]
+        return Path(value["path"]).name if value and value["path"] else None
+
     def label(self, position: int) -> str | None:
         """Return the true class's name, where the data set states one class per sample; of scores, the number."""
         label = self.dataset[position].get(self.label_column)
@@ -136,42 +138,15 @@ def load(settings: Settings) -> Viewing:
     return viewing
 
 
-def browse(viewing: Viewing) -> tuple[list[Comparison], list[str]]:
-    """Compare all samples by the first explainer.
-
-    Returns:
-        Comparisons in the order of disagreement: first where the classes differ, then by the explanations' similarity,
-        the lowest first; and what was left out, with the reason.
-    """
-    samples, explainer = viewing.samples, next(iter(viewing.explainers.values()))
-    assert samples is not None
-    found, left_out = [], []
-    for start in tqdm(range(0, len(samples.positions), BATCH), desc="Comparing", unit="batch", disable=None):
-        batch = {}
-        for position in samples.positions[start : start + BATCH]:
-            try:
-                batch[position] = samples[position]
-            except (ValueError, OSError) as error:
-                left_out.append(f"Row {position} was left out: {error}")
-        compared = viewing.pair.compare(list(batch.values()), explainer) if batch else []
-        for position, comparison in zip(batch, compared, strict=True):
-            label = samples.label(position)
-            judged = label is not None and viewing.pair.knows(label)
-            found.append(replace(comparison, position=position, label=label, judged=judged))
-    return sorted(found, key=disagreement), left_out
-
-
-def disagreement(comparison: Comparison) -> tuple[bool, float]:
-    """Return the key that sorts comparisons: those that agree least come first."""
-    # An empty map of the teacher's, which nothing is like or unlike, comes last.
-    return comparison.agree, float("inf") if comparison.similarity is None else comparison.similarity
-
-
 def facts(settings: Settings) -> dict[str, str]:
     """List the compared models and data by name; folders without their paths, since reports are passed on."""
-    known = {"Teacher": _name(settings.teacher), "Student": _name(settings.student)}
+    known = {
+        "Teacher": _name(settings.teacher, settings.teacher_revision),
+        "Student": _name(settings.student, settings.student_revision),
+    }
     return known if settings.dataset is None else known | {"Data": f"{_name(settings.dataset)}, {settings.split}"}
 
 
-def _name(source: str) -> str:
-    return Path(source).resolve().name if Path(source).exists() else source
+def _name(source: str, revision: str | None = None) -> str:
+    name = Path(source).resolve().name if Path(source).exists() else source
+    return f"{name}, revision {revision}" if revision else name

@@ -28,7 +28,7 @@ def viewing():
 def _asked(viewing, path):
     from hf_e2kd.viewer.app import Answers
 
-    return Answers(viewing, []).compare({"path": path}, None, "gradcam", "teacher_top")
+    return Answers(viewing, None).compare({"path": path}, None, "gradcam", "teacher_top", None)[3:]
 
 
 def test_no_file_but_uploaded_ones(uploads, viewing, tmp_path):
@@ -57,12 +57,12 @@ def test_requests_beside_the_queue(uploads, viewing, tmp_path):
     from hf_e2kd.viewer.app import build_page, serve
 
     photo().save(tmp_path / "private.png")
-    page = build_page(viewing, [], [])
+    page = build_page(viewing)
     _, address, _ = serve(page, server_name="127.0.0.1", prevent_thread_lock=True, quiet=True)
     try:
-        data = [{"path": str(tmp_path / "private.png")}, None, "gradcam", "teacher_top"]
+        data = [{"path": str(tmp_path / "private.png")}, None, "gradcam", "teacher_top", None]
         answered = [number for number, function in page.fns.items() if function.fn is not None]
-        assert len(answered) == 2
+        assert len(answered) == 6
         for number in answered:
             body = {"fn_index": number, "data": data, "session_hash": "s"}
             answer = httpx.post(f"{address.rstrip('/')}/gradio_api/run/predict", json=body)

@@ -11,9 +11,10 @@ from hf_e2kd.experiments.sources import Classifier
 from hf_e2kd.explainers import build_explainer, explain
 from hf_e2kd.metrics import explanation_similarity
 from hf_e2kd.viewer.comparison import NARROWEST, SHOWN, Pair, share
-from hf_e2kd.viewer.markup import caption, comparison_section
+from hf_e2kd.viewer.listing import disagreement
+from hf_e2kd.viewer.markup import comparison_section
+from hf_e2kd.viewer.overview import caption
 from hf_e2kd.viewer.report import report_page
-from hf_e2kd.viewer.settings import disagreement
 from tests.models import CLASS_NAMES, CLASSES, build
 from tests.text_models import build_text
 from tests.tokenizers import STUDENT, TEACHER, SlowTokenizer
@@ -56,6 +57,7 @@ def test_an_image_through_both_processors(target):
         likely = logits[side].softmax(0).topk(3)
         assert reading.top == likely.indices.tolist()
         assert reading.probabilities == pytest.approx(likely.values.tolist(), abs=1e-5)
+        assert reading.explained == pytest.approx(logits[side].softmax(0)[explained].item(), abs=1e-5)
         assert reading.names == [CLASS_NAMES[index] for index in reading.top]
     assert found.explained == CLASS_NAMES[explained]
     assert found.agree == (found.teacher.top[0] == found.student.top[0])
@@ -172,8 +174,10 @@ def test_refuses_slow_tokenizers():
 
 def test_bad_requests_are_named():
     """Prevents: a traceback in place of what to do."""
-    with pytest.raises(ValueError, match=f"no class {CLASSES}: both models know {CLASSES}"):
-        image_pair().compare([photo()], GRADCAM, CLASSES)
+    pair = image_pair()
+    for target in (CLASSES, -1, "top", 1.5, {"class": 1}, None):
+        with pytest.raises(ValueError, match=f"no class .*: both models know {CLASSES}"):
+            pair.compare([photo()], GRADCAM, target)
     with pytest.raises(ValueError, match="The text is empty"):
         text_pair().compare(["  \n"], build_explainer("saliency"))
     with pytest.raises(ValueError, match="explain others, such as this one, by"):

@@ -10,7 +10,9 @@ import datasets
 import pytest
 
 from hf_e2kd.explainers import build_explainer
-from hf_e2kd.viewer.settings import Samples, Settings, Viewing, browse
+from hf_e2kd.viewer.listing import browse
+from hf_e2kd.viewer.report import report_page
+from hf_e2kd.viewer.settings import Samples, Settings, Viewing
 from tests.models import CLASS_NAMES
 
 from .pairs import SENTENCE, image_pair, photo, score_pair, text_pair
@@ -69,7 +71,7 @@ def visit(browser):
     served, wrong = [], []
 
     def open_page(what, **options):
-        app = build_page(what, *browse(what))
+        app = build_page(what, browse(what))
         _, address, _ = serve(app, server_name="127.0.0.1", prevent_thread_lock=True, quiet=True)
         page = browser.new_page(**options)
         served.append((page, app))
@@ -78,7 +80,7 @@ def visit(browser):
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("request", lambda request: is_foreign(request.url, address) and wrong.append(request.url))
         page.goto(address)
-        page.wait_for_selector("#result .note")
+        page.wait_for_selector("#result section")
         return page
 
     yield open_page
@@ -127,7 +129,8 @@ def test_images(visit):
     page = visit(viewing(image_pair(), rows, ["gradcam", "saliency", "attention_rollout"]))
     assert "Row 3 was left out: The image is no image" in page.inner_text("body")
 
-    # An image is dropped, then another one chosen: both maps follow.
+    # An image is dropped in place of the first sample, then another one chosen: both maps follow.
+    clear(page)
     zone = page.get_by_role("button", name="Drop Image Here").or_(page.locator("[data-testid=image] button")).first
     page.evaluate(DROP, [zone.element_handle(), base64.b64encode(png(photo(seed=7))).decode()])
     first = wait_for_change(page, [])
@@ -155,7 +158,7 @@ def test_images(visit):
     page.wait_for_function(f"{opacity} === '0.7'")
     assert asked == [] and pictures(page) == third
     reached = []
-    for _ in range(12):
+    for _ in range(10):
         page.keyboard.press("Tab")
         reached.append(page.evaluate("document.activeElement.innerText || document.activeElement.ariaLabel || ''"))
     assert any("Save this comparison" in text for text in reached)
@@ -181,6 +184,7 @@ def test_images(visit):
     page.set_viewport_size({"width": 400, "height": 800})
     page.get_by_label("Explainer").click()
     page.get_by_role("option", name="saliency").click()
+    page.wait_for_selector("p:has-text('compared by saliency')")
     thumbnail.click()  # the same as before, which is shown again
     page.wait_for_selector("#result figure")
     assert_fits(page)
@@ -191,6 +195,79 @@ def test_images(visit):
     assert_fits(page)
 
 
+def listed(page):
+    """The files of the samples, in the list's order."""
+    return [caption.split("\n")[1] for caption in page.locator("#gallery .caption-label").all_inner_texts()]
+
+
+TAB_STOP = """() => {
+  const element = document.activeElement, style = getComputedStyle(element), box = element.getBoundingClientRect();
+  const seen = style.outlineStyle === "solid" && parseFloat(style.outlineWidth) >= 2 && box.width >= 16;
+  return [element.ariaLabel || element.innerText || element.tagName, seen];
+}"""
+
+
+def test_list_on_a_phone(visit):
+    """Prevents: a list by another explainer than the chosen one, a class that a click doesn't explain or that stays for
+    another sample, a filter that shows something else, the result below folds of controls, or a hidden Tab stop."""
+    rows = [{"bytes": png(photo(seed=seed)), "path": f"{seed}<i>.png"} for seed in range(4)]
+    what = viewing(image_pair(), rows, ["gradcam", "saliency"])
+    first, second = (browse(what, name).comparisons for name in ("gradcam", "saliency"))
+    page = visit(what, viewport={"width": 390, "height": 800})
+    assert_fits(page)
+    files = [each.file for each in first]
+    assert listed(page) == files != [each.file for each in second]
+    assert page.inner_text("#result h2") == f"Row {first[0].position} · {files[0]}"
+    assert not page.get_by_label("Explainer", exact=True).is_visible()
+
+    # Every Tab stop is seen, from the image to the list.
+    reached = {}
+    while "Thumbnail 1 of 4" not in reached:
+        page.keyboard.press("Tab")
+        name, seen = page.evaluate(TAB_STOP)
+        assert name not in reached or seen, name
+        reached[name] = seen
+    assert all(reached.values()) and {"Next →", "Save this comparison as a page"} <= set(reached)
+
+    # A click on a class explains it, until another sample is chosen.
+    button = page.locator("#result [data-class][aria-pressed=false]").first
+    name = button.locator("span").first.inner_text()
+    button.click()
+    page.wait_for_selector(f"#result .facts b >> nth=0 >> text='{name}'")
+    assert page.evaluate("document.activeElement.ariaPressed") == "true"
+    page.get_by_role("button", name="Next →").click()
+    page.wait_for_selector(f"#result h2:has-text('{files[1]}')")
+    assert page.inner_text("#result .facts b >> nth=0") == first[1].teacher.names[0]
+    assert page.locator("#gallery .selected .caption-label").inner_text().endswith(files[1])
+
+    # The list follows the explainer, and what is filtered.
+    page.get_by_role("button", name="Explainer, class, opacity").click()
+    page.get_by_label("Explainer", exact=True).click()
+    page.get_by_role("option", name="saliency").click()
+    page.wait_for_selector("p:has-text('compared by saliency')")
+    page.wait_for_function(
+        "file => document.querySelector('#gallery .caption-label').innerText.endsWith(file)", arg=second[0].file
+    )
+    assert listed(page) == [each.file for each in second]
+    assert "by chance" in page.inner_text(".summary")
+    page.get_by_role("button", name="Sort and filter").click()
+    page.get_by_label("File name contains").press_sequentially("3<I>")
+    page.wait_for_function("document.querySelectorAll('#gallery .caption-label').length === 1")
+    assert listed(page) == ["3<i>.png"]
+    page.get_by_text("Confidence of both models").click()
+    page.locator(f".scatter [data-position='{first[2].position}']").click()
+    page.wait_for_selector(f"#result h2:has-text('{files[2]}')")
+
+    # The report of the same samples is filtered without a script.
+    page.set_content(report_page(first, {}))
+    kinds = [page.get_by_label(name) for name in ("Classes differ", "Classes agree")]
+    differ = sum(not each.agree for each in first)
+    for kind, count in zip(kinds, (differ, 4 - differ), strict=True):
+        if 0 < differ < 4:
+            kind.check()
+            assert page.locator("section:visible").count() == page.locator(".index li:visible").count() == count
+
+
 def test_texts(visit):
     """Prevents: a page of texts without its words, or dark text on a dark page."""
     page = visit(viewing(text_pair(), ["A warm film", HOSTILE], ["integrated_gradients"]), color_scheme="dark")
@@ -198,8 +275,9 @@ def test_texts(visit):
     page.get_by_label("Text", exact=True).fill(SENTENCE)
     page.get_by_role("button", name="Compare").click()
 
+    page.wait_for_selector("#result h2:has-text('Comparison')")
+    page.wait_for_function("document.querySelector('input[type=radio]:checked') === null")
     rows = page.locator("#result .words")
-    rows.first.wait_for()
     assert [row.inner_text() for row in rows.all()] == [SENTENCE] * 3
     colours = page.evaluate(
         "['.words', 'body'].map(s => getComputedStyle(document.querySelector(s)))"
@@ -220,7 +298,5 @@ def test_texts(visit):
 def test_scores(visit):
     """Prevents: a choice of classes beside models that have none."""
     page = visit(viewing(score_pair(), [SENTENCE], ["input_x_gradient"]))
-    page.get_by_role("radio").first.click()
-    page.wait_for_selector("#result .verdict")
     assert "The teacher scores" in page.inner_text("#result") and "Explained: score" in page.inner_text("#result")
     assert page.get_by_label("Explainer").is_visible() and page.get_by_label("Explained class").count() == 0

@@ -14,7 +14,8 @@ from PIL import Image
 from hf_e2kd.explainers import build_explainer
 from hf_e2kd.viewer.comparison import Comparison, Reading
 from hf_e2kd.viewer.drawing import STUDENT, TEACHER, draw_difference, draw_map, place_of
-from hf_e2kd.viewer.markup import DifferenceRow, caption, comparison_section
+from hf_e2kd.viewer.markup import DifferenceRow, comparison_section
+from hf_e2kd.viewer.overview import caption
 from hf_e2kd.viewer.report import report_page, write_report
 
 from .pairs import SENTENCE, image_pair, photo, text_pair
@@ -49,7 +50,7 @@ class Page(HTMLParser):
 
 
 def reading(name, map, index=0):
-    return Reading([index, 1], [0.75, 0.05], [name, "other"], map)
+    return Reading([index, 1], [0.75, 0.05], [name, "other"], 0.25, map)
 
 
 def compared(teacher=None, student=None, **changes):
@@ -130,18 +131,18 @@ def test_nothing_comes_from_elsewhere(tmp_path):
 
     text = path.read_text(encoding="utf-8")
     page = Page(text)
-    assert {tag for tag, _ in page.found}.isdisjoint({"script", "link", "iframe", "object", "a"})
+    assert {tag for tag, _ in page.found}.isdisjoint({"script", "link", "iframe", "object"})
+    assert all(attributes["href"].startswith("#comparison-") for attributes in page.all("a"))
     assert not re.search(r"https?://|@import|url\(", text)
     assert not any(name.startswith("on") for _, attributes in page.found for name in attributes)
     ids = [attributes["id"] for _, attributes in page.found if "id" in attributes]
-    assert len(ids) == len(set(ids)) == 2
+    assert len(ids) == len(set(ids)) and set(ids) == {"comparison-1", "comparison-2"}
     assert sum(HOSTILE in found for found in page.texts) >= 7
     for attributes in page.all("img"):
         content = base64.b64decode(attributes["src"].split(";base64,")[1])
         with Image.open(BytesIO(content)) as image:
             assert image.size == (int(attributes["width"]), int(attributes["height"]))
-        assert attributes["alt"] or attributes["class"] == "layer"
-    assert len(page.all("img")) == 2 * (4 + 3)
+    assert len(page.all("img")) == 2 * (4 + 3 + 1)
     assert "Row 7" in page.texts and "0 of 2 (0 %)" in page.texts
 
 
@@ -164,7 +165,7 @@ def test_texts():
 def test_a_real_comparison():
     """Prevents: parts that fit each other's tests and not each other."""
     found = image_pair().compare([photo(), photo(30, 90, seed=1)], build_explainer("gradcam"))
-    assert len(Page(report_page(found, {"Teacher": "vit"})).all("img")) == 2 * (4 + 3)
+    assert len(Page(report_page(found, {"Teacher": "vit"})).all("img")) == 2 * (4 + 3 + 1)
 
 
 def test_an_empty_report_says_why():
