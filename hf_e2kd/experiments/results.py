@@ -122,5 +122,7 @@ def markdown_table(
 def _cell(figure: Mapping[str, float] | None) -> str:
     if figure is None:
         return "–"
+    if figure["mean"] >= 1000:  # a count, such as that of parameters
+        return f"{figure['mean']:,.0f}"
     spread = f" ± {figure['std']:.3f}" if figure["std"] else ""
     return f"{figure['mean']:.3f}{spread}"
