@@ -164,7 +164,7 @@ class ExplanationDistillArguments(TrainingArguments):
 
 def _require_known(name: str, value: str, known: list[str]) -> None:
     if value not in known:
-        raise ValueError(unknown_choice(name, value, known))
+        raise ValueError(unknown_choice(name, str(value), known))
 
 
 def _read_json(name: str, value: dict | str | None) -> dict | None:

@@ -20,6 +20,12 @@ from .step import weighted_sum
 MODES = ("absolute", "relative")
 FACTOR = "relative_factor"
 """Name of the buffer () that a weighed term of explanations has: ‖∇ others‖ / ‖∇ own‖; 0 until it was measured."""
+LEAST_NORM = 1e-4
+"""Norm of explanations' gradients, as a share of the others', below which no factor is measured.
+
+Where maps match already, as those of a student that begins as its teacher's copy, what is left is rounding, about 1e-7,
+even in bfloat16. Its factor would stand, millions high, when the next step's maps differ.
+"""
 
 
 def add_factors(terms: Mapping[str, Term], weights: Mapping[str, float]) -> None:
@@ -98,7 +104,8 @@ def measure_factors(
     """Measure the factors of explanations on a micro-batch: ‖∇ Σ w_i L_i‖ / ‖∇ L_explanation‖, i the other terms.
 
     Norms are over all parameters, and their squares are means over the ranks, so that the factors are the same on all.
-    A factor stays as it was where a norm is 0: maps that are all-zero, or a batch that the other terms don't apply to.
+    A factor stays as it was where nothing is there to measure: maps that are all-zero or match already, whose norm is
+    below `LEAST_NORM` of the others', or a batch that the other terms don't apply to.
 
     Args:
         terms: The terms by name; all ranks name the same ones.
@@ -119,7 +126,7 @@ def measure_factors(
     other, *norms = mean_of_ranks(torch.stack([_squared_norm(loss, trained, device) for loss in each])).sqrt().unbind()
     for term, norm in zip(measured, norms, strict=True):
         factor = cast(torch.Tensor, getattr(term, FACTOR))
-        factor.copy_(torch.where((norm > 0) & (other > 0), other / norm, factor))
+        factor.copy_(torch.where((other > 0) & (norm > LEAST_NORM * other), other / norm, factor))
     named = zip((_logged_name(term, "grad_norm") for term in measured), norms, strict=True)
     return {"other_grad_norm": other, **dict(named)}
 

@@ -90,6 +90,7 @@ def test_numbers_as_strings(tmp_path):
             {"explanation_weight_mode": "relativ"},
             "Unknown explanation_weight_mode 'relativ'. Available: absolute, relative",
         ),
+        ({"explanation_weight_mode": None}, "Unknown explanation_weight_mode 'None'. Available: absolute, relative"),
         ({"explanation_weight_interval": 0}, "explanation_weight_interval must be a finite number of at least 1"),
         ({"explanation_target": "top"}, "Unknown explanation_target 'top'. Available: label, teacher_top"),
         ({"explainer": "gradcan"}, "Unknown explainer 'gradcan'. Available: .*gradcam"),

@@ -142,6 +142,17 @@ def test_maps_without_a_gradient(tiny, tmp_path):
     assert logged(trainer, "loss") == logged(trainer, "loss_logits")
 
 
+def test_maps_that_match_already(tiny, tmp_path):
+    """A copy's gradient is rounding: the factor to it, 10⁷, would drive the weights out of range at the next step."""
+    settings = {**RELATIVE, "task_weight": 1.0, "max_steps": 3, "learning_rate": 0.01}
+    trainer = distiller(tiny("vit"), build("vit"), tmp_path, settings)
+    trainer.train()
+    own, other = logged(trainer, "explanation_grad_norm"), logged(trainer, "other_grad_norm")
+    assert len(own) == 2 and own[0] < 1e-6 * other[0]
+    weight = 0.25 * other[1] / own[1]  # as soon as there is something to measure
+    assert logged(trainer, "explanation_weight") == pytest.approx([0.0, weight, weight])
+
+
 def test_resuming_between_two_measurements(tiny, tmp_path):
     """A factor that a checkpoint doesn't hold is measured anew, on another batch, or stands at 0."""
     settings = {"max_steps": 6, "save_strategy": "steps", "save_steps": 3, "optim": "adamw_torch", **RELATIVE}

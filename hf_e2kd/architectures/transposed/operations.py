@@ -45,8 +45,9 @@ def affine(module: nn.Module) -> Affine:
     """
     if type(module) is not nn.Linear:
         raise TransposeError(
-            f"Relevance is propagated through plain linear layers, and here is a {type(module).__name__}. Merge an "
-            "adapter into its model (merge_and_unload), or load the model without quantization."
+            f"Relevance is propagated through plain linear layers (torch's), and here is a {type(module).__name__} of "
+            f"{type(module).__module__}. Merge an adapter into its model (merge_and_unload), or load the model without "
+            "quantization."
         )
     return Affine(module.weight, module.bias)
 
