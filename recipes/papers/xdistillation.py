@@ -10,7 +10,7 @@ The teacher is explained by gradient SHAP of its top class's probability, summed
 learns to approximate that; a student reads the frozen autoencoder's output beside its own features. All students start
 from the same weights. By default the embedded digits, in minutes; the paper's data from local files. Grey images are
 shown as RGB. Each result is written as it comes: an interrupted command goes on, and further students, ablations or
-seeds add to what is there.
+seeds add to what is there; table and pictures are of those that the command names.
 
     python recipes/papers/xdistillation.py
     python recipes/papers/xdistillation.py --students XDistillation --ablations superpixels k penalty columns
