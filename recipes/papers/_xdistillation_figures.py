@@ -79,7 +79,7 @@ def draw_accuracies(curves: Mapping[str, Mapping[str, list[float]]], path: Path)
         mean = np.mean([each[name] for each in curves.values()], axis=0)
         style = {"color": colormaps["tab20"](number), "marker": "o", "markersize": 3, "linewidth": 1}
         axis.plot(range(1, len(mean) + 1), mean, label=name, **style)
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axis.set(xlabel="epoch", ylabel="accuracy on test images")
     axis.grid(alpha=0.3)
     figure.legend(fontsize=7, loc="outside right upper")
