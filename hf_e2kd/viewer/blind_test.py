@@ -113,10 +113,13 @@ def score_blind_test(key: str | Path, answers: Sequence[str | Path]) -> dict[str
         a half. Answers of one person count as independent.
 
     Raises:
-        ValueError: a file of another page, or one that holds no answers.
+        ValueError: no key; a file of another page, or that holds no answers, or that is given twice.
     """
     path = Path(key)
-    stated = json.loads((path / KEY_FILE if path.is_dir() else path).read_text(encoding="utf-8"))
+    stated = _read_key(path / KEY_FILE if path.is_dir() else path)
+    files = [Path(file).resolve() for file in answers]
+    if twice := [str(file) for file in answers if files.count(Path(file).resolve()) > 1]:
+        raise ValueError(f"{twice[0]} is given twice. Give each person's answers once.")
     chosen, undecided = dict.fromkeys(stated["models"], 0), 0
     for file in answers:
         for trial, answer in zip(stated["trials"], _read_answers(Path(file), stated), strict=True):
@@ -138,12 +141,23 @@ def score_blind_test(key: str | Path, answers: Sequence[str | Path]) -> dict[str
     return found
 
 
+def _read_key(path: Path) -> dict[str, Any]:
+    try:
+        stated = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        stated = None
+    if isinstance(stated, dict) and {"page", "question", "asked", "models", "trials"} <= stated.keys():
+        return stated
+    raise ValueError(f"{path} is no key of a blind test. Give the {KEY_FILE} that was written with the page.")
+
+
 def _read_answers(path: Path, stated: Mapping[str, Any]) -> list[str]:
     """The answers of a file in the trials' order; an empty text where there is none."""
-    text = path.read_text(encoding="utf-8-sig")
     try:
+        text = path.read_text(encoding="utf-8-sig")
         if path.suffix.lower() == ".csv":
-            rows = list(csv.DictReader(io.StringIO(text)))
+            # Sorted, as a spreadsheet may have left them in another order.
+            rows = sorted(csv.DictReader(io.StringIO(text)), key=lambda row: int(row["trial"]))
             pages, found = {row["page"] for row in rows}, [row["answer"] for row in rows]
         else:
             content = json.loads(text)
@@ -155,6 +169,8 @@ def _read_answers(path: Path, stated: Mapping[str, Any]) -> list[str]:
             f"{path} holds {len(found)} answers to the page {', '.join(sorted(map(str, pages)))}, and the key is of "
             f"{stated['page']} with {len(stated['trials'])}. Give the key that was written with the page."
         )
+    if unknown := set(found) - {*SIDES, ""}:
+        raise ValueError(f"{path} holds the answers {sorted(unknown)}, which are to be {', '.join(SIDES)} or empty.")
     return found
 
 
@@ -245,6 +261,7 @@ function download(name, text, type) {
 }
 
 function show() {
+  const focused = main.contains(document.activeElement) ? document.activeElement.textContent : null;
   main.replaceChildren();
   const done = answers.length === trials.length;
   document.getElementById("progress").textContent = done ? "Thank you. Download your answers and send them back."
@@ -270,9 +287,14 @@ function show() {
   }
   if (answers.length) button("Back", back, buttons);
   main.append(buttons);
+  const made = [...buttons.children];
+  // Whoever goes by the Tab key stays where they were.
+  if (focused !== null) (made.find((each) => each.textContent === focused) ?? made[0]).focus();
 }
 
 document.addEventListener("keydown", (event) => {
+  // A key that is held would answer for images not yet seen; with these keys the browser zooms, or goes back.
+  if (event.repeat || event.altKey || event.ctrlKey || event.metaKey) return;
   const sides = { 1: "left", ArrowLeft: "left", 2: "right", ArrowRight: "right", 0: null };
   if (event.key === "Backspace") back();
   else if (event.key in sides) answer(sides[event.key]);

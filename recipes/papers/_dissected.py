@@ -38,10 +38,20 @@ class ConceptOptions:
     detector_iou: float = field(default=0.05, metadata={"help": "IoU that makes a unit a detector."})
     tally: str = field(
         default="official",
-        metadata={"help": "official: as the paper's numbers were counted; category: the definition of the IoU."},
+        metadata={
+            "help": "official: as the paper's numbers were counted; category: the definition of the IoU.",
+            "choices": ["official", "category"],
+        },
     )
     pictures: int = field(default=4, metadata={"help": "Images of a concept in the pictures, 0 for no picture."})
     workers: int = field(default=0, metadata={"help": "Processes that read images and masks."})
+
+    def __post_init__(self) -> None:
+        for name in ("quantile", "detector_iou"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"--{name} must lie between 0 and 1, not {getattr(self, name)}.")
+        if min(self.pictures, self.workers) < 0:
+            raise ValueError("--pictures and --workers can't be below 0.")
 
 
 OF_CONCEPTS = tuple(ConceptOptions.__dataclass_fields__)
@@ -121,7 +131,10 @@ def find_layers(model: nn.Module, asked: Sequence[str]) -> list[str]:
         if layer.lstrip("-").isdigit():
             stages = default_taps(model)
             if not -len(stages) <= int(layer) < len(stages):
-                raise ValueError(f"--layers {layer}: {type(model).__name__} has the stages {', '.join(stages)}.")
+                raise ValueError(
+                    f"{type(model).__name__} has no stage {layer}, but {', '.join(stages)}: numbers from "
+                    f"-{len(stages)} to {len(stages) - 1}."
+                )
             layer = stages[int(layer)]
         paths.append(layer)
     return paths

@@ -31,7 +31,7 @@ from hf_e2kd.experiments.models import load_weights
 from hf_e2kd.experiments.shared_runs import share_runs
 from hf_e2kd.explainers import SuperpixelExplainer
 from hf_e2kd.metrics import explanation_mse
-from hf_e2kd.models import XDistillationForImageClassification
+from hf_e2kd.models import XDistillationConfig, XDistillationForImageClassification
 from hf_e2kd.trainer.arguments import ExplanationDistillArguments
 from hf_e2kd.viewer.blind_test import write_blind_test
 
@@ -161,6 +161,14 @@ class Study:
         figures = compare(found, maps, self.superpixels, predict(student, self.test), theirs, self.test.labels)
         return {"test": {**figures, "parameters": float(student.num_parameters())}, "accuracy_by_epoch": curve}
 
+    def export_code(self) -> None:
+        """Save the code of the students that read explanations beside their weights, finished ones' too."""
+        XDistillationConfig.register_for_auto_class()
+        XDistillationForImageClassification.register_for_auto_class("AutoModelForImageClassification")
+        for name, plan in self.plans.items():
+            if plan.reads:
+                self.load(name).save_pretrained(self.path(name))
+
     # ---- What is there -------------------------------------------------------------------------------------------
 
     def path(self, name: str) -> Path:
@@ -214,8 +222,9 @@ class Study:
         draw_representations(shown, cuts[self.options.superpixels], rows, self.folder / "representations.png")
         compared = [name for name in ("KD", "e²KD", "XDistillation") if name in self.plans]
         models = {TEACHER: self.teacher, **{name: self.load(name) for name in compared}}
+        titles = dict(zip(self.explainers, ("SHAP", "GradCAM", "LIME", "occlusion"), strict=True))
         found = {
-            explainer: {name: own_maps(model, first, target, each) for name, model in models.items()}
+            titles[explainer]: {name: own_maps(model, first, target, each) for name, model in models.items()}
             for explainer, each in self.explainers.items()
         }
         draw_students(shown, found, self.folder / "students.png")

@@ -5,9 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from skimage.segmentation import mark_boundaries
 from torch import Tensor
+
+SCALES = "red: for the class; blue: against it; each map on its own scale"
+"""Legend of maps."""
 
 
 def draw_representations(images: Tensor, superpixels: Tensor, rows: Mapping[str, Tensor], path: Path) -> Figure:
@@ -30,6 +35,7 @@ def draw_representations(images: Tensor, superpixels: Tensor, rows: Mapping[str,
         for line, maps in zip(axes[2:], rows.values(), strict=True):
             _show_map(line[place], maps[place])
     _finish(axes, ["image", "superpixels", *rows])
+    figure.supxlabel(SCALES.replace("; each", "\neach"), fontsize=7)
     figure.savefig(path, dpi=150)
     return figure
 
@@ -55,6 +61,7 @@ def draw_students(images: Tensor, maps: Mapping[str, Mapping[str, Tensor]], path
     _finish(axes, models * count)
     for axis, title in zip(axes[0], ["image", *maps], strict=True):
         axis.set_title(title, fontsize=8)
+    figure.supxlabel(SCALES, fontsize=8)
     figure.savefig(path, dpi=150)
     return figure
 
@@ -66,14 +73,16 @@ def draw_accuracies(curves: Mapping[str, Mapping[str, list[float]]], path: Path)
         curves: Seed → student → accuracy after each epoch.
         path: File to write.
     """
-    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    figure = Figure(figsize=(7.5, 3.6), layout="constrained")
     axis = figure.subplots()
-    for name in next(iter(curves.values())):
+    for number, name in enumerate(next(iter(curves.values()))):
         mean = np.mean([each[name] for each in curves.values()], axis=0)
-        axis.plot(range(1, len(mean) + 1), mean, label=name, linewidth=1)
+        style = {"color": colormaps["tab20"](number), "marker": "o", "markersize": 3, "linewidth": 1}
+        axis.plot(range(1, len(mean) + 1), mean, label=name, **style)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axis.set(xlabel="epoch", ylabel="accuracy on test images")
     axis.grid(alpha=0.3)
-    axis.legend(fontsize=7)
+    figure.legend(fontsize=7, loc="outside right upper")
     figure.savefig(path, dpi=150)
     return figure
 

@@ -22,6 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from _common import reading_data
 from _interpretability import StudyOptions, as_inputs, new_network, parse_study, square_processor
 from _trained_arms import TrainedArms
 from datasets import Dataset
@@ -71,8 +72,8 @@ class DiffRoarOptions(StudyOptions):
         super().__post_init__()
         if self.folder is None and not self.smoke:
             raise ValueError("Give --folder, or --smoke to try the recipe out without any data.")
-        if not self.fractions or not all(0 < each < 1 for each in self.fractions):
-            raise ValueError(f"--fractions lie between 0 and 1, not {self.fractions}.")
+        if not all(0 < each < 1 for each in self.fractions) or len(set(self.fractions)) < len(self.fractions):
+            raise ValueError(f"--fractions lie between 0 and 1, each once, not {self.fractions}.")
         for name in ("repeats", "image_size", "train_images", "test_images"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"--{name} must be at least 1, not {getattr(self, name)}.")
@@ -95,7 +96,8 @@ def run_diffroar(description: str) -> dict[str, Any]:
         options.fractions, options.repeats = [0.5], 1
     output, start = Path(args.output_dir), time.monotonic()
     processor = square_processor(options.image_size)
-    splits = load_data(options, args.seed)
+    with reading_data():
+        splits = load_data(options, args.seed)
     train = as_inputs(splits["train"], processor)
     images = {name: LabelledImages.of(as_inputs(split, processor)) for name, split in splits.items()}
 

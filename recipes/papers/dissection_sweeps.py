@@ -26,12 +26,13 @@ from statistics import fmean
 from typing import Any
 
 from _arms import as_file_name
-from _common import SMOKE_SIDE, smoke_processor
+from _common import SMOKE_SIDE, reading_data, smoke_processor
 from _concepts import find_concepts
-from _dissected import dissect, find_layers
+from _dissected import ConceptOptions, dissect, find_layers
 from _generated import write_broden, write_imagenet
 from _interpretability import STUDENTS, parse_study
 from interpretability_table import TRAINING, DissectedStudy, TableOptions
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from transformers import ResNetConfig, ResNetForImageClassification, set_seed
 
@@ -103,6 +104,7 @@ class DissectionArguments(TableOptions):
         unnamed = [model for model in self.models if not all(model.partition("="))]
         if unnamed:
             raise ValueError(f"--models {unnamed[0]} has no name. Give NAME=PATH, such as KD=outputs/student.")
+        ConceptOptions.__post_init__(self)
         if self.students:
             super().__post_init__()
 
@@ -126,7 +128,9 @@ def run_sweeps(description: str) -> dict[str, Any]:
     if options.students:
         trained, accuracies = train_students(options, args)
         models += trained
-    images, device = find_concepts(str(options.concepts)), args.device
+    device = args.device
+    with reading_data():
+        images = find_concepts(str(options.concepts))
     quantiles = sorted({*options.quantiles, options.quantile})
     thresholds = sorted({*options.iou_thresholds, options.detector_iou})
     rows: list[dict[str, Any]] = []
@@ -218,7 +222,9 @@ def sweep_figure(
     """Draw all detectors and the unique ones over the quantile and over the threshold, one row of plots a layer."""
     layers = list(dict.fromkeys(row["asked"] for row in rows))
     models = list(dict.fromkeys(row["model"] for row in rows))
-    figure = Figure(figsize=(8, 0.6 + 2.6 * len(layers)), layout="constrained")
+    # The legend, a model's name a line, gets room beside the plots.
+    size = (8 + 0.075 * max(map(len, models)), max(0.6 + 2.6 * len(layers), 0.18 * len(models) + 0.4))
+    figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(len(layers), 2, squeeze=False)
     names = {"quantile": "quantile", "iou_threshold": "IoU threshold"}
     sweeps = (("quantile", "iou_threshold", iou_threshold), ("iou_threshold", "quantile", quantile))
@@ -229,12 +235,13 @@ def sweep_figure(
                 points = sorted({row[swept] for row in own})
                 for count, style in (("total", "-"), ("unique", "--")):
                     means = [fmean(row[count] for row in own if row[swept] == point) for point in points]
-                    label = f"{model}, {count}" if axis is axes[0, 0] else None
-                    axis.plot(points, means, style, color=f"C{place}", marker="o", markersize=3, label=label)
+                    label = model if axis is axes[0, 0] and count == "total" else None
+                    colour = colormaps["tab20"](place % 20)
+                    axis.plot(points, means, style, color=colour, marker="o", markersize=3, label=label)
             axis.set(xlabel=names[swept], title=f"{names[fixed]} {value}")
-            axis.set_ylabel(f"detectors, layer {layer}")
+            axis.set_ylabel(f"detectors, layer {layer}\nsolid: all; dashed: unique", fontsize=8)
             axis.grid(alpha=0.3)
-    figure.legend(loc="outside upper center", ncols=4, fontsize=8)
+    figure.legend(loc="outside right upper", fontsize=8)
     if path is not None:
         figure.savefig(path, dpi=150)
     return figure

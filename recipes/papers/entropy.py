@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _common import smoke_folder
+from _common import reading_data, smoke_folder
 from _generated import WNIDS, write_imagenet
 from _image_study import ImageStudyOptions, load_splits
 from _interpretability import STUDENTS, as_inputs, outputs, parse_study, square_processor
@@ -89,13 +89,16 @@ def run_entropy(description: str) -> dict[str, Any]:
         use_one_thread()
         options.dataset, options.image_size = str(write_imagenet(smoke_folder(args) / "imagenet")), 32
         options.categories, options.pair = str(smoke_categories(output)), list(WNIDS[:2])
-    train, test = load_splits(options)
-    names = label_names(train)
-    assert names is not None
-    keys = class_wnids(names)
-    categories = read_categories(options.categories, keys).of_class
-    if missing := [name for name in options.pair if name not in keys]:
-        raise ValueError(f"--pair names {missing}, which are no classes of the data, such as {', '.join(keys[:3])}.")
+    with reading_data():
+        train, test = load_splits(options)
+        names = label_names(train)
+        assert names is not None
+        keys = class_wnids(names)
+        categories = read_categories(options.categories, keys).of_class
+        if missing := [name for name in options.pair if name not in keys]:
+            raise ValueError(
+                f"--pair names {missing}, which are no classes of the data, such as {', '.join(keys[:3])}."
+            )
     pair = [keys.index(name) for name in options.pair]
     processor = square_processor(options.image_size)
     test, batch = as_inputs(test, processor), args.per_device_eval_batch_size
@@ -157,20 +160,22 @@ def measure(
 
 
 def draw_entropies(summary: Mapping[str, Mapping[str, Mapping[str, float]]], path: Path) -> Figure:
-    """Draw a panel an entropy, a bar a student, with the standard deviation over the seeds."""
+    """Draw a panel an entropy, a bar a student, with the standard deviation over the seeds, from top to bottom."""
     shown = [name for name in METRICS if name != "accuracy" and any(name in found for found in summary.values())]
-    figure = Figure(figsize=(2.8 * max(1, len(shown)), 3), layout="constrained")
-    for axis, name in zip(figure.subplots(1, max(1, len(shown)), squeeze=False)[0], shown, strict=False):
+    size = (2.8 * max(1, len(shown)) + 0.06 * max(map(len, summary)), 1 + 0.3 * len(summary))
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(1, max(1, len(shown)), squeeze=False, sharey=True)[0]
+    for axis, name in zip(panels, shown, strict=False):
         found = {student: figures[name] for student, figures in summary.items() if name in figures}
-        axis.bar(
+        axis.barh(
             list(found),
             [each["mean"] for each in found.values()],
-            yerr=[each["std"] for each in found.values()],
+            xerr=[each["std"] for each in found.values()],
             color=[f"C{number}" for number in range(len(found))],
             capsize=3,
         )
         axis.set_title(METRICS[name], fontsize=9)
-    figure.axes[0].set_ylabel("bits")
+    panels[0].invert_yaxis()
     figure.savefig(path, dpi=150)
     return figure
 

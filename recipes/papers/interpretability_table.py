@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 from _arms import METHODS
-from _common import smoke_folder
+from _common import reading_data, smoke_folder
 from _concepts import find_concepts
 from _dissected import (
     OF_CONCEPTS,
@@ -67,6 +67,7 @@ class TableOptions(ImageStudyOptions, ConceptOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        ConceptOptions.__post_init__(self)
         if self.concepts is None and not self.smoke:
             raise ValueError("Give --concepts, or --smoke to try the recipe out without any data.")
 
@@ -117,9 +118,10 @@ class DissectedStudy:
 
     def __init__(self, options: TableOptions, args: Any, not_of_training: Sequence[str] = ()):
         self.options, self.args = options, args
-        self.images = find_concepts(str(options.concepts))
+        with reading_data():
+            self.images = find_concepts(str(options.concepts))
+            train, test = load_splits(options)
         self.headings = detector_headings(self.images)
-        train, test = load_splits(options)
         self.processor = square_processor(options.image_size)
         self.test = as_inputs(test, self.processor)
         self.output = Path(args.output_dir)

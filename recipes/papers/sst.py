@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from _arms import METHODS, Arm, arm_arguments, parse_arm
-from _common import SMOKE_TRAINING, chosen_first, smoke_folder
+from _common import SMOKE_TRAINING, chosen_first, reading_data, smoke_folder
 from _generated import write_trees
 from datasets import concatenate_datasets
 from matplotlib.figure import Figure
@@ -114,6 +114,8 @@ class SstOptions:
                 raise ValueError(f"--students {arm.text} is of images. Of texts there are {', '.join(STUDENTS)}.")
         if self.seeds < 1 or min(self.student_layers, default=0) < 1:
             raise ValueError("--seeds and --student_layers are at least 1.")
+        if self.pictures < 0:
+            raise ValueError(f"--pictures can't be below 0, as {self.pictures} is.")
 
     @property
     def arms(self) -> list[Arm]:
@@ -164,8 +166,9 @@ class SstStudy:
     def __init__(self, options: SstOptions, args: ExplanationDistillArguments):
         self.options, self.args = options, args
         self.folder = Path(args.output_dir) / "models"
-        self.tokenizer = AutoTokenizer.from_pretrained(options.teacher)
-        self.splits = load_sst(str(options.dataset))
+        with reading_data():
+            self.splits = load_sst(str(options.dataset))
+            self.tokenizer = AutoTokenizer.from_pretrained(options.teacher)
         self.pooled = concatenate_datasets([self.splits["validation"], self.splits["test"]])
         self.collator = TextCollator(self.tokenizer, max_length=options.max_length)
         chosen = {name: value for name, value in vars(options).items() if name not in ("students", "seeds", "pictures")}

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from _common import smoke_folder
+from _common import reading_data, smoke_folder
 from _dissected import side_by_side
 from _interpretability import outputs, parse_study
 from entropy import measure, smoke_categories
@@ -61,6 +61,8 @@ class TemperatureOptions(TableOptions):
     def __post_init__(self) -> None:
         if not self.temperatures:
             raise ValueError("--temperatures are one or more numbers above 0.")
+        if self.samples < 1:
+            raise ValueError(f"--samples must be at least 1, not {self.samples}.")
         self.students = [*self.students, *(name_of(temperature) for temperature in self.temperatures)]
         super().__post_init__()
 
@@ -87,7 +89,8 @@ def run_temperature_study(description: str) -> dict[str, Any]:
     study = DissectedStudy(options, args, not_of_training=("temperatures", "categories", "samples"))
     classes = label_names(study.test)
     assert classes is not None
-    categories = read_categories(options.categories, class_wnids(classes)).of_class
+    with reading_data():
+        categories = read_categories(options.categories, class_wnids(classes)).of_class
     runs, models = study.run()
     for run in runs:
         names = {arm.label: study.trained.name(arm, run["seed"]) for arm in options.arms}

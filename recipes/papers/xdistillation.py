@@ -10,7 +10,7 @@ The teacher is explained by gradient SHAP of its top class's probability, summed
 learns to approximate that; a student reads the frozen autoencoder's output beside its own features. All students start
 from the same weights. By default the embedded digits, in minutes; the paper's data from local files. Grey images are
 shown as RGB. Each result is written as it comes: an interrupted command goes on, and further students, ablations or
-seeds add to what is there.
+seeds add to what is there; table and pictures are of those that the command names.
 
     python recipes/papers/xdistillation.py
     python recipes/papers/xdistillation.py --students XDistillation --ablations superpixels k penalty columns
@@ -26,12 +26,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from _common import SMOKE_TRAINING, chosen_first
+from _common import SMOKE_TRAINING, chosen_first, reading_data
 from _interpretability import as_inputs, square_processor
 from _xdistillation import Plan, Study
 from _xdistillation_figures import draw_accuracies
 from transformers import HfArgumentParser, PreTrainedConfig
 
+from hf_e2kd.alignment.superpixels import FEWEST, MOST
 from hf_e2kd.data import digits_on_textures, load_cifar10, load_fashion_mnist, load_mnist
 from hf_e2kd.experiments.command_line import command_line
 from hf_e2kd.experiments.distillation import NOTHING_SAVED, replace_arguments, use_one_thread
@@ -39,7 +40,7 @@ from hf_e2kd.experiments.experiment import COMMON_TRAINING
 from hf_e2kd.experiments.results import collect_results, markdown_table, write_results
 from hf_e2kd.experiments.shared_runs import SETTLED
 from hf_e2kd.fidelity.training import recorded_arguments
-from hf_e2kd.models import LeNetConfig, VGGConfig, XDistillationConfig, XDistillationForImageClassification
+from hf_e2kd.models import LeNetConfig, VGGConfig
 from hf_e2kd.trainer.arguments import ExplanationDistillArguments
 
 
@@ -116,8 +117,10 @@ class Options:
     )
     alpha: float = field(default=0.9, metadata={"help": "α: the loss is cross-entropy + (1 − α)·KD + … (Eq. 6)."})
     penalty: float = field(default=5e-4, metadata={"help": "λ of XDistillation's feature reduction."})
-    columns: str = field(default="features", metadata={"help": "Columns that it penalises: features or all."})
-    superpixels: int = field(default=19, metadata={"help": "Superpixels of an image, 3 to 20."})
+    columns: str = field(
+        default="features", metadata={"help": "Columns that it penalises.", "choices": ["features", "all"]}
+    )
+    superpixels: int = field(default=19, metadata={"help": f"Superpixels of an image, {FEWEST} to {MOST}."})
     shap_samples: int = field(default=32, metadata={"help": "Random choices of gradient SHAP an image."})
     background: int = field(default=50, metadata={"help": "Random training images that SHAP compares with."})
     explained_images: int = field(default=100, metadata={"help": "Test images that LIME and occlusion explain."})
@@ -139,6 +142,10 @@ class Options:
             raise ValueError(f"Give --students, of {', '.join(STUDENTS)}, one or more.")
         if not 0 <= self.alpha <= 1:
             raise ValueError(f"--alpha must lie between 0 and 1, not {self.alpha}.")
+        if not FEWEST <= self.superpixels <= MOST:
+            raise ValueError(f"--superpixels must lie between {FEWEST} and {MOST}, not {self.superpixels}.")
+        if self.penalty < 0 or self.autoencoder_epochs <= 0:
+            raise ValueError("--penalty must be 0 or more, and --autoencoder_epochs above 0.")
         for name in ("shap_samples", "background", "seeds", "explained_images", "train_images", "test_images"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"--{name} must be at least 1, not {getattr(self, name)}.")
@@ -167,10 +174,13 @@ def run_xdistillation(description: str) -> dict[str, Any]:
     runs: list[dict[str, Any]] = []
     curves: dict[str, dict[str, list[float]]] = {}
     for seed in range(args.seed, args.seed + options.seeds):
-        splits = {name: as_inputs(split, processor) for name, split in load_data(options, seed).items()}
+        with reading_data():
+            splits = {name: as_inputs(split, processor) for name, split in load_data(options, seed).items()}
         seeded = replace_arguments(args, seed=seed)
         study = Study(options, setting, plans, seeded, splits, processor, output / f"seed-{seed}", key)
         found = study.run()
+        if options.export_code:
+            study.export_code()
         runs.append({"seed": seed, **{name: {"test": each["test"]} for name, each in found.items()}})
         curves[str(seed)] = {name: each["accuracy_by_epoch"] for name, each in found.items() if name in plans}
         stated = {"options": vars(options), "accuracy_by_epoch": curves}
@@ -211,9 +221,6 @@ def parse(description: str) -> tuple[Options, ExplanationDistillArguments]:
         parser.error("start the recipe without a launcher, as often as there are processes: they share the runs.")
     if smoke:
         options.shap_samples, options.background, options.explained_images = 2, 4, 2
-    if options.export_code:
-        XDistillationConfig.register_for_auto_class()
-        XDistillationForImageClassification.register_for_auto_class("AutoModelForImageClassification")
     return options, replace_arguments(args, **NOTHING_SAVED)
 
 

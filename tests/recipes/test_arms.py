@@ -165,6 +165,12 @@ def test_words_of_few_layers(run, tmp_path):
             ["--smoke", "--images_per_class", "0"],
             "--images_per_class must be at least 1",
         ),
+        (interpretability_table, ["--smoke", "--tally", "offical"], "invalid choice: 'offical'"),
+        (interpretability_table, ["--smoke", "--quantile", "99"], "--quantile must lie between 0 and 1, not 99.0"),
+        (interpretability_table, ["--dataset", "x", "--concepts", "nowhere"], "There is no folder 'nowhere'"),
+        (sst, ["--dataset", "nowhere"], "nowhere"),
+        (sst, ["--smoke", "--pictures", "-1"], "--pictures can't be below 0"),
+        (temperature_study, ["--smoke", "--samples", "0"], "--samples must be at least 1, not 0"),
         (temperature_study, ["--smoke", "--temperatures", "0"], "'temperature=0', which must be above 0"),
         (sst, [], "Give --dataset, or --smoke"),
         (
@@ -175,6 +181,7 @@ def test_words_of_few_layers(run, tmp_path):
     ],
 )
 def test_wrong_arguments_say_what_to_do(module, options, message, run, capsys):
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit) as ended:
         run(module, *options)
-    assert message in capsys.readouterr().err
+    # What is wrong with data stands in the exit itself, and is printed as it leaves the program.
+    assert message in f"{capsys.readouterr().err}{ended.value}"

@@ -70,13 +70,24 @@ def test_table_and_figure_show_means_of_runs():
     assert line.get_xydata().tolist() == [[0.99, 3.5], [0.995, 2]]
 
 
+@pytest.mark.parametrize("sweep", SWEEPS)
+def test_models_of_a_sweep_can_be_told_apart(sweep, tmp_path):
+    """Two models of one colour, or a legend that the picture cuts."""
+    figure = sweep_figure(
+        [row | {"model": name} for name in SWEEPS[sweep] for row in ROWS], 0.99, 0.05, tmp_path / "a.png"
+    )
+    assert len({line.get_color() for line in figure.axes[0].lines}) == len(SWEEPS[sweep])
+    legend, whole = figure.legends[0].get_window_extent(), figure.bbox
+    assert whole.x0 <= legend.x0 and legend.x1 <= whole.x1 and whole.y0 <= legend.y0
+
+
 def test_layers_by_number_and_path():
     """Stages counted from the wrong end."""
     model = build("resnet")
     assert find_layers(model, ["-1", "0", "resnet.embedder"]) == [
         *("resnet.encoder.stages.1", "resnet.encoder.stages.0", "resnet.embedder")
     ]
-    with pytest.raises(ValueError, match="--layers -3: ResNetForImageClassification has the stages"):
+    with pytest.raises(ValueError, match="ResNetForImageClassification has no stage -3, but .*: numbers from -2 to 1"):
         find_layers(model, ["-3"])
 
 

@@ -8,6 +8,7 @@ import entropy
 import five_band
 import pytest
 import torch
+from _arms import METHODS
 from datasets import ClassLabel, Dataset, Features, Image
 from PIL import Image as PILImage
 
@@ -61,6 +62,15 @@ def test_entropies_of_students(run, tmp_path):
         assert figures.get("category_entropy", {"mean": 0})["mean"] <= 1 + 1e-6
     assert json.loads((tmp_path / "results.json").read_text())["recipe"] == "entropy"
     assert (tmp_path / "entropy.png").is_file()
+
+
+def test_entropies_of_many_students_have_their_names(tmp_path):
+    """Prevents: names that are written over each other."""
+    figures = {"entire_entropy": {"mean": 1.0, "std": 0.1}, "category_entropy": {"mean": 1.0, "std": 0.1}}
+    axis = entropy.draw_entropies(dict.fromkeys(METHODS, figures), tmp_path / "entropy.png").axes[0]
+    shown = [label.get_window_extent() for label in axis.get_yticklabels()]
+    assert [label.get_text() for label in axis.get_yticklabels()] == list(METHODS)
+    assert all(above.y0 >= below.y1 for above, below in zip(shown, shown[1:], strict=False))
 
 
 def test_entropies_of_the_samples_that_all_get_right():
@@ -119,11 +129,14 @@ def test_as_many_images_as_are_asked_for(monkeypatch):
         (entropy, [], "Give --dataset, or --smoke"),
         (entropy, ["--dataset", "x", "--pair", "n02105505"], "--pair takes two or more classes"),
         (diffroar, [], "Give --folder, or --smoke"),
-        (diffroar, ["--folder", "x", "--fractions", "0", "0.5"], "--fractions lie between 0 and 1, not [0.0, 0.5]"),
+        (diffroar, ["--folder", "x", "--fractions", "0", "0.5"], "--fractions lie between 0 and 1, each once, not [0."),
+        (diffroar, ["--folder", "x", "--fractions", "0.5", "0.5"], "each once, not [0.5, 0.5]"),
+        (diffroar, ["--folder", "nowhere", "--data", "mnist"], "There is no folder 'nowhere'"),
+        (entropy, ["--dataset", "nowhere"], "nowhere"),
         (diffroar, ["--folder", "x", "--data", "imagenet"], "invalid choice: 'imagenet'"),
     ],
 )
 def test_wrong_arguments_say_what_to_do(module, options, message, run, capsys):
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit) as ended:
         run(module, *options)
-    assert message in capsys.readouterr().err
+    assert message in f"{capsys.readouterr().err}{ended.value}"

@@ -8,19 +8,25 @@ import torch
 import xdistillation
 from _explained_students import compare
 from _xdistillation import Study
+from _xdistillation_figures import draw_accuracies
 from transformers import AutoModelForImageClassification
 
+from hf_e2kd.models import XDistillationConfig, XDistillationForImageClassification
 from hf_e2kd.store import StoredReference
 
 
 def test_every_student_from_the_teacher_to_the_table(monkeypatch, tmp_path):
-    """Prevents: a student without figures, undefined ones in the file, a student that can't be loaded, and work that is
-    done twice when an interrupted command is given again."""
+    """Prevents: a student without figures, undefined ones in the file, a student that can't be loaded, work that is
+    done twice when an interrupted command is given again, a finished student without the code that is asked for then.
+    """
     line = ["xdistillation", "--smoke", "--output_dir", str(tmp_path), "--disable_tqdm", "true", "--task_loss", "mse"]
     monkeypatch.setattr("sys.argv", [*line, "--students", "KD", "XDistillation"])
     monkeypatch.setattr("_xdistillation._SHOWN", 1)
     results = xdistillation.run_xdistillation(xdistillation.__doc__)
-    monkeypatch.setattr("sys.argv", [*line, "--ablations", "superpixels"])
+    monkeypatch.setattr("sys.argv", [*line, "--ablations", "superpixels", "--export_code", "true"])
+    # Of the process, and not of this test alone.
+    monkeypatch.setattr(XDistillationConfig, "_auto_class", None)
+    monkeypatch.setattr(XDistillationForImageClassification, "_auto_class", None)
     trained, distil = [], Study.distil
     monkeypatch.setattr(Study, "draw", lambda self: None)
     monkeypatch.setattr(Study, "distil", lambda self, name: trained.append(name) or distil(self, name))
@@ -42,10 +48,19 @@ def test_every_student_from_the_teacher_to_the_table(monkeypatch, tmp_path):
     assert {"accuracy.png", "table.md"} <= {path.name for path in tmp_path.iterdir()}
     study = tmp_path / "seed-42"
     assert {"representations.png", "students.png"} <= {path.name for path in study.iterdir()}
+    assert (study / "models" / "XDistillation" / "x_distillation.py").is_file()
     student = AutoModelForImageClassification.from_pretrained(study / "models" / "XDistillation")
     assert student.approximate_explanation(torch.rand(2, 3, 32, 32)).shape == (2, 32, 32)
     store = StoredReference(study / "explanations" / "gradcam")
     assert store.description["key"]["explainer"]["options"]["method"]["name"] == "gradcam"
+
+
+def test_curves_can_be_told_apart(tmp_path):
+    """Prevents: a curve of one epoch that isn't seen, and two students of one colour."""
+    curves = {"42": {name: [0.5] for name in [*xdistillation.STUDENTS, *xdistillation.VARIANTS]}}
+    lines = draw_accuracies(curves, tmp_path / "accuracy.png").axes[0].lines
+    assert all(line.get_marker() == "o" for line in lines)
+    assert len({line.get_color() for line in lines}) == 14
 
 
 def test_which_samples_count():
@@ -91,6 +106,9 @@ def test_plans_of_ablations():
         (["--ablations", "depth"], "Unknown ablations .'depth'.. Available: superpixels, k, penalty, columns"),
         (["--alpha", "2"], "--alpha must lie between 0 and 1, not 2.0"),
         (["--background", "0"], "--background must be at least 1, not 0"),
+        (["--columns", "feature"], "invalid choice: 'feature'"),
+        (["--superpixels", "50"], "--superpixels must lie between 3 and 20, not 50"),
+        (["--penalty", "-1"], "--penalty must be 0 or more"),
     ],
 )
 def test_refusals(monkeypatch, capsys, option, message):

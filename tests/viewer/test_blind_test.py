@@ -67,9 +67,29 @@ def test_answers_are_counted_by_model(tmp_path, capsys):
     (tmp_path / "other.json").write_text(json.dumps({"page": "0", "answers": right}))
     with pytest.raises(ValueError, match="holds 6 answers to the page 0, and the key is of .* with 6. Give the key"):
         score_blind_test(tmp_path, [tmp_path / "other.json"])
-    (tmp_path / "none.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(ValueError, match="none.csv is no file of answers that the page made: KeyError"):
-        score_blind_test(tmp_path, [tmp_path / "none.csv"])
+    rows = sorted(rows, key=lambda row: row.partition(",")[2][::-1])
+    (tmp_path / "two.csv").write_text("\n".join(["page,trial,answer", *rows]))
+    assert score_blind_test(tmp_path, [tmp_path / "two.csv"])["chosen"] == {"KD": 1, "e²KD": 5}
+    with pytest.raises(ValueError, match="one.json is given twice"):
+        score_blind_test(tmp_path, [tmp_path / "one.json", tmp_path / "." / "one.json"])
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("none.csv", "a,b\n1,2\n", "none.csv is no file of answers that the page made: KeyError"),
+        ("picture.png", "\x89PNG", "picture.png is no file of answers that the page made: Unicode"),
+        ("odd.json", '{"page": "%s", "answers": ["left", "Left", "middle", null, null, null]}', "'Left', 'middle'"),
+    ],
+)
+def test_files_without_answers(name, text, message, tmp_path):
+    """Prevents: an unreadable answer counted as undecided, and a message that names no file."""
+    write_blind_test(tmp_path, images(6).clamp(0, 1), MAPS, asked="e²KD")
+    (tmp_path / name).write_text(text.replace("%s", key_of(tmp_path)["page"]), encoding="latin-1")
+    with pytest.raises(ValueError, match=message):
+        score_blind_test(tmp_path, [tmp_path / name])
+    with pytest.raises(ValueError, match=f"{name} is no key of a blind test. Give the key.json"):
+        score_blind_test(tmp_path / name, [tmp_path / name])
 
 
 def main_exit(main, *line):

@@ -8,8 +8,10 @@ from urllib.parse import urlsplit
 
 import datasets
 import pytest
+import torch
 
 from hf_e2kd.explainers import build_explainer
+from hf_e2kd.viewer.blind_test import write_blind_test
 from hf_e2kd.viewer.listing import browse
 from hf_e2kd.viewer.report import report_page
 from hf_e2kd.viewer.settings import Samples, Settings, Viewing
@@ -300,3 +302,22 @@ def test_scores(visit):
     page = visit(viewing(score_pair(), [SENTENCE], ["input_x_gradient"]))
     assert "The teacher scores" in page.inner_text("#result") and "Explained: score" in page.inner_text("#result")
     assert page.get_by_label("Explainer").is_visible() and page.get_by_label("Explained class").count() == 0
+
+
+def test_keys_of_a_blind_test(browser, tmp_path):
+    """Prevents: answers by a key that is held or that zooms or goes back, and a focus that is lost."""
+    maps = {"KD": torch.ones(4, 4, 4), "e²KD": -torch.ones(4, 4, 4)}
+    page = browser.new_page()
+    page.goto(write_blind_test(tmp_path, torch.rand(4, 3, 8, 8), maps, asked="KD").as_uri())
+    page.keyboard.down("1")
+    page.keyboard.down("1")
+    for keys in ("Control+0", "Alt+ArrowLeft"):
+        page.keyboard.press(keys)
+    assert page.evaluate("answers") == ["left"]
+    page.focus("button:text-is('Right')")
+    page.keyboard.press("Enter")
+    page.keyboard.press("Enter")
+    page.keyboard.press("0")
+    assert page.evaluate("answers") == ["left", "right", "right", None]
+    assert page.evaluate("document.activeElement.textContent") == "Download JSON"
+    page.close()
