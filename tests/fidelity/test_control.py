@@ -90,6 +90,9 @@ def test_an_image_is_shifted_by_a_pixel(measured):
     expected = itself(trainer.references["teacher"].model, clean, changed)
     found = {name: figure.value for name, figure in record.control.figures.items()}
     assert found == pytest.approx(expected, abs=1e-5) and record.control.options == {"kind": "shift", "pixels": 1}
+    # A record's number of pixels takes no memory.
+    far = Control("shift", pixels=10**6).shifted(clean)
+    assert torch.equal(far, clean[..., :1, :1].expand_as(clean))
 
 
 def test_a_control_is_repeated_verified_and_read(measured, tmp_path):
