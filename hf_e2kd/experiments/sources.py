@@ -78,7 +78,7 @@ def _exported(source: str, processor: str | None, trust_remote_code: bool) -> Cl
         raise ValueError(
             f"'{source}' doesn't state {'its tokenizer' if model.is_text else 'how images are made for it'}. hf-e2kd "
             "explain and fidelity take those of the model that it was exported from, by --processor MODEL; other "
-            "commands take the model itself, or the file that hf-e2kd export makes of it."
+            "commands take the model itself."
         )
     return Classifier(model, model.processing_class, model.is_text, source)
 

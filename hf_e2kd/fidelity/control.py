@@ -56,7 +56,7 @@ class Control:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise ValueError(unknown_choice("control", self.kind, KINDS))
+            raise ValueError(unknown_choice("control", str(self.kind), KINDS))
         if not isinstance(self.sigma, int | float) or not 0 < self.sigma <= 255:
             raise ValueError(f"sigma is in levels of intensities, above 0 and at most 255, not {self.sigma!r}.")
         require_count("pixels", self.pixels)

@@ -165,6 +165,7 @@ def test_what_can_not_be_controlled_is_refused(tmp_path):
     for control, message in (
         ("noise", "Nothing says how the teacher's images were normalised. Give .* processing_class"),
         ("blur", "Unknown control 'blur'. Available: noise, shift"),
+        (True, "Unknown control 'True'. Available: noise, shift"),
     ):
         with pytest.raises(ValueError, match=message):
             measure_fidelity(trainer, control=control, **ALONE)
