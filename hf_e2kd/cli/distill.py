@@ -151,19 +151,26 @@ def distill(
     with redirect_stdout(sys.stderr):
         try:
             if dry_run:
-                parts = _rehearse(experiment, sources, comparison, args)
+                parts = _rehearse(experiment, sources, comparison, args, export is not None)
             else:
 
                 def prepare(distillation: Distillation, variants: Mapping[str, Mapping[str, Any]]) -> None:
                     _check_label_column(distillation, sources)
-                    if export is not None and _gives_map(args):
-                        require_explainable(distillation.student)
+                    if export is not None:
+                        _check_export(distillation, args)
                     parts = estimate_students(distillation, args, variants)
                     if args.process_index == 0:
                         echo(_plan(distillation, args), err=True)
                         echo(_estimate_as_text(parts, comparison, args), err=True)
 
-                results = run_variants(experiment, name, sources, comparison, args, before=prepare)
+                def write_file(student: Path) -> None:
+                    if export is not None and args.process_index == 0:
+                        file = _export_student(student, args, export)
+                        echo(f"The student is exported to {file}", err=True)
+
+                results = run_variants(
+                    experiment, name, sources, comparison, args, before=prepare, before_upload=write_file
+                )
         except KeyboardInterrupt:
             if args.process_index == 0:
                 # Beneath the progress bar.
@@ -172,8 +179,7 @@ def distill(
     if args.process_index != 0:
         return
     if export is not None and not dry_run:
-        results = {**results, "exported": str(_export_student(args, export))}
-        echo(f"The student is exported to {results['exported']}", err=True)
+        results = {**results, "exported": str(Path(args.output_dir) / "student" / f"student.{export}")}
     if dry_run:
         echo(json.dumps(_as_dict(parts, comparison)) if as_json else _estimate_as_text(parts, comparison, args))
     else:
@@ -293,14 +299,24 @@ def _gives_map(args: ExplanationDistillArguments) -> bool:
     return type(explainer) is GradCAM and explainer.target_layer is None
 
 
-def _export_student(args: ExplanationDistillArguments, suffix: str) -> Path:
+def _check_export(distillation: Distillation, args: ExplanationDistillArguments) -> None:
+    """Refuse a student whose map can't be exported."""
+    if not _gives_map(args):
+        return
+    try:
+        require_explainable(distillation.student)
+    except ValueError as error:
+        raise ValueError(
+            f"{error} Without --export the student is trained all the same, and hf-e2kd export "
+            f"{Path(args.output_dir) / 'student'} OUT.onnx then writes its logits."
+        ) from error
+
+
+def _export_student(folder: Path, args: ExplanationDistillArguments, suffix: str) -> Path:
     """Write the saved student beside itself as an ONNX file or a torch.export archive."""
-    folder = Path(args.output_dir) / "student"
     saved = load_classifier(str(folder))
     file = folder / f"student.{suffix}"
-    with redirect_stdout(sys.stderr):
-        export_model(saved.model, file, explanation=_gives_map(args), processing_class=saved.processing_class)
-    return file
+    return export_model(saved.model, file, explanation=_gives_map(args), processing_class=saved.processing_class)
 
 
 # --- What will be done, and how long it takes ------------------------------------------------------------------------
@@ -311,6 +327,7 @@ def _rehearse(
     sources: Any,
     comparison: Comparison,
     args: ExplanationDistillArguments,
+    exports: bool,
 ) -> dict[str, Part]:
     """Load everything, and time a few steps of each training; a teacher is trained for one step alone."""
     once: dict[str, Any] = {
@@ -323,6 +340,8 @@ def _rehearse(
     with redirect_stdout(io.StringIO()):
         distillation = experiment.load(sources, replace_arguments(args, **once), args.seed)
     _check_label_column(distillation, sources)
+    if exports:
+        _check_export(distillation, args)
     parts = {}
     if distillation.teacher_is_new and getattr(sources, "teacher_head", "own") == "own":
         rows, training = len(distillation.train), {"num_train_epochs": getattr(sources, "teacher_epochs", 0)}

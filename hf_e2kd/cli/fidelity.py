@@ -234,6 +234,8 @@ def fidelity(
     output_dir.mkdir(parents=True, exist_ok=True)
     record.save(output_dir)
     pictures = pictures if explains else 0
+    # An earlier record's isn't this one's, and `hf-e2kd card` shows what is there.
+    (output_dir / PICTURE).unlink(missing_ok=True)
     if pictures:
         panels = ExplanationPanels(trainer, count=pictures, choose_from=max(pictures, CHOOSE_FROM))
         panels.draw().savefig(output_dir / PICTURE, dpi=150)

@@ -12,6 +12,7 @@ from transformers import set_seed
 from ..architectures.sharding import whole
 from ..cards.escaping import escape_controls
 from ..data.groups import read_groups
+from ..export.reading import SUFFIXES
 from ..hub.upload import create_repo, push_folder
 from ..trainer import ExplanationDistillTrainer
 from ..trainer.arguments import ExplanationDistillArguments
@@ -46,6 +47,7 @@ def run_variants(
     comparison: Comparison,
     args: ExplanationDistillArguments,
     before: Callable[[Distillation, Mapping[str, Mapping[str, Any]]], None] | None = None,
+    before_upload: Callable[[Path], None] | None = None,
 ) -> dict[str, Any]:
     """Train, measure and save the variants of an experiment for each seed.
 
@@ -58,6 +60,7 @@ def run_variants(
         name: Its name.
         sources, comparison, args: Options as `parse_experiment` reads them.
         before: `before(distillation, variants)` is called before the first seed's students are trained.
+        before_upload: `before_upload(student)` is called with the folder of the student, once all are measured.
 
     Returns:
         The content of `results.json`.
@@ -102,6 +105,8 @@ def run_variants(
         results = collect_results(args, runs, start, recipe=name, sources=stated)
         if args.process_index == 0:
             write_results(results, output)
+    if before_upload is not None:
+        before_upload(output / "student")
     if repo_id is not None and args.process_index == 0:
         push_folder(
             output / "student",
@@ -148,6 +153,8 @@ def _save(
     if first.is_world_process_zero():
         for claim in ("results.json", "explanations.png", "explanations.html"):
             (output / claim).unlink(missing_ok=True)
+        for suffix in SUFFIXES:
+            (output / "student" / f"student{suffix}").unlink(missing_ok=True)
     for variant, trainer in trainers.items():
         trainer.save_model(str(output / ("student" if variant == "e²KD" else f"student-{variant.lower()}")))
     if first.is_world_process_zero() and pictures:

@@ -76,8 +76,9 @@ def _exported(source: str, processor: str | None, trust_remote_code: bool) -> Cl
     model: ExportedStudent = load_exported(source, found, names)
     if model.processing_class is None:
         raise ValueError(
-            f"'{source}' doesn't state {'its tokenizer' if model.is_text else 'how images are made for it'}. Name the "
-            "model that it was exported from, or another one with the same processor, by --processor."
+            f"'{source}' doesn't state {'its tokenizer' if model.is_text else 'how images are made for it'}. hf-e2kd "
+            "explain and fidelity take those of the model that it was exported from, by --processor MODEL; other "
+            "commands take the model itself."
         )
     return Classifier(model, model.processing_class, model.is_text, source)
 

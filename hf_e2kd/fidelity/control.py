@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.nn import functional as F
 
 from ..alignment.inputs import ImageView
 from ..alignment.precision import at_least_float32
@@ -57,7 +56,7 @@ class Control:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise ValueError(unknown_choice("control", self.kind, KINDS))
+            raise ValueError(unknown_choice("control", str(self.kind), KINDS))
         if not isinstance(self.sigma, int | float) or not 0 < self.sigma <= 255:
             raise ValueError(f"sigma is in levels of intensities, above 0 and at most 255, not {self.sigma!r}.")
         require_count("pixels", self.pixels)
@@ -71,9 +70,9 @@ class Control:
 
     def shifted(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Move images (B, channels, H, W) to the right and down."""
-        height, width = pixel_values.shape[-2:]
-        moved = F.pad(pixel_values, (self.pixels, 0, self.pixels, 0), mode="replicate")
-        return moved[..., :height, :width]
+        # Picked, not padded: a record of somebody else may name any number of pixels.
+        rows, columns = ((torch.arange(side) - self.pixels).clamp(min=0) for side in pixel_values.shape[-2:])
+        return pixel_values[..., rows[:, None], columns]
 
     def with_noise(self, pixel_values: torch.Tensor, view: ImageView, draw: torch.Generator) -> torch.Tensor:
         """Add noise to the intensities of images (B, channels, H, W) as a model gets them.

@@ -5,6 +5,7 @@ onnxruntime and torchao are imported where they are used: the other recipes do w
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -16,7 +17,19 @@ MISSING_EXTRA = (
     "This recipe takes the packages onnx, onnxscript, onnxruntime and torchao: pip install 'hf-e2kd[quantization]'."
 )
 
+PACKAGES = ("onnx", "onnxscript", "onnxruntime", "torchao")
+
 Batches = Iterable[Mapping[str, torch.Tensor]]
+
+
+def require_packages() -> None:
+    """Refuse to begin without the extra `quantization`.
+
+    Raises:
+        ImportError: a package of it is missing.
+    """
+    if any(find_spec(package) is None for package in PACKAGES):
+        raise ImportError(MISSING_EXTRA)
 
 
 def quantised_copies(
@@ -31,16 +44,10 @@ def quantised_copies(
         model: The classifier.
         float_file: Its ONNX file in float32; the quantised files are written beside it.
         calibration: Function that gives the batches by which static quantisation finds the activations' ranges.
-
-    Raises:
-        ImportError: a package of the extra `quantization` is missing.
     """
-    try:
-        from onnxruntime.quantization import QuantType, quantize_dynamic, quantize_static
-        from onnxruntime.quantization.shape_inference import quant_pre_process
-        from torchao.quantization import Int8WeightOnlyConfig, IntxWeightOnlyConfig, PerGroup, quantize_
-    except ImportError as error:
-        raise ImportError(MISSING_EXTRA) from error
+    from onnxruntime.quantization import QuantType, quantize_dynamic, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+    from torchao.quantization import Int8WeightOnlyConfig, IntxWeightOnlyConfig, PerGroup, quantize_
 
     def by_onnxruntime(name: str, quantise: Callable[[Path, Path], None]) -> Callable[[], nn.Module]:
         def make() -> nn.Module:

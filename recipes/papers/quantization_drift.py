@@ -30,7 +30,7 @@ import torch
 from _common import smoke_processor
 from _drift import REFERENCE, Row, draw_drift, drift_table, row_figures
 from _generated import write_imagenet
-from _quantized import quantised_copies, quantised_share
+from _quantized import quantised_copies, quantised_share, require_packages
 from torch import Tensor, nn
 from transformers import HfArgumentParser, ResNetConfig, ResNetForImageClassification
 
@@ -44,8 +44,10 @@ from hf_e2kd.experiments.results import describe_machine, write_results
 from hf_e2kd.experiments.sources import Classifier, load_classifier, load_split
 from hf_e2kd.explainers import Occlusion
 from hf_e2kd.export import export_model, load_exported
+from hf_e2kd.fidelity.describe import data_digest
 from hf_e2kd.fidelity.measure import drawn_rows
 from hf_e2kd.fidelity.precision import precision_of, runtime_of
+from hf_e2kd.store.key import weights_digest
 
 SIGMA = 4 / 255
 """Standard deviation of the control's noise, in intensities from 0 to 1."""
@@ -68,12 +70,12 @@ class DriftOptions:
     rows: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "Beginnings of names of the quantised rows to measure now: static, dynamic, torchao; or all."
+            "help": "Beginnings of names of the quantised rows to measure now: static, dynamic, torchao; else all."
         },
     )
     slow: list[str] = field(
         default_factory=list,
-        metadata={"help": "Beginnings of names of rows that are measured on fewer samples: dynamic, torchao, ..."},
+        metadata={"help": "Beginnings of names of quantised rows that are measured on fewer samples: dynamic, ..."},
     )
     slow_samples: int = field(default=40, metadata={"help": "Number of these samples, the first ones."})
     calibration: int = field(default=100, metadata={"help": "Number of calibration samples."})
@@ -92,6 +94,8 @@ class DriftOptions:
     def __post_init__(self) -> None:
         if not (self.smoke or self.show or (self.model and self.dataset)):
             raise ValueError("Give --model and --dataset, or --smoke to try the recipe out without any data.")
+        if self.show and not Path(self.show).is_file():
+            raise ValueError(f"--show takes the results.json of an earlier run, and there is no file '{self.show}'.")
         for name, least in (("samples", 2), ("slow_samples", 2), ("calibration", 1), ("grid", 2), ("batch_size", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"--{name} must be at least {least}, not {getattr(self, name)}.")
@@ -99,12 +103,16 @@ class DriftOptions:
 
 @dataclass
 class Task:
-    """A classifier and the inputs that it is measured on: images (n, channels, H, W), or texts."""
+    """A classifier and the inputs that it is measured on: images (n, channels, H, W), or texts.
+
+    `digests` are those of the weights and of the samples, by which an interrupted run knows its own rows.
+    """
 
     classifier: Classifier
     inputs: Tensor | list[str]
     calibration: Tensor | list[str]
     explainer: Occlusion
+    digests: dict[str, Any] = field(default_factory=dict)
 
     def controls(self, seed: int) -> dict[str, Tensor | list[str]]:
         """Change the inputs a little, in each of the ways that stand beside quantisation."""
@@ -140,7 +148,9 @@ def run_drift(description: str) -> dict[str, Any]:
     parser = HfArgumentParser(DriftOptions, description=description)
     try:
         (options,) = parser.parse_args_into_dataclasses(command_line(DriftOptions))
-    except ValueError as error:
+        if not options.show:
+            require_packages()
+    except (ValueError, ImportError) as error:
         parser.error(str(error))
     output = Path(options.output_dir)
     output.mkdir(parents=True, exist_ok=True)
@@ -155,19 +165,19 @@ def run_drift(description: str) -> dict[str, Any]:
     settings |= {name: Path(settings[name]).name for name in ("model", "dataset")}
     refuse_other_settings(output, settings)
     task = load_task(options)
+    settings |= task.digests
+    refuse_other_settings(output, settings)
     controls = task.controls(options.seed)
     float_file = output / "float32.onnx"
 
     def float_model() -> nn.Module:
         return load_exported(float_file)
 
-    makers: dict[str, Callable[[], nn.Module]] = {
-        **dict.fromkeys([REFERENCE, *controls], float_model),
-        **quantised_copies(task.classifier.model, float_file, task.calibration_batches),
-    }
+    copies = quantised_copies(task.classifier.model, float_file, task.calibration_batches)
     for beginning in (*options.rows, *options.slow):
-        if not any(name.startswith(beginning) for name in makers):
-            raise ValueError(f"There is no row '{beginning}…'. Available: {'; '.join(makers)}.")
+        if not any(name.startswith(beginning) for name in copies):
+            raise ValueError(f"There is no quantised row '{beginning}…'. Available: {'; '.join(copies)}.")
+    makers: dict[str, Callable[[], nn.Module]] = {**dict.fromkeys([REFERENCE, *controls], float_model), **copies}
     results: dict[str, Any] = {
         "recipe": "quantization_drift",
         "options": settings,
@@ -194,7 +204,9 @@ def run_drift(description: str) -> dict[str, Any]:
             target = rows[REFERENCE].logits.argmax(1)[:count] if rows else None
             rows[name] = measure(task, make(), controls.get(name, task.inputs)[:count], target)
             file.parent.mkdir(exist_ok=True)
-            torch.save(asdict(rows[name]), file)
+            # Whole or not at all: an interrupted command goes on from what is there.
+            torch.save(asdict(rows[name]), file.with_suffix(".part"))
+            file.with_suffix(".part").replace(file)
         beside = {} if name in (REFERENCE, *controls) else {control: rows[control] for control in controls}
         results["rows"][name] = row_figures(rows[name], rows[REFERENCE], beside, options.small_kl, options.seed)
         write_results(results, output)
@@ -203,13 +215,12 @@ def run_drift(description: str) -> dict[str, Any]:
 
 
 def refuse_other_settings(output: Path, settings: Mapping[str, Any]) -> None:
-    """Refuse to go on in a folder whose rows were measured with other options."""
+    """Refuse to go on in a folder whose rows were measured with other options, weights or samples."""
     file = output / "results.json"
     known = json.loads(file.read_text(encoding="utf-8"))["options"] if file.exists() else settings
     if other := [name for name in settings if known.get(name) != settings[name]]:
         raise ValueError(
-            f"'{output}' holds rows of a run with other options ({', '.join(other)}). Name another --output_dir, or "
-            "remove it."
+            f"'{output}' holds rows of another run (other {', '.join(other)}). Name another --output_dir, or remove it."
         )
 
 
@@ -219,16 +230,19 @@ def load_task(options: DriftOptions) -> Task:
     classifier = load_classifier(options.model)
     classifier.model.eval()
     column = options.column or ("text" if classifier.is_text else "image")
-    found: list[Any] = []
+    found, samples = list[Any](), list[str | None]()
     for split, count in ((options.split, options.samples), (options.calibration_split, options.calibration)):
         data, _ = load_split(options.dataset, classifier.is_text, split, None, [column])
         drawn = data.select(drawn_rows(len(data), count, options.seed))
+        samples.append(data_digest(drawn, [column]))
         if classifier.is_text:
             found.append(list(drawn[column]))
         else:
             transform = DistillationTransform(classifier.processing_class)
             found.append(torch.stack([transform({"image": [row[column]]})["pixel_values"][0] for row in drawn]))
-    return Task(classifier, *found, Occlusion(1 / options.grid, 1 / options.grid, batch_size=options.batch_size))
+    explainer = Occlusion(1 / options.grid, 1 / options.grid, batch_size=options.batch_size)
+    digests = {"weights": f"sha256:{weights_digest(classifier.model)}", "fingerprints": samples}
+    return Task(classifier, *found, explainer, digests)
 
 
 @torch.no_grad()

@@ -76,10 +76,15 @@ def of_images(place, *options, dataset="photos"):
     return ["distill", *sources, *FAST, *options]
 
 
-def test_images(place, tmp_path, capsys):
+def test_images(place, tmp_path, monkeypatch, capsys):
     """Prevents: results among the trainer's logs, a training option that is lost, no word of what is done and how long
-    it takes, a student that isn't exported, or without its map."""
-    options = ["--max_steps", 2, "--learning-rate", "0.001", "--export", "pt2"]
+    it takes, a student that isn't exported, without its map or after it is published, an earlier student's file."""
+    published = []
+    monkeypatch.setattr(side_by_side, "create_repo", lambda args: "me/student")
+    monkeypatch.setattr(side_by_side, "push_folder", lambda folder, *_, **options: published.extend(folder.iterdir()))
+    (tmp_path / "student").mkdir()
+    (tmp_path / "student" / "student.onnx").touch()
+    options = ["--max_steps", 2, "--learning-rate", "0.001", "--export", "pt2", "--push_to_hub", "true"]
     line = of_images(place, "--output_dir", tmp_path, *options)
     assert run(*line) == 0
     printed = capsys.readouterr()
@@ -92,9 +97,22 @@ def test_images(place, tmp_path, capsys):
     recorded = json.loads((tmp_path / "results.json").read_text())["arguments"]
     assert recorded["learning_rate"] == 0.001
     assert load_exported(tmp_path / "student" / "student.pt2").program.outputs == ["logits", "map"]
+    names = {path.name for path in published}
+    assert "student.pt2" in names and "student.onnx" not in names
     trained = AutoModelForImageClassification.from_pretrained(tmp_path / "student").state_dict()
     start = build("vit", seed=1).state_dict()
     assert any(not torch.equal(start[name], value) for name, value in trained.items())
+
+
+def test_a_map_that_can_not_be_exported(place, tmp_path, monkeypatch, capsys):
+    """Prevents: a rehearsal that passes before a training that is refused; a refusal without what to do."""
+
+    def refuse(student):
+        raise ValueError("No map.")
+
+    monkeypatch.setattr(command, "require_explainable", refuse)
+    assert run(*of_images(place, "--output_dir", tmp_path, "--export", "pt2", "--dry-run")) == 1
+    assert "No map. Without --export the student is trained" in capsys.readouterr().err
 
 
 def test_texts(place, tmp_path, capsys):

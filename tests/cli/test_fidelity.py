@@ -186,8 +186,12 @@ def test_what_was_wrong_is_said(place, capsys, given, code, message):
 
 
 def test_a_record_without_its_teacher(place, capsys):
-    """Prevents: a verification that measures against whatever it finds."""
+    """Prevents: a verification that measures against whatever it finds; an earlier record's picture beside this one."""
+    picture = place / "outputs" / "fidelity" / "explanations.png"
+    picture.parent.mkdir(parents=True)
+    picture.touch()
     assert run(*IMAGES, "--pictures", 0, "--no-chance") == 0
+    assert not picture.exists()
     shutil.move("teacher", "elsewhere")
     own = ("fidelity", "--verify", "outputs/fidelity", *THERE[2:])
     record = FidelityRecord.load("outputs/fidelity")

@@ -90,6 +90,9 @@ def test_an_image_is_shifted_by_a_pixel(measured):
     expected = itself(trainer.references["teacher"].model, clean, changed)
     found = {name: figure.value for name, figure in record.control.figures.items()}
     assert found == pytest.approx(expected, abs=1e-5) and record.control.options == {"kind": "shift", "pixels": 1}
+    # A record's number of pixels takes no memory.
+    far = Control("shift", pixels=10**6).shifted(clean)
+    assert torch.equal(far, clean[..., :1, :1].expand_as(clean))
 
 
 def test_a_control_is_repeated_verified_and_read(measured, tmp_path):
@@ -162,6 +165,7 @@ def test_what_can_not_be_controlled_is_refused(tmp_path):
     for control, message in (
         ("noise", "Nothing says how the teacher's images were normalised. Give .* processing_class"),
         ("blur", "Unknown control 'blur'. Available: noise, shift"),
+        (True, "Unknown control 'True'. Available: noise, shift"),
     ):
         with pytest.raises(ValueError, match=message):
             measure_fidelity(trainer, control=control, **ALONE)

@@ -138,19 +138,31 @@ def test_trial_run(run, monkeypatch, tmp_path, capsys):
 
     monkeypatch.setattr(drift, "measure", lambda *_: pytest.fail("a row is measured again"))
     assert run("--smoke") == results
-    with pytest.raises(ValueError, match="no row 'int3…'. Available: float32; noise"):
+    with pytest.raises(ValueError, match="no quantised row 'int3…'. Available: static int8, per tensor; "):
         run("--smoke", "--rows", "int3")
-    with pytest.raises(ValueError, match="other options \\(seed\\)"):
+    with pytest.raises(ValueError, match="another run \\(other seed\\)"):
         run("--smoke", "--seed", "1")
+    with monkeypatch.context() as patch:
+        patch.setattr(drift, "weights_digest", lambda model: "those of a namesake")
+        with pytest.raises(ValueError, match="another run \\(other weights\\)"):
+            run("--smoke")
     again = tmp_path / "again"
     assert run("--show", str(tmp_path / "results.json"), "--output_dir", str(again)) == json.loads(json.dumps(results))
     assert (again / "table.md").read_text(encoding="utf-8") == table and (again / "drift.png").is_file()
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [((), "--model and --dataset"), (("--smoke", "--grid", "1"), "--grid")]
+    ("options", "message"),
+    [
+        ((), "--model and --dataset"),
+        (("--smoke", "--grid", "1"), "--grid"),
+        (("--show", "none.json"), "there is no file 'none.json'"),
+        (("--smoke",), "pip install 'hf-e2kd[quantization]'"),
+    ],
 )
-def test_options_are_read_before_anything_is_loaded(options, message, run, capsys):
+def test_options_are_read_before_anything_is_loaded(options, message, run, monkeypatch, capsys):
+    """Prevents: models that are loaded for nothing, or a package that is missed after them."""
+    monkeypatch.setitem(sys.modules, "torchao", None)
     with pytest.raises(SystemExit):
         run(*options)
     assert message in capsys.readouterr().err

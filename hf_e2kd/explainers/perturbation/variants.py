@@ -52,7 +52,7 @@ def variant_values(
         (N, K), in at least float32.
     """
     found = []
-    bar = tqdm(total=len(rows), desc=title, delay=_SHOWN_AFTER, leave=False)
+    bar = tqdm(total=len(rows), desc=title, delay=_SHOWN_AFTER, leave=False, disable=None)
     # Features are those of the inputs as they are.
     with untapped(), frozen_statistics(model), bar as progress:
         for start in range(0, len(rows), batch_size):
