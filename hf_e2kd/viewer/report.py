@@ -28,8 +28,9 @@ main {{ max-width: 64rem; margin: 0 auto; padding: 1rem; }}
 dl {{ display: grid; grid-template-columns: auto 1fr; gap: .1rem 1rem; margin: 0 0 1rem; }}
 dd {{ margin: 0; }}
 fieldset {{ display: flex; flex-wrap: wrap; gap: .25rem 1rem; border: 1px solid var(--rule); margin: 1rem 0; }}
-.index {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(min(15rem, 100%), 1fr)); gap: .75rem;
-  margin: 1rem 0; }}
+.e2kd .index {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(min(15rem, 100%), 1fr)); gap: .75rem;
+  margin: .5rem 0 1rem; }}
+.e2kd .legend + section {{ margin-top: 1.5rem; }}
 .e2kd .index li {{ display: block; padding: 0; background: none; }}
 .index a {{ display: block; }}
 .index img {{ display: block; max-width: 100%; height: auto; }}
