@@ -14,7 +14,7 @@ from ..data.opening import open_image
 from .comparison import TOPS, Comparison, Target
 from .listing import Listing, arrange, browse, known, summary
 from .markup import comparison_section, error_message, legend
-from .overview import caption, scatter, summary_list, thumbnail
+from .overview import caption, how_to_read, scatter, summary_list, thumbnail
 from .report import report_page
 from .settings import Viewing, facts
 
@@ -149,10 +149,9 @@ class Answers:
         shown = arrange(comparisons, order, kept, named, words)
         what = "the score" if self.viewing.pair.scores else "the teacher's top class"
         count = f"{len(shown)} of {len(comparisons)}" if len(shown) < len(comparisons) else f"All {len(shown)}"
-        pictures = "" if self.viewing.pair.is_text else " Each picture: image, teacher's map, student's map."
         heading = (
             f'<div class="e2kd"><h2>Samples</h2><p class="note">{count}, compared by <b>{escape_html(listed)}</b> on '
-            f"{what}.{pictures}</p></div>"
+            f"{what}. {how_to_read(comparisons[0])}</p></div>"
         )
         positions = [each.position for each in shown if each.position is not None]
         marked = position if position in positions else None
@@ -191,8 +190,11 @@ class Answers:
             comparison = replace(comparison, chance=self.listings[explainer].chance)
         if position is None:
             return None, gr.skip(), target, self._draw(comparison), comparison
-        comparison = known(self.viewing, comparison, position)
-        return position, comparison.sample, target, self._draw(comparison), comparison
+        return self.show(known(self.viewing, comparison, position), target)
+
+    def show(self, comparison: Comparison, target: Target) -> Shown:
+        """Show the comparison of a sample of the data set."""
+        return comparison.position, comparison.sample, target, self._draw(comparison), comparison
 
     def _draw(self, comparison: Comparison) -> str:
         return f'<div class="e2kd">{comparison_section(comparison, clickable=True)}\n{legend([comparison])}</div>'
@@ -200,8 +202,10 @@ class Answers:
     def invitation(self) -> str:
         """Say how to begin."""
         what = "Type a sentence" if self.viewing.pair.is_text else "Drop or choose an image"
-        browsing = ", or choose one of the samples below" if self.listings else ""
-        return f'<div class="e2kd"><p class="note">{what}{browsing}.</p></div>'
+        others = ", or choose one of the samples below" if self.listings else ""
+        if self.viewing.pair.is_text and not self.listings:
+            others = ", or choose an example"
+        return f'<div class="e2kd"><p class="note">{what}{others}.</p></div>'
 
     def _mark(self, order: list[int], position: int) -> Any:
         if self.viewing.pair.is_text:

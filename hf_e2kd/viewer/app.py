@@ -39,7 +39,7 @@ def build_page(viewing: Viewing, listing: Listing | None = None) -> gr.Blocks:
     methods, browsing = list(viewing.explainers), listing is not None and bool(listing.comparisons)
     first: Any = (None, None, "teacher_top", answers.invitation(), None)
     if listing is not None and browsing:
-        first = answers.choose(listing.positions[0], methods[0], "teacher_top")
+        first = answers.show(listing.comparisons[0], "teacher_top")
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(KEPT, KEPT)) as page:
         named = " · ".join(
             f"{escape_html(name)}: <b>{escape_html(value)}</b>" for name, value in facts(viewing.settings).items()
@@ -149,8 +149,11 @@ def serve(page: gr.Blocks, **options: Any) -> Any:
     # Every request waits in the queue, in which the models are used one after the other.
     page.queue(api_open=False)
     sheet = style(".dark .e2kd {{ {} }}") + browser.STYLE
+    theme = gr.themes.Default(font=fonts, font_mono=mono, primary_hue="blue")
+    # Hints in gradio's own grey can hardly be read on white.
+    theme.set(body_text_color_subdued="*neutral_600")
     return page.launch(
-        theme=gr.themes.Default(font=fonts, font_mono=mono, primary_hue="blue"),
+        theme=theme,
         head=f"<style>{sheet}</style>{browser.TAB_LEAVES}",
         footer_links=[],
         max_file_size=LARGEST_FILE,

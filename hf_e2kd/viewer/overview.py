@@ -29,6 +29,14 @@ def caption(comparison: Comparison) -> str:
     return " · ".join(parts) + (f"\n{comparison.file}" if comparison.file else "")
 
 
+def how_to_read(comparison: Comparison) -> str:
+    """Explain the entries of a list: a thumbnail's parts and those of a `caption`."""
+    pictures = "" if isinstance(comparison.sample, str) else "Each picture: image, teacher's map, student's map. "
+    classes = "✓ the class of both, or ✗ the teacher's | the student's"
+    chosen = classes if comparison.student.score is None else "the teacher's score | the student's"
+    return f"{pictures}Captions: {chosen} · the explanations' similarity."
+
+
 def thumbnail(small: Comparison) -> Image.Image:
     """Draw an image, the teacher's map and the student's side by side.
 

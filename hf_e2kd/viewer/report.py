@@ -9,7 +9,7 @@ from .comparison import Comparison
 from .drawing import data_uri
 from .listing import browse, summary
 from .markup import comparison_section, kinds, legend
-from .overview import caption, scatter, thumbnail
+from .overview import caption, how_to_read, scatter, thumbnail
 from .settings import Settings, facts, load
 from .styles import style
 
@@ -28,12 +28,14 @@ main {{ max-width: 64rem; margin: 0 auto; padding: 1rem; }}
 dl {{ display: grid; grid-template-columns: auto 1fr; gap: .1rem 1rem; margin: 0 0 1rem; }}
 dd {{ margin: 0; }}
 fieldset {{ display: flex; flex-wrap: wrap; gap: .25rem 1rem; border: 1px solid var(--rule); margin: 1rem 0; }}
-.index {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(min(15rem, 100%), 1fr)); gap: .75rem;
-  margin: 1rem 0; }}
+.e2kd .index {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(min(15rem, 100%), 1fr)); gap: .75rem;
+  margin: .5rem 0 1rem; }}
+.e2kd .legend + section {{ margin-top: 1.5rem; }}
 .e2kd .index li {{ display: block; padding: 0; background: none; }}
 .index a {{ display: block; }}
 .index img {{ display: block; max-width: 100%; height: auto; }}
 .index span {{ white-space: pre-line; }}
+.e2kd .versions {{ margin-top: 1.5rem; }}
 {filters}
 {style}</style>
 </head>
@@ -47,6 +49,7 @@ fieldset {{ display: flex; flex-wrap: wrap; gap: .25rem 1rem; border: 1px solid 
 {overview}
 {legend}
 {sections}
+<p class="note versions">{versions}</p>
 </main>
 </body>
 </html>
@@ -83,8 +86,8 @@ def report_page(
     if not comparisons:
         raise ValueError(f"There is no comparison to report. {' '.join(notes)}".strip())
     several = len(comparisons) > 1
+    stated = facts | (summary(comparisons) if several else {})
     versions = ", ".join(f"{package} {version}" for package, version in environment().items())
-    stated = facts | (summary(comparisons) if several else {}) | {"Made with": versions}
     return PAGE.format(
         title=escape_html(title),
         style=style("@media (prefers-color-scheme: dark) {{ .e2kd {{ {} }} }}"),
@@ -92,6 +95,7 @@ def report_page(
         facts="\n".join(
             f'<dt>{escape_html(name)}</dt><dd dir="auto">{escape_html(value)}</dd>' for name, value in stated.items()
         ),
+        versions=escape_html(f"Made with {versions}."),
         overview=_overview(comparisons) if several else "",
         legend=legend(comparisons),
         notes="\n".join(f'<p class="note">{escape_html(note)}</p>' for note in notes),
@@ -116,7 +120,9 @@ def _overview(comparisons: Sequence[Comparison]) -> str:
         entry = f'{picture}<span dir="auto">{escape_html(caption(each))}</span>'
         items.append(f'<li class="{kinds(each)}"><a href="#comparison-{number}">{entry}</a></li>')
     show = f"<fieldset><legend>Show</legend>{buttons}</fieldset>" if len(choices) > 2 else ""
-    return f'{scatter(comparisons, "#comparison-{}".format)}\n{show}\n<ol class="index">{"".join(items)}</ol>'
+    reading = f'<p class="note">{escape_html(how_to_read(comparisons[0]))}</p>'
+    plot = scatter(comparisons, "#comparison-{}".format)
+    return f'{plot}\n{show}\n{reading}\n<ol class="index">{"".join(items)}</ol>'
 
 
 def write_report(folder: str | Path, page: str) -> Path:
