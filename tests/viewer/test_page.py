@@ -196,6 +196,7 @@ def test_list_on_a_phone(visit):
     listing = browse(what)
     first, second = listing.comparisons, browse(what, "saliency").comparisons
     page = visit(what, listing, viewport={"width": 390, "height": 800})
+    page.get_by_label("Thumbnail 3 of 3").wait_for()
     assert_fits(page)
     files = [each.file for each in first]
     assert listed(page) == files != [each.file for each in second]
