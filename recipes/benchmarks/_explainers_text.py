@@ -67,7 +67,9 @@ class Options:
         default_factory=lambda: list(EXPLAINERS), metadata={"help": "Rows by which the teacher is explained."}
     )
     trained: list[str] = field(
-        default_factory=lambda: ["lrp, last layer", "lrp", "integrated_gradients"],
+        default_factory=lambda: [
+            *("lrp, last layer", "lrp", "integrated_gradients", "attention_gradient", "input_x_gradient, last layer"),
+        ],
         metadata={"help": "Rows whose explainers students are trained with, besides plain distillation."},
     )
     weights: list[float] = field(
