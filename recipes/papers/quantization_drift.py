@@ -94,8 +94,6 @@ class DriftOptions:
     def __post_init__(self) -> None:
         if not (self.smoke or self.show or (self.model and self.dataset)):
             raise ValueError("Give --model and --dataset, or --smoke to try the recipe out without any data.")
-        if self.show and not Path(self.show).is_file():
-            raise ValueError(f"--show takes the results.json of an earlier run, and there is no file '{self.show}'.")
         for name, least in (("samples", 2), ("slow_samples", 2), ("calibration", 1), ("grid", 2), ("batch_size", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"--{name} must be at least {least}, not {getattr(self, name)}.")
@@ -150,6 +148,8 @@ def run_drift(description: str) -> dict[str, Any]:
         (options,) = parser.parse_args_into_dataclasses(command_line(DriftOptions))
         if not options.show:
             require_packages()
+        elif not Path(options.show).is_file():
+            raise ValueError(f"--show takes the results.json of an earlier run, and there is no file '{options.show}'.")
     except (ValueError, ImportError) as error:
         parser.error(str(error))
     output = Path(options.output_dir)

@@ -6,10 +6,19 @@ from unittest.mock import Mock
 import _explainers_text as texts
 import explainers
 import pytest
+from transformers.utils import logging
+
+
+@pytest.fixture(scope="module", autouse=True)
+def verbosity():
+    """Bring back the warnings, which the benchmark silences and other tests read."""
+    level = logging.get_verbosity()
+    yield
+    logging.set_verbosity(level)
 
 
 @pytest.fixture(scope="module")
-def smoke(tmp_path_factory):
+def smoke(verbosity, tmp_path_factory):
     """Run `--smoke`; figures, folder, and the tokens of each training's steps."""
     folder, trainings = tmp_path_factory.mktemp("explainers"), []
     train, step = texts.SameBatches.train, texts.SameBatches.training_step
