@@ -14,8 +14,11 @@ from accelerate.utils import DistributedType
 from torch import nn
 
 from ..alignment.precision import at_least_float32
+from ..logs import get_logger
 from ..terms import Term
 from .step import weighted_sum
+
+logger = get_logger(__name__)
 
 MODES = ("absolute", "relative")
 FACTOR = "relative_factor"
@@ -134,6 +137,18 @@ def measure_factors(
 def is_measured(terms: Iterable[Term]) -> bool:
     """Tell whether every term of explanations has a factor that was measured."""
     return all(getattr(term, FACTOR) > 0 for term in terms if hasattr(term, FACTOR))
+
+
+def warn_of_unmeasured(terms: Iterable[Term]) -> None:
+    """Warn of terms of explanations that a training has left out, as their factors were never measured."""
+    for term in terms:
+        if getattr(term, FACTOR, None) == 0:
+            logger.warning(
+                f"'{term.name}' had no part in this training: explanation_weight_mode='relative' found no gradient of "
+                f"it above {LEAST_NORM:g} of the other terms'. Its maps are all-zero or the teacher's own already, no "
+                "step explained anything, or the other terms have no gradient; the logs' explanation_grad_norm, "
+                "other_grad_norm and zero_student_maps tell which."
+            )
 
 
 def _squared_norm(loss: torch.Tensor | None, parameters: list[nn.Parameter], device: torch.device) -> torch.Tensor:

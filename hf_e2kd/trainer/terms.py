@@ -14,6 +14,7 @@ from ..explainers.registry import require_gradients
 from ..terms import Term
 from .checkpoints import forget_preparation, full_disk_named
 from .finite import DIVERGED, require_finite_weights
+from .relative_weights import warn_of_unmeasured
 from .stages import prepare_terms, train_stage
 from .step import run_student
 from .term_setup import TermGradients, add_parameters, check_parameters, load_terms, save_terms
@@ -71,9 +72,11 @@ class TermsMixin(Trainer):
         gradients = TermGradients(self.terms, self.accelerator)
         self.add_callback(gradients)
         try:
-            return super()._inner_training_loop(batch_size, args, resume_from_checkpoint, *arguments, **keywords)
+            trained = super()._inner_training_loop(batch_size, args, resume_from_checkpoint, *arguments, **keywords)
         finally:
             self.remove_callback(gradients)
+        warn_of_unmeasured(self._named_terms().values())
+        return trained
 
     def train_stage(self, term: Term, num_train_epochs: float, with_student: bool = True) -> None:
         """Train the student's layers below a term's taps, and the term's parameters, on that term alone.

@@ -44,13 +44,11 @@ from hf_e2kd.experiments.results import describe_machine, write_results
 from hf_e2kd.experiments.sources import Classifier, load_classifier, load_split
 from hf_e2kd.explainers import Occlusion
 from hf_e2kd.export import export_model, load_exported
+from hf_e2kd.fidelity import Control
 from hf_e2kd.fidelity.describe import data_digest
 from hf_e2kd.fidelity.measure import drawn_rows
 from hf_e2kd.fidelity.precision import precision_of, runtime_of
 from hf_e2kd.store.key import weights_digest
-
-SIGMA = 4 / 255
-"""Standard deviation of the control's noise, in intensities from 0 to 1."""
 
 
 @dataclass
@@ -114,14 +112,13 @@ class Task:
 
     def controls(self, seed: int) -> dict[str, Tensor | list[str]]:
         """Change the inputs a little, in each of the ways that stand beside quantisation."""
+        noise, shift = Control("noise"), Control("shift")
         if isinstance(self.inputs, list):
-            return {'" ." appended': [f"{text} ." for text in self.inputs]}
-        view = image_view(self.classifier.processing_class)
-        intensities = view.intensities(self.inputs)
-        noise = torch.randn(intensities.shape, generator=torch.Generator().manual_seed(seed))
+            return {f'"{noise.appended}" appended': [f"{text}{noise.appended}" for text in self.inputs]}
+        view, draw = image_view(self.classifier.processing_class), torch.Generator().manual_seed(seed)
         return {
-            "noise, σ = 4/255": view.normalise((intensities + SIGMA * noise).clamp(0, 1)),
-            "one pixel's shift": torch.cat([self.inputs[..., :1], self.inputs[..., :-1]], dim=-1),
+            f"noise, σ = {noise.sigma}/255": noise.with_noise(self.inputs, view, draw),
+            "one pixel's shift": shift.shifted(self.inputs),
         }
 
     def calibration_batches(self, batch_size: int = 16) -> Iterator[Mapping[str, Tensor]]:

@@ -17,19 +17,6 @@ from hf_e2kd.experiments.images import classifier_of
 from tests.models import build
 
 
-@pytest.fixture
-def run(monkeypatch, tmp_path):
-    """Runs a recipe in this process as its command line does; its results go to `tmp_path`."""
-
-    def run_recipe(module, *options):
-        name = module.__name__
-        line = [name, "--output_dir", str(tmp_path), "--disable_tqdm", "true", *options]
-        monkeypatch.setattr("sys.argv", line)
-        return getattr(module, f"run_{name}")(module.__doc__)
-
-    return run_recipe
-
-
 def arguments_of(text, tmp_path, **training):
     args = ExplanationDistillArguments(str(tmp_path), temperature=4.0, explanation_weight=3.0, use_cpu=True, **training)
     study, model = StudyOptions(), build("resnet")

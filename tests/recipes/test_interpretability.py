@@ -15,19 +15,6 @@ from PIL import Image as PILImage
 from hf_e2kd.data.shapes import CLASSES
 
 
-@pytest.fixture
-def run(monkeypatch, tmp_path):
-    """Runs a recipe in this process as its command line does; its results go to `tmp_path`."""
-
-    def run_recipe(module, *options):
-        name = module.__name__
-        line = [name, "--output_dir", str(tmp_path), "--disable_tqdm", "true", *options]
-        monkeypatch.setattr("sys.argv", line)
-        return getattr(module, f"run_{name}")(module.__doc__)
-
-    return run_recipe
-
-
 def test_five_bands_of_students(run, tmp_path):
     """Prevents: a student without figures, undefined ones in the file, or pictures that are missing."""
     results = run(five_band, "--smoke", "--students", "scratch", "e2KD", "--alpha", "0.7")

@@ -153,6 +153,13 @@ def test_maps_that_match_already(tiny, tmp_path):
     assert logged(trainer, "explanation_weight") == pytest.approx([0.0, weight, weight])
 
 
+def test_a_training_without_explanations_says_so(tiny, tmp_path, caplog):
+    """Prevents: a student that explanations had no part in, by a weight that nobody reads in the logs."""
+    settings = {**RELATIVE, "task_weight": 1.0, "max_steps": 1, "learning_rate": 0.0}
+    distiller(tiny("vit"), build("vit"), tmp_path, settings).train()
+    assert "had no part in this training" in caplog.text
+
+
 def test_resuming_between_two_measurements(tiny, tmp_path):
     """A factor that a checkpoint doesn't hold is measured anew, on another batch, or stands at 0."""
     settings = {"max_steps": 6, "save_strategy": "steps", "save_steps": 3, "optim": "adamw_torch", **RELATIVE}
