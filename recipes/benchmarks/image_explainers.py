@@ -256,7 +256,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--test", help="Parquet file of the images to explain")
     parser.add_argument("--classes", help="CSV file of the classes: label, wnid")
     parser.add_argument("--output", type=Path, default=Path("outputs/image_explainers"))
-    parser.add_argument("--epochs", type=int, default=4, help="epochs of the ViT")
+    parser.add_argument("--epochs", type=int, default=15, help="epochs of the ViT")
     parser.add_argument("--samples", type=int, default=150, help="images to explain")
     parser.add_argument("--steps", type=int, default=8, help="equal parts of an image's pixels to take out or put back")
     parser.add_argument("--seed", type=int, default=0)
