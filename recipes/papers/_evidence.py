@@ -30,8 +30,9 @@ def refuse_other(path: Path, digest: str) -> dict[str, Any]:
     results = json.loads(path.read_text(encoding="utf-8"))
     if results.get("digest") != digest:
         raise ValueError(
-            f"'{path}' holds results of other options, arguments or another version of the code ({results.get('digest')}, "
-            f"now {digest}), which aren't mixed. Give the options that it states, or leave it out to begin anew."
+            f"'{path}' holds results of other options, arguments or another version of the code "
+            f"({results.get('digest')}, now {digest}), which aren't mixed. Give the options that it states, or leave "
+            "it out to begin anew."
         )
     return results
 
@@ -56,7 +57,7 @@ def paired_table(
     for row in rows:
         by_student.setdefault(row["student"], {})[row["seed"]] = row
     shown = [name for name in columns if any(name in row for row in rows)]
-    heads = ["student", "seeds", *(columns[name] for name in shown), f"{columns[compared]}, less {baseline}'s"]
+    heads = ["student", "seeds", *(columns[name] for name in shown), f"{columns[compared]} − {baseline}'s"]
     lines = [" | ".join(heads), "|".join(["---"] * len(heads))]
     lines.append(" | ".join(["teacher", "", *(cell([teacher[n]] if n in teacher else []) for n in shown), ""]))
     for student, seeds in by_student.items():

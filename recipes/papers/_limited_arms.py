@@ -32,6 +32,8 @@ class Arm:
     teacher: bool = True
 
 
+_LENGTHS = {1 / 6: ", ⅙ of the epochs", 1 / 3: ", ⅓", 1 / 2: ", ½", 1.0: "", 2.0: ", × 2"}
+
 STUDIES: dict[str, dict[str, Arm]] = {
     "methods": {
         "labels": Arm(LABELS, teacher=False),
@@ -45,11 +47,10 @@ STUDIES: dict[str, dict[str, Arm]] = {
         "CRD + e²KD": Arm({"task_weight": 1.0, "logits_weight": 0.0, "terms": CRD}),
     },
     "frozen": {"KD": Arm(KD), "KD, frozen": Arm(KD, True), "e²KD": Arm(), "e²KD, frozen": Arm(frozen=True)},
-    "cost": {
-        "KD": Arm(KD),
-        "KD, 2 × epochs": Arm(KD, epochs=2.0),
-        "e²KD, ½ × epochs": Arm(epochs=0.5),
-        "e²KD": Arm(),
+    "length": {
+        f"{name}{_LENGTHS[epochs]}": Arm(arguments, epochs=epochs)
+        for name, arguments in (("KD", KD), ("e²KD", {}))
+        for epochs in _LENGTHS
     },
     "temperature": {
         "KD": Arm(KD),

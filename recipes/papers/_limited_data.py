@@ -15,15 +15,14 @@ from _splits import choose_per_class, hold_out
 from datasets import Dataset, DatasetDict
 from torch import nn
 from torchvision.transforms import v2
-from transformers import PreTrainedConfig, ViTImageProcessor, set_seed
+from transformers import AutoModelForImageClassification, PreTrainedConfig, ViTImageProcessor, set_seed
 
-from hf_e2kd.alignment.labels import class_names
 from hf_e2kd.architectures.sharding import whole
 from hf_e2kd.data import DistillationTransform, load_cifar10, load_tiny_imagenet_parquet
 from hf_e2kd.data.images import label_names
 from hf_e2kd.experiments.distillation import explainer_of, replace_arguments, train_on_labels
 from hf_e2kd.experiments.images import classifier_of
-from hf_e2kd.experiments.models import load_teacher
+from hf_e2kd.experiments.models import load_teacher, load_weights
 from hf_e2kd.experiments.results import measured_metrics
 from hf_e2kd.fidelity import FidelityRecord, measure_fidelity
 from hf_e2kd.models import SmallResNetConfig
@@ -135,7 +134,6 @@ class Study:
         folder: Folder of the teacher and of its stored outputs.
         teacher: Folder or Hub id of a trained teacher; None to train one.
         split: Split to measure on.
-        held_out_images: Images of the figures by explainers that no student was trained on.
     """
 
     def __init__(
@@ -146,10 +144,9 @@ class Study:
         folder: Path,
         teacher: str | None,
         split: str,
-        held_out_images: int,
     ):
         self.setting, self.splits, self.args, self.folder = setting, splits, args, folder
-        self.source, self.split, self.held_out_images = teacher, split, held_out_images
+        self.source, self.split = teacher, split
         self.processor = square_processor(setting.size)
         self.teacher_processor = ViTImageProcessor(
             **{**square_processor(setting.teacher_size).to_dict(), "resample": 3}  # bicubic
@@ -212,8 +209,8 @@ class Study:
         assert self.names is not None
         return _faster(classifier_of(copy.deepcopy(self.setting.student), self.names).to(self.args.device))
 
-    def run(self, arm: Arm, seed: int) -> dict[str, Any]:
-        """Train a student, and measure it."""
+    def run(self, arm: Arm, seed: int, folder: Path) -> dict[str, Any]:
+        """Train a student, save it in a folder, and measure it."""
         start = time.process_time()
         changes = {**arm.arguments, "num_train_epochs": self.args.num_train_epochs * arm.epochs, "seed": seed}
         args = replace_arguments(self.args, **changes)
@@ -223,8 +220,7 @@ class Study:
         trained = time.process_time() - start
         trainer = self.measuring(student)
         figures: dict[str, Any] = measured_metrics(trainer.evaluate(), "eval_", FIGURES)
-        if self.held_out_images:
-            figures |= self.further(student)
+        student.save_pretrained(folder)
         return {**figures, "parameters": student.num_parameters(), "training_cpu_seconds": round(trained, 1)}
 
     def learn(self, student: nn.Module, args: ExplanationDistillArguments) -> nn.Module:
@@ -244,8 +240,9 @@ class Study:
         trainer.train()
         return whole(trainer.student)
 
-    def further(self, student: nn.Module) -> dict[str, float]:
-        """Similarities by explainers that no student was trained on, and the student's faithfulness."""
+    def further(self, folder: Path, images: int) -> dict[str, float]:
+        """Measure a saved student by explainers that none was trained on, and its faithfulness, on some images."""
+        student = _faster(load_weights(AutoModelForImageClassification, str(folder)).to(self.args.device))
         trainer = ExplanationDistillTrainer(
             student,
             self.args,
@@ -256,7 +253,7 @@ class Study:
         )
         record = measure_fidelity(
             trainer,
-            samples=self.held_out_images,
+            samples=images,
             explainers=list(HELD_OUT),
             faithfulness=True,
             chance=False,

@@ -4,14 +4,14 @@
 # [tool.uv.sources]
 # hf-e2kd = { path = "../..", editable = true }
 # ///
-"""Students on few images a class (e²KD, Tables 1 and 2): all methods, and what the explanation term's effect depends on.
+"""Students on few images a class (e²KD, Tables 1 and 2): all methods, and what the term's effect depends on.
 
 One teacher, students that begin with the same weights and see the same batches, the figures of each on all test
 images. --studies chooses what is compared:
 
     methods      labels alone, AT, CAT-KD, ReviewKD, CRD, KD, KD + AT, e²KD, CRD + e²KD
     frozen       the teacher's stored outputs against the live teacher
-    cost         KD with twice the epochs, e²KD with half of them
+    length       KD and e²KD by the number of epochs, from a sixth to twice as many
     temperature  KD and e²KD by temperature
     loss         e²KD by the loss between maps and the grid of their comparison
     weight       e²KD by λ
@@ -20,7 +20,7 @@ On CIFAR-10 the teacher is trained first, on all other training images; on Tiny 
 Each student's figures are written as they come; started again, the same command goes on, and started twice it does
 half of the work in each process. --continue_from takes over the students of an earlier results.json.
 
-    python recipes/papers/limited_data.py --data cifar10 --folder CIFAR --studies methods cost
+    python recipes/papers/limited_data.py --data cifar10 --folder CIFAR --studies methods length
     python recipes/papers/limited_data.py --data tiny_imagenet --folder TINY --teacher outputs/efficientnet-lite0
     python recipes/papers/limited_data.py --smoke
 """
@@ -28,15 +28,18 @@ half of the work in each process. --continue_from takes over the students of an 
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from _common import SMOKE_TRAINING, chosen_first, reading_data
 from _evidence import paired_table, refuse_other, write_evidence
 from _limited_arms import ARMS, STUDIES, Arm, arms_of
 from _limited_data import FAITHFULNESS, FIGURES, HELD_OUT, SETTINGS, Study, divide, load_splits
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, ScalarFormatter
 from transformers import HfArgumentParser
 
 from hf_e2kd.choices import unknown_choice
@@ -49,6 +52,9 @@ from hf_e2kd.experiments.shared_runs import SETTLED, share_runs
 from hf_e2kd.fidelity.training import recorded_arguments
 from hf_e2kd.trainer.arguments import ExplanationDistillArguments
 from hf_e2kd.version import __version__
+
+DECIDING = ("data", "shots", "split", "smoke")
+"""Options on which figures depend, beside the training arguments."""
 
 TABLE = {**FIGURES, **HELD_OUT, **FAITHFULNESS, "training_cpu_seconds": "training, CPU s"}
 """Columns of the tables."""
@@ -74,13 +80,17 @@ class Options:
         default=0,
         metadata={"help": "Measure by Integrated Gradients, occlusion, deletion and insertion too, on so many images."},
     )
+    held_out_students: list[str] = field(
+        default_factory=lambda: ["labels", "KD", "e²KD"], metadata={"help": "Students that are measured by these."}
+    )
     continue_from: str | None = field(
         default=None, metadata={"help": "A results.json of the same command, whose students are taken over."}
     )
     smoke: bool = field(default=False, metadata={"help": "Try everything out in seconds: made-up images, two steps."})
 
     def __post_init__(self) -> None:
-        for kind, chosen, known in (("study", self.studies, STUDIES), ("student", self.students, ARMS)):
+        named = (("study", self.studies, STUDIES), ("student", [*self.students, *self.held_out_students], ARMS))
+        for kind, chosen, known in named:
             for name in chosen:
                 if name not in known:
                     raise ValueError(unknown_choice(kind, name, known))
@@ -118,48 +128,99 @@ def run_limited_data(description: str) -> dict[str, Any]:
     with reading_data():
         splits = smoke_splits() if options.smoke else load_splits(options.data, str(options.folder), options.shots)
         earlier = read_earlier(options, digest)
-    study = Study(setting, splits, args, output, options.teacher, options.split, options.held_out_images)
-    runs = {f"{file_name(name)}-{seed}": (name, seed) for seed in options.seeds for name in options.arms}
-
-    def run(file: str) -> dict[str, Any]:
-        name, seed = runs[file]
-        if (name, seed) in earlier:
-            return earlier[name, seed]
-        print(f"Seed {seed}: {name}", flush=True)
-        return {"student": name, "seed": seed, "arm": asdict(ARMS[name]), **study.run(ARMS[name], seed)}
-
-    start = time.monotonic()
+    study, start = Study(setting, splits, args, output, options.teacher, options.split), time.monotonic()
     teacher = share_runs(output / "runs", ["teacher"], digest, lambda _: study.teacher_figures())["teacher"]
-    rows = list(share_runs(output / "runs", list(runs), digest, run).values())
+    rows = train_students(study, options, digest, earlier)
     known = {(row["student"], row["seed"]) for row in rows}
-    rows += [row for key, row in earlier.items() if key not in known]
     results = {
         "recipe": "limited_data",
         "digest": digest,
         "options": {name: value for name, value in asdict(options).items() if name in DECIDING},
-        "arguments": recorded_arguments(args, SETTLED),
+        "arguments": recorded_arguments(args, [name for name in SETTLED if name != "seed"]),
         **describe_machine(args.device),
         "hf_e2kd": __version__,
         "teacher": teacher,
-        "rows": rows,
+        "rows": rows + [row for key, row in earlier.items() if key not in known],
     }
     write_evidence(results, output / "results.json")
     tables = [f"## {name}\n\n{study_table(results, name)}\n" for name in options.studies]
     (output / "table.md").write_text("\n".join(tables), encoding="utf-8")
+    if "length" in options.studies:
+        draw_length(results["rows"], args.num_train_epochs, output / "length.png")
     print("\n".join(tables), f"In {output}: results.json, table.md; {round(time.monotonic() - start)} s.", sep="\n")
     return results
 
 
-DECIDING = ("data", "shots", "split", "held_out_images", "smoke")
-"""Options on which figures depend, beside the training arguments."""
+def train_students(
+    study: Study, options: Options, digest: str, earlier: Mapping[tuple[str, int], dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Train and measure what isn't there yet.
+
+    Args:
+        study: The trainings.
+        options: Options of the command line.
+        digest: Digest of the settings.
+        earlier: Rows of earlier students, which are taken over, by name and seed.
+
+    Returns:
+        Each student's name, seed, arguments and figures.
+    """
+    runs = {f"{file_name(name)}-{seed}": (name, seed) for seed in options.seeds for name in options.arms}
+    students = study.folder / "students"
+
+    def train(file: str) -> dict[str, Any]:
+        name, seed = runs[file]
+        if (name, seed) in earlier:
+            return earlier[name, seed]
+        print(f"Seed {seed}: {name}", flush=True)
+        figures = study.run(ARMS[name], seed, students / file)
+        return {"student": name, "seed": seed, "arm": asdict(ARMS[name]), **figures}
+
+    def measure(file: str) -> dict[str, Any]:
+        print("Seed {1}: {0}, by held-out explainers".format(*runs[file]), flush=True)
+        figures = study.further(students / file, options.held_out_images)
+        return {**figures, "held_out_images": options.held_out_images}
+
+    rows = share_runs(study.folder / "runs", list(runs), digest, train)
+    if options.held_out_images:
+        wanted = [file for file, row in rows.items() if row["student"] in options.held_out_students]
+        wanted = [file for file in wanted if "held_out_images" not in rows[file]]
+        folder = study.folder / f"held_out-{options.held_out_images}"
+        for file, figures in share_runs(folder, wanted, digest, measure).items():
+            rows[file] |= figures
+    return list(rows.values())
+
+
+def draw_length(rows: Sequence[Mapping[str, Any]], epochs: float, path: Path) -> Figure:
+    """Draw agreement by the length of the training, means and standard deviations over seeds, and save it."""
+    figure = Figure(figsize=(5.6, 3.4), layout="constrained")
+    axis = figure.subplots()
+    for name in ("KD", "e²KD"):
+        lengths = {arm.epochs: student for student, arm in STUDIES["length"].items() if student.split(",")[0] == name}
+        values = {
+            length * epochs: [row["agreement"] for row in rows if row["student"] == student]
+            for length, student in sorted(lengths.items())
+        }
+        values = {length: found for length, found in values.items() if found}
+        spreads = [np.std(found, ddof=1) if len(found) > 1 else 0.0 for found in values.values()]
+        means = [np.mean(found) for found in values.values()]
+        axis.errorbar(list(values), means, spreads, label=name, marker="o", markersize=4, capsize=3)
+    axis.set(xlabel="epochs of the training", ylabel="agreement with the teacher", xscale="log")
+    axis.xaxis.set_major_formatter(ScalarFormatter())
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.set_xticks([arm.epochs * epochs for arm in STUDIES["length"].values()])
+    axis.grid(alpha=0.3)
+    axis.legend()
+    figure.savefig(path, dpi=150)
+    return figure
 
 
 def study_table(results: Mapping[str, Any], study: str) -> str:
-    """Write a study's students as a table: means, spreads, and the paired difference of agreement from the first."""
+    """Write a study's students as a table: means, spreads, and the paired difference of agreement from KD's."""
     names = list(STUDIES[study])
-    baseline = "KD" if "KD" in names else names[0]
     rows = [row for row in results["rows"] if row["student"] in names]
     rows.sort(key=lambda row: names.index(row["student"]))
+    baseline = next((name for name in ("KD", "KD, frozen") if name in {row["student"] for row in rows}), "e²KD")
     return paired_table(rows, TABLE, baseline, "agreement", results["teacher"])
 
 
