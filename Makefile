@@ -19,7 +19,7 @@ CARDS := vit convnext bert
 .PHONY: help demo cards docs test test-lowest test-export test-notebooks test-wheel lint format install clean
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST)) recipes/evidence.mk | grep -v evidence-
 
 demo: $(VENV)/.installed ## distil a ViT on the embedded data and compare it with plain distillation (ARGS="--seeds 3" for more)
 	$(BIN)/hf-e2kd distill --demo vit $(ARGS)
@@ -65,6 +65,8 @@ format: $(VENV)/.installed-lint ## mend what lint can mend by itself
 	$(BIN)/ruff format .
 
 install: $(VENV)/.installed ## install the package into .venv
+
+include recipes/evidence.mk
 
 clean: ## remove the environments and caches
 	rm -rf $(VENV) $(VENV_LOWEST) $(VENV_WHEEL) .mypy_cache .pytest_cache .ruff_cache build dist docs/_build docs/repository

@@ -10,6 +10,7 @@ from .bcos_vit import BcosViTConfig, BcosViTForImageClassification
 from .explanation_autoencoder import ExplanationAutoencoder, ExplanationAutoencoderConfig
 from .lenet import LeNetConfig, LeNetForImageClassification
 from .shufflenet import ShuffleNetConfig, ShuffleNetForImageClassification, shufflenet_config
+from .small_resnet import SmallResNetConfig, SmallResNetForImageClassification
 from .vgg import VGGConfig, VGGForImageClassification
 from .x_distillation import XDistillationConfig, XDistillationForImageClassification
 from .x_resnet import XResNetConfig, XResNetForImageClassification
@@ -21,6 +22,7 @@ for _model in (
     BcosViTForImageClassification,
     LeNetForImageClassification,
     ShuffleNetForImageClassification,
+    SmallResNetForImageClassification,
     VGGForImageClassification,
     XDistillationForImageClassification,
     XResNetForImageClassification,
@@ -43,6 +45,8 @@ __all__ = [
     "LeNetForImageClassification",
     "ShuffleNetConfig",
     "ShuffleNetForImageClassification",
+    "SmallResNetConfig",
+    "SmallResNetForImageClassification",
     "VGGConfig",
     "VGGForImageClassification",
     "XDistillationConfig",

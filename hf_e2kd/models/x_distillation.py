@@ -19,6 +19,7 @@ from .base import register
 from .explanation_autoencoder import ExplanationAutoencoder, ExplanationAutoencoderConfig
 from .lenet import LeNetForImageClassification
 from .shufflenet import ShuffleNetForImageClassification
+from .small_resnet import SmallResNetForImageClassification
 from .vgg import VGGForImageClassification
 from .x_resnet import XResNetForImageClassification
 
@@ -26,6 +27,7 @@ from .x_resnet import XResNetForImageClassification
 for _backbone in (
     LeNetForImageClassification,
     ShuffleNetForImageClassification,
+    SmallResNetForImageClassification,
     VGGForImageClassification,
     XResNetForImageClassification,
 ):

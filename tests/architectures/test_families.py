@@ -47,7 +47,7 @@ def hooked(name, model):
 TESTED_ELSEWHERE = {
     *(f"Bcos{family}ForImageClassification" for family in ("DenseNet", "ResNet", "ViT")),
     *("ShuffleNetForImageClassification", "XResNetForImageClassification"),
-    *("LeNetForImageClassification", "VGGForImageClassification"),
+    *("LeNetForImageClassification", "SmallResNetForImageClassification", "VGGForImageClassification"),
     *(f"PerceiverForImageClassification{kind}" for kind in ("ConvProcessing", "Fourier", "Learned")),
 }
 

@@ -2,6 +2,7 @@
 
 import doctest
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,22 @@ def test_a_wrong_command_line_is_found(line):
 def test_options_that_a_command_passes_on_are_known():
     """Prevents: a right line refused because it is of texts."""
     check_shell("hf-e2kd distill --teacher a --student b --dataset c --text_column sentence --bf16 false")
+
+
+def test_the_evidence_is_made_by_right_commands():
+    """Prevents: a target of recipes/evidence.mk whose recipe has no such option, or that starts without its folder."""
+    rules = (ROOT / "recipes" / "evidence.mk").read_text(encoding="utf-8")
+    targets = re.findall(r"^(evidence-[a-z-]+):", rules, re.MULTILINE)
+    folders = {name for names in re.findall(r"call needs,([A-Z_0-9 ]+)", rules) for name in names.split()}
+    assert targets and folders
+    given = [f"{name}=outputs/{name}" for name in sorted(folders)]
+    ready = ["-o", ".venv/.installed", "-o", ".venv/.installed-export", "VENV=.venv"]
+    lines = subprocess.run(
+        ["make", "-n", *ready, *targets, *given], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    check_shell(lines.stdout)
+    missing = subprocess.run(["make", "-n", *ready, "evidence-boxes"], cwd=ROOT, capture_output=True, text=True)
+    assert missing.returncode == 2 and "Give COCO_SUBSET=FOLDER" in missing.stderr
 
 
 def test_every_page_of_the_repository_is_read():

@@ -15,7 +15,8 @@ import timm
 import torch
 from _common import load_published, smoke_bcos, smoke_processor
 from _generated import write_imagenet, write_sun397, write_waterbirds
-from distill_imagenet import PRESETS, ImageNetSources, choose_per_class, hold_out, imagenet_experiment, shot_splits
+from _splits import choose_per_class, hold_out
+from distill_imagenet import PRESETS, ImageNetSources, imagenet_experiment, shot_splits
 from distill_waterbirds import GROUPS, STUDENTS, waterbirds_experiment
 from safetensors.torch import save_file
 from search_weight import MEASURES, run_search

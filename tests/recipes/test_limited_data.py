@@ -1,0 +1,124 @@
+"""The study of few images a class, tried out on the embedded digits; its tables, and its results that aren't mixed."""
+
+import json
+import shutil
+
+import evidence_tables
+import limited_data
+import numpy as np
+import pytest
+from _evidence import paired_table
+from _limited_arms import STUDIES
+from _limited_data import Study, divide
+from datasets import Dataset
+
+from hf_e2kd.terms import available_explanation_losses
+
+STUDENTS = ["--students", "labels", "KD", "e²KD", "e²KD, frozen"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished trial run: its folder and results."""
+    folder = tmp_path_factory.mktemp("limited_data")
+    with pytest.MonkeyPatch.context() as patch:
+        line = ["--smoke", "--output_dir", str(folder), "--disable_tqdm", "true", "--seeds", "1", *STUDENTS]
+        further = ["--held_out_images", "2", "--held_out_students", "KD"]
+        patch.setattr("sys.argv", ["limited_data", *line, *further, "--studies", "methods", "frozen"])
+        return folder, limited_data.run_limited_data(limited_data.__doc__)
+
+
+def test_every_student_is_measured_alike(finished):
+    """Prevents: a student without figures, held-out figures of students that weren't asked for."""
+    folder, results = finished
+    rows = {row["student"]: row for row in results["rows"]}
+    assert list(rows) == ["labels", "KD", "e²KD", "e²KD, frozen"]
+    for row in rows.values():
+        assert {"accuracy", "agreement", "explanation_similarity", "training_cpu_seconds"} <= set(row)
+    assert {"integrated_gradients", "occlusion", "deletion", "insertion"} <= set(rows["KD"])
+    assert "occlusion" not in rows["e²KD"]
+    assert rows["KD"]["arm"]["arguments"] == {"explanation_weight": 0.0}
+    assert results["arguments"]["explanation_weight"] == 5.0
+    assert results["teacher"]["parameters"] > rows["KD"]["parameters"]
+    table = (folder / "table.md").read_text(encoding="utf-8")
+    assert table.count("| KD |") == 2 and "agreement − KD's" in table
+
+
+def test_a_longer_study_goes_on(finished, monkeypatch, tmp_path):
+    """Prevents: students that are trained twice, results of other options that are mixed, rows that get lost."""
+    folder, results = finished
+    line = ["limited_data", "--smoke", "--output_dir", str(tmp_path), "--disable_tqdm", "true", "--seeds", "1"]
+    given = ["--continue_from", str(folder / "results.json"), "--studies", "weight", "--students", "KD", "e²KD, λ = 1"]
+    shutil.copytree(folder / "teacher", tmp_path / "teacher")
+    trained, run = [], Study.run
+    monkeypatch.setattr(Study, "run", lambda self, arm, *rest: trained.append(arm) or run(self, arm, *rest))
+    monkeypatch.setattr("sys.argv", [*line, *given])
+    more = limited_data.run_limited_data(limited_data.__doc__)
+    assert trained == [STUDIES["weight"]["e²KD, λ = 1"]]
+    assert [row["student"] for row in more["rows"]] == ["KD", "e²KD, λ = 1", "labels", "e²KD", "e²KD, frozen"]
+    assert more["rows"][0] == results["rows"][1]
+    monkeypatch.setattr("sys.argv", [*line, *given, "--explanation_weight", "2"])
+    with pytest.raises(SystemExit, match="other options, arguments or another version"):
+        limited_data.run_limited_data(limited_data.__doc__)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--studies", "method"], "Did you mean 'methods'"),
+        (["--students", "e2KD"], "Unknown student 'e2KD'"),
+        (["--seeds", "1", "--shots", "0"], "--shots can't be 0"),
+        (["--students", "AT", "--studies", "weight"], "Give --studies whose --students"),
+    ],
+)
+def test_wrong_options_are_refused(run, capsys, option, message):
+    """Prevents: hours of training before an option is found wrong."""
+    with pytest.raises(SystemExit):
+        run(limited_data, "--smoke", *option)
+    assert message in capsys.readouterr().err
+
+
+def test_images_are_divided_by_class():
+    """Prevents: an image that is both trained and validated on, and shots that differ by class."""
+    data = Dataset.from_dict({"image": list(range(60)), "label": [row % 3 for row in range(60)]})
+    parts = divide(data, data.select(range(6)), 4, 5)
+    rows = {name: set(part["image"]) for name, part in parts.items()}
+    assert not rows["validation"] & rows["all"] and rows["train"] < rows["all"]
+    assert np.bincount(parts["train"]["label"]).tolist() == [4] * 3
+    assert np.bincount(parts["validation"]["label"]).tolist() == [5] * 3
+
+
+def test_every_loss_between_maps_is_compared():
+    """Prevents: a study of the losses that a new one isn't part of."""
+    compared = {arm.arguments.get("explanation_loss", "cosine") for arm in STUDIES["loss"].values()}
+    assert compared == set(available_explanation_losses())
+
+
+def test_table_of_means_and_paired_differences():
+    """Prevents: a difference between the means of other seeds, and an interval of another distribution."""
+    rows = [
+        {"student": "KD", "seed": 1, "agreement": 0.5},
+        {"student": "KD", "seed": 2, "agreement": 0.6},
+        {"student": "KD", "seed": 3, "agreement": 0.9},
+        {"student": "e²KD", "seed": 1, "agreement": 0.6},
+        {"student": "e²KD", "seed": 2, "agreement": 0.8},
+    ]
+    table = paired_table(rows, {"agreement": "agreement", "other": "x"}, "KD", "agreement", {"agreement": 1.0})
+    assert table.splitlines() == [
+        "| student | seeds | agreement | agreement − KD's |",
+        "|---|---|---|---|",
+        "| teacher |  | 1.000 |  |",
+        "| KD | 3 | .667 ± .208 |  |",
+        # Student's t with one degree of freedom: 12.706 · (.1 / √2) / √2.
+        "| e²KD | 2 | .700 ± .141 | +.150 [−.485, +.785] |",
+    ]
+
+
+def test_the_page_holds_the_results_tables(tmp_path):
+    """Prevents: a figure that was typed, or that stayed when the results were made anew."""
+    page = evidence_tables.PAGE.read_text(encoding="utf-8")
+    assert evidence_tables.with_tables(page, evidence_tables.PAGE.parent) == page
+    results = {"recipe": "limited_data", "teacher": {}, "rows": [{"student": "KD", "seed": 1, "agreement": 0.5}]}
+    (tmp_path / "some.json").write_text(json.dumps(results))
+    made = evidence_tables.with_tables("Before.\n\n<!-- some weight -->\nold\n<!-- end -->\nAfter.", tmp_path)
+    assert "old" not in made and "| KD | 1 | .500 |" in made and made.endswith("<!-- end -->\nAfter.")
