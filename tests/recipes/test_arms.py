@@ -6,13 +6,13 @@ import sst
 import temperature_study
 import torch
 from _arms import METHODS, arm_arguments, parse_arm, teacher_sources
-from _image_study import first_of_each
 from _interpretability import TINY, StudyOptions, find_teacher, is_trained_here, square_processor, train_one
 from datasets import ClassLabel, Dataset, Features, Image
 from PIL import Image as PILImage
 
 from hf_e2kd import ExplanationDistillArguments
 from hf_e2kd.data import load_sst
+from hf_e2kd.data.first_samples import first_of_each
 from hf_e2kd.experiments.images import classifier_of
 from tests.models import build
 

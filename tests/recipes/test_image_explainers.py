@@ -42,4 +42,4 @@ def test_files_are_asked_for(recipe, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["image_explainers"])
     with pytest.raises(SystemExit):
         recipe.main()
-    assert "Give --teacher, --train, --test, --classes, or --smoke" in capsys.readouterr().err
+    assert "Give --teacher, --dataset, or --smoke" in capsys.readouterr().err
