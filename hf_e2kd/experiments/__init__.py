@@ -1,6 +1,6 @@
 """Experiments: several students side by side, over several seeds, with a table of their figures."""
 
-from .command_line import command_line
+from .command_line import command_line, run_recipe
 from .distillation import Distillation, explainer_of, replace_arguments, train_on_labels, use_one_thread
 from .experiment import Comparison, Experiment, parse_experiment
 from .fitted_head import fit_head
@@ -46,6 +46,7 @@ __all__ = [
     "parse_experiment",
     "replace_arguments",
     "run_experiment",
+    "run_recipe",
     "run_variants",
     "shallow_copy_of",
     "train_on_labels",

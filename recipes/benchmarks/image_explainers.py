@@ -21,7 +21,6 @@ and a second call goes on from there. `--smoke` takes made-up images and random 
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,7 +42,7 @@ from hf_e2kd.architectures import call_model
 from hf_e2kd.data import load_tiny_imagenet_parquet
 from hf_e2kd.data.first_samples import first_of_each
 from hf_e2kd.data.images import label_names
-from hf_e2kd.experiments import command_line, keep_classes, load_teacher
+from hf_e2kd.experiments import command_line, keep_classes, load_teacher, run_recipe
 from hf_e2kd.explainers.registry import build_explainer
 from hf_e2kd.fidelity.interpretability.faithfulness import Faithfulness
 from hf_e2kd.metrics.energy_pointing_game.function import boxes_to_masks, energy_pointing_game
@@ -265,7 +264,7 @@ def main() -> dict[str, Any]:
     if file.exists():
         results = json.loads(file.read_text())
         if results["settings"] != settings:
-            sys.exit(
+            raise ValueError(
                 f"{file} holds figures of {results['settings']}, not {settings}: give the same or another --output."
             )
     results["about"] = (
@@ -306,4 +305,4 @@ def main() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main() is None)
+    run_recipe(main)
