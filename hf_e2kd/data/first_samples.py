@@ -1,6 +1,7 @@
-"""A look at a data set's first samples that leaves no trace in the random numbers of a training."""
+"""The first samples of a data set, and a look at them that leaves no trace in a training's random numbers."""
 
 import random
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -8,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset
 from transformers.trainer_utils import has_length
 
 
@@ -16,6 +18,19 @@ def first_samples(dataset: Any, count: int) -> list[Any]:
     if has_length(dataset):
         return [dataset[number] for number in range(min(count, len(dataset)))]
     return list(islice(dataset, count))
+
+
+def first_of_each(data: Dataset, count: int | None) -> Dataset:
+    """Select the first samples of each class in the column `label`, at most `count` of one; None keeps all."""
+    if count is None:
+        return data
+    seen: Counter[int] = Counter()
+    rows = []
+    for row, label in enumerate(data["label"]):
+        seen[label] += 1
+        if seen[label] <= count:
+            rows.append(row)
+    return data.select(rows)
 
 
 @contextmanager

@@ -1,11 +1,19 @@
 """Experiments: several students side by side, over several seeds, with a table of their figures."""
 
-from .command_line import command_line
+from .command_line import command_line, run_recipe
 from .distillation import Distillation, explainer_of, replace_arguments, train_on_labels, use_one_thread
 from .experiment import Comparison, Experiment, parse_experiment
 from .fitted_head import fit_head
 from .images import ImageExperiment, crop_and_flip, draw_explanations
-from .models import create_student, label_settings, load_processor, load_teacher, load_weights, shallow_copy_of
+from .models import (
+    create_student,
+    keep_classes,
+    label_settings,
+    load_processor,
+    load_teacher,
+    load_weights,
+    shallow_copy_of,
+)
 from .results import collect_results, markdown_table, measured_metrics, write_results
 from .run import run_experiment, run_variants
 from .student_card import generated_data, with_word_plots
@@ -28,6 +36,7 @@ __all__ = [
     "explainer_of",
     "fit_head",
     "generated_data",
+    "keep_classes",
     "label_settings",
     "load_processor",
     "load_teacher",
@@ -37,6 +46,7 @@ __all__ = [
     "parse_experiment",
     "replace_arguments",
     "run_experiment",
+    "run_recipe",
     "run_variants",
     "shallow_copy_of",
     "train_on_labels",

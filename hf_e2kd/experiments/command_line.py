@@ -1,11 +1,18 @@
-"""The command line of a recipe, with the options of --config FILE.yaml."""
+"""A recipe as a program: its command line, with the options of --config FILE.yaml, and how its errors end it."""
 
 import argparse
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar
 
+from ..cards.escaping import escape_controls
 from ..config_file import expanded
+from ..errors import errors_of_users, sentence_of
+
+Result = TypeVar("Result")
 
 
 def command_line(*options: type, arguments: Sequence[str] | None = None) -> list[str]:
@@ -27,3 +34,37 @@ def command_line(*options: type, arguments: Sequence[str] | None = None) -> list
         return expanded(sys.argv[1:] if arguments is None else arguments, known or None)
     except ValueError as error:
         argparse.ArgumentParser(usage="%(prog)s [--config FILE.yaml] [--OPTION VALUE]...").error(str(error))
+
+
+def run_recipe(recipe: Callable[..., Result], *arguments: Any) -> Result:
+    """Run a recipe as a program, which an error that its user can mend ends in one sentence, as it ends `hf-e2kd`.
+
+    HF_E2KD_DEBUG=1 in the environment shows the traceback instead.
+
+    Args:
+        recipe: Function of the recipe.
+        arguments: Arguments of the function.
+
+    Returns:
+        The function's result.
+
+    Raises:
+        SystemExit: 1 after such an error, 130 after an interruption; 2 where the command line was wrong.
+
+    Example:
+
+        if __name__ == "__main__":
+            run_recipe(main)
+    """
+    program = Path(sys.argv[0]).name
+    try:
+        return recipe(*arguments)
+    except KeyboardInterrupt as error:
+        print(f"\n{program}: interrupted", file=sys.stderr)
+        raise SystemExit(130) from error
+    except errors_of_users() as error:
+        if os.environ.get("HF_E2KD_DEBUG", "0") not in ("", "0"):
+            raise
+        told = f"{program}: error: {sentence_of(error)}\nHF_E2KD_DEBUG=1 in the environment shows the traceback."
+        print(escape_controls(told), file=sys.stderr)
+        raise SystemExit(1) from error

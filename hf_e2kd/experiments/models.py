@@ -2,6 +2,7 @@
 
 import copy
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from transformers import (
 )
 
 from ..alignment.inputs import PIL_FILTERS, ImageView
-from ..alignment.labels import class_names
+from ..alignment.labels import class_names, name_key
 from ..choices import unknown_choice
 from ..data.imagenet import unique_class_names
 from ..logs import get_logger
@@ -80,6 +81,44 @@ def name_classes_apart(model: nn.Module) -> None:
     if names is not None and (unique := unique_class_names(names)) != names:
         for setting, value in label_settings(unique, len(unique)).items():
             setattr(model.config, setting, value)
+
+
+def keep_classes(model: nn.Module, names: Sequence[str]) -> None:
+    """Make a classifier one of some of its classes, without training: its last layer keeps their rows.
+
+    Args:
+        model: Classifier whose configuration names its classes, as `load_teacher` gives it; changed in place.
+        names: Names of the classes in the order of the new logits, such as a data set's; case doesn't matter.
+
+    Raises:
+        ValueError: a name is that of no class or of several, or the logits aren't those of one linear layer.
+
+    Example:
+
+        teacher, processor = load_teacher("timm/efficientnet_lite0.ra_in1k")
+        keep_classes(teacher, label_names(load_tiny_imagenet("tiny-imagenet-200")["train"]))
+    """
+    known = [name_key(name) for name in class_names(model) or ()]
+    for name in names:
+        if (count := known.count(name_key(name))) != 1:
+            raise ValueError(
+                f"'{name}' is the name of {count} of the model's {len(known)} named classes, and must be that of one. "
+                f"They begin with {known[:5]}. Name all of its classes in `id2label`, each otherwise."
+            )
+    heads = [each for each in model.modules() if isinstance(each, nn.Linear) and each.out_features == len(known)]
+    if len(heads) != 1:
+        raise ValueError(
+            f"{type(model).__name__} has {len(heads)} linear layers of {len(known)} outputs, and its classes can be "
+            "selected in one. Fit a head to the data's classes instead: hf_e2kd.experiments.fit_head."
+        )
+    head, rows = heads[0], [known.index(name_key(name)) for name in names]
+    for parameter in head.parameters():
+        parameter.data = parameter.data[rows]
+    head.out_features = model.num_labels = len(rows)
+    for setting, value in label_settings(list(names), len(rows)).items():
+        setattr(model.config, setting, value)
+    if hasattr(model, "timm_model"):
+        model.timm_model.num_classes = len(rows)
 
 
 def load_processor(source: str, config: PreTrainedConfig, **options: Any) -> Any:

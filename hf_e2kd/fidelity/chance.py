@@ -10,18 +10,24 @@ from .samples import as_map
 
 
 def shuffled_similarity(
-    explained: ExplainedOutput, reference_output: ReferenceOutput, size: tuple[int, int] | None
+    explained: ExplainedOutput,
+    reference_output: ReferenceOutput,
+    size: tuple[int, int] | None,
+    counted: int | None = None,
 ) -> torch.Tensor:
     """Compare the student's maps with the reference's of the batch's next sample, or, for texts, of shuffled words.
 
     Args:
         explained, reference_output: Explanations of the same targets (B,) or (B, K).
         size: Rows and columns at which maps of images are compared; None for their own grids.
+        counted: Number of the batch's first samples that are measured; the others fill it up, and are nobody's next.
+            None for all.
 
     Returns:
         (B,) or (B, K); NaN where there is nothing to compare.
     """
     target = reference_output.target
+    counted = len(target) if counted is None else counted
     student, reference = comparable_values(*flatten_targets(explained, reference_output), size)
     if student.ndim == 2:
         # Another text's words have no places in this one; its own have, in another order.
@@ -29,9 +35,11 @@ def shuffled_similarity(
         shuffled = [shuffle_nonzero(row, generator) for row in reference.cpu()]
         reference = torch.stack(shuffled).to(reference.device)
     else:
-        reference = reference.roll(1 if target.ndim == 1 else target.shape[1], 0)
-        if len(target) == 1:
+        if counted < 2:
             return torch.full(target.shape, torch.nan, device=target.device)
+        classes = 1 if target.ndim == 1 else target.shape[1]
+        own, filling = reference[: counted * classes], reference[counted * classes :]
+        reference = torch.cat([own.roll(classes, 0), filling])
     return similarity_by_target(student, reference, target)
 
 

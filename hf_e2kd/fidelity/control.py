@@ -74,14 +74,13 @@ class Control:
         rows, columns = ((torch.arange(side) - self.pixels).clamp(min=0) for side in pixel_values.shape[-2:])
         return pixel_values[..., rows[:, None], columns]
 
-    def with_noise(self, pixel_values: torch.Tensor, view: ImageView, draw: torch.Generator) -> torch.Tensor:
+    def with_noise(self, pixel_values: torch.Tensor, view: ImageView, noise: torch.Tensor) -> torch.Tensor:
         """Add noise to the intensities of images (B, channels, H, W) as a model gets them.
 
         Args:
             view: The model's view, by whose normalisation the images are made.
-            draw: Generator of the noise, on the CPU: one drawing after the other, whatever the batches.
+            noise: Noise (B, channels, H, W), of a standard deviation of 1.
         """
-        noise = torch.stack([torch.randn(image.shape, generator=draw) for image in pixel_values])
         intensities = view.intensities(pixel_values)
         changed = (intensities + self.sigma / 255 * noise.to(intensities)).clamp(0, 1)
         return view.normalise(changed).to(pixel_values.dtype)
@@ -156,10 +155,20 @@ class ControlMeasures:
             return {**own, "pixel_values": self.control.shifted(pixels)}, None
         if pixels is not None:
             view = self.reference.adapter.teacher_view(has_own="teacher_pixel_values" in inputs)
-            return {**own, "pixel_values": self.control.with_noise(pixels, view, self._draw)}, None
+            return {**own, "pixel_values": self.control.with_noise(pixels, view, self._noise(pixels))}, None
         if moves:
             raise ValueError("The control 'shift' moves images, and these are texts. Take 'noise'.")
         return append_tokens(own, self._appended_ids(own["input_ids"].shape[1]))
+
+    def _noise(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Draw noise (B, channels, H, W) for images, one after the other, whatever the batches and the processes."""
+        count, rank = len(pixel_values), self.trainer.args.process_index
+        noise = []
+        for place in range(count * self.trainer.args.world_size):  # those of other processes are drawn and left out
+            drawn = torch.randn(pixel_values.shape[1:], generator=self._draw)
+            if place // count == rank:
+                noise.append(drawn)
+        return torch.stack(noise)
 
     def _appended_ids(self, width: int) -> list[int]:
         words, given = self.control.appended, (self.reference.tokenizer, self.reference.adapter.student_processor)

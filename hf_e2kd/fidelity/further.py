@@ -96,6 +96,7 @@ class FurtherMeasures:
         reference_output: ReferenceOutput,
         inputs: Mapping[str, Any],
         found: Mapping[str, StepOutput],
+        counted: int | None = None,
     ) -> dict[str, torch.Tensor]:
         """Compute the values (B,) or (B, K) of one batch.
 
@@ -103,6 +104,7 @@ class FurtherMeasures:
             output, reference_output: Outputs of the student and the reference by the student's own explainer.
             inputs: The batch.
             found: Outputs of the other students, by their prefixes.
+            counted: Number of the batch's first samples that are measured; None for all.
 
         Returns:
             Values by name: `deletion` and its like, `teacher_…`, `PREFIX…` of other students, `RANDOM…`; and after
@@ -111,7 +113,7 @@ class FurtherMeasures:
         progress = self._shown(inputs)
         values = self._faithful(output, reference_output, inputs, found)
         for number, explainer in enumerate(self.explainers):
-            own = self._held_out(explainer, reference_output, inputs)
+            own = self._held_out(explainer, reference_output, inputs, counted)
             values |= {f"{held_out_prefix(number)}{name}": value for name, value in own.items()}
         progress.update(len(first_tensor(inputs)))
         return values
@@ -149,7 +151,11 @@ class FurtherMeasures:
         return self._progress
 
     def _held_out(
-        self, explainer: Explainer, reference_output: ReferenceOutput, inputs: Mapping[str, Any]
+        self,
+        explainer: Explainer,
+        reference_output: ReferenceOutput,
+        inputs: Mapping[str, Any],
+        counted: int | None,
     ) -> dict[str, torch.Tensor]:
         with _explained_by(self.reference, explainer):
             theirs = self.reference(inputs)
@@ -162,7 +168,7 @@ class FurtherMeasures:
         }
         size = comparison_size(inputs, self.trainer.comparison_grid)
         values = self._similar(own, theirs, inputs)
-        values[f"{CHANCE}shuffled"] = shuffled_similarity(own.explanations[self.name], theirs, size)
+        values[f"{CHANCE}shuffled"] = shuffled_similarity(own.explanations[self.name], theirs, size, counted)
         for prefix, other in found.items():
             similar = self._similar(other, theirs, inputs)
             values |= {f"{prefix}{name}": value for name, value in similar.items() if name != "zero_teacher_maps"}

@@ -32,6 +32,7 @@ from .describe import data_digest, describe_data, describe_explainer, describe_m
 from .further import FurtherMeasures
 from .groups import group_figures
 from .interpretability.faithfulness import Faithfulness
+from .places import Places
 from .prefixes import CHANCE, UNTRAINED, chance_levels, compared_prefix, without_prefix
 from .protocol import MeasuredTrainer
 from .record import DataRecord, FidelityRecord, MetricValue
@@ -130,6 +131,7 @@ def measure_fidelity(
         controlled = ControlMeasures(trainer, name, kind, seed)
     mapless = students_without_maps(others, trainer.explainer)
     shown: dict[str, torch.Tensor] = {}
+    places = Places(len(rows), trainer.args.world_size, trainer.args.process_index)
 
     def measures(
         output: StepOutput, outputs: ReferenceOutputs, inputs: Mapping[str, Any], matched: Matched
@@ -140,10 +142,14 @@ def measure_fidelity(
             for other, model in others.items()
         }
         measured = {} if name is None else {name: (trainer.references[name], outputs[name])}
-        values = batch_measures(output, measured, inputs, trainer.is_multi_label, found, trainer.comparison_grid)
-        for measure in (controlled, further):
-            if measure is not None and name is not None:
-                values |= measure(output, outputs[name], inputs, found)
+        counted = places.next(len(output.logits))
+        values = batch_measures(
+            output, measured, inputs, trainer.is_multi_label, found, trainer.comparison_grid, counted
+        )
+        if controlled is not None and name is not None:
+            values |= controlled(output, outputs[name], inputs, found)
+        if further is not None and name is not None:
+            values |= further(output, outputs[name], inputs, found, counted)
         return values
 
     # A data loader draws a random number too.
@@ -235,6 +241,7 @@ def batch_measures(
     multi_label: bool,
     others: Mapping[str, StepOutput],
     grid: ComparisonGrid = "image",
+    counted: int | None = None,
 ) -> dict[str, torch.Tensor]:
     """Compute the values of one batch: `sample_metrics`, and further ones for the card.
 
@@ -245,6 +252,7 @@ def batch_measures(
         multi_label: True for a multi-label student.
         others: Outputs of other students, by the beginning of their metrics' names.
         grid: Grid on which maps of images are compared.
+        counted: Number of the batch's first samples that are measured; None for all.
 
     Returns:
         Values (B,) or (B, K) by metric; NaN where one doesn't count.
@@ -259,7 +267,7 @@ def batch_measures(
             values[_TEACHER_CLASS] = reference.to_student(reference_output.logits.argmax(1))
         if "explanation_similarity" in values:
             values[f"{CHANCE}shuffled"] = shuffled_similarity(
-                output.explanations[name], reference_output, comparison_size(inputs, grid)
+                output.explanations[name], reference_output, comparison_size(inputs, grid), counted
             )
     for prefix, found in others.items():
         metrics = student_measures(found, measured, inputs, multi_label, grid)

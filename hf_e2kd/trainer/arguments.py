@@ -122,11 +122,19 @@ class ExplanationDistillArguments(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check()
+
+    def check(self) -> None:
+        """Read and check what this class adds: at the start, and again when a search's trial has set some of it.
+
+        Raises:
+            ValueError: as the class does.
+        """
         for name in ("logits_loss_options", "explainer_options", "terms"):
             setattr(self, name, _read_json(name, getattr(self, name)))
         if isinstance(self.group_column, str):
             self.group_column = [self.group_column]
-        super().__post_init__()
         # A hyperparameter search casts each value to the type that it finds: 1 would truncate 0.5 to 0.
         for name in ("explanation_warmup_ratio", "explanation_fraction", "iou_threshold"):
             setattr(self, name, read_number(name, getattr(self, name)))

@@ -147,23 +147,29 @@ class ExplanationDistillTrainer(
         if self.args.enable_jit_checkpoint:
             # Ours takes its place in `train`; with the end of its training it gives SIGTERM back.
             self.pop_callback(JITCheckpointCallback).on_train_end(self.args, self.state, self.control)
-        shards_teacher = any(getattr(reference, "shard", False) for reference in self.references.values())
+        if self.is_multi_label and self.compute_metrics is None and not self.args.batch_eval_metrics:
+            self.compute_metrics = multi_label_metrics
+        for reference in self.references.values():
+            reference.check_collator(self.data_collator)
+        self.data_collator = FiniteBatches(self.data_collator)
+        self._logged, self._zero_maps, self._finite = LoggedMeans(), ZeroMapWarning(), FiniteLosses()
+        self._generators = StepGenerator()
+        self._check_settings()
+
+    # ---- Set-up ------------------------------------------------------------------------------------------------
+
+    def _check_settings(self) -> None:
+        """Refuse arguments that the set-up can't follow, at the start and where a search's trial has set them."""
         trained = [self.explainer] if self._trains_explanations else []
+        shards_teacher = any(getattr(reference, "shard", False) for reference in self.references.values())
         refuse_unsupported(self.accelerator, self.args, trained, shards_teacher, self._taps())
         if trained and self._setting("explanation_weight_mode") == "relative":
             refuse_relative_weights(self.accelerator, self.args)
         if self.explains:
             for reference in self.references.values():
                 reference.check_processor(self.processing_class)
-        if self.is_multi_label and self.compute_metrics is None and not self.args.batch_eval_metrics:
-            self.compute_metrics = multi_label_metrics
         if self.compute_loss_func is not None and self._setting("task_loss") != "auto":
             raise ValueError("Give the loss on the labels as compute_loss_func or by task_loss='mse', not both.")
-        for reference in self.references.values():
-            reference.check_collator(self.data_collator)
-        self.data_collator = FiniteBatches(self.data_collator)
-        self._logged, self._zero_maps, self._finite = LoggedMeans(), ZeroMapWarning(), FiniteLosses()
-        self._generators = StepGenerator()
         reads_labels = any(reference.explains_labels for reference in self.references.values())
         if (self._setting("task_weight") > 0 or reads_labels) and not labels_belong_to(
             self.train_dataset, self.student, self.data_collator.label_column
@@ -172,8 +178,6 @@ class ExplanationDistillTrainer(
                 "The training data's labels are not the student's classes. Set task_weight to 0 and explanation_target "
                 "to 'teacher_top', or rename the classes in `id2label`."
             )
-
-    # ---- Set-up ------------------------------------------------------------------------------------------------
 
     @property
     def student(self) -> nn.Module:
@@ -241,10 +245,19 @@ class ExplanationDistillTrainer(
             reference.setup(student, self.explainer if self.explains else None)
 
     def _hp_search_setup(self, trial: Any) -> None:
+        target = self._setting("explanation_target")
         super()._hp_search_setup(trial)
-        if trial is not None:
-            # The trial's arguments are set after its student was made.
-            self._equip(self.model)
+        if trial is None:
+            return
+        if isinstance(self.args, ExplanationDistillArguments):
+            self.args.check()
+        if self._setting("explanation_target") != target:
+            raise ValueError(
+                "A trial can't set explanation_target: the references have theirs from the start. Search once for each."
+            )
+        # The trial's arguments are set after its student was made.
+        self._equip(self.model)
+        self._check_settings()
 
     def _explainer(self, explainer: str | Explainer | None, model: nn.Module | None = None) -> Explainer:
         if isinstance(explainer, Explainer):

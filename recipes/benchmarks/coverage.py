@@ -54,6 +54,7 @@ from transformers.utils import logging
 
 from hf_e2kd.architectures import find_architecture
 from hf_e2kd.architectures.taps import Taps, default_taps
+from hf_e2kd.experiments import run_recipe
 from hf_e2kd.explainers import Explanation
 from hf_e2kd.explainers.base import Explainer
 from hf_e2kd.explainers.gradcam import gradcam_map
@@ -994,4 +995,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_recipe(main))

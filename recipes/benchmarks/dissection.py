@@ -38,6 +38,7 @@ from transformers import ViTImageProcessor
 from hf_e2kd.data import load_broden
 from hf_e2kd.data.broden import Broden
 from hf_e2kd.data.concepts import Concept, ConceptLabels
+from hf_e2kd.experiments import run_recipe
 from hf_e2kd.fidelity import network_dissection
 from hf_e2kd.fidelity.interpretability.concept_samples import ConceptSamples, collate
 
@@ -235,4 +236,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_recipe(main)

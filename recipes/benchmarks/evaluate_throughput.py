@@ -18,7 +18,6 @@ and its median is printed. Images come from memory: a loader that decodes them o
 import argparse
 import json
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -33,6 +32,7 @@ from tqdm import tqdm
 from transformers.utils import logging
 
 from hf_e2kd import ExplanationDistillArguments, ExplanationDistillTrainer
+from hf_e2kd.experiments import run_recipe
 
 IMAGE_SIZE = 224
 CLASSES = 1000
@@ -181,4 +181,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_recipe(main)

@@ -33,7 +33,7 @@ from _explainers_table import markdown
 from _explainers_text import COSTLY, Bench, Options, step_figures
 from transformers import HfArgumentParser
 
-from hf_e2kd.experiments.command_line import command_line
+from hf_e2kd.experiments.command_line import command_line, run_recipe
 from hf_e2kd.experiments.results import describe_machine
 
 LOST = 0.01
@@ -149,4 +149,4 @@ def main(arguments: list[str] | None = None) -> Results:
 
 
 if __name__ == "__main__":
-    main()
+    run_recipe(main)

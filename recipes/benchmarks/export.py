@@ -25,6 +25,7 @@ import numpy as np
 import timm
 import torch
 
+from hf_e2kd.experiments import run_recipe
 from hf_e2kd.export import export_model
 
 MODELS = ["resnet18", "mobilenetv4_conv_small", "vit_tiny_patch16_224"]
@@ -80,4 +81,4 @@ def run(session: Any, inputs: dict[str, np.ndarray]) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    run_recipe(main)

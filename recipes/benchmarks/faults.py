@@ -34,6 +34,7 @@ from tqdm import tqdm
 from transformers import ViTConfig, ViTForImageClassification
 
 from hf_e2kd import ExplanationDistillArguments, ExplanationDistillTrainer, StoredReference
+from hf_e2kd.experiments import run_recipe
 from hf_e2kd.trainer.preemption import last_checkpoint
 
 SAMPLES, SIDE, CLASSES = 48, 32, 5
@@ -268,4 +269,4 @@ def drills(place: Path, options: argparse.Namespace, chance: random.Random) -> I
 
 
 if __name__ == "__main__":
-    main()
+    run_recipe(main)

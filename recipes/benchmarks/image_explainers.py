@@ -7,23 +7,20 @@
 """Explainers of images beside each other, by energy in the object's box, deletion, insertion and cost.
 
     python recipes/import_efficientnet_lite0.py outputs/efficientnet-lite0
-    python recipes/benchmarks/image_explainers.py --teacher outputs/efficientnet-lite0 --train TRAIN.parquet \
-        --test TEST.parquet --classes CLASSES.csv --output outputs/image_explainers
+    python recipes/benchmarks/image_explainers.py --teacher outputs/efficientnet-lite0 --dataset tiny-imagenet \
+        --images-per-class 50 --output outputs/image_explainers
     python recipes/benchmarks/image_explainers.py --smoke --output outputs/smoke
 
-The data are Tiny ImageNet's, as Parquet files with the columns `image`, `label` and `box` (first and last column and
-row of the object: x0, y0, x1, y1); CLASSES.csv has the columns `label` and `wnid`. The network with convolutions is
-ImageNet's EfficientNet-Lite0 with the rows of its classifier for the 200 classes; it isn't trained. The ViT is
-trained by plain distillation from it, on flipped and unflipped images and the teacher's stored logits.
+The data are Tiny ImageNet's, as the Parquet files of `hf_e2kd.data.load_tiny_imagenet_parquet`. The network with
+convolutions is ImageNet's EfficientNet-Lite0 with the rows of its classifier for the 200 classes; it isn't trained. The
+ViT is trained by plain distillation from it, on flipped and unflipped images and the teacher's stored logits.
 
 What was computed stays in the output folder (the teacher's store, the ViT's last checkpoint, each explainer's figures),
 and a second call goes on from there. `--smoke` takes made-up images and random networks, and needs no files.
 """
 
 import argparse
-import csv
 import json
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,8 +31,7 @@ import numpy as np
 import PIL.Image
 import timm
 import torch
-from datasets import Dataset, Image
-from timm.data import ImageNetInfo
+from datasets import Dataset
 from torch import nn
 from torch.nn import functional as F
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
@@ -43,8 +39,10 @@ from tqdm import tqdm
 
 from hf_e2kd import ExplanationDistillArguments, ExplanationDistillTrainer, StoredReference, wrap_timm
 from hf_e2kd.architectures import call_model
-from hf_e2kd.experiments import command_line
-from hf_e2kd.experiments.sources import load_classifier
+from hf_e2kd.data import load_tiny_imagenet_parquet
+from hf_e2kd.data.first_samples import first_of_each
+from hf_e2kd.data.images import label_names
+from hf_e2kd.experiments import command_line, keep_classes, load_teacher, run_recipe
 from hf_e2kd.explainers.registry import build_explainer
 from hf_e2kd.fidelity.interpretability.faithfulness import Faithfulness
 from hf_e2kd.metrics.energy_pointing_game.function import boxes_to_masks, energy_pointing_game
@@ -64,7 +62,7 @@ class Network:
 
     def inputs(self, images: Sequence[PIL.Image.Image]) -> torch.Tensor:
         """Make the pixels (N, 3, size, size) that the model takes."""
-        values = torch.stack([pil_to_tensor(image) for image in images]).float() / 127.5 - 1
+        values = torch.stack([pil_to_tensor(image.convert("RGB")) for image in images]).float() / 127.5 - 1
         if values.shape[-1] == self.size:
             return values
         return F.interpolate(values, (self.size, self.size), mode="bicubic", antialias=True)
@@ -98,10 +96,6 @@ OF_A_VIT: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def read_images(file: str, cache: Path) -> Dataset:
-    return Dataset.from_parquet(file, cache_dir=str(cache)).cast_column("image", Image(mode="RGB"))
-
-
 def made_up_images(count: int, classes: int, seed: int) -> Dataset:
     """Make images with a brighter square, whose colour tells the class."""
     generator = torch.Generator().manual_seed(seed)
@@ -110,29 +104,14 @@ def made_up_images(count: int, classes: int, seed: int) -> Dataset:
     corners = torch.randint(0, 32, (count, 2), generator=generator).tolist()
     for image, label, (x, y) in zip(pixels, labels, corners, strict=True):
         image[label % 3, y : y + 32, x : x + 32] += 150
-    boxes = [[x, y, x + 31, y + 31] for x, y in corners]
-    return Dataset.from_dict({"image": [to_pil_image(image) for image in pixels], "label": labels, "box": boxes})
+    boxes = [[[x, y, x + 32, y + 32]] for x, y in corners]
+    return Dataset.from_dict({"image": [to_pil_image(image) for image in pixels], "label": labels, "boxes": boxes})
 
 
 def masks_of(rows: dict[str, Any]) -> torch.Tensor:
-    """Make the masks (N, 1, H, W) of the boxes, whose last column and row belong to the object."""
-    boxes = torch.tensor(rows["box"]).float() + torch.tensor([0.0, 0, 1, 1])
+    """Make the masks (N, H, W) of the boxes."""
     width, height = rows["image"][0].size
-    return boxes_to_masks(boxes.unsqueeze(1), (height, width))
-
-
-def imagenet_teacher(folder: str, classes: str) -> nn.Module:
-    """Load an ImageNet classifier of timm and keep the rows of its classifier for the data's classes."""
-    model = load_classifier(folder).model.timm_model.eval()
-    with Path(classes).open(encoding="utf-8", newline="") as file:
-        wnids = [row["wnid"] for row in sorted(csv.DictReader(file), key=lambda row: int(row["label"]))]
-    of_imagenet = ImageNetInfo().label_names()
-    rows = [of_imagenet.index(wnid) for wnid in wnids]
-    whole = model.get_classifier()
-    head = nn.Linear(whole.in_features, len(rows))
-    head.load_state_dict({"weight": whole.weight[rows], "bias": whole.bias[rows]})
-    model.classifier, model.num_classes = head, len(rows)
-    return model
+    return boxes_to_masks(torch.tensor(rows["boxes"]), (height, width))
 
 
 def logits_of(network: Network, images: Dataset, file: Path) -> torch.Tensor:
@@ -219,8 +198,11 @@ def networks(options: argparse.Namespace) -> tuple[Network, Network, Dataset, Da
         teacher = Network("MobileNetV3", classifier, 64, {**cams(), **RANDOM})
         width = {"embed_dim": 16, "depth": 2, "num_heads": 2}
     else:
-        train, test = (read_images(file, options.output / "cache") for file in (options.train, options.test))
-        classifier = imagenet_teacher(options.teacher, options.classes)
+        splits = load_tiny_imagenet_parquet(options.dataset)
+        train, test = first_of_each(splits["train"], options.images_per_class), splits["validation"]
+        wrapped, _ = load_teacher(options.teacher)
+        keep_classes(wrapped, label_names(test))
+        classifier = wrapped.timm_model.eval()
         teacher = Network("EfficientNet-Lite0", classifier, 160, {**cams(), **cams("blocks.4"), **RANDOM})
         width = {"embed_dim": 192, "depth": 4, "num_heads": 3}
     count = classifier.num_classes
@@ -252,9 +234,8 @@ ORDER = ("energy", "deletion", "insertion")
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", help="folder of the ImageNet classifier of timm")
-    parser.add_argument("--train", help="Parquet file of the images to train on")
-    parser.add_argument("--test", help="Parquet file of the images to explain")
-    parser.add_argument("--classes", help="CSV file of the classes: label, wnid")
+    parser.add_argument("--dataset", help="folder of Tiny ImageNet's Parquet files")
+    parser.add_argument("--images-per-class", type=int, help="train the ViT on the first so many of each class")
     parser.add_argument("--output", type=Path, default=Path("outputs/image_explainers"))
     parser.add_argument("--epochs", type=int, default=15, help="epochs of the ViT")
     parser.add_argument("--samples", type=int, default=150, help="images to explain")
@@ -264,7 +245,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--smoke", action="store_true", help="made-up images and random networks")
     parser.add_argument("--write", type=Path, help="write the tables there; by default into the output folder")
     options = parser.parse_args(command_line())
-    lacking = [name for name in ("teacher", "train", "test", "classes") if getattr(options, name) is None]
+    lacking = [name for name in ("teacher", "dataset") if getattr(options, name) is None]
     if lacking and not options.smoke:
         parser.error(f"Give {', '.join(f'--{name}' for name in lacking)}, or --smoke for made-up images.")
     return options
@@ -276,12 +257,14 @@ def main() -> dict[str, Any]:
     options.output.mkdir(parents=True, exist_ok=True)
     teacher, vit, train, test = networks(options)
     file = options.output / "results.json"
-    settings = {name: getattr(options, name) for name in ("seed", "epochs", "samples", "steps", "smoke")}
+    settings = {
+        name: getattr(options, name) for name in ("seed", "epochs", "images_per_class", "samples", "steps", "smoke")
+    }
     results: dict[str, Any] = {"recipe": "image_explainers", "settings": settings, "networks": {}}
     if file.exists():
         results = json.loads(file.read_text())
         if results["settings"] != settings:
-            sys.exit(
+            raise ValueError(
                 f"{file} holds figures of {results['settings']}, not {settings}: give the same or another --output."
             )
     results["about"] = (
@@ -322,4 +305,4 @@ def main() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main() is None)
+    run_recipe(main)

@@ -25,6 +25,7 @@ from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
 from hf_e2kd.architectures import call_model
+from hf_e2kd.experiments import run_recipe
 from hf_e2kd.explainers import build_explainer
 
 
@@ -111,4 +112,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_recipe(main)

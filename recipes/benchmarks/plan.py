@@ -15,6 +15,8 @@ Devices share the samples evenly, and each machine's work is slowed by `--effici
 
 import argparse
 
+from hf_e2kd.experiments import run_recipe
+
 DATA = {"ImageNet-1k": (1_281_167, 200), "1 B images": (1_000_000_000, 1)}
 
 
@@ -118,4 +120,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_recipe(main)

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from hf_e2kd import TextCollator
 from hf_e2kd.data.text import load_texts
+from hf_e2kd.experiments import run_recipe
 from hf_e2kd.experiments.sources import load_classifier
 from hf_e2kd.explainers import IntegratedGradients
 
@@ -63,4 +64,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_recipe(main)

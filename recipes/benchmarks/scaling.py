@@ -36,6 +36,7 @@ from transformers import TrainerCallback, ViTConfig, ViTForImageClassification
 from transformers.utils import logging
 
 from hf_e2kd import ExplanationDistillArguments, ExplanationDistillTrainer
+from hf_e2kd.experiments import run_recipe
 from hf_e2kd.store import StoredReference
 
 BASE = 1000
@@ -266,4 +267,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_recipe(main)

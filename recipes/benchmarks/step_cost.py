@@ -22,7 +22,6 @@ import argparse
 import itertools
 import json
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -40,6 +39,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from transformers.utils import logging
 
 from hf_e2kd import ExplanationDistillArguments, ExplanationDistillTrainer, Reference, ReferenceOutput, explain
+from hf_e2kd.experiments import run_recipe
 from hf_e2kd.models import BcosResNetConfig, BcosResNetForImageClassification
 from hf_e2kd.terms.base import SAMPLE_ID
 
@@ -369,4 +369,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_recipe(main)

@@ -18,7 +18,6 @@ printed. Time is the process's CPU time over all threads; on a GPU, time on the 
 import argparse
 import json
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -35,6 +34,7 @@ from transformers import default_data_collator
 from transformers.utils import logging
 
 from hf_e2kd import Explanation, ExplanationDistillArguments, ExplanationDistillTrainer, TeacherReference
+from hf_e2kd.experiments import run_recipe
 from hf_e2kd.store import StoredReference
 from hf_e2kd.store.ids import IdIndex
 from hf_e2kd.store.rows import RowEncoder
@@ -303,4 +303,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_recipe(main)

@@ -24,6 +24,7 @@ from transformers import ViTImageProcessor
 from hf_e2kd import explain
 from hf_e2kd.alignment import slic_superpixels, superpixel_maps
 from hf_e2kd.data import DistillationTransform, digits_on_textures
+from hf_e2kd.experiments import run_recipe
 from hf_e2kd.experiments.diffroar import LabelledImages, accuracy
 from hf_e2kd.explainers import GradientShap, KernelShap
 from hf_e2kd.models import (
@@ -159,4 +160,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_recipe(main)

@@ -2,9 +2,7 @@
 
 import argparse
 import re
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -126,15 +124,6 @@ def chosen_first(**defaults: Any) -> argparse.Namespace:
         else:
             parser.add_argument(f"--{name}", default=default)
     return parser.parse_known_args(command_line())[0]
-
-
-@contextmanager
-def reading_data() -> Iterator[None]:
-    """End the program by one sentence, as of a wrong argument, where data that the user named can't be read."""
-    try:
-        yield
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"{Path(sys.argv[0]).name}: error: {error}") from None
 
 
 def load_published(source: str, weights: str | None) -> tuple[nn.Module, Any]:

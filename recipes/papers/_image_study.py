@@ -1,6 +1,5 @@
 """Data of the studies of image classifiers that take any labelled images."""
 
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from _interpretability import StudyOptions
 from datasets import Dataset
 
 from hf_e2kd.data import load_tiny_imagenet, load_tiny_imagenet_parquet
+from hf_e2kd.data.first_samples import first_of_each
 
 
 @dataclass
@@ -47,16 +47,3 @@ def load_splits(options: ImageStudyOptions) -> tuple[Dataset, Dataset]:
             raise ValueError(f"'{options.dataset}' has no split '{name}'. Its splits: {', '.join(splits)}.")
     train, test = (splits[name].select_columns(["image", "label"]) for name in ("train", options.split))
     return first_of_each(train, options.images_per_class), test
-
-
-def first_of_each(data: Dataset, count: int | None) -> Dataset:
-    """Select the first so many rows of each class; None keeps all."""
-    if count is None:
-        return data
-    seen: Counter[int] = Counter()
-    rows = []
-    for row, label in enumerate(data["label"]):
-        seen[label] += 1
-        if seen[label] <= count:
-            rows.append(row)
-    return data.select(rows)

@@ -22,7 +22,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from _common import reading_data
 from _interpretability import StudyOptions, as_inputs, new_network, parse_study, square_processor
 from _trained_arms import TrainedArms
 from datasets import Dataset
@@ -31,6 +30,7 @@ from torch import nn
 
 from hf_e2kd.alignment.inputs import image_view
 from hf_e2kd.data import digits_on_textures, load_cifar10, load_cifar100, load_fashion_mnist, load_mnist
+from hf_e2kd.experiments import run_recipe
 from hf_e2kd.experiments.diffroar import FRACTIONS, LabelledImages, accuracy, diffroar
 from hf_e2kd.experiments.distillation import announce, use_one_thread
 from hf_e2kd.experiments.results import RECORDED, describe_machine, write_results
@@ -96,8 +96,7 @@ def run_diffroar(description: str) -> dict[str, Any]:
         options.fractions, options.repeats = [0.5], 1
     output, start = Path(args.output_dir), time.monotonic()
     processor = square_processor(options.image_size)
-    with reading_data():
-        splits = load_data(options, args.seed)
+    splits = load_data(options, args.seed)
     train = as_inputs(splits["train"], processor)
     images = {name: LabelledImages.of(as_inputs(split, processor)) for name, split in splits.items()}
 
@@ -211,4 +210,4 @@ def draw_gradients(
 
 
 if __name__ == "__main__":
-    run_diffroar(__doc__)
+    run_recipe(run_diffroar, __doc__)

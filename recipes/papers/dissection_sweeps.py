@@ -26,7 +26,7 @@ from statistics import fmean
 from typing import Any
 
 from _arms import as_file_name
-from _common import SMOKE_SIDE, reading_data, smoke_processor
+from _common import SMOKE_SIDE, smoke_processor
 from _concepts import find_concepts
 from _dissected import ConceptOptions, dissect, find_layers
 from _generated import write_broden, write_imagenet
@@ -37,6 +37,7 @@ from matplotlib.figure import Figure
 from transformers import ResNetConfig, ResNetForImageClassification, set_seed
 
 from hf_e2kd.choices import unknown_choice
+from hf_e2kd.experiments import run_recipe
 from hf_e2kd.experiments.results import RECORDED, describe_machine, write_results
 from hf_e2kd.experiments.sources import load_classifier
 from hf_e2kd.fidelity import Dissection, detector_figure
@@ -129,8 +130,7 @@ def run_sweeps(description: str) -> dict[str, Any]:
         trained, accuracies = train_students(options, args)
         models += trained
     device = args.device
-    with reading_data():
-        images = find_concepts(str(options.concepts))
+    images = find_concepts(str(options.concepts))
     quantiles = sorted({*options.quantiles, options.quantile})
     thresholds = sorted({*options.iou_thresholds, options.detector_iou})
     rows: list[dict[str, Any]] = []
@@ -264,4 +264,4 @@ def _prepare_smoke(options: DissectionArguments, output: Path) -> None:
 
 
 if __name__ == "__main__":
-    run_sweeps(__doc__)
+    run_recipe(run_sweeps, __doc__)

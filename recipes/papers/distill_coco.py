@@ -20,6 +20,8 @@ from _guidance import GuidanceSetting
 from _guided_students import run_guided_distillation
 from transformers import ResNetConfig
 
+from hf_e2kd.experiments import run_recipe
+
 SETTING = GuidanceSetting(
     source=CocoSource,
     training={
@@ -38,4 +40,4 @@ SETTING = GuidanceSetting(
 )
 
 if __name__ == "__main__":
-    run_guided_distillation(SETTING, "distill_coco", __doc__)
+    run_recipe(run_guided_distillation, SETTING, "distill_coco", __doc__)

@@ -36,7 +36,7 @@ from hf_e2kd.alignment.inputs import image_view
 from hf_e2kd.callbacks import AdaptiveClipping
 from hf_e2kd.data import DistillationTransform
 from hf_e2kd.data.images import label_names, without_undecodable
-from hf_e2kd.experiments import Distillation, run_experiment
+from hf_e2kd.experiments import Distillation, run_experiment, run_recipe
 from hf_e2kd.experiments.images import crop_and_flip, explanation_picture
 from hf_e2kd.experiments.models import create_student, processor_like
 from hf_e2kd.trainer.arguments import ExplanationDistillArguments
@@ -137,4 +137,4 @@ def _split(splits: DatasetDict, source: str, wanted: list[str], skip_undecodable
 
 
 if __name__ == "__main__":
-    run_experiment(data_free_experiment(), "distill_data_free", __doc__)
+    run_recipe(run_experiment, data_free_experiment(), "distill_data_free", __doc__)

@@ -45,7 +45,7 @@ from hf_e2kd.alignment.inputs import image_view
 from hf_e2kd.callbacks import AdaptiveClipping
 from hf_e2kd.data import DistillationTransform, load_imagenet
 from hf_e2kd.data.images import label_names
-from hf_e2kd.experiments import Distillation, run_experiment
+from hf_e2kd.experiments import Distillation, run_experiment, run_recipe
 from hf_e2kd.experiments.distillation import explainer_of
 from hf_e2kd.experiments.images import crop_and_flip, explanation_picture
 from hf_e2kd.experiments.models import create_student, label_settings, processor_like
@@ -261,4 +261,4 @@ def smoke_pair(preset: str, names: list[str]) -> tuple[nn.Module, nn.Module, Any
 
 
 if __name__ == "__main__":
-    run_experiment(imagenet_experiment(), "distill_imagenet", __doc__)
+    run_recipe(run_experiment, imagenet_experiment(), "distill_imagenet", __doc__)

@@ -40,7 +40,7 @@ from transformers import ResNetConfig, ResNetForImageClassification
 from hf_e2kd.alignment.inputs import image_view
 from hf_e2kd.data import AnnotatedCollator, DistillationTransform, MixingCollator, load_waterbirds
 from hf_e2kd.data.waterbirds import CLASSES, IN_DISTRIBUTION, OUT_OF_DISTRIBUTION, PLACES, select_groups
-from hf_e2kd.experiments import Distillation, run_experiment
+from hf_e2kd.experiments import Distillation, run_experiment, run_recipe
 from hf_e2kd.experiments.distillation import announce, replace_arguments, train_on_labels
 from hf_e2kd.experiments.images import crop_and_flip, explanation_picture
 from hf_e2kd.experiments.models import create_student, label_settings, load_processor, processor_like
@@ -261,4 +261,4 @@ def _smoke_resnet(widths: list[int]) -> nn.Module:
 
 
 if __name__ == "__main__":
-    run_experiment(waterbirds_experiment(), "distill_waterbirds", __doc__)
+    run_recipe(run_experiment, waterbirds_experiment(), "distill_waterbirds", __doc__)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _common import reading_data, smoke_folder
+from _common import smoke_folder
 from _generated import WNIDS, write_imagenet
 from _image_study import ImageStudyOptions, load_splits
 from _interpretability import STUDENTS, as_inputs, outputs, parse_study, square_processor
@@ -33,6 +33,7 @@ from torch import Tensor
 from hf_e2kd.data import TINY_IMAGENET_GROUPS, read_categories
 from hf_e2kd.data.imagenet import class_wnids
 from hf_e2kd.data.images import label_names
+from hf_e2kd.experiments import run_recipe
 from hf_e2kd.experiments.distillation import use_one_thread
 from hf_e2kd.experiments.results import collect_results, markdown_table, write_results
 from hf_e2kd.metrics import class_similarity_entropy
@@ -89,16 +90,13 @@ def run_entropy(description: str) -> dict[str, Any]:
         use_one_thread()
         options.dataset, options.image_size = str(write_imagenet(smoke_folder(args) / "imagenet")), 32
         options.categories, options.pair = str(smoke_categories(output)), list(WNIDS[:2])
-    with reading_data():
-        train, test = load_splits(options)
-        names = label_names(train)
-        assert names is not None
-        keys = class_wnids(names)
-        categories = read_categories(options.categories, keys).of_class
-        if missing := [name for name in options.pair if name not in keys]:
-            raise ValueError(
-                f"--pair names {missing}, which are no classes of the data, such as {', '.join(keys[:3])}."
-            )
+    train, test = load_splits(options)
+    names = label_names(train)
+    assert names is not None
+    keys = class_wnids(names)
+    categories = read_categories(options.categories, keys).of_class
+    if missing := [name for name in options.pair if name not in keys]:
+        raise ValueError(f"--pair names {missing}, which are no classes of the data, such as {', '.join(keys[:3])}.")
     pair = [keys.index(name) for name in options.pair]
     processor = square_processor(options.image_size)
     test, batch = as_inputs(test, processor), args.per_device_eval_batch_size
@@ -189,4 +187,4 @@ def smoke_categories(output: Path) -> Path:
 
 
 if __name__ == "__main__":
-    run_entropy(__doc__)
+    run_recipe(run_entropy, __doc__)

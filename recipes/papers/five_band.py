@@ -41,6 +41,7 @@ from hf_e2kd import explain
 from hf_e2kd.alignment.inputs import image_view
 from hf_e2kd.data import synthesised_shapes
 from hf_e2kd.data.shapes import CLASSES, EMPTY
+from hf_e2kd.experiments import run_recipe
 from hf_e2kd.experiments.distillation import replace_arguments, use_one_thread
 from hf_e2kd.experiments.results import collect_results, markdown_table, write_results
 from hf_e2kd.fidelity.interpretability.loss_gradient import loss_gradient
@@ -226,4 +227,4 @@ def draw_radar(summary: Mapping[str, Mapping[str, Mapping[str, float]]], path: P
 
 
 if __name__ == "__main__":
-    run_five_band(__doc__)
+    run_recipe(run_five_band, __doc__)

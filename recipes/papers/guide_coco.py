@@ -20,6 +20,8 @@ from _guidance import GuidanceSetting
 from _guide import run_guidance
 from transformers import ResNetConfig
 
+from hf_e2kd.experiments import run_recipe
+
 SETTING = GuidanceSetting(
     source=CocoSource,
     training={
@@ -42,4 +44,4 @@ SETTING = GuidanceSetting(
 )
 
 if __name__ == "__main__":
-    run_guidance(SETTING, "guide_coco", __doc__)
+    run_recipe(run_guidance, SETTING, "guide_coco", __doc__)

@@ -21,6 +21,8 @@ from _guidance import GuidanceSetting
 from _guide import run_guidance
 from transformers import ResNetConfig
 
+from hf_e2kd.experiments import run_recipe
+
 SETTING = GuidanceSetting(
     source=VocSource,
     training={
@@ -43,4 +45,4 @@ SETTING = GuidanceSetting(
 )
 
 if __name__ == "__main__":
-    run_guidance(SETTING, "guide_voc", __doc__)
+    run_recipe(run_guidance, SETTING, "guide_voc", __doc__)

@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 from _arms import METHODS
-from _common import reading_data, smoke_folder
+from _common import smoke_folder
 from _concepts import find_concepts
 from _dissected import (
     OF_CONCEPTS,
@@ -46,6 +46,7 @@ from torch import nn
 
 from hf_e2kd.alignment.inputs import image_view
 from hf_e2kd.alignment.labels import align_labels
+from hf_e2kd.experiments import run_recipe
 from hf_e2kd.experiments.distillation import announce, use_one_thread
 from hf_e2kd.experiments.results import collect_results, markdown_table, write_results
 from hf_e2kd.fidelity.interpretability.loss_gradient import loss_gradient
@@ -118,9 +119,8 @@ class DissectedStudy:
 
     def __init__(self, options: TableOptions, args: Any, not_of_training: Sequence[str] = ()):
         self.options, self.args = options, args
-        with reading_data():
-            self.images = find_concepts(str(options.concepts))
-            train, test = load_splits(options)
+        self.images = find_concepts(str(options.concepts))
+        train, test = load_splits(options)
         self.headings = detector_headings(self.images)
         self.processor = square_processor(options.image_size)
         self.test = as_inputs(test, self.processor)
@@ -207,4 +207,4 @@ def draw_gradients(models: Mapping[str, Dissected], test: Dataset, processor: An
 
 
 if __name__ == "__main__":
-    run_interpretability_table(__doc__)
+    run_recipe(run_interpretability_table, __doc__)

@@ -37,7 +37,7 @@ from transformers import HfArgumentParser, ResNetConfig, ResNetForImageClassific
 from hf_e2kd import explain
 from hf_e2kd.alignment.inputs import image_view
 from hf_e2kd.data.transforms import DistillationTransform
-from hf_e2kd.experiments.command_line import command_line
+from hf_e2kd.experiments.command_line import command_line, run_recipe
 from hf_e2kd.experiments.distillation import use_one_thread
 from hf_e2kd.experiments.models import label_settings
 from hf_e2kd.experiments.results import describe_machine, write_results
@@ -306,4 +306,4 @@ def prepare_smoke(options: DriftOptions, output: Path) -> None:
 
 
 if __name__ == "__main__":
-    run_drift(__doc__)
+    run_recipe(run_drift, __doc__)

@@ -28,7 +28,7 @@ from transformers import set_seed
 
 from hf_e2kd.alignment.labels import labels_belong_to
 from hf_e2kd.cards.pareto_plot import pareto_plot
-from hf_e2kd.experiments import Distillation, ImageExperiment, parse_experiment
+from hf_e2kd.experiments import Distillation, ImageExperiment, parse_experiment, run_recipe
 from hf_e2kd.experiments.demos import RESNET_ON_DIGITS
 from hf_e2kd.experiments.distillation import NOTHING_SAVED, replace_arguments
 from hf_e2kd.experiments.images import ImageSources
@@ -228,4 +228,4 @@ def front_table(points: Sequence[Mapping[str, Any]], front: Sequence[int], split
 EXPERIMENT = SearchExperiment(**vars(RESNET_ON_DIGITS))
 
 if __name__ == "__main__":
-    run_search(EXPERIMENT, "search_weight", __doc__)
+    run_recipe(run_search, EXPERIMENT, "search_weight", __doc__)

@@ -38,7 +38,7 @@ from hf_e2kd.alignment.grids import resize_maps
 from hf_e2kd.alignment.inputs import ImageView, image_view
 from hf_e2kd.data.images import without_undecodable
 from hf_e2kd.data.opening import as_rgb
-from hf_e2kd.experiments.command_line import command_line
+from hf_e2kd.experiments.command_line import command_line, run_recipe
 from hf_e2kd.experiments.models import label_settings
 from hf_e2kd.experiments.results import describe_machine, write_results
 from hf_e2kd.experiments.sources import load_classifier
@@ -266,4 +266,4 @@ def _prepare_smoke(args: ShiftArguments, output: Path) -> None:
 
 
 if __name__ == "__main__":
-    run_shift_test(__doc__)
+    run_recipe(run_shift_test, __doc__)

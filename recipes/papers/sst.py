@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from _arms import METHODS, Arm, arm_arguments, parse_arm
-from _common import SMOKE_TRAINING, chosen_first, reading_data, smoke_folder
+from _common import SMOKE_TRAINING, chosen_first, smoke_folder
 from _generated import write_trees
 from datasets import concatenate_datasets
 from matplotlib.figure import Figure
@@ -45,7 +45,7 @@ from hf_e2kd.architectures.sharding import whole
 from hf_e2kd.data import load_sst, train_tokenizer
 from hf_e2kd.data.images import label_names
 from hf_e2kd.data.text import TextCollator
-from hf_e2kd.experiments.command_line import command_line
+from hf_e2kd.experiments.command_line import command_line, run_recipe
 from hf_e2kd.experiments.distillation import (
     NOTHING_SAVED,
     announce,
@@ -166,9 +166,8 @@ class SstStudy:
     def __init__(self, options: SstOptions, args: ExplanationDistillArguments):
         self.options, self.args = options, args
         self.folder = Path(args.output_dir) / "models"
-        with reading_data():
-            self.splits = load_sst(str(options.dataset))
-            self.tokenizer = AutoTokenizer.from_pretrained(options.teacher)
+        self.splits = load_sst(str(options.dataset))
+        self.tokenizer = AutoTokenizer.from_pretrained(options.teacher)
         self.pooled = concatenate_datasets([self.splits["validation"], self.splits["test"]])
         self.collator = TextCollator(self.tokenizer, max_length=options.max_length)
         chosen = {name: value for name, value in vars(options).items() if name not in ("students", "seeds", "pictures")}
@@ -323,4 +322,4 @@ def _write_smoke_teacher(trees: str, folder: Path) -> Path:
 
 
 if __name__ == "__main__":
-    run_sst(__doc__)
+    run_recipe(run_sst, __doc__)

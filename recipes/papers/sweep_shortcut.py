@@ -30,7 +30,7 @@ from transformers import HfArgumentParser, ViTImageProcessor, set_seed
 from hf_e2kd.data import DistillationTransform, digits_on_textures
 from hf_e2kd.data.images import label_names
 from hf_e2kd.experiments import Distillation, ImageExperiment
-from hf_e2kd.experiments.command_line import command_line
+from hf_e2kd.experiments.command_line import command_line, run_recipe
 from hf_e2kd.experiments.demos import RESNET_ON_DIGITS
 from hf_e2kd.experiments.distillation import (
     NOTHING_SAVED,
@@ -234,4 +234,4 @@ def _names(splits: Any) -> list[str]:
 
 
 if __name__ == "__main__":
-    run_shortcuts(RESNET_ON_DIGITS, "sweep_shortcut", __doc__)
+    run_recipe(run_shortcuts, RESNET_ON_DIGITS, "sweep_shortcut", __doc__)

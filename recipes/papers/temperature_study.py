@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from _common import reading_data, smoke_folder
+from _common import smoke_folder
 from _dissected import side_by_side
 from _interpretability import outputs, parse_study
 from entropy import measure, smoke_categories
@@ -34,6 +34,7 @@ from matplotlib.figure import Figure
 from hf_e2kd.data import TINY_IMAGENET_GROUPS, read_categories
 from hf_e2kd.data.imagenet import class_wnids
 from hf_e2kd.data.images import label_names
+from hf_e2kd.experiments import run_recipe
 from hf_e2kd.experiments.results import collect_results, markdown_table, write_results
 
 ENTROPIES = {"entire_entropy": "entropy (bits)", "category_entropy": "within the category (bits)"}
@@ -89,8 +90,7 @@ def run_temperature_study(description: str) -> dict[str, Any]:
     study = DissectedStudy(options, args, not_of_training=("temperatures", "categories", "samples"))
     classes = label_names(study.test)
     assert classes is not None
-    with reading_data():
-        categories = read_categories(options.categories, class_wnids(classes)).of_class
+    categories = read_categories(options.categories, class_wnids(classes)).of_class
     runs, models = study.run()
     for run in runs:
         names = {arm.label: study.trained.name(arm, run["seed"]) for arm in options.arms}
@@ -144,4 +144,4 @@ def draw_temperatures(
 
 
 if __name__ == "__main__":
-    run_temperature_study(__doc__)
+    run_recipe(run_temperature_study, __doc__)

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from _common import SMOKE_TRAINING, chosen_first, reading_data
+from _common import SMOKE_TRAINING, chosen_first
 from _interpretability import as_inputs, square_processor
 from _xdistillation import Plan, Study
 from _xdistillation_figures import draw_accuracies
@@ -34,7 +34,7 @@ from transformers import HfArgumentParser, PreTrainedConfig
 
 from hf_e2kd.alignment.superpixels import FEWEST, MOST
 from hf_e2kd.data import digits_on_textures, load_cifar10, load_fashion_mnist, load_mnist
-from hf_e2kd.experiments.command_line import command_line
+from hf_e2kd.experiments.command_line import command_line, run_recipe
 from hf_e2kd.experiments.distillation import NOTHING_SAVED, replace_arguments, use_one_thread
 from hf_e2kd.experiments.experiment import COMMON_TRAINING
 from hf_e2kd.experiments.results import collect_results, markdown_table, write_results
@@ -174,8 +174,7 @@ def run_xdistillation(description: str) -> dict[str, Any]:
     runs: list[dict[str, Any]] = []
     curves: dict[str, dict[str, list[float]]] = {}
     for seed in range(args.seed, args.seed + options.seeds):
-        with reading_data():
-            splits = {name: as_inputs(split, processor) for name, split in load_data(options, seed).items()}
+        splits = {name: as_inputs(split, processor) for name, split in load_data(options, seed).items()}
         seeded = replace_arguments(args, seed=seed)
         study = Study(options, setting, plans, seeded, splits, processor, output / f"seed-{seed}", key)
         found = study.run()
@@ -248,4 +247,4 @@ def load_data(options: Options, seed: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    run_xdistillation(__doc__)
+    run_recipe(run_xdistillation, __doc__)

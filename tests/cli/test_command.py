@@ -95,7 +95,7 @@ def test_debugging_ends_with_its_command(given, tmp_path, monkeypatch):
 
     monkeypatch.setattr("hf_e2kd.cli.command.beside_progress_bars", lambda debug: found.append(debug) or nullcontext())
     monkeypatch.setattr("hf_e2kd.cli.gate.load_record", fail)
-    monkeypatch.setattr("hf_e2kd.cli._errors_of_users", lambda: (KeyError,))
+    monkeypatch.setattr("hf_e2kd.cli.errors_of_users", lambda: (KeyError,))
     with pytest.raises(KeyError):
         main(["--debug", *map(str, line)])
     assert run(*line) == 1

@@ -123,6 +123,16 @@ def test_groups_are_exact(alone, ranks, size):
         assert found == pytest.approx(expected, abs=1e-6)
 
 
+def test_fidelity_is_that_of_one_process(alone, ranks):
+    """Prevents: noise by the rank's own drawings, and a chance level of maps that fill up the last batch."""
+    expected = alone["fidelity"]
+    assert {"control, kl", "chance, shuffled", "held-out chance, shuffled"} <= set(expected)
+    for rank in ranks:
+        for name, figures in rank["fidelity"].items():
+            assert figures == pytest.approx(expected[name], abs=1e-6), name
+        assert list(rank["fidelity"]) == list(expected)
+
+
 def test_evaluation_before_training(alone, ranks):
     """An evaluation that marks the student as prepared would leave it without the all-reduce in the training after."""
     for rank in ranks:

@@ -12,9 +12,10 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
-from transformers import AutoModelForImageClassification
+from transformers import AutoModelForImageClassification, ViTImageProcessor
 
 from hf_e2kd import ExplanationDistillTrainer
+from hf_e2kd.fidelity import Control, measure_fidelity
 from hf_e2kd.references import TeacherReference
 from tests.bcos.networks import network
 from tests.distributed.on_cpu import deepspeed_on_cpu, shard_on_cpu
@@ -155,6 +156,7 @@ def collect(folder: Path, processes: int) -> dict[str, dict[str, Any]]:
         results[f"groups {size}"] = trainer.evaluate(places, group_column="place")
         predicted = trainer.predict(samples(size, mask=True, seed=7))
         results[f"predict {size}"] = {"metrics": predicted.metrics, "logits": torch.tensor(predicted.predictions)}
+    results["fidelity"] = fidelity(folder, processes)
     trainer = trainer_of("vit", folder, processes)
     trainer.evaluate(samples(5))
     trainer.train()
@@ -164,6 +166,23 @@ def collect(folder: Path, processes: int) -> dict[str, dict[str, Any]]:
     if processes > 1:
         results["labels on one rank"] = labels_on_one_rank(folder)
     return results
+
+
+def fidelity(folder: Path, processes: int) -> dict[str, Any]:
+    """Figures of 13 samples, of which two processes of batches of 4 fill up the last."""
+    processor = ViTImageProcessor(size={"height": 32, "width": 32})
+    trainer = trainer_of("vit", folder, processes, processing_class=processor)
+    options: dict[str, Any] = {"explainers": ["saliency"], "control": Control(sigma=200), "costs": False}
+    record = measure_fidelity(trainer, samples(13, seed=7), **options)
+    assert record.control is not None and record.batch_size == 4
+    held_out = record.held_out[0]
+    groups = {"figures": record.figures, "control": record.control.figures, "chance": record.chance}
+    groups |= {"held out": held_out.figures, "held-out chance": held_out.chance}
+    return {
+        f"{group}, {name}": (found.value, found.low, found.high, found.samples)
+        for group, figures in groups.items()
+        for name, found in figures.items()
+    }
 
 
 def stage_without_the_student(folder: Path, processes: int) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from hf_e2kd.experiments import run_recipe
+
 RECIPES = Path(__file__).parents[2] / "recipes"
 
 for folder in (RECIPES, RECIPES / "papers", RECIPES / "benchmarks"):
@@ -16,10 +18,10 @@ for folder in (RECIPES, RECIPES / "papers", RECIPES / "benchmarks"):
 def run(monkeypatch, tmp_path):
     """Runs a recipe in this process as its command line does; its results go to `tmp_path`."""
 
-    def run_recipe(module, *options):
+    def run_module(module, *options):
         name = module.__name__
         line = [name, "--output_dir", str(tmp_path), "--disable_tqdm", "true", *options]
         monkeypatch.setattr("sys.argv", line)
-        return getattr(module, f"run_{name}")(module.__doc__)
+        return run_recipe(getattr(module, f"run_{name}"), module.__doc__)
 
-    return run_recipe
+    return run_module

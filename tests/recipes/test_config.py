@@ -1,5 +1,6 @@
 """A recipe's options from a YAML file are those of its command line."""
 
+import ast
 import json
 import runpy
 import sys
@@ -18,6 +19,16 @@ SCRIPTS = [
     for path in [*sorted(RECIPES.glob("*.py")), *sorted((RECIPES / "papers").glob("[!_]*.py"))]
     if not path.stem.startswith("import_")
 ]
+
+
+def test_every_recipe_is_run_as_a_program():
+    """Prevents: a traceback where a folder is wrong, of a recipe that calls its function itself."""
+    starts = {
+        path.name: ast.unparse(ast.parse(text).body[-1])
+        for path in RECIPES.rglob("*.py")
+        if '"__main__"' in (text := path.read_text(encoding="utf-8"))
+    }
+    assert len(starts) > len(SCRIPTS) and [name for name, start in starts.items() if "run_recipe(" not in start] == []
 
 
 @pytest.fixture

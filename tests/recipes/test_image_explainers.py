@@ -33,7 +33,7 @@ def test_smoke(recipe, monkeypatch, tmp_path):
     monkeypatch.setattr(recipe, "measure", None)  # a second call would fail if it measured
     assert recipe.main() == results
     monkeypatch.setattr(sys, "argv", ["image_explainers", *options, "--samples", "3"])
-    with pytest.raises(SystemExit, match="give the same or another --output"):
+    with pytest.raises(ValueError, match="give the same or another --output"):
         recipe.main()
 
 
@@ -42,4 +42,4 @@ def test_files_are_asked_for(recipe, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["image_explainers"])
     with pytest.raises(SystemExit):
         recipe.main()
-    assert "Give --teacher, --train, --test, --classes, or --smoke" in capsys.readouterr().err
+    assert "Give --teacher, --dataset, or --smoke" in capsys.readouterr().err

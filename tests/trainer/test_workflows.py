@@ -12,7 +12,7 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer_utils import HPSearchBackend, get_last_checkpoint
 
 from tests.models import CLASS_NAMES, build
 from tests.training import distiller, logged, relative_error, samples, weights
@@ -76,6 +76,27 @@ def test_hyperparameter_search(tiny, tmp_path):
     assert best.objective == max(e["eval_explanation_similarity"] for e in entries if "eval_agreement" in e)
     steps = [entry for entry in entries if "loss" in entry]
     assert sorted(round(entry["loss"] / entry["loss_explanation"], 3) for entry in steps) == [0.25, 0.25, 2.5, 2.5]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        ({"explanation_weight_mode": "relativ"}, "Unknown explanation_weight_mode 'relativ'.*Did you mean 'relative'"),
+        ({"explanation_loss": "cosin"}, "Unknown explanation_loss 'cosin'.*Did you mean 'cosine'"),
+        ({"comparison_grid": "nativ"}, "Unknown comparison_grid 'nativ'"),
+        ({"explanation_fraction": 1.5}, r"explanation_fraction must lie in \(0, 1\], not 1.5"),
+        ({"logits_loss_options": "{"}, "logits_loss_options is not JSON"),
+        ({"explanation_weight_mode": "relative", "torch_compile": True}, "Train without torch_compile"),
+        ({"explanation_target": "label"}, "A trial can't set explanation_target"),
+    ],
+    ids=lambda value: "+".join(value) if isinstance(value, dict) else "",
+)
+def test_a_trial_is_checked_as_a_training_is(tiny, tmp_path, chosen, message):
+    """Prevents: a trial's typo that trains by the default, or a set-up that is refused at the start alone."""
+    trainer = distiller(tiny("vit"), build("vit", seed=1), tmp_path)
+    trainer.hp_search_backend = HPSearchBackend.WANDB  # whose trials are dictionaries
+    with pytest.raises(ValueError, match=message):
+        trainer._hp_search_setup(chosen)
 
 
 @pytest.mark.parametrize("family", ["vit_dropout", "resnet"])
