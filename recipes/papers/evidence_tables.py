@@ -22,6 +22,8 @@ from typing import Any
 
 from limited_data import study_table
 
+from hf_e2kd.experiments.command_line import run_recipe
+
 PAGE = Path(__file__).parents[1] / "results" / "README.md"
 
 TABLES: dict[str, Callable[[Mapping[str, Any], str], str]] = {"limited_data": study_table}
@@ -60,4 +62,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_recipe(main)

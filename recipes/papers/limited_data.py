@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _common import SMOKE_TRAINING, chosen_first, reading_data
+from _common import SMOKE_TRAINING, chosen_first
 from _evidence import paired_table, refuse_other, write_evidence
 from _limited_arms import ARMS, STUDIES, Arm, arms_of
 from _limited_data import FAITHFULNESS, FIGURES, HELD_OUT, SETTINGS, Study, divide, load_splits
@@ -44,7 +44,7 @@ from transformers import HfArgumentParser
 
 from hf_e2kd.choices import unknown_choice
 from hf_e2kd.data import digits_on_textures
-from hf_e2kd.experiments.command_line import command_line
+from hf_e2kd.experiments.command_line import command_line, run_recipe
 from hf_e2kd.experiments.distillation import NOTHING_SAVED, replace_arguments, use_one_thread
 from hf_e2kd.experiments.experiment import COMMON_TRAINING
 from hf_e2kd.experiments.results import describe_machine
@@ -125,9 +125,8 @@ def run_limited_data(description: str) -> dict[str, Any]:
         use_one_thread()
     output, digest = Path(args.output_dir), settings_digest(options, args)
     setting = SETTINGS["cifar10" if options.smoke else options.data]
-    with reading_data():
-        splits = smoke_splits() if options.smoke else load_splits(options.data, str(options.folder), options.shots)
-        earlier = read_earlier(options, digest)
+    splits = smoke_splits() if options.smoke else load_splits(options.data, str(options.folder), options.shots)
+    earlier = read_earlier(options, digest)
     study, start = Study(setting, splits, args, output, options.teacher, options.split), time.monotonic()
     teacher = share_runs(output / "runs", ["teacher"], digest, lambda _: study.teacher_figures())["teacher"]
     rows = train_students(study, options, digest, earlier)
@@ -289,4 +288,4 @@ def parse(description: str) -> tuple[Options, ExplanationDistillArguments]:
 
 
 if __name__ == "__main__":
-    run_limited_data(__doc__)
+    run_recipe(run_limited_data, __doc__)

@@ -58,7 +58,7 @@ def test_a_longer_study_goes_on(finished, monkeypatch, tmp_path):
     assert [row["student"] for row in more["rows"]] == ["KD", "e²KD, λ = 1", "labels", "e²KD", "e²KD, frozen"]
     assert more["rows"][0] == results["rows"][1]
     monkeypatch.setattr("sys.argv", [*line, *given, "--explanation_weight", "2"])
-    with pytest.raises(SystemExit, match="other options, arguments or another version"):
+    with pytest.raises(ValueError, match="other options, arguments or another version"):
         limited_data.run_limited_data(limited_data.__doc__)
 
 
