@@ -4,7 +4,7 @@
 # [tool.uv.sources]
 # hf-e2kd = { path = "../..", editable = true }
 # ///
-"""The tables of recipes/results/README.md, made from the JSON beside it, so that no figure is typed.
+"""The tables of evidence in recipes/results/README.md and README.md, made from the results, so that none is typed.
 
 A table stands between the lines `<!-- FILE PART -->` and `<!-- end -->`: FILE is the results' name without .json, PART
 the study. `--check` changes nothing, and says which tables differ.
@@ -24,7 +24,8 @@ from limited_data import study_table
 
 from hf_e2kd.experiments.command_line import run_recipe
 
-PAGE = Path(__file__).parents[1] / "results" / "README.md"
+RESULTS = Path(__file__).parents[1] / "results"
+PAGES = (RESULTS / "README.md", RESULTS.parents[1] / "README.md")
 
 TABLES: dict[str, Callable[[Mapping[str, Any], str], str]] = {"limited_data": study_table}
 """Functions `(results, part)` that make a recipe's tables, by its name."""
@@ -48,17 +49,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="change nothing; fail where a table differs")
     check = parser.parse_args().check
-    page = PAGE.read_text(encoding="utf-8")
-    made = with_tables(page, PAGE.parent)
-    if made == page:
-        return
-    if check:
-        lines = zip(page.splitlines(), made.splitlines(), strict=False)
-        first = next((number for number, (old, new) in enumerate(lines, 1) if old != new), "the end")
-        raise SystemExit(
-            f"{PAGE.name} differs from its results, first in line {first}. Run the command without --check."
-        )
-    PAGE.write_text(made, encoding="utf-8")
+    for path in PAGES:
+        page = path.read_text(encoding="utf-8")
+        made = with_tables(page, RESULTS)
+        if check and made != page:
+            raise ValueError(f"The tables of '{path}' differ from the results. Run the command without --check.")
+        if made != page:
+            path.write_text(made, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -59,6 +59,9 @@ DECIDING = ("data", "shots", "split", "smoke")
 TABLE = {**FIGURES, **HELD_OUT, **FAITHFULNESS, "training_cpu_seconds": "training, CPU s"}
 """Columns of the tables."""
 
+FRONT = ["labels", "KD", "e²KD"]
+"""Students of the front page's table."""
+
 
 @dataclass
 class Options:
@@ -215,12 +218,18 @@ def draw_length(rows: Sequence[Mapping[str, Any]], epochs: float, path: Path) ->
 
 
 def study_table(results: Mapping[str, Any], study: str) -> str:
-    """Write a study's students as a table: means, spreads, and the paired difference of agreement from KD's."""
-    names = list(STUDIES[study])
+    """Write a study's students as a table: means, spreads, and the paired difference of agreement from KD's.
+
+    Args:
+        results: Content of `results.json`.
+        study: Name of the study; or "front", for three students and the training's own figures.
+    """
+    names = FRONT if study == "front" else list(STUDIES[study])
+    columns = FIGURES if study == "front" else TABLE
     rows = [row for row in results["rows"] if row["student"] in names]
     rows.sort(key=lambda row: names.index(row["student"]))
     baseline = next((name for name in ("KD", "KD, frozen") if name in {row["student"] for row in rows}), "e²KD")
-    return paired_table(rows, TABLE, baseline, "agreement", results["teacher"])
+    return paired_table(rows, columns, baseline, "agreement", results["teacher"])
 
 
 def settings_digest(options: Options, args: ExplanationDistillArguments) -> str:

@@ -114,10 +114,11 @@ def test_table_of_means_and_paired_differences():
     ]
 
 
-def test_the_page_holds_the_results_tables(tmp_path):
+def test_the_pages_hold_the_results_tables(tmp_path):
     """Prevents: a figure that was typed, or that stayed when the results were made anew."""
-    page = evidence_tables.PAGE.read_text(encoding="utf-8")
-    assert evidence_tables.with_tables(page, evidence_tables.PAGE.parent) == page
+    for path in evidence_tables.PAGES:
+        page = path.read_text(encoding="utf-8")
+        assert evidence_tables.with_tables(page, evidence_tables.RESULTS) == page
     results = {"recipe": "limited_data", "teacher": {}, "rows": [{"student": "KD", "seed": 1, "agreement": 0.5}]}
     (tmp_path / "some.json").write_text(json.dumps(results))
     made = evidence_tables.with_tables("Before.\n\n<!-- some weight -->\nold\n<!-- end -->\nAfter.", tmp_path)
