@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from ..callbacks.panels import CARD_ROWS, CHOOSE_FROM, ExplanationPanels
-from ..cards.card import save_card
+from ..cards.card import CARD_FILE, save_card
 from ..cards.measures import control_title
 from ..cards.tables import is_above_chance, is_explained
 from ..experiments.evaluator import Columns, Side, evaluator
@@ -241,6 +241,12 @@ def fidelity(
         panels.draw().savefig(output_dir / PICTURE, dpi=150)
     if card:
         save_card(record, output_dir, student=place_of(record), picture=PICTURE if pictures else None)
+    elif (output_dir / CARD_FILE).exists():
+        echo(
+            f"{output_dir / CARD_FILE} was there before and doesn't state these figures. It is written anew by "
+            f"hf-e2kd card {output_dir}, or by --card.",
+            err=True,
+        )
     echo(json.dumps(record.to_dict(), ensure_ascii=False) if as_json else as_table(record))
     if not as_json:
         echo(f"\nIn {output_dir}: {', '.join(sorted(path.name for path in output_dir.iterdir()))}")

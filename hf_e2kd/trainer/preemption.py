@@ -34,10 +34,19 @@ SHARDED = ("global_step*", "pytorch_model_fsdp*", "optimizer_*", "optimizer.bin"
 """Files and folders of DeepSpeed's and FSDP's checkpoints, as patterns."""
 
 
-class _StopAfterStep(TrainerCallback):
+class StoppedInStage(Exception):
+    """A stage before the training was told to stop, and has saved its checkpoint: the training doesn't begin."""
+
+
+class StopAfterStep(TrainerCallback):
     """Save and stop at the end of the step in which a signal arrived, whichever process it reached."""
 
-    requested = False
+    requested = stopped = False
+
+    @classmethod
+    def of(cls, trainer: Trainer) -> "StopAfterStep | None":
+        """Return the one that a trainer trains with."""
+        return next((each for each in trainer.callback_handler.callbacks if isinstance(each, cls)), None)
 
     def request(self, *_: Any) -> None:
         # Nothing else: a signal arrives anywhere, and more than once where a launcher passes it on.
@@ -48,7 +57,7 @@ class _StopAfterStep(TrainerCallback):
         requested = reduce(torch.tensor(float(self.requested), device=args.device), reduction="sum")
         if requested > 0:
             logger.warning(f"Told to stop: a checkpoint is saved at step {state.global_step}.")
-            control.should_save = control.should_training_stop = True
+            control.should_save = control.should_training_stop = self.stopped = True
             # The time until the process is killed belongs to the checkpoint.
             control.should_evaluate = False
 
@@ -63,7 +72,7 @@ def checkpoint_on_sigterm(trainer: Trainer) -> Iterator[None]:
     Raises:
         ValueError: not in the main thread, which alone receives signals.
     """
-    callback = _StopAfterStep()
+    callback = StopAfterStep()
     before = signal.signal(signal.SIGTERM, callback.request)
     trainer.add_callback(callback)
     try:

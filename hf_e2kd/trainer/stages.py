@@ -13,7 +13,7 @@ from transformers.trainer_utils import SaveStrategy
 
 from ..architectures.base import evaluating
 from ..terms import Term
-from .preemption import last_checkpoint
+from .preemption import StopAfterStep, StoppedInStage, last_checkpoint
 
 _ALONE: dict[str, Any] = {
     **{"task_weight": 0.0, "logits_weight": 0.0, "explanation_weight": 0.0, "terms": None, "max_steps": -1},
@@ -53,6 +53,9 @@ def train_stage(
         resume: True to go on from the stage's last checkpoint, if there is one.
         with_student: False to train the term's parameters alone: the student is neither run nor changed, and its
             outputs are empty.
+
+    Raises:
+        StoppedInStage: SIGTERM arrived.
     """
     args = copy.copy(trainer.args)
     for name, value in {**_ALONE, "num_train_epochs": num_train_epochs}.items():
@@ -78,9 +81,14 @@ def train_stage(
             if other is not term:
                 other.weight = 0.0  # a reference may weigh its own logits and explanations
         stage.runs_student = with_student
+        stop = StopAfterStep.of(trainer)
+        if stop is not None:
+            stage.add_callback(stop)
         # One that isn't run gets no gradients; frozen as a whole, DDP would refuse it.
         with _frozen(_unreached(stage) if with_student else []):
             stage.train(resume_from_checkpoint=checkpoint)
+        if stop is not None and stop.stopped:
+            raise StoppedInStage
     finally:
         term.weight = weight
 

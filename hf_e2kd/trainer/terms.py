@@ -6,7 +6,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 from transformers import Trainer
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
 from ..architectures.base import evaluating
 from ..data.first_samples import first_samples, keeping_random_state
@@ -14,6 +14,7 @@ from ..explainers.registry import require_gradients
 from ..terms import Term
 from .checkpoints import forget_preparation, full_disk_named
 from .finite import DIVERGED, require_finite_weights
+from .preemption import StoppedInStage
 from .relative_weights import warn_of_unmeasured
 from .stages import prepare_terms, train_stage
 from .step import run_student
@@ -67,7 +68,10 @@ class TermsMixin(Trainer):
         given = self.optimizer is not None and self.lr_scheduler is not None and not self._created_lr_scheduler
         self._refuse_scheduler(given and any(True for _ in self.terms.parameters()))
         if resume_from_checkpoint is None and self._runs_stages:
-            prepare_terms(self, self._named_terms().values())
+            try:
+                prepare_terms(self, self._named_terms().values())
+            except StoppedInStage:
+                return TrainOutput(global_step=0, training_loss=0.0, metrics={})
         self._weighed_step = None
         gradients = TermGradients(self.terms, self.accelerator)
         self.add_callback(gradients)

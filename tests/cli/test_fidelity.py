@@ -66,6 +66,26 @@ MODEL = ModelRecord(None, "ViTForImageClassification")
 IMAGES = ("fidelity", "--teacher", "teacher", "--student", "student", "--dataset", "photos", "--samples", 8)
 
 
+@pytest.fixture(scope="module")
+def quick_record(models, tmp_path_factory):
+    """A file of figures of four images, measured once."""
+    here = tmp_path_factory.mktemp("measured") / "here"
+    shutil.copytree(models, here)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(here)
+        assert run(*IMAGES[:-1], 4, "--pictures", 0, "--no-chance", "--explainer", "input_x_gradient") == 0
+    return here / "outputs" / "fidelity" / "fidelity.json"
+
+
+@pytest.fixture
+def measured(place, quick_record):
+    """A copy of its folder at the place."""
+    folder = place / "outputs" / "fidelity"
+    folder.mkdir(parents=True)
+    shutil.copy(quick_record, folder)
+    return folder
+
+
 def test_images_are_measured_and_verified(place, capsys):
     """Prevents: figures that can't be repeated; a verification that passes whatever the weights are."""
     assert run(*IMAGES, "--card", "--pictures", 2) == 0
@@ -186,12 +206,15 @@ def test_what_was_wrong_is_said(place, capsys, given, code, message):
 
 
 def test_a_record_without_its_teacher(place, capsys):
-    """Prevents: a verification that measures against whatever it finds; an earlier record's picture beside this one."""
+    """Prevents: a verification that measures against whatever it finds; an earlier record's picture beside this one,
+    or its card without a word."""
     picture = place / "outputs" / "fidelity" / "explanations.png"
     picture.parent.mkdir(parents=True)
     picture.touch()
+    (picture.parent / "README.md").touch()
     assert run(*IMAGES, "--pictures", 0, "--no-chance") == 0
     assert not picture.exists()
+    assert "README.md was there before and doesn't state these figures. It is written" in capsys.readouterr().err
     shutil.move("teacher", "elsewhere")
     own = ("fidelity", "--verify", "outputs/fidelity", *THERE[2:])
     record = FidelityRecord.load("outputs/fidelity")
@@ -209,10 +232,9 @@ def test_data_that_cannot_be_read(place, capsys):
 
 
 @pytest.mark.parametrize("part", ["student", "teacher", "data"])
-def test_places_outside_a_record_s_folder(place, capsys, part):
+def test_places_outside_a_record_s_folder(place, measured, capsys, part):
     """Prevents: somebody else's record that makes the command open any folder of the machine."""
-    assert run(*IMAGES[:-1], 4, "--pictures", 0, "--no-chance", "--explainer", "input_x_gradient") == 0
-    folder = place / "outputs" / "fidelity"
+    folder = measured
     for name in ("student", "teacher", "photos"):
         shutil.copytree(name, folder / name)
     record = FidelityRecord.load(folder)
@@ -237,10 +259,9 @@ def test_places_outside_a_record_s_folder(place, capsys, part):
         assert f"id of the {role}, {name!r}, is no id on the Hub, or stands for files" in capsys.readouterr().err
 
 
-def test_a_record_that_names_this_machine(place, capsys, monkeypatch):
+def test_a_record_that_names_this_machine(place, measured, capsys, monkeypatch):
     """Prevents: a record that makes the command read the working directory, or a file beside the Hub's cache."""
-    assert run(*IMAGES, "--pictures", 0, "--no-chance") == 0
-    folder = place / "outputs" / "fidelity"
+    folder = measured
     record = FidelityRecord.load(folder)
     monkeypatch.chdir(place / "photos")
     models = ("--student", place / "student", "--teacher", place / "teacher")
@@ -255,10 +276,9 @@ def test_a_record_that_names_this_machine(place, capsys, monkeypatch):
         assert message in capsys.readouterr().err
 
 
-def test_records_that_state_too_little(place, capsys):
+def test_records_that_state_too_little(measured, capsys):
     """Prevents: a KeyError's traceback for a record of somebody else."""
-    assert run(*IMAGES, "--pictures", 0, "--no-chance") == 0
-    folder = place / "outputs" / "fidelity"
+    folder = measured
     record = FidelityRecord.load(folder)
     few = {"sizes": dict.fromkeys(SIZES, 1)}
     generated = replace(record.data, id="digits_on_textures", path=None, split="nowhere", arguments=few)
@@ -293,11 +313,9 @@ def test_options_that_a_record_leaves_open(place, capsys):
     assert "target_layer are the record's to state" in verify({"name": "gradcam", "options": {}}, *given)
 
 
-def test_faked_records(place, capsys):
+def test_faked_records(measured, capsys):
     """Prevents: picked samples that pass for drawn ones, as their figures repeat; an interval or a count made up."""
-    quick = ("--pictures", 0, "--no-chance", "--explainer", "input_x_gradient")
-    assert run(*IMAGES[:-1], 4, *quick) == 0
-    folder = place / "outputs" / "fidelity"
+    folder = measured
     honest = FidelityRecord.load(folder)
     picked = sorted(set(range(10)) - set(honest.data.samples))[:4]
     agreement = honest.figures["agreement"]
@@ -338,10 +356,9 @@ def test_other_columns_are_verified(place, capsys):
     assert run("fidelity", "--verify", folder, *TEXTS_THERE, *columns) == 0
 
 
-def test_a_revision_of_the_hub(place, monkeypatch):
+def test_a_revision_of_the_hub(measured, monkeypatch):
     """Prevents: a published student that is loaded at the commit of the checkpoint it started from."""
-    assert run(*IMAGES[:-1], 4, "--pictures", 0, "--no-chance", "--explainer", "input_x_gradient") == 0
-    folder = place / "outputs" / "fidelity"
+    folder = measured
     record = FidelityRecord.load(folder)
     replace(record, student=replace(record.student, revision="a" * 40)).save(folder)
     asked, load = [], verification.load_classifier

@@ -1,6 +1,7 @@
 """Terms with layers and parameters of their own, in a training."""
 
 import json
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +19,7 @@ from hf_e2kd.terms import Term
 from hf_e2kd.terms.features.attention_transfer import AttentionTransfer
 from hf_e2kd.terms.features.hint import Hint, hint_loss
 from hf_e2kd.trainer.compatibility import refuse_unsupported
+from hf_e2kd.trainer.preemption import last_checkpoint
 from hf_e2kd.trainer.term_setup import check_parameters
 from tests.models import build
 from tests.tokenizers import STUDENT, TEACHER, data, text_model, without_dropout
@@ -347,25 +349,27 @@ def test_a_stage_trains_the_layers_below_the_hint_alone(tmp_path, term):
     assert not logged(trainer, f"loss_{term}")
 
 
-def test_a_stage_resumes_in_its_middle(tmp_path):
-    """Prevents: a first stage begun anew, or skipped, after an interruption."""
-    settings = {"save_strategy": "steps", "save_steps": 1, "max_steps": 2}
+def test_a_stage_is_told_to_stop_and_resumes_in_its_middle(tmp_path, monkeypatch):
+    """Prevents: a first stage begun anew, or skipped, after an interruption; SIGTERM that waits for the stage's end, or
+    that ends the stage and begins the training."""
+    settings = {"save_strategy": "steps", "save_steps": 4, "max_steps": 2, "enable_jit_checkpoint": True}
     whole = fitnet(tmp_path / "whole", **settings)
     whole.train()
     cut = fitnet(tmp_path / "cut", **settings)
     cut.set_up_terms()
-    stop = StopAfter(2)
-    own = type(cut).__init__
+    steps, step = [], type(cut).training_step
 
-    def interrupted(self, *arguments, **keywords):
-        own(self, *arguments, **{**keywords, "callbacks": [stop]})
+    def told_to_stop(self, *arguments, **keywords):
+        steps.append(self)
+        if len(steps) == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return step(self, *arguments, **keywords)
 
-    type(cut).__init__ = interrupted
-    try:
-        cut.train_stage(cut.terms["hint"], 1.0)
-    finally:
-        type(cut).__init__ = own
-    assert json.loads((tmp_path / "cut" / "stage-hint" / "checkpoint-2" / "trainer_state.json").read_text())
+    with monkeypatch.context() as patch:
+        patch.setattr(type(cut), "training_step", told_to_stop)
+        assert cut.train().global_step == 0
+    assert len(steps) == 2 and cut not in steps
+    assert last_checkpoint(tmp_path / "cut" / "stage-hint") == str(tmp_path / "cut" / "stage-hint" / "checkpoint-2")
     resumed = fitnet(tmp_path / "cut", **settings)
     resumed.train(resume_from_checkpoint=True)
     assert (tmp_path / "cut" / "stage-hint" / "checkpoint-4").is_dir()
