@@ -27,7 +27,7 @@ from ..trainer.arguments import ExplanationDistillArguments
 from .distillation import Distillation, announce, explainer_of, replace_arguments, train_on_labels, use_one_thread
 from .experiment import Experiment
 from .fitted_head import HEADS, fit_head
-from .models import create_student, label_settings, load_processor, load_teacher, processor_like
+from .models import create_student, label_settings, load_processor, load_teacher, processor_like, set_labels
 from .student_card import generated_data
 
 TEACHER = "Teacher"
@@ -253,8 +253,7 @@ def train_on_digits(experiment: ImageExperiment, args: ExplanationDistillArgumen
 def classifier_of(config: PreTrainedConfig, names: list[str]) -> nn.Module:
     """Make a classifier of the classes `names` with random weights."""
     config = copy.deepcopy(config)
-    for setting, value in label_settings(names, len(names)).items():
-        setattr(config, setting, value)
+    set_labels(config, label_settings(names, len(names)))
     return AutoModelForImageClassification.from_config(config)
 
 
