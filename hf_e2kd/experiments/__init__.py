@@ -5,7 +5,15 @@ from .distillation import Distillation, explainer_of, replace_arguments, train_o
 from .experiment import Comparison, Experiment, parse_experiment
 from .fitted_head import fit_head
 from .images import ImageExperiment, crop_and_flip, draw_explanations
-from .models import create_student, label_settings, load_processor, load_teacher, load_weights, shallow_copy_of
+from .models import (
+    create_student,
+    label_settings,
+    load_processor,
+    load_teacher,
+    load_weights,
+    processor_like,
+    shallow_copy_of,
+)
 from .results import collect_results, markdown_table, measured_metrics, write_results
 from .run import run_experiment, run_variants
 from .student_card import generated_data, with_word_plots
@@ -35,6 +43,7 @@ __all__ = [
     "markdown_table",
     "measured_metrics",
     "parse_experiment",
+    "processor_like",
     "replace_arguments",
     "run_experiment",
     "run_variants",
