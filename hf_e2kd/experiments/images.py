@@ -18,7 +18,7 @@ from ..callbacks.panels import CHOOSE_FROM
 from ..cards.choice import at_quantiles, gain, rule
 from ..cards.plots import explanation_panel
 from ..data.digits import digits_on_textures
-from ..data.images import label_names, load_images
+from ..data.images import label_names, load_images, sample_names
 from ..data.labels import encode_labels, encode_new_labels
 from ..data.transforms import DistillationTransform
 from ..explainers import Explainer
@@ -309,7 +309,7 @@ def draw_explanations(
         {heading: each.maps[chosen] for heading, each in found.items()},
         labels=[names[sample["labels"]] for sample in shown] if all("labels" in sample for sample in shown) else None,
         explained=[names[index] for index in found[TEACHER].predictions[chosen].tolist()],
-        names=[f"sample {row}" for row in chosen],
+        names=sample_names(data, chosen),
         predictions={
             heading: [names[index] for index in each.predictions[chosen].tolist()] for heading, each in found.items()
         },
