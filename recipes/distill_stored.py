@@ -26,6 +26,7 @@ from transformers import HfArgumentParser, ResNetConfig, ResNetForImageClassific
 
 from hf_e2kd import ExplanationDistillArguments, ExplanationDistillTrainer, StoredReference
 from hf_e2kd import experiments as ex
+from hf_e2kd.alignment.inputs import image_view
 from hf_e2kd.architectures.sharding import whole
 from hf_e2kd.data import DistillationTransform, JointAugment, digits_on_textures
 from hf_e2kd.data.images import label_names, load_images
@@ -49,8 +50,13 @@ class ScriptArguments:
     teacher: str | None = field(default=None, metadata={"help": "Hub id or folder of the teacher."})
     student: str | None = field(default=None, metadata={"help": "Hub id or folder of the student."})
     dataset: str | None = field(default=None, metadata={"help": "Hub id, folder saved by `datasets`, or of images."})
+    student_init: str = field(
+        default="pretrained",
+        metadata={"help": "random: new weights, also of timm/NAME or .json.", "choices": ["pretrained", "random"]},
+    )
     train_split: str = field(default="train", metadata={"help": "Split to distil on."})
     eval_split: str = field(default="validation", metadata={"help": "Split to measure on; or a tenth of the other."})
+    augment: bool = field(default=True, metadata={"help": "Crop, flip and colour the training images at random."})
     store: str | None = field(default=None, metadata={"help": "Folder of the stores; OUTPUT_DIR/store."})
     pictures: int = field(default=3, metadata={"help": "0 draws no picture of the explanations on the card."})
 
@@ -100,8 +106,13 @@ def main() -> dict[str, Any]:
         train, evaluation = load_images(script.dataset, script.train_split, script.eval_split)
         evaluations = {"evaluation": evaluation}
         teacher, teacher_processor = ex.load_teacher(script.teacher)
-        student = ex.create_student(script.student, "pretrained", label_names(train), teacher)
-        processor = ex.load_processor(script.student, student.config)
+        student = ex.create_student(script.student, script.student_init, label_names(train), teacher)
+        # A student that starts anew has no processor of its own: it sees what the teacher sees.
+        processor = (
+            ex.processor_like(image_view(teacher_processor), student)
+            if script.student_init == "random"
+            else ex.load_processor(script.student, student.config)
+        )
         crop = [ex.crop_and_flip(processor, teacher_processor), JointAugment(v2.RandAugment())]
 
     # The teacher, asked once about each image as it is
@@ -117,7 +128,7 @@ def main() -> dict[str, Any]:
         )
     reference = StoredReference(stores / "train")
     # Crops and flips move the stored maps with the images, and a change of colours leaves them where they are.
-    augmentation = v2.Compose([*crop, v2.ColorJitter(brightness=0.3)])
+    augmentation = v2.Compose([*crop, v2.ColorJitter(brightness=0.3)]) if script.augment else None
     augmented = DistillationTransform(processor, teacher_processor, augmentation, record_view=True)
     plain = DistillationTransform(processor, teacher_processor)
     train = reference.attach(train.with_transform(augmented))

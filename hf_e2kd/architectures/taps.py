@@ -15,7 +15,7 @@ from .timm import is_timm
 # Lists of stages or blocks, below a model of transformers' backbone.
 _LISTS = (
     *("encoder.stages", "encoder.layers", "encoder.layer", "encoder.blocks", "encoder.block"),
-    *("layers", "layer", "blocks", "stages", "transformer.layer"),
+    *("layers", "layer", "blocks", "stages", "transformer.layer", "model.layer", "model.stages"),
 )
 
 

@@ -19,6 +19,7 @@ from ..alignment.labels import class_names, is_score, labels_belong_to
 from ..architectures.base import evaluating
 from ..cards.choice import at_quantiles, rule
 from ..data.first_samples import first_samples, keeping_random_state
+from ..data.images import sample_names
 from ..data.text import TextCollator
 from ..fidelity import sample_metrics
 from ..logs import get_logger
@@ -87,7 +88,7 @@ class ExplanationPanels(TrainerCallback):
             shown = first_samples(samples, max(count, choose_from or 0))
             if choose_from is not None and (values := self._similarities(shown, samples)) is not None:
                 chosen = at_quantiles(values, count)
-                self.note, self.names = rule(len(chosen), len(shown), "similarity"), [f"sample {row}" for row in chosen]
+                self.note, self.names = rule(len(chosen), len(shown), "similarity"), sample_names(samples, chosen)
                 shown = [shown[row] for row in chosen]
             shown = shown[:count]
             self.batch = self._collated(shown, samples)

@@ -1,7 +1,6 @@
 """`hf-e2kd distill`: distillation of any models on any data, or of an embedded setting."""
 
 import difflib
-import io
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,16 +14,14 @@ from datasets import load_dataset_builder
 from transformers import (
     MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
-    set_seed,
 )
 from transformers.trainer_utils import SaveStrategy
 from transformers.utils import CONFIG_NAME
 
-from ..data import digits, reviews
 from ..experiments.demos import BERT_ON_REVIEWS, DEMOS, VIT_ON_DIGITS
-from ..experiments.distillation import NOTHING_SAVED, Distillation, explainer_of, replace_arguments
-from ..experiments.estimate import Part, duration, estimate_students, estimate_teacher
-from ..experiments.experiment import Comparison, parse_experiment, variants_of
+from ..experiments.distillation import Distillation, explainer_of
+from ..experiments.estimate import estimate_students
+from ..experiments.experiment import Comparison, parse_experiment
 from ..experiments.images import ImageExperiment
 from ..experiments.reaching import FROM_SCRATCH, absent, check_source
 from ..experiments.run import as_text, run_variants
@@ -37,6 +34,7 @@ from ..export.writing import check_request
 from ..trainer.arguments import ExplanationDistillArguments
 from ..trainer.preemption import RESUMED, last_checkpoint
 from .output import echo
+from .plan import ask, is_attended, make_plan, rehearse
 
 PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 """Settings of typer for this command: options that it doesn't know are those of the data and of the training."""
@@ -88,6 +86,9 @@ def distill(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, say how long the training would take, and stop.")
     ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Start a training of more than a minute without asking.")
+    ] = False,
     all_options: Annotated[
         bool, typer.Option("--all-options", help="List all options (with --demo bert those of texts), and stop.")
     ] = False,
@@ -99,6 +100,8 @@ def distill(
     …), and so are those of the distillation (--explainer, --explanation_weight, --temperature, …) and of the data
     (--train_split, --eval_split, --image_column, --text_column, --label_column, …); --all-options lists them.
     --compare true trains a student by plain distillation beside it.
+
+    In a terminal, what will be done and how long it takes is shown first, and more than a minute of it is asked for.
 
     \b
     Examples:
@@ -118,6 +121,7 @@ def distill(
       accelerate launch --num_processes 4 -m hf_e2kd.cli distill --teacher … \\
           --student … --dataset …
     """
+    attended = is_attended()  # before training arguments write to the environment
     given, arguments = gather_columns(context.args), list[str]()
     experiment: ImageExperiment | TextExperiment
     if all_options:
@@ -143,6 +147,10 @@ def distill(
     _find_checkpoint(args)
     if export is not None:
         check_request(Path(f"student.{export}"), OPSET)
+    # A demo takes nothing of the user's, and who resumes has agreed before.
+    asks = attended and not (yes or dry_run or demo or args.resume_from_checkpoint)
+    # What a later answer couldn't undo: a teacher's training, and a repository on the Hub.
+    asks_first = asks and (args.push_to_hub or getattr(sources, "finetune_teacher", False))
     several = comparison.compare or comparison.seeds > 1
     if several and not any(option.startswith(("--save_strategy", "--save-strategy")) for option in given):
         # Students of a comparison would overwrite each other's checkpoints.
@@ -150,18 +158,28 @@ def distill(
     # Results alone go to standard output; what a trainer logs is printed there too.
     with redirect_stdout(sys.stderr):
         try:
-            if dry_run:
-                parts = _rehearse(experiment, sources, comparison, args, export is not None)
-            else:
+
+            def check(distillation: Distillation) -> None:
+                _check_label_column(distillation, sources)
+                if export is not None:
+                    _check_export(distillation, args)
+
+            if dry_run or asks_first:
+                plan = rehearse(experiment, sources, comparison, args, check)
+                if asks_first:
+                    ask(plan)
+            if not dry_run:
 
                 def prepare(distillation: Distillation, variants: Mapping[str, Mapping[str, Any]]) -> None:
-                    _check_label_column(distillation, sources)
-                    if export is not None:
-                        _check_export(distillation, args)
+                    check(distillation)
+                    if asks_first:  # it has been shown
+                        return
                     parts = estimate_students(distillation, args, variants)
-                    if args.process_index == 0:
-                        echo(_plan(distillation, args), err=True)
-                        echo(_estimate_as_text(parts, comparison, args), err=True)
+                    shown = make_plan(distillation, parts, comparison, args)
+                    if asks:
+                        ask(shown)
+                    elif args.process_index == 0:
+                        echo(shown.as_text(), err=True)
 
                 def write_file(student: Path) -> None:
                     if export is not None and args.process_index == 0:
@@ -181,7 +199,7 @@ def distill(
     if export is not None and not dry_run:
         results = {**results, "exported": str(Path(args.output_dir) / "student" / f"student.{export}")}
     if dry_run:
-        echo(json.dumps(_as_dict(parts, comparison)) if as_json else _estimate_as_text(parts, comparison, args))
+        echo(json.dumps(plan.as_dict()) if as_json else plan.as_text())
     else:
         echo(
             json.dumps({"output_dir": args.output_dir, **results}, ensure_ascii=False)
@@ -317,74 +335,6 @@ def _export_student(folder: Path, args: ExplanationDistillArguments, suffix: str
     saved = load_classifier(str(folder))
     file = folder / f"student.{suffix}"
     return export_model(saved.model, file, explanation=_gives_map(args), processing_class=saved.processing_class)
-
-
-# --- What will be done, and how long it takes ------------------------------------------------------------------------
-
-
-def _rehearse(
-    experiment: ImageExperiment | TextExperiment,
-    sources: Any,
-    comparison: Comparison,
-    args: ExplanationDistillArguments,
-    exports: bool,
-) -> dict[str, Part]:
-    """Load everything, and time a few steps of each training; a teacher is trained for one step alone."""
-    once: dict[str, Any] = {
-        "max_steps": 1,
-        "disable_tqdm": True,
-        "report_to": [],
-        **NOTHING_SAVED,
-    }
-    set_seed(args.seed)
-    with redirect_stdout(io.StringIO()):
-        distillation = experiment.load(sources, replace_arguments(args, **once), args.seed)
-    _check_label_column(distillation, sources)
-    if exports:
-        _check_export(distillation, args)
-    parts = {}
-    if distillation.teacher_is_new and getattr(sources, "teacher_head", "own") == "own":
-        rows, training = len(distillation.train), {"num_train_epochs": getattr(sources, "teacher_epochs", 0)}
-        if not sources.dataset:
-            usual = (reviews if isinstance(experiment, TextExperiment) else digits).SIZES
-            rows = {**usual, **experiment.data.get("sizes", {})}["teacher_train"]
-            training = dict(experiment.teacher_training)
-        parts["teacher"] = estimate_teacher(distillation, args, rows, training)
-    return parts | estimate_students(distillation, args, variants_of(experiment, comparison))
-
-
-def _total(parts: Mapping[str, Part], comparison: Comparison) -> float:
-    return comparison.seeds * sum(part.seconds for part in parts.values())
-
-
-def _plan(distillation: Distillation, args: ExplanationDistillArguments) -> str:
-    teacher, student = (
-        f"{type(model).__name__} of {sum(each.numel() for each in model.parameters()) / 1e6:.3g} M parameters"
-        for model in (distillation.teacher, distillation.student)
-    )
-    measured = " and ".join(f"{len(data):,} samples of {name}" for name, data in distillation.evaluations.items())
-    return (
-        f"A {teacher} teaches a {student} on {len(distillation.train):,} samples, measured on {measured}. "
-        f"All files go to {args.output_dir}."
-    )
-
-
-def _estimate_as_text(parts: Mapping[str, Part], comparison: Comparison, args: ExplanationDistillArguments) -> str:
-    lines = []
-    for name, part in parts.items():
-        line = f"  {name}: {part.steps:,} steps of {part.seconds_per_step:.3g} s"
-        if part.evaluations:
-            line += f", {part.evaluations} evaluation{'s' if part.evaluations > 1 else ''} of "
-            line += duration(part.seconds_per_evaluation)
-        lines.append(line)
-    seeds = f", with {comparison.seeds} seeds" if comparison.seeds > 1 else ""
-    total = duration(_total(parts, comparison))
-    return "\n".join([f"The training will take about {total} on {args.device.type}{seeds}:", *lines])
-
-
-def _as_dict(parts: Mapping[str, Part], comparison: Comparison) -> dict[str, Any]:
-    trainings = {name: {**vars(part), "seconds": part.seconds} for name, part in parts.items()}
-    return {"seconds": _total(parts, comparison), "seeds": comparison.seeds, "trainings": trainings}
 
 
 def _interrupted(args: ExplanationDistillArguments, comparison: Comparison) -> str:

@@ -1,7 +1,9 @@
 """Image classification data by Hub id or from a folder, for training and evaluation."""
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from datasets import ClassLabel, Dataset, DatasetDict, Image, load_dataset, load_from_disk
 
@@ -68,6 +70,17 @@ def with_names(dataset: Dataset) -> Dataset:
             # A cast would write all of the data anew.
             dataset.info.features[column] = ClassLabel(names=unique_class_names(feature.names))
     return dataset
+
+
+def sample_names(dataset: Any, rows: Sequence[int]) -> list[str]:
+    """Name rows for a picture's captions: by the file of their image, or "sample N" where the data states none."""
+    features = dataset.features.items() if isinstance(dataset, Dataset) else ()
+    column = next((name for name, feature in features if isinstance(feature, Image)), None)
+    if column is None:
+        return [f"sample {row}" for row in rows]
+    cells = dataset.with_format(None).select_columns(column).cast_column(column, Image(decode=False))
+    files = [(cells[row][column] or {}).get("path") for row in rows]
+    return [Path(file).name if file else f"sample {row}" for row, file in zip(rows, files, strict=True)]
 
 
 def without_undecodable(dataset: Dataset, column: str = "image") -> Dataset:

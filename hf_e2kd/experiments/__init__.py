@@ -12,6 +12,7 @@ from .models import (
     load_processor,
     load_teacher,
     load_weights,
+    processor_like,
     shallow_copy_of,
 )
 from .results import collect_results, markdown_table, measured_metrics, write_results
@@ -44,6 +45,7 @@ __all__ = [
     "markdown_table",
     "measured_metrics",
     "parse_experiment",
+    "processor_like",
     "replace_arguments",
     "run_experiment",
     "run_recipe",

@@ -17,8 +17,7 @@ from ..architectures import call_model
 from ..data.text import TextCollator
 from ..data.transforms import DistillationTransform
 from ..logs import get_logger
-from .models import label_settings, load_processor, load_weights, saved_configuration
-from .reaching import loading
+from .models import label_settings, load_for_classes, load_processor
 
 logger = get_logger(__name__)
 
@@ -43,10 +42,12 @@ def fit_head(
 ) -> tuple[nn.Module, Any]:
     """Make a classifier of a backbone by logistic regression on its frozen features (a linear probe).
 
-    For DINOv2 and other backbones without a classifier, encoders of texts and of sentences, and classifiers of other
-    classes than the data's. The result is a plain classifier of transformers, saved, loaded and explained as such. A
-    square layer before the last linear one that the checkpoint has no weights for (BERT's pooler, RoBERTa's dense
-    layer) becomes the identity.
+    For DINOv2, DINOv3, ViT-MAE and other backbones without a classifier, encoders of texts and of sentences, and
+    classifiers of other classes than the data's. The features are those that transformers' own classifier of the family
+    reads: DINOv2's class token beside its patches' mean, ViT-MAE's class token (nothing is masked), and, of a family
+    without one (DINOv3), its `pooler_output`. The result is a classifier of transformers, saved, loaded and explained
+    as such; that of a family without one, after `import hf_e2kd`. A square layer before the last linear one that the
+    checkpoint has no weights for (BERT's pooler, RoBERTa's dense layer) becomes the identity.
 
     Args:
         source: Hub id or folder of the backbone.
@@ -107,10 +108,10 @@ def fit_head(
         )
     is_text = not isinstance(dataset.features[columns[0]], Image)
     auto_class = AutoModelForSequenceClassification if is_text else AutoModelForImageClassification
-    model, found = _load(auto_class, source, label_settings(names, len(names)), **options)
-    head = _prepare_head(
-        model, source, len(names), {*found["missing_keys"], *(key[0] for key in found["mismatched_keys"])}
-    )
+    model, random = load_for_classes(auto_class, source, label_settings(names, len(names)), **options)
+    # The checkpoint's own head may have been one of several labels a sample, or of a score.
+    model.config.problem_type = None
+    head = _prepare_head(model, source, len(names), random)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model = model.eval().to(device)
     processor: Any
@@ -128,30 +129,6 @@ def fit_head(
         head.weight.copy_(torch.from_numpy(weight))
         head.bias.copy_(torch.from_numpy(bias))
     return model, processor
-
-
-def _load(auto_class: Any, source: str, labels: dict[str, Any], **options: Any) -> tuple[nn.Module, dict[str, Any]]:
-    """Load a backbone with a classifier of one class a sample, and transformers' report of what its weights lack."""
-    with loading(source):
-        try:
-            model, found = load_weights(
-                auto_class,
-                source,
-                config=saved_configuration(source, labels, **options),
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,
-                **options,
-            )
-        except ValueError as error:
-            if "Unrecognized configuration class" not in str(error):
-                raise
-            raise ValueError(
-                f"'{source}' is of a kind that {auto_class.__name__} doesn't know, so that no head can be put on it. "
-                "Name another one, such as facebook/dinov2-small; of ViT-MAE and DINOv3 take timm's weights."
-            ) from error
-    # The checkpoint's own head may have been one of several labels a sample, or of a score.
-    model.config.problem_type = None
-    return model, found
 
 
 def _prepare_head(model: nn.Module, source: str, classes: int, random: set[str]) -> nn.Linear:

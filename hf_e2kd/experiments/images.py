@@ -18,7 +18,7 @@ from ..callbacks.panels import CHOOSE_FROM
 from ..cards.choice import at_quantiles, gain, rule
 from ..cards.plots import explanation_panel
 from ..data.digits import digits_on_textures
-from ..data.images import label_names, load_images
+from ..data.images import label_names, load_images, sample_names
 from ..data.labels import encode_labels, encode_new_labels
 from ..data.transforms import DistillationTransform
 from ..explainers import Explainer
@@ -27,7 +27,7 @@ from ..trainer.arguments import ExplanationDistillArguments
 from .distillation import Distillation, announce, explainer_of, replace_arguments, train_on_labels, use_one_thread
 from .experiment import Experiment
 from .fitted_head import HEADS, fit_head
-from .models import create_student, label_settings, load_processor, load_teacher, processor_like
+from .models import create_student, label_settings, load_processor, load_teacher, processor_like, set_labels
 from .student_card import generated_data
 
 TEACHER = "Teacher"
@@ -253,8 +253,7 @@ def train_on_digits(experiment: ImageExperiment, args: ExplanationDistillArgumen
 def classifier_of(config: PreTrainedConfig, names: list[str]) -> nn.Module:
     """Make a classifier of the classes `names` with random weights."""
     config = copy.deepcopy(config)
-    for setting, value in label_settings(names, len(names)).items():
-        setattr(config, setting, value)
+    set_labels(config, label_settings(names, len(names)))
     return AutoModelForImageClassification.from_config(config)
 
 
@@ -310,7 +309,7 @@ def draw_explanations(
         {heading: each.maps[chosen] for heading, each in found.items()},
         labels=[names[sample["labels"]] for sample in shown] if all("labels" in sample for sample in shown) else None,
         explained=[names[index] for index in found[TEACHER].predictions[chosen].tolist()],
-        names=[f"sample {row}" for row in chosen],
+        names=sample_names(data, chosen),
         predictions={
             heading: [names[index] for index in each.predictions[chosen].tolist()] for heading, each in found.items()
         },

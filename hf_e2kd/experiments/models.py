@@ -11,14 +11,19 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
+    AutoModel,
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
     BitImageProcessor,
     PreTrainedConfig,
+    PreTrainedModel,
     TimmWrapperConfig,
     TimmWrapperForImageClassification,
     TimmWrapperImageProcessor,
+    ViTConfig,
+    ViTForImageClassification,
     ViTImageProcessor,
+    ViTMAEConfig,
 )
 
 from ..alignment.inputs import PIL_FILTERS, ImageView
@@ -26,7 +31,7 @@ from ..alignment.labels import class_names, name_key
 from ..choices import unknown_choice
 from ..data.imagenet import unique_class_names
 from ..logs import get_logger
-from ..models import bcos_config, shufflenet_config
+from ..models import BackboneConfig, BackboneForImageClassification, bcos_config, shufflenet_config
 from ..models.bcos_base import BcosConfig
 from .reaching import FROM_SCRATCH, loading
 
@@ -79,8 +84,7 @@ def name_classes_apart(model: nn.Module) -> None:
     """Give a published classifier of ImageNet unique class names, by which it can be matched with others."""
     names = class_names(model)
     if names is not None and (unique := unique_class_names(names)) != names:
-        for setting, value in label_settings(unique, len(unique)).items():
-            setattr(model.config, setting, value)
+        set_labels(model.config, label_settings(unique, len(unique)))
 
 
 def keep_classes(model: nn.Module, names: Sequence[str]) -> None:
@@ -183,13 +187,60 @@ def create_student(source: str, init: str, names: list[str] | None, teacher: nn.
         labels = label_settings(names, len(names))
     if init == "random":
         return AutoModelForImageClassification.from_config(_configuration(source, labels))
-    with loading(source, FROM_SCRATCH):
-        return load_weights(
-            AutoModelForImageClassification,
-            source,
-            config=saved_configuration(source, labels),
-            ignore_mismatched_sizes=True,
-        )
+    return load_for_classes(AutoModelForImageClassification, source, labels, remedy=FROM_SCRATCH)[0]
+
+
+def load_for_classes(
+    auto_class: Any, source: str, labels: dict[str, Any], remedy: str = "", **options: Any
+) -> tuple[nn.Module, set[str]]:
+    """Load a pretrained model with a classifier of these classes, new where it has another or none.
+
+    Backbones of images for which transformers has no classifier are given one: ViT-MAE's encoder is that of a
+    `ViTForImageClassification`, which masks nothing, and the pooled output of others (DINOv3) is read by a
+    `BackboneForImageClassification`.
+
+    Args:
+        auto_class: AutoModelForImageClassification or AutoModelForSequenceClassification.
+        source: Hub id or folder of the model.
+        labels: Settings of the classes, as `label_settings` gives them.
+        remedy: Sentence of the error that names a further way out.
+        options: Options of `from_pretrained`, such as `revision`.
+
+    Returns:
+        The model, and the names of the parameters without trained weights.
+
+    Raises:
+        ValueError: a model that can't be given a classifier.
+        OSError: the model isn't there, or the Hub can't be reached.
+    """
+    with loading(source, remedy):
+        config = saved_configuration(source, labels, **options)
+        if type(config) in auto_class._model_mapping:
+            model, found = load_weights(
+                auto_class, source, config=config, output_loading_info=True, ignore_mismatched_sizes=True, **options
+            )
+            return model, {*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])}
+        if auto_class is not AutoModelForImageClassification:
+            raise ValueError(
+                f"'{source}' is of a kind ({config.model_type}) that {auto_class.__name__} doesn't know, so that no "
+                "classifier can be put on it. Name another one, such as microsoft/deberta-v3-small."
+            )
+        backbone = load_trained(AutoModel, source, config=config, **options)
+    model = _classifier_on(backbone, labels)
+    return model, {name for name, _ in model.named_parameters() if name.startswith("classifier.")}
+
+
+def _classifier_on(backbone: PreTrainedModel, labels: dict[str, Any]) -> nn.Module:
+    if not isinstance(backbone.config, ViTMAEConfig):
+        model = BackboneForImageClassification(BackboneConfig(backbone.config, **labels))
+        model.backbone.load_state_dict(backbone.state_dict())
+        return model
+    # An encoder that masks nothing is a ViT, but for the order of the patches, which their embedded places don't need.
+    own = ViTConfig().to_dict().keys() - {"model_type", "architectures", "transformers_version"}
+    settings = {name: value for name, value in backbone.config.to_dict().items() if name in own}
+    vit = ViTForImageClassification(ViTConfig(**{**settings, **labels}))
+    vit.base_model.load_state_dict(backbone.state_dict())
+    return vit
 
 
 def processor_like(view: ImageView, student: nn.Module) -> Any:
@@ -295,6 +346,13 @@ def saved_configuration(source: str, labels: dict[str, Any], **options: Any) -> 
     """Load a model's configuration for other classes, which `labels` sets as `label_settings` gives them."""
     config = AutoConfig.from_pretrained(source, **options)
     # Set afterwards, as timm's wrapper would keep its own number of classes whatever their names.
+    set_labels(config, labels)
+    return config
+
+
+def set_labels(config: PreTrainedConfig, labels: dict[str, Any]) -> None:
+    """Set the classes of a configuration, as `label_settings` gives them."""
+    # timm's wrapper would save the names that it was loaded with.
+    vars(config).pop("label_names", None)
     for name, value in labels.items():
         setattr(config, name, value)
-    return config

@@ -2,6 +2,7 @@
 
 from transformers import AutoConfig, AutoModel
 
+from .backbone import BackboneConfig, BackboneForImageClassification
 from .base import register
 from .bcos_densenet import BcosDenseNetConfig, BcosDenseNetForImageClassification
 from .bcos_published import bcos_config, load_bcos_weights
@@ -17,6 +18,7 @@ from .x_resnet import XResNetConfig, XResNetForImageClassification
 from .zero_shot import ZeroShotConfig, ZeroShotForImageClassification
 
 for _model in (
+    BackboneForImageClassification,
     BcosResNetForImageClassification,
     BcosDenseNetForImageClassification,
     BcosViTForImageClassification,
@@ -33,6 +35,8 @@ AutoConfig.register(ExplanationAutoencoderConfig.model_type, ExplanationAutoenco
 AutoModel.register(ExplanationAutoencoderConfig, ExplanationAutoencoder)
 
 __all__ = [
+    "BackboneConfig",
+    "BackboneForImageClassification",
     "BcosDenseNetConfig",
     "BcosDenseNetForImageClassification",
     "BcosResNetConfig",

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedModel
+from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils.generic import can_return_tuple
@@ -47,6 +47,14 @@ def check_images(model: PreTrainedModel, pixel_values: torch.Tensor) -> None:
             f"{tuple(pixel_values.shape)}. Convert the images by the processor (colours, size), or build the model "
             "with their num_channels and image_size."
         )
+
+
+def as_configuration(settings: PreTrainedConfig | dict[str, Any] | None, default: str) -> PreTrainedConfig:
+    """Make a part's configuration of its dictionary, which names its `model_type`; the default kind's of None."""
+    if isinstance(settings, PreTrainedConfig):
+        return settings
+    own = dict(settings or {"model_type": default})
+    return AutoConfig.for_model(own.pop("model_type"), **own)
 
 
 def register(model: type[PreTrainedModel]) -> None:

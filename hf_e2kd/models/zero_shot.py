@@ -9,6 +9,8 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.utils.generic import can_return_tuple
 
+from .base import as_configuration
+
 
 class ZeroShotConfig(PreTrainedConfig):
     """Configuration of a `ZeroShotForImageClassification`.
@@ -28,10 +30,7 @@ class ZeroShotConfig(PreTrainedConfig):
         projection_dim: int | None = None,
         **settings: Any,
     ):
-        if isinstance(vision_config, dict):
-            own = dict(vision_config)
-            vision_config = AutoConfig.for_model(own.pop("model_type"), **own)
-        vision: Any = AutoConfig.for_model("clip_vision_model") if vision_config is None else vision_config
+        vision: Any = as_configuration(vision_config, "clip_vision_model")
         self.vision_config = vision
         self.projection_dim = projection_dim
         self.image_size, self.patch_size = vision.image_size, vision.patch_size

@@ -1,5 +1,6 @@
 """Handlers of the page's events."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ from gradio.utils import get_upload_folder
 from ..cards.escaping import escape_html
 from ..data.opening import open_image
 from .comparison import TOPS, Comparison, Target
-from .listing import Listing, arrange, browse, known, summary
+from .listing import Listing, arrange, compare_batches, known, summary
 from .markup import comparison_section, error_message, legend
 from .overview import caption, how_to_read, scatter, summary_list, thumbnail
 from .report import report_page
@@ -110,23 +111,30 @@ class Answers:
         named: str,
         words: str,
         position: int | None,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008, gradio's way
-    ) -> tuple[Any, ...]:
-        """Compare all samples by the chosen method, and list them anew.
+    ) -> Iterator[tuple[Any, ...]]:
+        """Compare all samples by the chosen method, and list them anew; it can be cancelled after each batch.
 
         Args:
             listed: Method of the list so far, which stays where the chosen one can't explain the models.
             order, kept, named, words, position: The further arguments of `list_samples`.
+
+        Yields:
+            Updates of the list's method, of the overview, of what `list_samples` gives, and of the button that cancels.
         """
         problem = ""
         try:
             if explainer not in self.listings:
-                track = partial(progress.tqdm, desc=f"Comparing the samples by {explainer}", unit="batches")
-                self.listings[explainer] = browse(self.viewing, explainer, track).small()
+                compared = yield from compare_batches(self.viewing, partial(comparing, explainer), explainer)
+                self.listings[explainer] = compared.small()
             listed = explainer
         except EXPECTED as error:
             problem = error_message(f"The samples are still compared by {listed}. {error}")
-        return listed, self.overview(listed, problem), *self.list_samples(listed, order, kept, named, words, position)
+        shown = self.list_samples(listed, order, kept, named, words, position)
+        yield listed, self.overview(listed, problem), *shown, gr.Button(visible=False)
+
+    def stop_ranking(self, listed: str, *arrangement: Any) -> tuple[Any, ...]:
+        """List the samples as before, after `rank` was cancelled."""
+        return *self.list_samples(listed, *arrangement), gr.Button(visible=False)
 
     def list_samples(
         self, listed: str, order: str, kept: str, named: str, words: str, position: int | None
@@ -149,10 +157,8 @@ class Answers:
         shown = arrange(comparisons, order, kept, named, words)
         what = "the score" if self.viewing.pair.scores else "the teacher's top class"
         count = f"{len(shown)} of {len(comparisons)}" if len(shown) < len(comparisons) else f"All {len(shown)}"
-        heading = (
-            f'<div class="e2kd"><h2>Samples</h2><p class="note">{count}, compared by <b>{escape_html(listed)}</b> on '
-            f"{what}. {how_to_read(comparisons[0])}</p></div>"
-        )
+        by = f"compared by <b>{escape_html(listed)}</b> on {what}"
+        heading = heading_of(f"{count}, {by}. {how_to_read(comparisons[0])}")
         positions = [each.position for each in shown if each.position is not None]
         marked = position if position in positions else None
         if self.viewing.pair.is_text:
@@ -218,6 +224,17 @@ class Answers:
             return self.viewing.samples[position]
         # By its content, for a message that doesn't name the server's folders.
         return given if self.viewing.pair.is_text else open_image(read_upload(given))
+
+
+def comparing(explainer: str, done: int, total: int) -> tuple[Any, ...]:
+    """Say how far a comparison of all samples is, and offer to cancel it: updates of the outputs of `rank`."""
+    how_far = f"Comparing the samples by <b>{escape_html(explainer)}</b>: {done} of {total} batches."
+    return gr.skip(), gr.skip(), gr.skip(), heading_of(how_far), gr.skip(), gr.Button(visible=True)
+
+
+def heading_of(note: str) -> str:
+    """Render the heading of the list, above a note in HTML."""
+    return f'<div class="e2kd"><h2>Samples</h2><p class="note" role="status">{note}</p></div>'
 
 
 def follow(target: Target) -> Target:

@@ -67,7 +67,7 @@ def build_page(viewing: Viewing, listing: Listing | None = None) -> gr.Blocks:
                 with gr.Row(visible=browsing):
                     steps = [gr.Button(name, size="sm", min_width=120) for name in ("← Previous", "Next →")]
                 result = gr.HTML(first[3], elem_id="result", apply_default_css=False, js_on_load=browser.EXPLAIN_CLASS)
-                save = gr.Button("Save this comparison as a page", size="sm")
+                save = gr.Button("Save this comparison as a page", size="sm", elem_id="save")
                 saved = gr.DownloadButton(visible="hidden", elem_id="saved")
         parts = Parts(gr.State(first[0]), given, explainer, target, result, gr.State(first[4]))
         folded: list[Any] = [options]

@@ -11,6 +11,8 @@ STYLE = """
 #gallery .thumbnail-lg img { height: auto; object-fit: contain; }
 #gallery .caption-label { position: static; max-width: none; width: 100%; border-radius: 0; font-size: .8rem;
   white-space: pre-line; text-align: start; opacity: 1; overflow-wrap: anywhere; }
+/* Nothing to save before something is compared. */
+.gradio-container:not(:has(#result section)) #save { display: none; }
 #texts .wrap { flex-flow: column nowrap; max-height: 20rem; overflow-y: auto; }
 """
 

@@ -65,6 +65,7 @@ def add_list(
         listing.explainer, "Disagreement", "All", ANY_CLASS, "", listing.positions[0]
     )
     title = gr.HTML(heading, apply_default_css=False)
+    cancel = gr.Button("Cancel", size="sm", visible=False)
     overview = gr.HTML(answers.overview(listing.explainer), apply_default_css=False, js_on_load=browser.CHOOSE_POINT)
     if listing.left_out:
         html("".join(f'<p class="note">{escape_html(each)}</p>' for each in listing.left_out))
@@ -95,14 +96,22 @@ def add_list(
     arrangement = [sort, kept, named, words, parts.position]
     listing_shown = [shown_order, title, samples]
     chosen_by = [shown_order, parts.position, parts.explainer, parts.target]
-    changed.then(
+    ranked = changed.then(
         answers.rank,
         [parts.explainer, listed, *arrangement],
-        [listed, overview, *listing_shown],
+        [listed, overview, *listing_shown, cancel],
         # A change while samples are compared is the next to be compared, and what was chosen in between is not.
         trigger_mode="always_last",
-        show_progress_on=samples,
+        show_progress="hidden",  # the title says how far it is
         **RANKING,
+    )
+    cancel.click(
+        answers.stop_ranking,
+        [listed, *arrangement],
+        [*listing_shown, cancel],
+        cancels=[ranked],
+        show_progress="hidden",
+        **PRIVATE,
     )
     gr.on(
         [sort.input, kept.input, named.input, words.input],

@@ -1,9 +1,8 @@
 """The list of a data set's samples: compared by one explainer, summarised, put in an order and filtered."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from tqdm.auto import tqdm
@@ -12,11 +11,8 @@ from ..fidelity.chance import shuffle_nonzero
 from .comparison import Comparison, Pair, first_synonym
 from .settings import Viewing
 
+T = TypeVar("T")
 BATCH = 8  # samples that are explained at once
-
-Track = Callable[[Sequence[int]], Iterable[int]]
-"""Reports how far a loop over batches is."""
-in_terminal: Track = partial(tqdm, desc="Comparing", unit="batch", disable=None)
 
 
 @dataclass(frozen=True)
@@ -62,17 +58,45 @@ def summary(comparisons: Sequence[Comparison]) -> dict[str, str]:
     return facts
 
 
-def browse(viewing: Viewing, explainer: str | None = None, track: Track = in_terminal) -> Listing:
-    """Compare all samples of the data set.
+def browse(viewing: Viewing, explainer: str | None = None) -> Listing:
+    """Compare all samples of the data set, with a progress bar in the terminal.
 
     Args:
         explainer: Name of one of the viewing's methods, by default the first.
-        track: Wrapper of the loop over batches.
+    """
+    with tqdm(desc="Comparing", unit="batch", disable=None) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.n, bar.total = done, total
+            bar.refresh()
+
+        batches = compare_batches(viewing, show, explainer)
+        while True:
+            try:
+                next(batches)
+            except StopIteration as ended:
+                return ended.value
+
+
+def compare_batches(
+    viewing: Viewing, report: Callable[[int, int], T], explainer: str | None = None
+) -> Generator[T, None, Listing]:
+    """Compare all samples of the data set, with a pause before each batch, in which the caller may stop.
+
+    Args:
+        report: Makes what is yielded in a pause of the number of batches so far, and that of all.
+        explainer: Name of one of the viewing's methods, by default the first.
+
+    Returns:
+        The list.
     """
     samples, name = viewing.samples, explainer or next(iter(viewing.explainers))
     assert samples is not None
-    found, left_out = [], []
-    for start in track(range(0, len(samples.positions), BATCH)):
+    found: list[Comparison] = []
+    left_out = []
+    starts = range(0, len(samples.positions), BATCH)
+    for done, start in enumerate(starts):
+        yield report(done, len(starts))
         batch = {}
         for position in samples.positions[start : start + BATCH]:
             try:
@@ -81,6 +105,7 @@ def browse(viewing: Viewing, explainer: str | None = None, track: Track = in_ter
                 left_out.append(f"Row {position} was left out: {error}")
         compared = viewing.pair.compare(list(batch.values()), viewing.explainers[name]) if batch else []
         found += [known(viewing, each, position) for position, each in zip(batch, compared, strict=True)]
+    yield report(len(starts), len(starts))
     chance = chance_level(viewing.pair, found)
     listed = sorted((replace(each, chance=chance) for each in found), key=disagreement)
     return Listing(name, listed, left_out, chance)

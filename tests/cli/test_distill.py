@@ -1,12 +1,17 @@
 """`hf-e2kd distill` as users call it: what it trains and says, and how it fails or is interrupted."""
 
+import io
 import json
+import os
 import random
+import sys
+from contextlib import nullcontext
 
 import datasets
 import numpy as np
 import pytest
 import torch
+import typer
 from PIL import Image
 from transformers import (
     AutoModelForImageClassification,
@@ -19,7 +24,7 @@ from transformers import (
 
 from hf_e2kd import ExplanationDistillArguments
 from hf_e2kd.cli import distill as command
-from hf_e2kd.cli import main
+from hf_e2kd.cli import main, plan
 from hf_e2kd.data import text as texts
 from hf_e2kd.experiments import fit_head
 from hf_e2kd.experiments import run as side_by_side
@@ -249,6 +254,90 @@ def test_bcos_networks_without_a_processor(place, tmp_path):
 def test_durations(seconds, text):
     """Prevents: an afternoon given in seconds."""
     assert duration(seconds) == text
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """`terminal(keys)`: somebody sits at a terminal, types `keys` and is asked from the first second on."""
+    for name in plan._UNATTENDED:
+        monkeypatch.delenv(name, raising=False)
+
+    def sit(keys):
+        monkeypatch.setattr(plan, "ASKED_FROM", 0.0)
+        monkeypatch.setattr("sys.stdin", io.StringIO(keys))
+        for stream in (sys.stdin, sys.stderr):
+            monkeypatch.setattr(stream, "isatty", lambda: True)
+
+    return sit
+
+
+@pytest.mark.parametrize(
+    ("keys", "options", "code"),
+    [("\n", [], 0), ("n\n", [], 1), ("", [], 1), ("n\n", ["--yes"], 0)],
+    ids=["Enter", "no", "end of input", "--yes"],
+)
+def test_a_long_training_is_asked_for(place, tmp_path, capsys, monkeypatch, terminal, keys, options, code):
+    """Prevents: hours of training that nobody agreed to, a no that trains, a yes that has to be typed twice."""
+    trained = []
+
+    def run_variants(experiment, name, sources, comparison, args, before, **_):
+        before(load_image_sources(sources, args, 0), {"e²KD": {}})
+        trained.append(name)
+        return {"summary": {}}
+
+    monkeypatch.setattr(command, "run_variants", run_variants)
+    terminal(keys)
+    assert run(*of_images(place, "--output_dir", tmp_path, "--max_steps", 1, *options)) == code
+    printed = capsys.readouterr()
+    assert "All files go to" in printed.err and "Go on?" not in printed.out and "Traceback" not in printed.err
+    assert ("Go on? [Y/n]:" in printed.err) == (not options) and bool(trained) == (code == 0)
+    assert ("--yes starts without asking" in printed.err) == (keys == "n\n" and not options)
+
+
+def test_what_can_not_be_undone_comes_after_the_question(place, tmp_path, capsys, monkeypatch, terminal):
+    """Prevents: a teacher trained, or a repository made, before the answer."""
+    monkeypatch.setattr(side_by_side, "create_repo", lambda args: pytest.fail("made without consent"))
+    for options in (["--finetune-teacher", 2, "--dataset", place / "pets"], ["--push_to_hub", "true"]):
+        terminal("n\n")
+        assert run(*of_images(place, "--output_dir", tmp_path, "--max_steps", 1, *options)) == 1
+        printed = capsys.readouterr().err
+        assert printed.count("Go on?") == 1 and ("teacher: " in printed) == ("--finetune-teacher" in options)
+        assert not list(tmp_path.iterdir())
+
+
+def test_a_minute_is_not_asked_for(terminal, capsys, monkeypatch):
+    """Prevents: a question before what is over sooner than it is answered."""
+    terminal("n\n")
+    for steps, asked in ((59, False), (61, True)):
+        monkeypatch.setattr(plan, "ASKED_FROM", 60.0)
+        planned = plan.Plan("Much.", {"e²KD": plan.Part(steps, 0.5)}, seeds=2, device="cpu")
+        with pytest.raises(typer.Exit) if asked else nullcontext():
+            plan.ask(planned)
+        printed = capsys.readouterr().err
+        assert f"about {steps} s on cpu, with 2 seeds" in printed and ("Go on?" in printed) == asked
+
+
+@pytest.mark.parametrize("name", ["", "CI", "JPY_PARENT_PID", "LOCAL_RANK"])
+def test_a_terminal_is_told_from_a_pipe(monkeypatch, name):
+    """Prevents: a question that is asked of a pipe, a notebook or one of several processes, which hangs."""
+    for each in plan._UNATTENDED:
+        monkeypatch.delenv(each, raising=False)
+    if name:
+        monkeypatch.setenv(name, "1")
+    leader, follower = os.openpty()
+    reading, writing = os.pipe()
+    try:
+        with open(follower, "rb+", buffering=0) as raw, open(reading) as pipe:
+            screen = io.TextIOWrapper(raw)
+            for stdin, stderr, attended in ((screen, screen, True), (pipe, screen, False), (screen, pipe, False)):
+                with monkeypatch.context() as patch:
+                    patch.setattr("sys.stdin", stdin)
+                    patch.setattr("sys.stderr", stderr)
+                    found = plan.is_attended()
+                assert found == (attended and not name)
+    finally:
+        os.close(leader)
+        os.close(writing)
 
 
 class Interrupting(TrainerCallback):

@@ -7,9 +7,12 @@ from io import BytesIO
 
 import numpy as np
 import pytest
+from datasets import Dataset, Features
+from datasets import Image as ImageFeature
 from PIL import Image
 from transformers import ViTImageProcessor
 
+from hf_e2kd.data.images import sample_names
 from hf_e2kd.data.opening import as_rgb, cut_text, open_image
 from hf_e2kd.data.transforms import DistillationTransform
 from tests.tokenizers import KINDS, tokenizer
@@ -143,6 +146,18 @@ def test_images_of_a_data_set():
     transform = DistillationTransform(ViTImageProcessor(size={"height": 3, "width": 4}, do_normalize=False))
     pixels = transform({"image": [Image.fromarray((RAMP * 65535).astype(np.uint16))]})["pixel_values"][0]
     np.testing.assert_allclose(pixels, np.broadcast_to(RAMP, (3, 3, 4)), atol=3e-3)
+
+
+def test_samples_are_named_by_their_files(tmp_path):
+    """Prevents: a picture whose samples nobody finds in the folder, or one that shows where the folder lies."""
+    for name in ("hat", "shoe"):
+        Image.new("RGB", (4, 3)).save(tmp_path / f"{name}.png")
+    cells = [str(tmp_path / "hat.png"), str(tmp_path / "shoe.png")]
+    data = Dataset.from_dict({"photo": cells}).cast_column("photo", ImageFeature())
+    shown = data.with_transform(DistillationTransform(ViTImageProcessor(), image_column="photo"))
+    assert sample_names(shown, [1, 0]) == ["shoe.png", "hat.png"]
+    without = Dataset.from_dict({"photo": [Image.new("RGB", (4, 3))]}, features=Features(photo=ImageFeature()))
+    assert sample_names(without, [0]) == sample_names([{"pixel_values": None}], [0]) == ["sample 0"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -9,21 +9,34 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from transformers import (
     AutoModelForImageClassification,
+    DINOv3ConvNextConfig,
+    DINOv3ConvNextModel,
+    DINOv3ViTConfig,
+    DINOv3ViTModel,
     LevitConfig,
     LevitForImageClassificationWithTeacher,
+    VitDetConfig,
+    VitDetModel,
     ViTImageProcessor,
     ViTMAEConfig,
-    ViTMAEModel,
+    ViTMAEForPreTraining,
     ViTModel,
 )
 
 from hf_e2kd import explain, wrap_timm
+from hf_e2kd.alignment.labels import class_names
+from hf_e2kd.architectures.taps import default_taps
 from hf_e2kd.data.transforms import DistillationTransform
-from hf_e2kd.experiments import fit_head
-from tests.models import build
+from hf_e2kd.experiments import fit_head, load_teacher
+from hf_e2kd.explainers import GradCAM
+from tests.models import build, randomise
 from tests.tokenizers import STUDENT, WORDS, text_model
 
 PROCESSOR = ViTImageProcessor(size={"height": 32, "width": 32})
+SIZES = {
+    **{"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32},
+    **{"image_size": 32, "patch_size": 8},
+}
 
 
 def pictures(names, count=24):
@@ -104,10 +117,74 @@ def test_refusals(tmp_path):
         fit_head(source, data.remove_columns("image"))
     with pytest.raises(OSError, match="'./nothing' doesn't exist"):
         fit_head("./nothing", data)
-    settings = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
-    unknown = saved(ViTMAEModel(ViTMAEConfig(**settings)), PROCESSOR, tmp_path / "mae")
-    with pytest.raises(ValueError, match="of a kind that AutoModelForImageClassification doesn't know"):
-        fit_head(unknown, data)
+    unpooled = saved(VitDetModel(VitDetConfig(**SIZES)), PROCESSOR, tmp_path / "unpooled")
+    with pytest.raises(ValueError, match="VitDetModel gives no pooled feature of an image"):
+        fit_head(unpooled, data, progress=False)
+    texts = Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]}).cast_column("label", ClassLabel(names=["a", "b"]))
+    with pytest.raises(ValueError, match=r"of a kind \(vitdet\) that AutoModelForSequenceClassification doesn't know"):
+        fit_head(unpooled, texts)
+
+
+def mae():
+    decoder = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    return ViTMAEForPreTraining(ViTMAEConfig(**SIZES, **{f"decoder_{name}": size for name, size in decoder.items()}))
+
+
+def dinov3_vit():
+    return DINOv3ViTModel(DINOv3ViTConfig(**SIZES, num_register_tokens=4))
+
+
+def dinov3_convnext():
+    return DINOv3ConvNextModel(DINOv3ConvNextConfig(hidden_sizes=[8, 8, 12, 16], depths=[1, 1, 1, 1]))
+
+
+def unmasked(model, pixels):
+    """The class token of ViT-MAE's encoder, all of whose patches are kept, in a random order."""
+    model.config.mask_ratio = 0.0
+    return model.vit(pixels).last_hidden_state[:, 0]
+
+
+def pooled(model, pixels):
+    return model(pixels).pooler_output
+
+
+@pytest.mark.parametrize(
+    ("make", "features", "target"),
+    [
+        (mae, unmasked, "vit.layers.1.layernorm_before"),
+        (dinov3_vit, pooled, "layer.1.norm1"),
+        (dinov3_convnext, pooled, "stages.3"),
+    ],
+    ids=["ViT-MAE", "DINOv3 ViT", "DINOv3 ConvNeXt"],
+)
+def test_backbones_without_a_classifier_of_their_own(tmp_path, make, features, target):
+    """Prevents: patches masked at random, features of another token, maps of another layer, a teacher that is lost."""
+    torch.manual_seed(0)
+    model = make().eval()
+    randomise(model)
+    side = 64 if make is dinov3_convnext else 32  # which lowers the resolution by 32
+    processor = ViTImageProcessor(size={"height": side, "width": side})
+    data = pictures(["a", "b", "c"])
+    teacher, _ = fit_head(saved(model, processor, tmp_path / "source"), data, progress=False)
+    pixels = torch.stack(DistillationTransform(processor)({"image": data["image"]})["pixel_values"])
+    with torch.no_grad():
+        seen = features(model, pixels)
+        found = teacher(pixel_values=pixels).logits
+    torch.testing.assert_close(teacher.classifier(seen), found)
+    scaler = StandardScaler().fit(seen.numpy())
+    fitted = LogisticRegression(max_iter=2000).fit(scaler.transform(seen.numpy()), data["label"])
+    expected = torch.from_numpy(fitted.predict_proba(scaler.transform(seen.numpy()))).float()
+    torch.testing.assert_close(found.softmax(1), expected, rtol=0, atol=1e-4)
+    (path,) = [name for name, _ in teacher.named_modules() if name.endswith(target)]
+    maps = explain(teacher, pixels[:2]).maps
+    torch.testing.assert_close(maps, explain(teacher, pixels[:2], GradCAM(target_layer=path)).maps)
+    assert maps.abs().amax((1, 2)).min() > 0
+    gradients = explain(teacher, pixels[:2], "integrated_gradients", n_steps=64, completeness=True)
+    torch.testing.assert_close(gradients.completeness_error, torch.zeros(2), rtol=0, atol=0.01)
+    teacher.save_pretrained(tmp_path / "teacher")
+    loaded = AutoModelForImageClassification.from_pretrained(tmp_path / "teacher").eval()
+    torch.testing.assert_close(loaded(pixel_values=pixels).logits, found)
+    assert default_taps(loaded)[-1] == path.removesuffix(".layernorm_before").removesuffix(".norm1")
 
 
 def test_a_classifier_of_timm_with_other_classes(tmp_path):
@@ -117,6 +194,8 @@ def test_a_classifier_of_timm_with_other_classes(tmp_path):
     wrap_timm(model.eval(), id2label={number: f"old {number}" for number in range(7)}).save_pretrained(tmp_path)
     teacher, _ = fit_head(str(tmp_path), pictures(["a", "b", "c"]), progress=False)
     assert teacher.config.id2label == {0: "a", 1: "b", 2: "c"} and teacher.timm_model.classifier.out_features == 3
+    teacher.save_pretrained(tmp_path / "teacher")
+    assert class_names(load_teacher(tmp_path / "teacher")[0]) == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("change", ["transform", "format"])

@@ -148,11 +148,18 @@ def own_sources(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("name", ["distill_vit", "distill_stored", "guide_boxes"])
-def test_a_users_own_models_and_data(name, own_sources, run, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "further"),
+    [
+        *((name, []) for name in ("distill_vit", "distill_stored", "guide_boxes")),
+        ("distill_stored", ["--student_init", "random", "--augment", "false"]),
+    ],
+    ids=["distill_vit", "distill_stored", "guide_boxes", "distill_stored anew"],
+)
+def test_a_users_own_models_and_data(name, further, own_sources, run, tmp_path):
     """A pretrained model trained at the digits' learning rate, or a student without its data's classes."""
     options = ["--model", own_sources[1], *own_sources[4:]] if name == "guide_boxes" else own_sources
-    results = run(name, *options)
+    results = run(name, *options, *further)
     assert results["arguments"]["learning_rate"] == 1e-4 and results["arguments"]["num_train_epochs"] == 10
     (figures,) = results["runs"]
     own = figures["guided" if name == "guide_boxes" else "e²KD"]["evaluation"]

@@ -5,6 +5,7 @@ import shutil
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
+from threading import Event
 from urllib.parse import urlsplit
 
 import datasets
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from hf_e2kd.explainers import build_explainer
+from hf_e2kd.viewer import listing
 from hf_e2kd.viewer.blind_test import write_blind_test
 from hf_e2kd.viewer.listing import browse
 from hf_e2kd.viewer.report import report_page
@@ -25,6 +27,7 @@ playwright = pytest.importorskip("playwright.sync_api", reason="playwright isn't
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on the path")
 
+METHODS = ("gradcam", "saliency", "hires_cam")
 # Written by a data set's author, and by nobody who may run scripts on the page.
 HOSTILE = """<img src=x onerror="document.title='run'">{{value}}${value}`"""
 
@@ -131,6 +134,8 @@ def test_images_of_your_own(visit):
     explainers = {"gradcam": build_explainer("gradcam")}
     page = visit(Viewing(Settings("teacher", "student"), image_pair(), explainers))
     assert page.inner_text("#result") == "Drop or choose an image." and "Samples" not in page.inner_text("body")
+    save = page.get_by_role("button", name="Save this comparison")
+    assert not save.is_visible()
 
     # An image is dropped, then another one chosen in its place: both maps follow.
     zone = page.get_by_role("button", name="Drop Image Here").or_(page.locator("[data-testid=image] button")).first
@@ -140,6 +145,7 @@ def test_images_of_your_own(visit):
     clear(page)
     page.set_input_files("input[type=file]", {"name": "b.png", "mimeType": "image/png", "buffer": png(photo(seed=8))})
     second = wait_for_change(page, [])
+    assert save.is_visible()
     assert not set(first) & set(second)
 
     # By keyboard: the class, the opacity, and what saves the comparison.
@@ -169,6 +175,7 @@ def test_images_of_your_own(visit):
     assert '<h1 dir="auto">Teacher and student compared</h1>' in Path(saved.value.path()).read_text(encoding="utf-8")
 
     clear(page)
+    assert not save.is_visible()
     page.set_input_files("input[type=file]", {"name": "c.png", "mimeType": "image/png", "buffer": b"no image"})
     page.wait_for_selector("#result [role=alert]:has-text('The image is no image')")
 
@@ -262,6 +269,46 @@ def test_list_on_a_phone(visit):
     for kind, count in (("Classes differ", 1), ("Classes agree", 2)):
         page.get_by_label(kind).check()
         assert page.locator("section:visible").count() == page.locator(".index li:visible").count() == count
+
+
+def test_a_ranking_is_cancelled(visit, monkeypatch):
+    """Prevents: a data set that is compared to its end by a method chosen by mistake, a list that stays empty after
+    that, or an answer that comes all the same."""
+    what = viewing(
+        image_pair(), [{"bytes": png(photo(seed=seed)), "path": f"{seed}.png"} for seed in range(3)], METHODS
+    )
+    first = browse(what)
+    monkeypatch.setattr(listing, "BATCH", 1)
+    compared, go_on = [], Event()
+    compare = what.pair.compare
+
+    def slowly(samples, explainer, *target):
+        if not target:  # of the list
+            compared.append(explainer)
+            go_on.wait(20)
+        return compare(samples, explainer, *target)
+
+    monkeypatch.setattr(type(what.pair), "compare", lambda self, *arguments: slowly(*arguments))
+    page = visit(what, first)
+    before = listed(page)
+    assert not page.get_by_role("button", name="Cancel").is_visible()
+    page.get_by_label("Explainer", exact=True).click()
+    page.get_by_role("option", name="saliency").click()
+    page.wait_for_selector("p[role=status]:has-text('Comparing the samples by saliency: 0 of 3 batches.')")
+    page.get_by_role("button", name="Cancel").click()
+    page.wait_for_selector("p[role=status]:has-text('compared by gradcam')")
+    page.get_by_role("button", name="Cancel").wait_for(state="hidden")
+    go_on.set()
+    assert listed(page) == before and page.get_by_label("Explainer", exact=True).input_value() == "saliency"
+    page.get_by_label("Thumbnail 3 of 3").click()
+    page.wait_for_selector(f"#result h2:has-text('{before[2]}')")
+
+    # The next choice is compared to its end.
+    page.get_by_label("Explainer", exact=True).click()
+    page.get_by_role("option", name="hires_cam").click()
+    page.wait_for_selector("p[role=status]:has-text('compared by hires_cam')")
+    page.get_by_role("button", name="Cancel").wait_for(state="hidden")
+    assert [compared.count(what.explainers[name]) for name in METHODS] == [0, 1, 3]
 
 
 def test_texts(visit):
