@@ -13,7 +13,7 @@ from hf_e2kd.data import train_tokenizer
 from hf_e2kd.experiments import run_experiment, shallow_copy_of, texts
 from hf_e2kd.experiments.demos import BERT_ON_REVIEWS
 
-SIZES = {"teacher_train": 64, "student_train": 64, "validation": 0, "test_id": 16, "test_ood": 16}
+SIZES = {"teacher_train": 64, "student_train": 64, "validation": 0, "test_id": 8, "test_ood": 8}
 TINY = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 64}
 TEXTS = ["a wonderful film", "a dreadful film", "the actors are wonderful", "what a dreadful, endless story"]
 
