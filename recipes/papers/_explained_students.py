@@ -142,6 +142,9 @@ def train_autoencoder(
         save_strategy="no",
         report_to="none",
         use_cpu=args.use_cpu,
+        # accelerate knows one precision in a process.
+        bf16=args.bf16,
+        fp16=args.fp16,
         disable_tqdm=args.disable_tqdm,
         seed=args.seed,
     )
