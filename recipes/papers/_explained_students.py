@@ -48,11 +48,11 @@ def explainers_of(background: Tensor, samples: int, superpixels: int) -> dict[st
 
 
 def stored_maps(
-    teacher: nn.Module, images: LabelledImages, explainer: SuperpixelExplainer, folder: Path
+    teacher: nn.Module, images: LabelledImages, explainer: SuperpixelExplainer, folder: Path, progress: bool
 ) -> dict[str, Tensor]:
     """Explain the teacher's top classes once, into a store, and read what is there: `map`, `logits`, `target`."""
     store = StoredReference.build(
-        teacher, images, folder, explainer=explainer, dtype="float32", batch_size=BATCH_SIZE, progress=False
+        teacher, images, folder, explainer=explainer, dtype="float32", batch_size=BATCH_SIZE, progress=progress
     )
     rows = store.attach(images).__getitems__(range(len(images)))
     return {name: torch.stack([row[f"reference_{name}"] for row in rows]) for name in ("map", "logits", "target")}

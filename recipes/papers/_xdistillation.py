@@ -131,9 +131,8 @@ class Study:
         """Train an autoencoder; its error beside that of zeros, the mean squared map."""
         count = next(plan.superpixels for plan in self.plans.values() if plan.autoencoder == name)
         explainer = SuperpixelExplainer(self.explainers["shap"].method, count, "probability")
-        stored = self.folder / "explanations"
         wanted, taught = (
-            stored_maps(self.teacher, images, explainer, stored / f"{split} shap {count}")["map"]
+            self.stored(images, explainer, f"{split} shap {count}")["map"]
             for split, images in (("train", self.train), ("test", self.test))
         )
         settings = {"size": self.setting.autoencoder, "id2label": self.teacher.config.id2label}
@@ -199,13 +198,15 @@ class Study:
         """The trained teacher."""
         return self.load(TEACHER)
 
+    def stored(self, images: LabelledImages, explainer: SuperpixelExplainer, name: str) -> dict[str, Tensor]:
+        """The teacher's maps of some images, from a store by that name."""
+        folder = self.folder / "explanations" / name
+        return stored_maps(self.teacher, images, explainer, folder, progress=not self.args.disable_tqdm)
+
     @cached_property
     def taught(self) -> dict[str, dict[str, Tensor]]:
         """The teacher's stored maps of test images, its classes and logits, by explainer."""
-        return {
-            name: stored_maps(self.teacher, self.images_of(name), explainer, self.folder / "explanations" / name)
-            for name, explainer in self.explainers.items()
-        }
+        return {name: self.stored(self.images_of(name), explainer, name) for name, explainer in self.explainers.items()}
 
     # ---- Pictures ------------------------------------------------------------------------------------------------
 

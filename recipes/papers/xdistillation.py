@@ -16,7 +16,7 @@ seeds add to what is there; table and pictures are of those that the command nam
     python recipes/papers/xdistillation.py --students XDistillation --ablations superpixels k penalty columns
     python recipes/papers/xdistillation.py --data mnist --folder MNIST --task_loss mse --num_train_epochs 20
     python recipes/papers/xdistillation.py --data cifar10 --folder cifar-10-batches-bin --num_train_epochs 100
-    python recipes/papers/xdistillation.py --data cifar10 --folder CIFAR --teacher_depth 11 --width_divisor 4
+    python recipes/papers/xdistillation.py --data cifar10 --folder cifar-10-batches-bin --width_divisor 4
     python recipes/papers/xdistillation.py --smoke
 """
 
