@@ -12,7 +12,7 @@ needs = $(foreach name,$(1),$(if $($(name)),,$(error Give $(name)=FOLDER; the he
 
 .PHONY: evidence evidence-boxes evidence-diffroar evidence-drift-images evidence-drift-texts evidence-five-band \
 	evidence-guided-student evidence-limited-data evidence-limited-data-tiny evidence-shortcut evidence-tables \
-	evidence-weight evidence-xdistillation
+	evidence-weight evidence-xdistillation evidence-xdistillation-cifar
 
 evidence: ## list the targets that make the results anew
 	@awk -F ':.*## ' '/^evidence-[a-z-]+:.*## / { printf "make %-27s %s\n", $$1, $$2 }' recipes/evidence.mk
@@ -73,3 +73,9 @@ evidence-xdistillation: $(VENV)/.installed ## students that read explanations (M
 	$(call needs,MNIST)
 	$(PAPERS)/xdistillation.py --data mnist --folder $(MNIST) --task_loss mse --train_images 2000 --test_images 500 \
 		--explained_images 50 --num_train_epochs 10 --autoencoder_epochs 10 --shap_samples 16 --seeds 3 $(ARGS)
+
+evidence-xdistillation-cifar: $(VENV)/.installed ## the students on CIFAR-10, by reduced networks (CIFAR; 16 min)
+	$(call needs,CIFAR)
+	$(PAPERS)/xdistillation.py --data cifar10 --folder $(CIFAR) --teacher_depth 11 --width_divisor 4 \
+		--train_images 15000 --test_images 1000 --explained_images 50 --teacher_epochs 10 --num_train_epochs 4 \
+		--autoencoder_epochs 5 --shap_samples 8 --bf16 --use_cpu --output_dir outputs/xdistillation_cifar10 $(ARGS)

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import ViTImageProcessor
 
 from hf_e2kd import explain
@@ -51,8 +52,8 @@ NETWORKS = {"VGG7": VGGConfig(depth=7), "VGG of 16, 32 and 64 channels": VGGConf
 
 
 def time_network(config: VGGConfig, images: torch.Tensor, samples: int, explained: int, rounds: int) -> list[float]:
-    """Ratios of a network: explanations pass by pass over those in batches, and its gradients alone so; the student and
-    the autoencoder over it."""
+    """Ratios of a network: explanations pass by pass over those in batches, and its gradients alone so; the speed of
+    these in batches, in billions of operations a second; the student and the autoencoder over it."""
     vgg = VGGForImageClassification(config).eval()
 
     def explain(count: int, together: int, times: int) -> None:
@@ -69,6 +70,10 @@ def time_network(config: VGGConfig, images: torch.Tensor, samples: int, explaine
     # The network alone, without SHAP, in passes of the same sizes.
     alone = median_seconds(lambda: differentiate(1, explained * samples), rounds)
     together = median_seconds(lambda: differentiate(len(images), explained * samples // len(images)), rounds)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        vgg(images)
+    # A convolution's gradient at its input takes as many operations as its output.
+    speed = 2 * counter.get_total_flops() * (explained * samples // len(images)) / together / 1e9
     batched = median_seconds(lambda: explain(explained, samples, 1), rounds)
     single = median_seconds(lambda: explain(1, 1, samples), rounds)
     autoencoder = ExplanationAutoencoder(ExplanationAutoencoderConfig())
@@ -77,7 +82,7 @@ def time_network(config: VGGConfig, images: torch.Tensor, samples: int, explaine
         own = median_seconds(lambda: vgg(images[:64]), rounds)
         joined = median_seconds(lambda: student(images[:64]), rounds)
         approximated = median_seconds(lambda: student.approximate_explanation(images[:64]), rounds)
-    return [single / batched, alone / together, joined / own, approximated / own]
+    return [single / batched, alone / together, speed, joined / own, approximated / own]
 
 
 CELLS = 4
@@ -149,8 +154,11 @@ def main() -> None:
     maps = torch.rand(options.images, 32, 32)
     seconds = median_seconds(lambda: superpixel_maps(maps, slic_superpixels(images)), options.rounds)
     print(f"Superpixels and their sums: {options.images / seconds:.0f} images a second\n")
-    heads = ["network", "SHAP pass by pass / in batches", "gradients alone, so", "student / network"]
-    print(f"| {' | '.join(heads)} | autoencoder / network |\n|---|---|---|---|---|")
+    square = torch.rand(1024, 1024)
+    speed = 2 * 1024**3 / median_seconds(lambda: square @ square, options.rounds) / 1e9
+    print(f"Product of two matrices of 1,024²: {speed:.0f} billion operations a second\n")
+    heads = ["network", "SHAP pass by pass / in batches", "gradients alone, so", "their operations a second, 10⁹"]
+    print(f"| {' | '.join(heads)} | student / network | autoencoder / network |\n|---|---|---|---|---|---|")
     for name, config in NETWORKS.items():
         ratios = time_network(
             config, images[: options.explained * options.samples], options.samples, options.explained, options.rounds

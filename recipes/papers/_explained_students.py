@@ -48,11 +48,11 @@ def explainers_of(background: Tensor, samples: int, superpixels: int) -> dict[st
 
 
 def stored_maps(
-    teacher: nn.Module, images: LabelledImages, explainer: SuperpixelExplainer, folder: Path
+    teacher: nn.Module, images: LabelledImages, explainer: SuperpixelExplainer, folder: Path, progress: bool
 ) -> dict[str, Tensor]:
     """Explain the teacher's top classes once, into a store, and read what is there: `map`, `logits`, `target`."""
     store = StoredReference.build(
-        teacher, images, folder, explainer=explainer, dtype="float32", batch_size=BATCH_SIZE, progress=False
+        teacher, images, folder, explainer=explainer, dtype="float32", batch_size=BATCH_SIZE, progress=progress
     )
     rows = store.attach(images).__getitems__(range(len(images)))
     return {name: torch.stack([row[f"reference_{name}"] for row in rows]) for name in ("map", "logits", "target")}
@@ -142,6 +142,9 @@ def train_autoencoder(
         save_strategy="no",
         report_to="none",
         use_cpu=args.use_cpu,
+        # accelerate knows one precision in a process.
+        bf16=args.bf16,
+        fp16=args.fp16,
         disable_tqdm=args.disable_tqdm,
         seed=args.seed,
     )

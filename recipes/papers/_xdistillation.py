@@ -25,7 +25,7 @@ from hf_e2kd.alignment.inputs import image_view
 from hf_e2kd.alignment.superpixels import FEWEST
 from hf_e2kd.data.images import label_names
 from hf_e2kd.experiments.diffroar import LabelledImages, accuracy
-from hf_e2kd.experiments.distillation import announce, train_on_labels
+from hf_e2kd.experiments.distillation import announce, replace_arguments, train_on_labels
 from hf_e2kd.experiments.images import classifier_of
 from hf_e2kd.experiments.models import load_weights
 from hf_e2kd.experiments.shared_runs import share_runs
@@ -119,24 +119,27 @@ class Study:
         """Train the teacher, from other weights than the students'."""
         set_seed(self.args.seed + 1000)
         network = classifier_of(self.setting.teacher, self.names)
-        model = train_on_labels(network, self.args, self.train, self.processor)
+        epochs = self.options.teacher_epochs
+        args = self.args if epochs is None else replace_arguments(self.args, num_train_epochs=epochs)
+        model = train_on_labels(network, args, self.train, self.processor)
         model.save_pretrained(self.path(TEACHER))
+        # Loaded, because mixed precision leaves its autocast in a trained model's forward.
+        model = self.load(TEACHER)
         return {"test": {"accuracy": accuracy(model, self.test), "parameters": float(model.num_parameters())}}
 
     def approximate(self, name: str) -> dict[str, Any]:
         """Train an autoencoder; its error beside that of zeros, the mean squared map."""
         count = next(plan.superpixels for plan in self.plans.values() if plan.autoencoder == name)
         explainer = SuperpixelExplainer(self.explainers["shap"].method, count, "probability")
-        stored = self.folder / "explanations"
         wanted, taught = (
-            stored_maps(self.teacher, images, explainer, stored / f"{split} shap {count}")["map"]
+            self.stored(images, explainer, f"{split} shap {count}")["map"]
             for split, images in (("train", self.train), ("test", self.test))
         )
         settings = {"size": self.setting.autoencoder, "id2label": self.teacher.config.id2label}
         epochs = self.options.autoencoder_epochs
         model = train_autoencoder(self.train, wanted, self.args, epochs, **settings)
         model.save_pretrained(self.path(name))
-        own = self.approximations(model, self.test)
+        own = self.approximations(self.load(name, AutoModel), self.test)
         error = explanation_mse(own, taught).mean().item()
         return {"autoencoder_mse": error, "zero_mse": taught.square().mean().item()}
 
@@ -152,6 +155,7 @@ class Study:
             student, self.teacher, self.args, plan.loss, self.train, self.test, self.processor
         )
         student.save_pretrained(self.path(name))
+        student = self.load(name)  # as in `teach`
         found = {}
         for explainer in self.explainers:
             images, taught = self.images_of(explainer), self.taught[explainer]
@@ -194,13 +198,15 @@ class Study:
         """The trained teacher."""
         return self.load(TEACHER)
 
+    def stored(self, images: LabelledImages, explainer: SuperpixelExplainer, name: str) -> dict[str, Tensor]:
+        """The teacher's maps of some images, from a store by that name."""
+        folder = self.folder / "explanations" / name
+        return stored_maps(self.teacher, images, explainer, folder, progress=not self.args.disable_tqdm)
+
     @cached_property
     def taught(self) -> dict[str, dict[str, Tensor]]:
         """The teacher's stored maps of test images, its classes and logits, by explainer."""
-        return {
-            name: stored_maps(self.teacher, self.images_of(name), explainer, self.folder / "explanations" / name)
-            for name, explainer in self.explainers.items()
-        }
+        return {name: self.stored(self.images_of(name), explainer, name) for name, explainer in self.explainers.items()}
 
     # ---- Pictures ------------------------------------------------------------------------------------------------
 

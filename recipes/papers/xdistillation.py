@@ -16,13 +16,14 @@ seeds add to what is there; table and pictures are of those that the command nam
     python recipes/papers/xdistillation.py --students XDistillation --ablations superpixels k penalty columns
     python recipes/papers/xdistillation.py --data mnist --folder MNIST --task_loss mse --num_train_epochs 20
     python recipes/papers/xdistillation.py --data cifar10 --folder cifar-10-batches-bin --num_train_epochs 100
+    python recipes/papers/xdistillation.py --data cifar10 --folder cifar-10-batches-bin --width_divisor 4
     python recipes/papers/xdistillation.py --smoke
 """
 
 import hashlib
 import json
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,10 @@ class Options:
 
     data: str = field(default="digits", metadata={"help": "Kind of the data.", "choices": list(SETTINGS)})
     folder: str | None = field(default=None, metadata={"help": "Folder of the data: idx files, or the binary version."})
+    teacher_depth: int | None = field(default=None, metadata={"help": "Depth of another VGG that teaches: 7, 11, 16."})
+    width_divisor: int = field(
+        default=1, metadata={"help": "Divide the channels of VGGs by this: networks that a CPU carries."}
+    )
     train_images: int | None = field(default=None, metadata={"help": "Train on so many images, drawn by the seed."})
     test_images: int | None = field(default=None, metadata={"help": "Test on so many images, drawn by the seed."})
     students: list[str] = field(
@@ -124,6 +129,9 @@ class Options:
     shap_samples: int = field(default=32, metadata={"help": "Random choices of gradient SHAP an image."})
     background: int = field(default=50, metadata={"help": "Random training images that SHAP compares with."})
     explained_images: int = field(default=100, metadata={"help": "Test images that LIME and occlusion explain."})
+    teacher_epochs: float | None = field(
+        default=None, metadata={"help": "Epochs of the teacher; as many as the students' unless given."}
+    )
     autoencoder_epochs: float = field(default=20.0, metadata={"help": "Epochs of the autoencoder."})
     seeds: int = field(default=1, metadata={"help": "Repeat with this many seeds, counted from --seed."})
     export_code: bool = field(
@@ -144,11 +152,41 @@ class Options:
             raise ValueError(f"--alpha must lie between 0 and 1, not {self.alpha}.")
         if not FEWEST <= self.superpixels <= MOST:
             raise ValueError(f"--superpixels must lie between {FEWEST} and {MOST}, not {self.superpixels}.")
-        if self.penalty < 0 or self.autoencoder_epochs <= 0:
-            raise ValueError("--penalty must be 0 or more, and --autoencoder_epochs above 0.")
-        for name in ("shap_samples", "background", "seeds", "explained_images", "train_images", "test_images"):
+        if self.penalty < 0:
+            raise ValueError(f"--penalty must be 0 or more, not {self.penalty}.")
+        for name in ("teacher_epochs", "autoencoder_epochs"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                raise ValueError(f"--{name} must be above 0, not {getattr(self, name)}.")
+        counts = ("shap_samples", "background", "seeds", "explained_images", "train_images", "test_images")
+        for name in (*counts, "width_divisor"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"--{name} must be at least 1, not {getattr(self, name)}.")
+        _ = self.setting
+
+    @property
+    def setting(self) -> Setting:
+        """The networks, other ones than the data's own where that is asked for.
+
+        Raises:
+            ValueError: other ones are asked for and they are no VGGs, or they have too few channels.
+        """
+        setting = SETTINGS[self.data]
+        if self.teacher_depth is None and self.width_divisor == 1:
+            return setting
+        if not isinstance(setting.teacher, VGGConfig):
+            raise ValueError(
+                f"--teacher_depth and --width_divisor change VGGs, and the networks of {self.data} are none. Leave "
+                "them out, or change SETTINGS in the recipe."
+            )
+        teacher = setting.teacher if self.teacher_depth is None else VGGConfig(depth=self.teacher_depth)
+        return replace(setting, teacher=self.narrowed(teacher), student=self.narrowed(setting.student))
+
+    def narrowed(self, config: VGGConfig) -> VGGConfig:
+        """Divide a network's channels."""
+        fewest = min(min(widths) for widths in config.stage_widths)
+        if self.width_divisor > fewest:
+            raise ValueError(f"--width_divisor must be at most {fewest}, a layer's channels, not {self.width_divisor}.")
+        return VGGConfig(widths=[[width // self.width_divisor for width in widths] for widths in config.stage_widths])
 
     @property
     def names(self) -> list[str]:
@@ -169,7 +207,7 @@ def run_xdistillation(description: str) -> dict[str, Any]:
     output, start = Path(args.output_dir), time.monotonic()
     if options.data == "digits":
         use_one_thread()
-    setting, plans = SETTINGS[options.data], {name: plan_of(name, options, args) for name in options.names}
+    setting, plans = options.setting, {name: plan_of(name, options, args) for name in options.names}
     processor, key = square_processor(setting.image_size), settings_key(options, args)
     runs: list[dict[str, Any]] = []
     curves: dict[str, dict[str, list[float]]] = {}

@@ -3,6 +3,7 @@
 import json
 import re
 
+import _xdistillation
 import pytest
 import torch
 import xdistillation
@@ -53,6 +54,40 @@ def test_every_student_from_the_teacher_to_the_table(monkeypatch, tmp_path):
     assert student.approximate_explanation(torch.rand(2, 3, 32, 32)).shape == (2, 32, 32)
     store = StoredReference(study / "explanations" / "gradcam")
     assert store.description["key"]["explainer"]["options"]["method"]["name"] == "gradcam"
+
+
+def test_networks_that_a_cpu_carries():
+    """Prevents: a teacher that stays wide, an uneven division, the paper's networks changed by no option."""
+    options = xdistillation.Options(data="cifar10", folder="CIFAR", teacher_depth=11, width_divisor=4)
+    setting, paper = options.setting, xdistillation.SETTINGS["cifar10"]
+    assert setting.teacher.stage_widths == [[16], [32], [64, 64], [128, 128], [128, 128]]
+    assert setting.student.stage_widths == [[16], [16, 32], [64, 64], [64, 64, 64]]
+    assert (setting.autoencoder, setting.image_size) == ("large", 32)
+    assert xdistillation.Options(data="cifar10", folder="CIFAR").setting == paper
+    paper_widths = paper.student.stage_widths
+    shallow = xdistillation.Options(data="cifar10", folder="CIFAR", teacher_depth=7).setting
+    assert shallow.teacher.stage_widths == shallow.student.stage_widths == [list(each) for each in paper_widths]
+
+
+def test_measured_without_the_trainings_precision(monkeypatch, tmp_path):
+    """Prevents: an autoencoder that can't be trained in bfloat16, students explained in the precision that the training
+    left, a teacher that is trained as long as the students where it has epochs of its own.
+    """
+    line = ["xdistillation", "--smoke", "--bf16", "--output_dir", str(tmp_path), "--disable_tqdm", "true"]
+    monkeypatch.setattr("sys.argv", [*line, "--students", "XDistillation", "--teacher_epochs", "3"])
+    monkeypatch.setattr(Study, "draw", lambda self: None)
+    epochs, teach = [], _xdistillation.train_on_labels
+    monkeypatch.setattr(
+        _xdistillation, "train_on_labels", lambda model, args, *rest: epochs.append(args) or teach(model, args, *rest)
+    )
+    explained, own_maps = [], _xdistillation.own_maps
+    monkeypatch.setattr(
+        _xdistillation, "own_maps", lambda model, *rest: explained.append(model) or own_maps(model, *rest)
+    )
+    xdistillation.run_xdistillation(xdistillation.__doc__)
+    assert [args.num_train_epochs for args in epochs] == [3]
+    # Accelerate puts autocast around a model's forward.
+    assert explained and not any("forward" in vars(model) for model in explained)
 
 
 def test_curves_can_be_told_apart(tmp_path):
@@ -109,6 +144,11 @@ def test_plans_of_ablations():
         (["--columns", "feature"], "invalid choice: 'feature'"),
         (["--superpixels", "50"], "--superpixels must lie between 3 and 20, not 50"),
         (["--penalty", "-1"], "--penalty must be 0 or more"),
+        (["--teacher_epochs", "0"], "--teacher_epochs must be above 0, not 0.0"),
+        (["--width_divisor", "0"], "--width_divisor must be at least 1, not 0"),
+        (["--width_divisor", "9"], "--width_divisor must be at most 8, a layer's channels, not 9"),
+        (["--teacher_depth", "12"], r"depth must be one of .7, 11, 16., not 12"),
+        (["--data", "mnist", "--folder", "MNIST", "--width_divisor", "2"], "the networks of mnist are none"),
     ],
 )
 def test_refusals(monkeypatch, capsys, option, message):

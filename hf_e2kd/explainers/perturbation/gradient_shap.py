@@ -48,7 +48,7 @@ class GradientShap(PerturbationExplainer):
         background: torch.Tensor | None = None,
         samples: int = 32,
         seed: int = 0,
-        batch_size: int = 16 * BATCH_SIZE,
+        batch_size: int = 4 * BATCH_SIZE,
     ):
         super().__init__(batch_size=batch_size)
         require_count("samples", samples)
