@@ -101,7 +101,7 @@ def distill(
     (--train_split, --eval_split, --image_column, --text_column, --label_column, …); --all-options lists them.
     --compare true trains a student by plain distillation beside it.
 
-    In a terminal, what will be done and how long it takes is shown first, and more than a minute of it is asked for.
+    The plan and its duration are shown first, and at a terminal you are asked before more than a minute of training.
 
     \b
     Examples:

@@ -579,6 +579,16 @@ def test_loss_of_scores_is_cited():
     assert MARGIN_MSE in found and HINTON not in found
 
 
+@pytest.mark.parametrize(("problem", "loss"), [(None, "KL divergence from"), ("regression", "`mse` loss against")])
+def test_the_loss_of_the_logits_is_named(problem, loss):
+    """Prevents: a card that says "auto", which names no loss, as all of default trainings did."""
+    record = image_record()
+    arguments = {**record.training.arguments, "logits_loss": "auto"}
+    record = replace(record, training=replace(record.training, arguments=arguments))
+    text = model_card(replace(record, problem=problem) if problem else record).text
+    assert f"· {loss} the teacher's outputs" in text
+
+
 def test_held_out_methods_stand_beside_the_trained_one():
     """Prevents: a student that looks alike by the trained method alone, and a card that doesn't say so."""
     record = image_record()
