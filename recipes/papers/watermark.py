@@ -95,7 +95,7 @@ class Options:
     correlation: float = field(
         default=1.0, metadata={"help": "How often the watermark tells the class in training; otherwise it is random."}
     )
-    shots: int = field(default=500, metadata={"help": "Photographs of either to train students on; 0 takes all."})
+    shots: int = field(default=300, metadata={"help": "Photographs of either to train students on; 0 takes all."})
     regimes: list[str] = field(
         default_factory=lambda: ["short"], metadata={"help": f"Of {', '.join(REGIMES)}, any number."}
     )
