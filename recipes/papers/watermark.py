@@ -143,7 +143,7 @@ def run_watermark(description: str) -> dict[str, Any]:
     deciding = {name: value for name, value in asdict(options).items() if name in DECIDING}
     digest, setting = settings_digest(deciding, args), small_setting() if options.smoke else SETTING
     with reading_data():
-        earlier = read_earlier(options, digest)
+        earlier, taught = read_earlier(options, digest)
         photographs = (
             smoke_photographs()
             if options.smoke
@@ -181,7 +181,7 @@ def run_watermark(description: str) -> dict[str, Any]:
         "arguments": shared_arguments(args),
         **describe_machine(args.device),
         "hf_e2kd": __version__,
-        "teachers": teachers,
+        "teachers": {**taught, **teachers},
         "rows": rows + [row for key, row in earlier.items() if key not in runs.values()],
     }
     write_evidence(results, output / "results.json")
@@ -208,21 +208,22 @@ def regime_table(results: Mapping[str, Any], regime: str) -> str:
     return paired_table(rows, TABLE, "KD", "agreement_ood", results["teachers"].get(REGIMES[regime].teacher, {}))
 
 
-def read_earlier(options: Options, digest: str) -> dict[Run, dict[str, Any]]:
-    """Read the students of an earlier results.json, as far as they are trained as they would be now.
+def read_earlier(options: Options, digest: str) -> tuple[dict[Run, dict[str, Any]], dict[str, Any]]:
+    """Read the students of an earlier results.json, as far as they are trained as they would be now, and the teachers.
 
     Raises:
         ValueError: the file is of other options or another version.
     """
     if options.continue_from is None:
-        return {}
-    rows = refuse_other(Path(options.continue_from), digest)["rows"]
-    known = [row for row in rows if row["regime"] in REGIMES and row["student"] in STUDENTS]
-    return {
+        return {}, {}
+    results = refuse_other(Path(options.continue_from), digest)
+    known = [row for row in results["rows"] if row["regime"] in REGIMES and row["student"] in STUDENTS]
+    rows = {
         (row["regime"], row["student"], row["seed"]): row
         for row in known
         if same_arm(row, arm_in(row["regime"], row["student"]))
     }
+    return rows, results["teachers"]
 
 
 def smoke_photographs() -> DatasetDict:
