@@ -42,9 +42,9 @@ SETTING = Setting(
     size=64,
     teacher_size=64,
     held_out=0,
-    training={"num_train_epochs": 20, "learning_rate": 5e-3},
+    training={"num_train_epochs": 30, "learning_rate": 5e-3},
     teacher=SmallResNetConfig(depths=(1, 1, 1), embedding_size=16, stem_stride=2),
-    teacher_training={"num_train_epochs": 12, "learning_rate": 5e-3},
+    teacher_training={"num_train_epochs": 40, "learning_rate": 5e-3},
 )
 """Networks and trainings of a CPU."""
 

@@ -34,7 +34,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from _common import SMOKE_TRAINING, chosen_first, reading_data
+from _common import SMOKE_TRAINING, chosen_first
 from _evidence import (
     paired_table,
     parse_study,
@@ -61,6 +61,7 @@ from datasets import DatasetDict
 
 from hf_e2kd.choices import unknown_choice
 from hf_e2kd.data import digits_on_textures
+from hf_e2kd.experiments.command_line import run_recipe
 from hf_e2kd.experiments.distillation import use_one_thread
 from hf_e2kd.experiments.results import describe_machine
 from hf_e2kd.experiments.shared_runs import share_runs
@@ -142,15 +143,13 @@ def run_watermark(description: str) -> dict[str, Any]:
     start, output = time.monotonic(), Path(args.output_dir)
     deciding = {name: value for name, value in asdict(options).items() if name in DECIDING}
     digest, setting = settings_digest(deciding, args), small_setting() if options.smoke else SETTING
-    with reading_data():
-        earlier, taught = read_earlier(options, digest)
-        photographs = (
-            smoke_photographs()
-            if options.smoke
-            else load_photographs(str(options.photographs), options.plain, options.marked)
-        )
-        kinds = list(dict.fromkeys(REGIMES[regime].teacher for regime in options.regimes))
-        splits = make_splits(photographs, options.split, options.correlation, options.shots, setting.size, kinds)
+    earlier, taught = read_earlier(options, digest)
+    kinds = list(dict.fromkeys(REGIMES[regime].teacher for regime in options.regimes))
+    if options.smoke:
+        photographs = smoke_photographs()
+    else:
+        photographs = load_photographs(str(options.photographs), options.plain, options.marked)
+    splits = make_splits(photographs, options.split, options.correlation, options.shots, setting.size, kinds)
 
     @cache
     def study(kind: str) -> WatermarkStudy:
@@ -241,4 +240,4 @@ def parse(description: str) -> tuple[Options, ExplanationDistillArguments]:
 
 
 if __name__ == "__main__":
-    run_watermark(__doc__)
+    run_recipe(run_watermark, __doc__)

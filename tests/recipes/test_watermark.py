@@ -134,9 +134,9 @@ def test_a_longer_command_goes_on(finished, monkeypatch, tmp_path):
     monkeypatch.setattr("sys.argv", [*line, *given, "6"])
     monkeypatch.setattr(watermark.WatermarkStudy, "run", None)  # nothing is left to train
     more = watermark.run_watermark(watermark.__doc__)
-    assert more["rows"] == results["rows"]
+    assert more["rows"] == results["rows"] and set(more["teachers"]) == {"neutral"}
     monkeypatch.setattr("sys.argv", [*line, *given, "7"])
-    with pytest.raises(SystemExit, match="other options, arguments or another version"):
+    with pytest.raises(ValueError, match="other options, arguments or another version"):
         watermark.run_watermark(watermark.__doc__)
 
 
