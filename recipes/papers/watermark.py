@@ -111,8 +111,6 @@ class Options:
     smoke: bool = field(default=False, metadata={"help": "Try everything out in seconds: made-up images, two steps."})
 
     def __post_init__(self) -> None:
-        if find_spec("imagenet_w") is None:
-            raise ValueError("The watermark is drawn by the package imagenet-w: pip install 'hf-e2kd[watermark]'.")
         for kind, chosen, known in (("regime", self.regimes, REGIMES), ("student", self.students, STUDENTS)):
             for name in chosen:
                 if name not in known:
@@ -138,6 +136,8 @@ def run_watermark(description: str) -> dict[str, Any]:
         The content of `results.json`.
     """
     options, args = parse(description)
+    if find_spec("imagenet_w") is None:
+        raise ValueError("The watermark is drawn by the package imagenet-w: pip install 'hf-e2kd[watermark]'.")
     if args.device.type == "cpu":
         use_one_thread()
     start, output = time.monotonic(), Path(args.output_dir)

@@ -182,7 +182,7 @@ def test_photographs_of_another_kind_are_refused(tmp_path):
 
 
 def test_the_extra_is_named(run, monkeypatch, capsys):
-    """Prevents: a package that is found missing after the teacher's training."""
+    """Prevents: a package that is found missing after the photographs were read."""
     monkeypatch.setattr(watermark, "find_spec", lambda name: None)
     with pytest.raises(SystemExit):
         run(watermark, "--smoke")
