@@ -12,7 +12,7 @@ needs = $(foreach name,$(1),$(if $($(name)),,$(error Give $(name)=FOLDER; the he
 
 .PHONY: evidence evidence-boxes evidence-diffroar evidence-drift-images evidence-drift-texts evidence-five-band \
 	evidence-guided-student evidence-limited-data evidence-limited-data-tiny evidence-shortcut evidence-tables \
-	evidence-weight evidence-xdistillation evidence-xdistillation-cifar
+	evidence-watermark evidence-weight evidence-xdistillation evidence-xdistillation-cifar
 
 evidence: ## list the targets that make the results anew
 	@awk -F ':.*## ' '/^evidence-[a-z-]+:.*## / { printf "make %-27s %s\n", $$1, $$2 }' recipes/evidence.mk
@@ -65,6 +65,10 @@ evidence-shortcut: $(VENV)/.installed ## what passes from three kinds of teacher
 
 evidence-tables: $(VENV)/.installed ## write tables of recipes/results/README.md from the results beside it
 	$(BIN)/python recipes/papers/evidence_tables.py
+
+evidence-watermark: $(VENV)/.installed-test ## photographs whose watermark tells the class (PHOTOS)
+	$(call needs,PHOTOS)
+	$(PAPERS)/watermark.py --photographs $(PHOTOS) --output_dir outputs/watermark $(ARGS)
 
 evidence-weight: $(VENV)/.installed ## λ on a shortcut (5 min)
 	$(PAPERS)/search_weight.py --comparison_grid native $(ARGS)

@@ -1,14 +1,53 @@
 """Results of evidence: their file, which isn't mixed with another's, and tables with paired differences."""
 
+import hashlib
 import json
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from scipy import stats
+from transformers import HfArgumentParser
 
+from hf_e2kd.experiments.command_line import command_line
+from hf_e2kd.experiments.distillation import NOTHING_SAVED, replace_arguments
+from hf_e2kd.experiments.experiment import COMMON_TRAINING
+from hf_e2kd.experiments.shared_runs import SETTLED
+from hf_e2kd.fidelity.training import recorded_arguments
 from hf_e2kd.store.files import write_text
+from hf_e2kd.trainer.arguments import ExplanationDistillArguments
+from hf_e2kd.version import __version__
+
+Options = TypeVar("Options")
+
+STUDY_TRAINING: Mapping[str, Any] = {
+    **{"weight_decay": 1e-4, "warmup_steps": 0.1, "explanation_weight": 5.0, "remove_unused_columns": False},
+    **{"per_device_eval_batch_size": 250, "logging_strategy": "no"},
+}
+"""Training arguments of students in studies of evidence."""
+
+
+def parse_study(
+    options: type[Options], description: str, **defaults: Any
+) -> tuple[Options, ExplanationDistillArguments]:
+    """Read the command line of a study whose processes share the runs, of which each is saved by the study itself.
+
+    Args:
+        options: Data class of the recipe's options.
+        description: Text of `--help`.
+        defaults: Training arguments where the command line says nothing else.
+    """
+    parser = HfArgumentParser((options, ExplanationDistillArguments), description=description)
+    parser.set_defaults(**{**COMMON_TRAINING, **STUDY_TRAINING, **defaults})
+    try:
+        chosen, args = parser.parse_args_into_dataclasses(command_line(options, ExplanationDistillArguments))
+    except ValueError as error:
+        parser.error(str(error))
+    if args.world_size > 1:
+        parser.error("start the recipe without a launcher, as often as there are processes: they share the runs.")
+    return chosen, replace_arguments(args, **NOTHING_SAVED)
 
 
 def write_evidence(results: Mapping[str, Any], path: Path) -> None:
@@ -35,6 +74,47 @@ def refuse_other(path: Path, digest: str) -> dict[str, Any]:
             "it out to begin anew."
         )
     return results
+
+
+def shared_arguments(args: ExplanationDistillArguments) -> dict[str, Any]:
+    """Select the training arguments that all students of a study share: those that count, but for the seed."""
+    return recorded_arguments(args, [name for name in SETTLED if name != "seed"])
+
+
+def settings_digest(options: Mapping[str, Any], args: ExplanationDistillArguments) -> str:
+    """Make a digest of what all students depend on; what one alone depends on stands in its row.
+
+    Args:
+        options: The recipe's options on which figures depend.
+        args: Training arguments.
+    """
+    return _digest([options, shared_arguments(args), __version__], 16)
+
+
+def run_name(name: str, arm: Any) -> str:
+    """Name a training's files, otherwise where the training is another.
+
+    Args:
+        name: The student's name.
+        arm: Data class of its training.
+
+    Example:
+        >>> from _limited_arms import Arm
+        >>> run_name("KD", Arm())[:3]
+        'KD-'
+    """
+    plain = "".join(letter if letter.isalnum() and letter.isascii() else "_" for letter in name)
+    return f"{plain}-{_digest(asdict(arm), 6)}"
+
+
+def same_arm(row: Mapping[str, Any], arm: Any) -> bool:
+    """Tell whether a row of a results' file is of a student that would be trained alike now."""
+    return row["arm"] == json.loads(json.dumps(asdict(arm)))
+
+
+def _digest(content: Any, length: int) -> str:
+    text = json.dumps(content, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
 
 
 def paired_table(

@@ -2,6 +2,7 @@
 
 import copy
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -216,16 +217,23 @@ class Study:
         args = replace_arguments(self.args, **changes)
         set_seed(seed)
         student = self.new_student()
-        student = self.distil(student, arm, args) if arm.teacher else self.learn(student, args)
+        student = self.distil(student, arm, args) if arm.teacher else self.learn(student, arm, args)
         trained = time.process_time() - start
-        trainer = self.measuring(student)
-        figures: dict[str, Any] = measured_metrics(trainer.evaluate(), "eval_", FIGURES)
+        figures = self.measure(student)
         student.save_pretrained(folder)
         return {**figures, "parameters": student.num_parameters(), "training_cpu_seconds": round(trained, 1)}
 
-    def learn(self, student: nn.Module, args: ExplanationDistillArguments) -> nn.Module:
+    def measure(self, student: nn.Module) -> dict[str, float]:
+        """Measure a student beside the teacher."""
+        return measured_metrics(self.measuring(student).evaluate(), "eval_", FIGURES)
+
+    def collator(self, arm: Arm) -> Callable[..., Any] | None:
+        """The function that makes a training's batches; None for the trainer's own."""
+        return None
+
+    def learn(self, student: nn.Module, arm: Arm, args: ExplanationDistillArguments) -> nn.Module:
         """Train a student on the labels."""
-        return train_on_labels(student, args, self.shown("train", augmented=True), self.processor)
+        return train_on_labels(student, args, self.shown("train", augmented=True), self.processor, self.collator(arm))
 
     def distil(self, student: nn.Module, arm: Arm, args: ExplanationDistillArguments) -> nn.Module:
         """Train a student by the teacher."""
@@ -235,7 +243,12 @@ class Study:
             reference = self.stored("train")
             shown, taught = reference.attach(shown), {"references": {"teacher": reference}}
         trainer = ExplanationDistillTrainer(
-            student, args, train_dataset=shown, processing_class=self.processor, **taught
+            student,
+            args,
+            train_dataset=shown,
+            processing_class=self.processor,
+            data_collator=self.collator(arm),
+            **taught,
         )
         trainer.train()
         return whole(trainer.student)

@@ -25,8 +25,6 @@ half of the work in each process. --continue_from takes over the students of an 
     python recipes/papers/limited_data.py --smoke
 """
 
-import hashlib
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -35,21 +33,27 @@ from typing import Any
 
 import numpy as np
 from _common import SMOKE_TRAINING, chosen_first
-from _evidence import paired_table, refuse_other, write_evidence
+from _evidence import (
+    paired_table,
+    parse_study,
+    refuse_other,
+    run_name,
+    same_arm,
+    settings_digest,
+    shared_arguments,
+    write_evidence,
+)
 from _limited_arms import ARMS, STUDIES, Arm, arms_of
 from _limited_data import FAITHFULNESS, FIGURES, HELD_OUT, SETTINGS, Study, divide, load_splits
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
-from transformers import HfArgumentParser
 
 from hf_e2kd.choices import unknown_choice
 from hf_e2kd.data import digits_on_textures
-from hf_e2kd.experiments.command_line import command_line, run_recipe
-from hf_e2kd.experiments.distillation import NOTHING_SAVED, replace_arguments, use_one_thread
-from hf_e2kd.experiments.experiment import COMMON_TRAINING
+from hf_e2kd.experiments.command_line import run_recipe
+from hf_e2kd.experiments.distillation import use_one_thread
 from hf_e2kd.experiments.results import describe_machine
-from hf_e2kd.experiments.shared_runs import SETTLED, share_runs
-from hf_e2kd.fidelity.training import recorded_arguments
+from hf_e2kd.experiments.shared_runs import share_runs
 from hf_e2kd.trainer.arguments import ExplanationDistillArguments
 from hf_e2kd.version import __version__
 
@@ -126,7 +130,8 @@ def run_limited_data(description: str) -> dict[str, Any]:
     options, args = parse(description)
     if args.device.type == "cpu":
         use_one_thread()
-    output, digest = Path(args.output_dir), settings_digest(options, args)
+    deciding = {name: value for name, value in asdict(options).items() if name in DECIDING}
+    output, digest = Path(args.output_dir), settings_digest(deciding, args)
     setting = SETTINGS["cifar10" if options.smoke else options.data]
     splits = smoke_splits() if options.smoke else load_splits(options.data, str(options.folder), options.shots)
     earlier = read_earlier(options, digest)
@@ -137,8 +142,8 @@ def run_limited_data(description: str) -> dict[str, Any]:
     results = {
         "recipe": "limited_data",
         "digest": digest,
-        "options": {name: value for name, value in asdict(options).items() if name in DECIDING},
-        "arguments": recorded_arguments(args, [name for name in SETTLED if name != "seed"]),
+        "options": deciding,
+        "arguments": shared_arguments(args),
         **describe_machine(args.device),
         "hf_e2kd": __version__,
         "teacher": teacher,
@@ -167,7 +172,7 @@ def train_students(
     Returns:
         Each student's name, seed, arguments and figures.
     """
-    runs = {f"{file_name(name)}-{seed}": (name, seed) for seed in options.seeds for name in options.arms}
+    runs = {f"{run_name(name, ARMS[name])}-{seed}": (name, seed) for seed in options.seeds for name in options.arms}
     students = study.folder / "students"
 
     def train(file: str) -> dict[str, Any]:
@@ -232,14 +237,6 @@ def study_table(results: Mapping[str, Any], study: str) -> str:
     return paired_table(rows, columns, baseline, "agreement", results["teacher"])
 
 
-def settings_digest(options: Options, args: ExplanationDistillArguments) -> str:
-    """A digest of what all students depend on; what one alone depends on stands in its row."""
-    chosen = {name: value for name, value in asdict(options).items() if name in DECIDING}
-    training = recorded_arguments(args, [name for name in SETTLED if name != "seed"])
-    text = json.dumps([chosen, training, __version__], sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
 def read_earlier(options: Options, digest: str) -> dict[tuple[str, int], dict[str, Any]]:
     """Read the students of an earlier results.json, as far as they are trained as they would be now.
 
@@ -250,23 +247,8 @@ def read_earlier(options: Options, digest: str) -> dict[tuple[str, int], dict[st
         return {}
     path = Path(options.continue_from)
     results = refuse_other(path, digest)
-    return {
-        (row["student"], row["seed"]): row
-        for row in results["rows"]
-        if row["student"] in ARMS and row["arm"] == json.loads(json.dumps(asdict(ARMS[row["student"]])))
-    }
-
-
-def file_name(name: str) -> str:
-    """Name a training's file, another one where the training is another.
-
-    Example:
-        >>> file_name("KD")[:3]
-        'KD-'
-    """
-    text = json.dumps(asdict(ARMS[name]), sort_keys=True)
-    plain = "".join(letter if letter.isalnum() and letter.isascii() else "_" for letter in name)
-    return f"{plain}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+    rows = (row for row in results["rows"] if row["student"] in ARMS)
+    return {(row["student"], row["seed"]): row for row in rows if same_arm(row, ARMS[row["student"]])}
 
 
 def smoke_splits() -> Any:
@@ -278,22 +260,12 @@ def smoke_splits() -> Any:
 
 def parse(description: str) -> tuple[Options, ExplanationDistillArguments]:
     """Read the command line."""
-    parser = HfArgumentParser((Options, ExplanationDistillArguments), description=description)
     chosen = chosen_first(data="cifar10", smoke=False)
     training = {
-        **{"weight_decay": 1e-4, "warmup_steps": 0.1, "explanation_weight": 5.0, "remove_unused_columns": False},
-        **{"per_device_eval_batch_size": 250, "logging_strategy": "no"},
         **(SETTINGS[chosen.data].training if chosen.data in SETTINGS else {}),
         **(SMOKE_TRAINING if chosen.smoke else {}),
     }
-    parser.set_defaults(output_dir="outputs/limited_data", **{**COMMON_TRAINING, **training})
-    try:
-        options, args = parser.parse_args_into_dataclasses(command_line(Options, ExplanationDistillArguments))
-    except ValueError as error:
-        parser.error(str(error))
-    if args.world_size > 1:
-        parser.error("start the recipe without a launcher, as often as there are processes: they share the runs.")
-    return options, replace_arguments(args, **NOTHING_SAVED)
+    return parse_study(Options, description, output_dir="outputs/limited_data", **training)
 
 
 if __name__ == "__main__":

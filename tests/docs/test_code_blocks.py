@@ -121,7 +121,8 @@ def test_the_evidence_is_made_by_right_commands():
     folders = {name for names in re.findall(r"call needs,([A-Z_0-9 ]+)", rules) for name in names.split()}
     assert targets and folders
     given = [f"{name}=outputs/{name}" for name in sorted(folders)]
-    ready = ["-o", ".venv/.installed", "-o", ".venv/.installed-export", "VENV=.venv"]
+    installed = [".venv/.installed", ".venv/.installed-export", ".venv/.installed-test"]
+    ready = [*(f"--old-file={name}" for name in installed), "VENV=.venv"]
     lines = subprocess.run(
         ["make", "-n", *ready, *targets, *given], cwd=ROOT, capture_output=True, text=True, check=True
     )
