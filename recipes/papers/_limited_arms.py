@@ -45,6 +45,7 @@ STUDIES: dict[str, dict[str, Arm]] = {
         "KD + AT": Arm({**KD, "terms": AT}),
         "e²KD": Arm(),
         "CRD + e²KD": Arm({"task_weight": 1.0, "logits_weight": 0.0, "terms": CRD}),
+        "ReviewKD + e²KD": Arm({"task_weight": 1.0, "logits_weight": 0.0, "terms": REVIEW}),
     },
     "frozen": {"KD": Arm(KD), "KD, frozen": Arm(KD, True), "e²KD": Arm(), "e²KD, frozen": Arm(frozen=True)},
     "length": {

@@ -9,7 +9,7 @@
 One teacher, students that begin with the same weights and see the same batches, the figures of each on all test
 images. --studies chooses what is compared:
 
-    methods      labels alone, AT, CAT-KD, ReviewKD, CRD, KD, KD + AT, e²KD, CRD + e²KD
+    methods      labels alone, AT, CAT-KD, ReviewKD, CRD, KD, KD + AT, e²KD, CRD + e²KD, ReviewKD + e²KD
     frozen       the teacher's stored outputs against the live teacher
     length       KD and e²KD by the number of epochs, from a sixth to twice as many
     temperature  KD and e²KD by temperature
@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import transformers
 from _common import SMOKE_TRAINING, chosen_first
 from _evidence import (
     paired_table,
@@ -145,6 +146,7 @@ def run_limited_data(description: str) -> dict[str, Any]:
         "options": deciding,
         "arguments": shared_arguments(args),
         **describe_machine(args.device),
+        "transformers": transformers.__version__,
         "hf_e2kd": __version__,
         "teacher": teacher,
         "rows": rows + [row for key, row in earlier.items() if key not in known],
