@@ -116,8 +116,10 @@ class Task:
         if isinstance(self.inputs, list):
             return {f'"{noise.appended}" appended': [f"{text}{noise.appended}" for text in self.inputs]}
         view, draw = image_view(self.classifier.processing_class), torch.Generator().manual_seed(seed)
+        # One after the other, as a fidelity record's, whatever its batches are.
+        drawn = torch.stack([torch.randn(image.shape, generator=draw) for image in self.inputs])
         return {
-            f"noise, σ = {noise.sigma}/255": noise.with_noise(self.inputs, view, draw),
+            f"noise, σ = {noise.sigma}/255": noise.with_noise(self.inputs, view, drawn),
             "one pixel's shift": shift.shifted(self.inputs),
         }
 

@@ -514,7 +514,7 @@ def test_a_search_at_random_between_two_weights(run):
 # --- Their docstrings ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["_guide", "distill_imagenet", "distill_waterbirds"])
+@pytest.mark.parametrize("name", ["_guide", "_splits", "_evidence", "distill_waterbirds"])
 def test_examples_of_the_docstrings(name):
     """An example that stopped working where pytest looks for none."""
     failed, tried = doctest.testmod(import_module(name))
