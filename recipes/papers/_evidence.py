@@ -139,7 +139,8 @@ def paired_table(
     shown = [name for name in columns if any(name in row for row in rows)]
     heads = ["student", "seeds", *(columns[name] for name in shown), f"{columns[compared]} − {baseline}'s"]
     lines = [" | ".join(heads), "|".join(["---"] * len(heads))]
-    lines.append(" | ".join(["teacher", "", *(cell([teacher[n]] if n in teacher else []) for n in shown), ""]))
+    if set(shown) & set(teacher):
+        lines.append(" | ".join(["teacher", "", *(cell([teacher[n]] if n in teacher else []) for n in shown), ""]))
     for student, seeds in by_student.items():
         values = [[row[name] for row in seeds.values() if name in row] for name in shown]
         pairs = [

@@ -61,11 +61,14 @@ from hf_e2kd.version import __version__
 DECIDING = ("data", "shots", "split", "smoke")
 """Options on which figures depend, beside the training arguments."""
 
-TABLE = {**FIGURES, **HELD_OUT, **FAITHFULNESS, "training_cpu_seconds": "training, CPU s"}
-"""Columns of the tables."""
+TABLE = {**FIGURES, "training_cpu_seconds": "training, CPU s"}
+"""Columns of a study's table."""
 
-FRONT = ["labels", "KD", "e²KD"]
-"""Students of the front page's table."""
+PARTS = {
+    "front": (["labels", "KD", "e²KD", "ReviewKD", "ReviewKD + e²KD"], FIGURES),
+    "held_out": (["labels", "KD", "e²KD"], {"explanation_similarity": "GradCAM", **HELD_OUT, **FAITHFULNESS}),
+}
+"""Students and columns of further tables: the front page's, and that of what no student was trained on."""
 
 
 @dataclass
@@ -152,7 +155,8 @@ def run_limited_data(description: str) -> dict[str, Any]:
         "rows": rows + [row for key, row in earlier.items() if key not in known],
     }
     write_evidence(results, output / "results.json")
-    tables = [f"## {name}\n\n{study_table(results, name)}\n" for name in options.studies]
+    shown = [*options.studies, *(["held_out"] if options.held_out_images else [])]
+    tables = [f"## {name}\n\n{study_table(results, name)}\n" for name in shown]
     (output / "table.md").write_text("\n".join(tables), encoding="utf-8")
     if "length" in options.studies:
         draw_length(results["rows"], args.num_train_epochs, output / "length.png")
@@ -225,18 +229,20 @@ def draw_length(rows: Sequence[Mapping[str, Any]], epochs: float, path: Path) ->
 
 
 def study_table(results: Mapping[str, Any], study: str) -> str:
-    """Write a study's students as a table: means, spreads, and the paired difference of agreement from KD's.
+    """Write a study's students as a table: means, spreads, and the paired difference from KD's.
 
     Args:
         results: Content of `results.json`.
-        study: Name of the study; or "front", for three students and the training's own figures.
+        study: Name of the study, or one of `PARTS`.
     """
-    names = FRONT if study == "front" else list(STUDIES[study])
-    columns = FIGURES if study == "front" else TABLE
+    names, columns = PARTS[study] if study in PARTS else (list(STUDIES[study]), TABLE)
     rows = [row for row in results["rows"] if row["student"] in names]
+    if study == "held_out":  # of which the means have to be of the same students
+        rows = [row for row in rows if "held_out_images" in row]
     rows.sort(key=lambda row: names.index(row["student"]))
     baseline = next((name for name in ("KD", "KD, frozen") if name in {row["student"] for row in rows}), "e²KD")
-    return paired_table(rows, columns, baseline, "agreement", results["teacher"])
+    compared = "occlusion" if study == "held_out" else "agreement"
+    return paired_table(rows, columns, baseline, compared, results["teacher"])
 
 
 def read_earlier(options: Options, digest: str) -> dict[tuple[str, int], dict[str, Any]]:

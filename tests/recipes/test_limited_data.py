@@ -41,7 +41,8 @@ def test_every_student_is_measured_alike(finished):
     assert results["arguments"]["explanation_weight"] == 5.0
     assert results["teacher"]["parameters"] > rows["KD"]["parameters"]
     table = (folder / "table.md").read_text(encoding="utf-8")
-    assert table.count("| KD |") == 2 and "agreement − KD's" in table
+    assert table.count("| KD | 1 |") == 3 and "agreement − KD's" in table
+    assert table.splitlines()[-1].startswith("| KD | 1 |") and "| occlusion |" in table  # by held-out explainers
 
 
 def test_a_longer_study_goes_on(finished, monkeypatch, tmp_path):
