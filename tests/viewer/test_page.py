@@ -182,7 +182,9 @@ def test_images_of_your_own(visit):
 
 def listed(page):
     """The files of the samples, in the list's order."""
-    return [caption.split("\n")[1] for caption in page.locator("#gallery .caption-label").all_inner_texts()]
+    captions = page.locator("#gallery .caption-label")
+    captions.first.wait_for()
+    return [caption.split("\n")[1] for caption in captions.all_inner_texts()]
 
 
 TAB_STOP = """() => {
@@ -290,6 +292,7 @@ def test_a_ranking_is_cancelled(visit, monkeypatch):
 
     monkeypatch.setattr(type(what.pair), "compare", lambda self, *arguments: slowly(*arguments))
     page = visit(what, first)
+    page.get_by_label("Thumbnail 3 of 3").wait_for()
     before = listed(page)
     assert not page.get_by_role("button", name="Cancel").is_visible()
     page.get_by_label("Explainer", exact=True).click()
@@ -299,6 +302,7 @@ def test_a_ranking_is_cancelled(visit, monkeypatch):
     page.wait_for_selector("p[role=status]:has-text('compared by gradcam')")
     page.get_by_role("button", name="Cancel").wait_for(state="hidden")
     go_on.set()
+    page.get_by_label("Thumbnail 3 of 3").wait_for()
     assert listed(page) == before and page.get_by_label("Explainer", exact=True).input_value() == "saliency"
     page.get_by_label("Thumbnail 3 of 3").click()
     page.wait_for_selector(f"#result h2:has-text('{before[2]}')")
