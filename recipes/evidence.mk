@@ -49,10 +49,10 @@ evidence-guided-student: $(VENV)/.installed ## a guided teacher's student, after
 	$(PAPERS)/distill_coco.py --data $(COCO_SUBSET) --voc_classes --teacher "outputs/guide_coco/guided-{seed}" \
 		--student $(LITE0) $(COCO_TRAINING) --comparison_grid native $(ARGS)
 
-evidence-limited-data: $(VENV)/.installed ## few images a class, CIFAR-10 (CIFAR)
+evidence-limited-data: $(VENV)/.installed ## few images a class, CIFAR-10 (CIFAR; 3 to 4 h)
 	$(call needs,CIFAR)
 	$(PAPERS)/limited_data.py --data cifar10 --folder $(CIFAR) --studies methods length frozen weight loss temperature \
-		--held_out_images 500 --output_dir outputs/limited_data_cifar10 $(ARGS)
+		--held_out_images 200 --output_dir outputs/limited_data_cifar10 $(ARGS)
 
 evidence-limited-data-tiny: $(VENV)/.installed ## few images a class, Tiny ImageNet (TINY_IMAGENET, LITE0)
 	$(call needs,TINY_IMAGENET LITE0)

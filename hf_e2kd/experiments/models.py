@@ -119,8 +119,7 @@ def keep_classes(model: nn.Module, names: Sequence[str]) -> None:
     for parameter in head.parameters():
         parameter.data = parameter.data[rows]
     head.out_features = model.num_labels = len(rows)
-    for setting, value in label_settings(list(names), len(rows)).items():
-        setattr(model.config, setting, value)
+    set_labels(model.config, label_settings(list(names), len(rows)))
     if hasattr(model, "timm_model"):
         model.timm_model.num_classes = len(rows)
 

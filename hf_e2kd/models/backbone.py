@@ -22,7 +22,7 @@ class BackboneConfig(PreTrainedConfig):
     sub_configs = {"backbone_config": AutoConfig}
 
     def __init__(self, backbone_config: PreTrainedConfig | dict[str, Any] | None = None, **settings: Any):
-        backbone: Any = as_configuration(backbone_config, "dinov3_vit")
+        backbone: Any = as_configuration(backbone_config, model_type="dinov3_vit")
         self.backbone_config = backbone
         for name in ("image_size", "patch_size"):  # where the map's grid is read
             if hasattr(backbone, name):

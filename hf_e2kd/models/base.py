@@ -3,7 +3,9 @@
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
 from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils.generic import can_return_tuple
@@ -32,6 +34,22 @@ class ImageClassifier(PreTrainedModel):
         loss = None if labels is None else self.loss_function(labels, logits, self.config, **loss_kwargs)
         return ImageClassifierOutput(loss=loss, logits=logits)
 
+    def _init_weights(self, module: nn.Module) -> None:
+        """Draw convolutions from He's normal distribution and linear layers from a narrow one, as torchvision's VGG."""
+        if isinstance(module, nn.Conv2d):
+            init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.BatchNorm2d):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+            init.zeros_(module.running_mean)
+            init.ones_(module.running_var)
+            init.zeros_(module.num_batches_tracked)
+        elif isinstance(module, nn.Linear):
+            init.normal_(module.weight, std=0.01)
+            init.zeros_(module.bias)
+
 
 def check_images(model: PreTrainedModel, pixel_values: torch.Tensor) -> None:
     """Refuse images of another shape than a model's configuration states.
@@ -49,11 +67,11 @@ def check_images(model: PreTrainedModel, pixel_values: torch.Tensor) -> None:
         )
 
 
-def as_configuration(settings: PreTrainedConfig | dict[str, Any] | None, default: str) -> PreTrainedConfig:
-    """Make a part's configuration of its dictionary, which names its `model_type`; the default kind's of None."""
+def as_configuration(settings: PreTrainedConfig | dict[str, Any] | None, **default: Any) -> PreTrainedConfig:
+    """Make a part's configuration of its dictionary, which names its `model_type`; of the default where it is None."""
     if isinstance(settings, PreTrainedConfig):
         return settings
-    own = dict(settings or {"model_type": default})
+    own = dict(settings or default)
     return AutoConfig.for_model(own.pop("model_type"), **own)
 
 

@@ -4,7 +4,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedConfig
-from transformers import initialization as init
 
 from .base import ImageClassifier
 from .residual import Convolution, check_layer_type, residual_stages
@@ -77,16 +76,3 @@ class SmallResNetForImageClassification(ImageClassifier):
 
     def forward_head(self, features: torch.Tensor) -> torch.Tensor:
         return self.classifier(features.mean((2, 3)))
-
-    def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, nn.Conv2d):
-            init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        elif isinstance(module, nn.BatchNorm2d):
-            init.ones_(module.weight)
-            init.zeros_(module.bias)
-            init.zeros_(module.running_mean)
-            init.ones_(module.running_var)
-            init.zeros_(module.num_batches_tracked)
-        elif isinstance(module, nn.Linear):
-            init.normal_(module.weight, std=0.01)
-            init.zeros_(module.bias)

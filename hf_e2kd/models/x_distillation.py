@@ -15,7 +15,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.utils.generic import can_return_tuple
 
-from .base import register
+from .base import as_configuration, register
 from .explanation_autoencoder import ExplanationAutoencoder, ExplanationAutoencoderConfig
 from .lenet import LeNetForImageClassification
 from .shufflenet import ShuffleNetForImageClassification
@@ -51,12 +51,9 @@ class XDistillationConfig(PreTrainedConfig):
         autoencoder_config: ExplanationAutoencoderConfig | dict[str, Any] | None = None,
         **settings: Any,
     ):
-        if isinstance(backbone_config, dict):
-            own = dict(backbone_config)
-            backbone_config = AutoConfig.for_model(own.pop("model_type"), **own)
         if isinstance(autoencoder_config, dict):
             autoencoder_config = ExplanationAutoencoderConfig(**autoencoder_config)
-        self.backbone_config: Any = AutoConfig.for_model("vgg", depth=7) if backbone_config is None else backbone_config
+        self.backbone_config: Any = as_configuration(backbone_config, model_type="vgg", depth=7)
         self.autoencoder_config = autoencoder_config or ExplanationAutoencoderConfig()
         self.image_size = self.autoencoder_config.image_size
         self.num_channels = self.autoencoder_config.num_channels

@@ -30,7 +30,7 @@ class ZeroShotConfig(PreTrainedConfig):
         projection_dim: int | None = None,
         **settings: Any,
     ):
-        vision: Any = as_configuration(vision_config, "clip_vision_model")
+        vision: Any = as_configuration(vision_config, model_type="clip_vision_model")
         self.vision_config = vision
         self.projection_dim = projection_dim
         self.image_size, self.patch_size = vision.image_size, vision.patch_size

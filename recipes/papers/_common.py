@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from datasets import DatasetDict
 from timm.data import ImageNetInfo
 from torch import nn
-from transformers import AutoModelForImageClassification, PreTrainedConfig, ViTImageProcessor
+from transformers import AutoModelForImageClassification, HfArgumentParser, PreTrainedConfig, ViTImageProcessor
 from transformers.hf_argparser import string_to_bool
 
 from hf_e2kd.data import load_imagenet, load_sun397
@@ -18,6 +18,8 @@ from hf_e2kd.data.imagenet import class_names
 from hf_e2kd.data.images import load_image_splits
 from hf_e2kd.experiments import Distillation, Experiment
 from hf_e2kd.experiments.command_line import command_line
+from hf_e2kd.experiments.distillation import NOTHING_SAVED, replace_arguments
+from hf_e2kd.experiments.experiment import COMMON_TRAINING
 from hf_e2kd.experiments.models import bcos_processor, label_settings, load_teacher
 from hf_e2kd.models import BcosDenseNetConfig, BcosResNetConfig, bcos_config, load_bcos_weights
 from hf_e2kd.trainer.arguments import ExplanationDistillArguments
@@ -124,6 +126,35 @@ def chosen_first(**defaults: Any) -> argparse.Namespace:
         else:
             parser.add_argument(f"--{name}", default=default)
     return parser.parse_known_args(command_line())[0]
+
+
+def parse_recipe(
+    options: type, name: str, description: str, refuse: Callable[[ExplanationDistillArguments], None], **training: Any
+) -> tuple[Any, ExplanationDistillArguments]:
+    """Read the command line of a recipe that trains many models and saves them itself.
+
+    Args:
+        options: Data class of its options, `smoke` among them.
+        name: Name of the recipe; results go to `outputs/NAME` unless said otherwise.
+        description: Text of `--help`.
+        refuse: Raises a ValueError where the recipe can't follow the training arguments.
+        training: Training arguments where the command line says nothing else.
+    """
+    parser = HfArgumentParser((options, ExplanationDistillArguments), description=description)
+    smoke = SMOKE_TRAINING if chosen_first(smoke=False).smoke else {}
+    parser.set_defaults(output_dir=f"outputs/{name}", **{**COMMON_TRAINING, **training, **smoke})
+    try:
+        chosen, args = parser.parse_args_into_dataclasses(command_line(options, ExplanationDistillArguments))
+        refuse(args)
+    except ValueError as error:
+        parser.error(str(error))
+    return chosen, replace_arguments(args, **NOTHING_SAVED)
+
+
+def refuse_launcher(args: ExplanationDistillArguments) -> None:
+    """Refuse several processes under a launcher, in a recipe whose processes share the runs through their folder."""
+    if args.world_size > 1:
+        raise ValueError("start the recipe without a launcher, as often as there are processes: they share the runs.")
 
 
 def load_published(source: str, weights: str | None) -> tuple[nn.Module, Any]:

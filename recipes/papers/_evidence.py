@@ -6,21 +6,17 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+import transformers
 from scipy import stats
-from transformers import HfArgumentParser
 
-from hf_e2kd.experiments.command_line import command_line
-from hf_e2kd.experiments.distillation import NOTHING_SAVED, replace_arguments
-from hf_e2kd.experiments.experiment import COMMON_TRAINING
+from hf_e2kd.experiments.results import describe_machine
 from hf_e2kd.experiments.shared_runs import SETTLED
 from hf_e2kd.fidelity.training import recorded_arguments
 from hf_e2kd.store.files import write_text
 from hf_e2kd.trainer.arguments import ExplanationDistillArguments
 from hf_e2kd.version import __version__
-
-Options = TypeVar("Options")
 
 STUDY_TRAINING: Mapping[str, Any] = {
     **{"weight_decay": 1e-4, "warmup_steps": 0.1, "explanation_weight": 5.0, "remove_unused_columns": False},
@@ -29,25 +25,22 @@ STUDY_TRAINING: Mapping[str, Any] = {
 """Training arguments of students in studies of evidence."""
 
 
-def parse_study(
-    options: type[Options], description: str, **defaults: Any
-) -> tuple[Options, ExplanationDistillArguments]:
-    """Read the command line of a study whose processes share the runs, of which each is saved by the study itself.
+def results_head(
+    recipe: str, digest: str, options: Mapping[str, Any], args: ExplanationDistillArguments
+) -> dict[str, Any]:
+    """State what results were made by: recipe, options, training arguments, device and versions.
 
     Args:
-        options: Data class of the recipe's options.
-        description: Text of `--help`.
-        defaults: Training arguments where the command line says nothing else.
+        recipe: The recipe's name.
+        digest: Digest of the settings.
+        options: The recipe's options on which figures depend.
+        args: Training arguments.
     """
-    parser = HfArgumentParser((options, ExplanationDistillArguments), description=description)
-    parser.set_defaults(**{**COMMON_TRAINING, **STUDY_TRAINING, **defaults})
-    try:
-        chosen, args = parser.parse_args_into_dataclasses(command_line(options, ExplanationDistillArguments))
-    except ValueError as error:
-        parser.error(str(error))
-    if args.world_size > 1:
-        parser.error("start the recipe without a launcher, as often as there are processes: they share the runs.")
-    return chosen, replace_arguments(args, **NOTHING_SAVED)
+    return {
+        **{"recipe": recipe, "digest": digest, "options": dict(options), "arguments": shared_arguments(args)},
+        **describe_machine(args.device),
+        **{"transformers": transformers.__version__, "hf_e2kd": __version__},
+    }
 
 
 def write_evidence(results: Mapping[str, Any], path: Path) -> None:

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from _arms import METHODS, SETTINGS, Arm, arm_arguments, parse_arm, teacher_source, teacher_sources
-from _common import SMOKE_TRAINING, chosen_first
+from _common import parse_recipe
 from datasets import Dataset
 from torch import Tensor, nn
-from transformers import HfArgumentParser, ResNetConfig, ViTImageProcessor, set_seed
+from transformers import ResNetConfig, ViTImageProcessor, set_seed
 
 from hf_e2kd.architectures import call_model
 from hf_e2kd.architectures.base import evaluating
@@ -18,9 +18,7 @@ from hf_e2kd.architectures.sharding import whole
 from hf_e2kd.data import DistillationTransform
 from hf_e2kd.data.images import label_names
 from hf_e2kd.experiments import create_student
-from hf_e2kd.experiments.command_line import command_line
-from hf_e2kd.experiments.distillation import NOTHING_SAVED, announce, replace_arguments, train_on_labels
-from hf_e2kd.experiments.experiment import COMMON_TRAINING
+from hf_e2kd.experiments.distillation import announce, replace_arguments, train_on_labels
 from hf_e2kd.experiments.images import classifier_of, crop_and_flip
 from hf_e2kd.experiments.models import load_teacher
 from hf_e2kd.trainer import ExplanationDistillTrainer
@@ -92,23 +90,20 @@ def parse_study(options: type, name: str, description: str, **training: Any) -> 
         description: Text of `--help`.
         training: Training arguments where the command line says nothing else.
     """
-    parser = HfArgumentParser((options, ExplanationDistillArguments), description=description)
-    smoke = SMOKE_TRAINING if chosen_first(smoke=False).smoke else {}
-    defaults = {**COMMON_TRAINING, "remove_unused_columns": False, **training, **smoke}
-    parser.set_defaults(output_dir=f"outputs/{name}", **defaults)
-    try:
-        chosen, args = parser.parse_args_into_dataclasses(command_line(options, ExplanationDistillArguments))
-    except ValueError as error:
-        parser.error(str(error))
-    if args.resume_from_checkpoint is not None:
-        parser.error("many models are trained one after the other, and none of them is resumed: start anew.")
+
+    def refuse_resume(args: ExplanationDistillArguments) -> None:
+        if args.resume_from_checkpoint is not None:
+            raise ValueError("many models are trained one after the other, and none of them is resumed: start anew.")
+
+    chosen, args = parse_recipe(options, name, description, refuse_resume, remove_unused_columns=False, **training)
     Path(args.output_dir).mkdir(parents=True, exist_ok=True)
-    return chosen, replace_arguments(args, **NOTHING_SAVED)
+    return chosen, args
 
 
-def square_processor(side: int) -> ViTImageProcessor:
-    """Make the image processor of networks that are trained here."""
-    return ViTImageProcessor(size={"height": side, "width": side}, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+def square_processor(side: int, **settings: Any) -> ViTImageProcessor:
+    """Make the image processor of networks that are trained here, with further settings."""
+    size = {"height": side, "width": side}
+    return ViTImageProcessor(size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3, **settings)
 
 
 def as_inputs(dataset: Dataset, processor: Any, teacher_processor: Any = None, augment: bool = False) -> Dataset:

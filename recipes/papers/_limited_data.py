@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import torch
 from _interpretability import square_processor
 from _limited_arms import Arm
@@ -16,7 +17,7 @@ from _splits import choose_per_class, hold_out
 from datasets import Dataset, DatasetDict
 from torch import nn
 from torchvision.transforms import v2
-from transformers import AutoModelForImageClassification, PreTrainedConfig, ViTImageProcessor, set_seed
+from transformers import AutoModelForImageClassification, PreTrainedConfig, set_seed
 
 from hf_e2kd.architectures.sharding import whole
 from hf_e2kd.data import DistillationTransform, load_cifar10, load_tiny_imagenet_parquet
@@ -149,9 +150,9 @@ class Study:
         self.setting, self.splits, self.args, self.folder = setting, splits, args, folder
         self.source, self.split = teacher, split
         self.processor = square_processor(setting.size)
-        self.teacher_processor = ViTImageProcessor(
-            **{**square_processor(setting.teacher_size).to_dict(), "resample": 3}  # bicubic
-        )
+        same = setting.teacher_size == setting.size  # the images are made once for both
+        bicubic = {"resample": PIL.Image.Resampling.BICUBIC}
+        self.teacher_processor = self.processor if same else square_processor(setting.teacher_size, **bicubic)
         self.names = label_names(splits["train"])
 
     @cached_property

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _interpretability import square_processor
 from _limited_arms import STUDIES, Arm
+from _limited_data import FIGURES as SHARED
 from _limited_data import SPLIT_SEED, Setting, Study
 from _splits import choose_per_class
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
@@ -47,9 +47,6 @@ SETTING = Setting(
     teacher_training={"num_train_epochs": 40, "learning_rate": 5e-3},
 )
 """Networks and trainings of a CPU."""
-
-SHARED = {"accuracy": "accuracy", "agreement": "agreement", "explanation_similarity": "similarity"}
-"""Figures in distribution, with their headings."""
 
 APART = {
     "worst_group_accuracy": "accuracy, worst group",
@@ -261,7 +258,6 @@ class WatermarkStudy(Study):
 
     def __init__(self, kind: str, setting: Setting, splits: DatasetDict, args: Any, folder: Path):
         super().__init__(setting, DatasetDict({**splits, "all": splits[kind]}), args, folder, None, "ood")
-        self.teacher_processor = self.processor = square_processor(setting.size)
 
     def collator(self, arm: Arm) -> Callable[..., Any] | None:
         """The function that mixes the images of each batch, where the regime does."""

@@ -32,16 +32,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import transformers
-from _common import SMOKE_TRAINING, chosen_first
+from _common import chosen_first, parse_recipe, refuse_launcher
 from _evidence import (
+    STUDY_TRAINING,
     paired_table,
-    parse_study,
     refuse_other,
+    results_head,
     run_name,
     same_arm,
     settings_digest,
-    shared_arguments,
     write_evidence,
 )
 from _limited_arms import ARMS, STUDIES, Arm, arms_of
@@ -53,10 +52,8 @@ from hf_e2kd.choices import unknown_choice
 from hf_e2kd.data import digits_on_textures
 from hf_e2kd.experiments.command_line import run_recipe
 from hf_e2kd.experiments.distillation import use_one_thread
-from hf_e2kd.experiments.results import describe_machine
 from hf_e2kd.experiments.shared_runs import share_runs
 from hf_e2kd.trainer.arguments import ExplanationDistillArguments
-from hf_e2kd.version import __version__
 
 DECIDING = ("data", "shots", "split", "smoke")
 """Options on which figures depend, beside the training arguments."""
@@ -144,13 +141,7 @@ def run_limited_data(description: str) -> dict[str, Any]:
     rows = train_students(study, options, digest, earlier)
     known = {(row["student"], row["seed"]) for row in rows}
     results = {
-        "recipe": "limited_data",
-        "digest": digest,
-        "options": deciding,
-        "arguments": shared_arguments(args),
-        **describe_machine(args.device),
-        "transformers": transformers.__version__,
-        "hf_e2kd": __version__,
+        **results_head("limited_data", digest, deciding, args),
         "teacher": teacher,
         "rows": rows + [row for key, row in earlier.items() if key not in known],
     }
@@ -268,12 +259,9 @@ def smoke_splits() -> Any:
 
 def parse(description: str) -> tuple[Options, ExplanationDistillArguments]:
     """Read the command line."""
-    chosen = chosen_first(data="cifar10", smoke=False)
-    training = {
-        **(SETTINGS[chosen.data].training if chosen.data in SETTINGS else {}),
-        **(SMOKE_TRAINING if chosen.smoke else {}),
-    }
-    return parse_study(Options, description, output_dir="outputs/limited_data", **training)
+    data = chosen_first(data="cifar10").data  # an unknown one is refused where the whole line is read
+    training = {**STUDY_TRAINING, **(SETTINGS[data].training if data in SETTINGS else {})}
+    return parse_recipe(Options, "limited_data", description, refuse_launcher, **training)
 
 
 if __name__ == "__main__":

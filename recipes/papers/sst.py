@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from _arms import METHODS, Arm, arm_arguments, parse_arm
-from _common import SMOKE_TRAINING, chosen_first, smoke_folder
+from _common import parse_recipe, smoke_folder
 from _generated import write_trees
 from datasets import concatenate_datasets
 from matplotlib.figure import Figure
@@ -37,7 +37,6 @@ from transformers import (
     AutoTokenizer,
     BertConfig,
     BertForSequenceClassification,
-    HfArgumentParser,
     set_seed,
 )
 
@@ -45,16 +44,14 @@ from hf_e2kd.architectures.sharding import whole
 from hf_e2kd.data import load_sst, train_tokenizer
 from hf_e2kd.data.images import label_names
 from hf_e2kd.data.text import TextCollator
-from hf_e2kd.experiments.command_line import command_line, run_recipe
+from hf_e2kd.experiments.command_line import run_recipe
 from hf_e2kd.experiments.distillation import (
-    NOTHING_SAVED,
     announce,
     explainer_of,
     replace_arguments,
     train_on_labels,
     use_one_thread,
 )
-from hf_e2kd.experiments.experiment import COMMON_TRAINING
 from hf_e2kd.experiments.models import load_text_classifier, load_weights, shallow_copy_of
 from hf_e2kd.experiments.results import collect_results, markdown_table, measured_metrics, write_results
 from hf_e2kd.experiments.shared_runs import SETTLED, share_runs
@@ -293,19 +290,15 @@ def draw_words(summary: Mapping[str, Mapping[str, Mapping[str, float]]], path: P
 
 
 def _parse(description: str) -> tuple[SstOptions, ExplanationDistillArguments]:
-    parser = HfArgumentParser((SstOptions, ExplanationDistillArguments), description=description)
-    smoke = SMOKE_TRAINING if chosen_first(smoke=False).smoke else {}
     training = {"num_train_epochs": 20, "learning_rate": 1e-4, "warmup_steps": 0.1, "weight_decay": 0.01}
     training |= {"per_device_train_batch_size": 32, "temperature": 4.0, "evaluate_explanations": False}
     training |= {"explainer": "integrated_gradients", "explanation_fraction": 0.4}
-    parser.set_defaults(output_dir="outputs/sst", **{**COMMON_TRAINING, **training, **smoke})
-    try:
-        options, args = parser.parse_args_into_dataclasses(command_line(SstOptions, ExplanationDistillArguments))
-    except ValueError as error:
-        parser.error(str(error))
-    if args.resume_from_checkpoint is not None:
-        parser.error("finished models are found by themselves, and none is resumed in the middle.")
-    return options, replace_arguments(args, **NOTHING_SAVED)
+
+    def refuse_resume(args: ExplanationDistillArguments) -> None:
+        if args.resume_from_checkpoint is not None:
+            raise ValueError("finished models are found by themselves, and none is resumed in the middle.")
+
+    return parse_recipe(SstOptions, "sst", description, refuse_resume, **training)
 
 
 def _write_smoke_teacher(trees: str, folder: Path) -> Path:

@@ -34,15 +34,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from _common import SMOKE_TRAINING, chosen_first
+from _common import parse_recipe, refuse_launcher
 from _evidence import (
+    STUDY_TRAINING,
     paired_table,
-    parse_study,
     refuse_other,
+    results_head,
     run_name,
     same_arm,
     settings_digest,
-    shared_arguments,
     write_evidence,
 )
 from _watermark import (
@@ -63,10 +63,8 @@ from hf_e2kd.choices import unknown_choice
 from hf_e2kd.data import digits_on_textures
 from hf_e2kd.experiments.command_line import run_recipe
 from hf_e2kd.experiments.distillation import use_one_thread
-from hf_e2kd.experiments.results import describe_machine
 from hf_e2kd.experiments.shared_runs import share_runs
 from hf_e2kd.trainer.arguments import ExplanationDistillArguments
-from hf_e2kd.version import __version__
 
 DECIDING = ("plain", "marked", "correlation", "shots", "split", "smoke")
 """Options on which figures depend, beside the training arguments."""
@@ -174,12 +172,7 @@ def run_watermark(description: str) -> dict[str, Any]:
 
     rows = list(share_runs(output / "runs", list(runs), digest, train).values())
     results = {
-        "recipe": "watermark",
-        "digest": digest,
-        "options": deciding,
-        "arguments": shared_arguments(args),
-        **describe_machine(args.device),
-        "hf_e2kd": __version__,
+        **results_head("watermark", digest, deciding, args),
         "teachers": {**taught, **teachers},
         "rows": rows + [row for key, row in earlier.items() if key not in runs.values()],
     }
@@ -235,8 +228,8 @@ def smoke_photographs() -> DatasetDict:
 
 def parse(description: str) -> tuple[Options, ExplanationDistillArguments]:
     """Read the command line."""
-    training = {**SETTING.training, **(SMOKE_TRAINING if chosen_first(smoke=False).smoke else {})}
-    return parse_study(Options, description, output_dir="outputs/watermark", **training)
+    training = {**STUDY_TRAINING, **SETTING.training}
+    return parse_recipe(Options, "watermark", description, refuse_launcher, **training)
 
 
 if __name__ == "__main__":

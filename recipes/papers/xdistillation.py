@@ -27,17 +27,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from _common import SMOKE_TRAINING, chosen_first
+from _common import parse_recipe, refuse_launcher
 from _interpretability import as_inputs, square_processor
 from _xdistillation import Plan, Study
 from _xdistillation_figures import draw_accuracies
-from transformers import HfArgumentParser, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from hf_e2kd.alignment.superpixels import FEWEST, MOST
 from hf_e2kd.data import digits_on_textures, load_cifar10, load_fashion_mnist, load_mnist
-from hf_e2kd.experiments.command_line import command_line, run_recipe
-from hf_e2kd.experiments.distillation import NOTHING_SAVED, replace_arguments, use_one_thread
-from hf_e2kd.experiments.experiment import COMMON_TRAINING
+from hf_e2kd.experiments.command_line import run_recipe
+from hf_e2kd.experiments.distillation import replace_arguments, use_one_thread
 from hf_e2kd.experiments.results import collect_results, markdown_table, write_results
 from hf_e2kd.experiments.shared_runs import SETTLED
 from hf_e2kd.fidelity.training import recorded_arguments
@@ -245,20 +244,11 @@ def plan_of(name: str, options: Options, args: ExplanationDistillArguments) -> P
 
 def parse(description: str) -> tuple[Options, ExplanationDistillArguments]:
     """Read the command line."""
-    parser = HfArgumentParser((Options, ExplanationDistillArguments), description=description)
-    smoke = chosen_first(smoke=False).smoke
     training = {"num_train_epochs": 15, "learning_rate": 3e-3, "weight_decay": 1e-4, "remove_unused_columns": False}
-    training |= SMOKE_TRAINING if smoke else {}
-    parser.set_defaults(output_dir="outputs/xdistillation", **{**COMMON_TRAINING, **training})
-    try:
-        options, args = parser.parse_args_into_dataclasses(command_line(Options, ExplanationDistillArguments))
-    except ValueError as error:
-        parser.error(str(error))
-    if args.world_size > 1:
-        parser.error("start the recipe without a launcher, as often as there are processes: they share the runs.")
-    if smoke:
+    options, args = parse_recipe(Options, "xdistillation", description, refuse_launcher, **training)
+    if options.smoke:
         options.shap_samples, options.background, options.explained_images = 2, 4, 2
-    return options, replace_arguments(args, **NOTHING_SAVED)
+    return options, args
 
 
 def settings_key(options: Options, args: ExplanationDistillArguments) -> str:

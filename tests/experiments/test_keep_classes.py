@@ -38,6 +38,16 @@ def test_logits_are_those_of_the_classes_kept(make, tmp_path):
     assert torch.equal(loaded(pixel_values=pixels).logits, after)
 
 
+def test_new_names_are_saved_of_a_loaded_classifier(tmp_path):
+    """Prevents: the names that timm's wrapper was loaded with, which would be matched with another's by their index."""
+    timm_classifier(["tench", "crane", "wok"]).save_pretrained(tmp_path / "whole")
+    model = AutoModelForImageClassification.from_pretrained(tmp_path / "whole")
+    keep_classes(model, ["wok", "tench"])
+    model.save_pretrained(tmp_path / "part")
+    loaded = AutoModelForImageClassification.from_pretrained(tmp_path / "part")
+    assert loaded.config.id2label == {0: "wok", 1: "tench"}
+
+
 def test_refusals():
     """Prevents: a class that stands for another, and a head of two whose rows are cut in one."""
     model = transformers_classifier(["tench", "crane", "Crane", "yurt"])
