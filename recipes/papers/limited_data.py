@@ -185,7 +185,9 @@ def train_students(
         figures = study.further(students / file, options.held_out_images)
         return {**figures, "held_out_images": options.held_out_images}
 
-    rows = share_runs(study.folder / "runs", list(runs), digest, train)
+    found = share_runs(study.folder / "runs", list(runs), digest, train)
+    # What was measured of a student beside its training stands in the earlier file alone.
+    rows = {file: {**earlier.get(runs[file], {}), **row} for file, row in found.items()}
     if options.held_out_images:
         wanted = [file for file, row in rows.items() if row["student"] in options.held_out_students]
         wanted = [file for file in wanted if "held_out_images" not in rows[file]]

@@ -58,6 +58,11 @@ def test_a_longer_study_goes_on(finished, monkeypatch, tmp_path):
     assert trained == [STUDIES["weight"]["e²KD, λ = 1"]]
     assert [row["student"] for row in more["rows"]] == ["KD", "e²KD, λ = 1", "labels", "e²KD", "e²KD, frozen"]
     assert more["rows"][0] == results["rows"][1]
+    # Where the students lie, without those that they were measured by before.
+    for part in ("runs", "students"):
+        shutil.copytree(folder / part, tmp_path / part, dirs_exist_ok=True)
+    monkeypatch.setattr("sys.argv", [*line, *given])
+    assert limited_data.run_limited_data(limited_data.__doc__)["rows"][0] == results["rows"][1]
     monkeypatch.setattr("sys.argv", [*line, *given, "--explanation_weight", "2"])
     with pytest.raises(ValueError, match="other options, arguments or another version"):
         limited_data.run_limited_data(limited_data.__doc__)
