@@ -1,4 +1,4 @@
-"""Tiny text classifiers of seven families, built offline from their configurations, and a batch for them."""
+"""Tiny text classifiers of eight families, built offline from their configurations, and a batch for them."""
 
 from collections.abc import Callable
 from functools import partial
@@ -8,6 +8,7 @@ import torch
 import transformers
 from torch import nn
 
+from hf_e2kd.models import SentenceEncoderConfig, SentenceEncoderForSequenceClassification
 from tests.models import CLASS_NAMES, randomise
 
 VOCABULARY = 60
@@ -44,10 +45,17 @@ _MODERNBERT = {
 }
 
 
+_LABELS = {"id2label": dict(enumerate(CLASS_NAMES)), "label2id": {v: k for k, v in enumerate(CLASS_NAMES)}}
+
+
 def _classifier(family: str, **settings: Any) -> nn.Module:
-    labels = {"id2label": dict(enumerate(CLASS_NAMES)), "label2id": {v: k for k, v in enumerate(CLASS_NAMES)}}
-    config = getattr(transformers, f"{family}Config")(**settings, **labels)
+    config = getattr(transformers, f"{family}Config")(**settings, **_LABELS)
     return getattr(transformers, f"{family}ForSequenceClassification")(config)
+
+
+def _sentence_encoder(pooling: str = "mean", **settings: Any) -> nn.Module:
+    config = SentenceEncoderConfig(transformers.BertConfig(**settings), pooling, **_LABELS)
+    return SentenceEncoderForSequenceClassification(config)
 
 
 TEXT: dict[str, Callable[[], nn.Module]] = {
@@ -58,6 +66,7 @@ TEXT: dict[str, Callable[[], nn.Module]] = {
     "deberta": partial(_classifier, "DebertaV2", **_BERT, **_DEBERTA),
     "modernbert": partial(_classifier, "ModernBert", **_BERT, **_MODERNBERT),
     "albert": partial(_classifier, "Albert", **_BERT, embedding_size=8),
+    "sentence encoder": partial(_sentence_encoder, **_BERT),
 }
 """What builds a tiny text classifier of each family, by the family's name."""
 

@@ -74,5 +74,6 @@ def refuse_sentence_transformers(model: nn.Module, side: str) -> None:
         raise ValueError(
             f"The {side} is a {type(model).__name__} of sentence-transformers, whose forward gives no logits. Of a "
             "CrossEncoder, give the classifier inside (`transformers_model`); a SentenceTransformer has no classes: "
-            "load or train a classifier from its folder by AutoModelForSequenceClassification."
+            "fit some to its folder by hf_e2kd.experiments.fit_head, or fine-tune it by "
+            "AutoModelForSequenceClassification."
         )

@@ -18,6 +18,7 @@ from ..data.text import TextCollator
 from ..data.transforms import DistillationTransform
 from ..logs import get_logger
 from .models import label_settings, load_for_classes, load_processor
+from .sentence_encoders import load_sentence_encoder, pooling_of
 
 logger = get_logger(__name__)
 
@@ -45,8 +46,9 @@ def fit_head(
     For DINOv2, DINOv3, ViT-MAE and other backbones without a classifier, encoders of texts and of sentences, and
     classifiers of other classes than the data's. The features are those that transformers' own classifier of the family
     reads: DINOv2's class token beside its patches' mean, ViT-MAE's class token (nothing is masked), and, of a family
-    without one (DINOv3), its `pooler_output`. The result is a classifier of transformers, saved, loaded and explained
-    as such; that of a family without one, after `import hf_e2kd`. A square layer before the last linear one that the
+    without one (DINOv3), its `pooler_output`; of an encoder in sentence-transformers' layout, its pooled tokens. The
+    result is a classifier of transformers, saved, loaded and explained as such; that of a family without one and of a
+    sentence encoder, after `import hf_e2kd`. A square layer before the last linear one that the
     checkpoint has no weights for (BERT's pooler, RoBERTa's dense layer) becomes the identity.
 
     Args:
@@ -107,8 +109,13 @@ def fit_head(
             f"{', '.join(absent) or 'none'}."
         )
     is_text = not isinstance(dataset.features[columns[0]], Image)
-    auto_class = AutoModelForSequenceClassification if is_text else AutoModelForImageClassification
-    model, random = load_for_classes(auto_class, source, label_settings(names, len(names)), **options)
+    settings = label_settings(names, len(names))
+    pooling = pooling_of(source, **options) if is_text else None
+    if pooling is None:
+        auto_class = AutoModelForSequenceClassification if is_text else AutoModelForImageClassification
+        model, random = load_for_classes(auto_class, source, settings, **options)
+    else:
+        model, random = load_sentence_encoder(source, pooling, settings, **options)
     # The checkpoint's own head may have been one of several labels a sample, or of a score.
     model.config.problem_type = None
     head = _prepare_head(model, source, len(names), random)

@@ -31,7 +31,13 @@ from ..alignment.labels import class_names, name_key
 from ..choices import unknown_choice
 from ..data.imagenet import unique_class_names
 from ..logs import get_logger
-from ..models import BackboneConfig, BackboneForImageClassification, bcos_config, shufflenet_config
+from ..models import (
+    BackboneConfig,
+    BackboneForImageClassification,
+    SentenceEncoderForSequenceClassification,
+    bcos_config,
+    shufflenet_config,
+)
 from ..models.bcos_base import BcosConfig
 from .reaching import FROM_SCRATCH, loading
 
@@ -272,22 +278,25 @@ def load_text_classifier(source: str, names: list[str] | None, num_labels: int) 
 
 
 def shallow_copy_of(teacher: nn.Module, layers: int, init: str) -> nn.Module:
-    """Make a student of the teacher's architecture with fewer layers.
+    """Make a student of the teacher's architecture with fewer layers, a classifier of transformers' own.
 
     Args:
         teacher: Classifier of texts.
         layers: Number of layers.
         init: `"random"`, or `"teacher-layers"`: evenly spaced layers of the teacher, the first among them, and
-            everything else of it.
+            everything else of it; of a sentence encoder, everything but the classifier.
 
     Raises:
         ValueError: unknown `init`, more layers than the teacher has, or a teacher whose layers are not in one list.
     """
-    depth = teacher.config.num_hidden_layers
+    is_pooled = isinstance(teacher, SentenceEncoderForSequenceClassification)
+    own = copy.deepcopy(teacher.config)
+    config = own.backbone_config if is_pooled else own
+    set_labels(config, {"id2label": own.id2label, "label2id": own.label2id})
+    depth = config.num_hidden_layers
     if not 1 <= layers <= depth:
         raise ValueError(f"student_layers must lie between 1 and the teacher's {depth}, not {layers}.")
     chosen = [number * depth // layers for number in range(layers)]
-    config = copy.deepcopy(teacher.config)
     config.num_hidden_layers = layers
     if getattr(config, "layer_types", None):  # ModernBERT's local and global layers
         config.layer_types = [config.layer_types[number] for number in chosen]
@@ -296,8 +305,9 @@ def shallow_copy_of(teacher: nn.Module, layers: int, init: str) -> nn.Module:
         return student
     if init != "teacher-layers":
         raise ValueError(unknown_choice("student_init", init, ["random", "teacher-layers", "a model's id or folder"]))
+    source, target = (teacher.base_model, student.base_model) if is_pooled else (teacher, student)
     stacks = [
-        name for name, module in teacher.named_modules() if isinstance(module, nn.ModuleList) and len(module) == depth
+        name for name, module in source.named_modules() if isinstance(module, nn.ModuleList) and len(module) == depth
     ]
     if len(stacks) != 1:
         raise ValueError(
@@ -306,14 +316,16 @@ def shallow_copy_of(teacher: nn.Module, layers: int, init: str) -> nn.Module:
         )
     kept = {f"{stacks[0]}.{old}.": f"{stacks[0]}.{new}." for new, old in enumerate(chosen)}
     state = {}
-    for name, tensor in teacher.state_dict().items():
+    for name, tensor in source.state_dict().items():
         if name.startswith(f"{stacks[0]}."):
             prefix = next((prefix for prefix in kept if name.startswith(prefix)), None)
             if prefix is None:
                 continue
             name = kept[prefix] + name.removeprefix(prefix)
         state[name] = tensor
-    student.load_state_dict(state)
+    if is_pooled:  # RoBERTa's classifier has none of its encoder's pooler
+        state = {name: state[name] for name in target.state_dict()}
+    target.load_state_dict(state)
     return student
 
 

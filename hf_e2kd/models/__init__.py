@@ -1,6 +1,6 @@
 """Networks that the papers define, as models of transformers. Importing this makes the Auto classes know them."""
 
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
 from .backbone import BackboneConfig, BackboneForImageClassification
 from .base import register
@@ -10,6 +10,7 @@ from .bcos_resnet import BcosResNetConfig, BcosResNetForImageClassification
 from .bcos_vit import BcosViTConfig, BcosViTForImageClassification
 from .explanation_autoencoder import ExplanationAutoencoder, ExplanationAutoencoderConfig
 from .lenet import LeNetConfig, LeNetForImageClassification
+from .sentence_encoder import SentenceEncoderConfig, SentenceEncoderForSequenceClassification
 from .shufflenet import ShuffleNetConfig, ShuffleNetForImageClassification, shufflenet_config
 from .small_resnet import SmallResNetConfig, SmallResNetForImageClassification
 from .vgg import VGGConfig, VGGForImageClassification
@@ -31,6 +32,7 @@ for _model in (
     ZeroShotForImageClassification,
 ):
     register(_model)
+register(SentenceEncoderForSequenceClassification, AutoModelForSequenceClassification)
 AutoConfig.register(ExplanationAutoencoderConfig.model_type, ExplanationAutoencoderConfig)
 AutoModel.register(ExplanationAutoencoderConfig, ExplanationAutoencoder)
 
@@ -47,6 +49,8 @@ __all__ = [
     "ExplanationAutoencoderConfig",
     "LeNetConfig",
     "LeNetForImageClassification",
+    "SentenceEncoderConfig",
+    "SentenceEncoderForSequenceClassification",
     "ShuffleNetConfig",
     "ShuffleNetForImageClassification",
     "SmallResNetConfig",

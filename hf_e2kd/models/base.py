@@ -1,4 +1,4 @@
-"""The base of the image classifiers that this room adds to transformers."""
+"""The base of the image classifiers that this room adds to transformers, and their registration."""
 
 from typing import Any
 
@@ -75,13 +75,14 @@ def as_configuration(settings: PreTrainedConfig | dict[str, Any] | None, **defau
     return AutoConfig.for_model(own.pop("model_type"), **own)
 
 
-def register(model: type[PreTrainedModel]) -> None:
-    """Make the Auto classes know an image classifier, unless they know its kind: a copy of it may lie beside weights.
+def register(model: type[PreTrainedModel], auto_class: Any = AutoModelForImageClassification) -> None:
+    """Make the Auto classes know a classifier, unless they know its kind: a copy of it may lie beside weights.
 
     Args:
         model: Class whose `config_class` has a `model_type` of its own.
+        auto_class: Auto class of its task.
     """
     config: Any = model.config_class
     if config.model_type not in CONFIG_MAPPING:
         AutoConfig.register(config.model_type, config)
-        AutoModelForImageClassification.register(config, model)
+        auto_class.register(config, model)

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
-import torch
 from _interpretability import channels_last, square_processor
 from _limited_arms import Arm
 from _splits import choose_per_class, hold_out

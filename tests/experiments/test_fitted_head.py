@@ -1,5 +1,7 @@
 """Heads fitted to the data's labels, against scikit-learn's own predictions."""
 
+import json
+
 import numpy as np
 import pytest
 import timm
@@ -9,6 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from transformers import (
     AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
     DINOv3ConvNextConfig,
     DINOv3ConvNextModel,
     DINOv3ViTConfig,
@@ -95,6 +98,78 @@ def test_texts(tmp_path, family):
     assert (found == torch.tensor(data["label"])).float().mean() > 0.7
     if family == "roberta":
         torch.testing.assert_close(teacher.classifier.dense.weight, torch.eye(teacher.config.hidden_size))
+
+
+def in_sentence_transformers_layout(folder, pooling):
+    """A tiny BERT beside the files that say how its tokens are pooled."""
+    model = text_model("bert").base_model
+    source = saved(model, STUDENT, folder)
+    modules = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
+    listed = [{"path": path, "type": f"sentence_transformers.models.{kind}"} for path, kind in modules]
+    (folder / "modules.json").write_text(json.dumps(listed), encoding="utf-8")
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling), encoding="utf-8")
+    return model, source
+
+
+def first(tokens, mask):
+    return tokens[0]
+
+
+def mean(tokens, mask):
+    return tokens[mask].mean(0)
+
+
+def largest(tokens, mask):
+    return tokens[mask].max(0).values
+
+
+def last(tokens, mask):
+    return tokens[mask][-1]
+
+
+TWO_TOPICS = Features({"text": Value("string"), "label": ClassLabel(names=["a", "b"])})
+
+
+@pytest.mark.parametrize(
+    ("settings", "feature"),
+    [
+        ({"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}, mean),
+        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, first),
+        ({"pooling_mode": "max"}, largest),
+        ({"pooling_mode": "lasttoken"}, last),
+    ],
+    ids=["mean", "class token", "largest", "last token"],
+)
+def test_sentence_encoders_are_pooled_as_they_were_trained(tmp_path, settings, feature):
+    """Prevents: a head on the first token where sentence-transformers reads the mean, padding in a feature."""
+    model, source = in_sentence_transformers_layout(tmp_path, settings)
+    texts = [" ".join(WORDS[number : number + 1 + number % 3]) for number in range(12)]
+    data = Dataset.from_dict({"text": texts, "label": [0, 1] * 6}, features=TWO_TOPICS)
+    teacher, tokenizer = fit_head(source, data, progress=False)
+    batch = tokenizer(texts, return_tensors="pt", padding=True)
+    with torch.no_grad():
+        tokens = model(**batch).last_hidden_state
+        found = teacher(**batch).logits
+    assert (batch["attention_mask"].sum(1) < tokens.shape[1]).any()
+    expected = [feature(own, mask.bool()) for own, mask in zip(tokens, batch["attention_mask"], strict=True)]
+    torch.testing.assert_close(teacher.classifier(torch.stack(expected)), found)
+    gradients = explain(teacher, dict(batch), "integrated_gradients", n_steps=64, completeness=True)
+    torch.testing.assert_close(gradients.completeness_error, torch.zeros(12), rtol=0, atol=0.01)
+    teacher.save_pretrained(tmp_path / "teacher")
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "teacher").eval()
+    torch.testing.assert_close(loaded(**batch).logits, found)
+
+
+def test_sentence_encoders_that_pool_otherwise_are_refused(tmp_path):
+    """Prevents: a head on a feature that the encoder wasn't trained for."""
+    data = Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]}, features=TWO_TOPICS)
+    _, source = in_sentence_transformers_layout(tmp_path / "two", {"pooling_mode": ["cls", "mean"]})
+    with pytest.raises(ValueError, match=r"pools its tokens in 2 ways \(cls, mean\).*Fine-tune"):
+        fit_head(source, data, progress=False)
+    _, source = in_sentence_transformers_layout(tmp_path / "weighted", {"pooling_mode_weightedmean_tokens": True})
+    with pytest.raises(ValueError, match="Unknown pooling 'weightedmean'"):
+        fit_head(source, data, progress=False)
 
 
 def test_refusals(tmp_path):

@@ -6,12 +6,20 @@ import sys
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForSequenceClassification
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
 
 from hf_e2kd import load_student
 from hf_e2kd.data import train_tokenizer
 from hf_e2kd.experiments import run_experiment, shallow_copy_of, texts
 from hf_e2kd.experiments.demos import BERT_ON_REVIEWS
+from hf_e2kd.models import SentenceEncoderConfig, SentenceEncoderForSequenceClassification
 
 SIZES = {"teacher_train": 64, "student_train": 64, "validation": 0, "test_id": 8, "test_ood": 8}
 TINY = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 64}
@@ -126,6 +134,28 @@ class TestShallowCopy:
             assert all(torch.equal(value, expected[k]) for k, value in own.encoder.layer[new].state_dict().items())
         assert torch.equal(own.embeddings.word_embeddings.weight, given.embeddings.word_embeddings.weight)
         assert torch.equal(student.classifier.weight, self.teacher.classifier.weight)
+
+    @pytest.mark.parametrize(
+        ("kind", "config"),
+        [
+            (BertForSequenceClassification, BertConfig(vocab_size=30, num_hidden_layers=4, **TINY)),
+            (RobertaForSequenceClassification, RobertaConfig(vocab_size=30, num_hidden_layers=4, **TINY)),
+        ],
+        ids=["BERT", "RoBERTa"],
+    )
+    def test_of_a_sentence_encoder_it_is_transformers_own(self, kind, config):
+        """Prevents: a student that loads after `import hf_e2kd` alone, or has lost the teacher's layers or classes."""
+        names = {0: "calm", 1: "loud", 2: "neither"}
+        teacher = SentenceEncoderForSequenceClassification(SentenceEncoderConfig(config, id2label=names))
+        student = shallow_copy_of(teacher, 2, "teacher-layers")
+        assert type(student) is kind and student.config.id2label == names
+        for new, old in enumerate((0, 2)):
+            expected = teacher.backbone.encoder.layer[old].state_dict()
+            own = student.base_model.encoder.layer[new].state_dict()
+            assert all(torch.equal(value, expected[name]) for name, value in own.items())
+        embeddings = teacher.backbone.embeddings.word_embeddings.weight
+        assert torch.equal(student.base_model.embeddings.word_embeddings.weight, embeddings)
+        assert shallow_copy_of(teacher, 2, "random").config.num_hidden_layers == 2
 
     @pytest.mark.parametrize(
         ("layers", "init", "message"),

@@ -25,7 +25,7 @@ from tests.models import images
 from tests.text_models import TEXT, build_text, token_batch
 
 TARGET = torch.tensor([3, 1])
-TEXTS = ["bert", "distilbert", "roberta", "electra", "deberta", "modernbert"]
+TEXTS = ["bert", "distilbert", "roberta", "electra", "deberta", "modernbert", "sentence encoder"]
 IMAGES = ["vit", "deit", "deit_teacher", "dinov2", "timm_vit", "timm_vit_average", "timm_deit_distilled", "wrapped_vit"]
 RULES = pytest.mark.parametrize("rule", ["cp", "attn_lrp"])
 

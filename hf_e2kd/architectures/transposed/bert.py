@@ -7,7 +7,18 @@ from typing import Any
 import torch
 
 from .attention import Attention, padding_bias
-from .blocks import Layer, by_activation, by_factor, by_linear, by_token, chain, followed, in_turn, post_norm_block
+from .blocks import (
+    Layer,
+    by_activation,
+    by_factor,
+    by_linear,
+    by_mean,
+    by_token,
+    chain,
+    followed,
+    in_turn,
+    post_norm_block,
+)
 from .families import register_family
 from .operations import Step, active, affine, factor, linear, norm
 from .refusals import TransposeError
@@ -20,15 +31,16 @@ class Bert(TextFamily):
 
     Args:
         head: Layers of the classifier, as a function of the model.
+        read: Number of tokens that it reads: 1, the class token, or None, the mean of all.
     """
 
-    def __init__(self, model: Any, head: Any):
+    def __init__(self, model: Any, head: Any, read: int | None = 1):
         super().__init__(model)
-        self.head = head
+        self.head, self.read = head, read
 
     @property
     def blocks(self) -> dict[str, Any]:
-        if self.model.config.is_decoder:
+        if self.model.base_model.config.is_decoder:
             raise TransposeError(
                 f"Relevance isn't propagated through this {type(self.model).__name__}, which is causal (config."
                 "is_decoder). Explain it by 'integrated_gradients'."
@@ -83,7 +95,8 @@ class Bert(TextFamily):
         )
 
     def classify(self, tokens: torch.Tensor, context: Any, rules: Rules) -> Step:
-        return chain(tokens, rules, [by_token(0), *self.head(self.model)])
+        pooling = by_token(0) if self.read == 1 else by_mean(0, context)
+        return chain(tokens, rules, [pooling, *self.head(self.model)])
 
 
 def _bert_head(model: Any) -> list[Layer]:
@@ -107,6 +120,16 @@ def _classification_head(activation: Any, model: Any) -> list[Layer]:
     ]
 
 
+def _sentence_encoder(model: Any) -> Bert | None:
+    poolings = {"cls": 1, "mean": None}
+    if type(model.base_model).__name__ not in _ENCODERS or model.config.pooling not in poolings:
+        return None
+    return Bert(model, lambda model: [by_linear(model.classifier)], poolings[model.config.pooling])
+
+
+_ENCODERS = ("BertModel", "RobertaModel", "XLMRobertaModel", "CamembertModel", "ElectraModel")
+
+register_family("SentenceEncoderForSequenceClassification", _sentence_encoder)
 register_family("BertForSequenceClassification", partial(Bert, head=_bert_head))
 for _name in ("Roberta", "XLMRoberta", "Camembert"):
     register_family(f"{_name}ForSequenceClassification", partial(Bert, head=partial(_classification_head, "tanh")))

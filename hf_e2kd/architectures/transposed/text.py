@@ -41,7 +41,7 @@ class TextFamily(Family):
 
     def own_mask(self, hidden: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor | None:
         """Make the mask that the model's own kernel takes, (B, 1, 1, T)."""
-        if mask is None or self.model.config._attn_implementation != "sdpa":
+        if mask is None or self.model.base_model.config._attn_implementation != "sdpa":
             return padding_bias(mask, hidden.dtype)
         return mask[:, None, None] != 0
 
