@@ -62,15 +62,13 @@ evidence-guided-student: $(VENV)/.installed ## a guided teacher's student, after
 	$(PAPERS)/distill_coco.py --data $(COCO_SUBSET) --voc_classes --teacher "outputs/guide_coco/guided-{seed}" \
 		--student $(LITE0) $(COCO_TRAINING) --comparison_grid native $(ARGS)
 
-evidence-kept-localisation: $(VENV)/.installed ## students of an EPG- and of an IoU-guided teacher (COCO_SUBSET, LITE0; HOURS6)
-	$(call needs,COCO_SUBSET LITE0)
+evidence-kept-localisation: evidence-boxes ## students of an EPG- and an IoU-guided teacher (COCO_SUBSET, LITE0; 2 h)
 	$(PAPERS)/guide_coco.py --data $(COCO_SUBSET) --voc_classes --model $(LITE0) $(COCO_TRAINING) --no_compare \
-		--guidance_loss energy --explanation_weight 0.5 --output_dir outputs/guide_coco_epg
-	$(PAPERS)/guide_coco.py --data $(COCO_SUBSET) --voc_classes --model $(LITE0) $(COCO_TRAINING) --no_compare \
-		--guidance_loss l1 --explanation_weight 0.3 --select localization_iou --output_dir outputs/guide_coco_iou
-	for kind in epg iou; do $(PAPERS)/distill_coco.py --data $(COCO_SUBSET) --voc_classes --labels \
-		--teacher "outputs/guide_coco_$$kind/guided-{seed}" --student $(LITE0) $(COCO_TRAINING) \
-		--output_dir outputs/distill_coco_$$kind $(ARGS) || exit; done
+		--guidance_loss l1 --explanation_weight 0.3 --select localization_iou --output_dir outputs/guide_coco_iou $(ARGS)
+	$(PAPERS)/distill_coco.py --data $(COCO_SUBSET) --voc_classes --student $(LITE0) --labels $(COCO_TRAINING) \
+		--teacher "outputs/guide_coco/guided-{seed}" --output_dir outputs/distill_coco_epg $(ARGS)
+	$(PAPERS)/distill_coco.py --data $(COCO_SUBSET) --voc_classes --student $(LITE0) --labels $(COCO_TRAINING) \
+		--teacher "outputs/guide_coco_iou/guided-{seed}" --output_dir outputs/distill_coco_iou $(ARGS)
 
 evidence-limited-data: $(VENV)/.installed ## few images a class, CIFAR-10 (CIFAR; 3 to 4 h)
 	$(call needs,CIFAR)

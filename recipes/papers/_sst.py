@@ -4,6 +4,7 @@ import copy
 import hashlib
 import json
 import time
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -142,15 +143,16 @@ class SstStudy:
             }
             args = replace_arguments(self.args, **training)
             model = train_on_labels(model, args, self.splits["train"], self.tokenizer, self.collator)
-        return self._keep("teacher", model, model)
+        self._save("teacher", model)
+        return self._measure(self.teacher)
 
     def _train(self, name: str, arm: Arm, size: str, seed: int) -> dict[str, Any]:
         announce(self.args, f"Seed {seed}: {arm.label}, {size_label(size)} ({arm.method.about})")
-        teacher, start = self.load("teacher"), time.process_time()
+        start = time.process_time()
         set_seed(seed)
-        student = make_student(teacher, size, self.options.student_init)
+        student = make_student(self.teacher, size, self.options.student_init)
         args = replace_arguments(self.args, seed=seed)
-        taught_by = teacher if arm.method.taught_by else None
+        taught_by = self.teacher if arm.method.taught_by else None
         args = replace_arguments(args, **arm_arguments(arm, self.options, args, student, taught_by))
         if taught_by is None:
             student = train_on_labels(student, args, self.splits["train"], self.tokenizer, self.collator)
@@ -161,19 +163,20 @@ class SstStudy:
                 train_dataset=self.splits["train"],
                 processing_class=self.tokenizer,
                 data_collator=self.collator,
-                teacher_model=teacher,
+                teacher_model=self.teacher,
             )
             trainer.train()
             student = whole(trainer.student)
         trained = time.process_time() - start
-        figures = self._keep(name, student, teacher)
+        self._save(name, student)
+        figures = self._measure(student)
         figures[POOLED]["training_cpu_seconds"] = round(trained, 1)
         return figures
 
     def _further(self, name: str) -> dict[str, float]:
         """Measure a student on some sentences by further explainers, and its explanation's faithfulness."""
         announce(self.args, f"{name}: by further explainers")
-        trainer = self._measuring(self.load(name), self.load("teacher"), evaluate_explanations=True)
+        trainer = self._measuring(self.load(name), evaluate_explanations=True)
         record = measure_fidelity(
             trainer,
             self.pooled,
@@ -186,10 +189,10 @@ class SstStudy:
         own = record.figures["explanation_similarity"].value
         return {"explanation_similarity": own, **further_figures(record, FAITHFULNESS)}
 
-    def _measuring(self, model: nn.Module, teacher: nn.Module, **changes: Any) -> ExplanationDistillTrainer:
+    def _measuring(self, model: nn.Module, **changes: Any) -> ExplanationDistillTrainer:
         """A trainer that measures a student beside the teacher, or the teacher by itself."""
-        taught: dict[str, Any] = {"teacher_model": teacher}
-        if model is teacher:
+        taught: dict[str, Any] = {"teacher_model": self.teacher}
+        if model is self.teacher:
             taught = {}
             changes |= {"task_weight": 1.0, "logits_weight": 0.0, "explanation_weight": 0.0, "terms": None}
         args = replace_arguments(self.args, **changes)
@@ -197,22 +200,31 @@ class SstStudy:
             model, args, processing_class=self.tokenizer, data_collator=self.collator, **taught
         )
 
-    def _keep(self, name: str, model: nn.Module, teacher: nn.Module) -> dict[str, Any]:
-        """Save a model, and measure its accuracy on each split and its words on both."""
+    def _save(self, name: str, model: nn.Module) -> None:
         model.save_pretrained(self.folder / name)
         self.tokenizer.save_pretrained(self.folder / name)
-        evaluation = self._measuring(model, teacher)
+
+    def _measure(self, model: nn.Module) -> dict[str, Any]:
+        """Measure a model's accuracy on each split and its words on both."""
+        evaluation = self._measuring(model)
         figures: dict[str, dict[str, float]] = {}
         for split, data in (("validation", self.splits["validation"]), ("test", self.splits["test"])):
             measured = evaluation.evaluate(data, metric_key_prefix=split)
             found = measured_metrics(measured, f"{split}_")
             figures[split] = {"task_accuracy": found.pop("accuracy"), **found}
-        figures[POOLED] = self._words(teacher).measure(whole(evaluation.student), POOLED)
+        figures[POOLED] = self.words.measure(whole(evaluation.student), POOLED)
         return figures
 
-    def _words(self, teacher: nn.Module) -> WordStudy:
+    @cached_property
+    def teacher(self) -> Any:
+        """The fine-tuned teacher."""
+        return self.load("teacher")
+
+    @cached_property
+    def words(self) -> WordStudy:
+        """The words of the sentences, which the teacher explains once for all students."""
         return WordStudy(
-            teacher.to(self.args.device),
+            self.teacher,
             self.tokenizer,
             self.tokenizer,
             {POOLED: self.pooled},
@@ -229,10 +241,9 @@ class SstStudy:
 
     def picture(self, seed: int) -> None:
         """Draw the words of some sentences as teacher and students read them, a picture a number of layers."""
-        teacher = self.load("teacher")
         for size in self.options.student_layers:
             students = {a.label: self.load(f"{a.file_name}-{size}-{seed}") for a in self.options.arms}
-            self._words(teacher).picture(students, self.options.pictures, self.folder)
+            self.words.picture(students, self.options.pictures, self.folder)
             for suffix in ("html", "png"):
                 drawn = self.folder / f"explanations.{suffix}"
                 drawn.replace(Path(self.args.output_dir) / f"explanations-{size}.{suffix}")

@@ -20,7 +20,6 @@ from datasets import Dataset, Features, List, Value
 from datasets import Image as ImageFeature
 from distill_imagenet import PRESETS, ImageNetSources, imagenet_experiment, shot_splits
 from distill_waterbirds import GROUPS, STUDENTS, waterbirds_experiment
-from PIL import Image
 from safetensors.torch import save_file
 from search_weight import MEASURES, run_search
 from shift_equivariance import run_shift_test, summarise_shifts
@@ -42,6 +41,7 @@ from hf_e2kd.alignment.inputs import image_view
 from hf_e2kd.alignment.labels import align_labels, is_multi_label
 from hf_e2kd.callbacks import AdaptiveClipping
 from hf_e2kd.data import MixingCollator, load_imagenet
+from hf_e2kd.data.image_files import png_cell
 from hf_e2kd.data.imagenet import class_names
 from hf_e2kd.data.images import load_images
 from hf_e2kd.experiments import create_student, run_experiment
@@ -436,7 +436,8 @@ def test_tiny_imagenets_parquet_files_are_images_too(tmp_path, monkeypatch):
     """Parquet files taken for columns of any kind, without the classes' names and the names of broken images."""
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     (tmp_path / "classes.csv").write_text("label,wnid\n0,n01443537\n")
-    rows = {"image": [Image.new("RGB", (8, 8))], "label": [0], "box": [[1.0, 2.0, 3.0, 4.0]]}
+    cell = {**png_cell(np.zeros((8, 8, 3), np.uint8)), "path": "goldfish_0.png"}
+    rows = {"image": [cell], "label": [0], "box": [[1.0, 2.0, 3.0, 4.0]]}
     for split in ("train", "validation"):
         features = Features(image=ImageFeature(), label=Value("int32"), box=List(Value("float32"), length=4))
         Dataset.from_dict(rows, features=features).to_parquet(tmp_path / f"{split}.parquet")
