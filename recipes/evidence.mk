@@ -24,12 +24,12 @@ evidence-boxes: $(VENV)/.installed ## guidance by boxes (COCO_SUBSET, LITE0; 25 
 	$(PAPERS)/guide_coco.py --data $(COCO_SUBSET) --voc_classes --model $(LITE0) $(COCO_TRAINING) \
 		--explanation_weight 0.5 $(ARGS)
 
-evidence-boxes-tiny: $(VENV)/.installed ## guidance by the boxes of Tiny ImageNet, small ResNets (TINY_IMAGENET; HOURS5)
+evidence-boxes-tiny: $(VENV)/.installed ## guidance by the boxes of Tiny ImageNet, small ResNets (TINY_IMAGENET; 30 h)
 	$(call needs,TINY_IMAGENET)
 	$(PAPERS)/guide_tiny_imagenet.py --data $(TINY_IMAGENET) --studies losses boxes dilation mid input \
 		--output_dir outputs/boxes_tiny_imagenet $(ARGS)
 
-evidence-boxes-tiny-lite: $(VENV)/.installed ## the same of EfficientNet-Lite0, pretrained (TINY_IMAGENET, LITE0; HOURS5L)
+evidence-boxes-tiny-lite: $(VENV)/.installed ## the same of EfficientNet-Lite0, pretrained (TINY_IMAGENET, LITE0; 17 h)
 	$(call needs,TINY_IMAGENET LITE0)
 	$(PAPERS)/guide_tiny_imagenet.py --data $(TINY_IMAGENET) --model $(LITE0) --model_init own-head --image_size 160 \
 		--num_train_epochs 5 --learning_rate 1e-4 --per_device_train_batch_size 32 --studies losses boxes \
@@ -80,7 +80,7 @@ evidence-limited-data-tiny: $(VENV)/.installed ## few images a class, Tiny Image
 	$(PAPERS)/limited_data.py --data tiny_imagenet --folder $(TINY_IMAGENET) --teacher $(LITE0) --studies methods frozen \
 		--students labels "KD, frozen" "e²KD, frozen" --output_dir outputs/limited_data_tiny_imagenet $(ARGS)
 
-evidence-shift: $(VENV)/.installed ## ViT students of a convolutional teacher, and their shift test (TINY_IMAGENET, LITE0; HOURS7S)
+evidence-shift: $(VENV)/.installed ## ViT students of a convolutional teacher, and their shift test (TINY_IMAGENET, LITE0; 10 h)
 	$(call needs,TINY_IMAGENET LITE0)
 	$(PAPERS)/limited_data.py --data tiny_imagenet --folder $(TINY_IMAGENET) --teacher $(LITE0) --studies methods frozen \
 		--student $(NETWORKS)/vit_96.json --students "KD, frozen" "e²KD, frozen" --learning_rate 1e-3 \
@@ -101,7 +101,7 @@ evidence-texts: $(VENV)/.installed ## students of a fine-tuned MiniLM on SST, by
 	$(PAPERS)/sst.py --dataset $(TREES) --teacher $(MINILM) --student_layers 3 6x192 --students scratch KD e2KD \
 		e2KD:explainer=lrp e2KD:explainer=attention_gradient --held_out_sentences 300 --seeds 3 --use_cpu true $(ARGS)
 
-evidence-unrelated: $(VENV)/.installed ## data-free: students on photographs without labels (TINY_IMAGENET, LITE0, COCO_SUBSET, PHOTOS; HOURS7)
+evidence-unrelated: $(VENV)/.installed ## data-free: students on photographs without labels (TINY_IMAGENET, LITE0, COCO_SUBSET, PHOTOS; 16 h)
 	$(call needs,TINY_IMAGENET LITE0 COCO_SUBSET PHOTOS)
 	$(PAPERS)/limited_data.py --data tiny_imagenet --folder $(TINY_IMAGENET) --teacher $(LITE0) --students KD e²KD \
 		--train_images $(COCO_SUBSET)/images $(PHOTOS) --num_train_epochs 100 --output_dir outputs/unrelated $(ARGS)
