@@ -38,6 +38,9 @@ HELD_OUT = {"attention_gradient": "attention gradient", "lrp": "LRP", "occlusion
 FAITHFULNESS = {"comprehensiveness": "comprehensiveness", "sufficiency": "sufficiency ↓"}
 """Figures of how far the student's explanation names what decides, with their headings."""
 
+SAMPLING = "train_sampling_strategy"
+"""The argument by which sentences of one length share a batch, which saves half of the padding's cost."""
+
 NOT_OF_TRAINING = ("student_layers", "students", "seeds", "pictures", "held_out_sentences")
 """Options without an influence on a model that is named by its size, arm and seed."""
 
@@ -105,7 +108,7 @@ class SstStudy:
         self.pooled = concatenate_datasets([self.splits["validation"], self.splits["test"]])
         self.collator = TextCollator(self.tokenizer, max_length=options.max_length)
         chosen = {name: value for name, value in vars(options).items() if name not in NOT_OF_TRAINING}
-        training = recorded_arguments(args, [name for name in SETTLED if name != "seed"])
+        training = recorded_arguments(args, [*(name for name in SETTLED if name != "seed"), SAMPLING])
         stated = [chosen, training, __version__]
         self.key = hashlib.sha256(json.dumps(stated, sort_keys=True, default=str).encode()).hexdigest()
 

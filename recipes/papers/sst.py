@@ -35,7 +35,7 @@ from _arms import METHODS, Arm, parse_arm
 from _common import parse_recipe, smoke_folder
 from _evidence import paired_table
 from _generated import write_trees
-from _sst import FAITHFULNESS, HELD_OUT, POOLED, SstStudy, parse_size, size_label
+from _sst import FAITHFULNESS, HELD_OUT, POOLED, SAMPLING, SstStudy, parse_size, size_label
 from matplotlib.figure import Figure
 from transformers import BertConfig, BertForSequenceClassification, set_seed
 
@@ -139,6 +139,7 @@ def run_sst(description: str) -> dict[str, Any]:
     found = study.run(seeds)
     runs = [{"seed": seed, **{name: figures[seed] for name, figures in found.items()}} for seed in seeds]
     stated = {"recipe": "sst", "digest": study.key[:16], "options": vars(options)}
+    stated[SAMPLING] = str(args.train_sampling_strategy)
     versions = {"transformers": transformers.__version__, "hf_e2kd": __version__}
     results = collect_results(args, runs, start, **stated, **versions)
     write_results(results, output)
