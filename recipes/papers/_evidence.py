@@ -116,21 +116,23 @@ def paired_table(
     baseline: str,
     compared: str,
     teacher: Mapping[str, float],
+    kind: str = "student",
 ) -> str:
     """Write students as a table: means ± standard deviations over seeds, and a paired difference with its interval.
 
     Args:
-        rows: Figures with `student` and `seed`, in the table's order.
+        rows: Figures with `student` (`kind`) and `seed`, in the table's order.
         columns: Figures with their headings, shown as far as there are some.
         baseline: Student from which the difference is taken, seed by seed.
         compared: Figure of which it is taken.
         teacher: The teacher's figures.
+        kind: Heading of the names, and the column that holds them.
     """
     by_student: dict[str, dict[int, Mapping[str, Any]]] = {}
     for row in rows:
-        by_student.setdefault(row["student"], {})[row["seed"]] = row
+        by_student.setdefault(row[kind], {})[row["seed"]] = row
     shown = [name for name in columns if any(name in row for row in rows)]
-    heads = ["student", "seeds", *(columns[name] for name in shown), f"{columns[compared]} − {baseline}'s"]
+    heads = [kind, "seeds", *(columns[name] for name in shown), f"{columns[compared]} − {baseline}'s"]
     lines = [" | ".join(heads), "|".join(["---"] * len(heads))]
     if set(shown) & set(teacher):
         lines.append(" | ".join(["teacher", "", *(cell([teacher[n]] if n in teacher else []) for n in shown), ""]))

@@ -1,12 +1,13 @@
 """Shared parts of the recipes of annotated images: command line, measures, results."""
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from _annotated import AnnotatedSource, AnnotatedSplits, draw_boxes, flip
+from _evidence import refuse_other, settings_digest, write_evidence
 from torch import nn
 from transformers import HfArgumentParser, PreTrainedConfig
 from transformers.hf_argparser import string_to_bool
@@ -21,6 +22,7 @@ from hf_e2kd.trainer import ExplanationDistillTrainer
 from hf_e2kd.trainer.arguments import ExplanationDistillArguments
 
 METRICS = {
+    "accuracy": "accuracy",
     "f1": "F1",
     "map": "mAP",
     "agreement": "agreement",
@@ -133,7 +135,7 @@ def transforms(
             teacher_processor,
             augmentation=flip(flipped),
             classes=len(data.names),
-            label_column="labels",
+            label_column=data.label_column,
         )
         for flipped in (False, augment)
     )
@@ -159,6 +161,42 @@ def draw_examples(
         draw_boxes(models, explainers, data.test, view, data.names, count, output / "explanations.png")
 
 
+def each_seed(
+    args: ExplanationDistillArguments,
+    seeds: int,
+    deciding: Mapping[str, Any],
+    run: Callable[[int], dict[str, Any]],
+    write: Callable[[list[dict[str, Any]]], None],
+) -> None:
+    """Do the seeds' runs that aren't done yet, so that an interrupted command goes on with the next seed.
+
+    Args:
+        args: Training arguments, with the first seed.
+        seeds: Number of seeds.
+        deciding: Options on which figures depend.
+        run: Does one seed's run; its figures are kept in `runs` in the output folder.
+        write: Writes the results of the seeds so far.
+
+    Raises:
+        ValueError: the folder holds runs of other options, which aren't mixed.
+    """
+    digest, done = settings_digest(deciding, args), []
+    for seed in range(args.seed, args.seed + seeds):
+        path = Path(args.output_dir) / "runs" / f"seed-{seed}.json"
+        if path.exists():
+            done.append(refuse_other(path, digest)["run"])
+        else:
+            done.append(run(seed))
+            if args.process_index == 0:
+                write_evidence({"digest": digest, "run": done[-1]}, path)
+        write(done)
+
+
+def stated_source(source: Any) -> Any:
+    """State the options of the images."""
+    return "drawn shapes" if source.smoke else dict(vars(source))
+
+
 def collect_guidance(
     name: str, source: Any, options: Any, args: ExplanationDistillArguments, start: float, runs: list[dict[str, Any]]
 ) -> dict[str, Any]:
@@ -171,8 +209,7 @@ def collect_guidance(
         start: `time.monotonic()` at the start of the recipe.
         runs: Every seed's figures so far: `seed`, and model → split → measures.
     """
-    stated = "drawn shapes" if source.smoke else vars(source)
-    return collect_results(args, runs, start, recipe=name, source=stated, options=vars(options))
+    return collect_results(args, runs, start, recipe=name, source=stated_source(source), options=vars(options))
 
 
 def save_results(results: Mapping[str, Any], output: Path, args: ExplanationDistillArguments) -> None:

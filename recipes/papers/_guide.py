@@ -7,17 +7,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from _annotated import AnnotatedSplits, explainer_at, load_multi_label, load_splits, opened
+from _annotated import AnnotatedSplits, explainer_at, load_box_classifier, load_splits, opened
 from _guidance import (
     METRICS,
     GuidanceSetting,
     ViewOptions,
     collect_guidance,
     draw_examples,
+    each_seed,
     measure_split,
     parse_guidance,
     save_results,
     show_results,
+    stated_source,
     transforms,
 )
 from torch import nn
@@ -36,7 +38,8 @@ from hf_e2kd.trainer import ExplanationDistillTrainer
 from hf_e2kd.trainer.arguments import ExplanationDistillArguments
 from hf_e2kd.trainer.checkpoints import load_weights
 
-SELECTED_BY = ["f1", "energy_pointing_game", "localization_iou"]
+LOCALISATION = ["energy_pointing_game", "localization_iou"]
+SELECTED_BY = ["f1", *LOCALISATION]
 
 
 @dataclass
@@ -87,7 +90,7 @@ class GuidedModel:
         model: Chosen model.
         trainer: Trainer that holds it.
         evaluations: Measures on validation after each epoch, with the `step`.
-        front: Evaluations on the front, each with its `test` figures.
+        front: Evaluations on the front, each that was tested with its `test` figures.
         chosen: Evaluation of the chosen model.
     """
 
@@ -107,8 +110,10 @@ def guide(
     processor: Any,
     select: str,
     tolerance: float,
+    score: str = "f1",
+    test_all: bool = True,
 ) -> GuidedModel:
-    """Train a copy of a model, keep the front over F1, EPG and IoU on validation, and test all of its models.
+    """Train a copy of a model, keep the front over F1, EPG and IoU on validation, and test its models.
 
     Args:
         model: Classifier with its first weights.
@@ -117,9 +122,10 @@ def guide(
         args: Training arguments.
         data: Annotated images.
         processor: Image processor.
-        select, tolerance: Arguments of `choose`.
+        select, tolerance, score: Arguments of `choose`; the score takes the place of F1.
+        test_all: Test all models of the front, not the chosen one alone.
     """
-    pareto = ParetoCheckpoints(SELECTED_BY)
+    pareto = ParetoCheckpoints([score, *LOCALISATION])
     trainer = ExplanationDistillTrainer(
         copy.deepcopy(model),
         args,
@@ -137,32 +143,33 @@ def guide(
     def load(point: Mapping[str, Any]) -> None:
         load_weights(trainer.student, f"{args.output_dir}/{PREFIX_CHECKPOINT_DIR}-{point['step']}")
 
-    front: list[dict[str, Any]] = []
-    for point in pareto.front:
+    front: list[dict[str, Any]] = [dict(point) for point in pareto.front]
+    chosen = choose(front, select, tolerance, score)
+    for point in front if test_all else [chosen]:
         load(point)
-        front.append({**point, "test": measure_split(trainer, data)})
-    chosen = choose(front, select, tolerance)
+        point["test"] = measure_split(trainer, data)
     load(chosen)
     return GuidedModel(trainer.student, trainer, pareto.points, front, chosen)
 
 
-def choose(front: Sequence[Mapping[str, Any]], select: str, tolerance: float) -> Any:
-    """Choose the model of a front that is best in one measure, among those whose F1 is near the front's best.
+def choose(front: Sequence[Mapping[str, Any]], select: str, tolerance: float, score: str = "f1") -> Any:
+    """Choose the model of a front that is best in one measure, among those whose score is near the front's best.
 
     Example:
         >>> front = [{"f1": 0.70, "epg": 0.50}, {"f1": 0.69, "epg": 0.55}, {"f1": 0.40, "epg": 0.90}]
         >>> choose(front, "epg", tolerance=0.02)
         {'f1': 0.69, 'epg': 0.55}
     """
-    best = max(point["f1"] for point in front)
-    return max((point for point in front if point["f1"] >= best - tolerance), key=lambda point: point[select])
+    best = max(point[score] for point in front)
+    return max((point for point in front if point[score] >= best - tolerance), key=lambda point: point[select])
 
 
 def run_guidance(setting: GuidanceSetting, name: str, description: str) -> dict[str, Any]:
     """Train an unguided and a guided model, select on validation, measure on the test split.
 
     Into `--output_dir` go each seed's models (`baseline-SEED`, `guided-SEED`), their fronts with their checkpoints,
-    `results.json`, `table.md`, and of the first seed `front.png` (on validation) and `explanations.png`.
+    `results.json`, `table.md`, and of the first seed `front.png` (on validation) and `explanations.png`. An interrupted
+    command goes on with the seed that it was at.
 
     Args:
         setting: Setting of the recipe.
@@ -176,52 +183,59 @@ def run_guidance(setting: GuidanceSetting, name: str, description: str) -> dict[
         setting, GuidanceOptions, GuidanceComparison, name, description, ("data", "model")
     )
     output, start = Path(args.output_dir), time.monotonic()
-    runs: list[dict[str, Any]] = []
-    fronts: list[dict[str, Any]] = []
-    with opened(source):
-        for seed in range(args.seed, args.seed + comparison.seeds):
-            set_seed(seed)
-            data = load_splits(source, seed)
-            model, processor = load_multi_label(
-                setting.smoke_model if source.smoke else options.model,
-                options.model_init,
-                data.names,
-                options.image_size,
-                options.model_weights,
+    results: dict[str, Any] = {}
+
+    def run(seed: int) -> dict[str, Any]:
+        set_seed(seed)
+        data = load_splits(source, seed)
+        model, processor = load_box_classifier(
+            setting.smoke_model if source.smoke else options.model,
+            options.model_init,
+            data.names,
+            options.image_size,
+            options.model_weights,
+        )
+        data.train = keep_annotations(data.train, options.annotated, seed)
+        data.show(*transforms(data, options.augment, processor))
+        explainer = explainer_at(args, options.layer, model, processor)
+        weights = {"baseline": 0.0, "guided": None} if comparison.compare else {"guided": None}
+        trained = {}
+        for variant, weight in weights.items():
+            announce(args, f"Seed {seed}: training the {variant} model")
+            trained[variant] = guide(
+                model,
+                explainer,
+                AnnotationReference(options.guidance_loss, options.dilation, weight),
+                replace_arguments(args, seed=seed, output_dir=str(output / "fronts" / f"{variant}-{seed}")),
+                data,
+                processor,
+                options.select,
+                options.tolerance,
             )
-            data.train = keep_annotations(data.train, options.annotated, seed)
-            data.show(*transforms(data, options.augment, processor))
-            explainer = explainer_at(args, options.layer, model, processor)
-            weights = {"baseline": 0.0, "guided": None} if comparison.compare else {"guided": None}
-            trained = {}
-            for variant, weight in weights.items():
-                announce(args, f"Seed {seed}: training the {variant} model")
-                trained[variant] = guide(
-                    model,
-                    explainer,
-                    AnnotationReference(options.guidance_loss, options.dilation, weight),
-                    replace_arguments(args, seed=seed, output_dir=str(output / "fronts" / f"{variant}-{seed}")),
-                    data,
-                    processor,
-                    options.select,
-                    options.tolerance,
-                )
-            runs.append({"seed": seed, **{variant: {"test": each.chosen["test"]} for variant, each in trained.items()}})
-            fronts += [
-                {"seed": seed, "side": variant, "chosen": each.chosen["step"], "front": each.front}
-                for variant, each in trained.items()
-            ]
-            for variant, each in trained.items():
-                each.trainer.save_model(str(output / f"{variant}-{seed}"))
-            if seed == args.seed and args.process_index == 0:
-                _plot_fronts(trained, output / "front.png")
-                models = {variant.capitalize(): each.model for variant, each in trained.items()}
-                draw_examples(models, dict.fromkeys(models, explainer), data, processor, comparison.pictures, output)
-            results = collect_guidance(name, source, options, args, start, runs) | {"fronts": fronts}
-            # What compares two models' maps says nothing here.
-            for argument in ("explanation_loss", "explanation_target"):
-                del results["arguments"][argument]
-            save_results(results, output, args)
+        fronts = [
+            {"seed": seed, "side": variant, "chosen": each.chosen["step"], "front": each.front}
+            for variant, each in trained.items()
+        ]
+        for variant, each in trained.items():
+            each.trainer.save_model(str(output / f"{variant}-{seed}"))
+        if seed == args.seed and args.process_index == 0:
+            _plot_fronts(trained, output / "front.png")
+            models = {variant.capitalize(): each.model for variant, each in trained.items()}
+            draw_examples(models, dict.fromkeys(models, explainer), data, processor, comparison.pictures, output)
+        figures = {variant: {"test": each.chosen["test"]} for variant, each in trained.items()}
+        return {"figures": {"seed": seed, **figures}, "fronts": fronts}
+
+    def write(done: list[dict[str, Any]]) -> None:
+        results.update(collect_guidance(name, source, options, args, start, [each["figures"] for each in done]))
+        results["fronts"] = [front for each in done for front in each["fronts"]]
+        # What compares two models' maps says nothing here.
+        for argument in ("explanation_loss", "explanation_target"):
+            del results["arguments"][argument]
+        save_results(results, output, args)
+
+    with opened(source):
+        stated = {"source": stated_source(source), **vars(options), "compare": comparison.compare}
+        each_seed(args, comparison.seeds, stated, run, write)
     show_results(results, output, args)
     return results
 

@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
+from _common import SMALLEST_CROP
 from _interpretability import channels_last, square_processor
 from _limited_arms import Arm
 from _splits import choose_per_class, hold_out
@@ -22,8 +23,8 @@ from hf_e2kd.architectures.sharding import whole
 from hf_e2kd.data import DistillationTransform, load_cifar10, load_tiny_imagenet_parquet
 from hf_e2kd.data.images import label_names
 from hf_e2kd.experiments.distillation import explainer_of, replace_arguments, train_on_labels
-from hf_e2kd.experiments.images import classifier_of
-from hf_e2kd.experiments.models import load_teacher, load_weights
+from hf_e2kd.experiments.images import classifier_of, crop_and_flip
+from hf_e2kd.experiments.models import create_student, load_teacher, load_weights
 from hf_e2kd.experiments.results import measured_metrics
 from hf_e2kd.fidelity import FidelityRecord, measure_fidelity
 from hf_e2kd.models import SmallResNetConfig
@@ -49,7 +50,7 @@ class Setting:
     """Kind of the data.
 
     Args:
-        student: Configuration of the students.
+        student: Configuration of the students, or `timm/NAME` or the file of one.
         size: Side of the images that they are shown, in pixels.
         teacher_size: The same of the teacher.
         held_out: Images a class to validate on.
@@ -58,7 +59,7 @@ class Setting:
         teacher_training: Its training arguments.
     """
 
-    student: PreTrainedConfig
+    student: PreTrainedConfig | str
     size: int
     teacher_size: int
     held_out: int
@@ -111,20 +112,6 @@ def divide(every: Dataset, test: Dataset, shots: int, held_out: int) -> DatasetD
     return DatasetDict({name: part.select_columns(["image", "label"]) for name, part in parts.items()})
 
 
-def as_inputs(dataset: Dataset, processor: Any, teacher_processor: Any, padding: int | None, frozen: bool) -> Dataset:
-    """Show the images as both networks take them.
-
-    Args:
-        padding: Pixels by which they are moved at random; None for no augmentation.
-        frozen: Say how they were moved, for the stored maps.
-    """
-    augmentation = None
-    if padding is not None:
-        side = processor.size["height"]
-        augmentation = v2.Compose([v2.RandomCrop(side, padding=padding), v2.RandomHorizontalFlip()])
-    return dataset.with_transform(DistillationTransform(processor, teacher_processor, augmentation, record_view=frozen))
-
-
 class Study:
     """The students of one kind of data.
 
@@ -135,6 +122,7 @@ class Study:
         folder: Folder of the teacher and of its stored outputs.
         teacher: Folder or Hub id of a trained teacher; None to train one.
         split: Split to measure on.
+        crops: Train on random crops of the images, which are of any size, in the place of small shifts.
     """
 
     def __init__(
@@ -145,14 +133,16 @@ class Study:
         folder: Path,
         teacher: str | None,
         split: str,
+        crops: bool = False,
     ):
+        self.crops = crops
         self.setting, self.splits, self.args, self.folder = setting, splits, args, folder
         self.source, self.split = teacher, split
         self.processor = square_processor(setting.size)
         same = setting.teacher_size == setting.size  # the images are made once for both
         bicubic = {"resample": PIL.Image.Resampling.BICUBIC}
         self.teacher_processor = self.processor if same else square_processor(setting.teacher_size, **bicubic)
-        self.names = label_names(splits["train"])
+        self.names = label_names(splits[split])
 
     @cached_property
     def teacher(self) -> nn.Module:
@@ -171,9 +161,20 @@ class Study:
         return channels_last(load_teacher(str(path))[0].to(self.args.device))
 
     def shown(self, name: str, augmented: bool = False, frozen: bool = False) -> Dataset:
-        """A split as both networks take it."""
-        padding = self.setting.size // 8 if augmented else None
-        return as_inputs(self.splits[name], self.processor, self.teacher_processor, padding, frozen)
+        """A split as both networks take it.
+
+        Args:
+            name: Its name.
+            augmented: Move and flip the images at random.
+            frozen: Say how they were moved, for the stored maps.
+        """
+        augmentation, size = None, self.setting.size
+        if augmented and self.crops:
+            augmentation = crop_and_flip(self.processor, self.teacher_processor, smallest=SMALLEST_CROP)
+        elif augmented:
+            augmentation = v2.Compose([v2.RandomCrop(size, padding=size // 8), v2.RandomHorizontalFlip()])
+        views = self.processor, self.teacher_processor
+        return self.splits[name].with_transform(DistillationTransform(*views, augmentation, record_view=frozen))
 
     def stored(self, name: str) -> StoredReference:
         """The teacher's outputs on a split without augmentation, computed once."""
@@ -208,7 +209,12 @@ class Study:
     def new_student(self) -> nn.Module:
         """A student with random weights, the same for the same seed."""
         assert self.names is not None
-        return channels_last(classifier_of(copy.deepcopy(self.setting.student), self.names).to(self.args.device))
+        network = self.setting.student
+        if isinstance(network, str):
+            student = create_student(network, "random", self.names)
+        else:
+            student = classifier_of(copy.deepcopy(network), self.names)
+        return channels_last(student.to(self.args.device))
 
     def run(self, arm: Arm, seed: int, folder: Path) -> dict[str, Any]:
         """Train a student, save it in a folder, and measure it."""
@@ -221,6 +227,7 @@ class Study:
         trained = time.process_time() - start
         figures = self.measure(student)
         student.save_pretrained(folder)
+        self.processor.save_pretrained(folder)
         return {**figures, "parameters": student.num_parameters(), "training_cpu_seconds": round(trained, 1)}
 
     def measure(self, student: nn.Module) -> dict[str, float]:
@@ -275,7 +282,7 @@ class Study:
         return further_figures(record)
 
 
-def further_figures(record: FidelityRecord) -> dict[str, float]:
+def further_figures(record: FidelityRecord, faithfulness: Iterable[str] = FAITHFULNESS) -> dict[str, float]:
     """Select the figures of a record that aren't by the explainer of the training: similarities, and faithfulness."""
     found = {each.explainer["name"]: each.figures["explanation_similarity"].value for each in record.held_out}
-    return found | {name: record.figures[name].value for name in FAITHFULNESS}
+    return found | {name: record.figures[name].value for name in faithfulness}

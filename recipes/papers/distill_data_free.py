@@ -10,6 +10,8 @@
         --teacher bcos/densenet169 --teacher_weights densenet_169-7037ee0604.pth
     accelerate launch recipes/papers/distill_data_free.py --dataset SUN397 --train_data imagenet \\
         --teacher outputs/sun397_densenet169
+    accelerate launch recipes/papers/distill_data_free.py --dataset TINY_IMAGENET --train_data COCO CLOTHING \\
+        --teacher outputs/efficientnet-lite0 --student timm/mobilenetv3_small_075
     accelerate launch recipes/papers/distill_data_free.py --smoke
 """
 
@@ -18,6 +20,7 @@ from typing import ClassVar
 
 from _common import (
     BCOS_TRAINING,
+    SMALLEST_CROP,
     SMOKE_TRAINING,
     STANDARD_TRAINING,
     PaperExperiment,
@@ -25,17 +28,18 @@ from _common import (
     chosen_first,
     find_images,
     load_published,
+    select_split,
     smoke_bcos,
     smoke_folder,
     smoke_processor,
+    unlabelled_images,
 )
 from _generated import write_imagenet, write_sun397
-from datasets import Dataset, DatasetDict
 
 from hf_e2kd.alignment.inputs import image_view
 from hf_e2kd.callbacks import AdaptiveClipping
 from hf_e2kd.data import DistillationTransform
-from hf_e2kd.data.images import label_names, without_undecodable
+from hf_e2kd.data.images import label_names
 from hf_e2kd.experiments import Distillation, run_experiment, run_recipe
 from hf_e2kd.experiments.images import crop_and_flip, explanation_picture
 from hf_e2kd.experiments.models import create_student, processor_like
@@ -44,23 +48,17 @@ from hf_e2kd.trainer.arguments import ExplanationDistillArguments
 EPOCHS = 200
 """Number of epochs of ImageNet's recipe; for the training on unrelated images none is stated."""
 
-SMALLEST_CROP = 0.08
-"""Least fraction of an image that a random crop keeps."""
-
 
 @dataclass
 class DataFreeSources(PaperSources):
     """Options of the teacher, its own data and the images to train on."""
 
     dataset: str | None = field(
-        default=None,
-        metadata={
-            "help": "The teacher's own data, to measure on: the folder of ImageNet or SUN397, or as --train_data."
-        },
+        default=None, metadata={"help": "The teacher's own data, to measure on: one source as those of --train_data."}
     )
-    train_data: str | None = field(
+    train_data: list[str] | None = field(
         default=None,
-        metadata={"help": "Images to train on: the folder of SUN397 or ImageNet, a folder of images, or a Hub id."},
+        metadata={"help": "Images to train on, one or several: folders of SUN397, (Tiny) ImageNet or images, Hub ids."},
     )
     student: str = field(
         default="bcos/resnet18",
@@ -93,13 +91,12 @@ def load_data_free_pair(sources: DataFreeSources, args: ExplanationDistillArgume
     """Load both kinds of images, without the labels of those to train on, and both models."""
     if sources.smoke:
         sources.dataset = str(write_imagenet(smoke_folder(args) / "imagenet"))
-        sources.train_data = str(write_sun397(smoke_folder(args) / "SUN397"))
+        sources.train_data = [str(write_sun397(smoke_folder(args) / "SUN397"))]
     assert sources.dataset is not None and sources.train_data is not None
     skip = sources.skip_undecodable
-    train = _split(find_images(sources.train_data), sources.train_data, [sources.train_split], skip)
-    train = train.select_columns(["image"])
+    train = unlabelled_images(sources.train_data, sources.train_split, skip)
     wanted = ["validation", "test"] if sources.eval_split is None else [sources.eval_split]
-    evaluation = _split(find_images(sources.dataset, sources.partition), sources.dataset, wanted, skip)
+    evaluation = select_split(find_images(sources.dataset, sources.partition), sources.dataset, wanted, skip)
     evaluation = evaluation.select_columns([name for name in ("image", "label") if name in evaluation.column_names])
     names = label_names(evaluation)
     if sources.smoke:
@@ -122,18 +119,6 @@ def load_data_free_pair(sources: DataFreeSources, args: ExplanationDistillArgume
         explanation_picture(teacher, shown, transform, args),
         callbacks=[AdaptiveClipping()] if hasattr(student, "add_inverse") else [],
     )
-
-
-def _split(splits: DatasetDict, source: str, wanted: list[str], skip_undecodable: bool) -> Dataset:
-    """Select the first of the wanted splits that exists."""
-    for name in wanted:
-        if name in splits:
-            if "image" not in splits[name].column_names:
-                raise ValueError(
-                    f"'{source}' has no column 'image'. Its columns: {', '.join(splits[name].column_names)}."
-                )
-            return without_undecodable(splits[name]) if skip_undecodable else splits[name]
-    raise ValueError(f"'{source}' has no split '{' or '.join(wanted)}'. Its splits: {', '.join(splits)}.")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from guide_tiny_imagenet import study_table as box_table
 from limited_data import study_table
+from sst import size_table
 from watermark import regime_table
 
 from hf_e2kd.experiments.command_line import run_recipe
@@ -28,7 +30,12 @@ from hf_e2kd.experiments.command_line import run_recipe
 RESULTS = Path(__file__).parents[1] / "results"
 PAGES = (RESULTS / "README.md", RESULTS.parents[1] / "README.md")
 
-TABLES: dict[str, Callable[[Mapping[str, Any], str], str]] = {"limited_data": study_table, "watermark": regime_table}
+TABLES: dict[str, Callable[[Mapping[str, Any], str], str]] = {
+    "guide_tiny_imagenet": box_table,
+    "limited_data": study_table,
+    "sst": size_table,
+    "watermark": regime_table,
+}
 """Functions `(results, part)` that make a recipe's tables, by its name."""
 
 _BLOCK = re.compile(r"(<!-- (?P<file>\w+) (?P<part>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)

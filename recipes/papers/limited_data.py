@@ -20,19 +20,24 @@ On CIFAR-10 the teacher is trained first, on all other training images; on Tiny 
 Each student's figures are written as they come; started again, the same command goes on, and started twice it does
 half of the work in each process. --continue_from takes over the students of an earlier results.json.
 
+--student takes another network, such as a ViT of a convolutional teacher. With --train_images students learn on random
+crops of images that have nothing to do with the teacher's task, from the teacher alone (e²KD's data-free distillation).
+
     python recipes/papers/limited_data.py --data cifar10 --folder CIFAR --studies methods length
     python recipes/papers/limited_data.py --data tiny_imagenet --folder TINY --teacher outputs/efficientnet-lite0
+    python recipes/papers/limited_data.py --data tiny_imagenet --folder TINY --teacher outputs/efficientnet-lite0 \\
+        --train_images COCO/images CLOTHING --students KD e²KD --num_train_epochs 100
     python recipes/papers/limited_data.py --smoke
 """
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _common import chosen_first, parse_recipe, refuse_launcher
+from _common import chosen_first, parse_recipe, refuse_launcher, unlabelled_images
 from _evidence import (
     STUDY_TRAINING,
     paired_table,
@@ -78,6 +83,12 @@ class Options:
         default=None, metadata={"help": "Hub id or folder of the teacher; on CIFAR-10 one is trained without."}
     )
     shots: int = field(default=50, metadata={"help": "Images a class to train on."})
+    student: str | None = field(
+        default=None, metadata={"help": "Network of the students, timm/NAME or .json, in the place of the data's own."}
+    )
+    train_images: list[str] = field(
+        default_factory=list, metadata={"help": "Images to train on in the place of the data's: folders or Hub ids."}
+    )
     studies: list[str] = field(
         default_factory=lambda: ["methods"], metadata={"help": f"Of {', '.join(STUDIES)}, any number."}
     )
@@ -108,6 +119,12 @@ class Options:
             raise ValueError(f"Give --teacher: none is trained on {self.data}.")
         if not self.arms or not self.seeds:
             raise ValueError("Give --studies whose --students there are, and --seeds.")
+        labelled = [name for name, arm in self.arms.items() if arm.arguments.get("task_weight")]
+        if self.train_images and labelled:
+            raise ValueError(
+                f"'{labelled[0]}' learns from labels, which --train_images don't have. Choose --students among "
+                f"{', '.join(name for name in self.arms if name not in labelled)}."
+            )
         for name in ("shots", "held_out_images"):
             if getattr(self, name) < (name == "shots"):
                 raise ValueError(f"--{name} can't be {getattr(self, name)}.")
@@ -132,11 +149,20 @@ def run_limited_data(description: str) -> dict[str, Any]:
     if args.device.type == "cpu":
         use_one_thread()
     deciding = {name: value for name, value in asdict(options).items() if name in DECIDING}
+    if options.student is not None:
+        deciding["student"] = options.student
+    if options.train_images:  # wherever these folders lie
+        deciding["train_images"] = ["/".join(Path(each).parts[-2:]) for each in options.train_images]
     output, digest = Path(args.output_dir), settings_digest(deciding, args)
     setting = SETTINGS["cifar10" if options.smoke else options.data]
     splits = smoke_splits() if options.smoke else load_splits(options.data, str(options.folder), options.shots)
+    if options.student is not None:
+        setting = replace(setting, student=options.student)
+    if options.train_images:
+        splits["train"] = unlabelled_images(options.train_images)
+    crops, start = bool(options.train_images), time.monotonic()
     earlier = read_earlier(options, digest)
-    study, start = Study(setting, splits, args, output, options.teacher, options.split), time.monotonic()
+    study = Study(setting, splits, args, output, options.teacher, options.split, crops)
     teacher = share_runs(output / "runs", ["teacher"], digest, lambda _: study.teacher_figures())["teacher"]
     rows = train_students(study, options, digest, earlier)
     known = {(row["student"], row["seed"]) for row in rows}

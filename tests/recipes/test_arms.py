@@ -1,5 +1,6 @@
 """The compared trainings as arguments of one trainer, and the recipes that train them, tried out on generated data."""
 
+import evidence_tables
 import interpretability_table
 import pytest
 import sst
@@ -9,6 +10,7 @@ from _arms import METHODS, arm_arguments, parse_arm, teacher_sources
 from _interpretability import TINY, StudyOptions, find_teacher, is_trained_here, square_processor, train_one
 from datasets import ClassLabel, Dataset, Features, Image
 from PIL import Image as PILImage
+from transformers import AutoModelForSequenceClassification
 
 from hf_e2kd import ExplanationDistillArguments
 from hf_e2kd.data import load_sst
@@ -25,6 +27,14 @@ def arguments_of(text, tmp_path, **training):
     return {name: found.get(name) for name in ("task_weight", "logits_weight", "explanation_weight", "terms")} | {
         "other": found.get("label_smoothing_factor", found.get("temperature"))
     }
+
+
+def test_an_arm_has_an_explainer_of_its_own(tmp_path):
+    """Prevents: students that are all trained by the command's explainer, whatever their names say."""
+    args, model = ExplanationDistillArguments(str(tmp_path), explainer="gradcam"), build("resnet")
+    trained = [parse_arm(text) for text in ("e2KD:explainer=saliency", "e2KD")]
+    found = [arm_arguments(arm, StudyOptions(), args, model, model).get("explainer") for arm in trained]
+    assert found == ["saliency", None]
 
 
 @pytest.mark.parametrize(
@@ -131,14 +141,24 @@ def test_temperatures_of_a_smoothed_teacher(run, tmp_path):
 
 
 def test_words_of_few_layers(run, tmp_path):
-    """Prevents: words of one split alone, or students of each number of layers without figures."""
-    results = run(sst, "--smoke", "--students", "KD", "--pictures", "1")
+    """Prevents: words of one split alone, students of each size without figures, and of a size that wasn't named."""
+    results = run(sst, "--smoke", "--students", "KD", "--pictures", "1", "--held_out_sentences", "2")
     pooled = results["summary"][sst.POOLED]
-    assert list(pooled) == ["teacher", "KD, 1 layers", "KD, 2 layers"]
+    assert list(pooled) == ["teacher", "KD, 1 layers", "KD, 2 layers, 8 wide"]
     assert all({"word_accuracy", "word_auroc", "word_auprc"} <= found.keys() for found in pooled.values())
     assert set(results["summary"]["test"]["teacher"]) == {"task_accuracy"}
+    assert set(results["summary"]["test"]["KD, 1 layers"]) == {"task_accuracy", "agreement"}
+    held_out = results["summary"]["held_out"]["KD, 1 layers"]
+    assert set(held_out) == {"explanation_similarity", *sst.HELD_OUT, *sst.FAITHFULNESS}
+    table = evidence_tables.TABLES["sst"](results, "2x8").splitlines()
+    assert table[0].endswith("| training, CPU s | agreement − KD's |")
+    assert [line.split(" | ")[0] for line in table[2:]] == ["| teacher", "| KD"]
+    further = evidence_tables.TABLES["sst"](results, "held_out_1").splitlines()
+    assert "| Integrated Gradients | attention gradient | LRP | occlusion |" in further[0] and len(further) == 3
+    config = AutoModelForSequenceClassification.from_pretrained(tmp_path / "models" / "KD-2x8-42").config
+    assert (config.num_hidden_layers, config.hidden_size, config.num_attention_heads) == (2, 8, 1)
     names = {path.name for path in tmp_path.iterdir()}
-    assert {"explanations-1.png", "explanations-2.html", "table.md", "words.png"} <= names
+    assert {"explanations-1.png", "explanations-2x8.html", "table.md", "words.png"} <= names
     data = load_sst(tmp_path / "generated" / "trees")
     assert data["test"]["word_labels"][0] == [2, 4, 2, 2, 0]
 
@@ -158,6 +178,8 @@ def test_words_of_few_layers(run, tmp_path):
         (interpretability_table, ["--dataset", "x", "--concepts", "nowhere"], "There is no folder 'nowhere'"),
         (sst, ["--dataset", "nowhere"], "nowhere"),
         (sst, ["--smoke", "--pictures", "-1"], "--pictures can't be below 0"),
+        (sst, ["--smoke", "--student_layers", "6x"], "LAYERSxWIDTH as 6x192, not '6x'"),
+        (sst, ["--smoke", "--students", "e2KD:explainer=lpr"], "Did you mean 'lrp'"),
         (temperature_study, ["--smoke", "--samples", "0"], "--samples must be at least 1, not 0"),
         (temperature_study, ["--smoke", "--temperatures", "0"], "'temperature=0', which must be above 0"),
         (sst, [], "Give --dataset, or --smoke"),

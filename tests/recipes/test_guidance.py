@@ -7,7 +7,7 @@ from importlib import import_module
 
 import pytest
 import torch
-from _annotated import CocoSource, VocSource, explainer_at, load_multi_label
+from _annotated import CocoSource, VocSource, explainer_at, load_box_classifier
 from _guide import run_guidance
 from _guided_students import run_guided_distillation
 from _shapes import SHAPES, write_coco, write_voc
@@ -76,17 +76,24 @@ def test_guidance_trains_selects_measures_and_writes(name, options, monkeypatch,
 
 def test_distillation_measures_teacher_and_students(monkeypatch, tmp_path):
     """Prevents: a teacher measured by the students' labels alone, or students that differ in more than one term."""
-    results = run("distill_voc", monkeypatch, *QUICK, "--pictures", "2", "--output_dir", str(tmp_path))
+    line = (*QUICK, "--labels", "--pictures", "2", "--output_dir", str(tmp_path))
+    results = run("distill_voc", monkeypatch, *line)
     written = {path.name for path in tmp_path.iterdir()}
     assert {"student", "student-kd", "results.json", "table.md", "explanations.png"} <= written
     own = {"f1", "map", "energy_pointing_game", "localization_iou"}
     (sides,) = results["runs"]
     for split in ("validation", "test"):
         check_figures(sides["teacher"][split], own)
-        for student in ("KD", "e²KD"):
+        for student in ("labels", "KD", "e²KD"):
             check_figures(sides[student][split], own | {"agreement", "explanation_similarity"})
-    assert sides["KD"]["test"] != sides["e²KD"]["test"]
+    tested = [sides[student]["test"] for student in ("labels", "KD", "e²KD")]
+    assert tested[0] != tested[1] != tested[2]
     assert json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["runs"] == results["runs"]
+    # Started again, nothing is trained anew, and nothing of other options is mixed in.
+    monkeypatch.setattr("_guided_students.ExplanationDistillTrainer", None)
+    assert run("distill_voc", monkeypatch, *line)["runs"] == results["runs"]
+    with pytest.raises(ValueError, match="other options, arguments or another version"):
+        run("distill_voc", monkeypatch, *line, "--temperature", "2")
 
 
 @pytest.mark.parametrize(
@@ -178,7 +185,9 @@ def test_published_weights_get_a_head_for_the_datas_classes(tmp_path):
     """Prevents: a B-cos network that starts from random weights, or is shown normalised images."""
     weights = AutoModelForImageClassification.from_config(bcos_config("resnet18", num_labels=1000)).state_dict()
     torch.save(weights, tmp_path / "weights.pth")
-    model, processor = load_multi_label("bcos/resnet18", "pretrained", list(CLASSES), 64, str(tmp_path / "weights.pth"))
+    model, processor = load_box_classifier(
+        "bcos/resnet18", "pretrained", list(CLASSES), 64, str(tmp_path / "weights.pth")
+    )
     assert (model.config.num_labels, model.config.problem_type) == (20, "multi_label_classification")
     assert torch.equal(model.state_dict()["conv1.linear.weight"], weights["conv1.linear.weight"])
     view = image_view(processor)
@@ -191,7 +200,7 @@ def test_a_classifier_gets_a_head_for_the_datas_classes(family, tmp_path):
     build(family).save_pretrained(tmp_path)
     if family == "resnet":
         ViTImageProcessor(size={"height": 40, "width": 40}, image_mean=[0.1] * 3).save_pretrained(tmp_path)
-    model, processor = load_multi_label(str(tmp_path), "pretrained", list(CLASSES), size=64)
+    model, processor = load_box_classifier(str(tmp_path), "pretrained", list(CLASSES), size=64)
     assert model(torch.zeros(1, 3, 64, 64)).logits.shape == (1, 20)
     assert model.config.id2label[19] == "tvmonitor"
     assert model.config.problem_type == "multi_label_classification"

@@ -7,11 +7,16 @@ import evidence_tables
 import limited_data
 import numpy as np
 import pytest
+from _common import unlabelled_images
 from _evidence import paired_table
+from _generated import write_sun397
 from _limited_arms import STUDIES
-from _limited_data import Study, divide
+from _limited_data import SETTINGS, Study, divide
 from datasets import Dataset
+from torchvision.transforms import v2
+from transformers import AutoImageProcessor, AutoModelForImageClassification
 
+from hf_e2kd import ExplanationDistillArguments
 from hf_e2kd.terms import available_explanation_losses
 
 STUDENTS = ["--students", "labels", "KD", "e²KD", "e²KD, frozen"]
@@ -68,9 +73,36 @@ def test_a_longer_study_goes_on(finished, monkeypatch, tmp_path):
         limited_data.run_limited_data(limited_data.__doc__)
 
 
+def test_students_of_another_kind_on_unrelated_images(run, tmp_path):
+    """Prevents: the data's own images where others are named, labels of these, a student that can't be loaded alone."""
+    photos = write_sun397(tmp_path / "photos", per_class=2)
+    network = {"model_type": "vit", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    (tmp_path / "vit.json").write_text(json.dumps({**network, "image_size": 32, "patch_size": 8}))
+    given = ["--train_images", str(photos), str(photos), "--student", str(tmp_path / "vit.json")]
+    results = run(limited_data, "--smoke", *given, "--students", "KD", "--seeds", "1")
+    assert [row["student"] for row in results["rows"]] == ["KD"]
+    assert results["options"]["train_images"] == [f"{tmp_path.name}/photos"] * 2
+    (folder,) = (tmp_path / "students").iterdir()
+    assert AutoModelForImageClassification.from_pretrained(folder).config.model_type == "vit"
+    assert AutoImageProcessor.from_pretrained(folder).size["height"] == 32
+
+
+def test_unrelated_images_are_cropped_and_have_no_labels(tmp_path):
+    """Prevents: images of any size that are shifted by a few pixels, or a label that belongs to other classes."""
+    images = unlabelled_images([str(write_sun397(tmp_path / "a")), str(write_sun397(tmp_path / "b"))])
+    assert images.column_names == ["image"] and len(images) == 24
+    splits = limited_data.smoke_splits()
+    splits["train"] = images
+    study = Study(SETTINGS["cifar10"], splits, ExplanationDistillArguments("unused"), tmp_path, None, "test", True)
+    shown = study.shown("train", augmented=True)
+    assert set(shown[0]) == {"pixel_values"} and shown[0]["pixel_values"].shape == (3, 32, 32)
+    assert isinstance(shown.format["format_kwargs"]["transform"].augmentation.transforms[0], v2.RandomResizedCrop)
+
+
 @pytest.mark.parametrize(
     ("option", "message"),
     [
+        (["--train_images", "photos", "--students", "KD", "AT"], "'AT' learns from labels"),
         (["--studies", "method"], "Did you mean 'methods'"),
         (["--students", "e2KD"], "Unknown student 'e2KD'"),
         (["--seeds", "1", "--shots", "0"], "--shots can't be 0"),

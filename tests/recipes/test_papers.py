@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 import timm
 import torch
-from _common import load_published, smoke_bcos, smoke_processor
+from _common import find_images, load_published, smoke_bcos, smoke_processor, unlabelled_images
 from _generated import write_imagenet, write_sun397, write_waterbirds
 from _splits import choose_per_class, hold_out
+from datasets import Dataset, Features, List, Value
+from datasets import Image as ImageFeature
 from distill_imagenet import PRESETS, ImageNetSources, imagenet_experiment, shot_splits
 from distill_waterbirds import GROUPS, STUDENTS, waterbirds_experiment
 from safetensors.torch import save_file
@@ -39,6 +41,7 @@ from hf_e2kd.alignment.inputs import image_view
 from hf_e2kd.alignment.labels import align_labels, is_multi_label
 from hf_e2kd.callbacks import AdaptiveClipping
 from hf_e2kd.data import MixingCollator, load_imagenet
+from hf_e2kd.data.image_files import png_cell
 from hf_e2kd.data.imagenet import class_names
 from hf_e2kd.data.images import load_images
 from hf_e2kd.experiments import create_student, run_experiment
@@ -420,13 +423,27 @@ def test_data_free_the_other_way_round_from_folders(run, tmp_path):
     (tmp_path / "student.json").write_text(json.dumps(student))
     results = run(
         "distill_data_free",
-        *("--dataset", str(sun), "--train_data", str(imagenet), "--teacher", str(tmp_path / "teacher")),
+        *("--dataset", str(sun), "--train_data", str(imagenet), str(imagenet), "--teacher", str(tmp_path / "teacher")),
         *("--student", str(tmp_path / "student.json"), "--explainer", "bcos", "--no_compare", "--pictures", "0"),
         *("--max_steps", "1", "--use_cpu", "true", "--per_device_train_batch_size", "4", "--disable_tqdm", "true"),
     )
     assert set(results["summary"]["teachers_data"]) == {"teacher", "e²KD"}
     assert 0 <= results["summary"]["teachers_data"]["teacher"]["accuracy"]["mean"] <= 1
     assert results["sources"]["partition"] == 1
+
+
+def test_tiny_imagenets_parquet_files_are_images_too(tmp_path, monkeypatch):
+    """Parquet files taken for columns of any kind, without the classes' names and the names of broken images."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "classes.csv").write_text("label,wnid\n0,n01443537\n")
+    cell = {**png_cell(np.zeros((8, 8, 3), np.uint8)), "path": "goldfish_0.png"}
+    rows = {"image": [cell], "label": [0], "box": [[1.0, 2.0, 3.0, 4.0]]}
+    for split in ("train", "validation"):
+        features = Features(image=ImageFeature(), label=Value("int32"), box=List(Value("float32"), length=4))
+        Dataset.from_dict(rows, features=features).to_parquet(tmp_path / f"{split}.parquet")
+    found = find_images(str(tmp_path))
+    assert found["validation"].features["label"].names == ["goldfish, Carassius auratus"]
+    assert unlabelled_images([str(tmp_path)] * 2).column_names == ["image"]
 
 
 # --- Shifts ----------------------------------------------------------------------------------------------------------
@@ -514,7 +531,7 @@ def test_a_search_at_random_between_two_weights(run):
 # --- Their docstrings ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["_guide", "_splits", "_evidence", "distill_waterbirds"])
+@pytest.mark.parametrize("name", ["_guide", "_splits", "_evidence", "_sst", "distill_waterbirds"])
 def test_examples_of_the_docstrings(name):
     """An example that stopped working where pytest looks for none."""
     failed, tried = doctest.testmod(import_module(name))
