@@ -12,9 +12,10 @@ COCO_TRAINING := --augment --image_size 160 --num_train_epochs 12 --per_device_t
 needs = $(foreach name,$(1),$(if $($(name)),,$(error Give $(name)=FOLDER; the head of recipes/evidence.mk says which)))
 
 .PHONY: evidence evidence-boxes evidence-boxes-tiny evidence-boxes-tiny-lite evidence-diffroar evidence-drift-images \
-	evidence-drift-texts evidence-five-band evidence-guided-student evidence-kept-localisation evidence-limited-data \
-	evidence-limited-data-tiny evidence-shift evidence-shortcut evidence-tables evidence-texts evidence-unrelated \
-	evidence-watermark evidence-weight evidence-xdistillation evidence-xdistillation-cifar
+	evidence-drift-texts evidence-five-band evidence-guided-student evidence-interpretability \
+	evidence-kept-localisation evidence-limited-data evidence-limited-data-tiny evidence-shift evidence-shortcut \
+	evidence-tables evidence-texts evidence-unrelated evidence-watermark evidence-weight evidence-xdistillation \
+	evidence-xdistillation-cifar
 
 evidence: ## list the targets that make the results anew
 	@awk -F ':.*## ' '/^evidence-[a-z-]+:.*## / { printf "make %-27s %s\n", $$1, $$2 }' recipes/evidence.mk
@@ -61,6 +62,13 @@ evidence-guided-student: $(VENV)/.installed ## a guided teacher's student, after
 	$(call needs,COCO_SUBSET LITE0)
 	$(PAPERS)/distill_coco.py --data $(COCO_SUBSET) --voc_classes --teacher "outputs/guide_coco/guided-{seed}" \
 		--student $(LITE0) $(COCO_TRAINING) --comparison_grid native $(ARGS)
+
+evidence-interpretability: $(VENV)/.installed ## classic methods by concept detectors (TINY_IMAGENET, COCO_SUBSET; 2 h)
+	$(call needs,TINY_IMAGENET COCO_SUBSET)
+	$(PAPERS)/interpretability_table.py --dataset $(TINY_IMAGENET) --concepts $(COCO_SUBSET) \
+		--teacher $(NETWORKS)/resnet8.json --student $(NETWORKS)/resnet8_half.json --image_size 64 --images_per_class 50 \
+		--augment --per_device_train_batch_size 64 --optim adamw_torch --learning_rate 3e-3 --num_train_epochs 30 --bf16 \
+		--use_cpu --students scratch LS KD AT FT CRD self-KD e2KD $(ARGS)
 
 evidence-kept-localisation: evidence-boxes ## students of an EPG- and an IoU-guided teacher (COCO_SUBSET, LITE0; 2 h)
 	$(PAPERS)/guide_coco.py --data $(COCO_SUBSET) --voc_classes --model $(LITE0) $(COCO_TRAINING) --no_compare \
