@@ -104,7 +104,7 @@ evidence-shortcut: $(VENV)/.installed ## what passes from three kinds of teacher
 evidence-tables: $(VENV)/.installed ## write tables of recipes/results/README.md from the results beside it
 	$(BIN)/python recipes/papers/evidence_tables.py
 
-evidence-texts: $(VENV)/.installed ## students of a fine-tuned MiniLM on SST, by several explainers (TREES, MINILM; 55 h)
+evidence-texts: $(VENV)/.installed ## students of a fine-tuned MiniLM on SST, by several explainers (TREES, MINILM; 80 h)
 	$(call needs,TREES MINILM)
 	$(PAPERS)/sst.py --dataset $(TREES) --teacher $(MINILM) --student_layers 3 6x192 --students scratch KD e2KD \
 		e2KD:explainer=lrp e2KD:explainer=attention_gradient --held_out_sentences 300 --seeds 3 \
