@@ -1,4 +1,7 @@
-"""What all tests share: no network, one thread, tiny models built once."""
+"""What all tests share: no network, one thread, tiny models built once.
+
+What takes long to import is imported where tests are collected and run: pytest-xdist's controller reads this file too.
+"""
 
 import gc
 import os
@@ -14,22 +17,25 @@ os.environ["MPLBACKEND"] = "Agg"
 from collections.abc import Callable  # noqa: E402
 from copy import deepcopy  # noqa: E402
 from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
 
 import pytest  # noqa: E402
-import torch  # noqa: E402
-from huggingface_hub import constants  # noqa: E402
 from hypothesis import settings  # noqa: E402
-from torch import nn  # noqa: E402
-from transformers.utils import logging  # noqa: E402
 
-from tests.models import build  # noqa: E402
-
-torch.set_num_threads(1)
 _modules = 0
 # The same examples each time, a fixed number of them, and no file of earlier ones.
 settings.register_profile("fixed", max_examples=25, derandomize=True, deadline=None, database=None)
 settings.load_profile("fixed")
-logging.enable_propagation()  # to pytest's caplog
+
+
+def pytest_collectstart() -> None:
+    """Import without the garbage collector, which would look for cycles among what stays: a third of the time."""
+    gc.disable()
+    import torch
+    from transformers.utils import logging
+
+    torch.set_num_threads(1)
+    logging.enable_propagation()  # to pytest's caplog
 
 
 def pytest_collection_finish() -> None:
@@ -38,6 +44,7 @@ def pytest_collection_finish() -> None:
     Looking through the modules of torch and transformers would take most of a small training's time.
     """
     _take_out_of_collector()
+    gc.enable()
 
 
 def pytest_runtest_logfinish() -> None:
@@ -61,19 +68,22 @@ def pytest_unconfigure() -> None:
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     """A test's random numbers don't depend on the tests before it."""
+    import torch
+
     torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
-def _built() -> dict[str, nn.Module]:
+def _built() -> dict[str, Any]:
     return {}
 
 
 @pytest.fixture
-def tiny(_built: dict[str, nn.Module]) -> Callable[[str], nn.Module]:
+def tiny(_built: dict[str, Any]) -> Callable[[str], Any]:
     """`tiny("vit")`: this test's own copy of a tiny model, one of `tests.models.BUILDERS`."""
+    from tests.models import build
 
-    def copy_of(name: str) -> nn.Module:
+    def copy_of(name: str) -> Any:
         if name not in _built:
             _built[name] = build(name)
         return deepcopy(_built[name])
@@ -85,6 +95,8 @@ def tiny(_built: dict[str, nn.Module]) -> Callable[[str], nn.Module]:
 def hub_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
     """`hub_cache("me/model", commit, main=True)` puts a commit of a model into the Hub's cache, of branch `main` or of
     none. The test runs in `tmp_path`, so that folders can be called as models are."""
+    from huggingface_hub import constants
+
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.chdir(tmp_path)
 

@@ -18,7 +18,7 @@ CONFIGS = ROOT / "recipes" / "accelerate_configs"
 LAUNCHERS = ("ACCELERATE_", "MASTER_", "FSDP_")
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["tests.distributed.worker"])
+_CONTEXT.set_forkserver_preload(["tests.without_collector", "tests.distributed.worker"])
 
 
 def start(function: Callable[..., None], *arguments: Any, folder: Path, log: str = "log.txt") -> BaseProcess:
@@ -40,6 +40,7 @@ def start(function: Callable[..., None], *arguments: Any, folder: Path, log: str
 def _call(environment: dict[str, str], folder: Path, log: str, function: Callable[..., None], arguments: Any) -> None:
     # As in tests/conftest.py: modules are not looked through at each training.
     gc.freeze()
+    gc.enable()
     # The server's own environment, folder and output are those of the test that started it.
     os.environ.clear()
     os.environ.update(environment)

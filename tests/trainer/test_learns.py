@@ -54,11 +54,11 @@ def data_of(family, count, seed):
 
 def similarity(family, student, explainer, folder, weight=None):
     """To the teacher's explanations of held-out data, before any training or after one with this λ."""
-    settings = {"optim": "adamw_torch", "learning_rate": 0.01, "max_steps": 30, "per_device_train_batch_size": 16}
+    settings = {"optim": "adamw_torch", "learning_rate": 0.01, "max_steps": 20, "per_device_train_batch_size": 16}
     settings |= {"per_device_eval_batch_size": 64, "explanation_weight": weight or 0.0, "explainer": explainer}
     trainer = ExplanationDistillTrainer(
         student,
-        arguments(folder, **settings, explainer_options=OPTIONS.get(explainer), logging_steps=30),
+        arguments(folder, **settings, explainer_options=OPTIONS.get(explainer), logging_steps=20),
         teacher_model=model_of(family, 1),
         train_dataset=data_of(family, 192, seed=0),
         eval_dataset=data_of(family, 32, seed=9),

@@ -1,6 +1,7 @@
 """Requests that no page sends: the viewer opens nothing but uploaded images, one after the other."""
 
 import os
+from importlib.util import find_spec
 
 import pytest
 
@@ -9,7 +10,8 @@ from hf_e2kd.viewer.settings import Settings, Viewing
 
 from .pairs import image_pair, photo
 
-pytest.importorskip("gradio", reason="gradio isn't installed: pip install 'hf-e2kd[viewer]'")
+# Not imported here, where each process that collects tests would take seconds for it.
+pytestmark = pytest.mark.skipif(find_spec("gradio") is None, reason="no gradio: pip install 'hf-e2kd[viewer]'")
 httpx = pytest.importorskip("httpx")
 
 

@@ -3,6 +3,7 @@
 import base64
 import shutil
 from dataclasses import replace
+from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 from threading import Event
@@ -22,10 +23,13 @@ from tests.models import CLASS_NAMES
 
 from .pairs import SENTENCE, image_pair, photo, score_pair, text_pair
 
-pytest.importorskip("gradio", reason="gradio isn't installed: pip install 'hf-e2kd[viewer]'")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright isn't installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on the path")
+pytestmark = [
+    # Not imported here, where each process that collects tests would take seconds for it.
+    pytest.mark.skipif(find_spec("gradio") is None, reason="no gradio: pip install 'hf-e2kd[viewer]'"),
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on the path"),
+]
 
 METHODS = ("gradcam", "saliency", "hires_cam")
 # Written by a data set's author, and by nobody who may run scripts on the page.
