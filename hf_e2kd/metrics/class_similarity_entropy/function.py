@@ -38,8 +38,8 @@ def class_similarity_entropy(
         or isn't one of `classes`, and 0 in a category of one class.
 
     Raises:
-        ValueError: a shape is wrong, there is one class alone, a logit isn't finite, a label is out of range, categories
-            are of other classes, or classes are out of range or repeated.
+        ValueError: a shape is wrong, there is one class alone, a logit isn't finite, a label is out of range,
+            categories are of other classes, or classes are out of range or repeated.
 
     Example:
         >>> logits = torch.tensor([[0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 9.0, 9.0]])
