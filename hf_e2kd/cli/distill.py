@@ -33,7 +33,7 @@ from ..export.tracing import require_explainable
 from ..export.writing import check_request
 from ..trainer.arguments import ExplanationDistillArguments
 from ..trainer.preemption import RESUMED, last_checkpoint
-from .output import echo
+from .output import echo, require_folder
 from .plan import ask, is_attended, make_plan, rehearse
 
 PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -144,6 +144,7 @@ def distill(
     )
     if not sys.stderr.isatty():
         args.disable_tqdm = True
+    require_folder(Path(args.output_dir))
     _find_checkpoint(args)
     if export is not None:
         check_request(Path(f"student.{export}"), OPSET)

@@ -16,7 +16,7 @@ from .classes import find_class
 from .explained import Explained, Explaining
 from .inputs import find_images, find_texts
 from .options import ProcessorOption, explainer_options_of
-from .output import echo
+from .output import echo, require_folder
 from .rendering import PICTURES, as_text, write
 
 
@@ -141,8 +141,11 @@ def check_output(path: Path) -> None:
     """Refuse, before anything is computed, an output that couldn't be written in the end."""
     if path.suffix.lower() not in (*PICTURES, ".html", ".json"):
         raise typer.BadParameter(f"'{path}' should end in {', '.join(PICTURES)}, .html or .json.")
+    if path.is_dir():
+        raise typer.BadParameter(f"'{path}' is a folder, and --output writes a file.")
     if not path.absolute().parent.is_dir():
         raise typer.BadParameter(f"there is no folder '{path.parent}' for '{path}'.")
+    require_folder(path.parent)
 
 
 def choose_device(device: str | None) -> torch.device:

@@ -31,7 +31,7 @@ from .gate import (
     exit_code,
 )
 from .options import ProcessorOption, explainer_options_of, json_object
-from .output import echo
+from .output import echo, require_folder
 from .verification import Instead, as_checks, verified
 
 PICTURE = "explanations.png"
@@ -182,6 +182,7 @@ def fidelity(
     if missing:
         raise typer.BadParameter(f"Give {', '.join(missing)}, or --verify REPO_OR_DIR.")
     assert student is not None and teacher is not None and dataset is not None
+    require_folder(output_dir)
     options = explainer_options_of(explainer, explainer_options)
     taught = load_classifier(student, student_revision, trust_remote_code, processor)
     teaching = load_classifier(teacher, teacher_revision, trust_remote_code, processor)

@@ -12,7 +12,7 @@ import typer
 from ..cards.escaping import escape_controls
 from ..fidelity import FidelityRecord
 from ..fidelity.gate import On, Verdict, check_baseline, check_requirements, parse_requirement, same_samples
-from .output import echo
+from .output import echo, require_folder
 from .verification import record_folder
 
 FELL_SHORT = 3
@@ -97,6 +97,8 @@ class Gate:
             raise typer.BadParameter("--junit needs --require or --baseline, whose verdicts it holds.")
         if junit is not None and junit.is_dir():
             raise typer.BadParameter(f"'{junit}' is a folder, and --junit writes a file.")
+        if junit is not None:
+            require_folder(junit.parent)
         return cls(requirements, on, None if baseline is None else load_record(baseline), junit)
 
     def __bool__(self) -> bool:

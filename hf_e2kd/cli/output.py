@@ -7,6 +7,7 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -31,6 +32,15 @@ def echo(text: str, *, err: bool = False, nl: bool = True) -> None:
 def echo_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Print an error with its traceback to stderr: a `sys.excepthook`."""
     echo("".join(traceback.format_exception(kind, error, trace)), err=True, nl=False)
+
+
+def require_folder(folder: Path) -> None:
+    """Refuse, before anything is computed, a folder that couldn't be made or written to in the end."""
+    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise typer.BadParameter(f"'{there}' is a file, and files are to be written into the folder '{folder}'.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise typer.BadParameter(f"files are to be written into '{folder}', and nothing may be written in '{there}'.")
 
 
 def status(text: str) -> None:

@@ -14,8 +14,9 @@ from ..experiments.sources import choose_explainer, load_classifier, load_split
 from ..hub.ids import check_repo_id
 from ..store import StoredReference
 from ..store.build import launched_processes
+from ..store.files import STORE_FILE
 from .options import explainer_options_of
-from .output import echo
+from .output import echo, require_folder
 
 
 def store(
@@ -87,6 +88,8 @@ def store(
           --dataset … maps
     """
     options = explainer_options_of(explainer, explainer_options)
+    if not (output_dir / STORE_FILE).is_file():  # a finished one is loaded
+        require_folder(output_dir)
     if push_to_hub is not None:
         check_repo_id(push_to_hub)
     state = launched_processes()

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from .options import explainer_options_of
-from .output import echo
+from .output import echo, require_folder
 
 
 def viewer(
@@ -74,6 +74,9 @@ def viewer(
         raise typer.BadParameter("--report and --export-space are two things. Give one of them.")
     if report is not None and dataset is None:
         raise typer.BadParameter("--report needs --dataset, whose samples it shows.")
+    for folder in (report, export_space):
+        if folder is not None:
+            require_folder(folder)
     if len(text_column or ()) > 1:
         raise typer.BadParameter(
             "the viewer shows single texts, and --text-column names a pair. hf-e2kd fidelity measures pairs, and "

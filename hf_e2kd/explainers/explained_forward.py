@@ -5,7 +5,8 @@ outside that call would escape them: its gradients would not be reduced over ran
 """
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from types import MethodType
 from typing import Any
@@ -89,7 +90,8 @@ def install_explained_forward(model: nn.Module, explainer: Explainer | None, tap
             output = ExplainedOutput(logits=logits_of(self, forward(accepted_inputs(self, inputs))))
         else:
             assert explainer is not None
-            explanation = explainer.forward(self, inputs, explain_target)
+            with nullcontext() if torch.compiler.is_compiling() else _in_one_autocast(self):
+                explanation = explainer.forward(self, inputs, explain_target)
             output = ExplainedOutput(
                 logits=explanation.logits, maps=explanation.maps, mask=explanation.mask, vectors=explanation.vectors
             )
@@ -104,3 +106,22 @@ def install_explained_forward(model: nn.Module, explainer: Explainer | None, tap
     explained_forward.__signature__ = signature  # type: ignore[attr-defined]
     explained_forward.own_forward = own_forward  # type: ignore[attr-defined]
     model.forward = MethodType(explained_forward, model)
+
+
+@contextmanager
+def _in_one_autocast(model: nn.Module) -> Iterator[None]:
+    """Context in which the model, called by an explainer, doesn't enter Accelerate's autocast a second time.
+
+    It is one object around the forward. Entered within itself, it forgets that autocast was off before, and leaves it
+    on for the losses, and for whatever the process does afterwards.
+    """
+    attributes = vars(model)
+    if "_original_forward" not in attributes:
+        yield
+        return
+    wrapped = attributes["forward"]
+    attributes["forward"] = attributes["_original_forward"]
+    try:
+        yield
+    finally:
+        attributes["forward"] = wrapped

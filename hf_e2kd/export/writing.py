@@ -142,12 +142,14 @@ def check_request(path: Path, opset: int) -> None:
         opset: Version of ONNX's operators.
 
     Raises:
-        ValueError: another suffix, or an opset that can't be written.
+        ValueError: another suffix, a folder, or an opset that can't be written.
         FileNotFoundError: its folder isn't there.
         ImportError: a package of the extra `export` is missing.
     """
     if path.suffix not in SUFFIXES:
         raise ValueError(f"'{path}' should end in .onnx, or in .pt2 for torch.export.")
+    if path.is_dir():
+        raise ValueError(f"'{path}' is a folder, and the export writes a file.")
     if not path.absolute().parent.is_dir():
         raise FileNotFoundError(f"There is no folder '{path.parent}' for '{path.name}'.")
     if path.suffix != ".onnx":

@@ -30,6 +30,7 @@ class CheckpointsMixin(Trainer):
     model_wrapped: nn.Module
     runs_student: bool
     _resumes_stages = False
+    _ran_stages = False
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if self._is_sharded() or not load_weights(self.model, resume_from_checkpoint):
@@ -51,7 +52,7 @@ class CheckpointsMixin(Trainer):
         return [*config, *(WEIGHTS if self.args.save_only_model else RESUMED)]
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *arguments: Any, **keywords: Any) -> Any:
-        self._resumes_stages = bool(resume_from_checkpoint)
+        self._resumes_stages, self._ran_stages = bool(resume_from_checkpoint), False
         if resume_from_checkpoint is True:
             started = stage_was_started(self.args.output_dir)
             folder = self.args.output_dir

@@ -8,6 +8,7 @@ from torch import nn
 from transformers import Trainer
 
 from ..alignment.inputs import ANNOTATION_COLUMNS
+from ..alignment.labels import NO_LABEL
 from ..alignment.words import mark_special_tokens, require_special_tokens
 from ..architectures.discovery import forward_inputs
 from ..explainers import Explainer, shared_noise
@@ -20,6 +21,7 @@ from .logged_means import LoggedMeans, ZeroMapWarning
 from .noise import StepGenerator, draw_noise, draw_samples
 from .relative_weights import is_measured, measure_factors, relative_weights
 from .step import compare, empty_output, run_student, weighted_sum
+from .term_setup import TermGradients
 
 
 class LossMixin(Trainer):
@@ -36,6 +38,7 @@ class LossMixin(Trainer):
     """Step whose first micro-batch with explanations was weighed."""
     runs_student = True
     """False for a stage that trains a term's parameters alone."""
+    _term_gradients: TermGradients
 
     def compute_loss(
         self,
@@ -194,7 +197,9 @@ class LossMixin(Trainer):
         if self._setting("task_loss") == "mse":
             return probability_mse(self.student, model_output["logits"], labels)
         if self.compute_loss_func is not None:
-            return self.compute_loss_func(model_output, labels, num_items_in_batch=labels.numel())
+            # As the stock `Trainer` counts them.
+            count = (labels != NO_LABEL).sum().clamp(min=1)
+            return self.compute_loss_func(model_output, labels, num_items_in_batch=count)
         if self.label_smoother is not None and labels.ndim == 1:
             return self.label_smoother({"logits": model_output["logits"]}, labels)
         return classification_loss(self.student, model_output["logits"], labels, self.args.label_smoothing_factor)
@@ -203,6 +208,8 @@ class LossMixin(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, and add each term's mean over the micro-batches and processes since the last log."""
+        if "grad_norm" in logs and not self.runs_student:
+            logs["grad_norm"] = self._term_gradients.norm.item()
         if "loss" in logs:
             means = self._logged.means(self.accelerator)
             self._finite.check_means({**means, "loss": logs["loss"]}, self.state.global_step)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import IntervalStrategy, set_seed
-from transformers.trainer_utils import SaveStrategy
+from transformers.trainer_utils import SaveStrategy, has_length
 
 from ..architectures.base import evaluating
 from ..terms import Term
@@ -56,7 +56,14 @@ def train_stage(
 
     Raises:
         StoppedInStage: SIGTERM arrived.
+        ValueError: the training data is a stream, whose epochs have no known number of steps.
     """
+    if not has_length(trainer.train_dataset):
+        raise ValueError(
+            f"The term '{term.name}' trains a first stage of {num_train_epochs:g} epochs, and a "
+            f"{type(trainer.train_dataset).__name__} has no length that would say how many steps these are. Give a "
+            "train_dataset with a length, such as a datasets.Dataset in the place of a stream, or leave the stage out."
+        )
     args = copy.copy(trainer.args)
     for name, value in {**_ALONE, "num_train_epochs": num_train_epochs}.items():
         setattr(args, name, value)

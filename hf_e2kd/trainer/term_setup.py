@@ -1,5 +1,6 @@
 """Functions that build the terms of a training, attach them to the models, set up, optimise and save them."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -151,6 +152,8 @@ class TermGradients(TrainerCallback):
     def __init__(self, terms: nn.Module, accelerator: Any):
         self.terms = terms
         self.accelerator = accelerator
+        self.norm = torch.zeros(())
+        """Norm () of the last step's gradients before they were clipped."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.terms.zero_grad()
@@ -164,8 +167,8 @@ class TermGradients(TrainerCallback):
                 # A rank whose batches the term didn't apply to takes part with zeros.
                 gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
                 parameter.grad = cast(torch.Tensor, self.accelerator.reduce(gradient, reduction="mean"))
-        if args.max_grad_norm and args.max_grad_norm > 0:
-            nn.utils.clip_grad_norm_(parameters, args.max_grad_norm)
+        most = args.max_grad_norm if args.max_grad_norm and args.max_grad_norm > 0 else math.inf
+        self.norm = nn.utils.clip_grad_norm_(parameters, most)
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         # The training loop empties the student's gradients alone.

@@ -27,6 +27,8 @@ class TermsMixin(Trainer):
     terms: nn.ModuleDict
     _terms_set_up = False
     _runs_stages = True
+    _ran_stages: bool
+    _term_gradients: TermGradients
     _weighed_step: int | None
 
     def _named_terms(self) -> dict[str, Term]:
@@ -67,13 +69,15 @@ class TermsMixin(Trainer):
         self.set_up_terms()
         given = self.optimizer is not None and self.lr_scheduler is not None and not self._created_lr_scheduler
         self._refuse_scheduler(given and any(True for _ in self.terms.parameters()))
-        if resume_from_checkpoint is None and self._runs_stages:
+        if resume_from_checkpoint is None and self._runs_stages and not self._ran_stages:
             try:
                 prepare_terms(self, self._named_terms().values())
             except StoppedInStage:
                 return TrainOutput(global_step=0, training_loss=0.0, metrics={})
+            # With auto_find_batch_size this loop may begin again.
+            self._ran_stages = True
         self._weighed_step = None
-        gradients = TermGradients(self.terms, self.accelerator)
+        gradients = self._term_gradients = TermGradients(self.terms, self.accelerator)
         self.add_callback(gradients)
         try:
             trained = super()._inner_training_loop(batch_size, args, resume_from_checkpoint, *arguments, **keywords)

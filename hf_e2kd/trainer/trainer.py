@@ -11,7 +11,7 @@ from torch import nn
 from transformers import Trainer
 from transformers.trainer_jit_checkpoint import JITCheckpointCallback
 
-from ..alignment.labels import is_multi_label, labels_belong_to
+from ..alignment.labels import is_multi_label, is_score, labels_belong_to
 from ..alignment.own_processing import own_tokenizer
 from ..architectures import is_timm, wrap_timm
 from ..architectures.discovery import return_mappings
@@ -170,6 +170,11 @@ class ExplanationDistillTrainer(
                 reference.check_processor(self.processing_class)
         if self.compute_loss_func is not None and self._setting("task_loss") != "auto":
             raise ValueError("Give the loss on the labels as compute_loss_func or by task_loss='mse', not both.")
+        if self.args.label_smoothing_factor and self._setting("task_weight") > 0 and is_score(self.student):
+            raise ValueError(
+                f"label_smoothing_factor spreads the truth over classes, and {type(self.student).__name__} gives one "
+                "score, whose cross-entropy is always 0. Set it to 0."
+            )
         reads_labels = any(reference.explains_labels for reference in self.references.values())
         if (self._setting("task_weight") > 0 or reads_labels) and not labels_belong_to(
             self.train_dataset, self.student, self.data_collator.label_column

@@ -465,6 +465,13 @@ def test_errors(place, tmp_path, capsys, code, message, options):
     assert not printed.out and "Traceback" not in printed.err and not (tmp_path / "student").exists()
 
 
+def test_a_file_in_the_place_of_the_folder(place, capsys):
+    """Prevents: a training that is prepared, and maybe a teacher trained, before the first file can't be written."""
+    (place / "a file").touch()
+    assert run(*of_images(place, "--output_dir", place / "a file" / "out", "--dry-run")) == 2
+    assert f"'{place / 'a file'}' is a file" in " ".join(capsys.readouterr().err.split())
+
+
 def test_help(capsys):
     """Prevents: who has no teacher at hand left without a way in, and options that nothing lists."""
     assert run("distill") == 2

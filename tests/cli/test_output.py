@@ -9,12 +9,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 from transformers import ViTImageProcessor
 
 from hf_e2kd.cli import main
 from hf_e2kd.cli.fidelity import as_table
-from hf_e2kd.cli.output import echo, escaped_messages
+from hf_e2kd.cli.output import echo, escaped_messages, require_folder
 from hf_e2kd.cli.verification import as_checks
 from hf_e2kd.fidelity import MetricValue
 from hf_e2kd.fidelity.verify import verify
@@ -23,6 +24,7 @@ from tests.models import build
 
 STEERING = "\x1b[31mcat\x1b]0;title\x07\x9b2J\r"
 RAW = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+SIDES = ["--teacher", "teacher", "--student", "student"]
 PROGRESS = re.compile(r"\r|\x1b\[A")
 """Movements of a progress bar's cursor."""
 
@@ -96,3 +98,30 @@ def test_warnings_and_logs(capsys):
     printed = capsys.readouterr().err
     assert printed.count(r"\u001b[31mcat") == 3 and r"\u001b[31mcat" in reference_output
     assert RAW.findall(printed) == ["\x07"] and not RAW.search(reference_output)
+
+
+@pytest.mark.parametrize(
+    ("message", "arguments"),
+    [
+        ("'{place}/a.png' is a folder", ["explain", "model", "b.png", "--output", "{place}/a.png"]),
+        ("'{place}/file' is a file", ["fidelity", *SIDES, "--dataset", "data", "--output-dir", "{place}/file"]),
+        ("'{place}/file' is a file", ["store", *SIDES[:2], "--dataset", "data", "{place}/file/store"]),
+        ("'{place}/file' is a file", ["viewer", *SIDES, "--dataset", "data", "--report", "{place}/file"]),
+        ("'{place}/file' is a file", ["viewer", *SIDES, "--export-space", "{place}/file"]),
+        ("'{place}/file' is a file", ["gate", "record", "--require", "agreement>=.9", "--junit", "{place}/file/a.xml"]),
+    ],
+)
+def test_what_can_not_be_written_is_said_first(tmp_path, capsys, message, arguments):
+    """Prevents: hours of measuring whose result can't be written."""
+    (tmp_path / "a.png").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit) as ended:
+        main([argument.replace("{place}", str(tmp_path)) for argument in arguments])
+    assert ended.value.code == 2
+    assert message.replace("{place}", str(tmp_path)) in capsys.readouterr().err.replace("\n", "")
+
+
+def test_a_folder_without_the_right_to_write(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda place, mode: place != tmp_path)
+    with pytest.raises(typer.BadParameter, match=f"nothing may be written in '{tmp_path}'"):
+        require_folder(tmp_path / "new" / "record")

@@ -247,6 +247,9 @@ def test_state_of_another_run_is_refused(tmp_path):
     options = {"processing_class": PROCESSOR, "quantile": 0.9, "state_folder": tmp_path, "save_every": 1}
     with pytest.raises(InterruptedError):
         network_dissection(Planted(), "features", Interrupted(COUNT + 1), **options)
+    blurring = ViTImageProcessor(size={"height": SIDE, "width": SIDE}, do_normalize=False, resample=0)
+    with pytest.raises(ValueError, match="the state of another dissection"):
+        network_dissection(Planted(), "features", planted(), **{**options, "processing_class": blurring})
     other = Planted()
     nn.init.zeros_(other.weight)
     with pytest.raises(ValueError, match="the state of another dissection"):

@@ -62,6 +62,31 @@ def test_curves_are_those_of_a_loop(tiny, first):
             assert found[row, step].item() == pytest.approx(expected.item(), abs=1e-5)
 
 
+@pytest.mark.parametrize("curve", [deletion_curve, insertion_curve, road_curve])
+def test_curves_are_of_the_model_in_evaluation_mode(tiny, curve):
+    """Prevents: batch statistics and dropout of a model in training mode, NaN maps, and maps of other samples."""
+    model, inputs = tiny("resnet"), {"pixel_values": images()}
+    maps = torch.randn(2, 4, 4, generator=torch.Generator().manual_seed(2))
+    steps = {"fractions": [0.5]} if curve is road_curve else {"steps": 2}
+    expected = curve(model, inputs, maps, TARGET, **steps)
+    model.train()
+    found = curve(model, inputs, maps, TARGET, **steps)
+    assert model.training and torch.equal(found, expected)
+    with pytest.raises(ValueError, match=r"maps holds NaN in the samples \[0\]"):
+        curve(model, inputs, maps.index_fill(0, torch.tensor(0), math.nan), TARGET, **steps)
+    with pytest.raises(ValueError, match="3 of the one and 2 of the other"):
+        curve(model, inputs, maps[[0, 1, 1]], TARGET, **steps)
+
+
+def test_words_without_a_score_are_refused():
+    """Prevents: words that count as the highest because their score is NaN."""
+    inputs = token_batch()
+    maps = torch.zeros(2, 9).index_fill(1, torch.tensor(3), math.nan)
+    for measure in (comprehensiveness, sufficiency):
+        with pytest.raises(ValueError, match=r"maps holds NaN in the samples \[0, 1\]"):
+            measure(build_text("bert"), inputs, maps, TARGET)
+
+
 def test_a_faithful_map_deletes_faster_than_a_reversed_one():
     """Prevents: figures that are read the wrong way around. The model looks at one corner alone."""
     model = FunctionModel(lambda images: 9 * images[:, 0, :4, :4].mean((1, 2))[:, None] * torch.tensor([1.0, 0.0]))

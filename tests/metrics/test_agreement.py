@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from hf_e2kd.metrics import agreement, label_agreement
+from hf_e2kd.metrics import agreement, class_similarity_entropy, label_agreement, negative_flips
 
 
 def test_equal_top_classes_agree_whatever_the_scale():
@@ -46,3 +46,14 @@ def test_nan_names_its_samples():
 
     with pytest.raises(ValueError, match=r"teacher_logits holds NaN in the samples \[2\]"):
         agreement(torch.zeros(4, 2), logits)
+
+
+def test_one_class_is_refused():
+    """Prevents: an agreement of 1.000 and no negative flips of scores, whose top class is always the same."""
+    scores, labels = torch.tensor([[0.5], [-2.0]]), torch.zeros(2, dtype=torch.long)
+    for compared in (agreement, lambda *logits: negative_flips(*logits, labels)):
+        with pytest.raises(ValueError, match="of one class, which both models always choose. Compare scores by score_"):
+            compared(scores, -scores)
+    with pytest.raises(ValueError, match="of one class, whose entropy is always 0"):
+        class_similarity_entropy(scores, labels)
+    assert label_agreement(scores, -scores).tolist() == [[False], [False]]

@@ -147,12 +147,15 @@ def test_ssim_is_that_of_scikit_image():
 
 
 def test_maps_without_a_rank_or_a_direction():
-    """Prevents: an undefined correlation counted as agreement, or as a teacher's map that was there."""
+    """Prevents: a correlation that is undefined, or of rounding errors, counted as agreement or as a teacher's map."""
     flat, empty, full = torch.ones(1, 3, 3), torch.zeros(1, 3, 3), torch.rand(1, 3, 3)
     for measure in ("pearson", "spearman"):
         assert explanation_similarity(full, flat, measure=measure)[1].tolist() == [False]
         values, valid = explanation_similarity(flat, full, measure=measure)
         assert values.tolist() == [0] and valid.tolist() == [True]
+        rounded = flat / 49 * (1 + torch.finfo(torch.float32).eps * torch.randint(-2, 3, flat.shape))
+        assert explanation_similarity(full, rounded, measure=measure)[1].tolist() == [False]
+        assert explanation_similarity(rounded, full, measure=measure)[0].tolist() == [0]
     for measure in ("cosine", "pearson", "spearman", "ssim", "top_k"):
         values, valid = explanation_similarity(torch.cat([empty, full]), torch.cat([full, empty]), measure=measure)
         assert values.tolist() == [0, 0] and valid.tolist() == [True, False]

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from hf_e2kd import ExplanationDistillArguments
 from hf_e2kd.terms.task import probability_mse
@@ -49,3 +50,23 @@ def test_refusals(tmp_path):
     model.config.problem_type = "multi_label_classification"
     with pytest.raises(ValueError, match="doesn't give. Take task_loss='auto'"):
         probability_mse(model, logits, torch.zeros(2, dtype=torch.long))
+
+
+@pytest.mark.parametrize("labelled", [2, 0])
+def test_a_loss_of_the_users_own_is_told_how_many_labels_count(tmp_path, labelled):
+    """Prevents: a sum over the labelled samples that is divided by all of them, or by none."""
+    data = [{**sample, "labels": sample["labels"] if row < labelled else -100} for row, sample in enumerate(samples(4))]
+    counts = []
+
+    def summed(outputs, labels, num_items_in_batch=None):
+        counts.append(int(num_items_in_batch))
+        return F.cross_entropy(outputs["logits"], labels, reduction="sum") / num_items_in_batch
+
+    settings = {"task_weight": 1.0, "explanation_weight": 0.0, "max_steps": 1}
+    teacher = build("resnet", seed=1)
+    trainer = distiller(build("resnet"), teacher, tmp_path, settings, train_dataset=data, compute_loss_func=summed)
+    trainer.train()
+    stock = distiller(build("resnet"), teacher, tmp_path, settings, train_dataset=data)
+    stock.train()
+    assert counts == [max(labelled, 1)]
+    assert logged(trainer, "loss_task") == pytest.approx(logged(stock, "loss_task"), abs=1e-6)

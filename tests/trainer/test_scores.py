@@ -121,6 +121,13 @@ def test_labels_need_a_problem_type(tmp_path, numbers):
         trainer.train()
 
 
+def test_smoothed_labels_of_scores_are_refused(tmp_path):
+    """Prevents: the smoothed cross-entropy of one logit, 0 for labels of 0 and an IndexError or a gather for others."""
+    with pytest.raises(ValueError, match="gives one score, whose cross-entropy is always 0. Set it to 0"):
+        score_trainer(tmp_path, {"task_weight": 1.0, "label_smoothing_factor": 0.1})
+    score_trainer(tmp_path, {"label_smoothing_factor": 0.1})  # no loss on labels
+
+
 def test_scores_have_no_labelled_class(tmp_path):
     with pytest.raises(ValueError, match="has no class that a label could name"):
         score_trainer(tmp_path, {"explanation_target": "label"})

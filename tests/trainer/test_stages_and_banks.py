@@ -6,8 +6,10 @@ import torch
 from torch.nn import functional as F
 from torchvision.transforms import v2
 
-from hf_e2kd import TextCollator
+from hf_e2kd import ExplanationDistillTrainer, TextCollator
 from hf_e2kd.data import MixingCollator
+from hf_e2kd.terms.features.factor_transfer import FactorTransfer
+from hf_e2kd.trainer.term_setup import TermGradients
 from tests.models import build
 from tests.tokenizers import STUDENT, data, text_model, without_dropout
 from tests.trainer.test_term_training import StopAfter
@@ -154,6 +156,62 @@ def test_streams_have_no_banks(tmp_path):
     trainer = distiller(build("vit"), build("resnet", seed=1), tmp_path, settings, train_dataset=stream)
     with pytest.raises(ValueError, match="IterableDataset has no length. Give a train_dataset with a length"):
         trainer.train()
+
+
+def test_streams_have_no_first_stage(tmp_path):
+    """Prevents: the demand for max_steps, which was given, where a stage's epochs have no known number of steps."""
+    rows = [{"pixel_values": sample["pixel_values"].tolist(), "labels": 0} for sample in samples(2)]
+    stream = datasets.Dataset.from_list(rows).to_iterable_dataset().with_format("torch")
+    trainer = made(tmp_path, "factor_transfer")
+    trainer.train_dataset = stream
+    with pytest.raises(ValueError, match="first stage of 1 epochs, and a IterableDataset has no length"):
+        trainer.train()
+
+
+@pytest.mark.parametrize("max_grad_norm", [0.0, 1e-3])
+def test_a_stage_logs_the_norm_of_what_it_trains(tmp_path, monkeypatch, max_grad_norm):
+    """Prevents: a gradient norm of 0 in the log of a stage, that of the student, which takes no part in it."""
+    norms, logs = [], []
+    average, log = TermGradients.on_pre_optimizer_step, ExplanationDistillTrainer.log
+
+    def measured(self, args, state, control, **keywords):
+        gradients = [each.grad for each in self.terms.parameters() if each.grad is not None]
+        norms.append(torch.cat([gradient.flatten() for gradient in gradients]).norm().item())
+        average(self, args, state, control, **keywords)
+
+    def kept(self, values, *arguments):
+        log(self, values, *arguments)
+        logs.append(values)
+
+    monkeypatch.setattr(TermGradients, "on_pre_optimizer_step", measured)
+    monkeypatch.setattr(ExplanationDistillTrainer, "log", kept)
+    trainer = made(tmp_path, "factor_transfer", max_grad_norm=max_grad_norm, max_steps=1)
+    trainer.train()
+    found = [entry["grad_norm"] for entry in logs if "grad_norm" in entry]
+    assert len(found) == 5 and min(found) > 0
+    assert found[:4] == pytest.approx(norms[:4], rel=1e-5)  # four batches of the stage; then the student's
+
+
+def test_a_stage_runs_once_though_the_batches_are_made_smaller(tmp_path, monkeypatch):
+    """Prevents: a stage that is trained again each time that auto_find_batch_size begins anew."""
+    trainer = made(tmp_path, "factor_transfer", auto_find_batch_size=True)
+    stages, compute_loss, prepare = [], trainer.compute_loss, FactorTransfer.prepare
+
+    def counted(self, of_trainer):
+        stages.append(self.name)
+        prepare(self, of_trainer)
+
+    def full(model, inputs, *arguments, **keywords):
+        if len(inputs["pixel_values"]) == 4:
+            raise RuntimeError("CUDA out of memory.")
+        return compute_loss(model, inputs, *arguments, **keywords)
+
+    monkeypatch.setattr(FactorTransfer, "prepare", counted)
+    monkeypatch.setattr(trainer, "compute_loss", full)
+    trainer.train()
+    assert stages == ["factor_transfer"] and trainer.state.train_batch_size == 3
+    trainer.train()
+    assert len(stages) == 2  # of another training
 
 
 def test_turned_images_beside_explanations(tmp_path):

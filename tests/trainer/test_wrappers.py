@@ -43,6 +43,27 @@ def test_bf16_reaches_student_and_teacher(tiny, tmp_path, order):
     assert {p.dtype for p in student.parameters()} == {torch.float32}
 
 
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"explainer": "saliency"},
+        {"explainer": "attention_gradient"},
+        {"explainer_options": {"target_layer": "vit.layers.1"}},
+    ],
+    ids=["saliency", "attention_gradient", "gradcam"],
+)
+def test_bf16_ends_with_the_forward(tiny, tmp_path, method):
+    """Prevents: losses, and all that a process does after a training, in half precision, where an explainer calls the
+    student within its own forward."""
+    student, teacher = (build("vit", seed=seed, attn_implementation="eager") for seed in (0, 1))
+    trainer = distiller(student, teacher, tmp_path, {"bf16": True, "max_steps": 1, **method})
+    found, term = [], trainer.terms["logits"]
+    term.register_forward_hook(lambda *_: found.append(torch.is_autocast_enabled("cpu")))
+    trainer.train()
+    trainer.evaluate()
+    assert found == [False] * 5 and not torch.is_autocast_enabled("cpu")
+
+
 @pytest.mark.parametrize("family", ["vit", "convnext", "resnet", "wrapped_vit"])
 def test_bf16_stays_close_to_float32(tiny, tmp_path, family):
     """Maps taken in half precision would lose their digits: only the features may be rounded."""

@@ -103,7 +103,7 @@ def network_dissection(
     key = _digest(
         weights_digest(model),
         [paths, quantiles, tally, samples.mask_size, batch_size, top_images, sketch_size, len(images)],
-        [str(samples.view), images.name(0), images.name(len(images) - 1)],
+        [repr(samples.view), images.name(0), images.name(len(images) - 1)],
         [f"{concept.category}/{concept.name}" for concept in concepts],
     )
     state = DissectionState(state_folder, key, save_every)

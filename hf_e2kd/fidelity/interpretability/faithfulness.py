@@ -9,6 +9,7 @@ from torch import nn
 from torchvision.transforms.v2.functional import gaussian_blur
 
 from ...alignment.grids import resize_maps
+from ...architectures.base import evaluating
 from ...explainers.perturbation import Occlusion, PerturbationExplainer
 from ...explainers.perturbation.base import require_count
 from ...explainers.perturbation.variants import (
@@ -21,6 +22,7 @@ from ...explainers.perturbation.variants import (
     with_pixels,
 )
 from ...metrics import curve_area, mean_drop
+from ...metrics.inputs import check_batch, check_maps, check_same_length
 
 STEPS = 16
 """Equal parts of an image's pixels that are taken out or put back one after the other."""
@@ -215,7 +217,13 @@ def sufficiency(
 
 
 def pixel_ranks(maps: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
-    """Rank the pixels (B, H, W) of images by their maps (B, h, w), the highest 0; of equal ones the first."""
+    """Rank the pixels (B, H, W) of images by their maps (B, h, w), the highest 0; of equal ones the first.
+
+    Raises:
+        ValueError: maps of other axes or other samples, or NaN or infinite ones, which have no order.
+    """
+    check_maps("maps", maps)
+    check_same_length("maps", maps, "pixel_values", pixels)
     large = resize_maps(maps.float(), (pixels.shape[-2], pixels.shape[-1]))
     return _ranks(large.flatten(1)).view_as(large)
 
@@ -243,19 +251,20 @@ def _curve(
     batch_size: int,
     title: str,
 ) -> torch.Tensor:
-    """Probabilities (B, count) of the classes for so many variants of each sample."""
+    """Probabilities (B, count) of the classes for so many variants of each sample, in evaluation mode."""
     rows, numbers = all_variants(count, len(target), target.device)
-    values = variant_values(
-        model,
-        inputs,
-        target[:, None],
-        rows,
-        numbers,
-        vary,
-        batch_size=batch_size,
-        probabilities=True,
-        title=title,
-    )
+    with evaluating(model):
+        values = variant_values(
+            model,
+            inputs,
+            target[:, None],
+            rows,
+            numbers,
+            vary,
+            batch_size=batch_size,
+            probabilities=True,
+            title=title,
+        )
     return values.view(count, len(target)).mT
 
 
@@ -269,6 +278,8 @@ def _text_drop(
     batch_size: int,
     keeps: bool,
 ) -> torch.Tensor:
+    check_batch("maps", maps, "(B, cells)")
+    check_same_length("maps", maps, "input_ids", inputs["input_ids"])
     removal = Occlusion() if removal is None else removal
     units = text_units(inputs)
     counts = unit_counts(units)

@@ -48,8 +48,8 @@ def loss_gradient(model: nn.Module, pixel_values: Tensor, labels: Tensor) -> Los
         labels: True classes (B,).
 
     Raises:
-        ValueError: labels are of another number or out of range, the model has several labels a sample, or a loss isn't
-            finite.
+        ValueError: labels are of another number or out of range, the model has several labels a sample or one logit, or
+            a loss isn't finite.
 
     Example:
         >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
@@ -70,6 +70,11 @@ def loss_gradient(model: nn.Module, pixel_values: Tensor, labels: Tensor) -> Los
     with torch.enable_grad(), evaluating(model):
         pixels = pixel_values.detach().clone().requires_grad_()
         logits = at_least_float32(call_model(model, {"pixel_values": pixels}))
+        if logits.shape[1] == 1:
+            raise ValueError(
+                f"{type(model).__name__} gives one logit, whose cross-entropy is always 0. Explain the score itself by "
+                "hf_e2kd.explain(model, pixel_values, method='saliency')."
+            )
         if ((labels < 0) | (labels >= logits.shape[1])).any():
             wrong = labels[(labels < 0) | (labels >= logits.shape[1])].tolist()
             raise ValueError(f"labels holds {wrong[:5]}, but the model's classes are 0 to {logits.shape[1] - 1}.")

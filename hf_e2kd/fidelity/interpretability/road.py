@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ...architectures.base import evaluating
 from ...explainers.perturbation.variants import BATCH_SIZE, all_variants, variant_values
 from .faithfulness import pixel_ranks
 
@@ -67,16 +68,17 @@ def road_curve(
         ]
         return {**some, "pixel_values": torch.from_numpy(np.stack(filled)).to(pixels)}
 
-    values = variant_values(
-        model,
-        inputs,
-        target[:, None],
-        *all_variants(len(shares), len(pixels), pixels.device),
-        vary,
-        batch_size=batch_size,
-        probabilities=True,
-        title="ROAD",
-    )
+    with evaluating(model):
+        values = variant_values(
+            model,
+            inputs,
+            target[:, None],
+            *all_variants(len(shares), len(pixels), pixels.device),
+            vary,
+            batch_size=batch_size,
+            probabilities=True,
+            title="ROAD",
+        )
     return values.view(len(shares), len(pixels)).mT
 
 

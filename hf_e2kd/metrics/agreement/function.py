@@ -19,7 +19,7 @@ def agreement(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
         `(B,)` bool.
 
     Raises:
-        ValueError: the shapes differ, or a logit is NaN.
+        ValueError: the shapes differ, there is one class alone, or a logit is NaN.
 
     Example:
         >>> import torch
@@ -29,6 +29,11 @@ def agreement(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
         tensor([ True, False])
     """
     _check(student_logits, teacher_logits)
+    if student_logits.shape[1] == 1:
+        raise ValueError(
+            "The logits are of one class, which both models always choose. Compare scores by score_correlations, and "
+            "decisions on a single label by label_agreement."
+        )
     return student_logits.argmax(dim=1) == teacher_logits.argmax(dim=1)
 
 

@@ -38,8 +38,8 @@ def class_similarity_entropy(
         or isn't one of `classes`, and 0 in a category of one class.
 
     Raises:
-        ValueError: a shape is wrong, a logit isn't finite, a label is out of range, categories are of other classes, or
-            classes are out of range or repeated.
+        ValueError: a shape is wrong, there is one class alone, a logit isn't finite, a label is out of range,
+            categories are of other classes, or classes are out of range or repeated.
 
     Example:
         >>> logits = torch.tensor([[0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 9.0, 9.0]])
@@ -50,6 +50,8 @@ def class_similarity_entropy(
     check_batch("logits", logits, "(B, C)")
     check_batch("labels", labels, "(B,)")
     check_same_length("logits", logits, "labels", labels)
+    if logits.shape[1] == 1:
+        raise ValueError("logits are of one class, whose entropy is always 0. Give those of all classes.")
     if logits.isinf().any():
         raise ValueError("logits hold infinite values, which have no entropy. Leave masked classes out of the logits.")
     _check_classes("labels", labels, logits.shape[1])

@@ -1,10 +1,15 @@
 """Explanation similarity as a plain function of tensors."""
 
+import torch
 from torch import Tensor
 
 from ...alignment.grids import enlarged_coordinates, resize_maps, to_common_grid
 from ..inputs import check_maps, check_same_length, unit_peak
 from .measures import CENTRED, MEASURES, TOP_SHARE
+
+ROUNDING = 10
+"""A map whose values differ by less than this many times the type's precision is the same everywhere, as to the loss
+"pearson"."""
 
 
 def explanation_similarity(
@@ -21,7 +26,7 @@ def explanation_similarity(
 
     A sample whose teacher's map is all zero has nothing to match and is marked invalid. A student's map that is all
     zero scores 0, since a student whose maps vanish would score perfectly if those samples were left out. To the two
-    correlations, a map that is the same everywhere is like an all-zero one.
+    correlations, a map that is the same everywhere, up to rounding errors, is like an all-zero one.
 
     References:
         Parchami-Araghi et al., "Good Teachers Explain", ECCV 2024, the similarity inside the loss L_exp.
@@ -59,6 +64,7 @@ def explanation_similarity(
     if measure not in MEASURES:
         raise ValueError(f"Unknown measure '{measure}'. Available: {', '.join(MEASURES)}.")
     student, teacher = unit_peak(student_maps), unit_peak(teacher_maps)
+    shown, valid = _tells(student, measure), _tells(teacher, measure)
     if size is None:
         student, teacher = to_common_grid(student, teacher)
     elif measure == "cosine":
@@ -66,10 +72,10 @@ def explanation_similarity(
     else:
         student, teacher = resize_maps(student, size), resize_maps(teacher, size)
     values = MEASURES[measure](student, teacher, top_share)
-    shown, valid = (_tells(maps, measure) for maps in (student_maps, teacher_maps))
     return values.where(shown & valid, 0), valid
 
 
 def _tells(maps: Tensor, measure: str) -> Tensor:
-    """Tell which maps aren't all zero, or, for a correlation, not the same everywhere."""
-    return (maps != (maps[:, :1, :1] if measure in CENTRED else 0)).flatten(1).any(dim=1)
+    """Tell which maps (B, h, w) of peak 1 aren't all zero, or, for a correlation, differ by more than rounding."""
+    differences = maps - maps.mean(dim=(1, 2), keepdim=True) if measure in CENTRED else maps
+    return differences.abs().amax(dim=(1, 2)) > ROUNDING * torch.finfo(maps.dtype).eps

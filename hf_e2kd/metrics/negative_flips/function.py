@@ -22,7 +22,7 @@ def negative_flips(student_logits: Tensor, teacher_logits: Tensor, labels: Tenso
         `(B,)` float, 0 or 1; nan where the sample doesn't count.
 
     Raises:
-        ValueError: the shapes differ, or a logit is NaN.
+        ValueError: the shapes differ, there is one class alone, or a logit is NaN.
 
     Example:
         >>> import torch

@@ -95,6 +95,10 @@ def test_what_cannot_be_differentiated_or_drawn(tiny):
     model = tiny("resnet")
     with pytest.raises(ValueError, match=r"samples \[1\] isn't finite"):
         loss_gradient(model, torch.stack([images(1)[0], torch.full((3, 32, 32), torch.nan)]), torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match="gives one logit, whose cross-entropy is always 0"):
+        loss_gradient(
+            torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 1)), torch.rand(1, 3, 2, 2), torch.tensor([0])
+        )
     model.config.problem_type = "multi_label_classification"
     with pytest.raises(ValueError, match="several labels a sample"):
         loss_gradient(model, images(1), torch.tensor([0]))
