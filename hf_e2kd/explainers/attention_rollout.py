@@ -19,6 +19,7 @@ class AttentionRollout(AttentionExplainer):
     """
 
     name = "attention_rollout"
+    of_meaning = ("residual",)
 
     def __init__(self, layers: Choice = None, heads: Choice = None, residual: float = 0.5):
         super().__init__(layers, heads)

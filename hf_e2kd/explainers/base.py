@@ -69,6 +69,8 @@ class Explainer(Stochastic, ABC):
     name: ClassVar[str]
     # Options that change how fast a map is made, or how it is made in training, and not the map itself.
     without_effect: ClassVar[tuple[str, ...]] = ()
+    # Options that change what a map says, which have to be the same where maps of two models are compared.
+    of_meaning: ClassVar[tuple[str, ...]] = ()
     # Whether maps carry the gradient of the model's parameters, so that a training can match them. Methods without
     # gradients explain any function that gives logits.
     trainable: ClassVar[bool] = True

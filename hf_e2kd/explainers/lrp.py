@@ -45,6 +45,7 @@ class LRP(Explainer):
     """
 
     name = "lrp"
+    of_meaning = ("rule",)
 
     def __init__(self, rule: str = "cp", layer: LayerName | None = None):
         if rule not in RULES:

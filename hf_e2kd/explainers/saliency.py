@@ -21,6 +21,7 @@ class Saliency(InputExplainer):
     """
 
     name = "saliency"
+    of_meaning = ("signed",)
 
     def __init__(self, signed: bool = False):
         self.signed = signed

@@ -119,6 +119,33 @@ def explainer_key(explainer: Explainer) -> dict[str, Any]:
     return {"name": explainer.name, "options": options}
 
 
+def require_comparable(stored: Mapping[str, Any], explainer: Explainer, folder: Any) -> None:
+    """Refuse to compare stored maps with those of another method, or of the same method in another sense.
+
+    Args:
+        stored: Key of the stored maps' explainer.
+        explainer: The student's.
+        folder: Folder of the store, for the error.
+
+    Raises:
+        StoreError: the method, or an option of its `of_meaning`, is another.
+    """
+    given = explainer_key(explainer)
+    freely = "or, if the two shall be compared, StoredReference(..., allow_explainer_mismatch=True)."
+    if given["name"] != stored["name"]:
+        raise StoreError(
+            f"The store {folder} holds explanations by '{stored['name']}', and the student is explained by "
+            f"'{given['name']}'. Give the trainer explainer='{stored['name']}'; {freely}"
+        )
+    for name in explainer.of_meaning:
+        own, its = given["options"][name], stored["options"][name]
+        if own != its:
+            raise StoreError(
+                f"The store {folder} holds explanations by '{stored['name']}' with {name}={its!r}, and the student is "
+                f"explained with {name}={own!r}. Give the trainer explainer_options={{{name!r}: {its!r}}}; {freely}"
+            )
+
+
 def public_key(key: Mapping[str, Any]) -> dict[str, Any]:
     """A store's key without paths, tokens and memory addresses, which stores of earlier versions may hold.
 

@@ -26,7 +26,7 @@ from .files import STORE_FILE, StoreError
 from .hub_dataset import download_store, upload_store
 from .ids import IdIndex, check_order, stated_ids
 from .joining import AttachedDataset, AttachedStream
-from .key import explainer_key, field_of_view, processor_key, require_same, teacher_key
+from .key import explainer_key, field_of_view, processor_key, require_comparable, require_same, teacher_key
 from .rows import MAP, VECTORS, RowDecoder
 from .shards import ShardInfo, Shards, fields_from_json, fingerprint
 from .targets import refuse_mixed, student_classes, warn_of_unknown_targets
@@ -48,7 +48,8 @@ class StoredReference(Reference):
         verify: Compare the checksums of all files. Otherwise their presence and size are checked, and each
             shard's structure, number of rows and store when it is first read.
         prefix: Beginning of the names of the columns that the reference reads; two stores in one training need two.
-        allow_explainer_mismatch: Let the student be explained by another method than the teacher was.
+        allow_explainer_mismatch: Let the student be explained by another method than the teacher was, or in another
+            sense (signed or not, by another rule).
         reference_options: Keywords of `Reference`: `explanation_weight`, `explanation_loss`, `logits_weight`.
 
     Inputs:
@@ -328,12 +329,8 @@ class StoredReference(Reference):
             key["teacher"]["classes"], class_names(student), self.classes, class_count(student), self.scores
         )
         refuse_one_shared_class(self.alignment)
-        if explainer is not None and explainer.name != key["explainer"]["name"] and not self.allow_explainer_mismatch:
-            raise StoreError(
-                f"The store {self.folder} holds explanations by '{key['explainer']['name']}', and the student is "
-                f"explained by '{explainer.name}'. Give the trainer explainer='{key['explainer']['name']}'; or, if two "
-                "methods shall be compared, StoredReference(..., allow_explainer_mismatch=True)."
-            )
+        if explainer is not None and not self.allow_explainer_mismatch:
+            require_comparable(key["explainer"], explainer, self.folder)
         warn_of_unknown_targets(self.shards, self.alignment)
 
     def check_processor(self, processing_class: Any) -> None:

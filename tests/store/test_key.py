@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import BitImageProcessor, ViTImageProcessor
 
-from hf_e2kd.explainers import GradCAM
+from hf_e2kd.explainers import GradCAM, Saliency
 from hf_e2kd.store import StoredReference, StoreError
 from hf_e2kd.store.key import explainer_key, public_key, teacher_key
 from tests.models import build
@@ -40,6 +40,19 @@ def test_another_teacher_processor_or_explainer(tmp_path, teacher):
         train(tmp_path, reference, reference.attach(samples(4)), explainer="saliency")
     freely = StoredReference(tmp_path / "store", allow_explainer_mismatch=True)
     train(tmp_path, freely, freely.attach(samples(4)), explainer="saliency", settings={"max_steps": 1})
+
+
+def test_maps_of_another_sense_are_refused(tmp_path):
+    """Prevents: unsigned gradients of the teacher that a student's signed ones are pulled to."""
+    teacher = build("vit", seed=1)
+    reference = store(teacher, samples(4), tmp_path / "store", explainer="saliency")
+    attached = reference.attach(samples(4))
+    signed = Saliency(signed=True)
+    message = r"by 'saliency' with signed=False, and the student is explained with signed=True. Give .*'signed': False"
+    with pytest.raises(StoreError, match=message):
+        train(tmp_path, reference, attached, explainer=signed)
+    freely = StoredReference(tmp_path / "store", allow_explainer_mismatch=True)
+    train(tmp_path, freely, freely.attach(samples(4)), explainer=signed, settings={"max_steps": 1})
 
 
 class Option:
