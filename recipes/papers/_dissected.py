@@ -147,9 +147,10 @@ def detector_metrics(layer: DissectedLayer) -> dict[str, float]:
 
 
 def detector_headings(images: ConceptImages) -> dict[str, str]:
-    """The metrics of `detector_metrics` with their headings in a table."""
+    """The metrics of `detector_metrics` with their headings in a table; of one category the total says all."""
     categories = dict.fromkeys(concept.category for concept in images.concepts.values())
-    return {**{name: name for name in categories}, "unique": "unique", "single": "one concept", "total": "total"}
+    shown = categories if len(categories) > 1 else ()
+    return {**{name: name for name in shown}, "unique": "unique", "single": "one concept", "total": "total"}
 
 
 def shared_concept(models: Mapping[str, Dissected]) -> tuple[str, str] | None:
@@ -229,7 +230,7 @@ def detector_bars(
 ) -> Figure:
     """Draw the numbers of detectors, a group of bars a count and a bar a model, with the seeds' spread (Fig. 2)."""
     shown = [name for name in headings if any(figures.get(name, {}).get("mean") for figures in summary.values())]
-    figure = Figure(figsize=(max(5.0, 1.1 * len(shown) + 2), 3.2), layout="constrained")
+    figure = Figure(figsize=(max(6.0, 1.3 * len(shown) + 2.5), 3.2), layout="constrained")
     axis = figure.subplots()
     width, colours = 0.8 / max(1, len(summary)), colormaps["tab20"]
     for number, (label, figures) in enumerate(summary.items()):

@@ -208,7 +208,8 @@ def train_one(
 
 def teacher_label(source: str, options: StudyOptions) -> str:
     """Name a teacher in tables: by its network too, where there are several."""
-    return "teacher" if len(options.teachers) == 1 else f"teacher {source}"
+    name = Path(source).stem if source.endswith(".json") else source
+    return "teacher" if len(options.teachers) == 1 else f"teacher {name}"
 
 
 def teacher_of(arm: Arm, options: StudyOptions, teachers: Mapping[str, Teacher]) -> Teacher | None:
