@@ -239,13 +239,13 @@ def _classifier_on(backbone: PreTrainedModel, labels: dict[str, Any]) -> nn.Modu
     if not isinstance(backbone.config, ViTMAEConfig):
         model = BackboneForImageClassification(BackboneConfig(backbone.config, **labels))
         model.backbone.load_state_dict(backbone.state_dict())
-        return model
+        return model.to(backbone.dtype)
     # An encoder that masks nothing is a ViT, but for the order of the patches, which their embedded places don't need.
     own = ViTConfig().to_dict().keys() - {"model_type", "architectures", "transformers_version"}
     settings = {name: value for name, value in backbone.config.to_dict().items() if name in own}
     vit = ViTForImageClassification(ViTConfig(**{**settings, **labels}))
     vit.base_model.load_state_dict(backbone.state_dict())
-    return vit
+    return vit.to(backbone.dtype)
 
 
 def processor_like(view: ImageView, student: nn.Module) -> Any:

@@ -59,7 +59,7 @@ def load_sentence_encoder(
         backbone = load_trained(AutoModel, source, config=saved_configuration(source, {}, **options), **options)
     model = SentenceEncoderForSequenceClassification(SentenceEncoderConfig(backbone.config, pooling=pooling, **labels))
     model.backbone.load_state_dict(backbone.state_dict())
-    return model, {"classifier.weight", "classifier.bias"}
+    return model.to(backbone.dtype), {"classifier.weight", "classifier.bias"}
 
 
 def _read(source: str, name: str, options: dict[str, Any]) -> Any:

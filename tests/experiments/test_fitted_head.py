@@ -161,6 +161,20 @@ def test_sentence_encoders_are_pooled_as_they_were_trained(tmp_path, settings, f
     torch.testing.assert_close(loaded(**batch).logits, found)
 
 
+@pytest.mark.parametrize("kind", ["sentence encoder", "DINOv3 ViT", "ViT-MAE"])
+def test_checkpoints_in_half_precision_stay_so(tmp_path, kind):
+    """Prevents: a head in another precision than its backbone, which ends in an error."""
+    if kind == "sentence encoder":
+        model, source = in_sentence_transformers_layout(tmp_path, {"pooling_mode": "mean"})
+        data = Dataset.from_dict({"text": WORDS[:12], "label": [0, 1] * 6}, features=TWO_TOPICS)
+    else:
+        model, data = (dinov3_vit() if kind == "DINOv3 ViT" else mae()), pictures(["a", "b"])
+        source = saved(model, PROCESSOR, tmp_path)
+    model.to(torch.bfloat16).save_pretrained(source)
+    teacher, _ = fit_head(source, data, progress=False)
+    assert {parameter.dtype for parameter in teacher.parameters()} == {torch.bfloat16}
+
+
 def test_sentence_encoders_that_pool_otherwise_are_refused(tmp_path):
     """Prevents: a head on a feature that the encoder wasn't trained for."""
     data = Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]}, features=TWO_TOPICS)
