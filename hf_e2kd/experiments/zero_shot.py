@@ -81,7 +81,7 @@ def zero_shot_teacher(
         model.logit_scale.copy_(encoder.logit_scale.squeeze())
         if is_sigmoid:
             model.logit_bias.copy_(encoder.logit_bias.squeeze())
-    return model.eval(), load_processor(source, config, **options)
+    return model.to(encoder.dtype).eval(), load_processor(source, config, **options)
 
 
 def _embeddings(
@@ -93,7 +93,7 @@ def _embeddings(
     is_siglip = "siglip" in encoder.config.model_type
     settings = {"padding": "max_length", "max_length": 64, "truncation": True} if is_siglip else {"padding": True}
     size = encoder.config.vision_config.image_size
-    image = torch.zeros(1, 3, size, size)
+    image = torch.zeros(1, 3, size, size, dtype=encoder.dtype)
     means = []
     for name in names:
         tokens = tokenizer([template.format(name) for template in templates], return_tensors="pt", **settings)

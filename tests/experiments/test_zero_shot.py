@@ -50,6 +50,15 @@ def encoder(request, tmp_path):
     return model, tmp_path
 
 
+def test_checkpoints_in_half_precision_stay_so(encoder):
+    """Prevents: prompts in another precision than their encoder, which end in an error."""
+    model, folder = encoder
+    model.to(torch.bfloat16).save_pretrained(folder)
+    teacher, _ = zero_shot_teacher(str(folder), LABELS)
+    assert {parameter.dtype for parameter in teacher.parameters()} == {torch.bfloat16}
+    assert teacher(pixel_values=torch.zeros(1, 3, 32, 32, dtype=torch.bfloat16)).logits.isfinite().all()
+
+
 def test_logits_and_probabilities(encoder, tmp_path):
     """Prevents: an embedding that isn't normalised, a bias or a scale left out, prompts in another order."""
     model, folder = encoder
