@@ -4,12 +4,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from transformers import AutoModel, PreTrainedModel
-from transformers.utils.hub import cached_file
 
+from ..logs import get_logger
 from ..models import SentenceEncoderConfig, SentenceEncoderForSequenceClassification
 from .models import load_trained, saved_configuration
 from .reaching import loading
+
+logger = get_logger(__name__)
 
 _SWITCH = "pooling_mode_"
 """Beginning of the settings, one a pooling, in the files of sentence-transformers before version 5."""
@@ -18,18 +22,22 @@ _SWITCH = "pooling_mode_"
 def pooling_of(source: str, **options: Any) -> str | None:
     """Return how a sentence encoder pools its tokens; None of a model in another layout.
 
+    Where the Hub isn't reached, and an earlier download tells neither, a warning says so.
+
     Args:
         source: Hub id or folder of the model.
         options: Options of `from_pretrained`, such as `revision`.
 
     Raises:
-        ValueError: it has several poolings side by side.
+        ValueError: it has several poolings side by side, or the source can't be an id.
+        OSError: it isn't there.
     """
-    modules = _read(source, "modules.json", options) or []
-    folders = [each["path"] for each in modules if each["type"].endswith(".Pooling")]
-    if not folders:
+    with loading(source):
+        modules = _read(source, "modules.json", options) or []
+        folders = [each["path"] for each in modules if each["type"].endswith(".Pooling")]
+        settings = _read(source, f"{folders[0]}/config.json", options) if folders else None
+    if settings is None:
         return None
-    settings = _read(source, f"{folders[0]}/config.json", options) or {}
     switches = {name.removeprefix(_SWITCH): on for name, on in settings.items() if name.startswith(_SWITCH)}
     pooling = settings.get("pooling_mode", [name.removesuffix("_tokens") for name, on in switches.items() if on])
     modes = [pooling] if isinstance(pooling, str) else pooling
@@ -63,12 +71,19 @@ def load_sentence_encoder(
 
 
 def _read(source: str, name: str, options: dict[str, Any]) -> Any:
+    if Path(source).is_dir():
+        path = Path(source) / name
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
     known = {key: options[key] for key in ("revision", "token", "cache_dir") if key in options}
-    path = cached_file(
-        source,
-        name,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-        **known,
-    )
-    return None if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
+    try:
+        path = Path(hf_hub_download(source, name, **known))
+    except LocalEntryNotFoundError:
+        logger.warning(
+            f"Whether '{source}' pools its tokens as a sentence encoder can't be looked up: its {name} wasn't "
+            "downloaded before, and the Hub isn't reached. It is read as its family's classifier reads it. Of a "
+            f"sentence encoder, download all files: hf download {source}."
+        )
+        return None
+    except EntryNotFoundError:
+        return None
+    return json.loads(path.read_text(encoding="utf-8"))

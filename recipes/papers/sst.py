@@ -32,7 +32,7 @@ from typing import Any
 
 import transformers
 from _arms import METHODS, Arm, parse_arm
-from _common import parse_recipe, smoke_folder
+from _common import parse_recipe, refuse_launcher, smoke_folder
 from _evidence import paired_table
 from _generated import write_trees
 from _sst import FAITHFULNESS, HELD_OUT, POOLED, SAMPLING, SstStudy, parse_size, size_label
@@ -127,8 +127,6 @@ def run_sst(description: str) -> dict[str, Any]:
         The content of `results.json`.
     """
     options, args = _parse(description)
-    if args.world_size > 1:
-        raise ValueError("Start the recipe without a launcher, as often as there are processes: they share the runs.")
     output, start = Path(args.output_dir), time.monotonic()
     if options.smoke:
         use_one_thread()
@@ -166,7 +164,8 @@ def size_table(results: Mapping[str, Any], part: str) -> str:
         **{"word_auroc": "word AUROC", "word_auprc": "word AUPRC", "training_cpu_seconds": "training, CPU s"},
     }
     if held_out:
-        columns = {"explanation_similarity": "Integrated Gradients", **HELD_OUT, **FAITHFULNESS}
+        explainer = results["arguments"]["explainer"].replace("_", " ").title()
+        columns = {"explanation_similarity": explainer, **HELD_OUT, **FAITHFULNESS}
     rows, teacher = [], results["runs"][0]["teacher"]
     for run in results["runs"]:
         for label, splits in run.items():
@@ -200,11 +199,12 @@ def _parse(description: str) -> tuple[SstOptions, ExplanationDistillArguments]:
     training |= {"per_device_train_batch_size": 32, "temperature": 4.0, "evaluate_explanations": False}
     training |= {"explainer": "integrated_gradients", "explanation_fraction": 0.4}
 
-    def refuse_resume(args: ExplanationDistillArguments) -> None:
+    def refuse(args: ExplanationDistillArguments) -> None:
+        refuse_launcher(args)
         if args.resume_from_checkpoint is not None:
             raise ValueError("finished models are found by themselves, and none is resumed in the middle.")
 
-    return parse_recipe(SstOptions, "sst", description, refuse_resume, **training)
+    return parse_recipe(SstOptions, "sst", description, refuse, **training)
 
 
 def _write_smoke_teacher(trees: str, folder: Path) -> Path:

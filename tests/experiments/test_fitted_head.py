@@ -31,6 +31,7 @@ from hf_e2kd.alignment.labels import class_names
 from hf_e2kd.architectures.taps import default_taps
 from hf_e2kd.data.transforms import DistillationTransform
 from hf_e2kd.experiments import fit_head, load_teacher
+from hf_e2kd.experiments.sentence_encoders import pooling_of
 from hf_e2kd.explainers import GradCAM
 from tests.models import build, randomise
 from tests.tokenizers import STUDENT, WORDS, text_model
@@ -184,6 +185,13 @@ def test_sentence_encoders_that_pool_otherwise_are_refused(tmp_path):
     _, source = in_sentence_transformers_layout(tmp_path / "weighted", {"pooling_mode_weightedmean_tokens": True})
     with pytest.raises(ValueError, match="Unknown pooling 'weightedmean'"):
         fit_head(source, data, progress=False)
+
+
+def test_a_layout_that_cannot_be_looked_up_is_said(hub_cache, caplog):
+    """Prevents: a sentence encoder's head on its first token because there was no network, and not a word of it."""
+    hub_cache("me/encoder", "a" * 40, main=True)
+    assert pooling_of("me/encoder") is None
+    assert "'me/encoder' pools its tokens as a sentence encoder can't be looked up: its modules.json" in caplog.text
 
 
 def test_refusals(tmp_path):
