@@ -95,30 +95,42 @@ class ExplanationMap(tv_tensors.Mask):
         Raises:
             ValueError: the image was filled at its edges too often.
         """
-        step = np.linalg.inv(_to_pixels(self.canvas_size)) @ _square(pixels) @ _to_pixels(canvas)
         numbers = self._numbers.clone()
-        each = self.matrix.reshape(-1, 2 + BORDERS, 3).double().cpu().numpy()
-        matrices = torch.from_numpy(np.stack([_composed(matrix, step) for matrix in each]))
-        numbers[..., :_MATRIX] = matrices.reshape(*numbers.shape[:-1], -1).to(numbers)
-        numbers[..., _CANVAS] = torch.tensor(canvas).to(numbers)
+        step = _step(self.canvas_size, canvas, pixels)
+        matrices = numbers[..., :_MATRIX].reshape(-1, 2 + BORDERS, 3).double().cpu().numpy()
+        composed = np.stack([_composed(matrix, step) for matrix in matrices]).reshape(*numbers.shape[:-1], _MATRIX)
+        numbers[..., :_MATRIX] = torch.from_numpy(composed)
+        numbers[..., _CANVAS] = torch.tensor(canvas)
         return numbers.as_subclass(ExplanationMap)
+
+
+def _step(old: Canvas, new: Canvas, pixels: Sequence[Sequence[float]]) -> np.ndarray:
+    """From places of the new canvas to those of the old one, as a matrix (3, 3)."""
+    (height, width), (new_height, new_width) = old, new
+    # In plain numbers: a product of arrays so small takes longer, and this runs some times an image.
+    rows = []
+    for (a, b, c), size in zip(pixels, (width, height), strict=True):
+        x, y = a * new_width, b * new_height
+        rows.append((x / size, y / size, (x + y + 2 * c) / size - 1))
+    return np.array([*rows, (0, 0, 1)])
 
 
 def _composed(matrix: np.ndarray, step: np.ndarray) -> np.ndarray:
     """A matrix (2 + BORDERS, 3) after one more step (3, 3) from new places to old ones."""
-    place, borders = np.split(matrix @ step, [2])
-    borders = np.concatenate([borders, step[:2]])
+    rows = matrix @ step
+    place, borders = rows[:2], np.concatenate([rows[2:], step[:2]])
     # A row's largest value in the view is the sum of its absolute numbers: what stays within 1 borders nothing. Nor do
     # the edges of the maps themselves, outside which nothing counts anyway.
-    cuts = np.abs(borders).sum(1) > 1 + _ROUNDING
-    known = (np.abs(borders[:, None] - place).max(2) < _ROUNDING).any(1)
-    kept = borders[cuts & ~known]
+    cutting = borders[np.abs(borders).sum(1) > 1 + _ROUNDING]
+    kept = cutting[(np.abs(cutting[:, None] - place).max(2) >= _ROUNDING).all(1)]
     if len(kept) > BORDERS:
         raise ValueError(
             f"An explanation map can follow {BORDERS // 2} rotations, affine maps and paddings one after the other, "
             "and this augmentation has more."
         )
-    return np.concatenate([place, kept, np.zeros((BORDERS - len(kept), 3))])
+    composed = np.zeros_like(rows)
+    composed[:2], composed[2 : 2 + len(kept)] = place, kept
+    return composed
 
 
 def _whole(numbers: torch.Tensor) -> Canvas:
@@ -129,12 +141,6 @@ def _whole(numbers: torch.Tensor) -> Canvas:
 
 def _square(matrix: Sequence[Sequence[float]]) -> np.ndarray:
     return np.array([*matrix, (0, 0, 1)], dtype=np.float64)
-
-
-def _to_pixels(canvas: Canvas) -> np.ndarray:
-    """From −1 … 1 to pixels."""
-    height, width = canvas
-    return _square([(width / 2, 0, width / 2), (0, height / 2, height / 2)])
 
 
 # ---- What an explanation map follows ---------------------------------------------------------------------------------
