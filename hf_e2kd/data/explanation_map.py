@@ -95,13 +95,12 @@ class ExplanationMap(tv_tensors.Mask):
         Raises:
             ValueError: the image was filled at its edges too often.
         """
-        numbers = self._numbers.clone()
         step = _step(self.canvas_size, canvas, pixels)
-        matrices = numbers[..., :_MATRIX].reshape(-1, 2 + BORDERS, 3).double().cpu().numpy()
-        composed = np.stack([_composed(matrix, step) for matrix in matrices]).reshape(*numbers.shape[:-1], _MATRIX)
-        numbers[..., :_MATRIX] = torch.from_numpy(composed)
-        numbers[..., _CANVAS] = torch.tensor(canvas)
-        return numbers.as_subclass(ExplanationMap)
+        numbers = self._numbers.cpu().numpy().copy()
+        for row in numbers.reshape(-1, numbers.shape[-1]):
+            row[:_MATRIX] = _composed(row[:_MATRIX].reshape(-1, 3).astype(np.float64), step).ravel()
+            row[_CANVAS] = canvas
+        return torch.from_numpy(numbers).to(self.device).as_subclass(ExplanationMap)
 
 
 def _step(old: Canvas, new: Canvas, pixels: Sequence[Sequence[float]]) -> np.ndarray:

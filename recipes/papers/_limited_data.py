@@ -155,25 +155,26 @@ class Study:
             set_seed(SPLIT_SEED)
             network = channels_last(classifier_of(self.setting.teacher, self.names))
             args = replace_arguments(self.args, seed=SPLIT_SEED, **self.setting.teacher_training)
-            trained = train_on_labels(network, args, self.shown("all", augmented=True), self.processor)
+            trained = train_on_labels(network, args, self.shown("all", augmented=True, live=False), self.processor)
             trained.save_pretrained(path)
             self.processor.save_pretrained(path)
         return channels_last(load_teacher(str(path))[0].to(self.args.device))
 
-    def shown(self, name: str, augmented: bool = False, frozen: bool = False) -> Dataset:
-        """A split as both networks take it.
+    def shown(self, name: str, augmented: bool = False, frozen: bool = False, live: bool = True) -> Dataset:
+        """A split as the networks take it.
 
         Args:
             name: Its name.
             augmented: Move and flip the images at random.
             frozen: Say how they were moved, for the stored maps.
+            live: Make the teacher's larger images too.
         """
         augmentation, size = None, self.setting.size
         if augmented and self.crops:
             augmentation = crop_and_flip(self.processor, self.teacher_processor, smallest=SMALLEST_CROP)
         elif augmented:
             augmentation = v2.Compose([v2.RandomCrop(size, padding=size // 8), v2.RandomHorizontalFlip()])
-        views = self.processor, self.teacher_processor
+        views = self.processor, self.teacher_processor if live else None
         return self.splits[name].with_transform(DistillationTransform(*views, augmentation, record_view=frozen))
 
     def stored(self, name: str) -> StoredReference:
@@ -195,7 +196,7 @@ class Study:
         return ExplanationDistillTrainer(
             student,
             self.args,
-            eval_dataset=reference.attach(self.shown(self.split)),
+            eval_dataset=reference.attach(self.shown(self.split, live=False)),
             processing_class=self.processor,
             references={"teacher": reference},
         )
@@ -240,11 +241,12 @@ class Study:
 
     def learn(self, student: nn.Module, arm: Arm, args: ExplanationDistillArguments) -> nn.Module:
         """Train a student on the labels."""
-        return train_on_labels(student, args, self.shown("train", augmented=True), self.processor, self.collator(arm))
+        shown = self.shown("train", augmented=True, live=False)
+        return train_on_labels(student, args, shown, self.processor, self.collator(arm))
 
     def distil(self, student: nn.Module, arm: Arm, args: ExplanationDistillArguments) -> nn.Module:
         """Train a student by the teacher."""
-        shown = self.shown("train", augmented=True, frozen=arm.frozen)
+        shown = self.shown("train", augmented=True, frozen=arm.frozen, live=not arm.frozen)
         taught: dict[str, Any] = {"teacher_model": self.teacher, "teacher_processing_class": self.teacher_processor}
         if arm.frozen:
             reference = self.stored("train")
