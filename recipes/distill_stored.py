@@ -129,8 +129,8 @@ def main() -> dict[str, Any]:
     reference = StoredReference(stores / "train")
     # Crops and flips move the stored maps with the images, and a change of colours leaves them where they are.
     augmentation = v2.Compose([*crop, v2.ColorJitter(brightness=0.3)]) if script.augment else None
-    augmented = DistillationTransform(processor, teacher_processor, augmentation, record_view=True)
-    plain = DistillationTransform(processor, teacher_processor)
+    augmented = DistillationTransform(processor, augmentation=augmentation, record_view=True)
+    plain = DistillationTransform(processor)
     train = reference.attach(train.with_transform(augmented))
     evaluations = {
         name: reference.attach(data.with_transform(plain), folder=stores / name) for name, data in evaluations.items()
