@@ -83,10 +83,10 @@ evidence-limited-data: $(VENV)/.installed ## few images a class, CIFAR-10 (CIFAR
 	$(PAPERS)/limited_data.py --data cifar10 --folder $(CIFAR) --studies methods length frozen weight loss temperature \
 		--held_out_images 200 --output_dir outputs/limited_data_cifar10 $(ARGS)
 
-evidence-limited-data-tiny: $(VENV)/.installed ## few images a class, Tiny ImageNet (TINY_IMAGENET, LITE0)
+evidence-limited-data-tiny: $(VENV)/.installed ## few images a class, Tiny ImageNet (TINY_IMAGENET, LITE0; 2 h)
 	$(call needs,TINY_IMAGENET LITE0)
-	$(PAPERS)/limited_data.py --data tiny_imagenet --folder $(TINY_IMAGENET) --teacher $(LITE0) --studies methods frozen \
-		--students labels "KD, frozen" "e²KD, frozen" --output_dir outputs/limited_data_tiny_imagenet $(ARGS)
+	$(PAPERS)/limited_data.py --data tiny_imagenet --folder $(TINY_IMAGENET) --teacher $(LITE0) --bf16 --use_cpu \
+		--studies frozen --students "KD, frozen" "e²KD, frozen" --output_dir outputs/limited_data_tiny_imagenet $(ARGS)
 
 evidence-shift: $(VENV)/.installed ## ViT students of a convolutional teacher, and their shift test (TINY_IMAGENET, LITE0; 10 h)
 	$(call needs,TINY_IMAGENET LITE0)

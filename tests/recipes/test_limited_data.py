@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import evidence_tables
 import limited_data
@@ -97,6 +98,16 @@ def test_unrelated_images_are_cropped_and_have_no_labels(tmp_path):
     shown = study.shown("train", augmented=True)
     assert set(shown[0]) == {"pixel_values"} and shown[0]["pixel_values"].shape == (3, 32, 32)
     assert isinstance(shown.format["format_kwargs"]["transform"].augmentation.transforms[0], v2.RandomResizedCrop)
+
+
+def test_larger_images_are_made_for_a_live_teacher_alone(tmp_path):
+    """Prevents: a training by stored outputs that enlarges each image for a teacher that never looks at it."""
+    setting = replace(SETTINGS["cifar10"], teacher_size=48)
+    splits = limited_data.smoke_splits()
+    study = Study(setting, splits, ExplanationDistillArguments("unused"), tmp_path, None, "test")
+    frozen = study.shown("train", augmented=True, frozen=True, live=False)[0]
+    assert set(frozen) == {"pixel_values", "view_matrix", "labels"} and frozen["pixel_values"].shape == (3, 32, 32)
+    assert study.shown("train")[0]["teacher_pixel_values"].shape == (3, 48, 48)
 
 
 @pytest.mark.parametrize(
