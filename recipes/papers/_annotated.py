@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from _common import load_published
+from _common import channels_last, load_published
 from _shapes import write_coco, write_voc
 from datasets import Dataset, DatasetDict
 from matplotlib.patches import Rectangle
@@ -209,7 +209,7 @@ def load_box_classifier(
         view = replace(image_view(load_processor(source, model.config)), keeps_ratio=False, fraction=1.0)
     else:
         view = ImageView((224, 224), (0.5,) * 3, (0.5,) * 3, keeps_ratio=False, fraction=1.0)
-    return model, processor_like(view if size is None else replace(view, size=(size, size)), model)
+    return channels_last(model), processor_like(view if size is None else replace(view, size=(size, size)), model)
 
 
 def flip(augment: bool) -> v2.Transform | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from datasets import Dataset, DatasetDict, concatenate_datasets
 from timm.data import ImageNetInfo
 from torch import nn
@@ -173,6 +174,11 @@ def load_published(source: str, weights: str | None) -> tuple[nn.Module, Any]:
     config = bcos_config(source.removeprefix("bcos/"), **label_settings(names, len(names)))
     model = load_bcos_weights(AutoModelForImageClassification.from_config(config), weights)
     return model, bcos_processor(config)
+
+
+def channels_last(model: nn.Module) -> nn.Module:
+    """Order the axes of a network's weights so that convolutions take up to half less of a CPU's time."""
+    return model.to(memory_format=torch.channels_last)
 
 
 def smoke_processor(is_bcos: bool) -> ViTImageProcessor:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from _annotated import AnnotatedSplits, explainer_at, load_box_classifier, load_splits, opened
+from _common import channels_last
 from _guidance import (
     GuidanceSetting,
     ViewOptions,
@@ -90,6 +91,7 @@ def run_guided_distillation(setting: GuidanceSetting, name: str, description: st
         else:
             guided = options.teacher.replace("{seed}", str(seed))
             teacher, teacher_processor = load_teacher(guided)
+            teacher = channels_last(teacher)
             if not is_multi_label(teacher):
                 raise ValueError(
                     f"The teacher '{guided}' chooses one class an image, and these images show several. Give a "

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
-from _common import SMALLEST_CROP
-from _interpretability import channels_last, square_processor
+from _common import SMALLEST_CROP, channels_last
+from _interpretability import square_processor
 from _limited_arms import Arm
 from _splits import choose_per_class, hold_out
 from datasets import Dataset, DatasetDict
@@ -148,7 +148,7 @@ class Study:
     def teacher(self) -> nn.Module:
         """The teacher: loaded, or trained on all images once."""
         if self.source is not None:
-            return load_teacher(self.source)[0].to(self.args.device)
+            return channels_last(load_teacher(self.source)[0].to(self.args.device))
         path = self.folder / "teacher"
         if not path.exists():
             assert self.setting.teacher is not None and self.names is not None

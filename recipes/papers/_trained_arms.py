@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from _arms import Arm, teacher_source, teacher_sources
-from _interpretability import StudyOptions, Teacher, channels_last, find_teacher, is_trained_here, train_one
+from _common import channels_last
+from _interpretability import StudyOptions, Teacher, find_teacher, is_trained_here, train_one
 from datasets import Dataset
 from torch import nn
 from transformers import AutoModelForImageClassification
