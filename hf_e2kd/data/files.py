@@ -1,13 +1,16 @@
-"""Single files of samples."""
+"""Files of samples, one or in a folder."""
 
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from datasets import DatasetDict, load_dataset
+from datasets import DatasetDict, load_dataset, load_dataset_builder
+
+_CELLS: dict[str, Any] = {"keep_default_na": False, "na_values": ["", "nan", "NaN"]}
+"""Options of the reader of CSV by which empty cells and NaN are missing; by default "None", "NA" and "null" are too."""
 
 _READERS: dict[str, tuple[str, dict[str, Any]]] = {
-    ".csv": ("csv", {}),
-    ".tsv": ("csv", {"sep": "\t"}),
+    ".csv": ("csv", _CELLS),
+    ".tsv": ("csv", {"sep": "\t", **_CELLS}),
     ".json": ("json", {}),
     ".jsonl": ("json", {}),
     ".parquet": ("parquet", {}),
@@ -33,6 +36,13 @@ def load_data_file(path: str) -> DatasetDict:
         )
     reader, options = _READERS[Path(path).suffix.lower()]
     return load_dataset(reader, data_files=path, **options)
+
+
+def load_data_folder(folder: str) -> DatasetDict:
+    """The splits of a folder of CSV, JSON, Parquet or text files, as `datasets` finds them."""
+    # None but the reader of CSV has such an option.
+    is_csv = hasattr(load_dataset_builder(folder).config, "keep_default_na")
+    return load_dataset(folder, **(_CELLS if is_csv else {}))
 
 
 def path_inside(folder: Path, name: str, source: str) -> Path:

@@ -13,7 +13,7 @@ from torchvision.transforms import v2
 from transformers import AutoModelForImageClassification, PreTrainedConfig, ViTImageProcessor
 
 from ..alignment.inputs import image_view
-from ..alignment.labels import align_labels, class_names
+from ..alignment.labels import align_labels, class_names, named_labels
 from ..callbacks.panels import CHOOSE_FROM
 from ..cards.choice import at_quantiles, gain, rule
 from ..cards.plots import explanation_panel
@@ -307,7 +307,9 @@ def draw_explanations(
     explanation_panel(
         transform.student.intensities(torch.stack([sample["pixel_values"] for sample in shown])).clamp(0, 1),
         {heading: each.maps[chosen] for heading, each in found.items()},
-        labels=[names[sample["labels"]] for sample in shown] if all("labels" in sample for sample in shown) else None,
+        labels=named_labels([sample["labels"] for sample in shown], data, any_student, transform.columns[1])
+        if all("labels" in sample for sample in shown)
+        else None,
         explained=[names[index] for index in found[TEACHER].predictions[chosen].tolist()],
         names=sample_names(data, chosen),
         predictions={

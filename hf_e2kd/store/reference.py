@@ -99,8 +99,11 @@ class StoredReference(Reference):
         self.allow_explainer_mismatch = allow_explainer_mismatch
         self.is_text = self.description["layout"] == "text"
         key = self.description["key"]
-        several = key["target"]["rule"] == "positives"
-        self.decoder = RowDecoder(self.shards, self.classes, self.description["targets"] if several else None, prefix)
+        rule = key["target"]["rule"]
+        # Under the names of a live teacher's rules, for records.
+        self.target = "teacher_top" if rule == "teacher_top" else "label"
+        targets = self.description["targets"] if rule == "positives" else None
+        self.decoder = RowDecoder(self.shards, self.classes, targets, prefix)
         # Of a text, the collator makes a map over words of the tokens' scores.
         self.columns = tuple(f"{prefix}_{name}" for name in _OF_TEXTS) if self.is_text else self.decoder.columns
         self.alignment: LabelAlignment | None = None

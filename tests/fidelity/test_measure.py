@@ -76,6 +76,16 @@ def test_measuring_changes_nothing(measured):
     assert trainer._batch_measures is None
 
 
+def test_rows_of_an_array(measured, tmp_path):
+    """Prevents: a finished measurement that can't be saved, as its record holds numpy's numbers; a negative number."""
+    trainer = measured[0]
+    found = measure_fidelity(trainer, rows=np.flatnonzero(np.arange(25) > 20), costs=False, chance=False)
+    found.save(tmp_path)
+    assert FidelityRecord.load(tmp_path).data.samples == [21, 22, 23, 24]
+    with pytest.raises(ValueError, match="samples is -2. Give the number of samples to measure on"):
+        measure_fidelity(trainer, samples=-2)
+
+
 def test_record_survives_its_file(measured, tmp_path):
     """Prevents: a figure or an option that is lost or changes its type between writing and reading."""
     record = measured[1]

@@ -1,6 +1,7 @@
 """Which row is a sample's: by ids, or by the order of the data."""
 
 import datasets
+import numpy as np
 import pytest
 import torch
 
@@ -34,6 +35,30 @@ def test_another_order(tmp_path, teacher):
     listed = store(teacher, samples(16), tmp_path / "list")
     with pytest.raises(StoreError, match="sample .* has another 'labels'"):
         listed.attach(samples(16)[::-1])
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_small_part_in_another_order(listed):
+    """Prevents: a part of the data, smaller than the distance of the samples that are compared, given others' rows."""
+    labels = np.random.default_rng(0).integers(0, 3, 2000).tolist()
+    data = datasets.Dataset.from_dict({"text": [f"text {row}" for row in range(2000)], "label": labels})
+    probes = ids.order_probes(list(data) if listed else data)
+    for part, holds in (
+        (range(20), True),
+        (range(1), True),
+        (range(700, 740), False),
+        ([5, 3, 8], False),
+        ([42], False),
+        (range(19, -1, -1), False),
+    ):
+        chosen = data.select(part)
+        if holds:
+            ids.check_order(list(chosen) if listed else chosen, probes, "store")
+        else:
+            with pytest.raises(StoreError, match="sample . has another '(text|label)'"):
+                ids.check_order(list(chosen) if listed else chosen, probes, "store")
+    # Another column may be new, where one tells the samples apart.
+    ids.check_order(data.map(lambda row: {"text": row["text"].upper()}).select(range(20)), probes, "store")
 
 
 def test_ids(tmp_path, teacher):

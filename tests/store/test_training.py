@@ -42,6 +42,9 @@ def test_training_equals_the_live_teachers(tmp_path, teacher, dtype, tolerance):
         assert relative_error(one, other) < tolerance
     metrics = trainer.evaluate(reference.attach(samples(16)))
     assert {"eval_agreement", "eval_explanation_similarity", "eval_teacher_accuracy"} <= metrics.keys()
+    # Its record and its card say of which class the explanations are.
+    record = trainer.measure_fidelity(reference.attach(samples(16)), costs=False, chance=False)
+    assert record.target == record.training.references["teacher"]["explains"] == "teacher_top"
 
 
 def test_workers_and_an_evaluation_set_of_its_own(tmp_path, teacher):
