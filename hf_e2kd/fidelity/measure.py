@@ -22,6 +22,7 @@ from ..metrics import agreement_where_teacher_errs, f1_map, negative_flips
 from ..metrics.running import SampleValues
 from ..references import Reference, TeacherReference
 from ..store import StoredReference
+from ..store.joining import unattached
 from ..terms import ReferenceOutput, StepOutput
 from ..terms.matching import ComparisonGrid, comparison_size
 from .chance import shuffled_similarity
@@ -37,7 +38,7 @@ from .protocol import MeasuredTrainer
 from .record import DataRecord, FidelityRecord, MetricValue
 from .samples import sample_metrics
 from .scores import score_figures
-from .students import explained, plain_output, students_without_maps, untrained_student
+from .students import check_compared, explained, plain_output, students_without_maps, untrained_student
 
 RESAMPLES = 1000
 """Bootstrap resamples of a mean."""
@@ -83,8 +84,9 @@ def measure_fidelity(
         dataset: Data set to measure on; the trainer's `eval_dataset` by default.
         samples: Number of samples that are drawn by `seed`; all, if there are no more.
         rows: Positions of the samples, in place of drawn ones.
-        compared: Other students with the same classes by name, as `{"plain KD": model}`: modules, or functions of a
-            batch (`FunctionModel`). Those without gradients are explained by methods that take none.
+        compared: Other students with the same classes in the same order, by what they are called, as
+            `{"plain KD": model}`: modules, or functions of a batch (`FunctionModel`). Those without gradients are
+            explained by methods that take none.
         data: Description of the data set; by default the one that it states itself.
         split: Name of its split, if it doesn't state one.
         group_column: Column, or several, by whose values the samples are grouped: every figure by group, and the worst
@@ -100,7 +102,8 @@ def measure_fidelity(
 
     Raises:
         ValueError: there is no data set, or none with a length; no samples are asked for; the samples can't be grouped
-            by the column; a held-out explainer isn't held out; or a control doesn't suit the models or the data.
+            by the column; another student has other classes; a held-out explainer isn't held out; or a control doesn't
+            suit the models or the data.
     """
     dataset = trainer.eval_dataset if dataset is None else dataset
     if not hasattr(dataset, "__len__") or isinstance(dataset, Mapping | str):
@@ -110,7 +113,7 @@ def measure_fidelity(
     rows = drawn_rows(len(dataset), samples, seed) if rows is None else [int(row) for row in rows]
     selected = dataset.select(rows) if hasattr(dataset, "select") else Subset(dataset, rows)
     columns = trainer.group_columns if group_column is None else group_columns(group_column)
-    groups = read_groups(selected, columns) if columns else None
+    groups = read_groups(unattached(selected), columns) if columns else None
     name = _measured_reference(trainer)
     reference = trainer.references.get(name or "")
     # Of a student that FSDP2 has sharded a whole copy; described before an evaluation that may cast it.
@@ -118,6 +121,7 @@ def measure_fidelity(
     described = describe_model(student, published=False)
     others = {compared_prefix(number): as_module(model) for number, model in enumerate((compared or {}).values())}
     titles = dict(zip(others, compared or {}, strict=True))
+    check_compared(student, {title: others[prefix] for prefix, title in titles.items()})
     if chance and trainer.explains and (untrained := untrained_student(student, seed)):
         others[UNTRAINED] = untrained
     further: FurtherMeasures | None = None

@@ -320,7 +320,10 @@ class StoredReference(Reference):
         other = StoredReference(folder, prefix=self.prefix)
         names = ("teacher", "explainer")
         given = {name: other.description["key"][name] for name in names}
-        require_same(self.description["key"], given, self.folder, f"The store {folder} must be of the same teacher.")
+        # `classes` may differ: those that the student lacks are warned of.
+        given["target"] = {**self.description["key"]["target"], "rule": other.description["key"]["target"]["rule"]}
+        remedy = f"The store {folder} must be of the same teacher, and explain the same class."
+        require_same(self.description["key"], given, self.folder, remedy)
         return other
 
     # ---- As a reference ------------------------------------------------------------------------------------------

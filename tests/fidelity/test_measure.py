@@ -17,6 +17,7 @@ from hf_e2kd.fidelity.measure import mean_with_interval, metric_values
 from hf_e2kd.metrics import energy_pointing_game
 from hf_e2kd.metrics.running import SampleValues
 from tests.models import CLASSES, build, images
+from tests.references.test_teacher import reordered
 from tests.text_models import build_text
 from tests.tokenizers import tokenizer
 from tests.training import arguments, distiller, samples
@@ -84,6 +85,16 @@ def test_rows_of_an_array(measured, tmp_path):
     assert FidelityRecord.load(tmp_path).data.samples == [21, 22, 23, 24]
     with pytest.raises(ValueError, match="samples is -2. Give the number of samples to measure on"):
         measure_fidelity(trainer, samples=-2)
+
+
+def test_compared_students_with_other_classes(measured):
+    """Prevents: another student measured by the numbers of its classes, which it has in another order."""
+    with pytest.raises(ValueError, match="'other' has the classes .*keep_classes"):
+        measure_fidelity(measured[0], compared={"other": reordered(build("vit"))})
+    few = build("vit")
+    few.config.id2label = {0: "one", 1: "other"}
+    with pytest.raises(ValueError, match="'few' has 2 classes, and the measured one 5"):
+        measure_fidelity(measured[0], compared={"few": few})
 
 
 def test_record_survives_its_file(measured, tmp_path):
