@@ -351,7 +351,7 @@ def labels_belong_to(dataset: Any, model: nn.Module, label_column: str | None = 
 
 def named_labels(
     labels: Sequence[Any], dataset: Any, model: nn.Module, label_column: str | None = None
-) -> list[str] | None:
+) -> list[str | None] | None:
     """Name the labels of a data set's samples as a model's classes, for captions.
 
     Args:
@@ -359,12 +359,12 @@ def named_labels(
         dataset, model, label_column: As of `data_labels`.
 
     Returns:
-        Names (N,), "unknown" for a sample without a label; None of a model of scores, and of other labels than classes
-        of the model.
+        Names (N,), None for a sample without a label; None of a model of scores, and of other labels than classes of
+        the model.
     """
     match = data_labels(dataset, model, label_column)
     if match is None or is_score(model):
         return None
     numbers = match(torch.tensor([NO_LABEL if label is None else label for label in labels])).tolist()
     names = class_names(model)
-    return ["unknown" if number < 0 else str(number) if names is None else names[number] for number in numbers]
+    return [None if number < 0 else str(number) if names is None else names[number] for number in numbers]

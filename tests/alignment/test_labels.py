@@ -223,7 +223,7 @@ def test_labels_numbered_as_the_models(labels, numbered):
 def test_names_of_labels():
     """Prevents: a caption by the data's number in the model's order, or of −100, which counts from the end."""
     own = model(["cat", "dog", "owl"])
-    assert named_labels([0, 1, None, -100], data(["owl", "cat"]), own) == ["owl", "cat", "unknown", "unknown"]
+    assert named_labels([0, 1, None, -100], data(["owl", "cat"]), own) == ["owl", "cat", None, None]
     assert named_labels([2], [{"label": 2}], own) == ["owl"]
     assert named_labels([0], data(["oak", "fir"]), own) is None
     assert named_labels([3.2], [{"label": 3.2}], model(count=1)) is None

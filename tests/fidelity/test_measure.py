@@ -97,6 +97,13 @@ def test_compared_students_with_other_classes(measured):
         measure_fidelity(measured[0], compared={"few": few})
 
 
+def test_nothing_to_measure_is_said(tmp_path):
+    """Prevents: torch's "stack expects a non-empty TensorList" for data without labels beside annotations alone."""
+    trainer = distiller(build("vit"), None, tmp_path, references={"boxes": AnnotationReference()})
+    with pytest.raises(ValueError, match="nothing to measure: neither labels"):
+        measure_fidelity(trainer, samples(4, labels=False), costs=False)
+
+
 def test_record_survives_its_file(measured, tmp_path):
     """Prevents: a figure or an option that is lost or changes its type between writing and reading."""
     record = measured[1]
