@@ -198,7 +198,7 @@ def diffroar(
     for images in (train, test):
         if images.labels.ndim != 1 or images.labels.is_floating_point() or (images.labels < 0).any():
             raise ValueError(
-                f"Accuracy is that of images with one class each, as whole numbers from 0 on, not of labels of the shape "
+                "Accuracy is that of images with one class each, as whole numbers from 0 on, not of labels of shape "
                 f"{tuple(images.labels.shape)} and type {images.labels.dtype}. Leave out images without a label."
             )
     ranks = {id(images): rank_by_gradient(model, images, per_element) for images in (train, test)}
