@@ -1,5 +1,6 @@
 """Image classification data by Hub id or from a folder, for training and evaluation."""
 
+import glob
 import os
 import warnings
 from collections import Counter, defaultdict
@@ -112,7 +113,9 @@ def _read_splits(source: str) -> DatasetDict:
     if (folder / "dataset_dict.json").exists() or (folder / "dataset_info.json").exists():
         saved = load_from_disk(source)
         return saved if isinstance(saved, DatasetDict) else DatasetDict(train=saved)
-    loaded = load_dataset("imagefolder", data_dir=source, drop_labels=not _has_class_folders(folder))
+    # Else a bracket or a star in its path would stand for other folders.
+    place = glob.escape(str(folder.resolve()))
+    loaded = load_dataset("imagefolder", data_dir=place, drop_labels=not _has_class_folders(folder))
     # With metadata these say which files are meant.
     if not any(folder.rglob("metadata.*")):
         _check_folders(folder, loaded)

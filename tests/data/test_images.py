@@ -28,11 +28,11 @@ def test_classes_and_files_that_are_called_as_splits_are_refused(files, found, t
 
 
 def test_splits_and_classes_of_folders(tmp_path, monkeypatch):
-    """Prevents: a refusal of links, hidden folders, relative paths or images that metadata leave out."""
-    _write(tmp_path / "data", ["train/car/1.png", "train/plane/1.png", "test/car/1.png", ".cache/1.png"])
-    (tmp_path / "link").symlink_to(tmp_path / "data")
+    """Prevents: a refusal of links, brackets, hidden folders, relative paths or images that metadata leave out."""
+    _write(tmp_path / "old [1]", ["train/car/1.png", "train/plane/1.png", "test/car/1.png", ".cache/1.png"])
+    (tmp_path / "link [1]").symlink_to(tmp_path / "old [1]")
     monkeypatch.chdir(tmp_path)
-    for name in ("data", "link"):
+    for name in ("old [1]", "link [1]"):
         splits = load_image_splits(name)
         assert {name: len(split) for name, split in splits.items()} == {"train": 2, "test": 1}
         assert splits["train"].features["label"].names == ["car", "plane"]

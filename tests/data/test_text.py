@@ -174,6 +174,18 @@ def test_words_that_pandas_takes_for_missing_ones(folder, tmp_path):
     assert rows["score"][:] == [1.5, None, None]
 
 
+def test_files_are_those_that_are_named(tmp_path, caplog):
+    """Prevents: a bracket in a name that stands for another file, and files that are left out without a word."""
+    for name, text in (("my [1].csv", "named"), ("my 1.csv", "other"), ("test drive.csv", "a split")):
+        (tmp_path / name).write_text(f"text,label\n{text},1\n")
+    assert load_text_splits(str(tmp_path / "my [1].csv"))["train"]["text"][:] == ["named"]
+    assert list(load_text_splits(str(tmp_path))) == ["test"]
+    assert "This leaves out my 1.csv, my [1].csv. Name one file alone" in caplog.text
+    (tmp_path / "old [1]").mkdir()
+    with pytest.raises(ValueError, match=r"has a character among \[, \* and \?.*Rename the folder"):
+        load_text_splits(str(tmp_path / "old [1]"))
+
+
 @pytest.mark.parametrize(("text", "said"), [(None, "is None, no text"), ("film \ud83d", "half of a character at 5")])
 def test_no_text_and_half_a_character_are_named(text, said):
     """Prevents: a tokenizer's TypeError for what is no text, or a lone surrogate of broken JSON (fault B14)."""
