@@ -19,7 +19,7 @@ from ..cards.choice import at_quantiles, gain, rule
 from ..cards.plots import explanation_panel
 from ..data.digits import digits_on_textures
 from ..data.images import label_names, load_images, sample_names
-from ..data.labels import encode_labels, encode_new_labels
+from ..data.labels import encode_labels, encode_new_labels, refuse_partly_labelled
 from ..data.transforms import DistillationTransform
 from ..explainers import Explainer
 from ..metrics import explanation_similarity
@@ -110,6 +110,7 @@ def load_image_sources(sources: ImageSources, args: ExplanationDistillArguments,
         seed=seed,
         skip_undecodable=sources.skip_undecodable,
     )
+    refuse_partly_labelled([train, evaluation], sources.label_column)
     teacher_train = None
     if sources.finetune_teacher:
         train, evaluation = encode_new_labels([train, evaluation], sources.label_column)
