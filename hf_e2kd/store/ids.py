@@ -24,7 +24,7 @@ def check_id(value: Any, column: str, sample: Any) -> Id:
     """An id as the store keeps it.
 
     Raises:
-        StoreError: it is neither a whole number nor a text.
+        StoreError: it is neither a whole number of 64 bits nor a text of UTF-8.
     """
     if isinstance(value, np.generic) or (isinstance(value, torch.Tensor) and value.numel() == 1):
         value = value.item()
@@ -33,7 +33,21 @@ def check_id(value: Any, column: str, sample: Any) -> Id:
             f"The id in the column '{column}' of sample {sample} is {value!r}; ids are whole numbers or texts. Name "
             "another column by `id_column`."
         )
+    is_kept = value.isascii() or _is_utf8(value) if isinstance(value, str) else -(2**63) <= value < 2**63
+    if not is_kept:
+        raise StoreError(
+            f"The id in the column '{column}' of sample {sample} is {value!a:.80}, which is no number of 64 bits and "
+            "no text of UTF-8. Write such numbers as texts, or name another column by `id_column`."
+        )
     return value
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def stated_ids(dataset: Any, column: str) -> list[Id] | None:
@@ -51,7 +65,20 @@ def stated_ids(dataset: Any, column: str) -> list[Id] | None:
         values = [sample_id(sample, column, number) for number, sample in enumerate(dataset)]
     else:
         return None
-    return [check_id(value, column, number) for number, value in enumerate(values)]
+    ids = [check_id(value, column, number) for number, value in enumerate(values)]
+    refuse_two_kinds(ids)
+    return ids
+
+
+def refuse_two_kinds(ids: Sequence[Id]) -> None:
+    """Refuse ids of which some are numbers and some texts, which no column of a shard can hold."""
+    first = next(
+        (number for number, value in enumerate(ids) if isinstance(value, str) != isinstance(ids[0], str)), None
+    )
+    if first is not None:
+        raise StoreError(
+            f"Some ids are numbers and some are texts, as {ids[0]!r} and {ids[first]!r}. Make all of them texts."
+        )
 
 
 def sample_id(sample: Any, column: str, number: Any) -> Id:

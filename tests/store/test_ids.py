@@ -75,6 +75,13 @@ def test_ids(tmp_path, teacher):
         store(teacher, data, tmp_path / "key", id_column="key")
     with pytest.raises(StoreError, match="of sample 0 is 0.5; ids are whole numbers or texts"):
         store(teacher, [{**data[0], "image_id": 0.5}], tmp_path / "half", id_column="image_id")
+    for wrong in (2**63, "half \ud800"):
+        with pytest.raises(StoreError, match="of sample 0 is .*which is no number of 64 bits and no text of UTF-8"):
+            store(teacher, [{**data[0], "image_id": wrong}], tmp_path / "wide", id_column="image_id")
+    mixed = [data[0], {**data[1], "image_id": 1}]
+    for kind in (mixed, Stream(mixed)):
+        with pytest.raises(StoreError, match="Some ids are numbers and some are texts, as 'image-0' and 1"):
+            store(teacher, kind, tmp_path / "mixed", id_column="image_id", batch_size=1)
     reference = store(teacher, data, tmp_path / "store", id_column="image_id")
     part = [data[7], data[2], data[7]]
     assert torch.equal(reference.attach(part)[1]["reference_map"], reference.attach(data)[2]["reference_map"])
