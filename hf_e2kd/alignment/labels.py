@@ -1,7 +1,7 @@
 """Classes of two models, matched by name."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -347,3 +347,24 @@ def labels_belong_to(dataset: Any, model: nn.Module, label_column: str | None = 
     Labels of another label space (distilling a model of birds on photographs of furniture) must never be scored.
     """
     return data_labels(dataset, model, label_column) is not None
+
+
+def named_labels(
+    labels: Sequence[Any], dataset: Any, model: nn.Module, label_column: str | None = None
+) -> list[str | None] | None:
+    """Name the labels of a data set's samples as a model's classes, for captions.
+
+    Args:
+        labels: Numbers (N,) as the data set has them; None or −100 where a sample has none.
+        dataset, model, label_column: As of `data_labels`.
+
+    Returns:
+        Names (N,), None for a sample without a label; None of a model of scores, and of other labels than classes of
+        the model.
+    """
+    match = data_labels(dataset, model, label_column)
+    if match is None or is_score(model):
+        return None
+    numbers = match(torch.tensor([NO_LABEL if label is None else label for label in labels])).tolist()
+    names = class_names(model)
+    return [None if number < 0 else str(number) if names is None else names[number] for number in numbers]

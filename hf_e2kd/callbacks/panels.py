@@ -248,13 +248,13 @@ class ExplanationPanels(TrainerCallback):
         chosen = logits >= 0 if self.trainer.is_multi_label else nn.functional.one_hot(logits.argmax(1), len(names))
         return _joined(chosen, names)
 
-    def _truths(self) -> list[str] | None:
+    def _truths(self) -> list[str | None] | None:
         labels, names = self.batch.get("labels"), self._names()
         if labels is None or is_score(self.trainer.student) or labels.is_floating_point() and labels.ndim == 1:
             return None
         if labels.ndim == 2:
-            return _joined(labels > 0, names)
-        return [names[label] if 0 <= label < len(names) else "unknown" for label in labels.tolist()]
+            return [*_joined(labels > 0, names)]
+        return [names[label] if 0 <= label < len(names) else None for label in labels.tolist()]
 
     def _panel(self, images: torch.Tensor, columns: "list[_Column]") -> "Figure":
         from ..cards.plots import explanation_panel

@@ -60,7 +60,7 @@ def explanation_panel(
     images: Tensor,
     columns: Mapping[str, Tensor],
     *,
-    labels: Sequence[str] | None = None,
+    labels: Sequence[str | None] | None = None,
     explained: Sequence[str] | None = None,
     names: Sequence[str] | None = None,
     predictions: Mapping[str, Sequence[str]] | None = None,
@@ -81,7 +81,8 @@ def explanation_panel(
         images: Images (B, 3, H, W) or (B, 1, H, W); uint8, or floats from 0 to 1 (a processor's normalisation undone).
         columns: Maps (B, h, w) of each model by its heading, in the order of the columns ("Teacher", "KD student",
             ...). Grids may differ.
-        labels: True class of each sample, shown under its image; predictions are marked as right or wrong by it.
+        labels: True class of each sample, shown under its image; predictions are marked as right or wrong by it. None
+            of a sample without one.
         explained: Class that the maps of each sample are about, shown where it isn't the true one.
         names: Name of each sample, such as its file's.
         predictions: For some or all headings, each sample's predicted class.
@@ -135,17 +136,21 @@ def explanation_panel(
     return figure
 
 
-def _facts(row: int, labels: Sequence[str] | None, explained: Sequence[str] | None, names: Sequence[str] | None) -> str:
+def _facts(
+    row: int, labels: Sequence[str | None] | None, explained: Sequence[str] | None, names: Sequence[str] | None
+) -> str:
     """The lines under an image: its name, its true class and the explained one."""
+    label = None if labels is None else labels[row]
     lines = [] if names is None else [_wrap(str(names[row]))]
-    lines += [] if labels is None else [_wrap(f"true: {labels[row]}")]
-    if explained is not None and (labels is None or explained[row] != labels[row]):
+    lines += [] if label is None else [_wrap(f"true: {label}")]
+    if explained is not None and explained[row] != label:
         lines.append(_wrap(f"explained: {explained[row]}"))
     return "\n".join(lines)
 
 
-def _mark(predicted: str, labels: Sequence[str] | None, row: int) -> str:
-    return "" if labels is None else f" {RIGHT if predicted == labels[row] else WRONG}"
+def _mark(predicted: str, labels: Sequence[str | None] | None, row: int) -> str:
+    label = None if labels is None else labels[row]
+    return "" if label is None else f" {RIGHT if predicted == label else WRONG}"
 
 
 def _wrap(line: str, mark: str = "") -> str:
@@ -168,7 +173,7 @@ def _legend(
     columns: Mapping[str, Tensor],
     predictions: Mapping[str, Sequence[str]],
     similarities: Mapping[str, Sequence[float] | Tensor],
-    labels: Sequence[str] | None,
+    labels: Sequence[str | None] | None,
     reference: str | None,
 ) -> str:
     """Sentences that explain the picture: the maps' cells, marks, frames and bars."""
@@ -276,7 +281,9 @@ def _lines(text: str) -> int:
     return text.count("\n") + 1 if text else 0
 
 
-def _check_inputs(images: Tensor, columns: Mapping[str, Tensor], texts: Mapping[str, Sequence[str] | None]) -> None:
+def _check_inputs(
+    images: Tensor, columns: Mapping[str, Tensor], texts: Mapping[str, Sequence[str | None] | None]
+) -> None:
     if images.ndim != 4 or images.shape[1] not in (1, 3) or len(images) == 0:
         raise ValueError(f"images must be (B, 3, H, W) or (B, 1, H, W), but the shape is {tuple(images.shape)}.")
     if images.is_floating_point() and not (images.min() >= 0 and images.max() <= 1):

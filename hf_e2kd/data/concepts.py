@@ -101,14 +101,18 @@ class LabelledImages:
         self._concepts: dict[int, Concept] = {}
         # By category, its column and the number of the concept for each number in it; −1 where it has no name.
         self.tables: dict[str, tuple[str, np.ndarray]] = {}
+        # Others are in the tables.
+        self.unlabelled = [number for number in unlabelled if number < 0]
         for category, (column, names) in columns.items():
             named = dict(names) if isinstance(names, Mapping) else dict(enumerate(names))
-            table = np.full(max([*named, *unlabelled]) + 1, -1, dtype=np.int32)
+            if min(named, default=0) < 0:
+                raise ValueError(f"'{category}' names the number {min(named)}. Number concepts from 0 on.")
+            table = np.full(max([*named, *unlabelled, 0]) + 1, -1, dtype=np.int32)
             for number, name in named.items():
                 table[number] = len(self._concepts) + 1
                 if number not in unlabelled:
                     self._concepts[len(self._concepts) + 1] = Concept(name, category)
-            table[list(unlabelled)] = 0
+            table[[number for number in unlabelled if number >= 0]] = 0
             self.tables[category] = column, table
 
     @property
@@ -128,17 +132,17 @@ class LabelledImages:
         planes, whole = [], []
         for category, (column, table) in self.tables.items():
             numbers = self._numbers(self._cell(row, column), row, column)
-            outside = (numbers < 0) | (numbers >= len(table))
-            if outside.any() or (table[numbers] < 0).any():
-                unknown = numbers[outside] if outside.any() else numbers[table[numbers] < 0]
+            skipped, inside = np.isin(numbers, self.unlabelled), (numbers >= 0) & (numbers < len(table))
+            concepts = np.where(skipped, 0, np.where(inside, table[np.where(inside, numbers, 0)], -1))
+            if (concepts < 0).any():
                 raise ValueError(
-                    f"Row {row} has the number {int(unknown.flat[0])} in '{column}', for which the category "
-                    f"'{category}' has no name. Name it in `columns`, or add it to `unlabelled`."
+                    f"Row {row} has the number {int(numbers[concepts < 0].flat[0])} in '{column}', for which the "
+                    f"category '{category}' has no name. Name it in `columns`, or add it to `unlabelled`."
                 )
             if numbers.ndim == 2:
-                planes.append(table[numbers])
-            elif table[numbers]:
-                whole.append(int(table[numbers]))
+                planes.append(concepts)
+            elif concepts:
+                whole.append(int(concepts))
         return ConceptLabels(stack_planes(planes), tuple(whole))
 
     def _cell(self, row: int, column: str) -> Any:

@@ -1,13 +1,21 @@
-"""Single files of samples."""
+"""Files of samples, one or in a folder."""
 
+import glob
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from datasets import DatasetDict, load_dataset
+from datasets import DatasetDict, load_dataset, load_dataset_builder
+
+from ..logs import get_logger
+
+logger = get_logger(__name__)
+
+_CELLS: dict[str, Any] = {"keep_default_na": False, "na_values": ["", "nan", "NaN"]}
+"""Options of the reader of CSV by which empty cells and NaN are missing; by default "None", "NA" and "null" are too."""
 
 _READERS: dict[str, tuple[str, dict[str, Any]]] = {
-    ".csv": ("csv", {}),
-    ".tsv": ("csv", {"sep": "\t"}),
+    ".csv": ("csv", _CELLS),
+    ".tsv": ("csv", {"sep": "\t", **_CELLS}),
     ".json": ("json", {}),
     ".jsonl": ("json", {}),
     ".parquet": ("parquet", {}),
@@ -32,7 +40,34 @@ def load_data_file(path: str) -> DatasetDict:
             f"'{path}' is no file of samples. Give a folder, or a file that ends in {', '.join(_READERS)}."
         )
     reader, options = _READERS[Path(path).suffix.lower()]
-    return load_dataset(reader, data_files=path, **options)
+    # Else a bracket or a star in its name would stand for other files.
+    return load_dataset(reader, data_files=glob.escape(path), **options)
+
+
+def load_data_folder(folder: str) -> DatasetDict:
+    """The splits of a folder of CSV, JSON, Parquet or text files, as `datasets` finds them; a warning names the others.
+
+    Raises:
+        ValueError: the folder's path has brackets or stars, by which other folders would be looked for.
+    """
+    root = Path(folder).resolve()
+    if glob.escape(str(root)) != str(root):
+        raise ValueError(
+            f"'{root}' has a character among [, * and ?, by which files are looked for. Rename the folder."
+        )
+    config = load_dataset_builder(folder).config
+    used = {Path(file) for files in config.data_files.values() for file in files}
+    kinds = {file.suffix for file in used}
+    others = sorted(path.name for path in root.rglob("*") if path.suffix in kinds and path not in used)
+    # A README.md may say which files are meant.
+    if others and not (root / "README.md").is_file():
+        logger.warning(
+            f"'{folder}' is read as the splits {', '.join(map(str, config.data_files))} by its files' names. This "
+            f"leaves out {', '.join(others[:5])}{', …' * (len(others) > 5)}. Name one file alone, or the others by "
+            "their split."
+        )
+    # None but the reader of CSV has such an option.
+    return load_dataset(folder, **(_CELLS if hasattr(config, "keep_default_na") else {}))
 
 
 def path_inside(folder: Path, name: str, source: str) -> Path:

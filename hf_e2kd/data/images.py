@@ -1,6 +1,9 @@
 """Image classification data by Hub id or from a folder, for training and evaluation."""
 
+import glob
+import os
 import warnings
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +12,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Image, load_dataset, load
 
 from .decoding import NamedImage, undecodable_images
 from .files import load_data_file
+from .image_files import SUFFIXES, images_below
 from .imagenet import unique_class_names
 
 SPLIT_FOLDERS = ("train", "training", "validation", "valid", "val", "dev", "test", "testing", "eval")
@@ -38,7 +42,8 @@ def load_images(
         The training and the evaluation set.
 
     Raises:
-        ValueError: a split or the column is missing; those that exist are listed.
+        ValueError: a split or the column is missing; those that exist are listed. Or a folder's images aren't in
+            one split, once each.
     """
     splits = load_image_splits(source)
     if train_split not in splits:
@@ -108,7 +113,40 @@ def _read_splits(source: str) -> DatasetDict:
     if (folder / "dataset_dict.json").exists() or (folder / "dataset_info.json").exists():
         saved = load_from_disk(source)
         return saved if isinstance(saved, DatasetDict) else DatasetDict(train=saved)
-    return load_dataset("imagefolder", data_dir=source, drop_labels=not _has_class_folders(folder))
+    # Else a bracket or a star in its path would stand for other folders.
+    place = glob.escape(str(folder.resolve()))
+    loaded = load_dataset("imagefolder", data_dir=place, drop_labels=not _has_class_folders(folder))
+    # With metadata these say which files are meant.
+    if not any(folder.rglob("metadata.*")):
+        _check_folders(folder, loaded)
+    return loaded
+
+
+def _check_folders(root: Path, splits: DatasetDict) -> None:
+    """Refuse folders whose images aren't all in one split, once each, as where a class is called "toy train".
+
+    Raises:
+        ValueError: naming such a folder, and the splits.
+    """
+    files: Counter[Path] = Counter()
+    for image in images_below(root):
+        inside = image.parent.relative_to(root)
+        if not any(part.startswith((".", "__")) for part in inside.parts):
+            files[inside] += 1
+    rows: defaultdict[Path, Counter[str]] = defaultdict(Counter)
+    for name, split in splits.items():
+        cells = split.with_format(None).cast_column("image", Image(decode=False))["image"][:]
+        paths = [cell["path"] for cell in cells if cell["path"].lower().endswith(SUFFIXES)]
+        for folder, count in Counter(map(os.path.dirname, paths)).items():
+            rows[Path(os.path.relpath(folder, root.resolve()))][name] += count
+    for inside, count in files.items():
+        if list(rows[inside].values()) != [count]:
+            found = " and ".join(f"{own} in the split '{name}'" for name, own in rows[inside].items())
+            raise ValueError(
+                f"Of the {count} images in '{root / inside}' there are {found or 'none in any split'}. Folders and "
+                "files with train, validation, dev, test or eval in their names are taken for splits. Rename a class "
+                "that is called so, or put the folders of all classes, or all images, into one 'train'."
+            )
 
 
 def _has_class_folders(folder: Path) -> bool:

@@ -66,3 +66,20 @@ def encode_new_labels(splits: Sequence[Dataset], column: str) -> list[Dataset]:
         return list(splits)
     names = sorted({label for split in splits for label in split.unique(column) if label is not None})
     return [encode_labels(split, column, names) for split in splits]
+
+
+def refuse_partly_labelled(splits: Sequence[Dataset], column: str) -> None:
+    """Refuse splits of which some samples have a label and some have none, before a batch of both ends a training.
+
+    Raises:
+        ValueError: naming the first sample without one, and the remedy.
+    """
+    for split in splits:
+        labels = split.with_format(None)[column][:] if column in split.column_names else []
+        missing = [row for row, label in enumerate(labels) if label is None]
+        if 0 < len(missing) < len(labels):
+            raise ValueError(
+                f"{len(missing)} of {len(labels)} samples have no label in the column '{column}', the first is number "
+                f"{missing[0]}, from 0 on. Leave them out: dataset.filter(lambda row: row['{column}'] is not None)."
+                " Of labels that are numbers, -100 says that there is none."
+            )

@@ -8,7 +8,7 @@ import torch
 from datasets import Dataset, load_dataset, load_from_disk
 
 from ..alignment.texts import length_limit, require_offsets_and_padding, same_tokenizer, tokenize_texts
-from .files import load_data_file
+from .files import load_data_file, load_data_folder
 from .sst import load_sst
 
 
@@ -83,7 +83,7 @@ class TextCollator:
             self._require_same_texts(samples, texts)
         (batch, *teacher), _ = tokenize_texts(texts, *self._sides())
         batch |= {f"teacher_{name}": column for columns in teacher for name, column in columns.items()}
-        label_column = self.label_column if self.label_column in samples[0] else "labels"
+        label_column = self.label_column if any(self.label_column in sample for sample in samples) else "labels"
         labels = [sample.get(label_column) for sample in samples]
         if any(label is not None for label in labels):
             if None in labels:
@@ -91,13 +91,7 @@ class TextCollator:
                     f"Some samples of the batch have a label in the column '{label_column}' and some, such as number "
                     f"{labels.index(None)}, have none. Mark these by -100."
                 )
-            named = next((label for label in labels if isinstance(label, str)), None)
-            if named is not None:
-                raise ValueError(
-                    f"The column '{label_column}' holds {named!r} where a class's number is expected. Number the "
-                    f"labels before: hf_e2kd.data.encode_labels(dataset, '{label_column}', names), with the names in "
-                    "the order of the model's classes."
-                )
+            refuse_names(labels, label_column)
             batch["labels"] = torch.tensor(labels)
         return batch
 
@@ -123,6 +117,21 @@ class TextCollator:
                     f"The teacher's text differs from the student's in sample {row} of the batch: {shown!r} and "
                     f"{own!r}. Explanations are compared on the words of one text; give both the same."
                 )
+
+
+def refuse_names(labels: Sequence[Any], column: str) -> None:
+    """Refuse labels that are names and not numbers.
+
+    Raises:
+        ValueError: naming one, and the remedy.
+    """
+    named = next((label for label in labels if isinstance(label, str)), None)
+    if named is not None:
+        raise ValueError(
+            f"The column '{column}' holds {named!r} where a class's number is expected. Number the labels before: "
+            f"hf_e2kd.data.encode_labels(dataset, '{column}', names), with the names in the order of the model's "
+            "classes."
+        )
 
 
 def _texts(sample: Mapping[str, Any], columns: Sequence[str]) -> tuple[str, ...]:
@@ -156,7 +165,7 @@ def load_text_splits(source: str) -> Mapping[str, Dataset]:
     if (folder / "dataset_dict.json").is_file() or (folder / "dataset_info.json").is_file():
         saved = load_from_disk(source)
         return {"train": saved} if isinstance(saved, Dataset) else saved
-    return load_dataset(source)
+    return load_data_folder(source) if folder.is_dir() else load_dataset(source)
 
 
 def load_texts(

@@ -1,6 +1,7 @@
 """Tiny ImageNet from Parquet files, which hold its images with labels and boxes."""
 
 import csv
+import glob
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def _read_wnids(path: Path) -> list[str]:
 
 
 def _load_split(files: list[Path], classes: list[str]) -> Dataset:
-    data = Dataset.from_parquet([str(file) for file in files])
+    data = Dataset.from_parquet([glob.escape(str(file)) for file in files])
     if missing := [name for name in ("image", "label", "box") if name not in data.column_names]:
         raise ValueError(f"'{files[0]}' has no column '{missing[0]}'. Its columns: {', '.join(data.column_names)}.")
     names = ", ".join(file.name for file in files)

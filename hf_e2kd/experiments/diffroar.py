@@ -186,8 +186,8 @@ def diffroar(
         masked) and their difference `diffroar`; `runs`: the accuracy of each.
 
     Raises:
-        ValueError: no fractions or seeds, one is given twice or out of range, an attribution isn't finite, or the
-            folder holds runs of other settings.
+        ValueError: no fractions or seeds, one is given twice or out of range, an image without a class or with several,
+            an attribution isn't finite, or the folder holds runs of other settings.
     """
     for name, values in (("fractions", fractions), ("seeds", seeds)):
         if not len(values) or len(set(values)) < len(values):
@@ -195,6 +195,12 @@ def diffroar(
     wrong = [fraction for fraction in fractions if not 0 < fraction < 1]
     if wrong:
         raise ValueError(f"fractions holds {wrong}. Give numbers between 0 and 1, as .1 for a tenth of the pixels.")
+    for images in (train, test):
+        if images.labels.ndim != 1 or images.labels.is_floating_point() or (images.labels < 0).any():
+            raise ValueError(
+                "Accuracy is that of images with one class each, as whole numbers from 0 on, not of labels of shape "
+                f"{tuple(images.labels.shape)} and type {images.labels.dtype}. Leave out images without a label."
+            )
     ranks = {id(images): rank_by_gradient(model, images, per_element) for images in (train, test)}
     fill = train.pixel_values.mean(dim=(0, 2, 3))[:, None, None]
 

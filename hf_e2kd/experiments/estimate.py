@@ -105,12 +105,13 @@ class _Timer(TrainerCallback):
     def __init__(self, count: int):
         self.count = count
         self.ends: list[float] = []
-        self.steps = 0
+        self.steps = self.epochs = 0
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if args.device.type != "cpu":
             torch.accelerator.synchronize()
-        self.steps = state.max_steps
+        # Those of the whole training, whichever of the two the arguments state.
+        self.steps, self.epochs = state.max_steps, state.num_train_epochs
         self.ends.append(time.perf_counter())
         control.should_training_stop = len(self.ends) > self.count
 
@@ -147,11 +148,15 @@ def _measure(distillation: Distillation, args: ExplanationDistillArguments, coun
         trainer.evaluate(timed)
         seconds_per_sample = (time.perf_counter() - start) / len(timed)
     samples = sum(len(each) for each in distillation.evaluations.values())
-    return Part(timer.steps, seconds, 1 + _evaluations(args, timer.steps), samples * seconds_per_sample)
+    return Part(timer.steps, seconds, 1 + _evaluations(args, timer.steps, timer.epochs), samples * seconds_per_sample)
 
 
-def _evaluations(args: ExplanationDistillArguments, steps: int) -> int:
+def _evaluations(args: ExplanationDistillArguments, steps: int, epochs: int) -> int:
     """Count the evaluations during the training."""
     if args.eval_strategy == IntervalStrategy.EPOCH:
-        return math.ceil(args.num_train_epochs)
-    return int(steps // args.eval_steps) if args.eval_strategy == IntervalStrategy.STEPS and args.eval_steps >= 1 else 0
+        return epochs
+    if args.eval_strategy != IntervalStrategy.STEPS:
+        return 0
+    # Below 1 a share of all steps, as transformers reads it.
+    every = args.eval_steps if args.eval_steps >= 1 else math.ceil(steps * args.eval_steps)
+    return int(steps // every) if every else 0

@@ -13,13 +13,13 @@ from torchvision.transforms import v2
 from transformers import AutoModelForImageClassification, PreTrainedConfig, ViTImageProcessor
 
 from ..alignment.inputs import image_view
-from ..alignment.labels import align_labels, class_names
+from ..alignment.labels import align_labels, class_names, named_labels
 from ..callbacks.panels import CHOOSE_FROM
 from ..cards.choice import at_quantiles, gain, rule
 from ..cards.plots import explanation_panel
 from ..data.digits import digits_on_textures
 from ..data.images import label_names, load_images, sample_names
-from ..data.labels import encode_labels, encode_new_labels
+from ..data.labels import encode_labels, encode_new_labels, refuse_partly_labelled
 from ..data.transforms import DistillationTransform
 from ..explainers import Explainer
 from ..metrics import explanation_similarity
@@ -110,6 +110,7 @@ def load_image_sources(sources: ImageSources, args: ExplanationDistillArguments,
         seed=seed,
         skip_undecodable=sources.skip_undecodable,
     )
+    refuse_partly_labelled([train, evaluation], sources.label_column)
     teacher_train = None
     if sources.finetune_teacher:
         train, evaluation = encode_new_labels([train, evaluation], sources.label_column)
@@ -307,7 +308,9 @@ def draw_explanations(
     explanation_panel(
         transform.student.intensities(torch.stack([sample["pixel_values"] for sample in shown])).clamp(0, 1),
         {heading: each.maps[chosen] for heading, each in found.items()},
-        labels=[names[sample["labels"]] for sample in shown] if all("labels" in sample for sample in shown) else None,
+        labels=named_labels([sample["labels"] for sample in shown], data, any_student, transform.columns[1])
+        if all("labels" in sample for sample in shown)
+        else None,
         explained=[names[index] for index in found[TEACHER].predictions[chosen].tolist()],
         names=sample_names(data, chosen),
         predictions={

@@ -130,6 +130,17 @@ def keep_classes(model: nn.Module, names: Sequence[str]) -> None:
         model.timm_model.num_classes = len(rows)
 
 
+def _reorder_classes(model: nn.Module, source: str) -> None:
+    """Give a loaded head the order of its classes' new names, where the checkpoint has the same in another order."""
+    stated = AutoConfig.from_pretrained(source).id2label
+    before, now = unique_class_names([str(stated[number]) for number in sorted(stated)]), class_names(model)
+    keys, new = [name_key(name) for name in before], [name_key(name) for name in now or ()]
+    if keys != new and sorted(keys) == sorted(new) and len(set(keys)) == len(keys):
+        assert now is not None
+        set_labels(model.config, label_settings(before, len(before)))
+        keep_classes(model, now)
+
+
 def load_processor(source: str, config: PreTrainedConfig, **options: Any) -> Any:
     """Load the image processor beside a model; for a B-cos network without one, make that of such networks.
 
@@ -192,7 +203,9 @@ def create_student(source: str, init: str, names: list[str] | None, teacher: nn.
         labels = label_settings(names, len(names))
     if init == "random":
         return AutoModelForImageClassification.from_config(_configuration(source, labels))
-    return load_for_classes(AutoModelForImageClassification, source, labels, remedy=FROM_SCRATCH)[0]
+    student = load_for_classes(AutoModelForImageClassification, source, labels, remedy=FROM_SCRATCH)[0]
+    _reorder_classes(student, source)
+    return student
 
 
 def load_for_classes(
@@ -274,7 +287,9 @@ def load_text_classifier(source: str, names: list[str] | None, num_labels: int) 
     """Load a pretrained model of texts with a classifier for these classes, new where it has another."""
     settings = label_settings(names, num_labels)
     with loading(source):
-        return load_weights(AutoModelForSequenceClassification, source, **settings, ignore_mismatched_sizes=True)
+        model = load_weights(AutoModelForSequenceClassification, source, **settings, ignore_mismatched_sizes=True)
+        _reorder_classes(model, source)
+    return model
 
 
 def shallow_copy_of(teacher: nn.Module, layers: int, init: str) -> nn.Module:

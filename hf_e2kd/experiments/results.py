@@ -88,10 +88,11 @@ def summarise(runs: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, dict[
     models.sort(key=lambda model: model != "teacher")
     summary: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
     for model in models:
-        for split in runs[0][model]:
-            # A metric may be undefined in some runs.
-            for metric in dict.fromkeys(metric for run in runs for metric in run[model][split]):
-                values = [run[model][split][metric] for run in runs if metric in run[model][split]]
+        # A group may be missing in some runs, and a metric undefined.
+        for split in dict.fromkeys(split for run in runs for split in run[model]):
+            measured = [run[model].get(split, {}) for run in runs]
+            for metric in dict.fromkeys(metric for own in measured for metric in own):
+                values = [own[metric] for own in measured if metric in own]
                 spread = statistics.stdev(values) if len(values) > 1 else 0.0
                 figures = summary.setdefault(split, {}).setdefault(model, {})
                 figures[metric] = {"mean": statistics.fmean(values), "std": spread}

@@ -14,6 +14,7 @@ from ..cards.escaping import escape_controls
 from ..data.groups import read_groups
 from ..export.reading import SUFFIXES
 from ..hub.upload import create_repo, push_folder
+from ..store.joining import unattached
 from ..trainer import ExplanationDistillTrainer
 from ..trainer.arguments import ExplanationDistillArguments
 from .distillation import Distillation, announce, replace_arguments, train_student
@@ -134,7 +135,7 @@ def _evaluated(
         is_last = split == [*evaluations][-1]
         columns = trainer.group_columns if is_last else ()
         metrics = trainer.evaluate(data, metric_key_prefix=split, group_column=columns)
-        groups = read_groups(data, columns).names if columns else ()
+        groups = read_groups(unattached(data), columns).names if columns else ()
         for name, suffix in {**{group: f"/{group}" for group in groups}, split: ""}.items():
             run["teacher"][name] = measured_metrics(metrics, f"{split}_teacher_", suffix=suffix)
             run[variant][name] = measured_metrics(metrics, f"{split}_", suffix=suffix)

@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 from ..alignment.labels import class_names
 from ..data.images import label_names
-from ..data.labels import encode_labels, encode_new_labels
+from ..data.labels import encode_labels, encode_new_labels, refuse_partly_labelled
 from ..data.reviews import reviews_with_hints, train_tokenizer
 from ..data.text import TextCollator, load_texts
 from ..trainer.arguments import ExplanationDistillArguments
@@ -120,6 +120,7 @@ def load_text_sources(sources: TextSources, args: ExplanationDistillArguments, s
         sources.label_column,
         seed=seed,
     )
+    refuse_partly_labelled([train, evaluation], sources.label_column)
     if sources.teacher_head == "fit":
         train, evaluation = encode_new_labels([train, evaluation], sources.label_column)
         announce(args, f"Seed {seed}: fitting the teacher's head to the labels")

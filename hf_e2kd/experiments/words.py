@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset
 from torch import nn
 
-from ..alignment.labels import align_labels, class_names
+from ..alignment.labels import align_labels, class_names, data_labels, named_labels
 from ..alignment.texts import length_limit, number_spans, tokenize_texts
 from ..alignment.words import LAYOUT_COLUMNS, pool_words
 from ..callbacks.panels import CHOOSE_FROM
@@ -81,13 +81,14 @@ class WordStudy:
             values = torch.tensor([value.item() for value, valid in results if valid])
             if len(values):
                 metrics["explanation_similarity"] = values.mean().item()
-        if {"spans", "word_labels"} <= set(data.column_names):
+        match = data_labels(data, model, self.label_column)
+        if {"spans", "word_labels"} <= set(data.column_names) and match is not None:
             figures = word_attribution(
                 reading.spans,
                 data["word_labels"],
-                data[self.label_column],
+                match(torch.tensor(data[self.label_column][:])).tolist(),
                 reading.logits.argmax(1).tolist(),
-                class_polarity=CLASS_POLARITY[reading.logits.shape[1]],
+                class_polarity=_polarity(reading.logits.shape[1], match.order),
             )
             # Undefined where no word counts, or where all of them agree with their text.
             names = [name for name in ("word_accuracy", "word_auroc", "word_auprc") if not math.isnan(figures[name])]
@@ -111,17 +112,19 @@ class WordStudy:
         }
         value, values = gain(similarities)
         chosen = at_quantiles(values, count)
-        names = class_names(next(iter(students.values()))) or [str(index) for index in range(teacher.logits.shape[1])]
+        any_student = next(iter(students.values()))
+        names = class_names(any_student) or [str(index) for index in range(teacher.logits.shape[1])]
+        labels = named_labels([data[self.label_column][row] for row in chosen], data, any_student, self.label_column)
         texts = self._texts(data)
         words = self._tokenized(texts)[1]
         shown = []
-        for row in chosen:
+        for place, row in enumerate(chosen):
             rows = []
             for heading, reading in readings.items():
                 similar = None if reading is teacher or not words[row] else similarities[heading][row].item()
                 prediction = names[int(reading.logits[row].argmax())]
                 rows.append(WordRow(heading, words[row], reading.words[row], prediction, similar))
-            label, explained = names[data[self.label_column][row]], names[int(teacher.logits[row].argmax())]
+            label, explained = None if labels is None else labels[place], names[int(teacher.logits[row].argmax())]
             # A pair's second text begins a line.
             shown.append(WordSample("\n".join(texts[row]), rows, label=label, explained=explained))
         note = rule(len(chosen), len(data), value)
@@ -181,6 +184,16 @@ class WordStudy:
                     spans.append((scores + [0.0] * len(own_spans))[: len(own_spans)])
             logits.append(explained.logits.cpu())
         return Reading(torch.cat(logits), words, spans)
+
+
+def _polarity(classes: int, order: torch.Tensor | None) -> Sequence[int]:
+    """Polarity of each class of a model, of which the data's classes are those numbered by `order`; None for all."""
+    if order is None:
+        return CLASS_POLARITY[classes]
+    polarity = [0] * classes
+    for number, own in zip(order.tolist(), CLASS_POLARITY[len(order)], strict=True):
+        polarity[number] = own
+    return polarity
 
 
 def _beside_own_top(target: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset, Image
+from datasets import Dataset, Image, Value
 from huggingface_hub import HfApi, is_offline_mode
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 from torch import nn
@@ -92,6 +92,16 @@ def describe_data(dataset: Any, known: DataRecord | None = None, split: str | No
         rows=rows,
         license=(getattr(info, "license", None) or None) or (license_of(data_id, "dataset") if data_id else None),
     )
+
+
+def content_columns(dataset: Any) -> list[str]:
+    """List the columns with a sample's content: images and texts."""
+    features = getattr(dataset, "features", None) or {}
+    return [
+        name
+        for name, feature in features.items()
+        if isinstance(feature, Image) or (isinstance(feature, Value) and feature.dtype in ("string", "large_string"))
+    ]
 
 
 def data_digest(dataset: Any, columns: Sequence[str]) -> str | None:

@@ -40,7 +40,8 @@ def is_lower_better(figure: str) -> bool:
     figure = figure.split("/")[0]
     for part in (WORST_GROUP, "worst_class_"):
         figure = figure.removeprefix(part)
-    return figure in LOWER_IS_BETTER
+    # Beside several references, a figure ends in the name of its own.
+    return any(figure == name or figure.startswith(f"{name}_") for name in LOWER_IS_BETTER)
 
 
 def by_group(

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Image, Value
 from torch import nn
 from torch.utils.data import Subset
 from tqdm.auto import tqdm
@@ -23,12 +22,13 @@ from ..metrics import agreement_where_teacher_errs, f1_map, negative_flips
 from ..metrics.running import SampleValues
 from ..references import Reference, TeacherReference
 from ..store import StoredReference
+from ..store.joining import unattached
 from ..terms import ReferenceOutput, StepOutput
 from ..terms.matching import ComparisonGrid, comparison_size
 from .chance import shuffled_similarity
 from .control import Control, ControlMeasures
 from .cost import costs_of, device_name
-from .describe import data_digest, describe_data, describe_explainer, describe_model, environment
+from .describe import content_columns, data_digest, describe_data, describe_explainer, describe_model, environment
 from .further import FurtherMeasures
 from .groups import group_figures
 from .interpretability.faithfulness import Faithfulness
@@ -38,7 +38,7 @@ from .protocol import MeasuredTrainer
 from .record import DataRecord, FidelityRecord, MetricValue
 from .samples import sample_metrics
 from .scores import score_figures
-from .students import explained, plain_output, students_without_maps, untrained_student
+from .students import check_compared, explained, plain_output, students_without_maps, untrained_student
 
 RESAMPLES = 1000
 """Bootstrap resamples of a mean."""
@@ -84,8 +84,9 @@ def measure_fidelity(
         dataset: Data set to measure on; the trainer's `eval_dataset` by default.
         samples: Number of samples that are drawn by `seed`; all, if there are no more.
         rows: Positions of the samples, in place of drawn ones.
-        compared: Other students with the same classes by name, as `{"plain KD": model}`: modules, or functions of a
-            batch (`FunctionModel`). Those without gradients are explained by methods that take none.
+        compared: Other students with the same classes in the same order, by what they are called, as
+            `{"plain KD": model}`: modules, or functions of a batch (`FunctionModel`). Those without gradients are
+            explained by methods that take none.
         data: Description of the data set; by default the one that it states itself.
         split: Name of its split, if it doesn't state one.
         group_column: Column, or several, by whose values the samples are grouped: every figure by group, and the worst
@@ -100,18 +101,19 @@ def measure_fidelity(
             or "shift". Or a `Control` with other options. It takes the teacher's passes once more.
 
     Raises:
-        ValueError: there is no data set, or none with a length; the samples can't be grouped by the column; a
-            held-out explainer isn't held out; or a control doesn't suit the models or the data.
+        ValueError: there is no data set, or none with a length; no samples are asked for; the samples can't be grouped
+            by the column; another student has other classes; a held-out explainer isn't held out; or a control doesn't
+            suit the models or the data.
     """
     dataset = trainer.eval_dataset if dataset is None else dataset
     if not hasattr(dataset, "__len__") or isinstance(dataset, Mapping | str):
         raise ValueError("Fidelity is measured on drawn samples: give one data set with a length, not a stream.")
     given = rows is not None
-    if rows is None:
-        rows = drawn_rows(len(dataset), samples, seed)
-    selected = dataset.select(rows) if hasattr(dataset, "select") else Subset(dataset, list(rows))
+    # Plain numbers, as a record's file holds them.
+    rows = drawn_rows(len(dataset), samples, seed) if rows is None else [int(row) for row in rows]
+    selected = dataset.select(rows) if hasattr(dataset, "select") else Subset(dataset, rows)
     columns = trainer.group_columns if group_column is None else group_columns(group_column)
-    groups = read_groups(selected, columns) if columns else None
+    groups = read_groups(unattached(selected), columns) if columns else None
     name = _measured_reference(trainer)
     reference = trainer.references.get(name or "")
     # Of a student that FSDP2 has sharded a whole copy; described before an evaluation that may cast it.
@@ -119,6 +121,7 @@ def measure_fidelity(
     described = describe_model(student, published=False)
     others = {compared_prefix(number): as_module(model) for number, model in enumerate((compared or {}).values())}
     titles = dict(zip(others, compared or {}, strict=True))
+    check_compared(student, {title: others[prefix] for prefix, title in titles.items()})
     if chance and trainer.explains and (untrained := untrained_student(student, seed)):
         others[UNTRAINED] = untrained
     further: FurtherMeasures | None = None
@@ -197,9 +200,9 @@ def measure_fidelity(
         data=replace(
             describe_data(dataset, data, split),
             rows=len(dataset),
-            samples=list(rows),
+            samples=rows,
             seed=None if given else seed,
-            fingerprint=data_digest(selected, _content_columns(dataset)),
+            fingerprint=data_digest(selected, content_columns(dataset)),
         ),
         explainer=explainer,
         teacher_explainer=None if teacher_explainer == explainer else teacher_explainer,
@@ -230,7 +233,13 @@ def problem_of(student: nn.Module) -> str:
 
 
 def drawn_rows(rows: int, count: int, seed: int) -> list[int]:
-    """Draw the positions of the samples by a seed from so many rows, in the order of measuring."""
+    """Draw the positions of the samples by a seed from so many rows, in the order of measuring.
+
+    Raises:
+        ValueError: none are asked for.
+    """
+    if count < 1:
+        raise ValueError(f"samples is {count}. Give the number of samples to measure on, at least 1.")
     return np.random.default_rng(seed).permutation(rows)[:count].tolist()
 
 
@@ -388,13 +397,3 @@ def _measured_reference(trainer: MeasuredTrainer) -> str | None:
     named = trainer.references
     teachers = [name for name, each in named.items() if isinstance(each, TeacherReference | StoredReference)]
     return "teacher" if "teacher" in named else next(iter([*teachers, *named]), None)
-
-
-def _content_columns(dataset: Any) -> list[str]:
-    """List the columns with a sample's content: images and texts."""
-    features = getattr(dataset, "features", None) or {}
-    return [
-        name
-        for name, feature in features.items()
-        if isinstance(feature, Image) or (isinstance(feature, Value) and feature.dtype in ("string", "large_string"))
-    ]

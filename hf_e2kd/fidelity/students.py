@@ -1,7 +1,7 @@
 """Students that are measured beside a trainer's own: made, explained, and run."""
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,9 +9,11 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from ..alignment.labels import class_count, class_names, name_key
 from ..architectures import call_model
 from ..architectures.base import evaluating
 from ..architectures.functions import is_differentiable
+from ..data.imagenet import unique_class_names
 from ..explainers import Explainer, install_explained_forward
 from ..terms import StepOutput
 
@@ -28,6 +30,32 @@ def explained(model: nn.Module, explainer: Explainer) -> Iterator[None]:
         del model.forward
         if own is not None:
             model.forward = own
+
+
+def check_compared(student: nn.Module, compared: Mapping[str, nn.Module]) -> None:
+    """Refuse students with other classes than the measured one's, or with these in another order.
+
+    Args:
+        student: Measured student.
+        compared: Others by what they are called.
+
+    Raises:
+        ValueError: naming the first of them.
+    """
+    names, count = class_names(student), class_count(student)
+    for title, model in compared.items():
+        theirs, number = class_names(model), class_count(model)
+        if None not in (count, number) and count != number:
+            raise ValueError(f"The compared student '{title}' has {number} classes, and the measured one {count}.")
+        if names and theirs and _keys(names) != _keys(theirs):
+            raise ValueError(
+                f"The compared student '{title}' has the classes {theirs[:4]}, in this order, and the measured one "
+                f"{names[:4]}. hf_e2kd.experiments.keep_classes(model, names) gives a model the same in another order."
+            )
+
+
+def _keys(names: Sequence[str]) -> list[str]:
+    return [name_key(name) for name in unique_class_names(names)]
 
 
 def students_without_maps(models: Mapping[str, nn.Module], explainer: Explainer) -> set[str]:

@@ -57,7 +57,16 @@ class SampleValues:
         self.batches: list[dict[str, tuple[np.ndarray, np.ndarray]]] = []
 
     def update(self, values: Mapping[str, Tensor]) -> None:
-        """Add a batch: (B,) or (B, K) by name, on one device; NaN where a value doesn't count."""
+        """Add a batch: (B,) or (B, K) by name, on one device; NaN where a value doesn't count.
+
+        Raises:
+            ValueError: there are no values.
+        """
+        if not values:
+            raise ValueError(
+                "A batch has nothing to measure: neither labels, nor a reference's logits or explanations. Give data "
+                "with a column 'labels', or the trainer a `teacher_model`."
+            )
         each = [value.double().view(len(value), -1) for value in values.values()]
         sums = [value.nansum(1) for value in each]
         counts = [(~value.isnan()).double().sum(1) for value in each]

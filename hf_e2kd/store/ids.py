@@ -11,7 +11,8 @@ import torch
 from .files import StoreError
 from .shards import Id, Shards
 
-# Samples whose content is remembered, to find out later whether the data is still in the same order.
+# Samples whose content is remembered, to find out later whether the data is still in the same order: so many evenly
+# over it, and at most as many again, the denser the nearer to its beginning, as a small part alone may be left.
 _PROBES = 64
 # Of a data set that computes its samples, and so may be slow to ask.
 _SLOW_PROBES = 16
@@ -23,7 +24,7 @@ def check_id(value: Any, column: str, sample: Any) -> Id:
     """An id as the store keeps it.
 
     Raises:
-        StoreError: it is neither a whole number nor a text.
+        StoreError: it is neither a whole number of 64 bits nor a text of UTF-8.
     """
     if isinstance(value, np.generic) or (isinstance(value, torch.Tensor) and value.numel() == 1):
         value = value.item()
@@ -32,7 +33,21 @@ def check_id(value: Any, column: str, sample: Any) -> Id:
             f"The id in the column '{column}' of sample {sample} is {value!r}; ids are whole numbers or texts. Name "
             "another column by `id_column`."
         )
+    is_kept = value.isascii() or _is_utf8(value) if isinstance(value, str) else -(2**63) <= value < 2**63
+    if not is_kept:
+        raise StoreError(
+            f"The id in the column '{column}' of sample {sample} is {value!a:.80}, which is no number of 64 bits and "
+            "no text of UTF-8. Write such numbers as texts, or name another column by `id_column`."
+        )
     return value
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def stated_ids(dataset: Any, column: str) -> list[Id] | None:
@@ -50,7 +65,20 @@ def stated_ids(dataset: Any, column: str) -> list[Id] | None:
         values = [sample_id(sample, column, number) for number, sample in enumerate(dataset)]
     else:
         return None
-    return [check_id(value, column, number) for number, value in enumerate(values)]
+    ids = [check_id(value, column, number) for number, value in enumerate(values)]
+    refuse_two_kinds(ids)
+    return ids
+
+
+def refuse_two_kinds(ids: Sequence[Id]) -> None:
+    """Refuse ids of which some are numbers and some texts, which no column of a shard can hold."""
+    first = next(
+        (number for number, value in enumerate(ids) if isinstance(value, str) != isinstance(ids[0], str)), None
+    )
+    if first is not None:
+        raise StoreError(
+            f"Some ids are numbers and some are texts, as {ids[0]!r} and {ids[first]!r}. Make all of them texts."
+        )
 
 
 def sample_id(sample: Any, column: str, number: Any) -> Id:
@@ -151,8 +179,8 @@ def order_probes(dataset: Any) -> dict[str, Any]:
 def check_order(dataset: Any, expected: Mapping[str, Any], folder: Any) -> None:
     """Refuse a data set without ids whose samples aren't in the order of the store any more.
 
-    One column that differs between samples and is the same at every place looked at is enough: another column may have
-    been changed on purpose.
+    One column that differs between the samples looked at, and is the same at every place, is enough: another column may
+    have been changed on purpose.
 
     Raises:
         StoreError: a place with another sample is named.
@@ -163,13 +191,15 @@ def check_order(dataset: Any, expected: Mapping[str, Any], folder: Any) -> None:
     found = _probes(dataset, positions)["columns"]
     differing: dict[str, int] = {}
     for name, digests in expected["columns"].items():
-        own = digests[: len(positions)]
-        if name not in found or len(set(own)) < 2:
+        if name not in found or len(set(digests)) < 2:
             continue
+        own = digests[: len(positions)]
         wrong = [position for position, one, other in zip(positions, own, found[name], strict=True) if one != other]
-        if not wrong:
+        if wrong:
+            differing[name] = wrong[0]
+        # What is the same in all samples looked at, as of a single one, would be so in another order too.
+        elif len(set(own)) > 1:
             return
-        differing[name] = wrong[0]
     if differing:
         name, position = next(iter(differing.items()))
         raise StoreError(
@@ -181,8 +211,11 @@ def check_order(dataset: Any, expected: Mapping[str, Any], folder: Any) -> None:
 
 
 def _positions(count: int, fast: bool) -> list[int]:
+    if count == 0:
+        return []
     probes = min(count, _PROBES if fast else _SLOW_PROBES)
-    return sorted({round(place) for place in np.linspace(0, count - 1, probes).tolist()}) if count else []
+    places = [*np.linspace(0, count - 1, probes), *(np.geomspace(1, count, probes) - 1)]
+    return sorted({round(float(place)) for place in places})
 
 
 def _probes(dataset: Any, positions: list[int]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import Dataset, IterableDataset, Subset
 
 from ..alignment.labels import without_subsets
 from .files import StoreError
@@ -46,6 +46,13 @@ class AttachedDataset(Dataset):
     @property
     def column_names(self) -> list[str]:
         return [*(getattr(self.dataset, "column_names", None) or ()), *self.decoder.columns]
+
+    def select(self, places: Sequence[int]) -> "AttachedDataset":
+        """The samples at these positions, as those of a `datasets.Dataset`: their columns can still be read."""
+        own = self.dataset
+        part = own.select(places) if hasattr(own, "select") else Subset(own, list(places))
+        rows = None if self.rows is None else self.rows[np.asarray(places, dtype=int)]
+        return AttachedDataset(part, self.decoder, rows, self.index, self.id_column)
 
     def __len__(self) -> int:
         return len(self.dataset)

@@ -99,8 +99,11 @@ class StoredReference(Reference):
         self.allow_explainer_mismatch = allow_explainer_mismatch
         self.is_text = self.description["layout"] == "text"
         key = self.description["key"]
-        several = key["target"]["rule"] == "positives"
-        self.decoder = RowDecoder(self.shards, self.classes, self.description["targets"] if several else None, prefix)
+        rule = key["target"]["rule"]
+        # Under the names of a live teacher's rules, for records.
+        self.target = "teacher_top" if rule == "teacher_top" else "label"
+        targets = self.description["targets"] if rule == "positives" else None
+        self.decoder = RowDecoder(self.shards, self.classes, targets, prefix)
         # Of a text, the collator makes a map over words of the tokens' scores.
         self.columns = tuple(f"{prefix}_{name}" for name in _OF_TEXTS) if self.is_text else self.decoder.columns
         self.alignment: LabelAlignment | None = None
@@ -317,7 +320,10 @@ class StoredReference(Reference):
         other = StoredReference(folder, prefix=self.prefix)
         names = ("teacher", "explainer")
         given = {name: other.description["key"][name] for name in names}
-        require_same(self.description["key"], given, self.folder, f"The store {folder} must be of the same teacher.")
+        # `classes` may differ: those that the student lacks are warned of.
+        given["target"] = {**self.description["key"]["target"], "rule": other.description["key"]["target"]["rule"]}
+        remedy = f"The store {folder} must be of the same teacher, and explain the same class."
+        require_same(self.description["key"], given, self.folder, remedy)
         return other
 
     # ---- As a reference ------------------------------------------------------------------------------------------

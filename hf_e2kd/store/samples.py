@@ -46,6 +46,10 @@ class ModelInputs:
                     "`text_columns`, or a `transform`."
                 )
             kept.append(own)
+        # Labels of some samples alone make no tensor, and the teacher's top class needs none.
+        for column in ("labels", "label"):
+            if any(own.get(column) is None for own in kept):
+                kept = [{name: value for name, value in own.items() if name != column} for own in kept]
         return default_data_collator(kept)
 
 

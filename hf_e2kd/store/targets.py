@@ -58,8 +58,8 @@ class TargetRule:
             return top
         if labels is None or labels.ndim != 1 or labels.is_floating_point():
             raise StoreError(
-                "target='label' needs one label a sample, as whole numbers in a column `labels`; name it by "
-                "`label_column`, or use 'teacher_top'."
+                "target='label' needs one label a sample, as whole numbers in a column `labels`, −100 for none; name "
+                "it by `label_column`, or use 'teacher_top'."
             )
         known = logits.shape[1] if self.labels is None else self.labels.student_classes
         labels = DataLabels(known)(labels)

@@ -15,7 +15,7 @@ import torch
 
 from ..alignment.texts import check_text, length_limit, require_offsets_and_padding
 from ..alignment.words import pool_words
-from ..data.text import TextCollator
+from ..data.text import TextCollator, refuse_names
 from .files import StoreError
 
 # Names of what a text's row holds; in a sample they stand after the reference's prefix.
@@ -89,6 +89,7 @@ class SpanCollator:
         batch["special_tokens_mask"] = special
         column = self.label_column if self.label_column in samples[0] else "labels"
         labels = [sample.get(column) for sample in samples]
+        refuse_names(labels, column)
         if None not in labels:
             batch["labels"] = torch.as_tensor(np.array(labels))
         return batch, rows

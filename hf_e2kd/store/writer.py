@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from .description import check_note
 from .files import NO_SPACE, StoreError, free_bytes, read_json, write_json
+from .ids import refuse_two_kinds
 from .shards import ID, STORE, Field, ShardInfo, fields_to_json, fingerprint
 
 # Rows are kept in memory until they fill a record batch of this many bytes, so that a reader finds few of them.
@@ -79,10 +80,11 @@ class ShardWriter:
         """Append rows.
 
         Raises:
-            StoreError: a row's array has another shape than the field's.
+            StoreError: a row's array has another shape than the field's, or its id is of another kind than the others.
             OSError: the disk is full; the partial shard is removed.
         """
         ids = rows[ID]
+        refuse_two_kinds([*self._ids[:1], *ids])
         self._columns[ID].extend(ids)
         self._ids.extend(ids)
         for name, field in self.fields.items():

@@ -16,6 +16,7 @@ from hf_e2kd.alignment.labels import (
     data_labels,
     dataset_label_names,
     list_positives,
+    named_labels,
 )
 
 
@@ -217,6 +218,15 @@ def test_labels_numbered_as_the_models(labels, numbered):
     """Prevents: class 0 of the data taken for class 0 of a model that names its classes in another order."""
     found = data_labels(data(["dog", "cat"]), model(["cat", "dog"], count=2))(torch.tensor(labels))
     assert found.tolist() == numbered
+
+
+def test_names_of_labels():
+    """Prevents: a caption by the data's number in the model's order, or of −100, which counts from the end."""
+    own = model(["cat", "dog", "owl"])
+    assert named_labels([0, 1, None, -100], data(["owl", "cat"]), own) == ["owl", "cat", None, None]
+    assert named_labels([2], [{"label": 2}], own) == ["owl"]
+    assert named_labels([0], data(["oak", "fir"]), own) is None
+    assert named_labels([3.2], [{"label": 3.2}], model(count=1)) is None
 
 
 def test_labels_of_some_classes():

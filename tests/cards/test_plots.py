@@ -30,6 +30,15 @@ def pixels(axis) -> torch.Tensor:
     return torch.as_tensor(axis.images[0].get_array()).float()
 
 
+def test_a_sample_without_a_label(images, maps):
+    """Prevents: a prediction marked as wrong where nobody knows what is right."""
+    figure = explanation_panel(
+        images, maps, labels=[None, "dog"], explained=["cat", "dog"], predictions={"Teacher": ["cat", "cat"]}
+    )
+    assert [tile(figure, row, 0).get_xlabel() for row in (0, 1)] == ["explained: cat", "true: dog"]
+    assert [tile(figure, row, 1).get_xlabel() for row in (0, 1)] == ["predicts: cat", f"predicts: cat {plots.WRONG}"]
+
+
 def test_columns_captions_and_colour_bar(images, maps):
     figure = explanation_panel(
         images,

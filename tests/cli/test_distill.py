@@ -231,6 +231,13 @@ def test_an_estimate_leaves_everything_as_it_was(place, tmp_path):
         draws.append((torch.rand(2).tolist(), random.random(), np.random.rand()))
     assert draws[0] == draws[1]
     assert part.steps == 12 and MEASURED_STEPS > 2
+    # Each epoch's evaluation, or one after each tenth of the steps, and the last.
+    counts = {
+        "epoch": {"eval_strategy": "epoch", "max_steps": 5},
+        "tenth": {"eval_strategy": "steps", "eval_steps": 0.1},
+    }
+    planned = estimate_students(task, args, counts, steps=1)
+    assert {name: part.evaluations for name, part in planned.items()} == {"epoch": 3, "tenth": 7}
     after = task.student.state_dict()
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
     assert args.max_steps == -1 and args.output_dir == str(tmp_path) and not list(tmp_path.iterdir())

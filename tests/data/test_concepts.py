@@ -142,6 +142,14 @@ def test_columns_of_masks_and_labels():
     assert (len(data), data.name(0), data.image(0).size) == (1, "row 0", (4, 2))
 
 
+def test_a_negative_number_that_says_nothing():
+    """Prevents: the last concept taken for unlabelled in the place of −1, which counts from a table's end."""
+    data = labelled(np.array([[0, 1, 2, -1], [0, 1, 2, -1]]), unlabelled=(0, -1))
+    assert data.labels(0).planes.tolist() == [[[0, 1, 2, 0], [0, 1, 2, 0]]]
+    with pytest.raises(ValueError, match="'object' names the number -1. Number concepts from 0 on"):
+        LabelledImages([{"image": None, "mask": 0}], {"object": ("mask", {-1: "cat", 2: "dog"})})
+
+
 def test_columns_of_a_hub_data_set():
     """Masks as `datasets` holds them, in other formats than the rows' own."""
     masks = [PILImage.fromarray(np.array([[0, 1], [2, 2]], np.uint8))]

@@ -5,9 +5,18 @@ from datasets import ClassLabel, Dataset
 
 from hf_e2kd import TextCollator
 from hf_e2kd.data import DistillationTransform, encode_labels
-from hf_e2kd.data.labels import encode_new_labels
+from hf_e2kd.data.labels import encode_new_labels, refuse_partly_labelled
 from tests.alignment.test_inputs import photograph, vit
 from tests.tokenizers import STUDENT
+
+
+def test_partly_labelled_data_are_refused_before_a_training():
+    """Prevents: a training that ends hours later, at the first batch of samples with and without a label."""
+    whole, none = (Dataset.from_dict({"label": labels}) for labels in (["a", "b"], [None, None]))
+    part = Dataset.from_dict({"label": ["a", None, None]})
+    refuse_partly_labelled([whole, none, whole.remove_columns("label")], "label")
+    with pytest.raises(ValueError, match="2 of 3 samples have no label in the column 'label', the first is number 1,"):
+        refuse_partly_labelled([whole, part], "label")
 
 
 def test_names_become_the_models_numbers():

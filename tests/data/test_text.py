@@ -5,8 +5,10 @@ import torch
 
 from hf_e2kd import TextCollator
 from hf_e2kd.alignment.texts import tokenize_texts
+from hf_e2kd.data import AnnotatedCollator
+from hf_e2kd.data.collate import FiniteBatches
 from hf_e2kd.data.opening import cut_texts
-from hf_e2kd.data.text import load_texts
+from hf_e2kd.data.text import load_text_splits, load_texts
 from hf_e2kd.store.text import SpanCollator
 from tests.tokenizers import SlowTokenizer, tokenizer
 
@@ -96,9 +98,15 @@ def test_labels(samples, labels):
 
 @pytest.mark.parametrize("missing", [{"text": "b"}, {"text": "b", "label": None}])
 def test_labels_of_some_samples_only_are_refused(missing):
-    """Prevents: a KeyError, or torch's 'could not infer dtype of NoneType'."""
-    with pytest.raises(ValueError, match="number 1, have none. Mark these by -100"):
-        TextCollator(tokenizer("wordpiece"))([{"text": "a", "label": 1}, missing])
+    """Prevents: a batch whose labels are dropped because its first sample has none, or 'could not infer dtype'."""
+    for samples, number in (([{"text": "a", "label": 1}, missing], 1), ([missing, {"text": "a", "label": 1}], 0)):
+        with pytest.raises(ValueError, match=f"number {number}, have none. Mark these by -100"):
+            TextCollator(tokenizer("wordpiece"))(samples)
+        pixels = [
+            {"pixel_values": torch.zeros(3, 2, 2), **({"label": s["label"]} if "label" in s else {})} for s in samples
+        ]
+        with pytest.raises(ValueError, match=f"number {number}, have none. Mark these by -100"):
+            FiniteBatches(AnnotatedCollator())(pixels)
 
 
 @pytest.mark.parametrize("text", [None, 3, ["a", "b"], float("nan")])
@@ -155,6 +163,27 @@ def test_rows_without_a_text_are_named(tmp_path):
     (tmp_path / "rows.csv").write_text("text,label\ngood,1\n,0\nbad,0\n,1\n")
     with pytest.raises(ValueError, match=r"'text' of '.*rows.csv' holds no text but None in rows 1, 3, counted from 0"):
         load_texts(str(tmp_path / "rows.csv"), "train", "validation", "text", "label")
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_words_that_pandas_takes_for_missing_ones(folder, tmp_path):
+    """Prevents: samples of the class "None" that silently have no label, and texts such as "null" that aren't there."""
+    (tmp_path / "train.csv").write_text("text,label,score\nnull,None,1.5\nN/A,NA,\nfine,null,nan\n")
+    rows = load_text_splits(str(tmp_path if folder else tmp_path / "train.csv"))["train"]
+    assert rows["text"][:] == ["null", "N/A", "fine"] and rows["label"][:] == ["None", "NA", "null"]
+    assert rows["score"][:] == [1.5, None, None]
+
+
+def test_files_are_those_that_are_named(tmp_path, caplog):
+    """Prevents: a bracket in a name that stands for another file, and files that are left out without a word."""
+    for name, text in (("my [1].csv", "named"), ("my 1.csv", "other"), ("test drive.csv", "a split")):
+        (tmp_path / name).write_text(f"text,label\n{text},1\n")
+    assert load_text_splits(str(tmp_path / "my [1].csv"))["train"]["text"][:] == ["named"]
+    assert list(load_text_splits(str(tmp_path))) == ["test"]
+    assert "This leaves out my 1.csv, my [1].csv. Name one file alone" in caplog.text
+    (tmp_path / "old [1]").mkdir()
+    with pytest.raises(ValueError, match=r"has a character among \[, \* and \?.*Rename the folder"):
+        load_text_splits(str(tmp_path / "old [1]"))
 
 
 @pytest.mark.parametrize(("text", "said"), [(None, "is None, no text"), ("film \ud83d", "half of a character at 5")])

@@ -23,11 +23,14 @@ def write(folder, name, labels, box=(1, 2, 3, 4)):
 @pytest.fixture
 def tiny(tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-    (tmp_path / "classes.csv").write_text('label,wnid,names\n1,n02123045,tabby\n0,n01443537,"goldfish, fish"\n')
-    write(tmp_path, "train_1", [1, 0])
-    write(tmp_path, "train_2", [1])
-    write(tmp_path, "validation", [0])
-    return tmp_path
+    # A bracket in a path doesn't stand for other files.
+    folder = tmp_path / "tiny [1]"
+    folder.mkdir()
+    (folder / "classes.csv").write_text('label,wnid,names\n1,n02123045,tabby\n0,n01443537,"goldfish, fish"\n')
+    write(folder, "train_1", [1, 0])
+    write(folder, "train_2", [1])
+    write(folder, "validation", [0])
+    return folder
 
 
 def test_rows_as_in_the_folder_layout(tiny):

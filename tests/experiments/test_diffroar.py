@@ -1,6 +1,7 @@
 """DiffROAR: masks by hand, a model whose gradient is right and one whose gradient is wrong, runs shared and resumed."""
 
 import json
+from dataclasses import replace
 from threading import Thread
 
 import pytest
@@ -199,3 +200,8 @@ def test_bad_inputs(measure):
     ):
         with pytest.raises(ValueError, match=message):
             measure(reading(5), **options)
+    train, test = one_pixel_tells(8, 0), one_pixel_tells(8, 1)
+    # Training leaves −100 out; an accuracy that counts it as wrong is too low.
+    for labels in (test.labels.index_fill(0, torch.tensor(2), -100), torch.eye(2)[test.labels]):
+        with pytest.raises(ValueError, match="images with one class each.*Leave out images without a label"):
+            measure(reading(5), data=(train, replace(test, labels=labels)))

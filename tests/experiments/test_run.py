@@ -19,7 +19,7 @@ from hf_e2kd import load_student
 from hf_e2kd.experiments import run_experiment
 from hf_e2kd.experiments.demos import DEMOS
 from hf_e2kd.experiments.distillation import train_on_labels, use_one_thread
-from hf_e2kd.experiments.results import markdown_table
+from hf_e2kd.experiments.results import markdown_table, summarise
 from tests.models import build
 from tests.training import arguments, samples, weights
 
@@ -83,6 +83,14 @@ def test_seeds_are_summed_up_with_their_spread(monkeypatch, tmp_path):
     assert figure["mean"] == pytest.approx(np.mean(values))
     assert figure["std"] == pytest.approx(np.std(values, ddof=1))
     assert "±" in markdown_table(results["summary"])
+
+
+def test_a_group_that_one_seed_alone_has():
+    """Prevents: hours of training that end in a KeyError, as another seed holds other samples out; a group left out."""
+    runs = [{"seed": 0, "KD": {"land": {"accuracy": 0.5}}}, {"seed": 1, "KD": {"sea": {"accuracy": 1.0}, "land": {}}}]
+    summary = summarise(runs)
+    assert summary["land"]["KD"]["accuracy"] == {"mean": 0.5, "std": 0.0}
+    assert summary["sea"]["KD"]["accuracy"] == {"mean": 1.0, "std": 0.0}
 
 
 @pytest.fixture

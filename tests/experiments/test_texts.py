@@ -17,8 +17,12 @@ from transformers import (
 
 from hf_e2kd import load_student
 from hf_e2kd.data import train_tokenizer
-from hf_e2kd.experiments import run_experiment, shallow_copy_of, texts
+from hf_e2kd.data.sst import join_words, word_features
+from hf_e2kd.experiments import label_settings, run_experiment, shallow_copy_of, texts
 from hf_e2kd.experiments.demos import BERT_ON_REVIEWS
+from hf_e2kd.experiments.models import load_text_classifier
+from hf_e2kd.experiments.words import WordStudy
+from hf_e2kd.explainers import InputXGradient
 from hf_e2kd.models import SentenceEncoderConfig, SentenceEncoderForSequenceClassification
 
 SIZES = {"teacher_train": 64, "student_train": 64, "validation": 0, "test_id": 8, "test_ood": 8}
@@ -120,6 +124,40 @@ def test_a_treebank_scores_the_words(own_sources, monkeypatch, tmp_path):
     results = run(monkeypatch, *own_sources[:2], *options)
     assert set(results["summary"]["evaluation"]) == {"teacher", "scratch", "KD", "e²KD"}
     assert any("word_accuracy" in side for side in results["summary"]["evaluation"].values())
+
+
+def test_words_and_captions_of_a_model_with_another_order_of_the_classes(tmp_path):
+    """Prevents: words scored, and texts captioned, by the data's number of a class where the model has another one."""
+    torch.manual_seed(0)
+    tokenizer = train_tokenizer(TEXTS, vocab_size=60, model_max_length=32)
+    names = ["negative", "positive"]
+    model = BertForSequenceClassification(
+        BertConfig(vocab_size=len(tokenizer), num_hidden_layers=1, **TINY, **label_settings(names, 2))
+    )
+    model.save_pretrained(tmp_path)
+    # Loaded with the same classes in another order, a model gives each its own logit.
+    swapped = load_text_classifier(str(tmp_path), names[::-1], 2)
+    batch = tokenizer(TEXTS, padding=True, return_tensors="pt")
+    torch.testing.assert_close(swapped.eval()(**batch).logits, model.eval()(**batch).logits.flip(1))
+    words = [text.split(" ") for text in TEXTS]
+    rows = {
+        "text": [join_words(own)[0] for own in words],
+        "label": [1, 0, 1, 0],
+        "words": words,
+        "spans": [join_words(own)[1] for own in words],
+        "word_labels": [[{"wonderful": 4, "dreadful": 0}.get(word, 2) for word in own] for own in words],
+    }
+    data = Dataset.from_dict(rows, features=word_features(names))
+    found = []
+    for own in (model, swapped):
+        study = WordStudy(own, tokenizer, tokenizer, {"test": data}, InputXGradient())
+        found.append(study.measure(own, "test"))
+        folder = tmp_path / own.config.id2label[0]
+        folder.mkdir()
+        study.picture({"KD": own}, 4, folder)
+        page = (folder / "explanations.html").read_text(encoding="utf-8")
+        assert page.count("true: positive") == page.count("true: negative") == 2
+    assert "word_accuracy" in found[0] and found[0] == pytest.approx(found[1], abs=1e-5)
 
 
 class TestShallowCopy:

@@ -154,8 +154,9 @@ def test_road_replaces_the_share_that_is_asked_for(tiny):
                 with torch.no_grad():
                     expected = model(torch.from_numpy(image)[None]).logits.softmax(1)[0, TARGET[row]]
                 assert found[row, column].item() == pytest.approx(expected.item(), abs=1e-5)
-    with pytest.raises(ValueError, match="some pixels must stay"):
-        road_curve(model, {"pixel_values": pixels}, maps, TARGET, (1.0,))
+    for none_or_all in (1.0, 1e-4, 0.9999):
+        with pytest.raises(ValueError, match="Of 1024 pixels each fraction.*replace one at least and leave one"):
+            road_curve(model, {"pixel_values": pixels}, maps, TARGET, (0.5, none_or_all))
 
 
 def test_texts_lose_their_highest_words():

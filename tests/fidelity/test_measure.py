@@ -17,6 +17,7 @@ from hf_e2kd.fidelity.measure import mean_with_interval, metric_values
 from hf_e2kd.metrics import energy_pointing_game
 from hf_e2kd.metrics.running import SampleValues
 from tests.models import CLASSES, build, images
+from tests.references.test_teacher import reordered
 from tests.text_models import build_text
 from tests.tokenizers import tokenizer
 from tests.training import arguments, distiller, samples
@@ -74,6 +75,33 @@ def test_measuring_changes_nothing(measured):
     assert same_numbers
     assert all(not hook for module in trainer.student.modules() for hook in (module._forward_hooks,))
     assert trainer._batch_measures is None
+
+
+def test_rows_of_an_array(measured, tmp_path):
+    """Prevents: a finished measurement that can't be saved, as its record holds numpy's numbers; a negative number."""
+    trainer = measured[0]
+    found = measure_fidelity(trainer, rows=np.flatnonzero(np.arange(25) > 20), costs=False, chance=False)
+    found.save(tmp_path)
+    assert FidelityRecord.load(tmp_path).data.samples == [21, 22, 23, 24]
+    with pytest.raises(ValueError, match="samples is -2. Give the number of samples to measure on"):
+        measure_fidelity(trainer, samples=-2)
+
+
+def test_compared_students_with_other_classes(measured):
+    """Prevents: another student measured by the numbers of its classes, which it has in another order."""
+    with pytest.raises(ValueError, match="'other' has the classes .*keep_classes"):
+        measure_fidelity(measured[0], compared={"other": reordered(build("vit"))})
+    few = build("vit")
+    few.config.id2label = {0: "one", 1: "other"}
+    with pytest.raises(ValueError, match="'few' has 2 classes, and the measured one 5"):
+        measure_fidelity(measured[0], compared={"few": few})
+
+
+def test_nothing_to_measure_is_said(tmp_path):
+    """Prevents: torch's "stack expects a non-empty TensorList" for data without labels beside annotations alone."""
+    trainer = distiller(build("vit"), None, tmp_path, references={"boxes": AnnotationReference()})
+    with pytest.raises(ValueError, match="nothing to measure: neither labels"):
+        measure_fidelity(trainer, samples(4, labels=False), costs=False)
 
 
 def test_record_survives_its_file(measured, tmp_path):

@@ -1,6 +1,7 @@
 """Which row is a sample's: by ids, or by the order of the data."""
 
 import datasets
+import numpy as np
 import pytest
 import torch
 
@@ -36,6 +37,30 @@ def test_another_order(tmp_path, teacher):
         listed.attach(samples(16)[::-1])
 
 
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_small_part_in_another_order(listed):
+    """Prevents: a part of the data, smaller than the distance of the samples that are compared, given others' rows."""
+    labels = np.random.default_rng(0).integers(0, 3, 2000).tolist()
+    data = datasets.Dataset.from_dict({"text": [f"text {row}" for row in range(2000)], "label": labels})
+    probes = ids.order_probes(list(data) if listed else data)
+    for part, holds in (
+        (range(20), True),
+        (range(1), True),
+        (range(700, 740), False),
+        ([5, 3, 8], False),
+        ([42], False),
+        (range(19, -1, -1), False),
+    ):
+        chosen = data.select(part)
+        if holds:
+            ids.check_order(list(chosen) if listed else chosen, probes, "store")
+        else:
+            with pytest.raises(StoreError, match="sample . has another '(text|label)'"):
+                ids.check_order(list(chosen) if listed else chosen, probes, "store")
+    # Another column may be new, where one tells the samples apart.
+    ids.check_order(data.map(lambda row: {"text": row["text"].upper()}).select(range(20)), probes, "store")
+
+
 def test_ids(tmp_path, teacher):
     """Prevents: a sample given another's row because an id is missing, occurs twice or is no id."""
     data = rows(12)
@@ -50,6 +75,13 @@ def test_ids(tmp_path, teacher):
         store(teacher, data, tmp_path / "key", id_column="key")
     with pytest.raises(StoreError, match="of sample 0 is 0.5; ids are whole numbers or texts"):
         store(teacher, [{**data[0], "image_id": 0.5}], tmp_path / "half", id_column="image_id")
+    for wrong in (2**63, "half \ud800"):
+        with pytest.raises(StoreError, match="of sample 0 is .*which is no number of 64 bits and no text of UTF-8"):
+            store(teacher, [{**data[0], "image_id": wrong}], tmp_path / "wide", id_column="image_id")
+    mixed = [data[0], {**data[1], "image_id": 1}]
+    for kind in (mixed, Stream(mixed)):
+        with pytest.raises(StoreError, match="Some ids are numbers and some are texts, as 'image-0' and 1"):
+            store(teacher, kind, tmp_path / "mixed", id_column="image_id", batch_size=1)
     reference = store(teacher, data, tmp_path / "store", id_column="image_id")
     part = [data[7], data[2], data[7]]
     assert torch.equal(reference.attach(part)[1]["reference_map"], reference.attach(data)[2]["reference_map"])

@@ -36,6 +36,22 @@ def test_images_with_a_transform(tmp_path, teacher):
     assert len(again.shards) == 6
 
 
+def test_images_of_which_some_have_no_label(tmp_path, teacher):
+    """Prevents: torch's "could not infer dtype", if the first sample of a batch isn't the one without a label."""
+    data = photographs()
+    labels = [1, None, 2, None, None, 0]
+    part = data.remove_columns("label").add_column("label", labels)
+    found, expected = (
+        store(teacher, each, tmp_path / name, processing_class=PROCESSOR).attach(each)
+        for name, each in (("part", part), ("whole", data))
+    )
+    assert all(torch.equal(found[row]["reference_map"], expected[row]["reference_map"]) for row in range(6))
+    with pytest.raises(
+        StoreError, match="needs one label a sample, as whole numbers in a column `labels`, −100 for none"
+    ):
+        store(teacher, part, tmp_path / "label", processing_class=PROCESSOR, target="label")
+
+
 def test_streams(tmp_path, teacher):
     """Prevents: a stream whose rows are those of other samples, since it knows no positions."""
     data = rows(10)

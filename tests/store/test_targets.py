@@ -55,7 +55,9 @@ def test_targets_by_label(tmp_path, teacher):
     ).with_format("torch")
     targets = {}
     for name, source in (("plain", data), ("named", named)):
-        attached = store(teacher, source, tmp_path / name, target="label").attach(source)
+        reference = store(teacher, source, tmp_path / name, target="label")
+        assert reference.target == "label"
+        attached = reference.attach(source)
         targets[name] = [int(attached[row]["reference_target"]) for row in range(8)]
     assert targets["plain"] == labels
     assert targets["named"] == [CLASSES - 1 - label for label in labels]

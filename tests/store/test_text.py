@@ -85,6 +85,8 @@ def test_texts_that_changed(tmp_path):
     reference.setup(text_model("bert", STUDENT), None)
     with pytest.raises(StoreError, match="make batches by StoredTextCollator"):
         reference({"input_ids": torch.zeros(2, 3)})
+    with pytest.raises(ValueError, match=r"holds 'good' where a class's number is expected.*encode_labels"):
+        store(teacher, [{**row, "label": "good"} for row in data], tmp_path / "names", processing_class=TEACHER)
     with pytest.raises(StoreError, match="The column 'sentence' holds nothing; the columns are"):
         store(teacher, data, tmp_path / "column", processing_class=TEACHER, text_columns="sentence")
     tokens = [{"input_ids": TEACHER(row["text"], truncation=True)["input_ids"]} for row in data]

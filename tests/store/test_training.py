@@ -8,7 +8,9 @@ import torch
 from transformers import BitImageProcessor, Trainer
 
 from hf_e2kd import TeacherReference, TextCollator
+from hf_e2kd.data import DistillationTransform
 from hf_e2kd.explainers import Bcos
+from hf_e2kd.fidelity import measure_fidelity
 from hf_e2kd.store import StoredReference, StoredTextCollator, StoreError
 from tests.bcos.networks import network, pixels
 from tests.models import CLASSES, build
@@ -42,6 +44,9 @@ def test_training_equals_the_live_teachers(tmp_path, teacher, dtype, tolerance):
         assert relative_error(one, other) < tolerance
     metrics = trainer.evaluate(reference.attach(samples(16)))
     assert {"eval_agreement", "eval_explanation_similarity", "eval_teacher_accuracy"} <= metrics.keys()
+    # Its record and its card say of which class the explanations are.
+    record = trainer.measure_fidelity(reference.attach(samples(16)), costs=False, chance=False)
+    assert record.target == record.training.references["teacher"]["explains"] == "teacher_top"
 
 
 def test_workers_and_an_evaluation_set_of_its_own(tmp_path, teacher):
@@ -58,6 +63,40 @@ def test_workers_and_an_evaluation_set_of_its_own(tmp_path, teacher):
     found = distiller(build("vit"), None, tmp_path, references={"teacher": reference}, **data).evaluate()
     for name in ("eval_agreement", "eval_explanation_similarity", "eval_teacher_accuracy"):
         assert found[name] == pytest.approx(expected[name], rel=1e-3)
+
+
+def test_a_record_of_stored_explanations(tmp_path, teacher):
+    """Prevents: groups and a fingerprint that can't be read of the data once a store's columns are joined with it."""
+    data = photographs(24).add_column("place", ["land", "sea"] * 12)
+    shown = data.with_transform(DistillationTransform(PROCESSOR))
+    reference = store(teacher, data, tmp_path / "store", processing_class=PROCESSOR)
+    keywords = {"processing_class": PROCESSOR, "settings": {"remove_unused_columns": False}}
+    trainer = distiller(
+        build("vit"),
+        None,
+        tmp_path,
+        references={"teacher": reference},
+        eval_dataset=reference.attach(shown),
+        train_dataset=None,
+        **keywords,
+    )
+    live = distiller(build("vit"), teacher, tmp_path, eval_dataset=shown, train_dataset=None, **keywords)
+    found, expected = (
+        measure_fidelity(each, samples=20, group_column="place", costs=False, chance=False) for each in (trainer, live)
+    )
+    assert found.data == expected.data and found.data.fingerprint is not None
+    for group in ("land", "sea"):
+        for name in ("agreement", "accuracy", "explanation_similarity"):
+            own, its = found.groups.figures[group][name], expected.groups.figures[group][name]
+            assert own.value == pytest.approx(its.value, abs=1e-3) and own.samples == its.samples
+
+
+def test_stores_of_other_classes_are_no_evaluation_set(tmp_path, teacher):
+    """Prevents: students measured on the labels' maps where they learn those of the teacher's top class."""
+    reference = store(teacher, samples(8), tmp_path / "train")
+    store(teacher, samples(8), tmp_path / "eval", target="label")
+    with pytest.raises(StoreError, match="target.rule is 'teacher_top' in the store and 'label' here.*same class"):
+        reference.attach(samples(8), folder=tmp_path / "eval")
 
 
 def test_without_its_store_the_evaluation_says_so(tmp_path, teacher):

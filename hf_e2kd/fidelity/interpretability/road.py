@@ -53,15 +53,19 @@ def road_curve(
     Raises:
         ValueError: a fraction that leaves no pixel or replaces none.
     """
-    if not all(0 < fraction < 1 for fraction in fractions):
-        raise ValueError(f"Each fraction lies between 0 and 1, and some pixels must stay: {list(fractions)}.")
     pixels = inputs["pixel_values"]
+    count = pixels.shape[-2] * pixels.shape[-1]
+    if not all(0 < fraction < 1 and 0 < round(fraction * count) < count for fraction in fractions):
+        raise ValueError(
+            f"Of {count} pixels each fraction, between 0 and 1, must replace one at least and leave one: "
+            f"{list(fractions)}."
+        )
     ranks = pixel_ranks(maps if most_relevant_first else -maps, pixels)
-    shares = torch.tensor(fractions, device=pixels.device)
+    replaced = torch.tensor([round(fraction * count) for fraction in fractions], device=pixels.device)
     random = np.random.default_rng(seed)
 
     def vary(some: dict[str, Any], rows: torch.Tensor, numbers: torch.Tensor) -> dict[str, Any]:
-        removed = ranks[rows] < (shares[numbers] * ranks[0].numel()).round()[:, None, None]
+        removed = ranks[rows] < replaced[numbers][:, None, None]
         filled = [
             impute(image, gone, noise, random)
             for image, gone in zip(some["pixel_values"].cpu().numpy(), removed.cpu().numpy(), strict=True)
@@ -73,13 +77,13 @@ def road_curve(
             model,
             inputs,
             target[:, None],
-            *all_variants(len(shares), len(pixels), pixels.device),
+            *all_variants(len(replaced), len(pixels), pixels.device),
             vary,
             batch_size=batch_size,
             probabilities=True,
             title="ROAD",
         )
-    return values.view(len(shares), len(pixels)).mT
+    return values.view(len(replaced), len(pixels)).mT
 
 
 def impute(image: np.ndarray, removed: np.ndarray, noise: float, random: np.random.Generator) -> np.ndarray:

@@ -1,0 +1,47 @@
+"""Folders of images: the splits that `datasets` finds in them."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hf_e2kd.data.images import load_image_splits
+
+
+@pytest.mark.parametrize(
+    ("files", "found"),
+    [
+        (["car/1.png", "toy train/1.png", "toy train/2.png"], "Of the 1 images in '.*car' there are none in any split"),
+        (
+            ["train/car/1.png", "train/toy train/1.png"],
+            "Of the 1 images in '.*toy train' there are 2 in the split 'tra",
+        ),
+        (["train/car/1.png", "train/dev/1.png"], "1 in the split 'train' and 1 in the split 'validation'"),
+        (["test shot.png", "a.png"], "Of the 2 images in .* there are 1 in the split 'test'"),
+    ],
+    ids=["a class", "twice", "two splits", "a file"],
+)
+def test_classes_and_files_that_are_called_as_splits_are_refused(files, found, tmp_path):
+    """Prevents: a training without the other classes, or with images twice, of which nothing is said."""
+    _write(tmp_path, files)
+    with pytest.raises(ValueError, match=f"{found}.*Rename a class"):
+        load_image_splits(str(tmp_path))
+
+
+def test_splits_and_classes_of_folders(tmp_path, monkeypatch):
+    """Prevents: a refusal of links, brackets, hidden folders, relative paths or images that metadata leave out."""
+    _write(tmp_path / "old [1]", ["train/car/1.png", "train/plane/1.png", "test/car/1.png", ".cache/1.png"])
+    (tmp_path / "link [1]").symlink_to(tmp_path / "old [1]")
+    monkeypatch.chdir(tmp_path)
+    for name in ("old [1]", "link [1]"):
+        splits = load_image_splits(name)
+        assert {name: len(split) for name, split in splits.items()} == {"train": 2, "test": 1}
+        assert splits["train"].features["label"].names == ["car", "plane"]
+    _write(tmp_path / "chosen", ["1.png", "2.png"])
+    (tmp_path / "chosen" / "metadata.csv").write_text("file_name,text\n1.png,one\n")
+    assert len(load_image_splits("chosen")["train"]) == 1
+
+
+def _write(root, files):
+    for number, name in enumerate(files):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((4, 4, 3), number, np.uint8)).save(root / name)
