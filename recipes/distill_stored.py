@@ -123,6 +123,7 @@ def main() -> dict[str, Any]:
             data,
             stores / name,
             explainer=ex.explainer_of(args),
+            target=args.explanation_target,
             processing_class=teacher_processor,
             batch_size=args.per_device_eval_batch_size,
         )

@@ -90,6 +90,7 @@ def verified(
         is_text=taught.is_text,
         target=record.target,
         comparison_grid=record.comparison_grid,
+        iou_threshold=record.iou_threshold,
         teacher_explainer=other,
         batch_size=record.batch_size or 32,
         max_length=instead.max_length or stated.get("max_length"),

@@ -55,6 +55,7 @@ def evaluator(
     is_text: bool,
     target: str = "teacher_top",
     comparison_grid: str = "image",
+    iou_threshold: float = 0.5,
     teacher_explainer: Explainer | None = None,
     batch_size: int = 32,
     max_length: int | None = None,
@@ -71,6 +72,7 @@ def evaluator(
         is_text: True for classifiers of texts.
         target: Class that both explain: `"teacher_top"` or `"label"`.
         comparison_grid: Grid on which maps of images are compared: `"image"` or `"native"`.
+        iou_threshold: Threshold of `localization_iou`.
         teacher_explainer: Explainer of the teacher, where it differs.
         batch_size: Samples at a time.
         max_length: Longest text in tokens.
@@ -88,6 +90,7 @@ def evaluator(
         explanation_target=target,
         explanation_weight=0.0,  # explained, and not trained
         comparison_grid=comparison_grid,
+        iou_threshold=iou_threshold,
         evaluate_explanations=explains,
         remove_unused_columns=False,
         dataloader_pin_memory=torch.accelerator.is_available(),

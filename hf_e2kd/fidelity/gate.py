@@ -111,7 +111,7 @@ def check_baseline(record: FidelityRecord, baseline: FidelityRecord) -> list[Ver
         ValueError: the records are of different explanations or problems, so that their figures can't be compared; or
             the earlier one has no figures.
     """
-    names = ("problem", "explainer", "teacher_explainer", "target", "comparison_grid")
+    names = ("problem", "explainer", "teacher_explainer", "target", "comparison_grid", "iou_threshold")
     settings = [(name.replace("_", " "), getattr(baseline, name), getattr(record, name)) for name in names]
     if baseline.faithfulness is not None and record.faithfulness is not None:
         settings.append(("faithfulness", baseline.faithfulness.options, record.faithfulness.options))

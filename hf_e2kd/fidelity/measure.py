@@ -146,9 +146,8 @@ def measure_fidelity(
         }
         measured = {} if name is None else {name: (trainer.references[name], outputs[name])}
         counted = places.next(len(output.logits))
-        values = batch_measures(
-            output, measured, inputs, trainer.is_multi_label, found, trainer.comparison_grid, counted
-        )
+        settings = trainer.is_multi_label, trainer.comparison_grid, trainer.iou_threshold
+        values = batch_measures(output, measured, inputs, *settings, found, counted)
         if controlled is not None and name is not None:
             values |= controlled(output, outputs[name], inputs, found)
         if further is not None and name is not None:
@@ -208,6 +207,7 @@ def measure_fidelity(
         teacher_explainer=None if teacher_explainer == explainer else teacher_explainer,
         target=getattr(reference, "target", "label"),
         comparison_grid=trainer.comparison_grid,
+        iou_threshold=trainer.iou_threshold,
         figures=without_prefix(figures),
         compared={
             title: without_prefix(figures, compared_prefix(number)) for number, title in enumerate(compared or {})
@@ -248,8 +248,9 @@ def batch_measures(
     measured: Mapping[str, tuple[Reference, ReferenceOutput]],
     inputs: Mapping[str, Any],
     multi_label: bool,
+    grid: ComparisonGrid,
+    iou_threshold: float,
     others: Mapping[str, StepOutput],
-    grid: ComparisonGrid = "image",
     counted: int | None = None,
 ) -> dict[str, torch.Tensor]:
     """Compute the values of one batch: `sample_metrics`, and further ones for the card.
@@ -259,14 +260,15 @@ def batch_measures(
         measured: Measured reference and its output by name; empty if there is none.
         inputs: The batch.
         multi_label: True for a multi-label student.
-        others: Outputs of other students, by the beginning of their metrics' names.
         grid: Grid on which maps of images are compared.
+        iou_threshold: Threshold of `localization_iou`.
+        others: Outputs of other students, by the beginning of their metrics' names.
         counted: Number of the batch's first samples that are measured; None for all.
 
     Returns:
         Values (B,) or (B, K) by metric; NaN where one doesn't count.
     """
-    values = student_measures(output, measured, inputs, multi_label, grid)
+    values = student_measures(output, measured, inputs, multi_label, grid, iou_threshold)
     labels = inputs.get("labels")
     scores = output.logits.shape[1] == 1 and not multi_label
     if labels is not None and labels.ndim == 1 and not labels.is_floating_point() and not scores:
@@ -279,7 +281,7 @@ def batch_measures(
                 output.explanations[name], reference_output, comparison_size(inputs, grid), counted
             )
     for prefix, found in others.items():
-        metrics = student_measures(found, measured, inputs, multi_label, grid)
+        metrics = student_measures(found, measured, inputs, multi_label, grid, iou_threshold)
         own = {name: value for name, value in metrics.items() if not name.startswith(("teacher_", "zero_teacher_"))}
         values |= {f"{prefix}{name}": value for name, value in own.items()}
     return values
@@ -291,11 +293,12 @@ def student_measures(
     inputs: Mapping[str, Any],
     multi_label: bool,
     grid: ComparisonGrid,
+    iou_threshold: float,
 ) -> dict[str, torch.Tensor]:
     """Compute `sample_metrics`, and where the student does worse than its teacher or repeats its mistakes."""
     references = {name: reference for name, (reference, _) in measured.items()}
     outputs = {name: reference_output for name, (_, reference_output) in measured.items()}
-    values = sample_metrics(output, outputs, references, inputs, multi_label, grid=grid)
+    values = sample_metrics(output, outputs, references, inputs, multi_label, iou_threshold, grid)
     for reference, found in measured.values():
         if found.logits is not None and found.shared_labels is not None and "accuracy" in values:
             decisions = reference.student_logits(output.logits), found.logits, found.shared_labels

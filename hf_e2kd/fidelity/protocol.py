@@ -25,6 +25,7 @@ class MeasuredTrainer(Protocol):
         explains: Whether explanations are made.
         is_multi_label: Whether the student decides each class for itself.
         comparison_grid: Grid on which maps of images are compared.
+        iou_threshold: Threshold of `localization_iou`.
         group_columns: Columns by whose values the samples are grouped.
     """
 
@@ -48,6 +49,9 @@ class MeasuredTrainer(Protocol):
 
     @property
     def comparison_grid(self) -> ComparisonGrid: ...
+
+    @property
+    def iou_threshold(self) -> float: ...
 
     @property
     def group_columns(self) -> tuple[str, ...]: ...

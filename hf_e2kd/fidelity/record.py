@@ -237,6 +237,7 @@ class FidelityRecord:
         target: The explained class: `"teacher_top"` or `"label"`.
         comparison_grid: Size at which maps of images were compared: `"image"`, the student's, or `"native"`, the larger
             of both maps' own grids, as in records that don't say.
+        iou_threshold: Threshold of `localization_iou`.
         figures: The student's, by metric: `agreement`, `explanation_similarity`, `accuracy`, `teacher_accuracy`,
             `negative_flips` (share of samples that the teacher gets right and the student wrong),
             `agreement_where_teacher_errs`, `worst_class_accuracy`, `worst_class_agreement`, `f1`, `map`,
@@ -271,6 +272,7 @@ class FidelityRecord:
     teacher_explainer: dict[str, Any] | None = None
     target: str = "teacher_top"
     comparison_grid: str = "native"
+    iou_threshold: float = 0.5
     compared: dict[str, dict[str, MetricValue]] = field(default_factory=dict)
     compared_models: dict[str, ModelRecord] = field(default_factory=dict)
     held_out: list[HeldOutRecord] = field(default_factory=list)

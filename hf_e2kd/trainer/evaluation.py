@@ -211,8 +211,8 @@ class EvaluationMixin(Trainer):
                     self.references,
                     scored,
                     self.is_multi_label,
-                    self._setting("iou_threshold"),
-                    self._setting("comparison_grid"),
+                    self.iou_threshold,
+                    self.comparison_grid,
                 )
                 self._fidelity.update({**metrics, **groups})
         # A `compute_metrics` of the user's own is given the labels as they are.

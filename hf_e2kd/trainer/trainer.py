@@ -175,6 +175,13 @@ class ExplanationDistillTrainer(
                 f"label_smoothing_factor spreads the truth over classes, and {type(self.student).__name__} gives one "
                 "score, whose cross-entropy is always 0. Set it to 0."
             )
+        asked = self._setting("explanation_target")
+        rules = {name: reference.target for name, reference in self.references.items() if hasattr(reference, "target")}
+        if asked != "teacher_top" and rules and asked not in rules.values():
+            raise ValueError(
+                f"explanation_target is '{asked}', and the references explain another class: {rules}. It is for a "
+                "`teacher_model`: leave it out, and give a reference, or a store when it is built, its own `target`."
+            )
         reads_labels = any(reference.explains_labels for reference in self.references.values())
         if (self._setting("task_weight") > 0 or reads_labels) and not labels_belong_to(
             self.train_dataset, self.student, self.data_collator.label_column
@@ -291,6 +298,11 @@ class ExplanationDistillTrainer(
     def comparison_grid(self) -> ComparisonGrid:
         """Grid on which maps of images are compared: "image" or "native"."""
         return self._setting("comparison_grid")
+
+    @property
+    def iou_threshold(self) -> float:
+        """Threshold of `localization_iou`."""
+        return self._setting("iou_threshold")
 
     def _setting(self, name: str) -> Any:
         """Read an argument, at every use, because a hyperparameter search changes them."""

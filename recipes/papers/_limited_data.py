@@ -184,6 +184,7 @@ class Study:
             self.shown(name),
             self.folder / "store" / name,
             explainer=explainer_of(self.args),
+            target=self.args.explanation_target,
             processing_class=self.teacher_processor,
             classes=self.names,
             batch_size=self.args.per_device_eval_batch_size,

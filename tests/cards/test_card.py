@@ -115,6 +115,12 @@ def test_metadata():
     assert {"model-guidance"} < set(data.tags) and "e2kd" not in data.tags
 
 
+def test_another_threshold_of_the_iou_is_said():
+    """Prevents: a "strong half" that is a fifth."""
+    card = model_card(replace(image_record(), iou_threshold=0.8))
+    assert "An explanation's strong half begins at 0.8 of its range." in card.text
+
+
 def test_a_folder_is_no_link(tmp_path, monkeypatch):
     """Prevents: a link to somebody else's `models/vit` on the Hub, where the folder `models/vit` is meant."""
     local = "models/vit"

@@ -183,6 +183,23 @@ def test_annotations_alone(tmp_path):
     assert record.figures["energy_pointing_game"].value == pytest.approx(shares.nanmean().item(), abs=1e-5)
 
 
+def test_threshold_of_the_iou_is_the_evaluations(tmp_path):
+    """Prevents: a record, and a gate, whose IoU is at another threshold than the evaluations' of the training."""
+    trainer = distiller(
+        build("resnet"),
+        None,
+        tmp_path,
+        {"task_weight": 1.0, "logits_weight": 0.0, "iou_threshold": 0.8},
+        references={"boxes": AnnotationReference("energy")},
+        eval_dataset=samples(12, mask=True),
+    )
+    record = measure_fidelity(trainer, costs=False)
+    assert record.iou_threshold == 0.8
+    assert record.figures["localization_iou"].value == pytest.approx(trainer.evaluate()["eval_localization_iou"])
+    trainer.args.iou_threshold = 0.5
+    assert measure_fidelity(trainer, costs=False).figures["localization_iou"] != record.figures["localization_iou"]
+
+
 # ---- Parts -----------------------------------------------------------------------------------------------------------
 
 

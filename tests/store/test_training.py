@@ -99,6 +99,15 @@ def test_stores_of_other_classes_are_no_evaluation_set(tmp_path, teacher):
         reference.attach(samples(8), folder=tmp_path / "eval")
 
 
+def test_target_of_the_arguments_is_not_the_stores(tmp_path, teacher):
+    """Prevents: a training that asks for the label's explanations and is given those of the teacher's top class."""
+    data = samples(8)
+    reference = store(teacher, data, tmp_path / "store")
+    given = {"references": {"teacher": reference}, "train_dataset": reference.attach(data)}
+    with pytest.raises(ValueError, match="explanation_target is 'label', and the references explain another class"):
+        distiller(build("vit"), None, tmp_path, {"explanation_target": "label"}, **given)
+
+
 def test_without_its_store_the_evaluation_says_so(tmp_path, teacher):
     """Prevents: an evaluation that silently measures no fidelity, or a KeyError."""
     reference = store(teacher, samples(8), tmp_path / "store")
