@@ -125,6 +125,8 @@ def _read_splits(source: str) -> DatasetDict:
 def _check_folders(root: Path, splits: DatasetDict) -> None:
     """Refuse folders whose images aren't all in one split, once each, as where a class is called "toy train".
 
+    Folders beside those of the splits are left out with a warning.
+
     Raises:
         ValueError: naming such a folder, and the splits.
     """
@@ -139,8 +141,11 @@ def _check_folders(root: Path, splits: DatasetDict) -> None:
         paths = [cell["path"] for cell in cells if cell["path"].lower().endswith(SUFFIXES)]
         for folder, count in Counter(map(os.path.dirname, paths)).items():
             rows[Path(os.path.relpath(folder, root.resolve()))][name] += count
+    splits_have_folders = any((root / name).is_dir() for name in SPLIT_FOLDERS)
     for inside, count in files.items():
-        if list(rows[inside].values()) != [count]:
+        if not rows[inside] and splits_have_folders:
+            warnings.warn(f"'{root / inside}' is in none of the splits {', '.join(splits)}: left out.", stacklevel=4)
+        elif list(rows[inside].values()) != [count]:
             found = " and ".join(f"{own} in the split '{name}'" for name, own in rows[inside].items())
             raise ValueError(
                 f"Of the {count} images in '{root / inside}' there are {found or 'none in any split'}. Folders and "

@@ -68,6 +68,7 @@ TABLE = {**FIGURES, "training_cpu_seconds": "training, CPU s"}
 
 PARTS = {
     "front": (["labels", "KD", "e²KD", "ReviewKD", "ReviewKD + e²KD"], FIGURES),
+    "front_frozen": (["KD, frozen", "e²KD, frozen"], FIGURES),
     "held_out": (["labels", "KD", "e²KD"], {"explanation_similarity": "GradCAM", **HELD_OUT, **FAITHFULNESS}),
 }
 """Students and columns of further tables: the front page's, and that of what no student was trained on."""

@@ -37,8 +37,16 @@ def test_splits_and_classes_of_folders(tmp_path, monkeypatch):
         assert {name: len(split) for name, split in splits.items()} == {"train": 2, "test": 1}
         assert splits["train"].features["label"].names == ["car", "plane"]
     _write(tmp_path / "chosen", ["1.png", "2.png"])
-    (tmp_path / "chosen" / "metadata.csv").write_text("file_name,text\n1.png,one\n")
+    (tmp_path / "chosen" / "metadata.jsonl").write_text('{"file_name": "1.png", "text": "one"}\n')
     assert len(load_image_splits("chosen")["train"]) == 1
+
+
+def test_folders_beside_the_splits_are_left_out(tmp_path):
+    """Prevents: a data set refused for a folder of raw images beside its splits, and one left out without a word."""
+    _write(tmp_path, ["train/car/1.png", "test/car/1.png", "raw/car/1.png"])
+    with pytest.warns(UserWarning, match="'.*raw/car' is in none of the splits train, test: left out"):
+        splits = load_image_splits(str(tmp_path))
+    assert {name: len(split) for name, split in splits.items()} == {"train": 1, "test": 1}
 
 
 def _write(root, files):
