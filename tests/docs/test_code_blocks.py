@@ -125,7 +125,7 @@ def test_the_evidence_is_made_by_right_commands():
     installed = [".venv/.installed", ".venv/.installed-export", ".venv/.installed-test"]
     ready = [*(f"--old-file={name}" for name in installed), "VENV=.venv"]
     # As from a shell, also where make runs the tests: its variables and messages are another's.
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "ARGS"))}
 
     def make(*words):
         line = ["make", "-n", *ready, *words]
