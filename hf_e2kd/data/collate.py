@@ -13,6 +13,7 @@ from transformers import default_data_collator
 from ..alignment.labels import DataLabels
 from .boxes import pad_boxes
 from .groups import GROUP
+from .labels import refuse_missing
 
 
 class FiniteBatches:
@@ -59,7 +60,9 @@ class FiniteBatches:
             # Whatever the collator keeps, and whether it knows them.
             samples = [{name: value for name, value in sample.items() if name != GROUP} for sample in samples]
         if self.label_column is None:  # else the collator looks itself
-            _refuse_missing_labels(samples)
+            # It would drop the labels of all, or fail, as the first sample has none or a later one.
+            for column in ("labels", "label"):
+                refuse_missing([sample.get(column) for sample in samples if isinstance(sample, Mapping)], column)
         batch = self.collator(samples)
         if groups:
             batch = {**batch, GROUP: torch.tensor(groups)}
@@ -87,18 +90,6 @@ def _refuse_raw_images(sample: Any) -> None:
             "`pixel_values` of them by dataset.set_transform(DistillationTransform(processor)), or give a "
             "data_collator that does."
         )
-
-
-def _refuse_missing_labels(samples: Sequence[Any]) -> None:
-    """A collator would drop the whole batch's labels, or fail, as the first sample has none or a later one."""
-    for column in ("labels", "label"):
-        found = [sample.get(column) for sample in samples if isinstance(sample, Mapping)]
-        missing = [row for row, label in enumerate(found) if label is None]
-        if 0 < len(missing) < len(found):
-            raise ValueError(
-                f"Some samples of the batch have a label in the column '{column}' and some, such as number "
-                f"{missing[0]}, have none. Mark these by -100."
-            )
 
 
 def _check_several_labels(labels: Any) -> None:

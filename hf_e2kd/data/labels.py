@@ -1,6 +1,7 @@
 """Labels that a file states by their names, as the numbers of a model's classes."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from datasets import ClassLabel, Dataset, Value
 
@@ -66,6 +67,35 @@ def encode_new_labels(splits: Sequence[Dataset], column: str) -> list[Dataset]:
         return list(splits)
     names = sorted({label for split in splits for label in split.unique(column) if label is not None})
     return [encode_labels(split, column, names) for split in splits]
+
+
+def refuse_names(labels: Sequence[Any], column: str) -> None:
+    """Refuse labels that are names and not numbers.
+
+    Raises:
+        ValueError: naming one, and the remedy.
+    """
+    named = next((label for label in labels if isinstance(label, str)), None)
+    if named is not None:
+        raise ValueError(
+            f"The column '{column}' holds {named!r} where a class's number is expected. Number the labels before: "
+            f"hf_e2kd.data.encode_labels(dataset, '{column}', names), with the names in the order of the model's "
+            "classes."
+        )
+
+
+def refuse_missing(labels: Sequence[Any], column: str) -> None:
+    """Refuse a batch's labels of which some are there and some are None.
+
+    Raises:
+        ValueError: naming the first sample without one, and the remedy.
+    """
+    missing = [row for row, label in enumerate(labels) if label is None]
+    if 0 < len(missing) < len(labels):
+        raise ValueError(
+            f"Some samples of the batch have a label in the column '{column}' and some, such as number {missing[0]}, "
+            "have none. Mark these by -100."
+        )
 
 
 def refuse_partly_labelled(splits: Sequence[Dataset], column: str) -> None:

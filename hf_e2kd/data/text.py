@@ -9,6 +9,7 @@ from datasets import Dataset, load_dataset, load_from_disk
 
 from ..alignment.texts import length_limit, require_offsets_and_padding, same_tokenizer, tokenize_texts
 from .files import load_data_file, load_data_folder
+from .labels import refuse_missing, refuse_names
 from .sst import load_sst
 
 
@@ -86,11 +87,7 @@ class TextCollator:
         label_column = self.label_column if any(self.label_column in sample for sample in samples) else "labels"
         labels = [sample.get(label_column) for sample in samples]
         if any(label is not None for label in labels):
-            if None in labels:
-                raise ValueError(
-                    f"Some samples of the batch have a label in the column '{label_column}' and some, such as number "
-                    f"{labels.index(None)}, have none. Mark these by -100."
-                )
+            refuse_missing(labels, label_column)
             refuse_names(labels, label_column)
             batch["labels"] = torch.tensor(labels)
         return batch
@@ -117,21 +114,6 @@ class TextCollator:
                     f"The teacher's text differs from the student's in sample {row} of the batch: {shown!r} and "
                     f"{own!r}. Explanations are compared on the words of one text; give both the same."
                 )
-
-
-def refuse_names(labels: Sequence[Any], column: str) -> None:
-    """Refuse labels that are names and not numbers.
-
-    Raises:
-        ValueError: naming one, and the remedy.
-    """
-    named = next((label for label in labels if isinstance(label, str)), None)
-    if named is not None:
-        raise ValueError(
-            f"The column '{column}' holds {named!r} where a class's number is expected. Number the labels before: "
-            f"hf_e2kd.data.encode_labels(dataset, '{column}', names), with the names in the order of the model's "
-            "classes."
-        )
 
 
 def _texts(sample: Mapping[str, Any], columns: Sequence[str]) -> tuple[str, ...]:

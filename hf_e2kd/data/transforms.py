@@ -17,6 +17,7 @@ from ..alignment.masks import object_masks
 from .boxes import box_fault
 from .explanation_map import ExplanationMap
 from .joint_augment import AUTO_AUGMENTS
+from .labels import refuse_names
 from .opening import as_rgb, open_image
 
 
@@ -105,13 +106,7 @@ class DistillationTransform:
 
     def _label(self, label: Any) -> Any:
         """One class as it is, several as zeros and ones (classes,)."""
-        if isinstance(label, str):
-            column = self.columns[1]
-            raise ValueError(
-                f"The column '{column}' holds {label!r} where a class's number is expected. Number the labels before: "
-                f"hf_e2kd.data.encode_labels(dataset, '{column}', names), with the names in the order of the model's "
-                "classes."
-            )
+        refuse_names([label], self.columns[1])
         if not isinstance(label, Sequence):
             return label
         if self.classes is None:

@@ -111,8 +111,10 @@ def check_baseline(record: FidelityRecord, baseline: FidelityRecord) -> list[Ver
         ValueError: the records are of different explanations or problems, so that their figures can't be compared; or
             the earlier one has no figures.
     """
-    names = ("problem", "explainer", "teacher_explainer", "target", "comparison_grid", "iou_threshold")
+    names = ("problem", "explainer", "teacher_explainer", "target", "comparison_grid")
     settings = [(name.replace("_", " "), getattr(baseline, name), getattr(record, name)) for name in names]
+    if "localization_iou" in baseline.figures.keys() & record.figures.keys():
+        settings.append(("IoU threshold", baseline.iou_threshold, record.iou_threshold))
     if baseline.faithfulness is not None and record.faithfulness is not None:
         settings.append(("faithfulness", baseline.faithfulness.options, record.faithfulness.options))
     anew = {each.explainer.get("name"): each.explainer for each in record.held_out}

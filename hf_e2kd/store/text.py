@@ -15,7 +15,8 @@ import torch
 
 from ..alignment.texts import check_text, length_limit, require_offsets_and_padding
 from ..alignment.words import pool_words
-from ..data.text import TextCollator, refuse_names
+from ..data.labels import refuse_names
+from ..data.text import TextCollator
 from .files import StoreError
 
 # Names of what a text's row holds; in a sample they stand after the reference's prefix.
@@ -87,7 +88,7 @@ class SpanCollator:
             rows.first.append(sum(parts[place] == 0 for place in places))
         batch = {name: torch.tensor(values) for name, values in encoding.items()}
         batch["special_tokens_mask"] = special
-        column = self.label_column if self.label_column in samples[0] else "labels"
+        column = self.label_column if any(self.label_column in sample for sample in samples) else "labels"
         labels = [sample.get(column) for sample in samples]
         refuse_names(labels, column)
         if None not in labels:

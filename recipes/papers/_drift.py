@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn import functional as F
 
-from hf_e2kd.fidelity.measure import mean_with_interval
+from hf_e2kd.fidelity.intervals import mean_with_interval
 from hf_e2kd.metrics import explanation_similarity
 
 REFERENCE = "float32"

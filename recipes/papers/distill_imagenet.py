@@ -226,6 +226,7 @@ def store_explanations(
             data,
             folder / name,
             explainer=explainer,
+            target=args.explanation_target,
             processing_class=teacher_processor,
             id_column="id",
             vectors=sources.store_vectors and explainer.name == "bcos",

@@ -194,7 +194,7 @@ def test_what_can_not_be_controlled_is_refused(tmp_path):
 
 def test_several_labels_and_scores(tmp_path, monkeypatch):
     """Prevents: agreement of top classes in the place of labels, several explained classes in one, KL of a score."""
-    monkeypatch.setattr("hf_e2kd.fidelity.measure.POOLED_RESAMPLES", 2)
+    monkeypatch.setattr("hf_e2kd.fidelity.intervals.POOLED_RESAMPLES", 2)
     student, teacher, rows = build("resnet"), build("resnet", seed=1), samples(4)
     for model in (student, teacher):
         model.config.problem_type = "multi_label_classification"

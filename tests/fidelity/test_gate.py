@@ -112,6 +112,11 @@ def test_records_that_cannot_be_compared():
     other = replace(made(), explainer={"name": "saliency", "options": {}})
     with pytest.raises(ValueError, match="The earlier record's explainer is .*saliency.*Measure both in the same way"):
         check_baseline(made(), other)
+    strict = replace(made(), iou_threshold=0.8)
+    assert all(each.passes for each in check_baseline(made(), strict))  # neither has an IoU
+    boxes = made(localization_iou=MetricValue(0.5, 0.4, 0.6))
+    with pytest.raises(ValueError, match="The earlier record's IoU threshold is 0.8, and this one's 0.5"):
+        check_baseline(boxes, replace(boxes, iou_threshold=0.8))
     with pytest.raises(ValueError, match="no figures of a student"):
         check_baseline(made(), replace(made(), figures={}))
     assert same_samples(made(), made())

@@ -11,7 +11,7 @@ from torch import nn
 from hf_e2kd import ExplanationDistillTrainer, TextCollator
 from hf_e2kd.fidelity import Faithfulness, FidelityRecord, MetricValue, measure_fidelity
 from hf_e2kd.fidelity.groups import is_lower_better, worst_groups
-from hf_e2kd.fidelity.measure import mean_with_interval
+from hf_e2kd.fidelity.intervals import mean_with_interval
 from hf_e2kd.fidelity.verify import verify
 from tests.models import CLASSES, build
 from tests.text_models import build_text
@@ -80,7 +80,7 @@ def test_worst_group_of_every_student(measured):
 
 def test_other_methods_and_levels_are_those_of_the_group_alone(tmp_path, monkeypatch):
     """Prevents: held-out methods, random orders and controls of which a record has the mean of all groups alone."""
-    monkeypatch.setattr("hf_e2kd.fidelity.measure.RESAMPLES", 20)
+    monkeypatch.setattr("hf_e2kd.fidelity.intervals.RESAMPLES", 20)
     data = birds()
     trainer = distiller(build("resnet"), build("resnet", seed=1), tmp_path, eval_dataset=data)
     options = {"explainers": ["saliency"], "faithfulness": Faithfulness(steps=1), "control": "shift", "costs": False}
@@ -141,7 +141,7 @@ def test_a_checkpoint_is_chosen_by_its_worst_group(tmp_path):
 
 def test_several_labels_by_group(tmp_path, monkeypatch):
     """Prevents: F1 and mAP of all samples under a group's name."""
-    monkeypatch.setattr("hf_e2kd.fidelity.measure.POOLED_RESAMPLES", 5)
+    monkeypatch.setattr("hf_e2kd.fidelity.intervals.POOLED_RESAMPLES", 5)
     student, teacher = build("resnet"), build("resnet", seed=1)
     for model in (student, teacher):
         model.config.problem_type = "multi_label_classification"

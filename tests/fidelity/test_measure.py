@@ -13,7 +13,7 @@ from hf_e2kd.fidelity import FidelityRecord, measure_fidelity
 from hf_e2kd.fidelity import cost as cost_module
 from hf_e2kd.fidelity.cost import cost_of, costs_of
 from hf_e2kd.fidelity.describe import data_digest, describe_data, describe_model
-from hf_e2kd.fidelity.measure import mean_with_interval, metric_values
+from hf_e2kd.fidelity.intervals import mean_with_interval, metric_values
 from hf_e2kd.metrics import energy_pointing_game
 from hf_e2kd.metrics.running import SampleValues
 from tests.models import CLASSES, build, images
@@ -151,7 +151,7 @@ def test_texts_have_their_words_shuffled(tmp_path):
 
 def test_several_labels_have_f1_and_map(tmp_path, monkeypatch):
     """Prevents: a multi-label student without its pooled figures, or these without an interval."""
-    monkeypatch.setattr("hf_e2kd.fidelity.measure.POOLED_RESAMPLES", 20)
+    monkeypatch.setattr("hf_e2kd.fidelity.intervals.POOLED_RESAMPLES", 20)
     student, teacher = build("resnet"), build("resnet", seed=1)
     for model in (student, teacher):
         model.config.problem_type = "multi_label_classification"
