@@ -42,8 +42,8 @@ class Answers:
 
     def compare(
         self, given: Any, position: int | None, explainer: str, target: Target, shown: Comparison | None
-    ) -> Shown:
-        """Compare both models on the given input, after a change of the method or class.
+    ) -> Any:
+        """Compare both models on the given input, after a change of the method or class; skip what is shown already.
 
         Args:
             given: Text, or an image's file as gradio describes it.
@@ -53,6 +53,8 @@ class Answers:
         # A text may have been changed since it was chosen.
         if self.viewing.pair.is_text and shown is not None and given != shown.sample:
             position = None
+        elif shown is not None and shown.explainer == explainer and shown.explains(target):
+            return gr.skip()
         return self._show(given, position, explainer, target)
 
     def compare_new(self, given: Any, explainer: str, target: Target) -> Shown:
@@ -98,7 +100,7 @@ class Answers:
         explainer: str,
         target: Target,
         shown: Comparison | None,
-    ) -> Shown:
+    ) -> Any:
         """Explain the class that was clicked in the comparison."""
         return self.compare(given, position, explainer, event.explained, shown)
 

@@ -72,8 +72,9 @@ def build_page(viewing: Viewing, listing: Listing | None = None) -> gr.Blocks:
         parts = Parts(gr.State(first[0]), given, explainer, target, result, gr.State(first[4]))
         folded: list[Any] = [options]
 
-        changed = explainer.input(answers.compare, parts.asked, parts.shown, **parts.alone)
-        target.input(answers.compare, parts.asked, parts.shown, **parts.alone)
+        # Not `input`, which a dropdown sends twice for a choice, and when it is left without one.
+        changed = explainer.change(answers.compare, parts.asked, parts.shown, **parts.alone)
+        target.change(answers.compare, parts.asked, parts.shown, **parts.alone)
         result.click(answers.explain_class, parts.asked, parts.shown, **parts.alone)
         new = gr.on(news, answers.compare_new, [given, explainer, target], parts.shown, **parts.alone)
         new.then(None, js=browser.SHOW_RESULT)

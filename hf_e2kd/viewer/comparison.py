@@ -62,6 +62,7 @@ class Comparison:
     Args:
         sample: Input of both: the student's field of view of an image; the part of a text that the models read.
         explained: Name of the class that both maps explain.
+        explained_class: Its position in `Pair.names`.
         explainer: Name of the method.
         similarity: Similarity of both maps, as `metrics.explanation_similarity`, of images at the size that the student
             is shown; None where the teacher's map is empty.
@@ -79,6 +80,7 @@ class Comparison:
     teacher: Reading
     student: Reading
     explained: str
+    explained_class: int
     explainer: str
     similarity: float | None
     words: list[str] = field(default_factory=list)
@@ -88,6 +90,11 @@ class Comparison:
     position: int | None = None
     file: str | None = None
     chance: float | None = None
+
+    def explains(self, target: Target) -> bool:
+        """Tell whether the class that a target stands for is the explained one."""
+        top = {"teacher_top": self.teacher.top[0], "student_top": self.student.top[0]}
+        return self.explained_class == (top[target] if isinstance(target, str) else target)
 
     @property
     def agree(self) -> bool:
@@ -245,6 +252,7 @@ class Pair:
                     teacher=readings["teacher"],
                     student=readings["student"],
                     explained=self.names[int(chosen[row])],
+                    explained_class=int(chosen[row]),
                     explainer=explainer.name,
                     similarity=self.similarity(readings["student"].map, readings["teacher"].map),
                     words=words[row],

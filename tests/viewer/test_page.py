@@ -279,18 +279,18 @@ def test_list_on_a_phone(visit):
 
 def test_a_ranking_is_cancelled(visit, monkeypatch):
     """Prevents: a data set that is compared to its end by a method chosen by mistake, a list that stays empty after
-    that, or an answer that comes all the same."""
+    that, or an answer that comes all the same, as when the list of methods is opened and left."""
     what = viewing(
         image_pair(), [{"bytes": png(photo(seed=seed)), "path": f"{seed}.png"} for seed in range(3)], METHODS
     )
     first = browse(what)
     monkeypatch.setattr(listing, "BATCH", 1)
-    compared, go_on = [], Event()
+    compared, shown, go_on = [], [], Event()
     compare = what.pair.compare
 
     def slowly(samples, explainer, *target):
+        (shown if target else compared).append(explainer)
         if not target:  # of the list
-            compared.append(explainer)
             go_on.wait(20)
         return compare(samples, explainer, *target)
 
@@ -310,6 +310,8 @@ def test_a_ranking_is_cancelled(visit, monkeypatch):
     assert listed(page) == before and page.get_by_label("Explainer", exact=True).input_value() == "saliency"
     page.get_by_label("Thumbnail 3 of 3").click()
     page.wait_for_selector(f"#result h2:has-text('{before[2]}')")
+    page.get_by_label("Explainer", exact=True).click()
+    page.locator("#result h2").click()
 
     # The next choice is compared to its end.
     page.get_by_label("Explainer", exact=True).click()
@@ -317,6 +319,7 @@ def test_a_ranking_is_cancelled(visit, monkeypatch):
     page.wait_for_selector("p[role=status]:has-text('compared by hires_cam')")
     page.get_by_role("button", name="Cancel").wait_for(state="hidden")
     assert [compared.count(what.explainers[name]) for name in METHODS] == [0, 1, 3]
+    assert [shown.count(what.explainers[name]) for name in METHODS] == [0, 2, 1]
 
 
 def test_texts(visit):

@@ -56,9 +56,8 @@ def reading(name, map, index=0):
 def compared(teacher=None, student=None, **changes):
     maps = [torch.eye(3) if map is None else map for map in (teacher, student)]
     sides = {"teacher": reading("tench", maps[0]), "student": reading("eel", maps[1], 2)}
-    return Comparison(
-        **{"sample": photo(), **sides, "explained": "tench", "explainer": "gradcam", "similarity": 0.5, **changes}
-    )
+    explained = {"explained": "tench", "explained_class": 0, "explainer": "gradcam"}
+    return Comparison(**{"sample": photo(), **sides, **explained, "similarity": 0.5, **changes})
 
 
 def test_maps_over_images():
