@@ -6,6 +6,8 @@ from typing import Any
 from torch import nn
 from transformers import AutoImageProcessor, AutoTokenizer
 
+from ..hub.ids import loaded_commit
+
 
 def own_image_processor(model: nn.Module) -> Any | None:
     """Read how a model was shown its images.
@@ -30,12 +32,12 @@ def own_tokenizer(model: nn.Module) -> Any | None:
 def _load(auto_class: Any, model: nn.Module) -> Any | None:
     config = _config(model)
     name = getattr(config, "_name_or_path", None)
-    revision = getattr(config, "_commit_hash", None)
-    # A name alone may be that of a folder that is gone; what came from the Hub knows its commit.
+    revision = None if not name or Path(name).is_dir() else loaded_commit(config)
+    # A name alone may be that of a folder that is gone; of what came from the Hub the commit is known.
     if not name or not (Path(name).is_dir() or revision):
         return None
     try:
-        return auto_class.from_pretrained(name, revision=None if Path(name).is_dir() else revision)
+        return auto_class.from_pretrained(name, revision=revision)
     # Nothing lies there, or what does can't be loaded without its own code or a package: nothing is stated then.
     except (OSError, ValueError, KeyError, ImportError):
         return None

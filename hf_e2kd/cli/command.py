@@ -13,8 +13,8 @@ from .output import beside_progress_bars
 _NAMES = {
     "Models": "teacher student model processor revision trust_remote_code finetune_teacher teacher_head demo device",
     "Data": "dataset dataset_config split samples text text_pair max_length batch_size num_workers rows_per_shard",
-    "Explanation": "explainer explainer_options explanation target held_out faithfulness control top top_k chance "
-    "vectors dtype",
+    "Explanation": "explainer explainer_options explanation target comparison_grid held_out faithfulness control top "
+    "top_k chance vectors dtype",
     "Requirements": "require on baseline junit",
     "Output": "output output_dir pictures card as_json report export export_space",
     "Publishing": "push push_to_hub private repo_id name license_ language tag",

@@ -35,9 +35,15 @@ from .output import echo, require_folder
 from .verification import Instead, as_checks, verified
 
 PICTURE = "explanations.png"
+NOT_VERIFIED = (
+    *("samples", "explainer", "target", "comparison_grid", "batch_size", "seed", "chance", "held_out"),
+    *("faithfulness", "control", "pictures", "card"),
+)
+"""Options that --verify doesn't take: the record states them, or it writes nothing."""
 
 
 def fidelity(
+    context: typer.Context,
     more: MoreRequirements = None,
     student: Annotated[
         str | None, typer.Option(help="Hub id or folder of the model that is measured, or its exported file.")
@@ -73,6 +79,10 @@ def fidelity(
     target: Annotated[
         Literal["teacher_top", "label"], typer.Option(help="Class to explain: the teacher's top, or the label.")
     ] = "teacher_top",
+    comparison_grid: Annotated[
+        Literal["image", "native"],
+        typer.Option(help="Size at which maps of images are compared: the student's image, or the larger map's own."),
+    ] = "image",
     image_column: Annotated[str | None, typer.Option(help="Column of the images [image].", show_default=False)] = None,
     text_columns: Annotated[
         list[str] | None,
@@ -154,10 +164,11 @@ def fidelity(
     if verify_ is not None:
         if gate:
             raise typer.BadParameter("--verify measures a record again; hf-e2kd gate RECORD tests requirements on it.")
-        named = {"--explainer": explainer, "--held-out": held_out, "--faithfulness": faithfulness}
-        named["--control"] = control
-        if chosen := [option for option, value in named.items() if value]:
-            raise typer.BadParameter(f"the record names what it measured; leave {', '.join(chosen)} out with --verify.")
+        if given := [each for each in NOT_VERIFIED if str(context.get_parameter_source(each)).endswith("COMMANDLINE")]:
+            named = ", ".join(f"--{each.replace('_', '-')}" for each in given)
+            raise typer.BadParameter(
+                f"--verify measures what the record states, and writes no files; leave {named} out with it."
+            )
         instead = Instead(
             student=student,
             student_revision=student_revision,
@@ -177,8 +188,8 @@ def fidelity(
         checks = verified(verify_, instead, tolerance, output_dir, trust_remote_code)
         echo(json.dumps([vars(check) for check in checks]) if as_json else as_checks(checks))
         raise typer.Exit(1 if any(check.holds is False for check in checks) else 0)
-    given = {"--student": student, "--teacher": teacher, "--dataset": dataset}
-    missing = [name for name, value in given.items() if value is None]
+    needed = {"--student": student, "--teacher": teacher, "--dataset": dataset}
+    missing = [name for name, value in needed.items() if value is None]
     if missing:
         raise typer.BadParameter(f"Give {', '.join(missing)}, or --verify REPO_OR_DIR.")
     assert student is not None and teacher is not None and dataset is not None
@@ -199,6 +210,7 @@ def fidelity(
         choose_explainer((taught, teaching), explainer, options),
         is_text=taught.is_text,
         target=target,
+        comparison_grid=comparison_grid,
         batch_size=batch_size,
         max_length=max_length,
         output_dir=str(output_dir),

@@ -30,6 +30,7 @@ from ..alignment.inputs import PIL_FILTERS, ImageView
 from ..alignment.labels import class_names, name_key
 from ..choices import unknown_choice
 from ..data.imagenet import unique_class_names
+from ..hub.ids import loaded_revision
 from ..logs import get_logger
 from ..models import (
     BackboneConfig,
@@ -75,6 +76,8 @@ def load_trained(auto_class: Any, source: str, **options: Any) -> Any:
             f"'{source}' has no weights for {', '.join(sorted(found['missing_keys'])[:4])}: these would be random. "
             "Name a checkpoint that was trained as a classifier."
         )
+    # transformers doesn't state it, and the cache may hold several.
+    model.config._commit_hash = loaded_revision(source, options.get("revision"))
     return model
 
 

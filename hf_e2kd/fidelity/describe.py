@@ -19,7 +19,7 @@ from torch.utils.data import Subset
 
 from ..architectures import FunctionModel
 from ..explainers import Explainer
-from ..hub.ids import loaded_from_hub, loaded_revision
+from ..hub.ids import loaded_commit, loaded_from_hub
 from ..hub.redaction import LEFT_OUT, without_private
 from ..store.joining import unattached
 from ..store.key import explainer_key, weights_digest
@@ -53,7 +53,7 @@ def describe_model(model: nn.Module, cost: Cost | None = None, *, published: boo
     source = loaded_from_hub(getattr(config, "_name_or_path", None)) if published else None
     return ModelRecord(
         id=source,
-        revision=loaded_revision(source),
+        revision=loaded_commit(config) if source else None,
         architecture=getattr(config, "architecture", None) or type(model).__name__,
         # A function's weights are not at hand.
         weights=None if isinstance(model, FunctionModel) else f"sha256:{weights_digest(model)}",

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import constants, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
@@ -48,16 +49,26 @@ def loaded_from_hub(name: str | None) -> str | None:
     return name if cached_commits(name) else None
 
 
-def loaded_revision(name: str | None) -> str | None:
-    """The commit that a model of the Hub was loaded from, which its configuration doesn't tell.
+def loaded_commit(config: Any) -> str | None:
+    """The commit that a model was loaded from, by its configuration; None where it isn't of the Hub."""
+    # transformers no longer states it; what loads a named revision here does.
+    stated = getattr(config, "_commit_hash", None)
+    return stated or loaded_revision(getattr(config, "_name_or_path", None))
 
-    The only one in the cache, or of several that of branch `main` when it was loaded last.
+
+def loaded_revision(name: str | None, revision: str | None = None) -> str | None:
+    """The commit that a model of the Hub was loaded from.
+
+    Args:
+        name: Name that it was loaded by.
+        revision: Branch, tag or commit that was asked for. Without it, the only commit in the cache, or of several that
+            of branch `main` when it was loaded last.
     """
     commits = cached_commits(name)
-    if name is None or len(commits) < 2:
+    if name is None or (len(commits) < 2 and revision is None):
         return next(iter(commits), None)
-    main = try_to_load_from_cache(name, "config.json")
-    return Path(main).parent.name if isinstance(main, str) else None
+    found = try_to_load_from_cache(name, "config.json", revision=revision)
+    return Path(found).parent.name if isinstance(found, str) else None
 
 
 def cached_commits(name: str | None) -> list[str]:

@@ -16,7 +16,7 @@ from ..alignment.inputs import image_view
 from ..alignment.labels import class_count, class_names
 from ..alignment.texts import tokenizer_definition
 from ..explainers import Explainer
-from ..hub.ids import loaded_from_hub, loaded_revision
+from ..hub.ids import loaded_commit, loaded_from_hub
 from ..hub.redaction import holds_secret
 from .files import StoreError
 
@@ -29,12 +29,12 @@ def teacher_key(model: nn.Module, name: str | None = None, revision: str | None 
 
     One that was loaded from a folder bears its architecture's name, unless another is given: the folder's is private.
     """
-    source = getattr(getattr(model, "config", None), "_name_or_path", None)
-    published = loaded_from_hub(source)
+    config = getattr(model, "config", None)
+    published = loaded_from_hub(getattr(config, "_name_or_path", None))
     given = None if name is None or holds_secret(name) else name
     return {
         "name": given or published or type(model).__name__,
-        "revision": revision or loaded_revision(published),
+        "revision": revision or (loaded_commit(config) if published else None),
         "architecture": type(model).__name__,
         "weights": weights_digest(model),
         "classes": class_names(model),

@@ -156,6 +156,8 @@ def test_held_out_methods_and_faithfulness_are_verified(place, capsys):
         "--faithfulness",
         "--control",
         "noise",
+        "--comparison-grid",
+        "native",
         "--pictures",
         0,
     )
@@ -166,6 +168,7 @@ def test_held_out_methods_and_faithfulness_are_verified(place, capsys):
     folder = place / "outputs" / "fidelity"
     record = FidelityRecord.load(folder)
     assert [each.explainer["name"] for each in record.held_out] == ["occlusion", "saliency"]
+    assert record.comparison_grid == "native"
     assert run("fidelity", "--verify", folder, *THERE, "--json") == 0
     checks = {check["name"]: check for check in json.loads(capsys.readouterr().out)}
     expected = {"occlusion, explanation similarity", "saliency, chance, shuffled", "occlusion, teacher insertion"}
@@ -193,7 +196,8 @@ def test_held_out_methods_and_faithfulness_are_verified(place, capsys):
         ((*IMAGES, "--image-column", "img"), 1, "has no column 'img'. Its columns: image"),
         ((*IMAGES[:2], "long", *IMAGES[3:]), 1, "'long' classifies texts and the student 'student' images"),
         (("fidelity", "--verify", "student"), 1, "has no fidelity.json"),
-        (("fidelity", "--verify", "student", "--held-out", "occlusion"), 2, "leave --held-out out with --verify"),
+        (("fidelity", "--verify", "student", "--held-out", "occlusion"), 2, "leave --held-out out with it"),
+        (("fidelity", "--verify", "a", "--target", "label", "--no-chance"), 2, "leave --target, --chance out with it"),
         (("fidelity", "--verify", "https://huggingface.co/me/student"), 1, "is an address. Give the id alone"),
         (("card", "student"), 1, "has no fidelity.json. Measure the student first"),
         (("card", "student", "--push"), 2, "--push needs --repo-id"),
