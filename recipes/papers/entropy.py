@@ -8,9 +8,12 @@
 
 On Tiny ImageNet, whose classes are grouped in `hf_e2kd/data/tiny_imagenet_groups.csv` (our grouping, by hand), or on
 any images with a table of the classes' categories. By default the paper's pair of networks and its α = .5, T = 1. Each
-model is trained once and kept: an interrupted command goes on.
+model is trained once and kept: an interrupted command goes on. Or any models are measured that were trained before.
 
     python recipes/papers/entropy.py --dataset tiny-imagenet-200 --image_size 64
+    python recipes/papers/entropy.py --dataset tiny-imagenet-200 --image_size 64 --seeds 3 \\
+        --models "scratch=outputs/interpretability_table/models/scratch-{seed}" \\
+        "KD=outputs/interpretability_table/models/KD-{seed}"
     python recipes/papers/entropy.py --dataset imagenet --categories categories.csv --pair n02105505 n02105641
     python recipes/papers/entropy.py --smoke
 """
@@ -27,14 +30,17 @@ from _generated import WNIDS, write_imagenet
 from _image_study import ImageStudyOptions, load_splits
 from _interpretability import STUDENTS, as_inputs, outputs, parse_study, square_processor
 from _trained_arms import TrainedArms
+from datasets import Dataset
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from hf_e2kd.alignment.labels import class_names, name_key
 from hf_e2kd.data import TINY_IMAGENET_GROUPS, read_categories
 from hf_e2kd.data.imagenet import class_wnids
 from hf_e2kd.data.images import label_names
 from hf_e2kd.experiments import run_recipe
 from hf_e2kd.experiments.distillation import use_one_thread
+from hf_e2kd.experiments.models import load_teacher
 from hf_e2kd.experiments.results import collect_results, markdown_table, write_results
 from hf_e2kd.metrics import class_similarity_entropy
 
@@ -56,6 +62,12 @@ class EntropyOptions(ImageStudyOptions):
         metadata={"help": STUDENTS},
     )
     smoothing: float = field(default=0.5, metadata={"help": "Share of each label that LS spreads over all classes."})
+    models: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Measure these in the place of --students: NAME=FOLDER or a Hub id; {seed} is the run's seed."
+        },
+    )
     categories: str = field(
         default=str(TINY_IMAGENET_GROUPS),
         metadata={"help": "CSV with the columns class (a name, or a WordNet id) and category (other: none)."},
@@ -71,6 +83,10 @@ class EntropyOptions(ImageStudyOptions):
             raise ValueError(f"--samples must be at least 1, not {self.samples}.")
         if len(self.pair) == 1:
             raise ValueError("--pair takes two or more classes.")
+        if unnamed := [each for each in self.models if not all(each.partition("="))]:
+            raise ValueError(f"--models are NAME=FOLDER or NAME=HUB_ID, not {', '.join(unnamed)}.")
+        if len({each.partition("=")[0] for each in self.models}) < len(self.models):
+            raise ValueError("--models names a model twice.")
 
 
 def run_entropy(description: str) -> dict[str, Any]:
@@ -99,7 +115,6 @@ def run_entropy(description: str) -> dict[str, Any]:
         raise ValueError(f"--pair names {missing}, which are no classes of the data, such as {', '.join(keys[:3])}.")
     pair = [keys.index(name) for name in options.pair]
     processor = square_processor(options.image_size)
-    test, batch = as_inputs(test, processor), args.per_device_eval_batch_size
     trained = TrainedArms(
         options,
         args,
@@ -107,15 +122,20 @@ def run_entropy(description: str) -> dict[str, Any]:
         processor,
         output / "models",
         lambda model: {},
-        not_of_training=("categories", "pair", "samples", "split"),
+        not_of_training=("models", "categories", "pair", "samples", "split"),
     )
     runs: list[dict[str, Any]] = []
     for seed in range(args.seed, args.seed + options.seeds):
-        trained.run(options.arms, [seed])
-        names = {arm.label: trained.name(arm, seed) for arm in options.arms}
-        measured = {label: outputs(trained.load(name), test, batch) for label, name in names.items()}
-        logits: dict[str, Tensor] = {label: own for label, (own, _) in measured.items()}
-        labels = next(iter(measured.values()))[1]
+        logits: dict[str, Tensor] = {}
+        for each in options.models:
+            label, _, source = each.partition("=")
+            logits[label], labels = outputs_of(source.format(seed=seed), names, test, args)
+        if not options.models:
+            trained.run(options.arms, [seed])
+            shown = as_inputs(test, processor)
+            for arm in options.arms:
+                student = trained.load(trained.name(arm, seed))
+                logits[arm.label], labels = outputs(student, shown, args.per_device_eval_batch_size)
         found = measure(logits, labels, categories, pair, options.samples)
         runs.append({"seed": seed, **{student: {options.split: figures} for student, figures in found.items()}})
         results = collect_results(args, runs, start, recipe="entropy", options=vars(options))
@@ -125,6 +145,29 @@ def run_entropy(description: str) -> dict[str, Any]:
     draw_entropies(results["summary"][options.split], output / "entropy.png")
     print(f"\n{table}\n\nIn {output}: entropy.png, results.json, table.md")
     return results
+
+
+def outputs_of(source: str, names: Sequence[str], test: Dataset, args: Any) -> tuple[Tensor, Tensor]:
+    """Compute the logits (N, classes) of a model that was trained before, and the labels (N,).
+
+    Args:
+        source: Hub id or folder of the model, which is shown images by its own processor.
+        names: Names of the data's classes; the logits come in their order.
+        test: Data to measure on.
+        args: Training arguments, for the device and the batch size.
+
+    Raises:
+        ValueError: the model has other classes.
+    """
+    model, processor = load_teacher(source)
+    known, wanted = [name_key(name) for name in class_names(model) or ()], [name_key(name) for name in names]
+    if sorted(known) != sorted(wanted):
+        raise ValueError(
+            f"'{source}' has {len(known)} classes, {known[:3]} …, and the data {len(wanted)}, {wanted[:3]} …."
+        )
+    shown = as_inputs(test, processor)
+    logits, labels = outputs(model.to(args.device), shown, args.per_device_eval_batch_size)
+    return logits[:, [known.index(name) for name in wanted]], labels
 
 
 def measure(

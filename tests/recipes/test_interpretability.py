@@ -49,6 +49,13 @@ def test_entropies_of_students(run, tmp_path):
         assert figures.get("category_entropy", {"mean": 0})["mean"] <= 1 + 1e-6
     assert json.loads((tmp_path / "results.json").read_text())["recipe"] == "entropy"
     assert (tmp_path / "entropy.png").is_file()
+    # Models that were trained before have the same.
+    models = [f"{name}={tmp_path / 'models' / name}-{{seed}}" for name in students]
+    again = run(entropy, "--smoke", "--models", *models)["runs"][0]
+    for name in students:
+        assert again[name]["validation"] == pytest.approx(results["runs"][0][name]["validation"])
+    with pytest.raises(ValueError, match="has 3 classes, .* and the data 2"):
+        entropy.outputs_of(str(tmp_path / "models" / "KD-42"), ["sole", "Sole"], None, None)
 
 
 def test_entropies_of_many_students_have_their_names(tmp_path):
@@ -116,6 +123,8 @@ def test_as_many_images_as_are_asked_for(monkeypatch):
         (five_band, ["--resume_from_checkpoint", "x"], "none of them is resumed"),
         (entropy, [], "Give --dataset, or --smoke"),
         (entropy, ["--dataset", "x", "--pair", "n02105505"], "--pair takes two or more classes"),
+        (entropy, ["--dataset", "x", "--models", "models/KD"], "NAME=FOLDER or NAME=HUB_ID, not models/KD"),
+        (entropy, ["--dataset", "x", "--models", "a=b", "a=c"], "--models names a model twice"),
         (diffroar, [], "Give --folder, or --smoke"),
         (diffroar, ["--folder", "x", "--fractions", "0", "0.5"], "--fractions lie between 0 and 1, each once, not [0."),
         (diffroar, ["--folder", "x", "--fractions", "0.5", "0.5"], "each once, not [0.5, 0.5]"),
