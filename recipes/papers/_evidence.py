@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -143,9 +144,34 @@ def paired_table(
             for seed, row in seeds.items()
             if student != baseline and seed in by_student.get(baseline, {})
         ]
-        cells = [cell(each, places=0 if shown[i].endswith("seconds") else 3) for i, each in enumerate(values)]
-        lines.append(" | ".join([student, str(len(seeds)), *cells, difference(pairs)]))
+        cells = [cell(each, places_of(name, each)) for name, each in zip(shown, values, strict=True)]
+        changes = difference(pairs, places_of(compared, [value for pair in pairs for value in pair]))
+        lines.append(" | ".join([student, str(len(seeds)), *cells, changes]))
     return "\n".join(f"| {line} |" if "---" not in line else f"|{line}|" for line in lines)
+
+
+def runs_table(results: Mapping[str, Any], split: str, columns: Mapping[str, str], baseline: str, compared: str) -> str:
+    """Write the `runs` of a `results.json` as a table of `paired_table`.
+
+    Args:
+        results: Content of the file.
+        split: Part of the data whose figures are shown.
+        columns, baseline, compared: The arguments of `paired_table`.
+    """
+    rows = [
+        {"model": model, "seed": run["seed"], **splits[split]}
+        for run in results["runs"]
+        for model, splits in run.items()
+        if model != "seed" and split in splits
+    ]
+    return paired_table(rows, columns, baseline, compared, {}, kind="model")
+
+
+def places_of(name: str, values: Sequence[float]) -> int:
+    """Choose the decimal places of a figure: none of seconds, one of means of counts, else three."""
+    if name.endswith("seconds"):
+        return 0
+    return 1 if values and all(isinstance(value, int) for value in values) else 3
 
 
 def cell(values: Sequence[float], places: int = 3) -> str:
@@ -161,7 +187,7 @@ def cell(values: Sequence[float], places: int = 3) -> str:
     return f"{short(statistics.fmean(values), places)}{spread}"
 
 
-def difference(pairs: Sequence[tuple[float, float]]) -> str:
+def difference(pairs: Sequence[tuple[float, float]], places: int = 3) -> str:
     """Write the mean difference of pairs with its 95 % interval (Student's t).
 
     Example:
@@ -173,12 +199,17 @@ def difference(pairs: Sequence[tuple[float, float]]) -> str:
         return ""
     mean = statistics.fmean(found)
     if len(found) < 2:
-        return short(mean, 3, signed=True)
+        return short(mean, places, signed=True)
     half = float(stats.t.ppf(0.975, len(found) - 1)) * statistics.stdev(found) / len(found) ** 0.5
-    return f"{short(mean, 3, True)} [{short(mean - half, 3, True)}, {short(mean + half, 3, True)}]"
+    return f"{short(mean, places, True)} [{short(mean - half, places, True)}, {short(mean + half, places, True)}]"
 
 
 def short(value: float, places: int, signed: bool = False) -> str:
-    """Write a number without a leading zero, with a minus sign."""
+    """Write a number without a leading zero, with a minus sign.
+
+    Example:
+        >>> short(-0.25, 3), short(10.25, 1)
+        ('−.250', '10.2')
+    """
     text = f"{value:+.{places}f}" if signed else f"{value:.{places}f}"
-    return text.replace("0.", ".", 1).replace("-", "−") if places else f"{value:,.0f}"
+    return re.sub(r"\b0\.", ".", text).replace("-", "−") if places else f"{value:,.0f}"

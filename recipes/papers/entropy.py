@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 from _common import smoke_folder
+from _evidence import runs_table
 from _generated import WNIDS, write_imagenet
 from _image_study import ImageStudyOptions, load_splits
 from _interpretability import STUDENTS, as_inputs, outputs, parse_study, square_processor
@@ -198,6 +199,11 @@ def measure(
         accuracy = (own.argmax(1) == labels).double().mean().item()
         found[student] = {"accuracy": accuracy, **means, "samples": len(kept)}
     return found
+
+
+def entropy_table(results: Mapping[str, Any], split: str) -> str:
+    """Write the models' entropies with their spreads, and the paired difference from those of training from scratch."""
+    return runs_table(results, split, METRICS, "scratch", "entire_entropy")
 
 
 def draw_entropies(summary: Mapping[str, Mapping[str, Mapping[str, float]]], path: Path) -> Figure:

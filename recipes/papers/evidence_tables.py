@@ -20,18 +20,27 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from diffroar import as_table
+from entropy import entropy_table
+from five_band import METRICS as BANDS
 from guide_tiny_imagenet import study_table as box_table
+from interpretability_table import method_table
 from limited_data import study_table
 from sst import size_table
 from watermark import regime_table
 
 from hf_e2kd.experiments.command_line import run_recipe
+from hf_e2kd.experiments.results import markdown_table
 
 RESULTS = Path(__file__).parents[1] / "results"
 PAGES = (RESULTS / "README.md", RESULTS.parents[1] / "README.md")
 
 TABLES: dict[str, Callable[[Mapping[str, Any], str], str]] = {
+    "diffroar": lambda results, part: as_table(results["models"]),
+    "entropy": entropy_table,
+    "five_band": lambda results, split: markdown_table({split: results["summary"][split]}, BANDS),
     "guide_tiny_imagenet": box_table,
+    "interpretability_table": method_table,
     "limited_data": study_table,
     "sst": size_table,
     "watermark": regime_table,

@@ -37,6 +37,7 @@ from _dissected import (
     find_layers,
     side_by_side,
 )
+from _evidence import runs_table
 from _generated import write_broden, write_imagenet
 from _image_study import ImageStudyOptions, load_splits
 from _interpretability import STUDENTS, as_inputs, outputs, parse_study, square_processor, teacher_label
@@ -189,6 +190,12 @@ class DissectedStudy:
         )
         found = aligned.student[aligned.teacher_logits(logits).argmax(1)]
         return (found == labels).double().mean().item()
+
+
+def method_table(results: Mapping[str, Any], split: str) -> str:
+    """Write the models' detectors with their spreads, and the paired difference from those of training from scratch."""
+    columns = {"accuracy": "accuracy", "unique": "unique", "single": "one concept", "total": "detectors"}
+    return runs_table(results, split, columns, "scratch", "total")
 
 
 def draw_gradients(models: Mapping[str, Dissected], test: Dataset, processor: Any, count: int, path: Path) -> Any:

@@ -9,6 +9,7 @@ import five_band
 import pytest
 import torch
 from _arms import METHODS
+from _evidence import runs_table
 from datasets import ClassLabel, Dataset, Features, Image
 from PIL import Image as PILImage
 
@@ -56,6 +57,22 @@ def test_entropies_of_students(run, tmp_path):
         assert again[name]["validation"] == pytest.approx(results["runs"][0][name]["validation"])
     with pytest.raises(ValueError, match="has 3 classes, .* and the data 2"):
         entropy.outputs_of(str(tmp_path / "models" / "KD-42"), ["sole", "Sole"], None, None)
+
+
+def test_tables_of_runs_have_spreads_and_paired_differences():
+    """Prevents: counts with the places of shares, 10.5 written as 1.5, or differences of other seeds."""
+    figures = {42: {"scratch": (0.5, 20), "KD": (0.25, 30)}, 43: {"scratch": (0.5, 21), "KD": (0.75, 32)}}
+    runs = [
+        {"seed": seed, **{name: {"test": {"accuracy": share, "total": count}} for name, (share, count) in own.items()}}
+        for seed, own in figures.items()
+    ]
+    columns = {"accuracy": "accuracy", "total": "detectors"}
+    rows = runs_table({"runs": runs}, "test", columns, "scratch", "total").splitlines()
+    assert rows[0] == "| model | seeds | accuracy | detectors | detectors − scratch's |"
+    assert rows[2:] == [
+        "| scratch | 2 | .500 ± .000 | 20.5 ± .7 |  |",
+        "| KD | 2 | .500 ± .354 | 31.0 ± 1.4 | +10.5 [+4.1, +16.9] |",
+    ]
 
 
 def test_entropies_of_many_students_have_their_names(tmp_path):
