@@ -83,7 +83,7 @@ class AnnotationReference(Reference):
         if labels is None:
             raise ValueError(
                 f"Annotations belong to labels, and the batch has none. Its columns: {sorted(inputs)}. Name the column "
-                "by `label_names`, or let the transform give `labels`."
+                "'label' or 'labels' (dataset.rename_column), or let the transform give `labels`."
             )
         shown = annotated_classes(inputs, labels)
         if labels.ndim == 1:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
@@ -120,7 +121,8 @@ def load_weights(model: nn.Module, folder: str) -> bool:
 
     `save_pretrained` writes some families' weights (ViT's among them) under the names of the first release, and the
     stock `Trainer`, which knows only today's names, leaves those layers as they are with no more than a warning.
-    `from_pretrained` reads both.
+    `from_pretrained` reads both. A student may have been changed since it was made, as by a head of its own or fewer
+    layers than its configuration says: what its class doesn't have bears today's names.
 
     Raises:
         ValueError: the checkpoint lacks weights.
@@ -128,11 +130,21 @@ def load_weights(model: nn.Module, folder: str) -> bool:
     if not isinstance(model, PreTrainedModel) or not (Path(folder) / CONFIG_NAME).is_file():
         return False
     saved, report = type(model).from_pretrained(
-        folder, config=deepcopy(model.config), dtype=model.dtype, output_loading_info=True
+        folder,
+        config=deepcopy(model.config),
+        dtype=model.dtype,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
     )
-    if report["missing_keys"]:
-        raise ValueError(f"The checkpoint {folder} lacks the weights {sorted(report['missing_keys'])}.")
-    model.load_state_dict(saved.state_dict())
+    absent = report["missing_keys"] | {name for name, *_ in report["mismatched_keys"]}
+    state, own = {name: value for name, value in saved.state_dict().items() if name not in absent}, model.state_dict()
+    if not own.keys() <= state.keys():
+        for pattern in WEIGHTS:
+            for file in Path(folder).glob(pattern):
+                state = load_file(file) | state
+    if lacking := sorted(own.keys() - state.keys()):
+        raise ValueError(f"The checkpoint {folder} lacks the weights {lacking}.")
+    model.load_state_dict({name: state[name] for name in own})
     return True
 
 

@@ -9,7 +9,8 @@ from accelerate.utils import gather_object
 from torch import nn
 
 from ..alignment.inputs import ANNOTATION_COLUMNS
-from ..alignment.labels import NO_LABEL, without_subsets
+from ..alignment.labels import NO_LABEL, class_count, is_score, without_subsets
+from ..alignment.scores import is_regression
 from ..logs import get_logger
 
 logger = get_logger(__name__)
@@ -40,6 +41,20 @@ def _memory(tensor: torch.Tensor) -> tuple[Any, ...]:
     """Name of a tensor's memory; that of a tensor subclass or of a tensor without data is the tensor itself."""
     plain = type(tensor.data) is torch.Tensor and not tensor.is_meta
     return (str(tensor.device), tensor.data_ptr()) if plain else (id(tensor),)
+
+
+def refuse_several_scores(student: nn.Module) -> None:
+    """Refuse a regressor of several outputs, which losses and figures would take for the logits of classes.
+
+    Raises:
+        ValueError: with the remedies.
+    """
+    if is_regression(student) and not is_score(student):
+        raise ValueError(
+            f"{type(student).__name__} is a regressor (config.problem_type='regression') of {class_count(student)} "
+            "outputs, and their softmax means nothing. Distil regressors of one score each (num_labels=1). If these "
+            "are classes, set student.config.problem_type='single_label_classification'."
+        )
 
 
 def refuse_missing_labels(

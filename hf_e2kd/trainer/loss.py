@@ -200,7 +200,8 @@ class LossMixin(Trainer):
             # As the stock `Trainer` counts them.
             count = (labels != NO_LABEL).sum().clamp(min=1)
             return self.compute_loss_func(model_output, labels, num_items_in_batch=count)
-        if self.label_smoother is not None and labels.ndim == 1:
+        # Its mean over no labels would be NaN.
+        if self.label_smoother is not None and labels.ndim == 1 and (labels != NO_LABEL).any():
             return self.label_smoother({"logits": model_output["logits"]}, labels)
         return classification_loss(self.student, model_output["logits"], labels, self.args.label_smoothing_factor)
 

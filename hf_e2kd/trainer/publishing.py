@@ -41,7 +41,10 @@ logger = get_logger(__name__)
 PICTURE = "explanations.png"
 
 # What a checkpoint holds of the student, and not of the training.
-_MODEL_FILES = ("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "*.bin")
+_MODEL_FILES = (
+    *("config.json", "generation_config.json", "adapter_config.json"),
+    *("*.safetensors", "*.safetensors.index.json", "*.bin"),
+)
 
 
 class PublishingMixin(Trainer):

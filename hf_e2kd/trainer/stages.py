@@ -105,7 +105,7 @@ def _unreached(stage: Any) -> list[nn.Parameter]:
     student: nn.Module = stage.student
     trained = [parameter for parameter in student.parameters() if parameter.requires_grad]
     batch = stage._prepare_inputs(stage._first_batch())
-    with evaluating(student), torch.enable_grad():
+    with evaluating(student), torch.enable_grad(), stage.accelerator.autocast():
         loss = stage.compute_loss(student, batch)
         gradients = torch.autograd.grad(loss, trained, allow_unused=True)
     stage._logged.clear()  # of these two samples' loss

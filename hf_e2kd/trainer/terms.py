@@ -142,7 +142,8 @@ class TermsMixin(Trainer):
         waiting = [term for term in self._named_terms().values() if type(term).setup is not Term.setup]
         if waiting:
             batch = self._prepare_inputs(self._first_batch(dataset))
-            with evaluating(self.student), torch.no_grad():
+            # The student isn't prepared yet, and weights in half precision take images under autocast alone.
+            with evaluating(self.student), torch.no_grad(), self.accelerator.autocast():
                 reference_outputs = self._ask(batch, {term.reference for term in waiting}, with_maps=False)
                 output, _ = run_student(
                     self.student, self.student, self.student_inputs(batch), reference_outputs, with_features=True

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import Trainer
 from transformers.trainer_jit_checkpoint import JITCheckpointCallback
 
-from ..alignment.labels import is_multi_label, is_score, labels_belong_to
+from ..alignment.labels import data_labels, is_multi_label, is_score, labels_belong_to
 from ..alignment.own_processing import own_tokenizer
 from ..architectures import is_timm, wrap_timm
 from ..architectures.discovery import return_mappings
@@ -29,7 +29,7 @@ from ..terms import Term
 from ..terms.matching import ComparisonGrid
 from .arguments import ExplanationDistillArguments
 from .checkpoints import CheckpointsMixin, forget_preparation
-from .checks import refuse_shared_weights
+from .checks import refuse_several_scores, refuse_shared_weights
 from .compatibility import refuse_unsupported
 from .evaluation import EvaluationMixin
 from .finite import FiniteLosses, require_finite_weights
@@ -151,7 +151,10 @@ class ExplanationDistillTrainer(
             self.compute_metrics = multi_label_metrics
         for reference in self.references.values():
             reference.check_collator(self.data_collator)
-        self.data_collator = FiniteBatches(self.data_collator)
+        collator = FiniteBatches(self.data_collator)
+        # For a data loader of the user's own, too; ours takes the labels of each data set.
+        labels = data_labels(self.train_dataset, self.student, collator.label_column)
+        self.data_collator = collator.with_labels(labels)
         self._logged, self._zero_maps, self._finite = LoggedMeans(), ZeroMapWarning(), FiniteLosses()
         self._generators = StepGenerator()
         self._check_settings()
@@ -168,6 +171,7 @@ class ExplanationDistillTrainer(
         if self.explains:
             for reference in self.references.values():
                 reference.check_processor(self.processing_class)
+        self._refuse_steps_without_loss()
         if self.compute_loss_func is not None and self._setting("task_loss") != "auto":
             raise ValueError("Give the loss on the labels as compute_loss_func or by task_loss='mse', not both.")
         if self.args.label_smoothing_factor and self._setting("task_weight") > 0 and is_score(self.student):
@@ -189,6 +193,16 @@ class ExplanationDistillTrainer(
             raise ValueError(
                 "The training data's labels are not the student's classes. Set task_weight to 0 and explanation_target "
                 "to 'teacher_top', or rename the classes in `id2label`."
+            )
+
+    def _refuse_steps_without_loss(self) -> None:
+        weighed = [self._named_terms()[name] for name, weight in self._weights().items() if weight > 0]
+        interval, warmup = self._setting("explanation_interval"), self._setting("explanation_warmup_ratio")
+        if weighed and all(term.explains for term in weighed) and (interval > 1 or warmup > 0):
+            raise ValueError(
+                f"The loss has explanations alone, and explanation_interval={interval} with explanation_warmup_ratio="
+                f"{warmup:g} leaves steps without them, and so without a loss. Set these to 1 and 0, or give "
+                "logits_weight, task_weight or another term a weight."
             )
 
     @property
@@ -223,6 +237,7 @@ class ExplanationDistillTrainer(
         refuse_missing_data(model, "student")
         if is_timm(model):
             model = wrap_timm(model)
+        refuse_several_scores(model)
         forget_preparation(model)
         return_mappings(model)
         # Now, before a folder of that name is gone or out of sight.

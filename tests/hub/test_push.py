@@ -2,11 +2,13 @@
 
 import io
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
 from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.errors import RepositoryNotFoundError
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from hf_e2kd import load_student
@@ -16,7 +18,8 @@ from tests.hub.cards import check_card
 from tests.hub.conftest import TOKEN
 from tests.hub.server import User
 from tests.hub.students import MEASURED, PROCESSOR, SAVED, assert_same, assert_saved, distillation
-from tests.training import samples
+from tests.models import build
+from tests.training import distiller, samples
 
 
 def test_round_trip(hub, tmp_path):
@@ -160,6 +163,19 @@ def test_every_save(hub, tmp_path):
     trainer.push_to_hub()
     assert repo.files.keys() == {".gitattributes", *SAVED, *MEASURED}
     assert_same(AutoModelForImageClassification.from_pretrained("me/student"), trainer.model)
+
+
+def test_every_save_of_an_adapter(tmp_path, monkeypatch):
+    """Prevents: an adapter's weights on the Hub without its configuration, which load nowhere, until training ends."""
+    adapter = get_peft_model(build("vit"), LoraConfig(target_modules=["q_proj"]))
+    settings = {"save_strategy": "steps", "save_steps": 1, "max_steps": 1}
+    trainer = distiller(adapter, build("vit", seed=1), tmp_path, settings, eval_dataset=None)
+    trainer.train()
+    monkeypatch.setattr(HfApi, "upload_folder", lambda *_, **__: SimpleNamespace(is_done=lambda: True))
+    trainer.push_in_progress, trainer.hub_model_id = None, "me/student"
+    trainer._push_from_checkpoint(str(tmp_path / "checkpoint-1"))
+    assert {"adapter_config.json", "adapter_model.safetensors"} <= {path.name for path in tmp_path.iterdir()}
+    assert PeftModel.from_pretrained(build("vit"), tmp_path).active_adapter == "default"
 
 
 def test_checkpoint_that_does_not_arrive(hub, tmp_path, caplog):

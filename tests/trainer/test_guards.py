@@ -9,8 +9,9 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from PIL import Image
+from torch.utils.data import DataLoader
 
-from hf_e2kd import AnnotationReference, StoredReference, TeacherReference, explain
+from hf_e2kd import AnnotationReference, ExplanationDistillTrainer, StoredReference, TeacherReference, explain
 from hf_e2kd.architectures.text import refuse_unfit_text
 from hf_e2kd.explainers import GradCAM
 from hf_e2kd.trainer import checkpoints
@@ -189,6 +190,25 @@ def test_classes_in_another_order(tiny, tmp_path):
     assert results[0] == results[1]
 
 
+def test_classes_in_another_order_by_a_loader_of_ones_own(tiny, tmp_path):
+    """Prevents: labels that keep the data's numbers, other classes of the student's, where `get_train_dataloader` is
+    replaced, as for a weighted sampler."""
+
+    class Sampling(ExplanationDistillTrainer):
+        def get_train_dataloader(self):
+            loader = DataLoader(self.train_dataset, batch_size=8, collate_fn=self.data_collator)
+            return self.accelerator.prepare(loader)
+
+    losses = []
+    for names in (CLASS_NAMES, CLASS_NAMES[::-1]):
+        data = named(names, [names.index(name) for name in CLASS_NAMES])
+        settings = arguments(tmp_path, task_weight=1.0, max_steps=1)
+        trainer = Sampling(tiny("vit"), settings, train_dataset=data, teacher_model=build("vit", seed=1))
+        trainer.train()
+        losses += logged(trainer, "loss_task")
+    assert losses[0] == losses[1]
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_soft_labels(tiny, tmp_path, smoothing):
     """Mixed images have shares of classes for labels, whose cross-entropy stock recipes take."""
@@ -204,6 +224,18 @@ def test_soft_labels(tiny, tmp_path, smoothing):
     trainer = distiller(student, build("vit", seed=1), tmp_path, settings, train_dataset=data)
     trainer.train()
     assert logged(trainer, "loss_task") == pytest.approx([expected], rel=1e-4)
+
+
+def test_smoothed_labels_of_a_batch_without_any(tiny, tmp_path):
+    """Prevents: a training of partly labelled data that ends in NaN, where a batch happens to have no label."""
+    data = samples(8)
+    for sample in data[:4]:
+        sample["labels"] = -100
+    settings = {"task_weight": 1.0, "label_smoothing_factor": 0.1, "train_sampling_strategy": "sequential"}
+    trainer = distiller(tiny("vit"), build("vit", seed=1), tmp_path, settings, train_dataset=data)
+    trainer.train()
+    unlabelled, labelled = logged(trainer, "loss_task")
+    assert unlabelled == 0 < labelled
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,14 @@ def test_nothing_to_distil_from(tiny, tmp_path, settings):
         distiller(tiny("vit"), None, tmp_path, settings)
 
 
+@pytest.mark.parametrize("settings", [{"explanation_interval": 2}, {"explanation_warmup_ratio": 0.1}], ids=str)
+def test_steps_without_a_loss(tiny, tmp_path, settings):
+    """Prevents: a training that ends at its first or second step, with missing labels named as the cause."""
+    with pytest.raises(ValueError, match="explanations alone.*leaves steps without.*give logits_weight, task_weight"):
+        distiller(tiny("vit"), build("vit", seed=1), tmp_path, {"logits_weight": 0.0, **settings})
+    distiller(tiny("vit"), build("vit", seed=1), tmp_path, settings)
+
+
 @pytest.mark.parametrize("by_model_init", [False, True])
 def test_teacher_is_the_student(tiny, tmp_path, by_model_init):
     """One object as both would agree with itself; and a refused student must not stay frozen as a teacher is."""

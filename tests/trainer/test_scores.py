@@ -9,10 +9,11 @@ from torch import nn
 from hf_e2kd import AnnotationReference, TextCollator, explain
 from hf_e2kd.alignment.labels import is_score
 from hf_e2kd.terms import Logits
+from tests.models import CLASSES, build
 from tests.text_models import build_text
 from tests.tokenizers import STUDENT, TEACHER, data, rows, text_model, without_dropout
 from tests.trainer.test_text import trainer_of
-from tests.training import flat, logged
+from tests.training import distiller, flat, logged
 
 
 def scorer(name="bert", seed=0, tokenizer=None, problem="regression"):
@@ -119,6 +120,14 @@ def test_labels_need_a_problem_type(tmp_path, numbers):
     trainer = score_trainer(tmp_path, {"task_weight": 1.0}, student, train_dataset=pairs(16, numbers=numbers))
     with pytest.raises(ValueError, match="problem_type='regression'"):
         trainer.train()
+
+
+def test_several_scores_are_refused(tmp_path):
+    """Prevents: the KL of a softmax over a regressor's outputs, as if they were classes."""
+    student = build("vit")
+    student.config.problem_type = "regression"
+    with pytest.raises(ValueError, match=f"of {CLASSES} outputs.*num_labels=1.*problem_type='single_label"):
+        distiller(student, build("vit", seed=1), tmp_path)
 
 
 def test_smoothed_labels_of_scores_are_refused(tmp_path):

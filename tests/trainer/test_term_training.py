@@ -211,6 +211,18 @@ def test_half_precision(tmp_path):
         assert logged(half, f"loss_{name}") == pytest.approx(logged(plain, f"loss_{name}"), rel=0.02)
 
 
+@pytest.mark.parametrize("stage_epochs", [0, 0.5])
+def test_weights_in_half_precision(tmp_path, stage_epochs):
+    """Prevents: "Input type and weight type should be the same" of a student that was loaded in bfloat16, whose images
+    autocast converts, in the passes before the training."""
+    terms = {"hint": {"layers": LAYERS, "stage_epochs": stage_epochs}}
+    student = build("resnet").bfloat16()
+    settings = {"terms": terms, "max_steps": 1, "bf16": True, "learning_rate": 1e-4}
+    trainer = distiller(student, build("resnet", seed=1), tmp_path, settings)
+    trainer.train()
+    assert logged(trainer, "loss_hint")
+
+
 # --- Parameters ------------------------------------------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file
+from torch import nn
 from transformers import (
     AutoModelForImageClassification,
     EarlyStoppingCallback,
@@ -14,6 +15,7 @@ from transformers import (
 )
 from transformers.trainer_utils import HPSearchBackend, get_last_checkpoint
 
+from hf_e2kd.trainer.checkpoints import load_weights
 from tests.models import CLASS_NAMES, build
 from tests.training import distiller, logged, relative_error, samples, weights
 
@@ -122,6 +124,33 @@ def test_resume_is_the_uninterrupted_run(tiny, tmp_path, family):
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, resumed.model.state_dict()[name]), name
     assert logged(resumed, "loss_explanation") == logged(whole, "loss_explanation")
+
+
+def with_a_head_of_its_own(model):
+    model.classifier = nn.Sequential(nn.Dropout(0.1), model.classifier)
+
+
+def with_fewer_layers(model):
+    del model.vit.layers[1:]
+
+
+def with_a_larger_stem(model):
+    model.resnet.embedder.embedder.convolution = nn.Conv2d(3, 8, 5, stride=2, padding=2, bias=False)
+
+
+@pytest.mark.parametrize(
+    ("family", "change"),
+    [("vit", with_a_head_of_its_own), ("vit", with_fewer_layers), ("resnet", with_a_larger_stem)],
+)
+def test_a_changed_student_comes_back(tmp_path, family, change):
+    """Prevents: a training that ends without its best weights, and can't be resumed, where the student was changed
+    after it was made, as the stock `Trainer` allows."""
+    saved, student = build(family), build(family, seed=1)
+    change(saved)
+    change(student)
+    saved.save_pretrained(tmp_path)
+    assert load_weights(student, str(tmp_path))
+    torch.testing.assert_close(student.state_dict(), saved.state_dict(), rtol=0, atol=0)
 
 
 def test_checkpoint_holds_the_student_alone(tiny, tmp_path):
