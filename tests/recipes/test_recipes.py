@@ -23,7 +23,7 @@ from transformers import (
     ViTImageProcessor,
 )
 
-from hf_e2kd import load_student
+from hf_e2kd import ExplanationDistillTrainer, load_student
 from hf_e2kd.experiments import parse_experiment, run_variants
 from hf_e2kd.experiments.demos import DEMOS, RESNET_ON_DIGITS
 from tests.text_models import build_text
@@ -264,3 +264,13 @@ def test_a_users_own_texts(run, tmp_path):
     before.bert.save_pretrained(tmp_path / "teacher")
     with pytest.raises(ValueError, match=r"has no weights for classifier.*these would be random"):
         run("distill_bert", "--teacher", str(tmp_path / "teacher"), *data)
+
+
+@pytest.mark.parametrize("name", ["distill_stored", "guide_boxes"])
+def test_a_published_card_bears_the_repositorys_name(name, run, monkeypatch):
+    """Prevents: a card on the Hub that is called as the folder on the machine that trained."""
+    asked = []
+    monkeypatch.setattr(import_module(name), "create_repo", lambda args: "me/student")
+    monkeypatch.setattr(ExplanationDistillTrainer, "push_to_hub", lambda self, **card: asked.append(card))
+    run(name, "--push_to_hub", "true", "--max_steps", "1")
+    assert [set(card) for card in asked] == [{"fidelity"}]
