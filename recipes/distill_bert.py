@@ -121,7 +121,7 @@ def main() -> dict[str, Any]:
     else:
         split_names = (script.train_split, script.eval_split)
         train, evaluation = load_texts(script.dataset, *split_names, script.text_column, script.label_column)
-        teacher = ex.load_weights(AutoModelForSequenceClassification, script.teacher)
+        teacher = ex.load_trained(AutoModelForSequenceClassification, script.teacher)
         names = class_names(teacher)
         train, evaluation = (encode_labels(data, script.label_column, names) for data in (train, evaluation))
         evaluations = {"evaluation": evaluation}
@@ -130,9 +130,8 @@ def main() -> dict[str, Any]:
             student = ex.shallow_copy_of(teacher, script.student_layers, "teacher-layers")
         else:
             tokenizer = AutoTokenizer.from_pretrained(script.student)
-            labels = ex.label_settings(label_names(train, script.label_column) or names, teacher.config.num_labels)
-            options = {**labels, "ignore_mismatched_sizes": True}
-            student = ex.load_weights(AutoModelForSequenceClassification, script.student, **options)
+            own_names = label_names(train, script.label_column) or names
+            student = ex.load_text_classifier(script.student, own_names, teacher.config.num_labels)
     words = ex.WordStudy(
         **{"teacher": teacher, "teacher_tokenizer": teacher_tokenizer, "tokenizer": tokenizer},
         **{"evaluations": evaluations, "explainer": ex.explainer_of(args), "samples": script.explained_samples},

@@ -163,8 +163,11 @@ def main() -> dict[str, Any]:
     # The e²KD student, which the last trainer holds, with its card
     record = trainer.measure_fidelity(seed=args.seed, compared={"plain KD": students["KD"]})
     # A picture is drawn where the record isn't given.
-    card = {"model_name": output.name} if script.pictures else {"model_name": output.name, "fidelity": record}
-    trainer.push_to_hub(**card) if args.push_to_hub else trainer.create_model_card(**card)
+    card = {} if script.pictures else {"fidelity": record}
+    if args.push_to_hub:
+        trainer.push_to_hub(**card)
+    else:
+        trainer.create_model_card(model_name=output.name, **card)
     results = ex.collect_results(args, [run], start, recipe="distill_stored", sources=vars(script))
     if trainer.is_world_process_zero():
         ex.write_results(results, output)

@@ -23,12 +23,25 @@ def test_options_become_the_words_of_a_command_line(file):
         "terms: {hint: {weight: 0.5}}\ndataset:\nseeds: 3\n"
     )
     assert expanded(["--seeds", "4", f"--config={path}", "--smoke"]) == [
-        *("--learning_rate", "5e-5", "--bf16", "true", "--compare", "false"),
+        *("--learning_rate", "5e-05", "--bf16", "true", "--compare", "false"),
         *("--text_column", "premise", "hypothesis", "--terms", '{"hint": {"weight": 0.5}}', "--seeds", "3"),
         *("--seeds", "4", "--smoke"),
     ]
     assert expanded(["--config", file(""), "--a"]) == ["--a"] and option_words("a", 1) == ["--a", "1"]
     assert read_config(file("a-b: 1\nc:"), ["a_b", "c"]) == {"a_b": 1}
+
+
+def test_texts_that_look_like_booleans_and_numbers(file):
+    """Prevents: the strategy `no` as "false", a commit or a split in base 8 or 60, a weight of 1e-3 as JSON's text."""
+    path = file(
+        "save_strategy: no\non: value\nrevision: 0123456\nsplit: 12:30\ncommit: 12e4567\nterms: {hint: {weight: 1e-3}}"
+    )
+    assert expanded(["--config", path]) == [
+        *("--save_strategy", "no", "--on", "value", "--revision", "0123456", "--split", "12:30"),
+        *("--commit", "12e4567", "--terms", '{"hint": {"weight": 0.001}}'),
+    ]
+    found = {"a": -3, "b": 0.5, "c": True, "d": 500, "f": 500}
+    assert read_config(file("a: -3\nb: 0.5\nc: True\nd: .5e3\ne: ~\nf: 5E+2")) == found
 
 
 @pytest.mark.parametrize(
@@ -39,6 +52,8 @@ def test_options_become_the_words_of_a_command_line(file):
         ("- a\n- b", "should hold options by name"),
         ("3: a", "should hold options by name"),
         ("a: [", "is no YAML: .* line 1"),
+        ("seed: 1\nseed: 2", "names 'seed' twice"),
+        ("learning-rate: 1\nseed: 3\nlearning_rate: 2", "names 'learning_rate' twice"),
     ],
 )
 def test_wrong_files(file, text, message):

@@ -21,6 +21,9 @@ ANNOTATION_COLUMNS = ("labels", "mask", "boxes", "box_labels", "explained", "vie
 
 logger = get_logger(__name__)
 
+TIMM_FRACTION = 0.875
+"""The `crop_pct` that timm takes where a model states none."""
+
 
 @dataclass(frozen=True)
 class ImageView:
@@ -96,13 +99,13 @@ def image_view(processor: Any) -> ImageView:
     """
     timm = processor if isinstance(processor, Mapping) else getattr(processor, "data_config", None)
     if timm:
-        fraction = 1.0 if timm.get("crop_mode") == "squash" else float(timm.get("crop_pct") or 1.0)
         return ImageView(
             tuple(timm["input_size"][1:]),
             tuple(timm["mean"]),
             tuple(timm["std"]),
             keeps_ratio=timm.get("crop_mode") != "squash",
-            fraction=fraction,
+            # Squashed images are cropped too.
+            fraction=float(timm.get("crop_pct") or TIMM_FRACTION),
             interpolation=InterpolationMode(timm.get("interpolation", "bicubic")),
         )
     _refuse_inexpressible(processor)

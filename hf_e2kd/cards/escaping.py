@@ -95,6 +95,6 @@ def count(value: float, unit: str = "") -> str:
         ('11.2 M', '512 B')
     """
     for size, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
+        if value >= 0.99995 * size:  # 999,960 is 1.0 M, and not 1000.0 k
             return f"{value / size:.1f} {prefix}{unit}"
     return f"{value:g} {unit}".rstrip()

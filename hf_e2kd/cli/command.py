@@ -20,6 +20,7 @@ _NAMES = {
     "Publishing": "push push_to_hub private repo_id name license_ language tag",
 }
 _ENDS: dict[str, tuple[str, ...]] = {"Models": ("_revision",), "Data": ("_column", "_columns")}
+_SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 PANELS = tuple(_NAMES)
 """Heads of the options' sections, in their order; others follow as "Options"."""
 
@@ -103,9 +104,9 @@ class Command(TyperCommand):
             ctx.default_map = {**(ctx.default_map or {}), name: words if several else words[0]}
             return []
         if getattr(parameter, "is_flag", False):
-            if not isinstance(value, bool):
+            if (is_on := _SWITCHES.get(str(value).lower())) is None:
                 raise typer.BadParameter(f"'{name}' is true or false, not {value!r}.", ctx=ctx)
-            return [parameter.opts[0]] if value else list(parameter.secondary_opts[:1])
+            return [parameter.opts[0]] if is_on else list(parameter.secondary_opts[:1])
         return [each for word in words for each in (parameter.opts[0], word)]
 
 

@@ -127,10 +127,15 @@ def distill(
     if all_options:
         parse_experiment(DEMOS[demo or "vit"], "distill", "", arguments=["--help"], usage=_USAGE)
     if demo:
-        if teacher or student or dataset:
+        if teacher or student or dataset or finetune_teacher is not None or teacher_head != "own":
             raise typer.BadParameter("a demo brings its own teacher, student and data set; leave others out.")
         experiment = DEMOS[demo]
         _check_options(experiment, given)
+        own = {field.name for field in fields(experiment.sources)}
+        if passed_over := [f"--{name}" for name in _names(given) if name in own - {*experiment.embedded_options}]:
+            raise typer.BadParameter(
+                f"a demo doesn't read {', '.join(passed_over)}, since its models and data are its own. Leave that out."
+            )
     else:
         if not (teacher and student and dataset):
             raise typer.BadParameter(
@@ -227,6 +232,7 @@ def _read_sources(
         is_text = reads_text(load_config(teacher), teacher)
     experiment: ImageExperiment | TextExperiment = BERT_ON_REVIEWS if is_text else VIT_ON_DIGITS
     _check_options(experiment, given)
+    _check_passed_over(is_text, student, finetune_teacher, set(_names(given)))
     _check_dataset(dataset)
     if is_text or student not in _PARTS_OF_THE_TEACHER:
         _check_student(teacher, is_text, student)
@@ -240,6 +246,29 @@ def _read_sources(
     if finetunes:
         arguments += ["--teacher_epochs", str(finetune_teacher)]
     return experiment, [*arguments, "--student_init" if is_text else "--student", student]
+
+
+def _check_passed_over(is_text: bool, student: str, finetune_teacher: float | None, given: set[str]) -> None:
+    """Refuse options that another one leaves without an effect."""
+    if is_text and "student_init" in given:
+        raise typer.BadParameter(
+            "of texts --student says what becomes the student: random or teacher-layers, or a model with its weights. "
+            "Leave --student_init out."
+        )
+    if "student_layers" in given and student not in _PARTS_OF_THE_TEACHER:
+        raise typer.BadParameter(
+            f"the student '{student}' has its own number of layers, and --student_layers is of --student random and "
+            "teacher-layers. Leave it out."
+        )
+    if finetune_teacher is not None and "teacher_epochs" in given:
+        raise typer.BadParameter(
+            "--finetune-teacher EPOCHS says how long the teacher is trained; leave --teacher_epochs out."
+        )
+    lonely = [f"--{name}" for name in ("teacher_epochs", "teacher_learning_rate") if name in given]
+    if lonely and finetune_teacher is None and "finetune_teacher" not in given:
+        raise typer.BadParameter(
+            f"{' and '.join(lonely)} of a teacher that isn't trained: add --finetune-teacher EPOCHS."
+        )
 
 
 def _check_dataset(source: str) -> None:
@@ -268,16 +297,17 @@ def _check_options(experiment: ImageExperiment | TextExperiment, given: Sequence
     known = {
         field.name for kind in (experiment.sources, Comparison, ExplanationDistillArguments) for field in fields(kind)
     }
-    for option in given:
-        if not option.startswith("--"):
-            continue
-        option = option.split("=")[0]
-        name = option[2:].replace("-", "_")
+    for name in _names(given):
         if name in known or name.removeprefix("no_") in known:
             continue
         close = difflib.get_close_matches(name, known, n=3)
         hint = f"Did you mean {' or '.join(f'--{each}' for each in close)}?" if close else "--all-options lists them."
-        raise typer.BadParameter(f"there is no option {option}. {hint}")
+        raise typer.BadParameter(f"there is no option --{name}. {hint}")
+
+
+def _names(given: Sequence[str]) -> list[str]:
+    """List the options in a command line by name, with underscores."""
+    return [word.split("=")[0][2:].replace("-", "_") for word in given if word.startswith("--")]
 
 
 def gather_columns(given: Sequence[str]) -> list[str]:

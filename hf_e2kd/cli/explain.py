@@ -10,7 +10,7 @@ import typer
 from tqdm import tqdm
 
 from ..alignment.labels import class_names
-from ..experiments.sources import choose_explainer, load_classifier
+from ..experiments.sources import check_processor, choose_explainer, load_classifier
 from ..export import exported_explainer, is_exported
 from .classes import find_class
 from .explained import Explained, Explaining
@@ -99,6 +99,7 @@ def explain(
         check_output(path)
     if not inputs and not text and not text_pair:
         raise typer.BadParameter("give images or folders to explain, or --text, or - for lines of standard input.")
+    check_processor(processor, model)
     place = choose_device(device)
     loaded = load_classifier(model, revision, trust_remote_code, processor)
     method = choose_explainer([loaded], explainer, options)

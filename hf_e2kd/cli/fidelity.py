@@ -8,18 +8,19 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+from torch import nn
 
 from ..callbacks.panels import CARD_ROWS, CHOOSE_FROM, ExplanationPanels
 from ..cards.card import CARD_FILE, save_card
 from ..cards.measures import control_title
 from ..cards.tables import is_above_chance, is_explained
 from ..experiments.evaluator import Columns, Side, evaluator
-from ..experiments.sources import check_pair, choose_explainer, load_classifier, load_split
+from ..experiments.sources import check_pair, check_processor, choose_explainer, load_classifier, load_split
 from ..export import gives_gradcam
 from ..fidelity import FidelityRecord, GroupsRecord, MetricValue, ModelRecord, measure_fidelity
-from ..fidelity.describe import describe_data
+from ..fidelity.describe import describe_data, license_of
 from ..fidelity.groups import WORST_GROUP
-from ..hub.ids import is_hub_id
+from ..hub.ids import is_hub_id, loaded_commit
 from .gate import (
     BaselineOption,
     Gate,
@@ -193,7 +194,10 @@ def fidelity(
     if missing:
         raise typer.BadParameter(f"Give {', '.join(missing)}, or --verify REPO_OR_DIR.")
     assert student is not None and teacher is not None and dataset is not None
+    if str(context.get_parameter_source("tolerance")).endswith("COMMANDLINE"):
+        raise typer.BadParameter("--tolerance is of --verify alone: requirements and baselines have their own bounds.")
     require_folder(output_dir)
+    check_processor(processor, student, teacher)
     options = explainer_options_of(explainer, explainer_options)
     taught = load_classifier(student, student_revision, trust_remote_code, processor)
     teaching = load_classifier(teacher, teacher_revision, trust_remote_code, processor)
@@ -241,8 +245,8 @@ def fidelity(
     )
     record = replace(
         record,
-        student=_from(record.student, student, output_dir),
-        teacher=None if record.teacher is None else _from(record.teacher, teacher, output_dir),
+        student=_from(record.student, student, taught.model, output_dir),
+        teacher=None if record.teacher is None else _from(record.teacher, teacher, teaching.model, output_dir),
     )
     output_dir.mkdir(parents=True, exist_ok=True)
     record.save(output_dir)
@@ -336,9 +340,12 @@ def _by_group(figures: Mapping[str, MetricValue], groups: GroupsRecord, method: 
     return rows
 
 
-def _from(model: ModelRecord, source: str, output_dir: Path) -> ModelRecord:
-    """Add to a model its source: its id, or its path relative to the record."""
-    return replace(model, id=source if is_hub_id(source) else None, path=_path_from(source, output_dir))
+def _from(described: ModelRecord, source: str, model: nn.Module, output_dir: Path) -> ModelRecord:
+    """Add to a described model its source: its id, commit and licence, or its path relative to the record."""
+    if not is_hub_id(source):
+        return replace(described, id=None, path=_path_from(source, output_dir))
+    commit = loaded_commit(getattr(model, "config", None))
+    return replace(described, id=source, revision=commit, license=license_of(source), path=None)
 
 
 def _path_from(source: str, folder: Path) -> str | None:

@@ -14,7 +14,7 @@ from huggingface_hub import snapshot_download
 from ..data import digits_on_textures, reviews_with_hints
 from ..experiments.evaluator import Columns, Side, evaluator
 from ..experiments.reaching import absent, check_source
-from ..experiments.sources import Classifier, check_pair, load_classifier, load_split
+from ..experiments.sources import Classifier, check_pair, check_processor, load_classifier, load_split
 from ..explainers import Explainer, build_explainer
 from ..export import gives_gradcam, is_exported
 from ..fidelity import FIDELITY_FILE, Control, DataRecord, Faithfulness, FidelityRecord, ModelRecord, measure_fidelity
@@ -218,9 +218,10 @@ def _models(
         student, revision = source, instead.student_revision
     else:
         student, revision = _place(record.student, folder, "student", instead.student, instead.student_revision)
+    teacher, teacher_revision = _place(record.teacher, folder, "teacher", instead.teacher, instead.teacher_revision)
+    check_processor(instead.processor, student, teacher)
     taught = load_classifier(student, revision, trust_remote_code, instead.processor)
-    teacher, revision = _place(record.teacher, folder, "teacher", instead.teacher, instead.teacher_revision)
-    teaching = load_classifier(teacher, revision, trust_remote_code, instead.processor)
+    teaching = load_classifier(teacher, teacher_revision, trust_remote_code, instead.processor)
     check_pair(teaching, taught)
     return taught, teaching
 

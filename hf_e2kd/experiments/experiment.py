@@ -32,6 +32,9 @@ class Experiment:
     required: ClassVar[tuple[str, ...]] = ()
     """Options that belong together on the command line."""
 
+    embedded_options: ClassVar[tuple[str, ...]] = ()
+    """Options of `sources` that count too where the required ones are not given."""
+
     # A transform makes the batches, from columns that no model's forward takes.
     common_training: ClassVar[Mapping[str, Any]] = {"remove_unused_columns": False}
     """Training arguments in any case."""

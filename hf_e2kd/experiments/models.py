@@ -15,6 +15,7 @@ from transformers import (
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
     BitImageProcessor,
+    DeiTImageProcessor,
     PreTrainedConfig,
     PreTrainedModel,
     TimmWrapperConfig,
@@ -277,8 +278,14 @@ def processor_like(view: ImageView, student: nn.Module) -> Any:
         "image_std": list(view.std),
         "resample": PIL_FILTERS[view.interpolation.value],
     }
-    if not view.keeps_ratio:
+    if not view.keeps_ratio and view.fraction == 1:
         return ViTImageProcessor(size={"height": height, "width": width}, **settings)
+    if not view.keeps_ratio:
+        return DeiTImageProcessor(
+            size={"height": round(height / view.fraction), "width": round(width / view.fraction)},
+            crop_size={"height": height, "width": width},
+            **settings,
+        )
     return BitImageProcessor(
         size={"shortest_edge": round(min(height, width) / view.fraction)},
         crop_size={"height": height, "width": width},

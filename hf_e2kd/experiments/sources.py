@@ -142,6 +142,24 @@ def check_pair(teacher: Classifier, student: Classifier) -> None:
     align_labels(teacher.model, student.model)
 
 
+def check_processor(processor: str | None, *models: str) -> None:
+    """Refuse a processor that no model takes: those that weren't exported have their own.
+
+    Args:
+        processor: Value of --processor.
+        models: Hub ids, folders and exported files.
+
+    Raises:
+        ValueError: naming the models.
+    """
+    if processor is not None and not any(map(is_exported, models)):
+        named = " and ".join(f"'{model}'" for model in models)
+        raise ValueError(
+            f"--processor is taken by exported files (.onnx, .pt2), and {named} {'is' if len(models) == 1 else 'are'} "
+            "none: a model is shown its inputs by the processor beside it. Leave --processor out."
+        )
+
+
 def choose_explainer(classifiers: Sequence[Classifier], name: str | None, options: Mapping[str, Any]) -> Explainer:
     """Build an explainer by its name, or else the default: GradCAM of images, Integrated Gradients of texts.
 

@@ -65,7 +65,8 @@ def write_card(
         record,
         folder,
         repo_id=repo_id,
-        model_name=folder.absolute().parent.name,
+        # A published one bears its repository's name.
+        model_name=None if repo_id else folder.absolute().parent.name,
         picture=PICTURE if picture.exists() else None,
     )
 

@@ -80,6 +80,9 @@ class TextExperiment(Experiment):
 
     sources: ClassVar[type] = TextSources
     required: ClassVar[tuple[str, ...]] = ("teacher", "dataset")
+    embedded_options: ClassVar[tuple[str, ...]] = (
+        *("student_init", "student_layers", "text_column", "label_column", "max_length", "explained_samples"),
+    )
     common_training: ClassVar[Mapping[str, Any]] = {
         "explainer": "integrated_gradients",
         "explanation_fraction": 0.4,

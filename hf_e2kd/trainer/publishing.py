@@ -123,6 +123,9 @@ class PublishingMixin(Trainer):
         folder = Path(self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         self._write_record(record)
+        called, config = (_first(each) for each in (dataset, dataset_args))
+        data = replace(record.data, name=called or record.data.name, config=config or record.data.config)
+        record = replace(record, data=data)
         metadata = {
             "language": language,
             "license": license,
@@ -132,7 +135,7 @@ class PublishingMixin(Trainer):
             ],
             "model_name": model_name,
             "base_model": finetuned_from,
-            "pipeline_tag": tasks[0] if isinstance(tasks, list) and tasks else tasks,
+            "pipeline_tag": _first(tasks),
             "datasets": dataset_tags,
         }
         save_card(
@@ -363,6 +366,10 @@ def _named(model: nn.Module) -> ModelRecord:
         loaded_from_hub(getattr(config, "_name_or_path", None)),
         getattr(config, "architecture", None) or type(model).__name__,
     )
+
+
+def _first(given: str | list[str] | None) -> str | None:
+    return next(iter(given), None) if isinstance(given, list) else given
 
 
 def _last(dataset: Any) -> Any:

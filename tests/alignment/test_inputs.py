@@ -103,6 +103,18 @@ def test_view_shows_what_the_processor_shows(processor, shape):
     assert shown.shape == expected.shape
     # Resizing before or after the crop differs by less than half a pixel.
     assert (shown - expected).abs().mean() < 0.05 * expected.std()
+    # As an exported file and a timm student's configuration state it.
+    assert image_view(image_view(processor).timm_settings()) == image_view(processor)
+
+
+@pytest.mark.parametrize("settings", [{"crop_mode": "squash", "crop_pct": 0.8}, {"crop_pct": 0.8}, {}])
+def test_view_shows_what_timm_shows(settings):
+    """Prevents: the whole image shown where timm squashes and crops it, or states no crop."""
+    stated = {"input_size": (3, 32, 32), "mean": (0.5,) * 3, "std": (0.5,) * 3, "interpolation": "bilinear"}
+    image = photograph(60, 96)
+    expected = timm.data.create_transform(**stated, **settings)(image)
+    shown = DistillationTransform({**stated, **settings})({"image": [image]})["pixel_values"][0]
+    assert (shown - expected).abs().mean() < 0.05 * expected.std()
 
 
 def test_view_of_timms_processor(tmp_path):

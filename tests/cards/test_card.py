@@ -15,7 +15,7 @@ from PIL import Image
 from hf_e2kd.cards import card as card_module
 from hf_e2kd.cards.card import model_card, save_card
 from hf_e2kd.cards.citations import EXPLAINERS, citations
-from hf_e2kd.cards.escaping import LONGEST
+from hf_e2kd.cards.escaping import LONGEST, count
 from hf_e2kd.cards.summary import ROWS
 from hf_e2kd.fidelity import FidelityRecord, MetricValue
 from hf_e2kd.metrics.citations import GOOD_TEACHERS_EXPLAIN, MODEL_GUIDANCE
@@ -595,6 +595,30 @@ def test_the_loss_of_the_logits_is_named(problem, loss):
     assert f"· {loss} the teacher's outputs" in text
 
 
+@pytest.mark.parametrize(
+    ("problem", "stated", "loss"),
+    [
+        (
+            "regression",
+            "auto",
+            "0.5 · mean squared error with the labels + 1 · `mse` loss against the teacher's outputs +",
+        ),
+        (None, "hard", "0.5 · cross-entropy with the labels + 1 · `hard` loss against the teacher's outputs +"),
+        (
+            None,
+            "dkd",
+            "0.5 · cross-entropy with the labels + 1 · `dkd` loss against the teacher's outputs at temperature",
+        ),
+    ],
+)
+def test_a_loss_is_what_was_trained(problem, stated, loss):
+    """Prevents: the cross-entropy of a regressor, and a temperature that has no effect on the loss."""
+    record = image_record()
+    arguments = {**record.training.arguments, "task_weight": 0.5, "logits_loss": stated}
+    record = replace(record, training=replace(record.training, arguments=arguments))
+    assert loss in model_card(replace(record, problem=problem) if problem else record).text
+
+
 def test_held_out_methods_stand_beside_the_trained_one():
     """Prevents: a student that looks alike by the trained method alone, and a card that doesn't say so."""
     record = image_record()
@@ -635,3 +659,9 @@ def test_further_terms_of_the_loss():
     (line,) = [line for line in card.splitlines() if line.startswith("- **Loss**")]
     assert line.endswith("+ 0.5 · `hint`") and "`mse` loss against the teacher's outputs" in line
     assert "romero2015fitnets" in card and "zagoruyko2017paying" not in card and "| `terms`" not in card
+
+
+def test_a_number_is_rounded_into_its_prefix():
+    """Prevents: 1000.0 k parameters."""
+    numbers = (999_949, 999_950, 1_000_000, 950_000, 999, 999_999_999)
+    assert [count(number) for number in numbers] == ["999.9 k", "1.0 M", "1.0 M", "950.0 k", "999", "1.0 G"]

@@ -163,13 +163,23 @@ def test_flags_override_a_file(config):
     assert given["others"] == ["--seeds", "3", "--text_column", "c"]
 
 
+def test_words_that_older_yaml_takes_for_booleans(tmp_path):
+    """Prevents: a card in the language "False" for Norwegian, a file that can't name --on, a flag of `yes`."""
+    (tmp_path / "options.yaml").write_text("on: value\ncard: yes\nchance: off\nexplainer_options: {n: 1e-3}\n")
+    given = parsed("fidelity", "--config", tmp_path / "options.yaml")
+    assert (given["on"], given["card"], given["chance"]) == ("value", True, False)
+    assert given["explainer_options"] == '{"n": 0.001}'
+    (tmp_path / "options.yaml").write_text("folder: a\nlanguage: [no, en]\n")
+    assert list(parsed("card", "--config", tmp_path / "options.yaml")["language"]) == ["no", "en"]
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
         ("fidelity", {"studnt": "a"}, "unknown option 'studnt'. Did you mean 'student'?"),
         ("fidelity", {"more": ["a"]}, "unknown option 'more'"),
         ("fidelity", {"samples": [1, 2]}, "'samples' takes one value, not [1, 2]"),
-        ("fidelity", {"card": "yes"}, "'card' is true or false, not 'yes'"),
+        ("fidelity", {"card": "perhaps"}, "'card' is true or false, not 'perhaps'"),
         ("fidelity", {"samples": "many"}, "Invalid value for '--samples'"),
         ("fidelity", {"target": "top"}, "is not one of 'teacher_top', 'label'"),
         (

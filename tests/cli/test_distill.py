@@ -441,6 +441,8 @@ def test_a_head_for_the_texts_classes(place, tmp_path):
         (2, "invalid float value: 'fast'", ["--learning_rate", "fast"]),
         (2, "explanation_weight must be a finite number of at least 0", ["--explanation_weight", "-1"]),
         (2, "a demo brings its own teacher", ["--demo", "vit"]),
+        (2, "--teacher_epochs of a teacher that isn't trained: add --finetune-teacher", ["--teacher_epochs=2"]),
+        (2, "says how long the teacher is trained", ["--finetune-teacher", 1, "--teacher_epochs", 2]),
         (2, "'swin' is not one of", ["--demo", "swin"]),
         (2, "isn't resumed: add --compare false", ["--resume_from_checkpoint", "true", "--compare", "true"]),
         (1, "There is no checkpoint in", ["--resume_from_checkpoint", "true"]),
@@ -470,6 +472,28 @@ def test_errors(place, tmp_path, capsys, code, message, options):
     printed = capsys.readouterr()
     assert message in " ".join(printed.err.split()), printed.err
     assert not printed.out and "Traceback" not in printed.err and not (tmp_path / "student").exists()
+
+
+@pytest.mark.parametrize(
+    ("message", "options"),
+    [
+        (
+            "a demo doesn't read --augment, since its models and data are its own",
+            ["--demo", "vit", "--augment", "true"],
+        ),
+        ("a demo doesn't read --eval_split", ["--demo", "bert", "--student_layers", 1, "--eval-split=test"]),
+        ("a demo brings its own teacher", ["--demo", "bert", "--teacher-head", "fit"]),
+        ("a demo brings its own teacher", ["--demo", "vit", "--finetune-teacher", 2]),
+        ("Leave --student_init out.", ["--student", "{place}/reader", "--student_init", "random"]),
+        ("--student_layers is of --student random", ["--student", "{place}/reader", "--student_layers", 2]),
+    ],
+)
+def test_options_without_an_effect(place, capsys, message, options):
+    """Prevents: a student of the teacher's layers in the place of the named one, or an option that nothing reads."""
+    options = [str(option).replace("{place}", str(place)) for option in options]
+    sources = [] if "--demo" in options else ["--teacher", place / "reader", "--dataset", place / "texts"]
+    assert run("distill", *FAST[2:], *sources, *options) == 2
+    assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
 
 
 def test_a_file_in_the_place_of_the_folder(place, capsys):

@@ -175,6 +175,7 @@ def test_files_that_cannot_be_read(place, tmp_path, capsys):
         (1, "is an address. Give the id alone", ["https://huggingface.co/a/b", "x.png"]),
         (1, "classifies images: give files or folders, not --text", ["{place}/vit", "--text", "a film"]),
         (1, "classifies texts, and 'x.png' is no file of them", ["{place}/bert", "x.png"]),
+        (1, "--processor is taken by exported files", ["{place}/vit", "x.png", "--processor", "{place}/vit"]),
         (1, "nothing to explain in an empty text", ["{place}/bert", "--text", " "]),
         (1, "as many --text as --text-pair", ["{place}/bert", "--text", "a", "--text", "b", "--text-pair", "c"]),
         (1, "holds no image", ["{place}/vit", "{place}/bert"]),

@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, ViTImageProcessor
 
 from hf_e2kd.cli import main, verification
+from hf_e2kd.cli.fidelity import _from
 from hf_e2kd.data.digits import SIZES
 from hf_e2kd.explainers import IntegratedGradients
 from hf_e2kd.fidelity import DataRecord, FidelityRecord, MetricValue, ModelRecord
@@ -195,6 +197,8 @@ def test_held_out_methods_and_faithfulness_are_verified(place, capsys):
         ((*IMAGES, "--split", "test"), 1, "has no split 'test'. Its splits: validation"),
         ((*IMAGES, "--image-column", "img"), 1, "has no column 'img'. Its columns: image"),
         ((*IMAGES[:2], "long", *IMAGES[3:]), 1, "'long' classifies texts and the student 'student' images"),
+        ((*IMAGES, "--tolerance", 0.1), 2, "--tolerance is of --verify alone"),
+        ((*IMAGES, "--processor", "teacher"), 1, "--processor is taken by exported files"),
         (("fidelity", "--verify", "student"), 1, "has no fidelity.json"),
         (("fidelity", "--verify", "student", "--held-out", "occlusion"), 2, "leave --held-out out with it"),
         (("fidelity", "--verify", "a", "--target", "label", "--no-chance"), 2, "leave --target, --chance out with it"),
@@ -382,6 +386,15 @@ def test_a_revision_of_the_hub(measured, monkeypatch):
         asked.clear()
         assert run("fidelity", "--verify", "me/student", *THERE[:2], *THERE[4:], *given) == 0
         assert asked[:2] == [("me/student", revision)] * 2
+
+
+def test_a_students_commit_is_stated():
+    """Prevents: a record of a student of the Hub without its revision, which is verified at another one."""
+    model = build("vit")
+    model.config._commit_hash = "c" * 40
+    for name in ("me/student", "me/teacher"):
+        found = _from(MODEL, name, model, Path("outputs"))
+        assert (found.id, found.revision, found.path) == (name, "c" * 40, None)
 
 
 def test_card_is_written_anew(place, capsys):

@@ -2,10 +2,13 @@
 
 import json
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
+from huggingface_hub import ModelCard
 from PIL import Image
 from transformers import (
     AutoImageProcessor,
@@ -18,8 +21,10 @@ from transformers import (
 from hf_e2kd import load_student
 from hf_e2kd.experiments import run_experiment
 from hf_e2kd.experiments.demos import DEMOS
-from hf_e2kd.experiments.distillation import train_on_labels, use_one_thread
+from hf_e2kd.experiments.distillation import Distillation, train_on_labels, use_one_thread
 from hf_e2kd.experiments.results import markdown_table, summarise
+from hf_e2kd.experiments.student_card import write_card
+from tests.cards.records import image_record
 from tests.models import build
 from tests.training import arguments, samples, weights
 
@@ -153,3 +158,20 @@ def test_no_teacher_teaches_the_teacher(tmp_path):
     settings = {"terms": {"hint": {}}, "explanation_weight": 1.0, "max_steps": 1}
     teacher = train_on_labels(build("resnet"), arguments(tmp_path, **settings), samples(8), None)
     assert not torch.equal(weights(teacher), weights(build("resnet")))
+
+
+@pytest.mark.parametrize(("repo_id", "title"), [(None, "food101"), ("me/student", "student")])
+def test_a_card_bears_its_repositorys_name(tmp_path, repo_id, title):
+    """Prevents: a card on the Hub that is called as the folder on the machine that trained."""
+    folder = tmp_path / "food101" / "student"
+    folder.mkdir(parents=True)
+    trainer = SimpleNamespace(
+        args=SimpleNamespace(seed=0),
+        measure_fidelity=lambda *_, **__: image_record(),
+        is_world_process_zero=lambda: True,
+    )
+    evaluated = Dataset.from_dict({"label": [0]})
+    distillation = Distillation(*[None] * 4, {"evaluation": evaluated}, lambda *_: None)
+    run = {name: {"evaluation": {}} for name in ("teacher", "e²KD", "KD", "int8")}
+    write_card(distillation, trainer, {}, run, folder, repo_id)
+    assert ModelCard.load(folder / "README.md").data.model_name == title

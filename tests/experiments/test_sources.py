@@ -12,8 +12,9 @@ from huggingface_hub.errors import HTTPError
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from hf_e2kd.alignment.inputs import ImageView, image_view
 from hf_e2kd.experiments import reaching
-from hf_e2kd.experiments.models import create_student, load_teacher, load_text_classifier
+from hf_e2kd.experiments.models import create_student, load_teacher, load_text_classifier, processor_like
 from hf_e2kd.experiments.sources import Classifier, check_pair, check_source, load_classifier, load_split
 from tests.models import build, build_bcos
 from tests.text_models import build_text
@@ -46,6 +47,14 @@ def test_teachers_without_a_trained_head(tmp_path):
     for load in (load_teacher, load_classifier):
         with pytest.raises(ValueError, match="has no weights for classifier.*trained as a classifier"):
             load(str(tmp_path))
+
+
+@pytest.mark.parametrize("family", ["vit", "wrapped_resnet"])
+@pytest.mark.parametrize(("keeps_ratio", "fraction"), [(False, 1.0), (False, 0.8), (True, 0.8)])
+def test_a_new_student_sees_what_its_teacher_sees(family, keeps_ratio, fraction):
+    """Prevents: a student that starts anew and sees the whole image, where its teacher (DeiT) sees a crop."""
+    view = ImageView((32, 32), (0.5,) * 3, (0.25,) * 3, keeps_ratio, fraction)
+    assert image_view(processor_like(view, build(family))) == view
 
 
 @pytest.mark.parametrize(

@@ -9,15 +9,25 @@ from runpy import run_path
 import numpy as np
 import pytest
 import sweep_shortcut
+import torch
 from accelerate.commands.launch import launch_command, launch_command_parser
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from datasets import Image as ImageFeature
 from PIL import Image
-from transformers import AutoModelForImageClassification, ResNetConfig, ResNetForImageClassification, ViTImageProcessor
+from transformers import (
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    BertForSequenceClassification,
+    ResNetConfig,
+    ResNetForImageClassification,
+    ViTImageProcessor,
+)
 
-from hf_e2kd import load_student
+from hf_e2kd import ExplanationDistillTrainer, load_student
 from hf_e2kd.experiments import parse_experiment, run_variants
 from hf_e2kd.experiments.demos import DEMOS, RESNET_ON_DIGITS
+from tests.text_models import build_text
+from tests.tokenizers import tokenizer
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 TINY = {"teacher_train": 64, "student_train": 64, "validation": 0, "test_id": 16, "test_ood": 16}
@@ -230,3 +240,37 @@ def test_shortcuts_are_swept(monkeypatch, tmp_path):
         monkeypatch.setattr(sys, "argv", ["sweep", *wrong])
         with pytest.raises(SystemExit):
             sweep_shortcut.run_shortcuts(RESNET_ON_DIGITS, "sweep", "")
+
+
+def test_a_users_own_texts(run, tmp_path):
+    """Prevents: a teacher whose classifier is random, and a student whose logits are taken for other classes'."""
+    own = tokenizer("wordpiece", model_max_length=24)
+    for name, classes in (("teacher", ["bad", "good"]), ("student", ["good", "bad"])):
+        config = build_text("bert", vocab_size=len(own)).config
+        config.num_hidden_layers, config.pad_token_id = 1, own.pad_token_id
+        config.id2label, config.label2id = dict(enumerate(classes)), {label: i for i, label in enumerate(classes)}
+        BertForSequenceClassification(config).save_pretrained(tmp_path / name)
+        own.save_pretrained(tmp_path / name)
+    (tmp_path / "texts.csv").write_text("text,label\n" + "a good film,good\na bad film,bad\n" * 20)
+    data = ["--dataset", str(tmp_path / "texts.csv"), "--explainer_options", '{"n_steps": 1}']
+    data += ["--explained_samples", "2", "--learning_rate", "0"]
+    run("distill_bert", "--teacher", str(tmp_path / "teacher"), "--student", str(tmp_path / "student"), *data)
+    before, after = (
+        AutoModelForSequenceClassification.from_pretrained(folder)
+        for folder in (tmp_path / "student", tmp_path / "out" / "student")
+    )
+    assert after.config.id2label == {0: "bad", 1: "good"}
+    assert torch.equal(after.classifier.weight, before.classifier.weight.flip(0))
+    before.bert.save_pretrained(tmp_path / "teacher")
+    with pytest.raises(ValueError, match=r"has no weights for classifier.*these would be random"):
+        run("distill_bert", "--teacher", str(tmp_path / "teacher"), *data)
+
+
+@pytest.mark.parametrize("name", ["distill_stored", "guide_boxes"])
+def test_a_published_card_bears_the_repositorys_name(name, run, monkeypatch):
+    """Prevents: a card on the Hub that is called as the folder on the machine that trained."""
+    asked = []
+    monkeypatch.setattr(import_module(name), "create_repo", lambda args: "me/student")
+    monkeypatch.setattr(ExplanationDistillTrainer, "push_to_hub", lambda self, **card: asked.append(card))
+    run(name, "--push_to_hub", "true", "--max_steps", "1")
+    assert [set(card) for card in asked] == [{"fidelity"}]

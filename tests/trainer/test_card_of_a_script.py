@@ -39,9 +39,15 @@ def test_a_card_of_what_was_measured(tmp_path, by_argument):
     trainer = distiller(build("vit"), build("vit", seed=1), tmp_path)
     if not by_argument:
         trainer.measure_fidelity(costs=False)
-    trainer.create_model_card(measure=by_argument)
+    # As transformers' example scripts name their data.
+    trainer.create_model_card(measure=by_argument, dataset="GLUE SST2", dataset_args="sst2", tasks=["text-ranking"])
     card = card_of(tmp_path)
-    assert "Measured on all 13 samples" in card and "It was not measured against" not in card
+    assert "samples of GLUE SST2, configuration `sst2`" in card and "pipeline_tag: text-ranking" in card
+    assert (
+        "dataset:\n      name: GLUE SST2" in card
+        and "Measured on all 13 samples" in card
+        and "It was not measured against" not in card
+    )
     assert "explanations.png" in card
     record = json.loads((tmp_path / "fidelity.json").read_text())
     assert record["figures"]["agreement"]["value"] == pytest.approx(trainer.evaluate()["eval_agreement"], abs=1e-6)
