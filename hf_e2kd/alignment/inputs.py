@@ -126,6 +126,9 @@ def image_view(processor: Any) -> ImageView:
         # LeViT's processor enlarges the shortest edge that it states.
         resized = edge * 256 / 224 if type(processor).__name__.startswith("Levit") else edge
         return ImageView(cropped, mean, std, True, cropped[0] / resized, interpolation)
+    if type(processor).__name__.startswith("Perceiver") and crop:  # a square of the image is cropped, then resized
+        resized = (size["height"], size["width"])
+        return ImageView(resized, mean, std, True, size["height"] / crop["height"], interpolation)
     if "height" in size and "width" in size:
         cropped = (crop.get("height", size["height"]), crop.get("width", size["width"]))
         return ImageView(cropped, mean, std, False, cropped[0] / size["height"], interpolation)
@@ -145,6 +148,8 @@ def _refuse_inexpressible(processor: Any) -> None:
     found = None
     if getattr(processor, "do_flip_channel_order", False):
         found = "do_flip_channel_order=True: it gives BGR images"
+    elif type(processor).__name__.startswith("PPLCNet"):
+        found = "no way but to give BGR images"
     elif not getattr(processor, "do_rescale", True):
         found = "do_rescale=False: its intensities are not in [0, 1]"
     elif factor is not None and abs(255 * factor - 1) > 1e-3:

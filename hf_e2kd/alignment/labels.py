@@ -1,6 +1,7 @@
 """Classes of two models, matched by name."""
 
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -179,7 +180,8 @@ def align_names(
             # The same list is no puzzle, even with a name twice in it (ImageNet's two cranes).
             everything = torch.arange(len(student_names))
             return LabelAlignment(everything, everything, len(teacher_names), len(student_names))
-        teacher_ids, student_ids = _by_name(teacher_names, "teacher"), _by_name(student_names, "student")
+        teacher_ids = _by_name(teacher_names, "teacher", student_names)
+        student_ids = _by_name(student_names, "student", teacher_names)
         shared = [name for name in student_ids if name in teacher_ids]
         if not shared:
             raise ValueError(
@@ -219,11 +221,13 @@ def name_key(name: str) -> str:
     return name.strip().casefold()
 
 
-def _by_name(names: list[str], side: str) -> dict[str, int]:
+def _by_name(names: list[str], side: str, others: list[str]) -> dict[str, int]:
+    """Number the names; refuse one that stands twice, unless the other side lacks it and nothing is matched by it."""
     ids: dict[str, int] = {}
+    known = {name_key(name) for name in others}
     for index, name in enumerate(names):
         key = name_key(name)
-        if key in ids:
+        if key in ids and key in known:
             raise ValueError(
                 f"The {side}'s classes {ids[key]} and {index} are both named '{name.strip()}', so labels can't be "
                 "matched by name. Make the names in `id2label` unique."
@@ -335,8 +339,9 @@ def data_labels(dataset: Any, model: nn.Module, label_column: str | None = None)
     theirs, ours = [name_key(name) for name in stated], [name_key(name) for name in known]
     if theirs == ours:
         return own
-    # A name that stands twice says no number.
-    if not set(theirs) <= set(ours) or len(set(theirs)) < len(theirs) or len(set(ours)) < len(ours):
+    # A name that stands twice says no number; one that the data don't have does no harm.
+    count_of = Counter(ours)
+    if len(set(theirs)) < len(theirs) or any(count_of[name] != 1 for name in theirs):
         return None
     return DataLabels(len(ours), torch.tensor([ours.index(name) for name in theirs]))
 

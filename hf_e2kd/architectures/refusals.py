@@ -34,6 +34,23 @@ def refuse_missing_data(model: nn.Module, side: str) -> None:
         )
 
 
+def refuse_dropped_patches(model: nn.Module) -> None:
+    """Refuse a model that is leaving out patches: those that stay have no places, even where they make up a grid.
+
+    Raises:
+        ValueError: with the remedy.
+    """
+    for name, module in model.named_modules():
+        is_dropout = type(module).__name__.startswith("PatchDropout")
+        rate = getattr(module, "prob" if is_dropout else "patch_drop_rate", 0.0)
+        if module.training and rate:
+            raise ValueError(
+                f"In training, {type(model).__name__} leaves out {rate:.0%} of its patches at random"
+                f"{f' ({name})' if name else ''}, and those that stay have no known places in the image. Build it with "
+                "patch_drop_rate=0, or explain it at the pixels, by 'integrated_gradients' or 'saliency'."
+            )
+
+
 def refuse_integer_arithmetic(model: nn.Module, side: str) -> None:
     """Refuse integer kernels: they have no derivative, and an explanation through them would be silently zero.
 

@@ -11,6 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from .attention import timm_attention, vit_block
 from .base import Architecture, Split, evaluating, require_inputs
 from .grids import Grid, token_grid
+from .refusals import refuse_dropped_patches
 
 if TYPE_CHECKING:
     from timm.models.vision_transformer import VisionTransformer
@@ -55,6 +56,7 @@ def _of_the_bare_model(
 ) -> Callable[[nn.Module, Mapping[str, Any]], Split]:
     def split_bare(model: nn.Module, inputs: Mapping[str, Any]) -> Split:
         bare: Any = getattr(model, "timm_model", model)
+        refuse_dropped_patches(bare)
         weight = next(bare.parameters())
         return split(bare, require_inputs(inputs).to(weight.device, weight.dtype))
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ..architectures import call_model
+from ..architectures.refusals import refuse_dropped_patches
 from .attention_weights import global_size, recorded_attention, refuse_checkpointing
 from .base import Explainer, Explanation, Target, default_method, resolve_target
 from .patch_grid import patch_grid
@@ -46,6 +47,7 @@ class AttentionExplainer(Explainer):
             pass
 
     def forward(self, model: nn.Module, inputs: Mapping[str, Any], target: Target) -> Explanation:
+        refuse_dropped_patches(model)
         if model not in self._pooled:
             ids = inputs.get("input_ids")
             if ids is not None and ids.shape[1] < 2:

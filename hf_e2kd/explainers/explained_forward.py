@@ -16,6 +16,7 @@ from torch import nn
 from transformers.utils import ModelOutput
 
 from ..architectures.discovery import accepted_inputs, logits_of
+from ..architectures.refusals import refuse_dropped_patches
 from ..architectures.taps import Taps
 from .base import Explainer
 
@@ -85,6 +86,7 @@ def install_explained_forward(model: nn.Module, explainer: Explainer | None, tap
             return forward(inputs)
         reading: Taps | None = vars(self).get("_feature_taps") if with_features else None
         if reading is not None:
+            refuse_dropped_patches(self)
             reading.start()
         if explain_target is None:
             output = ExplainedOutput(logits=logits_of(self, forward(accepted_inputs(self, inputs))))

@@ -96,7 +96,7 @@ def refuse_single_derivatives(model: nn.Module, place: str, logits: torch.Tensor
     if place in seen or not logits.requires_grad:
         return
     name = type(model).__name__
-    for node in _nodes(logits, value):
+    for node in graph_nodes(logits, value):
         if _is_written_by_hand(node) and _keeps_constants(node):
             raise ValueError(
                 f"{name} computes its logits by a hand-written torch.autograd.Function, {node.name()}, that keeps what "
@@ -104,7 +104,7 @@ def refuse_single_derivatives(model: nn.Module, place: str, logits: torch.Tensor
                 "or, if it is right, set the attribute `twice_differentiable = True` on that class."
             )
     (gradient,) = torch.autograd.grad(logits.sum(), value, create_graph=True, allow_unused=True)
-    if gradient is not None and any("NotImplemented" in node.name() for node in _nodes(gradient, value)):
+    if gradient is not None and any("NotImplemented" in node.name() for node in graph_nodes(gradient, value)):
         raise ValueError(
             f"{name} computes its logits by an operation without a second derivative in torch"
             f"{_named_by_torch(gradient, value)}, so this explanation can't be trained on. Replace the operation in "
@@ -117,7 +117,7 @@ def refuse_single_derivatives(model: nn.Module, place: str, logits: torch.Tensor
 _DIFFERENTIATED: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()
 
 
-def _nodes(output: torch.Tensor, value: torch.Tensor) -> Iterator[Any]:
+def graph_nodes(output: torch.Tensor, value: torch.Tensor) -> Iterator[Any]:
     """Collect every node of an output's graph, as far back as the value."""
     waiting: list[Any] = [output.grad_fn]
     seen: set[Any] = {None, value.grad_fn}

@@ -12,6 +12,7 @@ from ..alignment.precision import at_least_float32
 from ..architectures import Grid, call_model, grid_of
 from ..architectures.discovery import image_size
 from ..architectures.layers import LayerName, layer_place
+from ..architectures.refusals import refuse_dropped_patches
 from .attention_kernels import refuse_fused_recomputation
 from .base import Explanation, Target, one_hots, resolve_target
 from .hard_gates import differentiable_gates
@@ -82,6 +83,8 @@ def _read(
     path, is_input = layer_place(model, layer)
     create_graph = torch.is_grad_enabled()
     size = image_size(model, inputs) if inputs.get("pixel_values") is not None else None
+    if size is not None:
+        refuse_dropped_patches(model)
     if create_graph:
         refuse_fused_recomputation(model)
     capture = captured_input if is_input else captured_output

@@ -11,7 +11,8 @@ from ..architectures.base import evaluating
 from ..architectures.grids import MOST_PREFIX_TOKENS
 from ..architectures.taps import untapped
 from .attention_weights import global_size, recorded_attention
-from .base import one_hots
+from .base import default_method, one_hots
+from .hooks import graph_nodes
 from .input_gradients import gradient_scale, run_at
 
 
@@ -51,7 +52,8 @@ def find_pooled_tokens(model: nn.Module, inputs: Mapping[str, Any]) -> PooledTok
     token is. A classifier that pools all tokens by weights of its own (SigLIP's) counts as one that reads their mean.
 
     Raises:
-        ValueError: the model has no global attention, is causal, or reads tokens at places that depend on the sample.
+        ValueError: the model has no global attention, is causal, or reads tokens at places that depend on the sample,
+            as the largest values over all tokens do.
     """
     # One derivative is taken, whatever the caller needs: `run_at` keeps the graph for it.
     with evaluating(model), untapped(), torch.no_grad(), recorded_attention(model) as recorded:
@@ -74,6 +76,11 @@ def find_pooled_tokens(model: nn.Module, inputs: Mapping[str, Any]) -> PooledTok
         (gradient,) = torch.autograd.grad(logits, weights[-1], grad_outputs=top * scale, allow_unused=True)
     if gradient is None:
         raise ValueError(f"The last attention of {type(model).__name__} doesn't reach the logits.")
+    if _takes_largest(logits, weights[-1]):
+        raise ValueError(
+            f"{type(model).__name__}'s classifier reads each feature at the token where it is largest, so attention "
+            f"has no row to start from. Explain it by '{default_method(model)}'."
+        )
     read = _pattern(gradient.float().abs().sum((1, 3)), token_mask(inputs, tokens, logits))
     if read is None:
         raise ValueError(
@@ -81,6 +88,13 @@ def find_pooled_tokens(model: nn.Module, inputs: Mapping[str, Any]) -> PooledTok
             "no row to start from. Explain it by 'integrated_gradients'."
         )
     return read
+
+
+def _takes_largest(logits: torch.Tensor, last: torch.Tensor) -> bool:
+    """Tell whether a maximum is taken behind the last attention: a gradient reaches every token there, too."""
+    before = set(graph_nodes(last, logits))
+    behind = {node.name() for node in graph_nodes(logits, last) if node not in before}
+    return any(name.startswith(("AmaxBackward", "MaxBackward")) or "MaxPool" in name for name in behind)
 
 
 def _pattern(strength: torch.Tensor, mask: torch.Tensor) -> PooledTokens | None:

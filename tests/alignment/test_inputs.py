@@ -16,6 +16,8 @@ from transformers import (
     EfficientNetImageProcessor,
     LevitImageProcessor,
     MobileViTImageProcessor,
+    PerceiverImageProcessor,
+    PPLCNetImageProcessor,
     ViTImageProcessor,
 )
 
@@ -79,6 +81,7 @@ def test_views_of_processors(processor, size, keeps_ratio, fraction):
         EfficientNetImageProcessor(size={"height": 32, "width": 32}),
         EfficientNetImageProcessor(size={"height": 32, "width": 32}, do_normalize=False),
         EfficientNetImageProcessor(size={"height": 32, "width": 32}, include_top=False),
+        PerceiverImageProcessor(size={"height": 28, "width": 28}, crop_size={"height": 32, "width": 32}),
     ],
     ids=[
         "squash",
@@ -91,6 +94,7 @@ def test_views_of_processors(processor, size, keeps_ratio, fraction):
         "normalised twice",
         "divided once",
         "normalised once",
+        "cropped, then resized",
     ],
 )
 def test_view_shows_what_the_processor_shows(processor, shape):
@@ -148,8 +152,9 @@ def test_processor_that_states_no_size_is_refused():
         (vit(rescale_factor=1 / 127.5), "rescale_factor=0.0078"),
         (EfficientNetImageProcessor(rescale_factor=1 / 255, rescale_offset=True), "rescale_offset=True"),
         (vit(do_resize=False), "do_resize=False"),
+        (PPLCNetImageProcessor(), "no way but to give BGR images"),
     ],
-    ids=["channel order", "no rescaling", "factor", "offset", "no resizing"],
+    ids=["channel order", "no rescaling", "factor", "offset", "no resizing", "channel order always"],
 )
 def test_processor_beyond_a_view_is_refused(processor, setting):
     """Prevents: a teacher silently shown other colours, intensities or sizes than its processor would show."""

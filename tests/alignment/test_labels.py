@@ -80,6 +80,12 @@ class TestByName:
         with pytest.raises(ValueError, match="student's classes 0 and 1 are both named 'dog'"):
             align_labels(model(["crane", "dog", "owl"]), model(["dog", "dog", "owl"]))
 
+    def test_a_name_twice_on_one_side_alone_does_no_harm(self):
+        """Prevents: a teacher of ImageNet, with its two cranes, refused for a student of ten other classes."""
+        alignment = align_names(["crane", "dog", "Crane", "owl"], ["owl", "dog"])
+        assert (alignment.teacher.tolist(), alignment.student.tolist()) == ([3, 1], [0, 1])
+        assert align_names(["owl", "dog"], ["crane", "crane", "dog"]).student.tolist() == [2]
+
     def test_no_overlap_is_refused(self):
         """Prevents: two label spaces distilled into each other by index."""
         with pytest.raises(ValueError, match=r"share no label.*'cat', 'dog'.*'bee', 'fox'.*id2label"):
@@ -134,6 +140,13 @@ class TestByIndex:
 def data(names=None, column="label"):
     features = {column: datasets.ClassLabel(names=names) if names else datasets.Value("int64")}
     return datasets.Dataset.from_dict({column: [0, 0]}, features=datasets.Features(features))
+
+
+def test_a_name_twice_that_the_data_lack():
+    """Prevents: labels left out of the evaluation of a model that has two cranes, on data that have none."""
+    match = data_labels(data(["owl", "cat"]), model(["crane", "cat", "crane", "owl"]))
+    assert match(torch.tensor([0, 1, -100])).tolist() == [3, 1, -100]
+    assert data_labels(data(["crane", "cat"]), model(["crane", "cat", "crane", "owl"])) is None
 
 
 @pytest.mark.parametrize("column", ["label", "labels"])

@@ -5,9 +5,10 @@ import timm
 import torch
 
 from hf_e2kd.architectures import available_architectures, call_model, find_architecture
-from hf_e2kd.explainers import GradCAM
+from hf_e2kd.explainers import AttentionRollout, GradCAM
+from hf_e2kd.explainers.explained_forward import install_explained_forward
 from tests.gradients import check_gradient, explained_gradients, explained_loss, loss_of, relative_error
-from tests.models import BUILDERS, CLASSES, TIMM, TIMM_SETTINGS, TRANSFORMERS, WRAPPED, images, randomise
+from tests.models import BUILDERS, CLASSES, TIMM, TIMM_SETTINGS, TRANSFORMERS, WRAPPED, build, images, randomise
 
 TARGET = torch.tensor([3, 1])
 
@@ -271,6 +272,18 @@ def test_half_precision_weights(tiny, name):
 
     assert explanation.maps.dtype == torch.float32
     assert explanation.maps.isfinite().all()
+
+
+@pytest.mark.parametrize("explainer", [GradCAM(), GradCAM("timm_model.norm"), AttentionRollout(), None])
+def test_patches_that_are_left_out_in_training_are_refused(explainer):
+    """Prevents: a random quarter of the patches, in random order, laid out as a grid of half as many rows."""
+    model, inputs = build("wrapped_vit_average", patch_drop_rate=0.75), {"pixel_values": images()}
+    install_explained_forward(model, explainer, taps=["timm_model.blocks.0"] if explainer is None else [])
+    asked = {"with_features": True} if explainer is None else {"explain_target": TARGET}
+
+    assert model(**inputs, **asked).logits.shape == (2, CLASSES)
+    with pytest.raises(ValueError, match="leaves out 75% of its patches at random.*patch_drop_rate=0"):
+        model.train()(**inputs, **asked)
 
 
 def test_families_are_named_once():

@@ -210,6 +210,29 @@ def test_tokens_move_up():
     assert text_units(inputs).tolist() == [[0, 1, 2, 3, 4, -1]]
 
 
+def test_all_that_belongs_to_tokens_moves_up():
+    """Prevents: words of a page read at the places of those before them, and a mask of the attention that stays."""
+    inputs = {
+        "input_ids": torch.tensor([[1, 5, 6, 2]]),
+        "bbox": torch.tensor([[[0, 0], [5, 50], [6, 60], [2, 20]]]),
+        "global_attention_mask": torch.tensor([[1, 0, 1, 0]]),
+        "position_ids": torch.tensor([[0, 1, 2, 3]]),
+    }
+    found = without_tokens(inputs, torch.tensor([[True, False, True, True]]), padding=0)
+    assert found["bbox"][:, :3].tolist() == [[[0, 0], [6, 60], [2, 20]]]
+    assert found["global_attention_mask"][:, :3].tolist() == [[1, 1, 0]]
+    assert found["position_ids"].tolist() == [[0, 1, 2, 3]]
+
+
+@pytest.mark.parametrize("name", ["occlusion", "kernel_shap", "lime"])
+def test_texts_without_a_word_have_nothing_to_take_out(name):
+    """Prevents: an error from inside torch, where no text of a batch has a word."""
+    model = text_model("bert")
+    found = hf_e2kd.explain(model, ["", " "], name, processing_class=STUDENT)
+    assert not found.maps.any() and not found.mask.any()
+    assert found.words == [[], []]
+
+
 # ---- Any function, and no training -----------------------------------------------------------------------------------
 
 

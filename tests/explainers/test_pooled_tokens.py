@@ -12,7 +12,7 @@ from hf_e2kd.explainers.attention_gradient import AttentionGradient
 from hf_e2kd.explainers.attention_rollout import AttentionRollout
 from hf_e2kd.explainers.pooled_tokens import PooledTokens, find_pooled_tokens
 from tests.explainers.attention import CLASS_TOKEN, PIXELS, TARGET, VISION
-from tests.models import CLASSES, randomise
+from tests.models import CLASSES, build, randomise
 from tests.text_models import TEXT, build_text, token_batch
 
 
@@ -76,6 +76,18 @@ def test_tokens_at_the_samples_own_places_are_refused():
     """Prevents: a row that one batch has and the next has not."""
     with pytest.raises(ValueError, match="neither its first tokens nor the mean of all.*integrated_gradients"):
         AttentionRollout()(LastToken().eval(), token_batch())
+
+
+@pytest.mark.parametrize("name", ["sentence encoder", "timm_vit"])
+def test_largest_values_over_tokens_are_refused(name):
+    """Prevents: a classifier that takes each feature where it is largest explained as one that reads the mean."""
+    if name == "timm_vit":
+        model, inputs = build(name, global_pool="max"), PIXELS
+    else:
+        model, inputs = build_text(name, pooling="max"), token_batch(tokens=5)
+
+    with pytest.raises(ValueError, match="reads each feature at the token where it is largest.*Explain it by"):
+        AttentionRollout()(model, inputs)
 
 
 def test_the_trace_draws_no_random_numbers():

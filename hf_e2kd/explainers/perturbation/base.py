@@ -92,7 +92,11 @@ class PerturbationExplainer(Explainer):
         if is_image:
             maps = self.image_scores(model, inputs, columns, whole)
         elif inputs.get("input_ids") is not None:
-            maps = spread_over_tokens(self.text_scores(model, inputs, columns, whole), text_units(inputs))
+            units = text_units(inputs)
+            if (units < 0).all():  # nothing to take out
+                maps = whole.new_zeros(*whole.shape, units.shape[1])
+            else:
+                maps = spread_over_tokens(self.text_scores(model, inputs, columns, whole), units)
         else:
             raise ValueError(
                 f"'{self.name}' changes `pixel_values` or `input_ids`; given are {', '.join(sorted(inputs))}."

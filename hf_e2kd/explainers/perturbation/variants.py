@@ -129,13 +129,14 @@ def without_tokens(inputs: Mapping[str, Any], keep: torch.Tensor, padding: int) 
         keep: (n, T) bool.
         padding: Id of the padding, which fills the end.
     """
+    ids = inputs["input_ids"]
     order = (~keep).byte().argsort(dim=1, stable=True)
     stays = keep.gather(1, order)
-    given = {"attention_mask": torch.ones_like(inputs["input_ids"]), **inputs}
+    # All that belongs to tokens, such as their types and their boxes on a page; positions are counted anew.
     moved = {
-        name: given[name].gather(1, order)
-        for name in ("input_ids", "attention_mask", "token_type_ids")
-        if given.get(name) is not None
+        name: value.gather(1, order.view(*order.shape, *[1] * (value.ndim - 2)).expand_as(value))
+        for name, value in {"attention_mask": torch.ones_like(ids), **inputs}.items()
+        if isinstance(value, torch.Tensor) and value.shape[:2] == ids.shape and name != "position_ids"
     }
     moved["input_ids"] = moved["input_ids"].where(stays, padding)
     moved["attention_mask"] = moved["attention_mask"] * stays
