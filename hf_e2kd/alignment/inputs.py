@@ -127,8 +127,8 @@ def image_view(processor: Any) -> ImageView:
         resized = edge * 256 / 224 if type(processor).__name__.startswith("Levit") else edge
         return ImageView(cropped, mean, std, True, cropped[0] / resized, interpolation)
     if type(processor).__name__.startswith("Perceiver") and crop:  # a square of the image is cropped, then resized
-        resized = (size["height"], size["width"])
-        return ImageView(resized, mean, std, True, size["height"] / crop["height"], interpolation)
+        shown = (size["height"], size["width"])
+        return ImageView(shown, mean, std, True, size["height"] / crop["height"], interpolation)
     if "height" in size and "width" in size:
         cropped = (crop.get("height", size["height"]), crop.get("width", size["width"]))
         return ImageView(cropped, mean, std, False, cropped[0] / size["height"], interpolation)
