@@ -31,7 +31,7 @@ from .gate import (
     as_lines,
     exit_code,
 )
-from .options import ProcessorOption, explainer_options_of, json_object
+from .options import ProcessorOption, explainer_options_of, is_given, json_object
 from .output import echo, require_folder
 from .verification import Instead, as_checks, verified
 
@@ -165,7 +165,7 @@ def fidelity(
     if verify_ is not None:
         if gate:
             raise typer.BadParameter("--verify measures a record again; hf-e2kd gate RECORD tests requirements on it.")
-        if given := [each for each in NOT_VERIFIED if str(context.get_parameter_source(each)).endswith("COMMANDLINE")]:
+        if given := [each for each in NOT_VERIFIED if is_given(context, each)]:
             named = ", ".join(f"--{each.replace('_', '-')}" for each in given)
             raise typer.BadParameter(
                 f"--verify measures what the record states, and writes no files; leave {named} out with it."
@@ -194,7 +194,7 @@ def fidelity(
     if missing:
         raise typer.BadParameter(f"Give {', '.join(missing)}, or --verify REPO_OR_DIR.")
     assert student is not None and teacher is not None and dataset is not None
-    if str(context.get_parameter_source("tolerance")).endswith("COMMANDLINE"):
+    if is_given(context, "tolerance"):
         raise typer.BadParameter("--tolerance is of --verify alone: requirements and baselines have their own bounds.")
     require_folder(output_dir)
     check_processor(processor, student, teacher)

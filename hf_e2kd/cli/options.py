@@ -30,3 +30,10 @@ def explainer_options_of(explainer: str | None, text: str | None) -> dict[str, A
     if text is not None and explainer is None:
         raise typer.BadParameter("--explainer-options need --explainer, whose options they are.")
     return options
+
+
+def is_given(context: typer.Context, name: str) -> bool:
+    """Tell whether the command line, or a file of options, names an option."""
+    source = context.get_parameter_source(name)
+    # By its name: of click's own enumeration the text is a number.
+    return source is not None and source.name == "COMMANDLINE"
