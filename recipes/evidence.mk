@@ -12,7 +12,7 @@ COCO_TRAINING := --augment --image_size 160 --num_train_epochs 12 --per_device_t
 needs = $(foreach name,$(1),$(if $($(name)),,$(error Give $(name)=FOLDER; the head of recipes/evidence.mk says which)))
 
 .PHONY: evidence evidence-boxes evidence-boxes-tiny evidence-boxes-tiny-lite evidence-diffroar evidence-drift-images \
-	evidence-drift-texts evidence-five-band evidence-guided-student evidence-interpretability \
+	evidence-drift-texts evidence-entropy evidence-five-band evidence-guided-student evidence-interpretability \
 	evidence-kept-localisation evidence-limited-data evidence-limited-data-tiny evidence-shift evidence-shortcut \
 	evidence-tables evidence-texts evidence-unrelated evidence-watermark evidence-weight evidence-xdistillation \
 	evidence-xdistillation-cifar
@@ -63,12 +63,16 @@ evidence-guided-student: $(VENV)/.installed ## a guided teacher's student, after
 	$(PAPERS)/distill_coco.py --data $(COCO_SUBSET) --voc_classes --teacher "outputs/guide_coco/guided-{seed}" \
 		--student $(LITE0) $(COCO_TRAINING) --comparison_grid native $(ARGS)
 
-evidence-interpretability: $(VENV)/.installed ## classic methods by concept detectors (TINY_IMAGENET, COCO_SUBSET; 2 h)
+evidence-interpretability: $(VENV)/.installed ## classic methods by concept detectors (TINY_IMAGENET, COCO_SUBSET; 6 h)
 	$(call needs,TINY_IMAGENET COCO_SUBSET)
 	$(PAPERS)/interpretability_table.py --dataset $(TINY_IMAGENET) --concepts $(COCO_SUBSET) \
 		--teacher $(NETWORKS)/resnet8.json --student $(NETWORKS)/resnet8_half.json --image_size 64 --images_per_class 50 \
 		--augment --per_device_train_batch_size 64 --optim adamw_torch --learning_rate 3e-3 --num_train_epochs 30 --bf16 \
-		--use_cpu --students scratch LS KD AT FT CRD self-KD e2KD $(ARGS)
+		--use_cpu --students scratch LS KD AT FT CRD self-KD e2KD --seeds 3 $(ARGS)
+
+evidence-entropy: evidence-interpretability ## what those students say of similar classes (TINY_IMAGENET; 5 min)
+	$(PAPERS)/entropy.py --dataset $(TINY_IMAGENET) --use_cpu --seeds 3 --models \
+		$(foreach name,scratch LS KD AT FT CRD self-KD e2KD,"$(name)=outputs/interpretability_table/models/$(name)-{seed}")
 
 evidence-kept-localisation: evidence-boxes ## students of an EPG- and an IoU-guided teacher (COCO_SUBSET, LITE0; 2 h)
 	$(PAPERS)/guide_coco.py --data $(COCO_SUBSET) --voc_classes --model $(LITE0) $(COCO_TRAINING) --no_compare \

@@ -54,6 +54,10 @@ METRICS = {
 """Metrics of the table, with their headings."""
 
 
+OF_MEASUREMENT = ("dataset", "split", "seeds", "models", "categories", "pair", "samples")
+"""Options that are read where no student is trained."""
+
+
 @dataclass
 class EntropyOptions(ImageStudyOptions):
     """Options of the categories."""
@@ -88,6 +92,13 @@ class EntropyOptions(ImageStudyOptions):
             raise ValueError(f"--models are NAME=FOLDER or NAME=HUB_ID, not {', '.join(unnamed)}.")
         if len({each.partition("=")[0] for each in self.models}) < len(self.models):
             raise ValueError("--models names a model twice.")
+
+    @property
+    def read(self) -> dict[str, Any]:
+        """The options that count, with the names of the package's own categories alone."""
+        own = str(TINY_IMAGENET_GROUPS)
+        stated = {**vars(self), "categories": Path(own).name if self.categories == own else self.categories}
+        return {name: value for name, value in stated.items() if not self.models or name in OF_MEASUREMENT}
 
 
 def run_entropy(description: str) -> dict[str, Any]:
@@ -139,7 +150,9 @@ def run_entropy(description: str) -> dict[str, Any]:
                 logits[arm.label], labels = outputs(student, shown, args.per_device_eval_batch_size)
         found = measure(logits, labels, categories, pair, options.samples)
         runs.append({"seed": seed, **{student: {options.split: figures} for student, figures in found.items()}})
-        results = collect_results(args, runs, start, recipe="entropy", options=vars(options))
+        results = collect_results(args, runs, start, recipe="entropy", options=options.read)
+        if options.models:  # which were trained by others
+            del results["arguments"]
         write_results(results, output)
     table = markdown_table(results["summary"], METRICS)
     (output / "table.md").write_text(f"{table}\n", encoding="utf-8")
