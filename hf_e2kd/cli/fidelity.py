@@ -21,6 +21,7 @@ from ..fidelity import FidelityRecord, GroupsRecord, MetricValue, ModelRecord, m
 from ..fidelity.describe import describe_data, license_of
 from ..fidelity.groups import WORST_GROUP
 from ..hub.ids import is_hub_id, loaded_commit
+from ..terms.matching import ComparisonGrid
 from .gate import (
     BaselineOption,
     Gate,
@@ -81,7 +82,7 @@ def fidelity(
         Literal["teacher_top", "label"], typer.Option(help="Class to explain: the teacher's top, or the label.")
     ] = "teacher_top",
     comparison_grid: Annotated[
-        Literal["image", "native"],
+        ComparisonGrid,
         typer.Option(help="Size at which maps of images are compared: the student's image, or the larger map's own."),
     ] = "image",
     image_column: Annotated[str | None, typer.Option(help="Column of the images [image].", show_default=False)] = None,

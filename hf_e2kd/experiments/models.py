@@ -54,7 +54,7 @@ def load_weights(auto_class: Any, source: str, **options: Any) -> Any:
         OSError: it isn't there, or the Hub can't be reached.
     """
     try:
-        return auto_class.from_pretrained(source, use_safetensors=True, **options)
+        loaded = auto_class.from_pretrained(source, use_safetensors=True, **options)
     except OSError as error:
         if "safetensors" not in str(error):
             raise
@@ -62,6 +62,10 @@ def load_weights(auto_class: Any, source: str, **options: Any) -> Any:
             f"'{source}' holds no weights in the safetensors format. Others are not loaded, because pickled files "
             "can run code. Convert them where you trust them: load the model and call save_pretrained()."
         ) from error
+    model = loaded[0] if isinstance(loaded, tuple) else loaded
+    # transformers doesn't state it, and the cache may hold several.
+    model.config._commit_hash = loaded_revision(source, options.get("revision"))
+    return loaded
 
 
 def load_trained(auto_class: Any, source: str, **options: Any) -> Any:
@@ -77,8 +81,6 @@ def load_trained(auto_class: Any, source: str, **options: Any) -> Any:
             f"'{source}' has no weights for {', '.join(sorted(found['missing_keys'])[:4])}: these would be random. "
             "Name a checkpoint that was trained as a classifier."
         )
-    # transformers doesn't state it, and the cache may hold several.
-    model.config._commit_hash = loaded_revision(source, options.get("revision"))
     return model
 
 

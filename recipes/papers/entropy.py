@@ -141,7 +141,7 @@ def run_entropy(description: str) -> dict[str, Any]:
         logits: dict[str, Tensor] = {}
         for each in options.models:
             label, _, source = each.partition("=")
-            logits[label], labels = outputs_of(source.format(seed=seed), names, test, args)
+            logits[label], labels = outputs_of(source.replace("{seed}", str(seed)), names, test, args)
         if not options.models:
             trained.run(options.arms, [seed])
             shown = as_inputs(test, processor)

@@ -6,6 +6,7 @@ import pytest
 from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification, ViTImageProcessor
 
 from hf_e2kd.alignment.own_processing import own_image_processor, own_tokenizer
+from hf_e2kd.experiments.models import label_settings, load_for_classes
 from hf_e2kd.experiments.sources import load_classifier
 from hf_e2kd.fidelity.describe import describe_model
 from hf_e2kd.store.key import teacher_key
@@ -54,3 +55,6 @@ def test_a_named_revision_among_several(published, number):
     model = load_classifier("team/model", COMMITS[number]).model
     assert describe_model(model).revision == teacher_key(model)["revision"] == COMMITS[number]
     assert list(own_image_processor(model).image_mean) == [number / 2] * 3
+    own = label_settings(["a", "b"], 2)
+    other, _ = load_for_classes(AutoModelForImageClassification, "team/model", own, revision=COMMITS[number])
+    assert list(own_image_processor(other).image_mean) == [number / 2] * 3
