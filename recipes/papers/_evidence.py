@@ -142,7 +142,7 @@ def paired_table(
         pairs = [
             (row[compared], by_student[baseline][seed][compared])
             for seed, row in seeds.items()
-            if student != baseline and seed in by_student.get(baseline, {})
+            if student != baseline and compared in row and seed in by_student.get(baseline, {})
         ]
         cells = [cell(each, places_of(name, each)) for name, each in zip(shown, values, strict=True)]
         changes = difference(pairs, places_of(compared, [value for pair in pairs for value in pair]))
@@ -164,13 +164,16 @@ def runs_table(results: Mapping[str, Any], split: str, columns: Mapping[str, str
         for model, splits in run.items()
         if model != "seed" and split in splits
     ]
+    rows.sort(key=lambda row: row["model"] != "teacher")
     return paired_table(rows, columns, baseline, compared, {}, kind="model")
 
 
 def places_of(name: str, values: Sequence[float]) -> int:
-    """Choose the decimal places of a figure: none of seconds, one of means of counts, else three."""
-    if name.endswith("seconds"):
+    """Choose the places after the point: 0 for seconds and parameters, 2 for percent, 1 for counts' means, else 3."""
+    if name.endswith(("seconds", "parameters")):
         return 0
+    if name.endswith("percent"):
+        return 2
     return 1 if values and all(isinstance(value, int) for value in values) else 3
 
 
@@ -183,7 +186,9 @@ def cell(values: Sequence[float], places: int = 3) -> str:
     """
     if not values:
         return "–"
-    spread = f" ± {short(statistics.stdev(values), places)}" if len(values) > 1 else ""
+    # A count that is the same in all runs, such as that of parameters, has no spread.
+    has_spread = len(values) > 1 if places else len(set(values)) > 1
+    spread = f" ± {short(statistics.stdev(values), places)}" if has_spread else ""
     return f"{short(statistics.fmean(values), places)}{spread}"
 
 

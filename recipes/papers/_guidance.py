@@ -1,13 +1,13 @@
 """Shared parts of the recipes of annotated images: command line, measures, results."""
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from _annotated import AnnotatedSource, AnnotatedSplits, draw_boxes, flip
-from _evidence import refuse_other, settings_digest, write_evidence
+from _evidence import paired_table, refuse_other, settings_digest, write_evidence
 from torch import nn
 from transformers import HfArgumentParser, PreTrainedConfig
 from transformers.hf_argparser import string_to_bool
@@ -31,6 +31,9 @@ METRICS = {
     "localization_iou": "IoU",
 }
 """Reported measures with their headings, as far as they were measured."""
+
+UNGUIDED = "unguided"
+"""Name of a model without guidance in the tables of several."""
 
 TRAINING = {
     **COMMON_TRAINING,
@@ -217,6 +220,31 @@ def save_results(results: Mapping[str, Any], output: Path, args: ExplanationDist
     if args.process_index == 0:
         write_results(results, output)
         (output / "table.md").write_text(f"{markdown_table(results['summary'], METRICS)}\n", encoding="utf-8")
+
+
+def variants_table(files: Sequence[Mapping[str, Any]], split: str) -> str:
+    """Write guided models that several commands trained, with the paired difference of EPG from the unguided ones."""
+    rows = [
+        {"model": variant_name(results) if model == "guided" else UNGUIDED, "seed": run["seed"], **splits[split]}
+        for results in files
+        for run in results["runs"]
+        for model, splits in run.items()
+        if model != "seed"
+    ]
+    return paired_table(rows, METRICS, UNGUIDED, "energy_pointing_game", {}, kind="model")
+
+
+def variant_name(results: Mapping[str, Any]) -> str:
+    """Name a guided model by the options that it was trained by, as far as they aren't the defaults."""
+    options, weight = results["options"], results["arguments"]["explanation_weight"]
+    parts = [f"{options['guidance_loss']}, λ = {weight:g}" if weight else UNGUIDED]
+    if options["layer"]:
+        parts.append(f"{options['layer']} layer")
+    if options["annotated"] < 1:
+        parts.append(f"{100 * options['annotated']:g} % of the boxes")
+    if options["dilation"]:
+        parts.append(f"boxes larger by {options['dilation']:g}")
+    return ", ".join(parts)
 
 
 def show_results(results: Mapping[str, Any], output: Path, args: ExplanationDistillArguments) -> None:

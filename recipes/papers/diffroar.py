@@ -15,13 +15,15 @@ same options, processes share the runs; an interrupted command goes on.
     python recipes/papers/diffroar.py --smoke
 """
 
+import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from _evidence import paired_table
 from _interpretability import StudyOptions, as_inputs, new_network, parse_study, square_processor
 from _trained_arms import TrainedArms
 from datasets import Dataset
@@ -33,10 +35,9 @@ from hf_e2kd.data import digits_on_textures, load_cifar10, load_cifar100, load_f
 from hf_e2kd.experiments import run_recipe
 from hf_e2kd.experiments.diffroar import FRACTIONS, LabelledImages, accuracy, diffroar
 from hf_e2kd.experiments.distillation import announce, use_one_thread
-from hf_e2kd.experiments.results import RECORDED, describe_machine, write_results
+from hf_e2kd.experiments.results import collect_results, write_results
 from hf_e2kd.fidelity.interpretability.loss_gradient import loss_gradient
 from hf_e2kd.fidelity.interpretability.loss_gradient_figure import loss_gradient_panel
-from hf_e2kd.fidelity.training import recorded_arguments
 
 LOADERS = {
     "mnist": load_mnist,
@@ -63,7 +64,10 @@ class DiffRoarOptions(StudyOptions):
     fractions: list[float] = field(
         default_factory=lambda: list(FRACTIONS), metadata={"help": "Shares of the pixels that are masked."}
     )
-    repeats: int = field(default=10, metadata={"help": "Number of seeds of the retrained networks."})
+    repeats: int = field(default=10, metadata={"help": "Number of networks that are retrained for each."})
+    seeds: int = field(
+        default=1, metadata={"help": "Number of seeds of teachers and students, from --seed, on the same images."}
+    )
     per_element: bool = field(
         default=False, metadata={"help": "Rank and mask each colour of a pixel by itself, as the official code does."}
     )
@@ -74,7 +78,7 @@ class DiffRoarOptions(StudyOptions):
             raise ValueError("Give --folder, or --smoke to try the recipe out without any data.")
         if not all(0 < each < 1 for each in self.fractions) or len(set(self.fractions)) < len(self.fractions):
             raise ValueError(f"--fractions lie between 0 and 1, each once, not {self.fractions}.")
-        for name in ("repeats", "image_size", "train_images", "test_images"):
+        for name in ("repeats", "seeds", "image_size", "train_images", "test_images"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"--{name} must be at least 1, not {getattr(self, name)}.")
 
@@ -107,42 +111,49 @@ def run_diffroar(description: str) -> dict[str, Any]:
         processor,
         output / "models",
         lambda model: {"accuracy": accuracy(model, images["test"])},
-        not_of_training=("fractions", "repeats", "per_element"),
+        not_of_training=("fractions", "repeats", "per_element", "seeds"),
     )
-    figures = trained.run(options.arms, [args.seed])
-    names = {arm.label: trained.name(arm, args.seed) for arm in options.arms}
-    models: dict[str, dict[str, Any]] = {}
-    for arm in options.arms:
-        announce(args, f"Retraining without what {arm.label} ranks first, and last")
-        found = diffroar(
-            trained.load(names[arm.label]),
-            partial(new_network, arm.setting("student", options), train, options.smoke),
-            images["train"],
-            images["test"],
-            processor,
-            args,
-            output / f"retrained-{arm.file_name}",
-            fractions=options.fractions,
-            seeds=range(options.repeats),
-            per_element=options.per_element,
-        )
-        models[arm.label] = {**figures[names[arm.label]], **found}
-    results = {
-        "recipe": "diffroar",
-        "options": vars(options),
-        "arguments": recorded_arguments(args, RECORDED),
-        **describe_machine(args.device),
-        "seconds": round(time.monotonic() - start),
-        "models": models,
-    }
-    write_results(results, output)
-    table = as_table(models)
+    seeds = range(args.seed, args.seed + options.seeds)
+    figures = trained.run(options.arms, seeds)
+    runs: list[dict[str, Any]] = []
+    for seed in seeds:
+        run: dict[str, Any] = {"seed": seed}
+        for arm in options.arms:
+            announce(args, f"Retraining without what {arm.label} of seed {seed} ranks first, and last")
+            name = trained.name(arm, seed)
+            found = diffroar(
+                trained.load(name),
+                partial(new_network, arm.setting("student", options), train, options.smoke),
+                images["train"],
+                images["test"],
+                processor,
+                args,
+                output / f"retrained-{arm.file_name}-{seed}",
+                fractions=options.fractions,
+                seeds=range(options.repeats),
+                per_element=options.per_element,
+            )
+            run[arm.label] = {"test": {**figures[name], **flat(found)}}
+        runs.append(run)
+        results = collect_results(args, runs, start, recipe="diffroar", options=vars(options))
+        write_results(results, output)
+    table = diffroar_table(results, "test")
     (output / "table.md").write_text(f"{table}\n", encoding="utf-8")
-    draw_curves(models, output / "diffroar.png")
-    loaded = {label: trained.load(name) for label, name in names.items()}
+    draw_curves(results, output / "diffroar.png")
+    loaded = {arm.label: trained.load(trained.name(arm, args.seed)) for arm in options.arms}
     draw_gradients(loaded, images["test"], processor, output / "loss_gradients.png")
     print(f"\n{table}\n\nIn {output}: diffroar.png, loss_gradients.png, results.json, table.md")
     return results
+
+
+def flat(found: Mapping[str, Any]) -> dict[str, float]:
+    """Name what `diffroar` measured of a student: its mean, and the parts by fraction."""
+    parts = {
+        f"{part}_{fraction}": value
+        for fraction, figures in found["fractions"].items()
+        for part, value in figures.items()
+    }
+    return {"diffroar": found["diffroar"], **parts}
 
 
 def load_data(options: DiffRoarOptions, seed: int) -> dict[str, Dataset]:
@@ -160,30 +171,38 @@ def load_data(options: DiffRoarOptions, seed: int) -> dict[str, Dataset]:
     }
 
 
-def as_table(models: Mapping[str, Mapping[str, Any]]) -> str:
-    """Write one row a student, in percent; DiffROAR in percentage points."""
-    fractions = list(next(iter(models.values()))["fractions"])
-    heads = " | ".join(f"{fraction} masked" for fraction in fractions)
-    lines = [f"| model | accuracy | DiffROAR | {heads} |", f"|---|---|---|{'---|' * len(fractions)}"]
-    for name, found in models.items():
-        spread = f" ± {100 * found['std']:.2f}" if found["std"] else ""
-        cells = " | ".join(f"{100 * found['fractions'][fraction]['diffroar']:.2f}" for fraction in fractions)
-        lines.append(f"| {name} | {100 * found['accuracy']:.2f} | {100 * found['diffroar']:.2f}{spread} | {cells} |")
-    return "\n".join(lines)
+def diffroar_table(results: Mapping[str, Any], split: str) -> str:
+    """Write the students' accuracy and DiffROAR in percent, with DiffROAR's paired difference from the first one's."""
+    rows = [
+        {"model": model, "seed": run["seed"], **{f"{name}_percent": 100 * value for name, value in own[split].items()}}
+        for run in results["runs"]
+        for model, own in run.items()
+        if model != "seed"
+    ]
+    parts = {f"diffroar_{fraction:g}_percent": f"{fraction:g} masked" for fraction in results["options"]["fractions"]}
+    columns = {"accuracy_percent": "accuracy", "diffroar_percent": "DiffROAR", **parts}
+    return paired_table(rows, columns, rows[0]["model"], "diffroar_percent", {}, kind="model")
 
 
-def draw_curves(models: Mapping[str, Mapping[str, Any]], path: Path) -> Figure:
-    """Draw the accuracies after retraining over the masked fraction, and their differences."""
+def draw_curves(results: Mapping[str, Any], path: Path) -> Figure:
+    """Draw the accuracies after retraining over the masked fraction, and their differences, as means over the seeds.
+
+    Differences of several seeds have bars of a standard deviation.
+    """
     figure = Figure(figsize=(8, 3.4), layout="constrained")
     accuracies, differences = figure.subplots(1, 2)
-    for number, (name, found) in enumerate(models.items()):
-        fractions = [float(fraction) for fraction in found["fractions"]]
-        rows = list(found["fractions"].values())
+    fractions: Sequence[float] = sorted(results["options"]["fractions"])
+    for number, model in enumerate(name for name in results["runs"][0] if name != "seed"):
+        own = [run[model]["test"] for run in results["runs"]]
         style: dict[str, Any] = {"color": f"C{number}", "marker": "o", "markersize": 3}
         for part, line in (("bottom", "-"), ("top", ":")):
-            label = f"{name}: {'smallest' if part == 'bottom' else 'largest'} masked"
-            accuracies.plot(fractions, [row[part] for row in rows], linestyle=line, label=label, **style)
-        differences.plot(fractions, [100 * row["diffroar"] for row in rows], label=name, **style)
+            label = f"{model}: {'smallest' if part == 'bottom' else 'largest'} masked"
+            means = [statistics.fmean(each[f"{part}_{fraction:g}"] for each in own) for fraction in fractions]
+            accuracies.plot(fractions, means, linestyle=line, label=label, **style)
+        points = [[100 * each[f"diffroar_{fraction:g}"] for each in own] for fraction in fractions]
+        spreads = [statistics.stdev(each) for each in points] if len(own) > 1 else None
+        means = [statistics.fmean(each) for each in points]
+        differences.errorbar(fractions, means, spreads, label=model, capsize=3, **style)
     accuracies.set(xlabel="fraction of the pixels that is masked", ylabel="accuracy after retraining")
     differences.set(xlabel="fraction of the pixels that is masked", ylabel="DiffROAR (percentage points)")
     differences.axhline(0, color="grey", linewidth=0.8)

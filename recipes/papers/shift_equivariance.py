@@ -217,8 +217,8 @@ def summarise_shifts(similarities: torch.Tensor) -> dict[str, Any]:
 
 
 def shift_table(shifts: Sequence[int], models: Mapping[str, Mapping[str, Any]]) -> str:
-    """Write the means at every fourth shift, one row a model."""
-    shown = [place for place, shift in enumerate(shifts) if shift % 4 == 0 or shift == shifts[-1]]
+    """Write the means at one pixel and at every fourth shift, one row a model."""
+    shown = [place for place, shift in enumerate(shifts) if shift and (shift % 4 == 0 or shift in (1, shifts[-1]))]
     lines = [
         f"| model | explainer | {' | '.join(f'{shifts[place]} px' for place in shown)} |",
         f"|---|---|{'---|' * len(shown)}",

@@ -103,15 +103,20 @@ def test_entropies_of_the_samples_that_all_get_right():
 
 def test_diffroar_of_students_goes_on_where_it_was(run, tmp_path):
     """Prevents: models trained anew by each process, or figures of other fractions than those asked for."""
-    options = ("--smoke", "--students", "scratch", "KD")
+    options = ("--smoke", "--students", "scratch", "KD", "--seeds", "2")
     results = run(diffroar, *options)
-    for found in results["models"].values():
-        (figures,) = found["fractions"].values()
-        assert list(found["fractions"]) == ["0.5"] and len(found["runs"]) == 2
-        assert found["diffroar"] == pytest.approx(figures["bottom"] - figures["top"])
+    assert [run["seed"] for run in results["runs"]] == [42, 43]
+    for each in results["runs"]:
+        for model in ("scratch", "KD"):
+            found = each[model]["test"]
+            assert set(found) - {"cpu_seconds"} == {"accuracy", "diffroar", "bottom_0.5", "top_0.5", "diffroar_0.5"}
+            assert found["diffroar"] == pytest.approx(found["bottom_0.5"] - found["top_0.5"])
+    assert results["runs"][0]["KD"] != results["runs"][1]["KD"]
+    table = (tmp_path / "table.md").read_text()
+    assert "| scratch | 2 |" in table and "DiffROAR − scratch's" in table and "0.5 masked" in table
     assert {"diffroar.png", "loss_gradients.png", "table.md"} <= {path.name for path in tmp_path.iterdir()}
     runs = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json") if path.name != "results.json"}
-    assert run(diffroar, *options)["models"] == results["models"]
+    assert run(diffroar, *options)["runs"] == results["runs"]
     assert {path: path.stat().st_mtime_ns for path in runs} == runs
     with pytest.raises(SystemExit, match="1") as ended:
         run(diffroar, *options, "--learning_rate", "0.5")

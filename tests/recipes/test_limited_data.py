@@ -9,7 +9,7 @@ import limited_data
 import numpy as np
 import pytest
 from _common import unlabelled_images
-from _evidence import paired_table
+from _evidence import cell, paired_table
 from _generated import write_sun397
 from _limited_arms import STUDIES
 from _limited_data import SETTINGS, Study, divide
@@ -172,3 +172,35 @@ def test_the_pages_hold_the_results_tables(tmp_path):
     (tmp_path / "some.json").write_text(json.dumps(results))
     made = evidence_tables.with_tables("Before.\n\n<!-- some weight -->\nold\n<!-- end -->\nAfter.", tmp_path)
     assert "old" not in made and "| KD | 1 | .500 |" in made and made.endswith("<!-- end -->\nAfter.")
+    with pytest.raises(FileNotFoundError, match="other.json', of which '<!-- other weight -->' is"):
+        evidence_tables.with_tables("<!-- other weight -->\n<!-- end -->", tmp_path)
+
+
+def test_a_table_of_several_commands(tmp_path):
+    """Prevents: models of several files under one name, or compared with another seed's."""
+    shared = {"recipe": "guide_coco", "options": {"layer": None, "annotated": 1.0, "dilation": 0.0}}
+    for name, loss, weight, layer, runs in (
+        ("guide", "energy", 0.5, None, [{"baseline": 0.25, "guided": 0.5}, {"baseline": 0.5, "guided": 0.5}]),
+        ("guide_mid", "l1", 0.25, "mid", [{"guided": 0.75}, {"guided": 1.0}]),
+        ("guide_none", "energy", 0.0, "mid", [{"guided": 0.25}]),
+    ):
+        content = {
+            **shared,
+            "options": {**shared["options"], "guidance_loss": loss, "layer": layer},
+            "arguments": {"explanation_weight": weight},
+            "runs": [
+                {"seed": seed, **{model: {"test": {"energy_pointing_game": epg}} for model, epg in run.items()}}
+                for seed, run in enumerate(runs)
+            ],
+        }
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    rows = evidence_tables.with_tables("<!-- guide* test -->\n<!-- end -->", tmp_path).splitlines()[4:8]
+    assert [row.split(" | ")[0] for row in rows] == [
+        *("| unguided", "| energy, λ = 0.5", "| l1, λ = 0.25, mid layer", "| unguided, mid layer"),
+    ]
+    assert rows[1].endswith("| +.125 [−1.463, +1.713] |") and rows[2].startswith("| l1, λ = 0.25, mid layer | 2 | .875")
+    assert rows[3].endswith("| +.000 |")
+
+
+def test_counts_that_are_the_same_in_all_runs_have_no_spread():
+    assert cell([7598.0, 7598.0], 0) == "7,598" and cell([1.0, 3.0], 0) == "2 ± 1" and cell([0.5, 0.5]) == ".500 ± .000"
