@@ -9,7 +9,7 @@ NETWORKS := recipes/networks
 COCO_TRAINING := --augment --image_size 160 --num_train_epochs 12 --per_device_train_batch_size 16 \
 	--learning_rate 1e-3 --held_out 0.15 --seeds 3
 DIFFROAR := --teacher $(NETWORKS)/resnet14.json --student $(NETWORKS)/resnet14.json --train_images 3000 \
-	--test_images 2000 --fractions 0.1 0.5 0.9 --repeats 2 --seeds 3 --per_device_train_batch_size 32 --use_cpu true
+	--test_images 2000 --fractions 0.1 0.5 0.9 --repeats 1 --seeds 3 --per_device_train_batch_size 32 --use_cpu true
 # Ends with what is missing, where a folder isn't named.
 needs = $(foreach name,$(1),$(if $($(name)),,$(error Give $(name)=FOLDER; the head of recipes/evidence.mk says which)))
 
@@ -38,12 +38,12 @@ evidence-boxes-tiny-lite: $(VENV)/.installed ## the same of EfficientNet-Lite0, 
 		--num_train_epochs 5 --learning_rate 1e-4 --per_device_train_batch_size 32 --studies losses boxes \
 		--output_dir outputs/boxes_tiny_imagenet_lite0 $(ARGS)
 
-evidence-diffroar: $(VENV)/.installed ## DiffROAR with and without KD (FASHION_MNIST; 30 min)
+evidence-diffroar: $(VENV)/.installed ## DiffROAR with and without KD (FASHION_MNIST; 15 min)
 	$(call needs,FASHION_MNIST)
 	$(PAPERS)/diffroar.py --data fashion_mnist --folder $(FASHION_MNIST) --image_size 28 --temperature 4 \
 		--num_train_epochs 10 --output_dir outputs/diffroar $(DIFFROAR) $(ARGS)
 
-evidence-diffroar-cifar: $(VENV)/.installed ## the same on CIFAR-10 (CIFAR; 40 min)
+evidence-diffroar-cifar: $(VENV)/.installed ## the same on CIFAR-10 (CIFAR; 20 min)
 	$(call needs,CIFAR)
 	$(PAPERS)/diffroar.py --data cifar10 --folder $(CIFAR) --num_train_epochs 15 \
 		--output_dir outputs/diffroar_cifar10 $(DIFFROAR) $(ARGS)

@@ -1,5 +1,6 @@
 """`hf-e2kd distill`: distillation of any models on any data, or of an embedded setting."""
 
+import argparse
 import difflib
 import json
 import sys
@@ -23,7 +24,8 @@ from ..experiments.distillation import Distillation, explainer_of
 from ..experiments.estimate import estimate_students
 from ..experiments.experiment import Comparison, parse_experiment
 from ..experiments.images import ImageExperiment
-from ..experiments.reaching import FROM_SCRATCH, absent, check_source
+from ..experiments.models import is_architecture
+from ..experiments.reaching import FROM_SCRATCH, loading_data
 from ..experiments.run import as_text, run_variants
 from ..experiments.sources import check_same_modality, load_classifier, load_config, reads_text
 from ..experiments.texts import TextExperiment
@@ -222,25 +224,27 @@ def _read_sources(
 ) -> tuple[ImageExperiment | TextExperiment, list[str]]:
     """Choose the experiment of the teacher's modality, and say the sources in its options."""
     fits, finetunes = teacher_head == "fit", finetune_teacher is not None
+    stated = _stated(given, "teacher_revision", "student_revision", "dataset_config")
+    revision = stated["teacher_revision"]
     if fits and finetunes:
         raise typer.BadParameter("--finetune-teacher trains the teacher with its head; leave one of both out.")
     if finetunes and not finetune_teacher:
         raise typer.BadParameter("--finetune-teacher 0 would leave the new classifier random. Give a number above 0.")
     if fits or finetunes:
-        is_text = type(load_config(teacher)) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+        is_text = type(load_config(teacher, revision)) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
     else:
-        is_text = reads_text(load_config(teacher), teacher)
+        is_text = reads_text(load_config(teacher, revision), teacher)
     experiment: ImageExperiment | TextExperiment = BERT_ON_REVIEWS if is_text else VIT_ON_DIGITS
     _check_options(experiment, given)
     _check_passed_over(is_text, student, finetune_teacher, set(_names(given)))
-    _check_dataset(dataset)
+    _check_dataset(dataset, stated["dataset_config"])
     if is_text or student not in _PARTS_OF_THE_TEACHER:
-        _check_student(teacher, is_text, student)
+        _check_student(teacher, is_text, student, stated["student_revision"])
     else:
         raise ValueError(f"The teacher '{teacher}' classifies images: name its student by Hub id or folder.")
     if not (finetunes or fits):
         # That it has weights and a processor, before anything is trained.
-        load_classifier(teacher)
+        load_classifier(teacher, revision)
     arguments = [*_ONE_STUDENT, "--teacher", teacher, "--dataset", dataset, "--teacher_head", teacher_head]
     arguments += ["--finetune_teacher", str(finetunes).lower()]
     if finetunes:
@@ -271,22 +275,31 @@ def _check_passed_over(is_text: bool, student: str, finetune_teacher: float | No
         )
 
 
-def _check_dataset(source: str) -> None:
-    check_source(source)
-    if not Path(source).exists():
-        try:
-            load_dataset_builder(source)
-        except OSError as error:
-            raise absent(source, error) from error
+def _stated(given: Sequence[str], *names: str) -> dict[str, str | None]:
+    """Read options of the data class of the sources before it is known which one."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in names:
+        parser.add_argument(f"--{name}", f"--{name.replace('_', '-')}")
+    return vars(parser.parse_known_args(given)[0])
 
 
-def _check_student(teacher: str, teacher_is_text: bool, student: str) -> None:
+def _check_dataset(source: str, config: str | None) -> None:
+    with loading_data(source, config):
+        if not Path(source).exists():
+            load_dataset_builder(source, config)
+
+
+def _check_student(teacher: str, teacher_is_text: bool, student: str, revision: str | None) -> None:
     """Check the modality of a student that is more than the name of an architecture."""
-    named = student.endswith(".json") or student.startswith(("timm/", "bcos/", "torchvision/"))
-    if student in _PARTS_OF_THE_TEACHER or named:
+    if student in _PARTS_OF_THE_TEACHER or is_architecture(student):
+        if revision is not None:
+            raise typer.BadParameter(
+                f"--student_revision {revision} is of a student's weights on the Hub, and '{student}' names none. "
+                "Leave it out."
+            )
         return
     of_texts = "--student random and teacher-layers need no model beside the teacher."
-    kind = type(load_config(student, remedy=of_texts if teacher_is_text else FROM_SCRATCH))
+    kind = type(load_config(student, revision, remedy=of_texts if teacher_is_text else FROM_SCRATCH))
     if kind in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING or kind in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
         is_text = kind not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
         check_same_modality(teacher, teacher_is_text, student, is_text)

@@ -262,11 +262,13 @@ def _data(folder: Path, stated: DataRecord, instead: Instead, is_text: bool, col
     else:
         split = instead.split or stated.split
         place = instead.dataset or _data_place(stated, folder)
+        # A copy on this machine is of the configuration that the record states.
+        own_config = None if Path(place).exists() else stated.config
         data, split = load_split(
             place,
             is_text,
             split,
-            instead.dataset_config or stated.config,
+            instead.dataset_config or own_config,
             columns.inputs(is_text),
             revision=None if instead.dataset else _revision(stated.revision, "dataset"),
         )

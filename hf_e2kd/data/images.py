@@ -26,6 +26,7 @@ def load_images(
     eval_share: float = 0.1,
     seed: int = 0,
     skip_undecodable: bool = False,
+    config: str | None = None,
 ) -> tuple[Dataset, Dataset]:
     """Load images to distil on.
 
@@ -37,6 +38,7 @@ def load_images(
         image_column: The column of the images.
         skip_undecodable: Leave images out that can't be decoded, with a warning that names them. Every image of these
             splits is decoded once for that.
+        config: Name of the data set's configuration on the Hub.
 
     Returns:
         The training and the evaluation set.
@@ -45,7 +47,7 @@ def load_images(
         ValueError: a split or the column is missing; those that exist are listed. Or a folder's images aren't in
             one split, once each.
     """
-    splits = load_image_splits(source)
+    splits = load_image_splits(source, config)
     if train_split not in splits:
         raise ValueError(f"'{source}' has no split '{train_split}'. Its splits: {', '.join(splits)}.")
     train = splits[train_split]
@@ -61,9 +63,9 @@ def load_images(
     return held_out["train"], held_out["test"]
 
 
-def load_image_splits(source: str) -> DatasetDict:
+def load_image_splits(source: str, config: str | None = None) -> DatasetDict:
     """All splits of a Hub id, a folder saved by `save_to_disk`, or a folder of images; "train" where there is one."""
-    return DatasetDict({name: with_names(split) for name, split in _read_splits(source).items()})
+    return DatasetDict({name: with_names(split) for name, split in _read_splits(source, config).items()})
 
 
 def with_names(dataset: Dataset) -> Dataset:
@@ -104,12 +106,12 @@ def without_undecodable(dataset: Dataset, column: str = "image") -> Dataset:
     return dataset.select([row for row in range(len(dataset)) if row not in left_out])
 
 
-def _read_splits(source: str) -> DatasetDict:
+def _read_splits(source: str, config: str | None) -> DatasetDict:
     folder = Path(source)
     if folder.is_file():
         return load_data_file(source)
     if not folder.is_dir():
-        return load_dataset(source)
+        return load_dataset(source, config)
     if (folder / "dataset_dict.json").exists() or (folder / "dataset_info.json").exists():
         saved = load_from_disk(source)
         return saved if isinstance(saved, DatasetDict) else DatasetDict(train=saved)

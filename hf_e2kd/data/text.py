@@ -137,7 +137,7 @@ def _names(columns: str | Sequence[str]) -> tuple[str, ...]:
     return names
 
 
-def load_text_splits(source: str) -> Mapping[str, Dataset]:
+def load_text_splits(source: str, config: str | None = None) -> Mapping[str, Dataset]:
     """All splits of a source as for `load_texts`; "train" where there is one."""
     folder = Path(source)
     if folder.is_file():
@@ -147,7 +147,7 @@ def load_text_splits(source: str) -> Mapping[str, Dataset]:
     if (folder / "dataset_dict.json").is_file() or (folder / "dataset_info.json").is_file():
         saved = load_from_disk(source)
         return {"train": saved} if isinstance(saved, Dataset) else saved
-    return load_data_folder(source) if folder.is_dir() else load_dataset(source)
+    return load_data_folder(source) if folder.is_dir() else load_dataset(source, config)
 
 
 def load_texts(
@@ -158,6 +158,7 @@ def load_texts(
     label_column: str,
     eval_share: float = 0.1,
     seed: int = 0,
+    config: str | None = None,
 ) -> tuple[Dataset, Dataset]:
     """Load labelled texts to distil on.
 
@@ -169,6 +170,7 @@ def load_texts(
             is taken, and `eval_share` of it is held out by `seed`.
         text_column: Column of the texts, or the two of pairs.
         label_column: Column of the labels.
+        config: Name of the data set's configuration on the Hub.
 
     Returns:
         The training and the evaluation set, with a column `length` in characters, by which
@@ -178,7 +180,7 @@ def load_texts(
         ValueError: a split or a column is missing; those that exist are listed. A row without a text, by its number.
     """
     columns = _names(text_column)
-    splits = dict(load_text_splits(source))
+    splits = dict(load_text_splits(source, config))
     if len(splits) == 1 and eval_split not in splits:
         (only,) = splits.values()
         held_out = only.train_test_split(test_size=eval_share, seed=seed)

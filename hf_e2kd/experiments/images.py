@@ -46,6 +46,9 @@ class ImageSources:
     dataset: str | None = field(
         default=None, metadata={"help": "Hub id, folder saved by `datasets`, or folder of images."}
     )
+    dataset_config: str | None = field(default=None, metadata={"help": "The data set's configuration on the Hub."})
+    teacher_revision: str | None = field(default=None, metadata={"help": "The teacher's revision on the Hub."})
+    student_revision: str | None = field(default=None, metadata={"help": "The student's revision on the Hub."})
     student_init: str = field(
         default="pretrained",
         metadata={"help": "Keep the student's weights, or start anew.", "choices": ["pretrained", "random"]},
@@ -109,6 +112,7 @@ def load_image_sources(sources: ImageSources, args: ExplanationDistillArguments,
         sources.image_column,
         seed=seed,
         skip_undecodable=sources.skip_undecodable,
+        config=sources.dataset_config,
     )
     refuse_partly_labelled([train, evaluation], sources.label_column)
     teacher_train = None
@@ -125,18 +129,20 @@ def load_image_sources(sources: ImageSources, args: ExplanationDistillArguments,
             label_column=sources.label_column,
             device=args.device,
             progress=args.process_index == 0 and not args.disable_tqdm,
+            revision=sources.teacher_revision,
         )
     else:
-        teacher, teacher_processor = load_teacher(sources.teacher)
+        teacher, teacher_processor = load_teacher(sources.teacher, sources.teacher_revision)
     train, evaluation = (
         encode_labels(data, sources.label_column, class_names(teacher)) for data in (train, evaluation)
     )
-    student = create_student(sources.student, sources.student_init, label_names(train, sources.label_column), teacher)
+    names = label_names(train, sources.label_column)
+    student = create_student(sources.student, sources.student_init, names, teacher, sources.student_revision)
     # A student that starts anew has no processor of its own: it sees what the teacher sees.
     if sources.student_init == "random":
         processor = processor_like(image_view(teacher_processor), student)
     else:
-        processor = load_processor(sources.student, student.config)
+        processor = load_processor(sources.student, student.config, revision=sources.student_revision)
     transform, training_transform = (
         DistillationTransform(
             processor,
@@ -184,8 +190,8 @@ def finetune(
             f"Columns: {', '.join(train.column_names)}. Name another by --label_column, or encode it: "
             f"dataset.class_encode_column('{sources.label_column}')."
         )
-    teacher = create_student(sources.teacher, "pretrained", names)
-    processor = load_processor(sources.teacher, teacher.config)
+    teacher = create_student(sources.teacher, "pretrained", names, revision=sources.teacher_revision)
+    processor = load_processor(sources.teacher, teacher.config, revision=sources.teacher_revision)
     shown = train.with_transform(
         DistillationTransform(
             processor,

@@ -45,6 +45,9 @@ from .reaching import FROM_SCRATCH, loading
 
 logger = get_logger(__name__)
 
+_ARCHITECTURES = ("timm/", "bcos/", "torchvision/")
+"""Beginnings of the names of architectures, which `create_student` makes with random weights."""
+
 
 def load_weights(auto_class: Any, source: str, **options: Any) -> Any:
     """Load a model by `auto_class.from_pretrained`, from weights in the safetensors format alone.
@@ -84,12 +87,17 @@ def load_trained(auto_class: Any, source: str, **options: Any) -> Any:
     return model
 
 
-def load_teacher(source: str) -> tuple[nn.Module, Any]:
-    """Load a trained image classifier and its processor, from the Hub or a folder. No remote code is run."""
-    with loading(source):
-        model = load_trained(AutoModelForImageClassification, source)
+def load_teacher(source: str, revision: str | None = None) -> tuple[nn.Module, Any]:
+    """Load a trained image classifier and its processor, from the Hub or a folder. No remote code is run.
+
+    Args:
+        source: Hub id or folder.
+        revision: Branch, tag or commit on the Hub.
+    """
+    with loading(source, revision=revision):
+        model = load_trained(AutoModelForImageClassification, source, revision=revision)
     name_classes_apart(model)
-    return model, load_processor(source, model.config)
+    return model, load_processor(source, model.config, revision=revision)
 
 
 def name_classes_apart(model: nn.Module) -> None:
@@ -136,9 +144,9 @@ def keep_classes(model: nn.Module, names: Sequence[str]) -> None:
         model.timm_model.num_classes = len(rows)
 
 
-def _reorder_classes(model: nn.Module, source: str) -> None:
+def _reorder_classes(model: nn.Module, source: str, revision: str | None) -> None:
     """Give a loaded head the order of its classes' new names, where the checkpoint has the same in another order."""
-    stated = AutoConfig.from_pretrained(source).id2label
+    stated = AutoConfig.from_pretrained(source, revision=revision).id2label
     before, now = unique_class_names([str(stated[number]) for number in sorted(stated)]), class_names(model)
     keys, new = [name_key(name) for name in before], [name_key(name) for name in now or ()]
     if keys != new and sorted(keys) == sorted(new) and len(set(keys)) == len(keys):
@@ -187,7 +195,9 @@ def bcos_processor(config: BcosConfig) -> BitImageProcessor:
     )
 
 
-def create_student(source: str, init: str, names: list[str] | None, teacher: nn.Module | None = None) -> nn.Module:
+def create_student(
+    source: str, init: str, names: list[str] | None, teacher: nn.Module | None = None, revision: str | None = None
+) -> nn.Module:
     """Make a student of images for the classes `names`, or the teacher's where there are none.
 
     Args:
@@ -196,9 +206,10 @@ def create_student(source: str, init: str, names: list[str] | None, teacher: nn.
         init: `"pretrained"` keeps the weights (a new classifier if the classes differ), `"random"` starts anew.
         names: Names of the classes.
         teacher: Teacher, whose classes are taken where `names` is None.
+        revision: Branch, tag or commit on the Hub.
 
     Raises:
-        ValueError: unknown `init`.
+        ValueError: unknown `init`, or a revision of what is no id on the Hub.
     """
     if init not in ("pretrained", "random"):
         raise ValueError(unknown_choice("student_init", init, ["pretrained", "random"]))
@@ -208,9 +219,11 @@ def create_student(source: str, init: str, names: list[str] | None, teacher: nn.
     else:
         labels = label_settings(names, len(names))
     if init == "random":
-        return AutoModelForImageClassification.from_config(_configuration(source, labels))
-    student = load_for_classes(AutoModelForImageClassification, source, labels, remedy=FROM_SCRATCH)[0]
-    _reorder_classes(student, source)
+        return AutoModelForImageClassification.from_config(_configuration(source, labels, revision))
+    student = load_for_classes(AutoModelForImageClassification, source, labels, remedy=FROM_SCRATCH, revision=revision)[
+        0
+    ]
+    _reorder_classes(student, source, revision)
     return student
 
 
@@ -237,7 +250,7 @@ def load_for_classes(
         ValueError: a model that can't be given a classifier.
         OSError: the model isn't there, or the Hub can't be reached.
     """
-    with loading(source, remedy):
+    with loading(source, remedy, options.get("revision")):
         config = saved_configuration(source, labels, **options)
         if type(config) in auto_class._model_mapping:
             model, found = load_weights(
@@ -295,12 +308,23 @@ def processor_like(view: ImageView, student: nn.Module) -> Any:
     )
 
 
-def load_text_classifier(source: str, names: list[str] | None, num_labels: int) -> nn.Module:
-    """Load a pretrained model of texts with a classifier for these classes, new where it has another."""
+def load_text_classifier(
+    source: str, names: list[str] | None, num_labels: int, revision: str | None = None
+) -> nn.Module:
+    """Load a pretrained model of texts with a classifier for these classes, new where it has another.
+
+    Args:
+        source: Hub id or folder.
+        names: Names of the classes, if they have any.
+        num_labels: Number of the classes.
+        revision: Branch, tag or commit on the Hub.
+    """
     settings = label_settings(names, num_labels)
-    with loading(source):
-        model = load_weights(AutoModelForSequenceClassification, source, **settings, ignore_mismatched_sizes=True)
-        _reorder_classes(model, source)
+    with loading(source, revision=revision):
+        model = load_weights(
+            AutoModelForSequenceClassification, source, revision=revision, ignore_mismatched_sizes=True, **settings
+        )
+        _reorder_classes(model, source, revision)
     return model
 
 
@@ -363,7 +387,17 @@ def label_settings(names: list[str] | None, num_labels: int) -> dict[str, Any]:
     return {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
 
 
-def _configuration(source: str, labels: dict[str, Any]) -> PreTrainedConfig:
+def is_architecture(source: str) -> bool:
+    """Tell an architecture by name, or a configuration's file, from a Hub id or folder."""
+    return source.endswith(".json") or (source.startswith(_ARCHITECTURES) and not Path(source).exists())
+
+
+def _configuration(source: str, labels: dict[str, Any], revision: str | None) -> PreTrainedConfig:
+    if revision is not None and is_architecture(source):
+        raise ValueError(
+            f"'{source}' is an architecture, which has no revision '{revision}': these are of ids on the Hub. Leave "
+            "the revision out."
+        )
     if source.endswith(".json"):
         settings = json.loads(Path(source).read_text(encoding="utf-8"))
         if "model_type" not in settings:
@@ -376,8 +410,8 @@ def _configuration(source: str, labels: dict[str, Any]) -> PreTrainedConfig:
         return bcos_config(source.removeprefix("bcos/"), **labels)
     if source.startswith("torchvision/") and not Path(source).exists():
         return shufflenet_config(source.removeprefix("torchvision/"), **labels)
-    with loading(source, FROM_SCRATCH):
-        return saved_configuration(source, labels)
+    with loading(source, FROM_SCRATCH, revision):
+        return saved_configuration(source, labels, revision=revision)
 
 
 def saved_configuration(source: str, labels: dict[str, Any], **options: Any) -> PreTrainedConfig:

@@ -24,14 +24,24 @@ FROM_SCRATCH = (
 _CONNECTION_SECONDS = 5
 
 
-def check_source(source: str) -> None:
+def check_source(source: str, **of_the_hub: str | None) -> None:
     """Refuse invalid names of models and data sets; check the network, where one is to be loaded from the Hub.
 
+    Args:
+        source: Hub id, or path of a folder or a file.
+        of_the_hub: What is asked of a Hub id alone: its `revision`, or a data set's `configuration`.
+
     Raises:
-        ValueError: an address, or what can't be an id.
+        ValueError: an address, what can't be an id, or a path of which a revision or a configuration is asked.
         OSError: a path to nothing.
     """
     if Path(source).exists():
+        for what, value in of_the_hub.items():
+            if value is not None:
+                raise ValueError(
+                    f"'{source}' is a path on this machine, which has no {what} '{value}': these are of ids on the "
+                    f"Hub. Leave the {what} out."
+                )
         return
     address = urlsplit(source)
     if address.scheme or source.startswith(("huggingface.co/", "hf.co/")):
@@ -80,14 +90,35 @@ def absent(source: str, error: OSError, remedy: str = "") -> OSError:
 
 
 @contextmanager
-def loading(source: str, remedy: str = "") -> Iterator[None]:
+def loading_data(source: str, config: str | None = None, revision: str | None = None) -> Iterator[None]:
+    """Context in which a data set is loaded: an error names it, and what to do.
+
+    Raises:
+        ValueError: `source` can't be an id, is a path of which a configuration or a revision is asked, or has several
+            configurations, of which none is.
+        OSError: it isn't there, or the Hub can't be reached.
+    """
+    check_source(source, configuration=config, revision=revision)
+    try:
+        yield
+    except OSError as error:
+        raise absent(source, error) from error
+    except ValueError as error:
+        if "Config name is missing" not in str(error):
+            raise
+        listed = str(error).partition("available configs: ")[2].partition("\n")[0].strip("[]")
+        raise ValueError(f"'{source}' has several configurations. Choose one by --dataset-config: {listed}.") from error
+
+
+@contextmanager
+def loading(source: str, remedy: str = "", revision: str | None = None) -> Iterator[None]:
     """Context in which a model is loaded: an error names it, and what to do where the Hub can't be reached.
 
     Raises:
-        ValueError: `source` can't be an id.
+        ValueError: `source` can't be an id, or is a path of which a revision is asked.
         OSError: it isn't there, or the Hub can't be reached.
     """
-    check_source(source)
+    check_source(source, revision=revision)
     try:
         yield
     except OSError as error:

@@ -32,7 +32,7 @@ def pooling_of(source: str, **options: Any) -> str | None:
         ValueError: it has several poolings side by side, or the source can't be an id.
         OSError: it isn't there.
     """
-    with loading(source):
+    with loading(source, revision=options.get("revision")):
         modules = _read(source, "modules.json", options) or []
         folders = [each["path"] for each in modules if each["type"].endswith(".Pooling")]
         settings = _read(source, f"{folders[0]}/config.json", options) if folders else None
@@ -63,7 +63,7 @@ def load_sentence_encoder(
     Returns:
         The model, and the names of the parameters without trained weights.
     """
-    with loading(source):
+    with loading(source, revision=options.get("revision")):
         backbone = load_trained(AutoModel, source, config=saved_configuration(source, {}, **options), **options)
     model = SentenceEncoderForSequenceClassification(SentenceEncoderConfig(backbone.config, pooling=pooling, **labels))
     model.backbone.load_state_dict(backbone.state_dict())

@@ -21,7 +21,7 @@ from ..data.text import load_text_splits
 from ..explainers import Explainer, available_explainers, build_explainer, usable_explainers
 from ..export import ExportedStudent, exported_explainer, is_exported, load_exported
 from .models import load_processor, load_trained, name_classes_apart, no_processing_class
-from .reaching import absent, check_source
+from .reaching import absent, check_source, loading_data
 
 
 @dataclass
@@ -85,7 +85,7 @@ def _exported(source: str, processor: str | None, trust_remote_code: bool) -> Cl
 
 def load_config(source: str, revision: str | None = None, trust_remote_code: bool = False, remedy: str = "") -> Any:
     """Load a model's configuration, by Hub id or folder; raise as `load_classifier` does, with a further remedy."""
-    check_source(source)
+    check_source(source, revision=revision)
     try:
         return AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
     except OSError as error:
@@ -209,15 +209,12 @@ def load_split(
         ValueError: `source` can't be an id, or the split or a column is missing; those that exist are listed.
         OSError: it isn't there, or the Hub can't be reached.
     """
-    check_source(source)
-    if Path(source).exists():
-        splits = load_text_splits(source) if is_text else load_image_splits(source)
-    else:
-        try:
+    with loading_data(source, name, revision):
+        if Path(source).exists():
+            splits = load_text_splits(source) if is_text else load_image_splits(source)
+        else:
             loaded = load_dataset(source, name, split=split, revision=revision)
-        except OSError as error:
-            raise absent(source, error) from error
-        splits = loaded if split is None else {split: loaded}
+            splits = loaded if split is None else {split: loaded}
     if split is None:
         split = next(iter(splits)) if len(splits) == 1 else default
     if split not in splits:

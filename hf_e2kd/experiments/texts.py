@@ -37,6 +37,9 @@ class TextSources:
         default=None,
         metadata={"help": "Hub id, folder of data files, one such file, or folder of the treebank's trees."},
     )
+    dataset_config: str | None = field(default=None, metadata={"help": "The data set's configuration on the Hub."})
+    teacher_revision: str | None = field(default=None, metadata={"help": "The teacher's revision on the Hub."})
+    student_revision: str | None = field(default=None, metadata={"help": "The student's revision on the Hub."})
     finetune_teacher: bool = field(default=True, metadata={"help": "Train the teacher on the data's labels first."})
     teacher_head: str = field(default="own", metadata={"help": HEADS, "choices": ["own", "fit"]})
     teacher_epochs: float = field(default=3.0, metadata={"help": "Epochs of that training."})
@@ -114,7 +117,7 @@ class TextExperiment(Experiment):
 def load_text_sources(sources: TextSources, args: ExplanationDistillArguments, seed: int) -> Distillation:
     """Load teacher and data by Hub id or folder; fine-tune the teacher unless told otherwise."""
     assert sources.teacher and sources.dataset
-    _look_up(sources.student_init)
+    _look_up(sources.student_init, sources.student_revision)
     train, evaluation = load_texts(
         sources.dataset,
         sources.train_split,
@@ -122,6 +125,7 @@ def load_text_sources(sources: TextSources, args: ExplanationDistillArguments, s
         sources.text_column,
         sources.label_column,
         seed=seed,
+        config=sources.dataset_config,
     )
     refuse_partly_labelled([train, evaluation], sources.label_column)
     if sources.teacher_head == "fit":
@@ -135,12 +139,14 @@ def load_text_sources(sources: TextSources, args: ExplanationDistillArguments, s
             max_length=sources.max_length,
             device=args.device,
             progress=args.process_index == 0 and not args.disable_tqdm,
+            revision=sources.teacher_revision,
         )
         return _distillation(teacher, tokenizer, sources, args, train, {"evaluation": evaluation}, teacher_is_new=True)
-    with loading(sources.teacher):
-        tokenizer = AutoTokenizer.from_pretrained(sources.teacher)
+    revision = sources.teacher_revision
+    with loading(sources.teacher, revision=revision):
+        tokenizer = AutoTokenizer.from_pretrained(sources.teacher, revision=revision)
     if not sources.finetune_teacher:
-        teacher = load_trained(AutoModelForSequenceClassification, sources.teacher)
+        teacher = load_trained(AutoModelForSequenceClassification, sources.teacher, revision=revision)
         known = class_names(teacher)
         train, evaluation = (encode_labels(data, sources.label_column, known) for data in (train, evaluation))
         return _distillation(teacher, tokenizer, sources, args, train, {"evaluation": evaluation})
@@ -160,7 +166,7 @@ def load_text_sources(sources: TextSources, args: ExplanationDistillArguments, s
         "learning_rate": sources.teacher_learning_rate,
     }
     teacher = train_on_labels(
-        load_text_classifier(sources.teacher, names, classes),
+        load_text_classifier(sources.teacher, names, classes, revision),
         replace_arguments(args, **training),
         train,
         tokenizer,
@@ -173,7 +179,7 @@ def train_on_reviews(
     experiment: TextExperiment, sources: TextSources, args: ExplanationDistillArguments, seed: int
 ) -> Distillation:
     """Write a seed's reviews and train its teacher, on hint words that say nothing of the class."""
-    _look_up(sources.student_init)
+    _look_up(sources.student_init, sources.student_revision)
     use_one_thread()
     arguments = {"seed": seed, **experiment.data}
     splits = reviews_with_hints(**arguments)
@@ -201,14 +207,21 @@ def train_on_reviews(
     return made
 
 
-def _look_up(student_init: str) -> None:
+def _look_up(student_init: str, revision: str | None) -> None:
     """Refuse a wrong name before the teacher is trained.
 
     Raises:
+        ValueError: a revision of what is no id on the Hub.
         OSError: there is no such model.
     """
     if student_init not in _OF_THE_TEACHER:
-        AutoConfig.from_pretrained(student_init)
+        with loading(student_init, revision=revision):
+            AutoConfig.from_pretrained(student_init, revision=revision)
+    elif revision is not None:
+        raise ValueError(
+            f"A student by '{student_init}' is made from its teacher and has no revision '{revision}'. Leave "
+            "student_revision out."
+        )
 
 
 def _distillation(
@@ -224,9 +237,10 @@ def _distillation(
         layers = sources.student_layers or (teacher.config.num_hidden_layers + 1) // 2
         tokenizer, student = teacher_tokenizer, shallow_copy_of(teacher, layers, sources.student_init)
     else:
-        tokenizer = AutoTokenizer.from_pretrained(sources.student_init)
+        revision = sources.student_revision
+        tokenizer = AutoTokenizer.from_pretrained(sources.student_init, revision=revision)
         names = label_names(train, sources.label_column) or class_names(teacher)
-        student = load_text_classifier(sources.student_init, names, teacher.config.num_labels)
+        student = load_text_classifier(sources.student_init, names, teacher.config.num_labels, revision)
     study = WordStudy(
         teacher,
         teacher_tokenizer,

@@ -52,7 +52,7 @@ def zero_shot_teacher(
     for each in templates or [""]:
         if "{}" not in each:
             raise ValueError(f"The template {each!r} has no place for a label. Write {{}} there: {TEMPLATE!r}.")
-    with loading(source):
+    with loading(source, revision=options.get("revision")):
         encoder = load_weights(AutoModel, source, **options).eval()
     is_sigmoid = hasattr(encoder, "logit_bias")
     if not (hasattr(encoder, "logit_scale") and hasattr(encoder, "vision_model") and hasattr(encoder, "text_model")):

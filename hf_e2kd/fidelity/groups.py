@@ -14,6 +14,7 @@ from ..metrics import f1_map
 from ..metrics.running import SampleValues
 from .prefixes import chance_levels, under_prefix, without_prefix
 from .record import GroupsRecord, MetricValue
+from .samples import joined
 from .scores import score_figures
 
 logger = get_logger(__name__)
@@ -82,7 +83,7 @@ def means_by_group(
             name: MetricValue(value, samples=int((own.of(name)[1] > 0).sum())) for name, value in own.means().items()
         }
         if logits is not None:
-            pooled = f1_map(torch.as_tensor(logits)[rows], torch.as_tensor(labels)[rows])
+            pooled = f1_map(joined(logits)[rows], joined(labels)[rows])
             count = int(rows.sum())
             found |= {
                 name: MetricValue(value, samples=count)

@@ -96,9 +96,15 @@ def sample_metrics(
 
 def multi_label_metrics(evaluation: EvalPrediction) -> dict[str, float]:
     """Compute micro-F1 and mean average precision of logits and labels (N, classes), as a `compute_metrics`."""
-    logits, labels = (torch.as_tensor(values) for values in (evaluation.predictions, evaluation.label_ids))
-    found = f1_map(logits, labels)
+    found = f1_map(joined(evaluation.predictions), joined(evaluation.label_ids))
     return {name: value for name, value in found.items() if isinstance(value, float)}
+
+
+def joined(values: Any) -> torch.Tensor:
+    """Join what an evaluation gives of logits or labels, with `eval_do_concat_batches=False` one array a batch."""
+    if isinstance(values, list):
+        return torch.cat([torch.as_tensor(batch) for batch in values])
+    return torch.as_tensor(values)
 
 
 def _map_metrics(

@@ -77,6 +77,8 @@ class TermsMixin(Trainer):
             # With auto_find_batch_size this loop may begin again.
             self._ran_stages = True
         self._weighed_step = None
+        # And its first log is of its own batches.
+        self._logged.clear()
         gradients = self._term_gradients = TermGradients(self.terms, self.accelerator)
         self.add_callback(gradients)
         try:

@@ -20,7 +20,7 @@ from hf_e2kd.data.images import label_names
 from hf_e2kd.experiments import create_student
 from hf_e2kd.experiments.distillation import announce, replace_arguments, train_on_labels
 from hf_e2kd.experiments.images import classifier_of, crop_and_flip
-from hf_e2kd.experiments.models import load_teacher
+from hf_e2kd.experiments.models import is_architecture, load_teacher
 from hf_e2kd.trainer import ExplanationDistillTrainer
 from hf_e2kd.trainer.arguments import ExplanationDistillArguments
 
@@ -29,9 +29,6 @@ TINY = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer
 
 STUDENTS = f"{', '.join(METHODS)}; or NAME:setting=value,… with {', '.join(SETTINGS)} of its own."
 """Help of the option --students."""
-
-ARCHITECTURES = ("timm/", "bcos/", "torchvision/")
-"""Beginnings of the names of networks that `create_student` makes with random weights."""
 
 
 @dataclass
@@ -133,11 +130,6 @@ class Teacher:
     processor: Any
 
 
-def is_trained_here(source: str) -> bool:
-    """Tell an architecture, which is trained first, from a trained teacher's Hub id or folder."""
-    return source.endswith(".json") or (source.startswith(ARCHITECTURES) and not Path(source).exists())
-
-
 def find_teacher(
     source: str, options: StudyOptions, args: ExplanationDistillArguments, train: Dataset, processor: Any
 ) -> Teacher:
@@ -148,7 +140,7 @@ def find_teacher(
         train: Training data.
         processor: Image processor of the networks that are trained here.
     """
-    if not options.smoke and not is_trained_here(source):
+    if not options.smoke and not is_architecture(source):
         return Teacher(*load_teacher(source))
     announce(args, f"Seed {args.seed}: training the teacher {source}")
     # By another seed than the students', whose weights it would otherwise start from where both are one network.

@@ -10,13 +10,13 @@ from typing import Any
 
 from _arms import Arm, teacher_source, teacher_sources
 from _common import channels_last
-from _interpretability import StudyOptions, Teacher, find_teacher, is_trained_here, train_one
+from _interpretability import StudyOptions, Teacher, find_teacher, train_one
 from datasets import Dataset
 from torch import nn
 from transformers import AutoModelForImageClassification
 
 from hf_e2kd.experiments.distillation import replace_arguments
-from hf_e2kd.experiments.models import load_weights
+from hf_e2kd.experiments.models import is_architecture, load_weights
 from hf_e2kd.experiments.shared_runs import SETTLED, share_runs
 from hf_e2kd.fidelity.training import recorded_arguments
 from hf_e2kd.trainer.arguments import ExplanationDistillArguments
@@ -82,7 +82,7 @@ class TrainedArms:
 
     def is_trained(self, source: str) -> bool:
         """Tell whether a teacher is trained here, or was before."""
-        return self.options.smoke or is_trained_here(source)
+        return self.options.smoke or is_architecture(source)
 
     def name(self, arm: Arm, seed: int) -> str:
         """Name a student's files."""

@@ -463,6 +463,10 @@ def test_a_head_for_the_texts_classes(place, tmp_path):
         (2, "Give a number above 0", ["--finetune-teacher", 0]),
         (1, "name its student by Hub id or folder", ["--student", "teacher-layers"]),
         (1, "'../nowhere' doesn't exist", ["--student", "../nowhere"]),
+        (1, "is a path on this machine, which has no revision 'v1'", ["--teacher_revision", "v1"]),
+        (1, "is a path on this machine, which has no revision 'v2'", ["--student-revision=v2"]),
+        (1, "is a path on this machine, which has no configuration 'sst2'", ["--dataset_config", "sst2"]),
+        (2, "is of a student's weights on the Hub", ["--student", "timm/resnet18", "--student_revision", "v2"]),
     ],
 )
 def test_errors(place, tmp_path, capsys, code, message, options):

@@ -7,15 +7,19 @@ import shutil
 
 import datasets
 import pytest
+import torch
 from huggingface_hub import constants
 from huggingface_hub.errors import HTTPError
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from transformers import ViTImageProcessor
 
 from hf_e2kd.alignment.inputs import ImageView, image_view
+from hf_e2kd.data import images, text
 from hf_e2kd.experiments import reaching
 from hf_e2kd.experiments.models import create_student, load_teacher, load_text_classifier, processor_like
 from hf_e2kd.experiments.sources import Classifier, check_pair, check_source, load_classifier, load_split
+from hf_e2kd.hub.ids import loaded_commit
 from tests.models import build, build_bcos
 from tests.text_models import build_text
 from tests.tokenizers import tokenizer
@@ -224,3 +228,61 @@ def test_pickled_weights(place, tmp_path, content):
     ):
         with pytest.raises(ValueError, match="holds no weights in the safetensors format. .* call save_pretrained"):
             load(str(tmp_path))
+
+
+def test_weights_of_a_named_revision(hub_cache, tmp_path, monkeypatch):
+    """Prevents: a teacher or student of branch `main` in the place of the revision that was asked for."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    commits = "a" * 40, "b" * 40
+    for kind, parts in (("seen", [ViTImageProcessor()]), ("read", [tokenizer("wordpiece")])):
+        for commit in commits:
+            hub_cache(f"team/{kind}", commit, main=commit == commits[1])
+            torch.manual_seed(int(commit, 16) % 1000)
+            for part in [build("vit") if kind == "seen" else build_text("bert"), *parts]:
+                part.save_pretrained(tmp_path / f"hub/models--team--{kind}/snapshots" / commit)
+    names = [str(number) for number in range(build("vit").config.num_labels)]
+    for commit in commits:
+        seen, read = (
+            load_file(tmp_path / f"hub/models--team--{kind}/snapshots" / commit / "model.safetensors")
+            for kind in ("seen", "read")
+        )
+        for model in (
+            load_teacher("team/seen", commit)[0],
+            create_student("team/seen", "pretrained", names, revision=commit),
+        ):
+            name = "vit.embeddings.cls_token"
+            torch.testing.assert_close(model.state_dict()[name], seen[name], rtol=0, atol=0)
+            assert loaded_commit(model.config) == commit
+        model = load_text_classifier("team/read", None, 2, commit)
+        name = "bert.embeddings.word_embeddings.weight"
+        torch.testing.assert_close(model.state_dict()[name], read[name], rtol=0, atol=0)
+    with pytest.raises(ValueError, match="'timm/resnet18' is an architecture, which has no revision 'v1'"):
+        create_student("timm/resnet18", "random", names, revision="v1")
+
+
+def test_configurations_of_data_sets(tmp_path, monkeypatch):
+    """Prevents: the first of several configurations, or one that nobody reads, and an error without the option."""
+    for module, load in (
+        (images, lambda: images.load_images("nyu/glue", config="sst2")),
+        (text, lambda: text.load_texts("nyu/glue", "train", "validation", "image", "label", config="sst2")),
+    ):
+        asked = []
+
+        def load_dataset(*arguments, asked=asked):
+            asked.append(arguments)
+            raise FileNotFoundError
+
+        monkeypatch.setattr(module, "load_dataset", load_dataset)
+        with pytest.raises(FileNotFoundError):
+            load()
+        assert asked == [("nyu/glue", "sst2")]
+    configs = "".join(f"- config_name: {name}\n  data_files: {name}.csv\n" for name in ("cola", "sst2"))
+    (tmp_path / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
+    for name in ("cola", "sst2"):
+        (tmp_path / f"{name}.csv").write_text("text,label\na,1\n")
+    monkeypatch.setattr(reaching, "look_for_network", lambda: None)
+    with (
+        pytest.raises(ValueError, match="'nyu/glue' has several .* by --dataset-config: 'cola', 'sst2'."),
+        reaching.loading_data("nyu/glue"),
+    ):
+        datasets.load_dataset_builder(str(tmp_path))

@@ -7,7 +7,7 @@ import sst
 import temperature_study
 import torch
 from _arms import METHODS, arm_arguments, parse_arm, teacher_sources
-from _interpretability import TINY, StudyOptions, find_teacher, is_trained_here, square_processor, train_one
+from _interpretability import TINY, StudyOptions, find_teacher, square_processor, train_one
 from datasets import ClassLabel, Dataset, Features, Image
 from PIL import Image as PILImage
 from transformers import AutoModelForSequenceClassification
@@ -16,6 +16,7 @@ from hf_e2kd import ExplanationDistillArguments
 from hf_e2kd.data import load_sst
 from hf_e2kd.data.first_samples import first_of_each
 from hf_e2kd.experiments.images import classifier_of
+from hf_e2kd.experiments.models import is_architecture
 from tests.models import build
 
 
@@ -73,7 +74,7 @@ def test_teachers_of_arms():
     arms = [parse_arm(text) for text in ("scratch", "KD", "FT", "self-KD", "KD:teacher=timm/resnet50")]
     assert teacher_sources(arms, study) == ["timm/resnet34", "timm/resnet18", "timm/resnet50"]
     assert all(parse_arm(name).method is method for name, method in METHODS.items())
-    assert [is_trained_here(source) for source in ("timm/resnet34", "net.json", "google/vit", "outputs/teacher")] == [
+    assert [is_architecture(source) for source in ("timm/resnet34", "net.json", "google/vit", "outputs/teacher")] == [
         *(True, True, False, False)
     ]
 

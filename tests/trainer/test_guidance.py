@@ -125,6 +125,26 @@ def test_a_teacher_and_annotations_in_one_forward(tiny, tmp_path):
     assert "eval_explanation_similarity_boxes" not in metrics
 
 
+def test_several_labels_of_batches_that_are_not_joined(tiny, tmp_path):
+    """Prevents: an evaluation with eval_do_concat_batches=False that ends in an error about ragged arrays."""
+    data = several_labels(13, seed=3)
+    model = multi_label(tiny)
+    found = [
+        distiller(
+            model,
+            None,
+            tmp_path,
+            {"task_weight": 1.0, "eval_do_concat_batches": concatenates},
+            references={"boxes": AnnotationReference()},
+            train_dataset=data,
+            eval_dataset=data,
+        ).evaluate()
+        for concatenates in (True, False)
+    ]
+    for name in ("eval_f1", "eval_map"):
+        assert found[0][name] == found[1][name] > 0
+
+
 def test_several_labels_are_measured_pair_by_pair(tiny, tmp_path):
     """Prevents: an image of three classes that counts as one pair, padding that counts, and unlike batches mixed up."""
     data = several_labels(13, seed=3)

@@ -118,6 +118,26 @@ def test_a_second_training_starts_its_own_log(tiny, tmp_path):
     assert logged(trainer, "loss_logits")[0] == pytest.approx(mean, rel=1e-5)
 
 
+def test_smaller_batches_start_their_own_log(tiny, tmp_path, monkeypatch):
+    """Prevents: the batches before auto_find_batch_size began anew in the means of the first log."""
+    settings = {"max_steps": 2, "logging_steps": 2, "auto_find_batch_size": True, "per_device_train_batch_size": 4}
+    data = samples(32)
+    trainer = distiller(tiny("vit"), build("vit", seed=1), tmp_path, settings, train_dataset=data)
+    compute_loss, sizes = trainer.compute_loss, []
+
+    def full(model, inputs, *arguments, **keywords):
+        sizes.append(len(inputs["pixel_values"]))
+        if sizes == [4, 4]:
+            raise RuntimeError("CUDA out of memory.")
+        return compute_loss(model, inputs, *arguments, **keywords)
+
+    monkeypatch.setattr(trainer, "compute_loss", full)
+    trainer.train()
+    assert sizes == [4, 4, 3, 3]
+    (entry,) = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert entry["loss"] == pytest.approx(entry["loss_logits"] + entry["loss_explanation"], rel=1e-5)
+
+
 def test_zero_maps_of_the_student_count_as_the_worst_loss(tiny, tmp_path, caplog):
     """Prevents: a student whose maps have died, with a perfect `eval_loss` that `load_best_model_at_end` picks."""
     student = tiny("resnet")
