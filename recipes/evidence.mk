@@ -10,14 +10,17 @@ COCO_TRAINING := --augment --image_size 160 --num_train_epochs 12 --per_device_t
 	--learning_rate 1e-3 --held_out 0.15 --seeds 3
 DIFFROAR := --teacher $(NETWORKS)/resnet14.json --student $(NETWORKS)/resnet14.json --train_images 3000 \
 	--test_images 2000 --fractions 0.1 0.5 0.9 --repeats 1 --seeds 3 --per_device_train_batch_size 32 --use_cpu true
+DETECTORS = --dataset $(TINY_IMAGENET) --concepts $(COCO_SUBSET) --teacher $(NETWORKS)/resnet8.json \
+	--student $(NETWORKS)/resnet8_half.json --image_size 64 --images_per_class 50 --augment --bf16 --use_cpu \
+	--per_device_train_batch_size 64 --optim adamw_torch --learning_rate 3e-3 --num_train_epochs 30
 # Ends with what is missing, where a folder isn't named.
 needs = $(foreach name,$(1),$(if $($(name)),,$(error Give $(name)=FOLDER; the head of recipes/evidence.mk says which)))
 
 .PHONY: evidence evidence-boxes evidence-boxes-tiny evidence-boxes-tiny-lite evidence-diffroar evidence-diffroar-cifar \
 	evidence-drift-images evidence-drift-texts evidence-entropy evidence-five-band evidence-guided-student \
-	evidence-interpretability evidence-kept-localisation evidence-limited-data evidence-limited-data-tiny \
-	evidence-shift evidence-shortcut evidence-tables evidence-texts evidence-unrelated evidence-watermark \
-	evidence-weight evidence-xdistillation evidence-xdistillation-cifar
+	evidence-interpretability evidence-interpretability-sskd evidence-kept-localisation evidence-limited-data \
+	evidence-limited-data-tiny evidence-shift evidence-shortcut evidence-tables evidence-texts evidence-unrelated \
+	evidence-watermark evidence-weight evidence-xdistillation evidence-xdistillation-cifar
 
 evidence: ## list the targets that make the results anew
 	@awk -F ':.*## ' '/^evidence-[a-z-]+:.*## / { printf "make %-27s %s\n", $$1, $$2 }' recipes/evidence.mk
@@ -70,10 +73,12 @@ evidence-guided-student: $(VENV)/.installed ## a guided teacher's student, after
 
 evidence-interpretability: $(VENV)/.installed ## classic methods by concept detectors (TINY_IMAGENET, COCO_SUBSET; 6 h)
 	$(call needs,TINY_IMAGENET COCO_SUBSET)
-	$(PAPERS)/interpretability_table.py --dataset $(TINY_IMAGENET) --concepts $(COCO_SUBSET) \
-		--teacher $(NETWORKS)/resnet8.json --student $(NETWORKS)/resnet8_half.json --image_size 64 --images_per_class 50 \
-		--augment --per_device_train_batch_size 64 --optim adamw_torch --learning_rate 3e-3 --num_train_epochs 30 --bf16 \
-		--use_cpu --students scratch LS KD AT FT CRD self-KD e2KD --seeds 3 $(ARGS)
+	$(PAPERS)/interpretability_table.py $(DETECTORS) --students scratch LS KD AT FT CRD self-KD e2KD --seeds 3 $(ARGS)
+
+evidence-interpretability-sskd: $(VENV)/.installed ## SSKD, the slowest, with one seed (TINY_IMAGENET, COCO_SUBSET; 80 min)
+	$(call needs,TINY_IMAGENET COCO_SUBSET)
+	$(PAPERS)/interpretability_table.py $(DETECTORS) --students SSKD --seed 43 \
+		--output_dir outputs/interpretability_table_sskd $(ARGS)
 
 evidence-entropy: evidence-interpretability ## what those students say of similar classes (TINY_IMAGENET; 5 min)
 	$(PAPERS)/entropy.py --dataset $(TINY_IMAGENET) --use_cpu --seeds 3 --models \

@@ -150,6 +150,15 @@ def paired_table(
     return "\n".join(f"| {line} |" if "---" not in line else f"|{line}|" for line in lines)
 
 
+def joined_runs(files: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Join the models of results of one recipe by seed, those of the first file first."""
+    by_seed: dict[int, dict[str, Any]] = {}
+    for run in (run for results in files for run in results["runs"]):
+        own = by_seed.setdefault(run["seed"], {"seed": run["seed"]})
+        own.update({model: splits for model, splits in run.items() if model not in own})
+    return {**files[0], "runs": [by_seed[seed] for seed in sorted(by_seed)]}
+
+
 def runs_table(results: Mapping[str, Any], split: str, columns: Mapping[str, str], baseline: str, compared: str) -> str:
     """Write the `runs` of a `results.json` as a table of `paired_table`.
 

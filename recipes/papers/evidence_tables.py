@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from _drift import drift_table
-from _evidence import runs_table
+from _evidence import joined_runs, runs_table
 from _guidance import METRICS as OF_BOXES
 from _guidance import variants_table
 from diffroar import diffroar_table
@@ -63,7 +63,7 @@ TABLES: dict[str, Callable[[Any, str], str]] = {
     "guide_coco": seeds_table(OF_BOXES, "energy_pointing_game"),
     "guide_coco*": variants_table,
     "guide_tiny_imagenet": box_table,
-    "interpretability_table": method_table,
+    "interpretability_table*": lambda files, split: method_table(joined_runs(files), split),
     "limited_data": study_table,
     "quantization_drift": lambda results, part: drift_table(results),
     "search_weight": lambda results, part: front_table(results["points"], results["front"], part, results["measures"]),

@@ -9,7 +9,7 @@ import limited_data
 import numpy as np
 import pytest
 from _common import unlabelled_images
-from _evidence import cell, paired_table
+from _evidence import cell, joined_runs, paired_table
 from _generated import write_sun397
 from _limited_arms import STUDIES
 from _limited_data import SETTINGS, Study, divide
@@ -200,6 +200,18 @@ def test_a_table_of_several_commands(tmp_path):
     ]
     assert rows[1].endswith("| +.125 [−1.463, +1.713] |") and rows[2].startswith("| l1, λ = 0.25, mid layer | 2 | .875")
     assert rows[3].endswith("| +.000 |")
+
+
+def test_models_of_several_files_are_joined_by_seed():
+    """Prevents: a later run's model beside another seed's, or in the place of the table's own."""
+    files = [
+        {"recipe": "a", "runs": [{"seed": 2, "KD": "own"}, {"seed": 1, "KD": "own"}]},
+        {"recipe": "a", "runs": [{"seed": 1, "KD": "other", "SSKD": "further"}]},
+    ]
+    assert joined_runs(files) == {
+        "recipe": "a",
+        "runs": [{"seed": 1, "KD": "own", "SSKD": "further"}, {"seed": 2, "KD": "own"}],
+    }
 
 
 def test_counts_that_are_the_same_in_all_runs_have_no_spread():
