@@ -151,11 +151,11 @@ def paired_table(
 
 
 def joined_runs(files: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Join the models of results of one recipe by seed, those of the first file first."""
-    by_seed: dict[int, dict[str, Any]] = {}
-    for run in (run for results in files for run in results["runs"]):
+    """Join the models of results of one recipe by seed; the teachers are those of the first file."""
+    by_seed: dict[int, dict[str, Any]] = {run["seed"]: dict(run) for run in files[0]["runs"]}
+    for run in (run for results in files[1:] for run in results["runs"]):
         own = by_seed.setdefault(run["seed"], {"seed": run["seed"]})
-        own.update({model: splits for model, splits in run.items() if model not in own})
+        own.update({model: splits for model, splits in run.items() if model not in {*own, "teacher"}})
     return {**files[0], "runs": [by_seed[seed] for seed in sorted(by_seed)]}
 
 

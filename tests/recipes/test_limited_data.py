@@ -206,7 +206,7 @@ def test_models_of_several_files_are_joined_by_seed():
     """Prevents: a later run's model beside another seed's, or in the place of the table's own."""
     files = [
         {"recipe": "a", "runs": [{"seed": 2, "KD": "own"}, {"seed": 1, "KD": "own"}]},
-        {"recipe": "a", "runs": [{"seed": 1, "KD": "other", "SSKD": "further"}]},
+        {"recipe": "a", "runs": [{"seed": 1, "teacher": "again", "KD": "other", "SSKD": "further"}]},
     ]
     assert joined_runs(files) == {
         "recipe": "a",
