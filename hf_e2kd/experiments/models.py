@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -190,6 +191,8 @@ def bcos_processor(config: BcosConfig) -> BitImageProcessor:
 def create_student(source: str, init: str, names: list[str] | None, teacher: nn.Module | None = None) -> nn.Module:
     """Make a student of images for the classes `names`, or the teacher's where there are none.
 
+    Its weights are in float32, whatever the checkpoint's are: small updates of weights in half precision are lost.
+
     Args:
         source: Hub id or folder of a model; for a random start also a configuration file (JSON with `model_type`), or
             `timm/NAME`, `bcos/NAME` (`hf_e2kd.models.bcos_config`) or `torchvision/shufflenet_v2_…` of an architecture.
@@ -208,8 +211,9 @@ def create_student(source: str, init: str, names: list[str] | None, teacher: nn.
     else:
         labels = label_settings(names, len(names))
     if init == "random":
-        return AutoModelForImageClassification.from_config(_configuration(source, labels))
-    student = load_for_classes(AutoModelForImageClassification, source, labels, remedy=FROM_SCRATCH)[0]
+        return AutoModelForImageClassification.from_config(_configuration(source, labels), dtype=torch.float32)
+    loaded = load_for_classes(AutoModelForImageClassification, source, labels, FROM_SCRATCH, dtype=torch.float32)
+    student = loaded[0]
     _reorder_classes(student, source)
     return student
 
@@ -296,8 +300,11 @@ def processor_like(view: ImageView, student: nn.Module) -> Any:
 
 
 def load_text_classifier(source: str, names: list[str] | None, num_labels: int) -> nn.Module:
-    """Load a pretrained model of texts with a classifier for these classes, new where it has another."""
-    settings = label_settings(names, num_labels)
+    """Load a pretrained model of texts, to be trained in float32, with a classifier for these classes.
+
+    The classifier is new where the model has another.
+    """
+    settings = {**label_settings(names, num_labels), "dtype": torch.float32}
     with loading(source):
         model = load_weights(AutoModelForSequenceClassification, source, **settings, ignore_mismatched_sizes=True)
         _reorder_classes(model, source)
@@ -305,7 +312,7 @@ def load_text_classifier(source: str, names: list[str] | None, num_labels: int) 
 
 
 def shallow_copy_of(teacher: nn.Module, layers: int, init: str) -> nn.Module:
-    """Make a student of the teacher's architecture with fewer layers, a classifier of transformers' own.
+    """Make a student of the teacher's architecture with fewer layers, a classifier of transformers' own, in float32.
 
     Args:
         teacher: Classifier of texts.
@@ -327,7 +334,7 @@ def shallow_copy_of(teacher: nn.Module, layers: int, init: str) -> nn.Module:
     config.num_hidden_layers = layers
     if getattr(config, "layer_types", None):  # ModernBERT's local and global layers
         config.layer_types = [config.layer_types[number] for number in chosen]
-    student = AutoModelForSequenceClassification.from_config(config)
+    student = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
     if init == "random":
         return student
     if init != "teacher-layers":

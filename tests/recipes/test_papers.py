@@ -22,7 +22,7 @@ from distill_imagenet import PRESETS, ImageNetSources, imagenet_experiment, shot
 from distill_waterbirds import GROUPS, STUDENTS, waterbirds_experiment
 from safetensors.torch import save_file
 from search_weight import MEASURES, run_search
-from shift_equivariance import run_shift_test, summarise_shifts
+from shift_equivariance import named_source, run_shift_test, summarise_shifts
 from timm.data import ImageNetInfo
 from torchvision.transforms import v2
 from transformers import (
@@ -487,6 +487,15 @@ def test_shifts_by_other_methods_one_a_model(run, tmp_path):
     for found in results["models"].values():
         assert found["images"] + found["unexplained"] == 2
         assert found["mean"][0] == pytest.approx(1, abs=1e-9)
+
+
+def test_a_models_folder_may_have_an_equals_sign(monkeypatch, tmp_path):
+    """Prevents: `interpretability_table.py`'s own folders, such as KD_alpha=0.1-42, cut at the sign in their names."""
+    assert named_source("KD=models/KD_alpha=0.1-42") == ("KD", "models/KD_alpha=0.1-42")
+    assert named_source("facebook/deit-tiny") == ("deit-tiny", "facebook/deit-tiny")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "KD_alpha=0.1-42").mkdir(parents=True)
+    assert named_source("models/KD_alpha=0.1-42") == ("KD_alpha=0.1-42", "models/KD_alpha=0.1-42")
 
 
 def test_images_without_an_explanation_are_counted_and_left_out():
