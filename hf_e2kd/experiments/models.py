@@ -198,7 +198,7 @@ def create_student(source: str, init: str, names: list[str] | None, teacher: nn.
             `timm/NAME`, `bcos/NAME` (`hf_e2kd.models.bcos_config`) or `torchvision/shufflenet_v2_…` of an architecture.
         init: `"pretrained"` keeps the weights (a new classifier if the classes differ), `"random"` starts anew.
         names: Names of the classes.
-        teacher: Teacher, whose classes are taken where `names` is None.
+        teacher: Teacher, whose classes, one or several an image, are taken where `names` is None.
 
     Raises:
         ValueError: unknown `init`.
@@ -208,6 +208,8 @@ def create_student(source: str, init: str, names: list[str] | None, teacher: nn.
     if names is None:
         assert teacher is not None, "without names the classes are the teacher's"
         labels = label_settings(class_names(teacher), teacher.config.num_labels)
+        # Whether a student decides each class for itself is asked of its own configuration.
+        labels["problem_type"] = getattr(teacher.config, "problem_type", None)
     else:
         labels = label_settings(names, len(names))
     if init == "random":

@@ -133,6 +133,17 @@ def test_the_users_own_models_and_unlabelled_images(own_sources, monkeypatch, tm
     assert pixels.shape == torch.Size([1, 3, 48, 48])
 
 
+def test_a_student_of_a_teacher_of_several_labels(own_sources, monkeypatch, tmp_path):
+    """Prevents: a teacher that decides each class for itself, distilled by a softmax over them, one class an image."""
+    config = json.loads((tmp_path / "teacher" / "config.json").read_text(encoding="utf-8"))
+    config["problem_type"] = "multi_label_classification"
+    (tmp_path / "teacher" / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    run("convnext", monkeypatch, *own_sources, "--output_dir", str(tmp_path / "out"))
+    student = AutoModelForImageClassification.from_pretrained(tmp_path / "out" / "student")
+    assert student.config.problem_type == "multi_label_classification"
+    assert "f1" not in load_student(tmp_path / "out" / "student").fidelity.figures  # of no labels
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
