@@ -13,7 +13,7 @@ Several seeds: `hf-e2kd distill --demo convnext --seeds 3`.
     accelerate launch recipes/distill_convnext.py
     accelerate launch recipes/distill_convnext.py --explanation_weight 1 --pictures 0
     accelerate launch recipes/distill_convnext.py --teacher facebook/convnext-tiny-224 \\
-        --student facebook/convnextv2-atto-1k-224 --dataset ethz/food101 --output_dir outputs/food101
+        --student facebook/convnextv2-atto-1k-224 --dataset ILSVRC/imagenet-1k --output_dir outputs/imagenet
 """
 
 import copy

@@ -13,7 +13,7 @@ Several seeds: `hf-e2kd distill --demo resnet --seeds 3`.
     accelerate launch recipes/distill_resnet.py
     accelerate launch recipes/distill_resnet.py --explanation_weight 1 --pictures 0
     accelerate launch recipes/distill_resnet.py --teacher microsoft/resnet-50 \\
-        --student microsoft/resnet-18 --dataset ethz/food101 --output_dir outputs/food101
+        --student microsoft/resnet-18 --dataset ILSVRC/imagenet-1k --output_dir outputs/imagenet
 """
 
 import copy

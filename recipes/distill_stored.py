@@ -12,7 +12,7 @@ A store that is there already is used again.
 
     accelerate launch recipes/distill_stored.py
     accelerate launch recipes/distill_stored.py --teacher microsoft/resnet-50 --student microsoft/resnet-18 \\
-        --dataset ethz/food101 --output_dir outputs/food101
+        --dataset ILSVRC/imagenet-1k --output_dir outputs/imagenet
 """
 
 import copy

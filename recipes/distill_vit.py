@@ -12,7 +12,7 @@ Several seeds: `hf-e2kd distill --demo vit --seeds 3`.
 
     accelerate launch recipes/distill_vit.py
     accelerate launch recipes/distill_vit.py --explanation_weight 1 --pictures 0
-    accelerate launch recipes/distill_vit.py --teacher google/vit-base-patch16-224 \\
+    accelerate launch recipes/distill_vit.py --teacher nateraw/food \\
         --student WinKawaks/vit-tiny-patch16-224 --dataset ethz/food101 --output_dir outputs/food101
 """
 

@@ -10,10 +10,16 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, DatasetDict, Image, load_dataset, load_from_disk
 
+from ..logs import get_logger
 from .decoding import NamedImage, undecodable_images
 from .files import load_data_file
 from .image_files import SUFFIXES, images_below
 from .imagenet import unique_class_names
+
+logger = get_logger(__name__)
+
+DEFAULT_SPLIT = "validation"
+"""Split to measure on, which may be missing."""
 
 SPLIT_FOLDERS = ("train", "training", "validation", "valid", "val", "dev", "test", "testing", "eval")
 
@@ -21,7 +27,7 @@ SPLIT_FOLDERS = ("train", "training", "validation", "valid", "val", "dev", "test
 def load_images(
     source: str,
     train_split: str = "train",
-    eval_split: str = "validation",
+    eval_split: str = DEFAULT_SPLIT,
     image_column: str = "image",
     eval_share: float = 0.1,
     seed: int = 0,
@@ -33,8 +39,8 @@ def load_images(
     Args:
         source: A Hub id, a folder saved by `save_to_disk`, or a folder of images (in one folder a class, or without
             labels). No code of the data set is run.
-        train_split, eval_split: Names of the splits. Without a split of the second name, `eval_share` of the training
-            split is held out by `seed`.
+        train_split, eval_split: Names of the splits. Of a source with one split alone, or without `validation`,
+            `eval_share` of the training split is held out by `seed`, with a warning where there are others.
         image_column: The column of the images.
         skip_undecodable: Leave images out that can't be decoded, with a warning that names them. Every image of these
             splits is decoded once for that.
@@ -50,6 +56,13 @@ def load_images(
     splits = load_image_splits(source, config)
     if train_split not in splits:
         raise ValueError(f"'{source}' has no split '{train_split}'. Its splits: {', '.join(splits)}.")
+    if eval_split not in splits and len(splits) > 1:
+        if eval_split != DEFAULT_SPLIT:
+            raise ValueError(f"'{source}' has no split '{eval_split}'. Its splits: {', '.join(splits)}.")
+        logger.warning(
+            f"'{source}' has no split '{eval_split}': {100 * eval_share:g} % of '{train_split}' are held out. Name one "
+            f"of {', '.join(splits)} by --eval_split to measure on that."
+        )
     train = splits[train_split]
     if image_column not in train.column_names:
         raise ValueError(f"'{source}' has no column '{image_column}'. Its columns: {', '.join(train.column_names)}.")

@@ -197,12 +197,17 @@ def _features(model: nn.Module, head: nn.Linear, batch: dict[str, torch.Tensor],
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
     handle = head.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0], output)))
     try:
-        logits = call_model(model, {name: value.to(head.weight.device) for name, value in batch.items()})
+        logits = call_model(model, {name: _like(value, head.weight) for name, value in batch.items()})
     finally:
         handle.remove()
     if len(seen) != 1 or not torch.equal(seen[0][1], logits):
         raise _no_head(source)
     return seen[0][0].float().cpu().numpy()
+
+
+def _like(values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Take values to the weight's device, and numbers that aren't whole to its precision."""
+    return values.to(weight) if values.is_floating_point() else values.to(weight.device)
 
 
 def _fit(features: np.ndarray, labels: np.ndarray, regularisation: float) -> tuple[np.ndarray, np.ndarray]:

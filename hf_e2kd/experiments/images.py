@@ -23,6 +23,7 @@ from ..data.labels import encode_labels, encode_new_labels, refuse_partly_labell
 from ..data.transforms import DistillationTransform
 from ..explainers import Explainer
 from ..metrics import explanation_similarity
+from ..references.teacher import without_foreign_layer
 from ..trainer.arguments import ExplanationDistillArguments
 from .distillation import Distillation, announce, explainer_of, replace_arguments, train_on_labels, use_one_thread
 from .experiment import Experiment
@@ -55,7 +56,9 @@ class ImageSources:
     )
     teacher_head: str = field(default="own", metadata={"help": HEADS, "choices": ["own", "fit"]})
     finetune_teacher: bool = field(default=False, metadata={"help": "Train the teacher on the data's labels first."})
-    teacher_epochs: float = field(default=3.0, metadata={"help": "Epochs of that training."})
+    teacher_epochs: float = field(
+        default=3.0, metadata={"help": "Epochs of that training, unless --max_steps ends all trainings."}
+    )
     teacher_learning_rate: float = field(default=5e-5, metadata={"help": "Learning rate of that training."})
     train_split: str = field(default="train", metadata={"help": "Split to distil on."})
     eval_split: str = field(
@@ -295,7 +298,7 @@ def draw_explanations(
         students: Classifiers by name, on the same device.
         data: Images as `transform` gives them.
         transform: Transform of the data, which undoes the student's normalisation.
-        explainer: Explainer of all of them.
+        explainer: Explainer of all of them; its `target_layer` is the students', and the teacher's where it has it.
         count: Number of samples.
         path: File of the picture.
     """
@@ -348,7 +351,7 @@ def _explained(
     pixel_values = torch.stack([sample["pixel_values"] for sample in samples]).to(device)
     shown_to_teacher = torch.stack([sample.get("teacher_pixel_values", sample["pixel_values"]) for sample in samples])
     labels = align_labels(teacher, any_student)
-    taught = explainer(
+    taught = without_foreign_layer(explainer, teacher)(
         teacher.eval(),
         {"pixel_values": shown_to_teacher.to(device)},
         lambda logits: labels.to_teacher(labels.teacher_logits(logits).argmax(1)),

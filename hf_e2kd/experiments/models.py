@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -200,12 +201,14 @@ def create_student(
 ) -> nn.Module:
     """Make a student of images for the classes `names`, or the teacher's where there are none.
 
+    Its weights are in float32, whatever the checkpoint's are: small updates of weights in half precision are lost.
+
     Args:
         source: Hub id or folder of a model; for a random start also a configuration file (JSON with `model_type`), or
             `timm/NAME`, `bcos/NAME` (`hf_e2kd.models.bcos_config`) or `torchvision/shufflenet_v2_…` of an architecture.
         init: `"pretrained"` keeps the weights (a new classifier if the classes differ), `"random"` starts anew.
         names: Names of the classes.
-        teacher: Teacher, whose classes are taken where `names` is None.
+        teacher: Teacher, whose classes, one or several an image, are taken where `names` is None.
         revision: Branch, tag or commit on the Hub.
 
     Raises:
@@ -216,13 +219,15 @@ def create_student(
     if names is None:
         assert teacher is not None, "without names the classes are the teacher's"
         labels = label_settings(class_names(teacher), teacher.config.num_labels)
+        # Whether a student decides each class for itself is asked of its own configuration.
+        labels["problem_type"] = getattr(teacher.config, "problem_type", None)
     else:
         labels = label_settings(names, len(names))
     if init == "random":
-        return AutoModelForImageClassification.from_config(_configuration(source, labels, revision))
-    student = load_for_classes(AutoModelForImageClassification, source, labels, remedy=FROM_SCRATCH, revision=revision)[
-        0
-    ]
+        configuration = _configuration(source, labels, revision)
+        return AutoModelForImageClassification.from_config(configuration, dtype=torch.float32)
+    options = {"revision": revision, "dtype": torch.float32}
+    student = load_for_classes(AutoModelForImageClassification, source, labels, FROM_SCRATCH, **options)[0]
     _reorder_classes(student, source, revision)
     return student
 
@@ -311,7 +316,9 @@ def processor_like(view: ImageView, student: nn.Module) -> Any:
 def load_text_classifier(
     source: str, names: list[str] | None, num_labels: int, revision: str | None = None
 ) -> nn.Module:
-    """Load a pretrained model of texts with a classifier for these classes, new where it has another.
+    """Load a pretrained model of texts, to be trained in float32, with a classifier for these classes.
+
+    The classifier is new where the model has another.
 
     Args:
         source: Hub id or folder.
@@ -319,17 +326,15 @@ def load_text_classifier(
         num_labels: Number of the classes.
         revision: Branch, tag or commit on the Hub.
     """
-    settings = label_settings(names, num_labels)
+    settings = {**label_settings(names, num_labels), "dtype": torch.float32, "revision": revision}
     with loading(source, revision=revision):
-        model = load_weights(
-            AutoModelForSequenceClassification, source, revision=revision, ignore_mismatched_sizes=True, **settings
-        )
+        model = load_weights(AutoModelForSequenceClassification, source, **settings, ignore_mismatched_sizes=True)
         _reorder_classes(model, source, revision)
     return model
 
 
 def shallow_copy_of(teacher: nn.Module, layers: int, init: str) -> nn.Module:
-    """Make a student of the teacher's architecture with fewer layers, a classifier of transformers' own.
+    """Make a student of the teacher's architecture with fewer layers, a classifier of transformers' own, in float32.
 
     Args:
         teacher: Classifier of texts.
@@ -351,7 +356,7 @@ def shallow_copy_of(teacher: nn.Module, layers: int, init: str) -> nn.Module:
     config.num_hidden_layers = layers
     if getattr(config, "layer_types", None):  # ModernBERT's local and global layers
         config.layer_types = [config.layer_types[number] for number in chosen]
-    student = AutoModelForSequenceClassification.from_config(config)
+    student = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
     if init == "random":
         return student
     if init != "teacher-layers":

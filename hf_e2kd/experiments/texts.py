@@ -42,7 +42,9 @@ class TextSources:
     student_revision: str | None = field(default=None, metadata={"help": "The student's revision on the Hub."})
     finetune_teacher: bool = field(default=True, metadata={"help": "Train the teacher on the data's labels first."})
     teacher_head: str = field(default="own", metadata={"help": HEADS, "choices": ["own", "fit"]})
-    teacher_epochs: float = field(default=3.0, metadata={"help": "Epochs of that training."})
+    teacher_epochs: float = field(
+        default=3.0, metadata={"help": "Epochs of that training, unless --max_steps ends all trainings."}
+    )
     teacher_learning_rate: float = field(default=5e-5, metadata={"help": "Learning rate of that training."})
     student_layers: int | None = field(
         default=None,

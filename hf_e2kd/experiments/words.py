@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset
 from torch import nn
 
-from ..alignment.labels import align_labels, class_names, data_labels, named_labels
+from ..alignment.labels import LabelAlignment, align_labels, class_names, data_labels, named_labels
 from ..alignment.texts import length_limit, number_spans, tokenize_texts
 from ..alignment.words import LAYOUT_COLUMNS, pool_words
 from ..callbacks.panels import CHOOSE_FROM
@@ -30,8 +30,9 @@ class Reading:
 
     Args:
         logits: Logits (N, classes).
-        words: Scores of the words that teacher and students share, for the teacher's top class.
-        spans: Scores of the data's own words for the model's top class, where the data has `spans`.
+        words: Scores of the words that teacher and students share, for the teacher's top class among those that they
+            share.
+        spans: Scores of the data's own words for the model's top class, where the data has `spans` and `word_labels`.
     """
 
     logits: torch.Tensor
@@ -66,13 +67,13 @@ class WordStudy:
     samples: int = 300
     batch_size: int = 32
     max_length: int | None = None
-    _teacher_readings: dict[tuple[str, int], Reading] = field(default_factory=dict)
+    _teacher_readings: dict[tuple[Any, ...], Reading] = field(default_factory=dict)
 
     def measure(self, model: nn.Module, split: str) -> dict[str, float]:
         """Measure a student's similarity to the teacher, and word attribution where the data has words' polarities."""
         data = self._drawn(split, self.samples)
-        teacher = self._teacher_reading(split, self.samples)
         is_teacher = model is self.teacher
+        teacher = self._teacher_reading(split, self.samples, None if is_teacher else model)
         reading = teacher if is_teacher else self._read(model, data, teacher)
         metrics: dict[str, float] = {}
         if not is_teacher:
@@ -82,7 +83,7 @@ class WordStudy:
             if len(values):
                 metrics["explanation_similarity"] = values.mean().item()
         match = data_labels(data, model, self.label_column)
-        if {"spans", "word_labels"} <= set(data.column_names) and match is not None:
+        if _has_words(data) and match is not None:
             figures = word_attribution(
                 reading.spans,
                 data["word_labels"],
@@ -103,7 +104,8 @@ class WordStudy:
         """
         split = list(self.evaluations)[-1]
         data = self._drawn(split, CHOOSE_FROM)
-        teacher = self._teacher_reading(split, CHOOSE_FROM)
+        any_student = next(iter(students.values()))
+        teacher = self._teacher_reading(split, CHOOSE_FROM, any_student)
         readings = {"Teacher": teacher} | {
             f"{variant} student": self._read(student, data, teacher) for variant, student in students.items()
         }
@@ -112,8 +114,10 @@ class WordStudy:
         }
         value, values = gain(similarities)
         chosen = at_quantiles(values, count)
-        any_student = next(iter(students.values()))
         names = class_names(any_student) or [str(index) for index in range(teacher.logits.shape[1])]
+        classes = align_labels(self.teacher, any_student)
+        # The students may have other classes, or the same in another order.
+        target = classes.to_student(classes.teacher_logits(teacher.logits).argmax(1)).tolist()
         labels = named_labels([data[self.label_column][row] for row in chosen], data, any_student, self.label_column)
         texts = self._texts(data)
         words = self._tokenized(texts)[1]
@@ -122,11 +126,11 @@ class WordStudy:
             rows = []
             for heading, reading in readings.items():
                 similar = None if reading is teacher or not words[row] else similarities[heading][row].item()
-                prediction = names[int(reading.logits[row].argmax())]
-                rows.append(WordRow(heading, words[row], reading.words[row], prediction, similar))
-            label, explained = None if labels is None else labels[place], names[int(teacher.logits[row].argmax())]
+                predicted = target[row] if reading is teacher else int(reading.logits[row].argmax())
+                rows.append(WordRow(heading, words[row], reading.words[row], names[predicted], similar))
+            label = None if labels is None else labels[place]
             # A pair's second text begins a line.
-            shown.append(WordSample("\n".join(texts[row]), rows, label=label, explained=explained))
+            shown.append(WordSample("\n".join(texts[row]), rows, label=label, explained=names[target[row]]))
         note = rule(len(chosen), len(data), value)
         word_page(shown, folder / "explanations.html", note=note)
         word_plot(shown, folder / "explanations.png", note=note)
@@ -135,10 +139,15 @@ class WordStudy:
         data = self.evaluations[split].shuffle(seed=0)
         return data.select(range(min(count, len(data))))
 
-    def _teacher_reading(self, split: str, count: int) -> Reading:
-        if (split, count) not in self._teacher_readings:
-            self._teacher_readings[split, count] = self._read(self.teacher, self._drawn(split, count), None)
-        return self._teacher_readings[split, count]
+    def _teacher_reading(self, split: str, count: int, student: nn.Module | None) -> Reading:
+        """Explain the teacher's top class among those that it shares with a student; among all where that is None."""
+        classes = None if student is None else align_labels(self.teacher, student)
+        if classes is not None and len(classes.teacher) == classes.teacher_classes:
+            classes = None
+        key = (split, count, None if classes is None else tuple(sorted(classes.teacher.tolist())))
+        if key not in self._teacher_readings:
+            self._teacher_readings[key] = self._read(self.teacher, self._drawn(split, count), None, classes)
+        return self._teacher_readings[key]
 
     def _texts(self, rows: Any) -> list[tuple[str, ...]]:
         """List the texts, or the pairs, of a data set or of a batch of its rows."""
@@ -152,8 +161,15 @@ class WordStudy:
         ]
         return tokenize_texts(texts, *sides)
 
-    def _read(self, model: nn.Module, data: Dataset, teacher: Reading | None) -> Reading:
-        """Explain texts; a student's words are scored for the teacher's top class, its spans for its own."""
+    def _read(
+        self, model: nn.Module, data: Dataset, teacher: Reading | None, shared: LabelAlignment | None = None
+    ) -> Reading:
+        """Explain texts; a student's words are scored for the teacher's top class, its spans for its own.
+
+        Args:
+            teacher: The teacher's reading; None where the model is the teacher.
+            shared: Classes among which the teacher's words are scored for the top one; None for all.
+        """
         model.eval()
         device = next(model.parameters()).device
         tokenizer = self.teacher_tokenizer if teacher is None else self.tokenizer
@@ -166,17 +182,20 @@ class WordStudy:
             batches, names = self._tokenized(texts)
             batch = {key: value.to(device) for key, value in batches[0 if teacher is None else 1].items()}
             tokens = {key: value for key, value in batch.items() if key not in LAYOUT_COLUMNS}
-            if teacher is None:
-                explained = explainer(model, tokens)
-                matched = own = explained.maps
-            else:
+            if teacher is not None:
                 taught = teacher.logits[start : start + self.batch_size].to(device)
                 target = labels.to_student(labels.teacher_logits(taught).argmax(1))
                 explained = explainer(model, tokens, partial(_beside_own_top, target))
                 matched, own = explained.maps.unbind(1)
+            elif shared is not None:
+                explained = explainer(model, tokens, partial(_shared_beside_own_top, shared))
+                matched, own = explained.maps.unbind(1)
+            else:
+                explained = explainer(model, tokens)
+                matched = own = explained.maps
             pooled = pool_words(matched, batch["word_ids"])[0]
             words += [scores[: len(found)] for scores, found in zip(pooled.tolist(), names, strict=True)]
-            if "spans" in data.column_names:
+            if _has_words(data):
                 limit = length_limit(tokenizer, self.max_length)
                 ids = number_spans(tokenizer, [text for (text,) in texts], rows["spans"], limit).to(device)
                 for scores, own_spans in zip(pool_words(own, ids)[0].tolist(), rows["spans"], strict=True):
@@ -184,6 +203,11 @@ class WordStudy:
                     spans.append((scores + [0.0] * len(own_spans))[: len(own_spans)])
             logits.append(explained.logits.cpu())
         return Reading(torch.cat(logits), words, spans)
+
+
+def _has_words(data: Dataset) -> bool:
+    """Tell whether the polarities of a data set's own words are known; others may have `spans` of another kind."""
+    return {"spans", "word_labels"} <= set(data.column_names)
 
 
 def _polarity(classes: int, order: torch.Tensor | None) -> Sequence[int]:
@@ -199,6 +223,11 @@ def _polarity(classes: int, order: torch.Tensor | None) -> Sequence[int]:
 def _beside_own_top(target: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
     """Make two targets a sample (B, 2): the given one and the model's top class."""
     return torch.stack([target, logits.argmax(1)], 1)
+
+
+def _shared_beside_own_top(shared: LabelAlignment, logits: torch.Tensor) -> torch.Tensor:
+    """Make two targets of a teacher's sample (B, 2): its top class among the shared ones, and among all."""
+    return _beside_own_top(shared.to_teacher(shared.teacher_logits(logits).argmax(1)), logits)
 
 
 def _similarities(reading: Reading, teacher: Reading) -> torch.Tensor:

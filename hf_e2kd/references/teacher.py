@@ -172,7 +172,7 @@ class TeacherReference(Reference):
             )
         self.adapter.setup(student)
         if explainer is not None:
-            self.explainer = self.own_explainer or _without_foreign_layer(explainer, self.model)
+            self.explainer = self.own_explainer or without_foreign_layer(explainer, self.model)
             self.explainer = self.explainer.with_features(self.model, () if self.taps is None else self.taps.paths)
             if self.explainer.trainable:
                 require_gradients(self.model, self.explainer.name, "teacher")
@@ -279,8 +279,8 @@ class TeacherReference(Reference):
         return self.alignment
 
 
-def _without_foreign_layer(explainer: Explainer, model: nn.Module) -> Explainer:
-    """The student's explainer without its `target_layer`, where that is no layer of this model."""
+def without_foreign_layer(explainer: Explainer, model: nn.Module) -> Explainer:
+    """Give a teacher the student's explainer, without its `target_layer` where that is no layer of the teacher."""
     layer = getattr(explainer, "target_layer", None)
     if layer is None or any(path == layer for path, _ in model.named_modules()):
         return explainer

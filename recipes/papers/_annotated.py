@@ -200,7 +200,7 @@ def load_box_classifier(
     if isinstance(source, PreTrainedConfig):
         model = classifier_of(source, names)
     elif init == "own-head":
-        model = load_teacher(source)[0]
+        model = load_teacher(source)[0].float()  # to be trained, as what `create_student` loads
         keep_classes(model, names)
     else:
         model = create_student(source, init, names)

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import AutoModelForImageClassification, HfArgumentParser, PreTrainedConfig, ViTImageProcessor
 from transformers.hf_argparser import string_to_bool
 
-from hf_e2kd.data import load_imagenet, load_sun397, load_tiny_imagenet_parquet
+from hf_e2kd.data import load_imagenet, load_sun397, load_tiny_imagenet, load_tiny_imagenet_parquet
 from hf_e2kd.data.imagenet import class_names
 from hf_e2kd.data.images import load_image_splits, without_undecodable
 from hf_e2kd.experiments import Distillation, Experiment
@@ -203,7 +203,7 @@ def smoke_folder(args: ExplanationDistillArguments) -> Path:
 
 
 def find_images(source: str, partition: int | None = None) -> DatasetDict:
-    """Load images in the layout of SUN397, ImageNet or Tiny ImageNet's Parquet files, or as `load_image_splits` does.
+    """Load images in the layout of SUN397, Tiny ImageNet or ImageNet, or as `load_image_splits` does.
 
     Args:
         source: Folder or Hub id.
@@ -212,12 +212,21 @@ def find_images(source: str, partition: int | None = None) -> DatasetDict:
     folder = Path(source)
     if (folder / "SUN397").is_dir() or (folder / "a").is_dir():
         return load_sun397(folder, partition, open_images=False)
+    if _has_tiny_lists(folder) or (folder / "classes.csv").is_file() and any(folder.glob("*.parquet")):
+        return find_tiny_imagenet(source)
     class_folders = [child.name for child in folder.glob("train/*") if child.is_dir()]
     if class_folders and all(re.fullmatch(r"n\d{8}", name) for name in class_folders):
         return load_imagenet(folder)
-    if (folder / "classes.csv").is_file() and any(folder.glob("*.parquet")):
-        return load_tiny_imagenet_parquet(folder)
     return load_image_splits(source)
+
+
+def find_tiny_imagenet(source: str) -> DatasetDict:
+    """Load Tiny ImageNet from its own folders, or from Parquet files."""
+    return load_tiny_imagenet(source) if _has_tiny_lists(Path(source)) else load_tiny_imagenet_parquet(source)
+
+
+def _has_tiny_lists(folder: Path) -> bool:
+    return any((root / "wnids.txt").is_file() for root in (folder, folder / "tiny-imagenet-200"))
 
 
 def select_split(splits: DatasetDict, source: str, wanted: Sequence[str], skip_undecodable: bool = False) -> Dataset:

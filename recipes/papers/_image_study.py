@@ -1,13 +1,11 @@
 """Data of the studies of image classifiers that take any labelled images."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from _common import find_images
 from _interpretability import StudyOptions
 from datasets import Dataset
 
-from hf_e2kd.data import load_tiny_imagenet, load_tiny_imagenet_parquet
 from hf_e2kd.data.first_samples import first_of_each
 
 
@@ -35,13 +33,7 @@ class ImageStudyOptions(StudyOptions):
 def load_splits(options: ImageStudyOptions) -> tuple[Dataset, Dataset]:
     """Load the data to train on and to measure on."""
     assert options.dataset is not None
-    folder = Path(options.dataset)
-    if any((root / "wnids.txt").is_file() for root in (folder, folder / "tiny-imagenet-200")):
-        splits = load_tiny_imagenet(folder)
-    elif (folder / "classes.csv").is_file():
-        splits = load_tiny_imagenet_parquet(folder)
-    else:
-        splits = find_images(options.dataset)
+    splits = find_images(options.dataset)
     for name in ("train", options.split):
         if name not in splits:
             raise ValueError(f"'{options.dataset}' has no split '{name}'. Its splits: {', '.join(splits)}.")

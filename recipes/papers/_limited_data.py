@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
-from _common import SMALLEST_CROP, channels_last
+from _common import SMALLEST_CROP, channels_last, find_tiny_imagenet
 from _interpretability import square_processor
 from _limited_arms import Arm
 from _splits import choose_per_class, hold_out
@@ -20,7 +20,7 @@ from torchvision.transforms import v2
 from transformers import AutoModelForImageClassification, PreTrainedConfig, set_seed
 
 from hf_e2kd.architectures.sharding import whole
-from hf_e2kd.data import DistillationTransform, load_cifar10, load_tiny_imagenet_parquet
+from hf_e2kd.data import DistillationTransform, load_cifar10
 from hf_e2kd.data.images import label_names
 from hf_e2kd.experiments.distillation import explainer_of, replace_arguments, train_on_labels
 from hf_e2kd.experiments.images import classifier_of, crop_and_flip
@@ -97,7 +97,7 @@ def load_splits(data: str, folder: str, shots: int) -> DatasetDict:
         folder: Folder of its files.
         shots: Images a class to train on.
     """
-    splits = {"cifar10": load_cifar10, "tiny_imagenet": load_tiny_imagenet_parquet}[data](folder)
+    splits = {"cifar10": load_cifar10, "tiny_imagenet": find_tiny_imagenet}[data](folder)
     test = splits["test" if "test" in splits else "validation"]
     return divide(splits["train"], test, shots, SETTINGS[data].held_out)
 

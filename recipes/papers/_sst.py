@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from _arms import Arm, arm_arguments
 from _limited_data import further_figures
 from datasets import concatenate_datasets
@@ -89,7 +90,7 @@ def make_student(teacher: nn.Module, size: str, init: str) -> nn.Module:
         )
     config.intermediate_size = config.intermediate_size * width // config.hidden_size
     config.hidden_size, config.num_attention_heads, config.num_hidden_layers = width, width // head, layers
-    return AutoModelForSequenceClassification.from_config(config)
+    return AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
 
 
 class SstStudy:

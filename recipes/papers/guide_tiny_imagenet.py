@@ -36,7 +36,7 @@ from typing import Any
 
 import numpy as np
 from _annotated import AnnotatedSplits, draw_boxes, explainer_at, load_box_classifier
-from _common import parse_recipe, refuse_launcher
+from _common import find_tiny_imagenet, parse_recipe, refuse_launcher
 from _evidence import paired_table, results_head, run_name, settings_digest, write_evidence
 from _guide import guide
 from _guided_arms import ARMS, STUDIES, GuidedArm
@@ -50,7 +50,7 @@ from transformers import AutoModelForImageClassification, PreTrainedConfig, ResN
 
 from hf_e2kd.alignment.inputs import image_view
 from hf_e2kd.choices import unknown_choice
-from hf_e2kd.data import DistillationTransform, keep_annotations, load_tiny_imagenet_parquet
+from hf_e2kd.data import DistillationTransform, keep_annotations
 from hf_e2kd.data.image_files import png_cell
 from hf_e2kd.experiments.command_line import run_recipe
 from hf_e2kd.experiments.distillation import replace_arguments, use_one_thread
@@ -90,7 +90,7 @@ TRAINING: Mapping[str, Any] = {
 class Options:
     """Options of the images and of the models."""
 
-    data: str | None = field(default=None, metadata={"help": "Folder of Tiny ImageNet's Parquet files."})
+    data: str | None = field(default=None, metadata={"help": "Folder of Tiny ImageNet, its own or of Parquet files."})
     model: str | None = field(
         default=None, metadata={"help": "Hub id, folder, timm/NAME or .json; a small ResNet of random weights."}
     )
@@ -121,7 +121,7 @@ class Options:
                 if name not in known:
                     raise ValueError(unknown_choice(kind, name, known))
         if self.data is None and not self.smoke:
-            raise ValueError("Give --data, the folder of the Parquet files, or --smoke to try the recipe out.")
+            raise ValueError("Give --data, the folder of Tiny ImageNet, or --smoke to try the recipe out.")
         if not self.trainings or not self.seeds:
             raise ValueError("Give --studies whose --arms there are, and --seeds.")
         for name, least in (("shots", 0), ("held_out", 1), ("tolerance", 0), ("pictures", 0)):
@@ -145,7 +145,7 @@ class BoxStudy:
 
     def __init__(self, options: Options, args: ExplanationDistillArguments):
         self.options, self.args, self.folder = options, args, Path(args.output_dir)
-        splits = smoke_splits() if options.smoke else load_tiny_imagenet_parquet(str(options.data))
+        splits = smoke_splits() if options.smoke else find_tiny_imagenet(str(options.data))
         self.splits = divide(splits, options.shots, options.held_out)
 
     @property

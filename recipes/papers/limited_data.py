@@ -58,6 +58,7 @@ from hf_e2kd.data import digits_on_textures
 from hf_e2kd.experiments.command_line import run_recipe
 from hf_e2kd.experiments.distillation import use_one_thread
 from hf_e2kd.experiments.shared_runs import share_runs
+from hf_e2kd.store.key import weights_digest
 from hf_e2kd.trainer.arguments import ExplanationDistillArguments
 
 DECIDING = ("data", "shots", "split", "smoke")
@@ -164,7 +165,9 @@ def run_limited_data(description: str) -> dict[str, Any]:
     crops, start = bool(options.train_images), time.monotonic()
     earlier = read_earlier(options, digest)
     study = Study(setting, splits, args, output, options.teacher, options.split, crops)
-    teacher = share_runs(output / "runs", ["teacher"], digest, lambda _: study.teacher_figures())["teacher"]
+    # Another teacher's students would be mixed with this one's, wherever its folder lies.
+    taught_by = digest if options.teacher is None else f"{digest} {weights_digest(study.teacher)}"
+    teacher = share_runs(output / "runs", ["teacher"], taught_by, lambda _: study.teacher_figures())["teacher"]
     rows = train_students(study, options, digest, earlier)
     known = {(row["student"], row["seed"]) for row in rows}
     results = {

@@ -12,7 +12,7 @@ measure it anew, on other data, before you report it.
     accelerate launch recipes/papers/search_weight.py
     accelerate launch recipes/papers/search_weight.py --weights 0.1 100 --sampler random --trials 20
     accelerate launch recipes/papers/search_weight.py --teacher microsoft/resnet-50 --student microsoft/resnet-18 \\
-        --dataset ethz/food101 --output_dir outputs/food101_search
+        --dataset ILSVRC/imagenet-1k --output_dir outputs/imagenet_search
     accelerate launch recipes/papers/search_weight.py --smoke
 """
 

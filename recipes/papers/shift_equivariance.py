@@ -121,8 +121,7 @@ def run_shift_test(description: str) -> dict[str, Any]:
     methods = args.explainers if len(args.explainers) > 1 else args.explainers * len(args.models)
     models: dict[str, dict[str, Any]] = {}
     for source, method in zip(args.models, methods, strict=True):
-        name, _, path = source.rpartition("=")
-        name = name or Path(path).name
+        name, path = named_source(source)
         if name in models:
             raise ValueError(f"Two models are called '{name}'. Name them, as in --models first={path} second=...")
         print(f"\nExplaining {name}", flush=True)
@@ -152,6 +151,17 @@ def run_shift_test(description: str) -> dict[str, Any]:
     shift_figure(results["shifts"], {name: found["mean"] for name, found in models.items()}, output / "shifts.png")
     print(f"\n{shift_table(results['shifts'], models)}\n\nIn {output}: shifts.json, shifts.png")
     return results
+
+
+def named_source(source: str) -> tuple[str, str]:
+    """Divide NAME=PATH; a path without a name, which may hold "=" itself, is called as its last part.
+
+    Example:
+        >>> named_source("KD=models/KD_alpha=0.1-42"), named_source("facebook/deit-tiny-patch16-224")
+        (('KD', 'models/KD_alpha=0.1-42'), ('deit-tiny-patch16-224', 'facebook/deit-tiny-patch16-224'))
+    """
+    name, given, path = source.partition("=")
+    return (name, path) if given and not Path(source).exists() else (Path(source).name, source)
 
 
 def explainer_for(model: nn.Module, method: str) -> Explainer:

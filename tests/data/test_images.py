@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hf_e2kd.data.images import load_image_splits
+from hf_e2kd.data.images import load_image_splits, load_images
 
 
 @pytest.mark.parametrize(
@@ -53,3 +53,18 @@ def _write(root, files):
     for number, name in enumerate(files):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.full((4, 4, 3), number, np.uint8)).save(root / name)
+
+
+def test_a_split_to_measure_on_that_is_not_there(tmp_path, monkeypatch, caplog):
+    """Prevents: a misspelt split whose figures are of a tenth of the training images, without a word."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    for split in ("train", "test"):
+        (tmp_path / "images" / split).mkdir(parents=True)
+        for number in range(10):
+            Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / "images" / split / f"{number}.png")
+    source = str(tmp_path / "images")
+    assert [len(part) for part in load_images(source, eval_split="test")] == [10, 10] and not caplog.records
+    with pytest.raises(ValueError, match="has no split 'tset'. Its splits: train, test"):
+        load_images(source, eval_split="tset")
+    assert [len(part) for part in load_images(source)] == [9, 1]
+    assert "10 % of 'train' are held out. Name one of train, test by --eval_split" in caplog.text

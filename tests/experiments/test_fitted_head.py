@@ -1,6 +1,7 @@
 """Heads fitted to the data's labels, against scikit-learn's own predictions."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -162,14 +163,15 @@ def test_sentence_encoders_are_pooled_as_they_were_trained(tmp_path, settings, f
     torch.testing.assert_close(loaded(**batch).logits, found)
 
 
-@pytest.mark.parametrize("kind", ["sentence encoder", "DINOv3 ViT", "ViT-MAE"])
+@pytest.mark.parametrize("kind", ["sentence encoder", "DINOv3 ViT", "ViT-MAE", "ResNet"])
 def test_checkpoints_in_half_precision_stay_so(tmp_path, kind):
     """Prevents: a head in another precision than its backbone, which ends in an error."""
     if kind == "sentence encoder":
         model, source = in_sentence_transformers_layout(tmp_path, {"pooling_mode": "mean"})
         data = Dataset.from_dict({"text": WORDS[:12], "label": [0, 1] * 6}, features=TWO_TOPICS)
     else:
-        model, data = (dinov3_vit() if kind == "DINOv3 ViT" else mae()), pictures(["a", "b"])
+        make = {"DINOv3 ViT": dinov3_vit, "ViT-MAE": mae, "ResNet": partial(build, "resnet")}[kind]
+        model, data = make(), pictures(["a", "b"])
         source = saved(model, PROCESSOR, tmp_path)
     model.to(torch.bfloat16).save_pretrained(source)
     teacher, _ = fit_head(source, data, progress=False)

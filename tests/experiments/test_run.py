@@ -19,11 +19,13 @@ from transformers import (
 )
 
 from hf_e2kd import load_student
-from hf_e2kd.experiments import run_experiment
+from hf_e2kd.data import DistillationTransform
+from hf_e2kd.experiments import draw_explanations, run_experiment
 from hf_e2kd.experiments.demos import DEMOS
 from hf_e2kd.experiments.distillation import Distillation, train_on_labels, use_one_thread
 from hf_e2kd.experiments.results import markdown_table, summarise
 from hf_e2kd.experiments.student_card import write_card
+from hf_e2kd.explainers import build_explainer
 from tests.cards.records import image_record
 from tests.models import build
 from tests.training import arguments, samples, weights
@@ -131,6 +133,17 @@ def test_the_users_own_models_and_unlabelled_images(own_sources, monkeypatch, tm
     assert pixels.shape == torch.Size([1, 3, 48, 48])
 
 
+def test_a_student_of_a_teacher_of_several_labels(own_sources, monkeypatch, tmp_path):
+    """Prevents: a teacher that decides each class for itself, distilled by a softmax over them, one class an image."""
+    config = json.loads((tmp_path / "teacher" / "config.json").read_text(encoding="utf-8"))
+    config["problem_type"] = "multi_label_classification"
+    (tmp_path / "teacher" / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    run("convnext", monkeypatch, *own_sources, "--output_dir", str(tmp_path / "out"))
+    student = AutoModelForImageClassification.from_pretrained(tmp_path / "out" / "student")
+    assert student.config.problem_type == "multi_label_classification"
+    assert "f1" not in load_student(tmp_path / "out" / "student").fidelity.figures  # of no labels
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -175,3 +188,14 @@ def test_a_card_bears_its_repositorys_name(tmp_path, repo_id, title):
     run = {name: {"evaluation": {}} for name in ("teacher", "e²KD", "KD", "int8")}
     write_card(distillation, trainer, {}, run, folder, repo_id)
     assert ModelCard.load(folder / "README.md").data.model_name == title
+
+
+def test_a_picture_of_students_explained_at_a_layer_that_the_teacher_lacks(tmp_path):
+    """Prevents: a training that ends in an error before its results are written, as its teacher can't be drawn."""
+    teacher, student = build("resnet"), build("vit")
+    transform = DistillationTransform(ViTImageProcessor(size={"height": 32, "width": 32}))
+    images = [np.random.default_rng(row).integers(0, 255, (32, 32, 3), dtype=np.uint8) for row in range(3)]
+    data = Dataset.from_dict({"image": [Image.fromarray(pixels) for pixels in images]}).with_transform(transform)
+    explainer = build_explainer("gradcam", target_layer="vit.layers.0")
+    draw_explanations(teacher, {"e²KD": student}, data, transform, explainer, 2, tmp_path / "explanations.png")
+    assert (tmp_path / "explanations.png").is_file()

@@ -17,7 +17,13 @@ from transformers import ViTImageProcessor
 from hf_e2kd.alignment.inputs import ImageView, image_view
 from hf_e2kd.data import images, text
 from hf_e2kd.experiments import reaching
-from hf_e2kd.experiments.models import create_student, load_teacher, load_text_classifier, processor_like
+from hf_e2kd.experiments.models import (
+    create_student,
+    load_teacher,
+    load_text_classifier,
+    processor_like,
+    shallow_copy_of,
+)
 from hf_e2kd.experiments.sources import Classifier, check_pair, check_source, load_classifier, load_split
 from hf_e2kd.hub.ids import loaded_commit
 from tests.models import build, build_bcos
@@ -51,6 +57,23 @@ def test_teachers_without_a_trained_head(tmp_path):
     for load in (load_teacher, load_classifier):
         with pytest.raises(ValueError, match="has no weights for classifier.*trained as a classifier"):
             load(str(tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["pretrained", "random", "texts", "layers"])
+def test_students_are_trained_in_full_precision(tmp_path, kind):
+    """Prevents: a checkpoint in half precision, as transformers loads it, whose images end a training in an error, and
+    whose weights lose small updates."""
+    is_text = kind in ("texts", "layers")
+    model = (build_text("bert") if is_text else build("resnet")).to(torch.bfloat16)
+    model.save_pretrained(tmp_path)
+    names = [f"class {number}" for number in range(model.config.num_labels)]
+    if kind == "layers":
+        student = shallow_copy_of(model, 1, "teacher-layers")
+    elif is_text:
+        student = load_text_classifier(str(tmp_path), names, len(names))
+    else:
+        student = create_student(str(tmp_path), kind, names)
+    assert {each.dtype for each in student.parameters()} == {torch.float32}
 
 
 @pytest.mark.parametrize("family", ["vit", "wrapped_resnet"])

@@ -1,5 +1,6 @@
 """Experiments on texts: without a download, on a user's own model and data, on a treebank, with wrong arguments."""
 
+import copy
 import json
 import sys
 
@@ -18,7 +19,7 @@ from transformers import (
 from hf_e2kd import load_student
 from hf_e2kd.data import train_tokenizer
 from hf_e2kd.data.sst import join_words, word_features
-from hf_e2kd.experiments import label_settings, run_experiment, shallow_copy_of, texts
+from hf_e2kd.experiments import keep_classes, label_settings, run_experiment, shallow_copy_of, texts, words
 from hf_e2kd.experiments.demos import BERT_ON_REVIEWS
 from hf_e2kd.experiments.models import load_text_classifier
 from hf_e2kd.experiments.words import WordStudy
@@ -139,13 +140,13 @@ def test_words_and_captions_of_a_model_with_another_order_of_the_classes(tmp_pat
     swapped = load_text_classifier(str(tmp_path), names[::-1], 2)
     batch = tokenizer(TEXTS, padding=True, return_tensors="pt")
     torch.testing.assert_close(swapped.eval()(**batch).logits, model.eval()(**batch).logits.flip(1))
-    words = [text.split(" ") for text in TEXTS]
+    split = [text.split(" ") for text in TEXTS]
     rows = {
-        "text": [join_words(own)[0] for own in words],
+        "text": [join_words(own)[0] for own in split],
         "label": [1, 0, 1, 0],
-        "words": words,
-        "spans": [join_words(own)[1] for own in words],
-        "word_labels": [[{"wonderful": 4, "dreadful": 0}.get(word, 2) for word in own] for own in words],
+        "words": split,
+        "spans": [join_words(own)[1] for own in split],
+        "word_labels": [[{"wonderful": 4, "dreadful": 0}.get(word, 2) for word in own] for own in split],
     }
     data = Dataset.from_dict(rows, features=word_features(names))
     found = []
@@ -158,6 +159,41 @@ def test_words_and_captions_of_a_model_with_another_order_of_the_classes(tmp_pat
         page = (folder / "explanations.html").read_text(encoding="utf-8")
         assert page.count("true: positive") == page.count("true: negative") == 2
     assert "word_accuracy" in found[0] and found[0] == pytest.approx(found[1], abs=1e-5)
+
+
+@pytest.mark.parametrize("names", [["joke", "news", "ad"], ["ad", "news"]], ids=["all", "some"])
+def test_a_teacher_whose_classes_stand_in_another_order(names, tmp_path, monkeypatch):
+    """Prevents: a teacher's words compared, or captioned, as those of another class than the student's."""
+    torch.manual_seed(0)
+    tokenizer = train_tokenizer(TEXTS, vocab_size=60, model_max_length=32)
+    config = BertConfig(
+        vocab_size=len(tokenizer), num_hidden_layers=1, **TINY, **label_settings(["ad", "joke", "news"], 3)
+    )
+    teacher = BertForSequenceClassification(config).eval()
+    # Logits that hardly depend on the text: the teacher's first choice is the class that the second student lacks.
+    teacher.classifier.bias.data = torch.tensor([0.0, 3.0, 1.5])
+    student = copy.deepcopy(teacher)
+    keep_classes(student, names)
+    features = Features({"text": Value("string"), "label": ClassLabel(names=names)})
+    data = Dataset.from_dict({"text": TEXTS, "label": [0, 1, 0, 1]}, features=features)
+    study = WordStudy(teacher, tokenizer, tokenizer, {"test": data}, InputXGradient())
+    # The same network explains the same class.
+    assert study.measure(student, "test")["explanation_similarity"] == pytest.approx(1, abs=1e-5)
+    drawn: list = []
+    monkeypatch.setattr(words, "word_page", lambda shown, *_, **__: drawn.extend(shown))
+    study.picture({"KD": student}, 2, tmp_path)
+    explained = "joke" if "joke" in names else "news"
+    for sample in drawn:
+        assert sample.explained == explained and {row.prediction for row in sample.rows} == {explained}
+
+
+def test_spans_of_another_kind_are_left_alone():
+    """Prevents: data whose column `spans` says something else than where words stand, such as marked characters."""
+    tokenizer = train_tokenizer(TEXTS, vocab_size=60, model_max_length=32)
+    model = BertForSequenceClassification(BertConfig(vocab_size=len(tokenizer), num_hidden_layers=1, **TINY))
+    data = Dataset.from_dict({"text": TEXTS, "label": [0, 1, 0, 1], "spans": [[2, 3], [], [4], []]})
+    study = WordStudy(model, tokenizer, tokenizer, {"test": data}, InputXGradient())
+    assert set(study.measure(copy.deepcopy(model), "test")) == {"explanation_similarity"}
 
 
 class TestShallowCopy:

@@ -6,6 +6,7 @@ import math
 import evidence_tables
 import guide_tiny_imagenet
 import pytest
+import torch
 from _annotated import load_box_classifier
 from _guided_arms import ARMS, STUDIES, GuidedArm
 from PIL import Image
@@ -84,15 +85,16 @@ def test_all_losses_depths_and_shares_are_compared():
 
 
 def test_a_classifier_keeps_its_head_for_the_datas_classes(tmp_path):
-    """Prevents: a pretrained classifier of the data's own classes that begins with a random head."""
-    model = build("wrapped_resnet")
+    """Prevents: a pretrained classifier of the data's own classes that begins with a random head, or is trained in
+    half precision."""
+    model = build("wrapped_resnet").to(torch.bfloat16)
     model.save_pretrained(tmp_path)
     ViTImageProcessor(size={"height": 40, "width": 40}).save_pretrained(tmp_path)
     names = [model.config.id2label[2], model.config.id2label[0]]
     kept, _ = load_box_classifier(str(tmp_path), "own-head", names, 64, problem="single_label_classification")
     assert kept.config.problem_type == "single_label_classification"
     head, own = ((each.timm_model.get_classifier().weight) for each in (model, kept))
-    assert (own == head[[2, 0]]).all()
+    assert own.dtype == torch.float32 and (own == head[[2, 0]]).all()
 
 
 @pytest.mark.parametrize(

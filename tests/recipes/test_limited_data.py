@@ -110,6 +110,19 @@ def test_larger_images_are_made_for_a_live_teacher_alone(tmp_path):
     assert study.shown("train")[0]["teacher_pixel_values"].shape == (3, 48, 48)
 
 
+def test_students_of_another_teacher_are_not_mixed(finished, run, tmp_path):
+    """Prevents: the figures of one teacher's students given out as those of another's, which takes its folder."""
+    teacher = tmp_path / "teacher.folder"
+    shutil.copytree(finished[0] / "teacher", teacher)
+    line = ["--smoke", "--seeds", "1", "--students", "KD", "--teacher", str(teacher)]
+    run(limited_data, *line)
+    model = AutoModelForImageClassification.from_pretrained(teacher)
+    model.classifier.weight.data.mul_(2)
+    model.save_pretrained(teacher)
+    with pytest.raises(SystemExit):
+        run(limited_data, *line)
+
+
 @pytest.mark.parametrize(
     ("option", "message"),
     [

@@ -15,14 +15,18 @@ import timm
 import torch
 from _common import find_images, load_published, smoke_bcos, smoke_processor, unlabelled_images
 from _generated import write_imagenet, write_sun397, write_waterbirds
+from _limited_data import load_splits as few_images
 from _splits import choose_per_class, hold_out
 from datasets import Dataset, Features, List, Value
 from datasets import Image as ImageFeature
 from distill_imagenet import PRESETS, ImageNetSources, imagenet_experiment, shot_splits
 from distill_waterbirds import GROUPS, STUDENTS, waterbirds_experiment
+from guide_tiny_imagenet import BoxStudy
+from guide_tiny_imagenet import Options as BoxOptions
+from PIL import Image
 from safetensors.torch import save_file
 from search_weight import MEASURES, run_search
-from shift_equivariance import run_shift_test, summarise_shifts
+from shift_equivariance import named_source, run_shift_test, summarise_shifts
 from timm.data import ImageNetInfo
 from torchvision.transforms import v2
 from transformers import (
@@ -36,7 +40,7 @@ from transformers import (
     ViTImageProcessor,
 )
 
-from hf_e2kd import StoredReference, explain
+from hf_e2kd import ExplanationDistillArguments, StoredReference, explain
 from hf_e2kd.alignment.inputs import image_view
 from hf_e2kd.alignment.labels import align_labels, is_multi_label
 from hf_e2kd.callbacks import AdaptiveClipping
@@ -446,6 +450,24 @@ def test_tiny_imagenets_parquet_files_are_images_too(tmp_path, monkeypatch):
     assert unlabelled_images([str(tmp_path)] * 2).column_names == ["image"]
 
 
+def test_tiny_imagenets_own_folders_are_read_by_every_recipe(tmp_path):
+    """Prevents: its folders taken for ImageNet's, whose `val` has other classes, or Parquet files asked for."""
+    root, wnid = tmp_path / "tiny-imagenet-200", "n01443537"
+    for folder in (root / "train" / wnid / "images", root / "val" / "images"):
+        folder.mkdir(parents=True)
+        for number in range(30):
+            Image.new("RGB", (64, 64)).save(folder / f"{number}.JPEG")
+    boxes = [f"{number}.JPEG\t1\t5\t62\t63\n" for number in range(30)]
+    (root / "train" / wnid / f"{wnid}_boxes.txt").write_text("".join(boxes))
+    (root / "val" / "val_annotations.txt").write_text("".join(row.replace("\t", f"\t{wnid}\t", 1) for row in boxes))
+    (root / "wnids.txt").write_text(f"{wnid}\n")
+    for folder in (root, tmp_path):
+        assert find_images(str(folder))["validation"].num_rows == 30
+    assert few_images("tiny_imagenet", str(root), 5)["train"].num_rows == 5
+    study = BoxStudy(BoxOptions(data=str(root), shots=10, held_out=2), ExplanationDistillArguments("unused"))
+    assert study.splits["train"]["boxes"][0] == [[1, 5, 63, 64]]
+
+
 # --- Shifts ----------------------------------------------------------------------------------------------------------
 
 
@@ -487,6 +509,15 @@ def test_shifts_by_other_methods_one_a_model(run, tmp_path):
     for found in results["models"].values():
         assert found["images"] + found["unexplained"] == 2
         assert found["mean"][0] == pytest.approx(1, abs=1e-9)
+
+
+def test_a_models_folder_may_have_an_equals_sign(monkeypatch, tmp_path):
+    """Prevents: `interpretability_table.py`'s own folders, such as KD_alpha=0.1-42, cut at the sign in their names."""
+    assert named_source("KD=models/KD_alpha=0.1-42") == ("KD", "models/KD_alpha=0.1-42")
+    assert named_source("facebook/deit-tiny") == ("deit-tiny", "facebook/deit-tiny")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "KD_alpha=0.1-42").mkdir(parents=True)
+    assert named_source("models/KD_alpha=0.1-42") == ("KD_alpha=0.1-42", "models/KD_alpha=0.1-42")
 
 
 def test_images_without_an_explanation_are_counted_and_left_out():
