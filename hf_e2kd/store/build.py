@@ -39,6 +39,7 @@ from .samples import (
     distillation_transform,
     refuse_another_view,
     refuse_random_samples,
+    transform_key,
     with_images,
 )
 from .shards import ShardInfo, Shards, fingerprint
@@ -181,15 +182,16 @@ class StoreBuilder:
             self.collate = ModelInputs(teacher, label_column, processing_class, image_column)
         self.encoder = RowEncoder(dtype, top_k, vectors)
         self.choose = TargetRule(target, teacher, dataset_label_names(dataset, label_column), classes)
-        self.field_of_view = field_of_view(processing_class)
+        self.field_of_view, shown_by = field_of_view(processing_class), processor_key(processing_class)
         if (own := distillation_transform(self.dataset)) is not None:
             if collator is None:
                 refuse_another_view(own, processing_class)
             # Both models are shown the student's, whatever the teacher's processor would crop.
             self.field_of_view = stated_field(own.student)
+            shown_by = shown_by or transform_key(own)
         self.key: dict[str, Any] = {
             "teacher": teacher_key(teacher, teacher_name, revision),
-            "processor": processor_key(processing_class),
+            "processor": shown_by,
             "explainer": explainer_key(self.explainer),
             "target": {"rule": target, "classes": None if classes is None else list(classes)},
             "precision": {"dtype": dtype, "top_k": top_k, "vectors": vectors},

@@ -17,6 +17,7 @@ from ..alignment.labels import without_subsets
 from ..data.transforms import DistillationTransform
 from .files import StoreError
 from .ids import sample_id
+from .key import stated_field
 from .text import TextRows
 
 INPUTS = {"pixel_values", "input_ids", "teacher_pixel_values"}
@@ -140,6 +141,12 @@ def distillation_transform(dataset: Any) -> DistillationTransform | None:
         return None
     transform = dataset.format["format_kwargs"].get("transform")
     return transform if isinstance(transform, DistillationTransform) else None
+
+
+def transform_key(transform: DistillationTransform) -> dict[str, Any]:
+    """What a transform shows the teacher, in the place of a processor's settings."""
+    shown = transform.teacher or transform.student
+    return {"type": type(transform).__name__, **shown.timm_settings(), **stated_field(transform.student)}
 
 
 def refuse_another_view(transform: DistillationTransform, processor: Any) -> None:

@@ -65,6 +65,17 @@ def test_a_transform_of_another_processor(tmp_path, teacher):
         reference.check_processor(cropping)
 
 
+def test_a_store_by_another_transform_is_not_taken(tmp_path, teacher):
+    """Prevents: maps of the images as they were shown before a script was changed and run again."""
+    data = photographs()
+    data.set_transform(DistillationTransform(PROCESSOR))
+    store(teacher, data, tmp_path / "store")
+    store(teacher, data, tmp_path / "store")
+    brighter = ViTImageProcessor(size={"height": 32, "width": 32}, image_mean=[0.2] * 3, image_std=[0.5] * 3)
+    with pytest.raises(StoreError, match="processor.mean is .0.5, 0.5, 0.5. in the store and .0.2, 0.2, 0.2. here"):
+        store(teacher, photographs(), tmp_path / "store", transform=DistillationTransform(brighter))
+
+
 def test_images_of_which_some_have_no_label(tmp_path, teacher):
     """Prevents: torch's "could not infer dtype", if the first sample of a batch isn't the one without a label."""
     data = photographs()
