@@ -157,5 +157,15 @@ class MixingCollator:
             )
         if "labels" not in batch:
             raise ValueError("Images are mixed together with their labels, and the batch has no column 'labels'.")
-        mixed = self.mixing({**images, "labels": batch["labels"]})
-        return {name: value.as_subclass(torch.Tensor) for name, value in mixed.items()}
+        # CutMix takes images of one size: others are mixed by the share that each pixel keeps of its own image.
+        size = next(iter(images.values())).shape[-2:]
+        alike = {name: value for name, value in images.items() if value.shape[-2:] == size}
+        share = torch.zeros(len(batch["labels"]), 1, *size)
+        share[0] = 1
+        mixed = self.mixing({**alike, "share": tv_tensors.Image(share), "labels": batch["labels"]})
+        own = mixed.pop("share").as_subclass(torch.Tensor)[:1]
+        for name, value in images.items():
+            if name not in alike and len(value) > 1:
+                kept = nn.functional.interpolate(own, size=value.shape[-2:], mode="nearest").to(value)
+                mixed[name] = kept * value + (1 - kept) * value.roll(1, 0)
+        return {name: mixed[name].as_subclass(torch.Tensor) for name in (*images, "labels")}

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as TF
 
@@ -100,7 +101,11 @@ class ExplanationMap(tv_tensors.Mask):
         for row in numbers.reshape(-1, numbers.shape[-1]):
             row[:_MATRIX] = _composed(row[:_MATRIX].reshape(-1, 3).astype(np.float64), step).ravel()
             row[_CANVAS] = canvas
-        return torch.from_numpy(numbers).to(self.device).as_subclass(ExplanationMap)
+        return torch.from_numpy(numbers).to(self.device).as_subclass(type(self))
+
+
+class ExplanationMapBesidePillow(ExplanationMap):
+    """The same beside an image of Pillow, which rounds the size of a canvas that a rotation enlarges in its own way."""
 
 
 def _step(old: Canvas, new: Canvas, pixels: Sequence[Sequence[float]]) -> np.ndarray:
@@ -218,6 +223,25 @@ def _rotate(
     fill: Any = None,
 ) -> Any:
     new = TF.rotate(_no_boxes(canvas), angle, expand=expand, center=center).canvas_size if expand else canvas
+    return _rotated(canvas, new, angle, center)
+
+
+@TF.register_kernel(TF.rotate, ExplanationMapBesidePillow)
+def _rotate_beside_pillow(
+    inpt: ExplanationMapBesidePillow,
+    angle: float,
+    interpolation: Any = None,
+    expand: bool = False,
+    center: Sequence[float] | None = None,
+    fill: Any = None,
+) -> ExplanationMap:
+    canvas = height, width = inpt.canvas_size
+    if expand:
+        width, height = TF.rotate(Image.new("1", (width, height)), angle, expand=True, center=center).size
+    return inpt.moved(*_rotated(canvas, (height, width), angle, center))
+
+
+def _rotated(canvas: Canvas, new: Canvas, angle: float, center: Sequence[float] | None) -> Any:
     # By this name angles count anticlockwise, in `affine` clockwise.
     _, pixels = _affine(canvas, -angle, (0, 0), 1.0, (0, 0), center=center)
     # An enlarged canvas keeps its centre.

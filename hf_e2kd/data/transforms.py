@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import functional as TF
 from ..alignment.inputs import ImageView, image_view
 from ..alignment.masks import object_masks
 from .boxes import box_fault
-from .explanation_map import ExplanationMap
+from .explanation_map import ExplanationMapBesidePillow
 from .joint_augment import AUTO_AUGMENTS
 from .labels import refuse_names
 from .opening import as_rgb, open_image
@@ -133,10 +133,10 @@ class DistillationTransform:
             # Beside the boxes, so that an augmentation that removes some removes their classes.
             view["box_labels"] = torch.as_tensor(box_labels or [-1] * len(corners), dtype=torch.long)
         if mask is not None:
-            view["mask"] = tv_tensors.Mask(mask[None].to(torch.uint8))
+            view["mask"] = ObjectMask(mask[None].to(torch.uint8))
         top, left, height, width = box = self.student.crop_box(image.height, image.width)
         if self.record_view:
-            field = ExplanationMap(torch.zeros(0, 0), (height, width))
+            field = ExplanationMapBesidePillow(torch.zeros(0, 0), (height, width))
             view["place"] = TF.crop(field, -top, -left, image.height, image.width)
         if self.augmentation is None:
             labels = {name: view.pop(name) for name in ("box_labels",) if name in view}
@@ -161,6 +161,21 @@ class DistillationTransform:
                 "functionals, or set record_view to False, without stored explanations."
             )
         return view
+
+
+class ObjectMask(tv_tensors.Mask):
+    """A mask of zeros and ones: empty where its image is filled, whatever the colour."""
+
+
+def _leave_unfilled(functional: Callable[..., Any]) -> None:
+    @TF.register_kernel(functional, ObjectMask)
+    def kernel(inpt: ObjectMask, *arguments: Any, fill: Any = None, **options: Any) -> ObjectMask:
+        return functional(inpt.as_subclass(tv_tensors.Mask), *arguments, **options).as_subclass(ObjectMask)
+
+
+# A number would be a mask's value too, and a colour has more channels than a mask.
+for _functional in (TF.affine, TF.elastic, TF.pad, TF.perspective, TF.rotate):
+    _leave_unfilled(_functional)
 
 
 def _opened(image: Any, name: str) -> Image.Image:

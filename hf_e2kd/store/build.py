@@ -30,9 +30,18 @@ from ..version import __version__
 from .description import plan_digest, read_description, read_plan
 from .files import FORMAT, PLAN_FILE, STORE_FILE, StoreError, write_json
 from .ids import check_order, order_probes, refuse_duplicates, stated_ids
-from .key import explainer_key, field_of_view, processor_key, require_same, teacher_key
+from .key import explainer_key, field_of_view, processor_key, require_same, stated_field, teacher_key
 from .rows import RowEncoder
-from .samples import Collate, IndexedDataset, ModelInputs, refuse_random_samples, with_images
+from .samples import (
+    Collate,
+    IndexedDataset,
+    ModelInputs,
+    distillation_transform,
+    refuse_another_view,
+    refuse_random_samples,
+    transform_key,
+    with_images,
+)
 from .shards import ShardInfo, Shards, fingerprint
 from .targets import TARGETS, TargetRule
 from .text import SpanCollator, TextRows
@@ -127,6 +136,11 @@ class StoreBuilder:
             if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
                 raise StoreError(f"{name} must be a whole number of at least 1, not {count!r}.")
         known = class_count(teacher)
+        if top_k is not None and known is None:
+            raise StoreError(
+                f"top_k needs the number of classes, which {type(teacher).__name__} doesn't state: it has no `config` "
+                "and no `num_classes`. Set teacher.num_classes, or leave top_k out to store all logits."
+            )
         if top_k is not None and known is not None and top_k >= known:
             raise StoreError(f"top_k={top_k} of {known} classes saves nothing. Leave it out to store all logits.")
         refuse_integer_arithmetic(teacher, "teacher")
@@ -165,13 +179,19 @@ class StoreBuilder:
         elif is_text:
             self.collate = SpanCollator(processing_class, text_columns, label_column, max_length)
         else:
-            self.collate = ModelInputs(teacher, label_column)
+            self.collate = ModelInputs(teacher, label_column, processing_class, image_column)
         self.encoder = RowEncoder(dtype, top_k, vectors)
         self.choose = TargetRule(target, teacher, dataset_label_names(dataset, label_column), classes)
-        self.field_of_view = field_of_view(processing_class)
+        self.field_of_view, shown_by = field_of_view(processing_class), processor_key(processing_class)
+        if (own := distillation_transform(self.dataset)) is not None:
+            if collator is None:
+                refuse_another_view(own, processing_class)
+            # Both models are shown the student's, whatever the teacher's processor would crop.
+            self.field_of_view = stated_field(own.student)
+            shown_by = shown_by or transform_key(own)
         self.key: dict[str, Any] = {
             "teacher": teacher_key(teacher, teacher_name, revision),
-            "processor": processor_key(processing_class),
+            "processor": shown_by,
             "explainer": explainer_key(self.explainer),
             "target": {"rule": target, "classes": None if classes is None else list(classes)},
             "precision": {"dtype": dtype, "top_k": top_k, "vectors": vectors},

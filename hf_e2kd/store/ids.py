@@ -2,14 +2,20 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import datasets
 import numpy as np
 import torch
+from torch.utils.data import Subset
 
+from ..alignment.labels import without_subsets
+from ..logs import get_logger
 from .files import StoreError
 from .shards import Id, Shards
+
+logger = get_logger(__name__)
 
 # Samples whose content is remembered, to find out later whether the data is still in the same order: so many evenly
 # over it, and at most as many again, the denser the nearer to its beginning, as a small part alone may be left.
@@ -18,6 +24,8 @@ _PROBES = 64
 _SLOW_PROBES = 16
 # In bytes.
 _LONG = 2**16
+_LABELS = {"label": "labels", "labels": "label"}
+"""Names of one column of labels before and after a transform."""
 
 
 def check_id(value: Any, column: str, sample: Any) -> Id:
@@ -63,6 +71,9 @@ def stated_ids(dataset: Any, column: str) -> list[Id] | None:
         values = dataset.select_columns([column]).with_format("arrow")[:].column(0).to_pylist()
     elif isinstance(dataset, list | tuple):
         values = [sample_id(sample, column, number) for number, sample in enumerate(dataset)]
+    elif isinstance(dataset, Subset):
+        whole = stated_ids(dataset.dataset, column)
+        return None if whole is None else [whole[row] for row in dataset.indices]
     else:
         return None
     ids = [check_id(value, column, number) for number, value in enumerate(values)]
@@ -173,14 +184,15 @@ def order_probes(dataset: Any) -> dict[str, Any]:
     Of a `datasets.Dataset` the rows as they are stored, whatever transform they pass; of others the numbers and texts
     of a sample, its label above all, which no augmentation changes.
     """
-    return _probes(dataset, _positions(len(dataset), isinstance(dataset, datasets.Dataset)))
+    return _probes(dataset, _positions(len(dataset), isinstance(without_subsets(dataset), datasets.Dataset)))
 
 
 def check_order(dataset: Any, expected: Mapping[str, Any], folder: Any) -> None:
     """Refuse a data set without ids whose samples aren't in the order of the store any more.
 
-    One column that differs between the samples looked at, and is the same at every place, is enough: another column may
-    have been changed on purpose.
+    One column that tells the samples looked at apart, and is the same at every place, is enough: another column may
+    have been changed on purpose. A sorted one, such as the label of a folder a class, tells nothing of the order among
+    its equal values, so that it doesn't excuse another.
 
     Raises:
         StoreError: a place with another sample is named.
@@ -189,16 +201,20 @@ def check_order(dataset: Any, expected: Mapping[str, Any], folder: Any) -> None:
     if not positions:
         return
     found = _probes(dataset, positions)["columns"]
+    stated = {name: digests for name, digests in expected["columns"].items() if len(set(digests)) > 1}
     differing: dict[str, int] = {}
-    for name, digests in expected["columns"].items():
-        if name not in found or len(set(digests)) < 2:
+    nothing = True
+    for name, digests in stated.items():
+        own, others = digests[: len(positions)], found.get(name)
+        if others is None and (made := found.get(_LABELS.get(name, ""))) is not None:
+            own, others = _without_names(own), _without_names(made)
+        if others is None:
             continue
-        own = digests[: len(positions)]
-        wrong = [position for position, one, other in zip(positions, own, found[name], strict=True) if one != other]
+        nothing = False
+        wrong = [position for position, one, other in zip(positions, own, others, strict=True) if one != other]
         if wrong:
             differing[name] = wrong[0]
-        # What is the same in all samples looked at, as of a single one, would be so in another order too.
-        elif len(set(own)) > 1:
+        elif _tells_order(own):
             return
     if differing:
         name, position = next(iter(differing.items()))
@@ -208,6 +224,26 @@ def check_order(dataset: Any, expected: Mapping[str, Any], folder: Any) -> None:
             "sorted or filtered after the building. Attach the store first and shuffle afterwards, or build it with an "
             "`id_column`."
         )
+    if stated and nothing:
+        logger.warning(
+            f"Nothing tells whether the data is still in the order in which the store {folder} was built: it has none "
+            f"of the columns {', '.join(stated)}. Build the store with an `id_column`, or attach it to the data "
+            "before this is wrapped."
+        )
+
+
+def _without_names(digests: Sequence[str]) -> list[str]:
+    """Number values by where they first stand, as those who wrap data may number its classes anew."""
+    return [str(digests.index(digest)) for digest in digests]
+
+
+def _tells_order(digests: Sequence[str]) -> bool:
+    """Tell whether values in another order would be seen to be so: equal ones stand apart, or there are none.
+
+    What is the same in all samples looked at, as of a single one, would be so in another order too.
+    """
+    kinds, changes = len(set(digests)), sum(one != other for one, other in pairwise(digests))
+    return kinds > 1 and (changes >= kinds or kinds == len(digests))
 
 
 def _positions(count: int, fast: bool) -> list[int]:
@@ -219,9 +255,12 @@ def _positions(count: int, fast: bool) -> list[int]:
 
 
 def _probes(dataset: Any, positions: list[int]) -> dict[str, Any]:
+    rows = positions
+    while isinstance(dataset, Subset):
+        dataset, rows = dataset.dataset, [dataset.indices[row] for row in rows]
     if isinstance(dataset, datasets.Dataset):
         raw = dataset.with_format("arrow")
-        described = [_digests(raw[position : position + 1]) for position in positions]
+        described = [_digests(raw[row : row + 1]) for row in rows]
     else:
         described = [
             {
@@ -229,7 +268,7 @@ def _probes(dataset: Any, positions: list[int]) -> dict[str, Any]:
                 for name, value in (sample.items() if isinstance(sample, Mapping) else ())
                 if isinstance(value, int | str | np.integer) or (isinstance(value, torch.Tensor) and value.numel() == 1)
             }
-            for sample in (dataset[position] for position in positions)
+            for sample in (dataset[row] for row in rows)
         ]
     names = set.intersection(*(set(one) for one in described)) if described else set()
     return {"positions": positions, "columns": {name: [one[name] for one in described] for name in sorted(names)}}

@@ -32,6 +32,7 @@ class AttachedDataset(Dataset):
         index: IdIndex | None = None,
         id_column: str | None = None,
     ):
+        _refuse_same_columns(dataset, decoder)
         self.dataset = dataset
         self.decoder = decoder
         self.rows = rows
@@ -90,6 +91,7 @@ class AttachedStream(IterableDataset):
     """A stream with a store's columns in its samples, which state their ids."""
 
     def __init__(self, dataset: Any, decoder: RowDecoder, index: IdIndex, id_column: str):
+        _refuse_same_columns(dataset, decoder)
         self.dataset = dataset
         self.decoder = decoder
         self.index = index
@@ -109,6 +111,18 @@ class AttachedStream(IterableDataset):
         for number, sample in enumerate(self.dataset):
             rows = _rows_by_id([sample], self.index, self.id_column, [number])
             yield _joined([sample], self.decoder(rows))[0]
+
+
+def _refuse_same_columns(dataset: Any, decoder: RowDecoder) -> None:
+    """Refuse to put a store's columns in the place of another's, of which nothing would be learnt."""
+    while isinstance(dataset, AttachedDataset | AttachedStream):
+        if set(dataset.decoder.columns) & set(decoder.columns):
+            raise StoreError(
+                f"The data bears the columns {', '.join(decoder.columns)} of the store {dataset.decoder.shards.folder} "
+                f"already. Load the store {decoder.shards.folder} by StoredReference(folder, prefix=…), with columns "
+                "of its own."
+            )
+        dataset = dataset.dataset
 
 
 def _rows_by_id(samples: Sequence[Any], index: IdIndex | None, column: str | None, places: Sequence[int]) -> np.ndarray:

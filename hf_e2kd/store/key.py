@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from ..alignment.inputs import image_view
+from ..alignment.inputs import ImageView, image_view
 from ..alignment.labels import class_count, class_names
 from ..alignment.texts import tokenizer_definition
 from ..explainers import Explainer
@@ -103,6 +103,11 @@ def field_of_view(processor: Any) -> dict[str, Any] | None:
         view = image_view(processor)
     except ValueError:
         return None
+    return stated_field(view)
+
+
+def stated_field(view: ImageView) -> dict[str, Any]:
+    """A view's part of an image, as a store states it."""
     return {"keeps_ratio": view.keeps_ratio, "fraction": round(view.fraction, 2)}
 
 

@@ -25,7 +25,7 @@ from .description import read_description
 from .files import STORE_FILE, StoreError
 from .hub_dataset import download_store, upload_store
 from .ids import IdIndex, check_order, stated_ids
-from .joining import AttachedDataset, AttachedStream
+from .joining import AttachedDataset, AttachedStream, unattached
 from .key import explainer_key, field_of_view, processor_key, require_comparable, require_same, teacher_key
 from .rows import MAP, VECTORS, RowDecoder
 from .shards import ShardInfo, Shards, fields_from_json, fingerprint
@@ -296,7 +296,8 @@ class StoredReference(Reference):
             return AttachedStream(dataset, self.decoder, self._ids(), column)
         if column is None:
             return AttachedDataset(dataset, self.decoder, self._positions(dataset))
-        own = stated_ids(dataset, column)
+        # Under the columns of another store, which the data may bear already.
+        own = stated_ids(unattached(dataset), column)
         if own is None:
             return AttachedDataset(dataset, self.decoder, None, self._ids(), column)
         same_order = len(own) == len(self.shards) and fingerprint(own) == ids["fingerprint"]
@@ -308,7 +309,7 @@ class StoredReference(Reference):
                 f"Sample {len(self.shards)} of the data is not in the store {self.folder}: the data has {len(dataset)} "
                 f"samples, and {len(self.shards)} are stored. Build a store of all the data that is trained on."
             )
-        check_order(dataset, self.description["ids"]["probes"], self.folder)
+        check_order(unattached(dataset), self.description["ids"]["probes"], self.folder)
         return np.arange(len(dataset))
 
     def _ids(self) -> IdIndex:
@@ -324,6 +325,12 @@ class StoredReference(Reference):
         given["target"] = {**self.description["key"]["target"], "rule": other.description["key"]["target"]["rule"]}
         remedy = f"The store {folder} must be of the same teacher, and explain the same class."
         require_same(self.description["key"], given, self.folder, remedy)
+        seen, others = self.description["field_of_view"], other.description["field_of_view"]
+        if None not in (seen, others) and seen != others:
+            raise StoreError(
+                f"The maps in the store {folder} belong to the field of view {others}, and those in {self.folder} to "
+                f"{seen}. Build both with processors that crop alike."
+            )
         return other
 
     # ---- As a reference ------------------------------------------------------------------------------------------

@@ -12,19 +12,34 @@ from torch import nn
 from torch.utils.data import Dataset
 from transformers import default_data_collator
 
+from ..alignment.inputs import image_view
 from ..alignment.labels import without_subsets
 from ..data.transforms import DistillationTransform
 from .files import StoreError
 from .ids import sample_id
+from .key import stated_field
 from .text import TextRows
+
+INPUTS = {"pixel_values", "input_ids", "teacher_pixel_values"}
+"""Columns of which a teacher's samples hold one at least."""
 
 
 class ModelInputs:
-    """The default collator: the columns that the teacher's forward takes, and the labels."""
+    """The default collator: the columns that the teacher's forward takes, and the labels.
 
-    def __init__(self, teacher: nn.Module, label_column: str):
+    Args:
+        teacher: The model.
+        label_column: Column of the labels.
+        processor: The teacher's image processor, which makes `pixel_values` of the images where the samples hold none.
+        image_column: Column of the images.
+    """
+
+    def __init__(self, teacher: nn.Module, label_column: str, processor: Any = None, image_column: str = "image"):
         self.names = {*inspect.signature(teacher.forward).parameters, "pixel_values", "input_ids", "label", "labels"}
         self.label_column = label_column
+        self.processor, self.image_column = processor, image_column
+        # Made when it is needed: a processor that says too little may have made the samples' own `pixel_values`.
+        self.transform: DistillationTransform | None = None
 
     def __call__(self, samples: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
         kept = []
@@ -34,12 +49,16 @@ class ModelInputs:
                     f"A sample is a {type(sample).__name__}; samples must be dictionaries, such as "
                     "{'pixel_values': image, 'labels': 3}."
                 )
+            if self.processor is not None and self.image_column in sample and not INPUTS & sample.keys():
+                self.transform = self.transform or DistillationTransform(self.processor, image_column=self.image_column)
+                made = self.transform({self.image_column: [sample[self.image_column]]})
+                sample = {**sample, "pixel_values": made["pixel_values"][0]}
             own = {name: value for name, value in sample.items() if name in self.names or name.startswith("teacher_")}
             if self.label_column in sample:
                 own["labels"] = sample[self.label_column]
             if "labels" in own:
                 own.pop("label", None)
-            if not {"pixel_values", "input_ids", "teacher_pixel_values"} & own.keys():
+            if not INPUTS & own.keys():
                 raise StoreError(
                     f"The samples have no 'pixel_values' for the teacher. Their columns: {sorted(sample)}. Give the "
                     "teacher's image processor or tokenizer as `processing_class` with `image_column` or "
@@ -122,6 +141,31 @@ def distillation_transform(dataset: Any) -> DistillationTransform | None:
         return None
     transform = dataset.format["format_kwargs"].get("transform")
     return transform if isinstance(transform, DistillationTransform) else None
+
+
+def transform_key(transform: DistillationTransform) -> dict[str, Any]:
+    """What a transform shows the teacher, in the place of a processor's settings."""
+    shown = transform.teacher or transform.student
+    return {"type": type(transform).__name__, **shown.timm_settings(), **stated_field(transform.student)}
+
+
+def refuse_another_view(transform: DistillationTransform, processor: Any) -> None:
+    """Refuse a transform that shows the teacher other images than its processor makes, by which the store is known.
+
+    Raises:
+        StoreError: naming both.
+    """
+    shown = transform.teacher or transform.student
+    try:
+        stated = None if processor is None else image_view(processor)
+    except ValueError:  # it doesn't say what it shows
+        return
+    if stated is not None and not shown.same_inputs(stated):
+        raise StoreError(
+            f"The data's DistillationTransform shows the teacher {shown}, and its processing_class makes {stated}. "
+            "Build the store on the data without a transform, or give the transform the teacher's processor too: "
+            "DistillationTransform(student_processor, teacher_processor)."
+        )
 
 
 def refuse_random_samples(dataset: Any) -> None:

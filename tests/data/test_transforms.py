@@ -204,6 +204,28 @@ def test_masks_of_every_kind(kind):
     assert overlap(out["mask"][0] > 0, white(out["pixel_values"][0])) > 0.8
 
 
+@pytest.mark.parametrize("colour", [128, (124, 116, 104)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda **fill: v2.RandomRotation((30, 30), **fill),
+        lambda **fill: v2.RandomAffine((0, 0), translate=(0.3, 0.3), **fill),
+        lambda **fill: v2.RandomCrop((64, 96), padding=20, **fill),
+        lambda **fill: v2.RandomZoomOut(p=1.0, **fill),
+        lambda **fill: v2.RandomPerspective(p=1.0, **fill),
+        lambda **fill: v2.Compose([v2.ElasticTransform(alpha=300.0, **fill), v2.Pad(9, **fill), v2.ColorJitter(0.1)]),
+    ],
+    ids=["rotation", "affine", "crop of padded", "zoom out", "perspective", "several"],
+)
+def test_a_mask_is_not_filled_with_the_images_colour(make, colour):
+    """Prevents: corners that a rotation fills with grey taken for the object, and a colour that no mask can take."""
+    masks = []
+    for fill in ({}, {"fill": colour}):
+        torch.manual_seed(0)
+        masks.append(DistillationTransform(squash(32), augmentation=make(**fill))(batch())["mask"][0])
+    assert torch.equal(*masks) and masks[0].any()
+
+
 def test_mask_of_another_size_is_refused():
     """Prevents: a mask stretched over an image that it wasn't drawn on."""
     image, _ = spotted()

@@ -271,6 +271,16 @@ def test_with_a_live_teacher_every_augmentation_stays():
         assert out.keys() == {"pixel_values"}
 
 
+def test_a_rotation_that_enlarges(tmp_path):
+    """Prevents: an error at most angles, as Pillow rounds the size of an enlarged image in its own way."""
+    image = Image.fromarray(np.zeros((33, 47, 3), dtype=np.uint8))
+    for angle in (0, 7, 45, 90, 133, 180, 250):
+        turn = v2.Compose([v2.RandomRotation((angle, angle), expand=True), v2.RandomCrop(20)])
+        torch.manual_seed(0)
+        out = DistillationTransform(PROCESSOR, augmentation=turn, record_view=True)({"image": [image]})
+        assert out["view_matrix"][0].isfinite().all()
+
+
 # ---- Mixed images ----------------------------------------------------------------------------------------------------
 
 
@@ -307,6 +317,23 @@ def test_a_live_teacher_explains_mixed_images(tmp_path, teacher, mixing):
     assert len(own.batches) == len(other.batches) == 2 and all(map(torch.equal, own.batches, other.batches))
     for name in ("loss_task", "loss_logits", "loss_explanation"):
         assert all(value > 0 for value in logged(trainer, name))
+
+
+@pytest.mark.parametrize("mixing", [v2.MixUp, v2.CutMix])
+def test_images_of_two_sizes_are_mixed_alike(mixing):
+    """Prevents: CutMix's error about sizes, for a teacher that is shown its own; or another part cut out for it."""
+    torch.manual_seed(0)
+    single = samples(4)
+    two_sizes = MixingCollator(mixing(num_classes=CLASSES))(
+        [
+            {**sample, "teacher_pixel_values": sample["pixel_values"].repeat_interleave(2, 1).repeat_interleave(2, 2)}
+            for sample in single
+        ]
+    )
+    student, teacher = two_sizes["pixel_values"], two_sizes["teacher_pixel_values"]
+    assert two_sizes.keys() == {"pixel_values", "teacher_pixel_values", "labels"} and type(teacher) is torch.Tensor
+    assert not torch.equal(student, torch.stack([sample["pixel_values"] for sample in single]))
+    torch.testing.assert_close(teacher, student.repeat_interleave(2, 2).repeat_interleave(2, 3))
 
 
 def test_shares_of_classes_are_trained_on(tmp_path, teacher):

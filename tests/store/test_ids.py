@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from hf_e2kd.data import DistillationTransform
 from hf_e2kd.store import StoreError, ids
 from hf_e2kd.store.ids import IdIndex
 from tests.store.stores import PROCESSOR, Calls, Stream, photographs, rows, store
@@ -59,6 +60,51 @@ def test_a_small_part_in_another_order(listed):
                 ids.check_order(list(chosen) if listed else chosen, probes, "store")
     # Another column may be new, where one tells the samples apart.
     ids.check_order(data.map(lambda row: {"text": row["text"].upper()}).select(range(20)), probes, "store")
+
+
+def test_sorted_labels_do_not_excuse_other_images():
+    """Prevents: each image given another one's row, where data of a folder a class is listed anew in each folder."""
+    labels = [row // 100 for row in range(500)]
+    data = datasets.Dataset.from_dict({"text": [f"text {row}" for row in range(500)], "label": labels})
+    probes = ids.order_probes(data)
+    draw = np.random.default_rng(0)
+    listed_anew = np.concatenate([100 * folder + draw.permutation(100) for folder in range(5)])
+    with pytest.raises(StoreError, match="sample . has another 'text'"):
+        ids.check_order(data.select(listed_anew), probes, "store")
+    ids.check_order(data.remove_columns("text"), probes, "store")
+
+
+class Wrapped(torch.utils.data.Dataset):
+    """Data in a class of the user's own, whose labels are numbered anew."""
+
+    def __init__(self, data):
+        self.data = data
+
+    def __len__(self):
+        return len(self.data)
+
+    def __getitem__(self, row):
+        sample = self.data[row]
+        return {"pixel_values": sample["pixel_values"], "labels": 10 - sample["labels"]}
+
+
+def test_parts_of_data_with_a_transform(tmp_path, teacher, caplog):
+    """Prevents: each image given another one's row after `random_split`, as the transform's columns are new ones."""
+    data = photographs(40)
+    by_place = store(teacher, data, tmp_path / "places", processing_class=PROCESSOR)
+    by_id = store(teacher, data, tmp_path / "ids", processing_class=PROCESSOR, id_column="key")
+    shown = photographs(40)
+    shown.set_transform(DistillationTransform(PROCESSOR))
+    part, rest = torch.utils.data.random_split(shown, [30, 10], torch.Generator().manual_seed(0))
+    assert by_id.attach(part).rows.tolist() == part.indices
+    by_place.attach(torch.utils.data.Subset(shown, range(20)))
+    by_place.attach(Wrapped(shown))
+    for other in (part, rest, torch.utils.data.Subset(part, range(5)), Wrapped(part)):
+        with pytest.raises(StoreError, match="sample . has another '(image|label)'"):
+            by_place.attach(other)
+    with caplog.at_level("WARNING"):
+        by_place.attach([{"pixel_values": torch.zeros(3, 32, 32)}])
+    assert "Nothing tells whether the data is still in the order" in caplog.text
 
 
 def test_ids(tmp_path, teacher):

@@ -27,6 +27,20 @@ def test_the_largest_logits(tmp_path, teacher):
     assert logits_loss(torch.randn(6, CLASSES), found).isfinite().all()
     with pytest.raises(StoreError, match="top_k=5 of 5 classes saves nothing"):
         store(teacher, data, tmp_path / "all", top_k=5)
+    with pytest.raises(StoreError, match="top_k needs the number of classes, which Nameless doesn't state"):
+        store(Nameless(), data, tmp_path / "nameless", top_k=2, explainer="saliency")
+    assert not (tmp_path / "nameless").exists()
+
+
+class Nameless(torch.nn.Module):
+    """A classifier that doesn't state its number of classes."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = torch.nn.Linear(3, CLASSES)
+
+    def forward(self, pixel_values):
+        return self.head(pixel_values.mean((2, 3)))
 
 
 def test_faint_maps_keep_their_shape(tmp_path, teacher):

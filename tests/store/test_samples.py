@@ -5,8 +5,10 @@ import random
 import datasets
 import pytest
 import torch
+from transformers import BitImageProcessor, ViTImageProcessor
 
 from hf_e2kd import explain
+from hf_e2kd.data import DistillationTransform
 from hf_e2kd.store import StoreError
 from hf_e2kd.store.build import StoreBuilder
 from tests.store.stores import PROCESSOR, Stream, photographs, rows, store, train
@@ -14,8 +16,6 @@ from tests.store.stores import PROCESSOR, Stream, photographs, rows, store, trai
 
 def test_images_with_a_transform(tmp_path, teacher):
     """Prevents: ids lost because a transform drops their column, or `remove_unused_columns` that drops the rest."""
-    from hf_e2kd.data.transforms import DistillationTransform
-
     data = photographs()
     reference = store(teacher, data, tmp_path / "store", processing_class=PROCESSOR, id_column="key")
     data.set_transform(DistillationTransform(PROCESSOR))
@@ -34,6 +34,46 @@ def test_images_with_a_transform(tmp_path, teacher):
     reference.check(teacher, PROCESSOR, "gradcam")
     again = store(teacher, photographs(), tmp_path / "store", processing_class=PROCESSOR, id_column="key")
     assert len(again.shards) == 6
+
+
+def test_images_outside_of_datasets(tmp_path, teacher):
+    """Prevents: a demand for the image processor that was given, for lists and streams of images."""
+    data = photographs()
+    expected = store(teacher, data, tmp_path / "data", processing_class=PROCESSOR, id_column="key").attach(data)
+    streams = data.to_iterable_dataset(), Stream(list(data))
+    for number, given in enumerate((list(data), torch.utils.data.Subset(data, range(6)), *streams)):
+        options = {"processing_class": PROCESSOR, "id_column": "key", "num_workers": 0}
+        found = store(teacher, given, tmp_path / str(number), **options).attach(data)
+        assert all(torch.equal(found[row]["reference_map"], expected[row]["reference_map"]) for row in range(6))
+
+
+def test_a_transform_of_another_processor(tmp_path, teacher):
+    """Prevents: a store of the student's images under the name of the teacher's processor, and its field of view."""
+    small = ViTImageProcessor(size={"height": 16, "width": 16}, image_mean=[0.2] * 3, image_std=[0.9] * 3)
+    cropping = BitImageProcessor(
+        size={"shortest_edge": 40}, crop_size={"height": 32, "width": 32}, image_mean=[0.5] * 3, image_std=[0.5] * 3
+    )
+    data = photographs()
+    data.set_transform(DistillationTransform(small))
+    with pytest.raises(StoreError, match="shows the teacher 16×16 pixels.* processing_class makes 32×32 pixels"):
+        store(teacher, data, tmp_path / "another", processing_class=PROCESSOR)
+    # Of two processors the student's field of view is shown to both.
+    data.set_transform(DistillationTransform(small, cropping))
+    reference = store(teacher, data, tmp_path / "both", processing_class=cropping)
+    reference.check_processor(small)
+    with pytest.raises(StoreError, match="belong to the field of view"):
+        reference.check_processor(cropping)
+
+
+def test_a_store_by_another_transform_is_not_taken(tmp_path, teacher):
+    """Prevents: maps of the images as they were shown before a script was changed and run again."""
+    data = photographs()
+    data.set_transform(DistillationTransform(PROCESSOR))
+    store(teacher, data, tmp_path / "store")
+    store(teacher, data, tmp_path / "store")
+    brighter = ViTImageProcessor(size={"height": 32, "width": 32}, image_mean=[0.2] * 3, image_std=[0.5] * 3)
+    with pytest.raises(StoreError, match="processor.mean is .0.5, 0.5, 0.5. in the store and .0.2, 0.2, 0.2. here"):
+        store(teacher, photographs(), tmp_path / "store", transform=DistillationTransform(brighter))
 
 
 def test_images_of_which_some_have_no_label(tmp_path, teacher):

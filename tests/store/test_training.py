@@ -99,6 +99,34 @@ def test_stores_of_other_classes_are_no_evaluation_set(tmp_path, teacher):
         reference.attach(samples(8), folder=tmp_path / "eval")
 
 
+def test_stores_of_another_view_are_no_evaluation_set(tmp_path, teacher):
+    """Prevents: students measured at other places of the image than those that they learn from."""
+    cropping = BitImageProcessor(
+        size={"shortest_edge": 40}, crop_size={"height": 32, "width": 32}, image_mean=[0.5] * 3, image_std=[0.5] * 3
+    )
+    reference = store(teacher, photographs(), tmp_path / "train", processing_class=PROCESSOR)
+    store(teacher, photographs(), tmp_path / "eval", processing_class=cropping)
+    with pytest.raises(StoreError, match="eval belong to the field of view {'keeps_ratio': True.*train to .*False"):
+        reference.attach(photographs(), folder=tmp_path / "eval")
+
+
+@pytest.mark.parametrize("id_column", [None, "key"])
+def test_two_stores_of_one_data_set(tmp_path, teacher, id_column):
+    """Prevents: ids that the first store's samples don't show; one teacher's maps in the place of the other's."""
+    options = {"processing_class": PROCESSOR, "id_column": id_column}
+    data, folders = photographs(), (tmp_path / "one", tmp_path / "two")
+    one = store(teacher, data, folders[0], **options)
+    same_columns = store(build("vit", seed=2), data, folders[1], **options)
+    two = StoredReference(folders[1], prefix="second")
+    data.set_transform(DistillationTransform(PROCESSOR))
+    alone, both = two.attach(data), two.attach(one.attach(data))
+    for row in range(6):
+        assert torch.equal(both[row]["second_map"], alone[row]["second_map"])
+        assert torch.equal(both[row]["reference_map"], one.attach(data)[row]["reference_map"])
+    with pytest.raises(StoreError, match="bears the columns .*one already. .*two by StoredReference.folder, prefix="):
+        same_columns.attach(one.attach(data))
+
+
 def test_target_of_the_arguments_is_not_the_stores(tmp_path, teacher):
     """Prevents: a training that asks for the label's explanations and is given those of the teacher's top class."""
     data = samples(8)
