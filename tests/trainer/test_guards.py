@@ -10,9 +10,12 @@ import torch
 from peft import LoraConfig, get_peft_model
 from PIL import Image
 from torch.utils.data import DataLoader
+from torchvision.transforms.v2.functional import to_pil_image
+from transformers import ViTImageProcessor
 
 from hf_e2kd import AnnotationReference, ExplanationDistillTrainer, StoredReference, TeacherReference, explain
 from hf_e2kd.architectures.text import refuse_unfit_text
+from hf_e2kd.data import AnnotatedCollator, DistillationTransform
 from hf_e2kd.explainers import GradCAM
 from hf_e2kd.trainer import checkpoints
 from hf_e2kd.trainer.preemption import last_checkpoint
@@ -20,6 +23,8 @@ from tests.models import CLASS_NAMES, CLASSES, IMAGE_SIZE, build
 from tests.text_models import build_text
 from tests.tokenizers import STUDENT
 from tests.training import arguments, distiller, logged, samples, weights
+
+PROCESSOR = ViTImageProcessor(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE})
 
 
 def renamed(count, column):
@@ -188,6 +193,40 @@ def test_classes_in_another_order(tiny, tmp_path):
         trainer.train()
         results.append([logged(trainer, "loss_task"), logged(trainer, "loss_explanation"), metrics["eval_accuracy"]])
     assert results[0] == results[1]
+
+
+def test_classes_in_another_order_of_a_column_that_the_transform_names(tiny, tmp_path):
+    """Prevents: other classes trained and scored where images are labelled by a column such as `fine_label`, which its
+    transform reads, or by the names of a column `label` that it doesn't read."""
+    results = []
+    for names in (CLASS_NAMES, CLASS_NAMES[::-1]):
+        pixels = [(20 * each["pixel_values"] + 128).clamp(0, 255).to(torch.uint8) for each in samples(8)]
+        features = datasets.Features(
+            image=datasets.Image(),
+            fine_label=datasets.ClassLabel(names=names),
+            label=datasets.ClassLabel(names=["animal", "plant"]),
+        )
+        numbers = [names.index(CLASS_NAMES[each["labels"]]) for each in samples(8)]
+        rows = {"image": [to_pil_image(each) for each in pixels], "fine_label": numbers, "label": [0, 1] * 4}
+        data = datasets.Dataset.from_dict(rows, features)
+        data.set_transform(DistillationTransform(PROCESSOR, label_column="fine_label"))
+        settings = {"task_weight": 1.0, "max_steps": 1, "per_device_train_batch_size": 8, "group_column": "label"}
+        settings["remove_unused_columns"] = False
+        keywords = {"train_dataset": data, "eval_dataset": data, "processing_class": PROCESSOR}
+        trainer = distiller(tiny("vit"), build("vit", seed=1), tmp_path, settings, **keywords)
+        metrics = trainer.evaluate()
+        trainer.train()
+        results.append([logged(trainer, "loss_task"), metrics["eval_accuracy"], metrics["eval_teacher_accuracy"]])
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("collator", [None, AnnotatedCollator()])
+def test_labels_by_name(tiny, tmp_path, collator):
+    """Prevents: "too many dimensions 'str'"."""
+    data = [{"pixel_values": each["pixel_values"], "label": "class 1"} for each in samples(4)]
+    trainer = distiller(tiny("vit"), build("vit", seed=1), tmp_path, train_dataset=data, data_collator=collator)
+    with pytest.raises(ValueError, match="'label' holds 'class 1' where a class's number is expected.*encode_labels"):
+        trainer.train()
 
 
 def test_classes_in_another_order_by_a_loader_of_ones_own(tiny, tmp_path):
