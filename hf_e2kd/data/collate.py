@@ -63,10 +63,10 @@ class FiniteBatches:
         if self.label_column is None:  # else the collator looks itself
             # It would drop the labels of all, or fail, as the first sample has none or a later one.
             for column in ("labels", "label"):
-                labels = [sample.get(column) for sample in samples if isinstance(sample, Mapping)]
-                refuse_missing(labels, column)
+                given = [sample.get(column) for sample in samples if isinstance(sample, Mapping)]
+                refuse_missing(given, column)
                 if column == "label" and (is_default or isinstance(self.collator, AnnotatedCollator)):
-                    refuse_names(labels, column)  # of which it would make a tensor
+                    refuse_names(given, column)  # of which it would make a tensor
         batch = self.collator(samples)
         if groups:
             batch = {**batch, GROUP: torch.tensor(groups)}
