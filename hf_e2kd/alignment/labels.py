@@ -239,18 +239,28 @@ def _by_name(names: list[str], side: str, others: list[str]) -> dict[str, int]:
 def dataset_label_names(dataset: Any, label_column: str | None = None) -> list[str] | None:
     """The class names that a `datasets.Dataset` states for its column of labels, or None.
 
-    The column is `label_column` where that is given and there, else `labels` or `label`.
+    The column is the one that the data set's transform reads (`DistillationTransform`), or `label_column`, where that
+    is there; else `labels` or `label`.
 
     A `torch.utils.data.Subset` states those of the data set that it is a part of.
     """
-    features: Mapping[str, Any] | None = getattr(without_subsets(dataset), "features", None)
-    for column in filter(None, (label_column, "labels", "label")):
-        feature = features[column] if features and column in features else None
+    features: Mapping[str, Any] = getattr(without_subsets(dataset), "features", None) or {}
+    named = (_read_column(dataset), label_column)
+    read = next((column for column in named if column is not None and column in features), None)
+    for column in ("labels", "label") if read is None else (read,):
+        feature = features.get(column)
         # Several labels a sample are a list of classes.
         names = getattr(getattr(feature, "feature", feature), "names", None)
         if names:
             return list(names)
     return None
+
+
+def _read_column(dataset: Any) -> str | None:
+    """The column of labels that a data set's transform reads, and leaves out of its samples; None if it says none."""
+    form = getattr(without_subsets(dataset), "format", None)
+    kept = form.get("format_kwargs") if isinstance(form, Mapping) else None
+    return getattr((kept or {}).get("transform"), "label_column", None)
 
 
 def without_subsets(dataset: Any) -> Any:

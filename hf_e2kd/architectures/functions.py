@@ -8,8 +8,11 @@ import torch
 from torch import nn
 
 from ..alignment.inputs import first_tensor
+from ..logs import get_logger
 from .base import explained_part
 from .refusals import integer_layer
+
+logger = get_logger(__name__)
 
 
 class FunctionModel(nn.Module):
@@ -75,14 +78,29 @@ class FunctionModel(nn.Module):
         return {"logits": logits}
 
 
+def uncompiled(model: nn.Module) -> nn.Module:
+    """Return the module that `torch.compile(model)` has wrapped, with a warning, and any other as it is.
+
+    Compiled code passes over the hooks by which layers are read.
+    """
+    own = getattr(model, "_orig_mod", None)
+    if not isinstance(own, nn.Module):
+        return model
+    logger.warning_once(
+        f"{type(own).__name__} is run as it is, and not as torch.compile(model) has made it: explainers read its "
+        "layers. In a training torch_compile=True compiles the student's explained step."
+    )
+    return own
+
+
 def as_module(model: Any) -> nn.Module:
-    """Return a torch module as it is, and any other callable as a `FunctionModel`.
+    """Return a torch module as it is, without torch.compile's wrapper, and any other callable as a `FunctionModel`.
 
     Raises:
         ValueError: something that can't be called.
     """
     if isinstance(model, nn.Module):
-        return model
+        return uncompiled(model)
     if not callable(model) or isinstance(model, type):
         raise ValueError(
             f"The model must be a torch module, or a function of a batch that gives logits, not {type(model).__name__}."

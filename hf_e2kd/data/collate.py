@@ -13,7 +13,7 @@ from transformers import default_data_collator
 from ..alignment.labels import DataLabels
 from .boxes import pad_boxes
 from .groups import GROUP
-from .labels import refuse_missing
+from .labels import refuse_missing, refuse_names
 
 
 class FiniteBatches:
@@ -53,7 +53,8 @@ class FiniteBatches:
         return FiniteBatches(self.collator, labels)
 
     def __call__(self, samples: Sequence[Any]) -> Mapping[str, Any]:
-        if self.collator is default_data_collator:
+        is_default = self.collator is default_data_collator
+        if is_default:
             _refuse_raw_images(samples[0])
         groups = [sample[GROUP] for sample in samples if isinstance(sample, Mapping) and GROUP in sample]
         if groups:
@@ -62,7 +63,10 @@ class FiniteBatches:
         if self.label_column is None:  # else the collator looks itself
             # It would drop the labels of all, or fail, as the first sample has none or a later one.
             for column in ("labels", "label"):
-                refuse_missing([sample.get(column) for sample in samples if isinstance(sample, Mapping)], column)
+                given = [sample.get(column) for sample in samples if isinstance(sample, Mapping)]
+                refuse_missing(given, column)
+                if column == "label" and (is_default or isinstance(self.collator, AnnotatedCollator)):
+                    refuse_names(given, column)  # of which it would make a tensor
         batch = self.collator(samples)
         if groups:
             batch = {**batch, GROUP: torch.tensor(groups)}

@@ -48,6 +48,11 @@ class GroupedDataset(Dataset):
         """The features of the data set itself, by which the names of its classes are read."""
         return getattr(without_subsets(self.dataset), "features", None)
 
+    @property
+    def format(self) -> Any:
+        """The format of the data set itself, whose transform says which column holds the labels."""
+        return getattr(without_subsets(self.dataset), "format", None)
+
     def __len__(self) -> int:
         return len(self.dataset)
 

@@ -89,7 +89,8 @@ class TextCollator:
         if any(label is not None for label in labels):
             refuse_missing(labels, label_column)
             refuse_names(labels, label_column)
-            batch["labels"] = torch.tensor(labels)
+            # Each by itself: several labels a sample may be a tensor already, as of data in torch's format.
+            batch["labels"] = torch.stack([torch.as_tensor(label) for label in labels])
         return batch
 
     def texts(self, samples: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:

@@ -70,6 +70,8 @@ class DistillationTransform:
             _refuse_unrecorded(augmentation)
         self.classes = classes
         self.columns = (image_column, label_column, mask_column)
+        # By which the names of a data set's classes are found: its samples have `labels` alone.
+        self.label_column = label_column
 
     def __call__(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
         image_column, label_column, mask_column = self.columns

@@ -82,9 +82,18 @@ def _first_sample(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> dict[
 
 
 def _count_flops(model: nn.Module, sample: Mapping[str, torch.Tensor]) -> int | None:
-    # The counter knows no fused attention kernel of the CPU.
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        call_model(model, sample)
+    # The counter follows the gradients of what modules are given and return, which ends in an error, where gradients
+    # are off, of a view of a parameter, as Perceiver's places are.
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        for parameter in trained:
+            parameter.requires_grad_(False)
+        # The counter knows no fused attention kernel of the CPU.
+        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+            call_model(model, sample)
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
     # Of an exported model torch sees no operation.
     return counter.get_total_flops() or None
 

@@ -70,7 +70,17 @@ def untrained_student(student: nn.Module, seed: int) -> nn.Module | None:
     parameter = next(student.parameters())
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return type(student)(copy.deepcopy(student.config)).to(parameter.device, parameter.dtype)
+        model = type(student)(copy.deepcopy(student.config))
+        _draw_padding(model)
+        return model.to(parameter.device, parameter.dtype)
+
+
+@torch.no_grad()
+def _draw_padding(model: nn.Module) -> None:
+    """Draw the embeddings of padding tokens, which begin at zero: decoders' texts are explained against them."""
+    for table in model.modules():
+        if isinstance(table, nn.Embedding) and table.padding_idx is not None:
+            table.weight[table.padding_idx] = torch.randn(table.embedding_dim) * table.weight.std()
 
 
 def plain_output(model: nn.Module, inputs: Mapping[str, Any]) -> StepOutput:

@@ -21,6 +21,7 @@ from ..alignment.labels import (
 from ..alignment.scores import refuse_one_shared_class
 from ..architectures import call_model
 from ..architectures.discovery import forward_inputs, return_mappings
+from ..architectures.functions import uncompiled
 from ..architectures.refusals import refuse_offloaded, refuse_sentence_transformers
 from ..architectures.sharding import root_gathered, shard_frozen
 from ..architectures.taps import Taps
@@ -115,6 +116,7 @@ class TeacherReference(Reference):
             )
         if target not in TARGET_RULES:
             raise ValueError(unknown_choice("explanation target", target, sorted(TARGET_RULES)))
+        model = uncompiled(model)
         refuse_sentence_transformers(model, "teacher")
         refuse_offloaded(model, "teacher")
         return_mappings(model)

@@ -45,6 +45,11 @@ class AttachedDataset(Dataset):
         return getattr(without_subsets(self.dataset), "features", None)
 
     @property
+    def format(self) -> Any:
+        """The format of the data set itself, whose transform says which column holds the labels."""
+        return getattr(without_subsets(self.dataset), "format", None)
+
+    @property
     def column_names(self) -> list[str]:
         return [*(getattr(self.dataset, "column_names", None) or ()), *self.decoder.columns]
 

@@ -57,6 +57,21 @@ def refuse_several_scores(student: nn.Module) -> None:
         )
 
 
+def refuse_virtual_tokens(student: nn.Module) -> None:
+    """Refuse an adapter that puts trained tokens before a text: the student inside it is given no tokens any more.
+
+    Raises:
+        ValueError: with the remedies.
+    """
+    for config in (getattr(student, "peft_config", None) or {}).values():
+        if getattr(config, "is_prompt_learning", False):
+            raise ValueError(
+                f"An adapter of the kind {config.peft_type.value} puts tokens of its own before each text, between "
+                "which the text's words can't be explained. Take LoRA, or another adapter inside the layers, or "
+                "distil without explanations: explanation_weight=0, evaluate_explanations=False."
+            )
+
+
 def refuse_missing_labels(
     accelerator: Accelerator, batch: Mapping[str, Any], terms: Iterable[str], dataset: Any
 ) -> None:

@@ -10,6 +10,7 @@ from torch import nn
 from ..alignment.inputs import first_tensor
 from ..alignment.words import lay_out_tokens
 from ..architectures import accepted_inputs
+from ..architectures.discovery import logits_of
 from ..architectures.text import refuse_unfit_text
 from ..explainers import ExplainedOutput
 from ..terms.base import ReferenceOutput, StepOutput, Term
@@ -57,6 +58,8 @@ def run_student(
     if with_features:
         asked["with_features"] = True
     outputs = model(**(joined if asked else accepted_inputs(student, joined)), **asked)
+    if not (isinstance(outputs, Mapping) and "logits" in outputs):  # of a model of the user's own, or PP-LCNet
+        outputs = ExplainedOutput(logits=logits_of(student, outputs))
     if target is not None and "pixel_values" not in inputs:
         outputs.maps, outputs.mask, _ = lay_out_tokens(outputs.maps, joined)
     whole = StepOutput(outputs["logits"], features=_features(outputs), model_output=outputs)

@@ -124,7 +124,9 @@ class TermsMixin(Trainer):
         weights = self._weights()
         penalised = [path for name, term in self._named_terms().items() if weights[name] > 0 for path in term.penalised]
         own = {id(self.student.get_parameter(path)) for path in penalised}
-        return [name for name in super().get_decay_parameter_names(model) if id(model.get_parameter(name)) not in own]
+        # Among the parent's names are those of parameters that are None, as of torch's MultiheadAttention.
+        left_out = {name for name, each in model.named_parameters(remove_duplicate=False) if id(each) in own}
+        return [name for name in super().get_decay_parameter_names(model) if name not in left_out]
 
     def _refuse_scheduler(self, is_given: bool) -> None:
         if is_given:

@@ -15,6 +15,7 @@ from ..alignment.labels import data_labels, is_multi_label, is_score, labels_bel
 from ..alignment.own_processing import own_tokenizer
 from ..architectures import is_timm, wrap_timm
 from ..architectures.discovery import return_mappings
+from ..architectures.functions import uncompiled
 from ..architectures.refusals import refuse_missing_data, refuse_sentence_transformers
 from ..architectures.sharding import whole
 from ..callbacks.progress import describe_progress
@@ -29,7 +30,7 @@ from ..terms import Term
 from ..terms.matching import ComparisonGrid
 from .arguments import ExplanationDistillArguments
 from .checkpoints import CheckpointsMixin, forget_preparation
-from .checks import refuse_several_scores, refuse_shared_weights
+from .checks import refuse_several_scores, refuse_shared_weights, refuse_virtual_tokens
 from .compatibility import refuse_unsupported
 from .evaluation import EvaluationMixin
 from .finite import FiniteLosses, require_finite_weights
@@ -226,6 +227,7 @@ class ExplanationDistillTrainer(
                 f"The student must be a model, not {type(model).__name__}. Load it first, by "
                 "AutoModelForImageClassification.from_pretrained or its like for texts."
             )
+        model = uncompiled(model)
         if any(reference.is_model(model) for reference in self.references.values()):
             raise ValueError("Teacher and student are the same object. Give the student its own copy of the weights.")
         for reference in self.references.values():
@@ -252,6 +254,8 @@ class ExplanationDistillTrainer(
             add_factors(built, self._weights())
         self._terms_set_up = self._checked_a_batch = False
         self._connect(base)
+        if self._taps() or (self.references and self.explains):
+            refuse_virtual_tokens(model)
         return model
 
     def _connect(self, student: nn.Module) -> None:

@@ -160,6 +160,14 @@ def test_names_of_a_data_set(column):
     assert dataset_label_names(torch.utils.data.Subset(data(["cat", "dog"], column), [0])) == ["cat", "dog"]
 
 
+def test_names_of_the_column_that_is_read():
+    """Prevents: names of a column that isn't read, where the labels' own states none."""
+    features = {"label": datasets.ClassLabel(names=["cat", "dog"]), "stars": datasets.Value("int64")}
+    both = datasets.Dataset.from_dict({"label": [0], "stars": [3]}, features=datasets.Features(features))
+    assert dataset_label_names(both, "stars") is None
+    assert dataset_label_names(both, "label") == dataset_label_names(both, "gone") == ["cat", "dog"]
+
+
 @pytest.mark.parametrize(
     ("names", "labels", "belong"),
     [

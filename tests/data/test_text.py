@@ -88,10 +88,17 @@ def test_pairs():
         ([{"text": "a", "label": 0.5}, {"text": "b", "label": 1.5}], [0.5, 1.5]),
         ([{"text": "a", "label": None}, {"text": "b", "label": None}], None),
         ([{"text": "a"}, {"text": "b"}], None),
+        (
+            [{"text": "a", "label": torch.tensor([1.0, 0])}, {"text": "b", "label": torch.tensor([0, 1.0])}],
+            [[1, 0], [0, 1]],
+        ),
+        ([{"text": "a", "label": 1}, {"text": "b", "label": 2.5}], [1, 2.5]),
     ],
 )
 def test_labels(samples, labels):
-    """Prevents: labels lost under the other usual name, or asked for where distillation needs none."""
+    """Prevents: labels lost under the other usual name, or asked for where distillation needs none; several labels a
+    sample refused with "only one element tensors can be converted", where the data are in torch's format.
+    """
     batch = TextCollator(tokenizer("wordpiece"))(samples)
     assert (batch["labels"].tolist() if "labels" in batch else None) == labels
 

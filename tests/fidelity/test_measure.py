@@ -5,6 +5,7 @@ import pytest
 import torch
 from datasets import Dataset, Features, Sequence, Value
 from torch import nn
+from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from hf_e2kd import AnnotationReference, ExplanationDistillTrainer, TextCollator
 from hf_e2kd.architectures.functions import as_module
@@ -16,9 +17,9 @@ from hf_e2kd.fidelity.describe import data_digest, describe_data, describe_model
 from hf_e2kd.fidelity.intervals import mean_with_interval, metric_values
 from hf_e2kd.metrics import energy_pointing_game
 from hf_e2kd.metrics.running import SampleValues
-from tests.models import CLASSES, build, images
+from tests.models import CLASSES, build, images, randomise
 from tests.references.test_teacher import reordered
-from tests.text_models import build_text
+from tests.text_models import END, VOCABULARY, build_text, token_rows
 from tests.tokenizers import tokenizer
 from tests.training import arguments, distiller, samples
 
@@ -252,6 +253,41 @@ def test_models_are_timed_in_turns(monkeypatch):
     assert (student.seconds_low, student.seconds, student.seconds_high) == (16.5, 26.0, 35.5)
     assert (teacher.seconds_low, teacher.seconds, teacher.seconds_high) == (17.5, 27.0, 36.5)
     assert costs_of([(as_module(lambda batch: batch), {"pixel_values": images(1)})]) == [None]
+
+
+def test_an_untrained_decoder_has_a_baseline(tmp_path):
+    """Prevents: a measurement that ends in an error of the untrained student's baseline, where a decoder's padding
+    token is its end token, as of most decoders: before training its embedding is zero."""
+
+    def decoder(seed):
+        torch.manual_seed(seed)
+        sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+        tokens = {"vocab_size": VOCABULARY, "pad_token_id": END, "eos_token_id": END, "bos_token_id": None}
+        model = LlamaForSequenceClassification(LlamaConfig(**sizes, **tokens, num_labels=CLASSES))
+        randomise(model)
+        return model.eval()
+
+    trainer = distiller(decoder(0), decoder(1), tmp_path, train_dataset=None, eval_dataset=token_rows(4))
+    assert set(trainer.measure_fidelity(samples=4).chance) == {"shuffled", "untrained"}
+
+
+class Queried(nn.Module):
+    """A classifier that hands a view of a parameter to its layer, as Perceiver its places."""
+
+    def __init__(self):
+        super().__init__()
+        self.query = nn.Parameter(torch.randn(1, 8))
+        self.layer = nn.Linear(8, 3)
+
+    def forward(self, pixel_values):
+        return {"logits": self.layer(self.query.expand(len(pixel_values), 8)) + pixel_values.mean()}
+
+
+def test_cost_of_a_model_that_hands_on_a_parameter():
+    """Prevents: "Expected gradient function to be set" at the end of a measurement, whose figures are lost."""
+    model = Queried()
+    assert cost_of(model, {"pixel_values": images(1)}).flops == 2 * 8 * 3
+    assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 def test_where_things_come_from(tmp_path, monkeypatch):

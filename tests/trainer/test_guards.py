@@ -2,24 +2,37 @@
 
 import copy
 import errno
+from functools import partial
 from types import SimpleNamespace
 
 import datasets
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from PIL import Image
 from torch.utils.data import DataLoader
+from torchvision.transforms.v2.functional import to_pil_image
+from transformers import ViTImageProcessor
 
-from hf_e2kd import AnnotationReference, ExplanationDistillTrainer, StoredReference, TeacherReference, explain
+from hf_e2kd import (
+    AnnotationReference,
+    ExplanationDistillTrainer,
+    StoredReference,
+    TeacherReference,
+    TextCollator,
+    explain,
+)
 from hf_e2kd.architectures.text import refuse_unfit_text
+from hf_e2kd.data import AnnotatedCollator, DistillationTransform
 from hf_e2kd.explainers import GradCAM
 from hf_e2kd.trainer import checkpoints
 from hf_e2kd.trainer.preemption import last_checkpoint
-from tests.models import CLASS_NAMES, CLASSES, IMAGE_SIZE, build
+from tests.models import CLASS_NAMES, CLASSES, IMAGE_SIZE, build, images
 from tests.text_models import build_text
-from tests.tokenizers import STUDENT
-from tests.training import arguments, distiller, logged, samples, weights
+from tests.tokenizers import STUDENT, text_model
+from tests.training import Unregistered, arguments, distiller, logged, samples, weights
+
+PROCESSOR = ViTImageProcessor(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE})
 
 
 def renamed(count, column):
@@ -190,6 +203,40 @@ def test_classes_in_another_order(tiny, tmp_path):
     assert results[0] == results[1]
 
 
+def test_classes_in_another_order_of_a_column_that_the_transform_names(tiny, tmp_path):
+    """Prevents: other classes trained and scored where images are labelled by a column such as `fine_label`, which its
+    transform reads, or by the names of a column `label` that it doesn't read."""
+    results = []
+    for names in (CLASS_NAMES, CLASS_NAMES[::-1]):
+        pixels = [(20 * each["pixel_values"] + 128).clamp(0, 255).to(torch.uint8) for each in samples(8)]
+        features = datasets.Features(
+            image=datasets.Image(),
+            fine_label=datasets.ClassLabel(names=names),
+            label=datasets.ClassLabel(names=["animal", "plant"]),
+        )
+        numbers = [names.index(CLASS_NAMES[each["labels"]]) for each in samples(8)]
+        rows = {"image": [to_pil_image(each) for each in pixels], "fine_label": numbers, "label": [0, 1] * 4}
+        data = datasets.Dataset.from_dict(rows, features)
+        data.set_transform(DistillationTransform(PROCESSOR, label_column="fine_label"))
+        settings = {"task_weight": 1.0, "max_steps": 1, "per_device_train_batch_size": 8, "group_column": "label"}
+        settings["remove_unused_columns"] = False
+        keywords = {"train_dataset": data, "eval_dataset": data, "processing_class": PROCESSOR}
+        trainer = distiller(tiny("vit"), build("vit", seed=1), tmp_path, settings, **keywords)
+        metrics = trainer.evaluate()
+        trainer.train()
+        results.append([logged(trainer, "loss_task"), metrics["eval_accuracy"], metrics["eval_teacher_accuracy"]])
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("collator", [None, AnnotatedCollator()])
+def test_labels_by_name(tiny, tmp_path, collator):
+    """Prevents: "too many dimensions 'str'"."""
+    data = [{"pixel_values": each["pixel_values"], "label": "class 1"} for each in samples(4)]
+    trainer = distiller(tiny("vit"), build("vit", seed=1), tmp_path, train_dataset=data, data_collator=collator)
+    with pytest.raises(ValueError, match="'label' holds 'class 1' where a class's number is expected.*encode_labels"):
+        trainer.train()
+
+
 def test_classes_in_another_order_by_a_loader_of_ones_own(tiny, tmp_path):
     """Prevents: labels that keep the data's numbers, other classes of the student's, where `get_train_dataloader` is
     replaced, as for a weighted sampler."""
@@ -272,6 +319,49 @@ def test_models_that_return_tuples(tmp_path, family, side):
         trainer.train()
         losses.append(logged(trainer, "loss"))
     assert losses[0] == losses[1]
+
+
+class Unnamed(Unregistered):
+    """A classifier of the user's own whose forward gives its logits as they are, as torchvision's do."""
+
+    def forward(self, pixel_values):
+        return super().forward(pixel_values)["logits"]
+
+
+def test_students_that_return_tensors(tiny, tmp_path):
+    """Prevents: "too many indices for tensor of dimension 2" at the first step without an explanation."""
+    losses = []
+    for wrap in (Unregistered, Unnamed):
+        settings = {"explanation_interval": 2, "task_weight": 1.0}
+        trainer = distiller(wrap(tiny("resnet")), build("vit", seed=1), tmp_path, settings)
+        trainer.train()
+        losses.append(logged(trainer, "loss"))
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("side", ["student", "teacher"])
+def test_compiled_models(tiny, tmp_path, side):
+    """Prevents: "the layer '_orig_mod.…' was not called by its forward pass" of models wrapped by torch.compile."""
+    evaluations = []
+    for wrap in (lambda model: model, partial(torch.compile, backend="eager")):
+        models = {"student": tiny("vit"), "teacher": build("vit", seed=1)}
+        models[side] = wrap(models[side])
+        trainer = distiller(models["student"], models["teacher"], tmp_path, eval_dataset=samples(3))
+        evaluations.append(trainer.evaluate()["eval_loss"])
+    assert evaluations[0] == evaluations[1]
+    explained = [explain(model, images(1)).maps for model in (build("vit"), torch.compile(build("vit")))]
+    assert torch.equal(*explained)
+
+
+def test_prompts_that_are_trained(tmp_path):
+    """Prevents: an error of `inputs_embeds` that says nothing of the adapter, which has put tokens before the text."""
+    data = datasets.Dataset.from_list([{"text": "a warm film"}] * 2)
+    keywords = {"train_dataset": data, "eval_dataset": data, "data_collator": TextCollator(STUDENT)}
+    student = get_peft_model(text_model("bert"), PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=2))
+    with pytest.raises(ValueError, match="PROMPT_TUNING puts tokens of its own.*explanation_weight=0, evaluate_exp"):
+        distiller(student, text_model("bert", 1), tmp_path, **keywords)
+    settings = {"explanation_weight": 0.0, "evaluate_explanations": False}
+    distiller(student, text_model("bert", 1), tmp_path, settings, **keywords).train()
 
 
 @pytest.mark.parametrize("family", ["vit", "resnet"])

@@ -188,6 +188,15 @@ def test_unregistered_student_trains(tiny, tmp_path):
     assert relative_error(found[1], found[0]) < 1e-5
 
 
+def test_parameters_that_are_none(tiny, tmp_path):
+    """Prevents: "`q_proj_weight` is not an nn.Parameter" of students with torch's attention, as SigLIP's classifier."""
+    student = Unregistered(tiny("resnet"))
+    student.pool = nn.MultiheadAttention(8, 2)
+    trainer = distiller(student, build("vit", seed=1), tmp_path, {"max_steps": 1})
+    trainer.train()
+    assert trainer.state.global_step == 1
+
+
 def test_lora_student(tiny, tmp_path):
     """Adapters change the student's layers and wrap its forward; only they may be trained and saved."""
     peft = pytest.importorskip("peft")
