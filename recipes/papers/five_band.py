@@ -38,7 +38,9 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from hf_e2kd import explain
+from hf_e2kd.alignment.grids import resize_maps
 from hf_e2kd.alignment.inputs import image_view
+from hf_e2kd.alignment.labels import class_names, data_labels
 from hf_e2kd.data import synthesised_shapes
 from hf_e2kd.data.shapes import CLASSES, EMPTY
 from hf_e2kd.experiments import run_recipe
@@ -121,7 +123,9 @@ def run_five_band(description: str) -> dict[str, Any]:
         run: dict[str, Any] = {"seed": seed}
         maps: dict[str, Tensor] = {}
         for source, teacher in teachers.items():
-            run[teacher_label(source, options)] = {"test": measure(teacher.model, test, truth, options)[0]}
+            # One that was trained elsewhere is shown images by its own processor.
+            shown = as_inputs(data["test"], teacher.processor)
+            run[teacher_label(source, options)] = {"test": measure(teacher.model, shown, truth, options)[0]}
         for arm in options.arms:
             model = train_one(arm, teacher_of(arm, options, teachers), options, seeded, train, processor)
             figures, maps[arm.label] = measure(model, test, truth, options)
@@ -155,22 +159,31 @@ def measure(
     Returns:
         The figures, and the maps (N, H, W). Images without an object count for the accuracy and the five bands alone.
         The soft scores are those of the step that suits the model best.
+
+    Raises:
+        ValueError: the model has other classes.
     """
+    match, size = data_labels(test, model), (truth.shape[1], truth.shape[2])
+    if match is None:
+        raise ValueError(
+            f"The teacher's classes {class_names(model)} aren't those of the shapes: {', '.join(CLASSES)}."
+        )
     device = next(model.parameters()).device
     model.eval()
     maps, right = [], 0
     values: dict[str, list[Tensor]] = {}
     for first in range(0, len(test), batch_size):
         batch, known = test[first : first + batch_size], truth[first : first + batch_size]
-        pixels, labels = torch.stack(batch["pixel_values"]).to(device), torch.tensor(batch["labels"], device=device)
+        pixels, labels = torch.stack(batch["pixel_values"]).to(device), match(torch.tensor(batch["labels"])).to(device)
         with torch.no_grad():
             explanation = explain(model, pixels, method="saliency", signed=not options.absolute, target=labels)
-        maps.append(explanation.maps.cpu())
+        maps.append(resize_maps(explanation.maps.cpu(), size))
         right += int((explanation.logits.argmax(1) == labels).sum())
         for name, found in five_band_score(maps[-1], known, soft=True).items():
             values.setdefault(name, []).append(found)
-        energy = energy_pointing_game(loss_gradient(model, pixels, labels).energy.cpu(), known == 2)
-        values.setdefault("loss_gradient_energy", []).append(energy[labels.cpu() != EMPTY])
+        energy = resize_maps(loss_gradient(model, pixels, labels).energy.cpu(), size)
+        shares = energy_pointing_game(energy, known == 2)
+        values.setdefault("loss_gradient_energy", []).append(shares[torch.tensor(batch["labels"]) != EMPTY])
     joined = {name: torch.cat(found) for name, found in values.items()}
     soft = {name: found.nanmean(0) for name, found in joined.items() if name != "loss_gradient_energy"}
     pooled = slice(options.pooled_images)

@@ -1,5 +1,6 @@
 """The recipes of interpretability measures, tried out on generated data; what they select and sum up, by hand."""
 
+import copy
 import json
 import math
 
@@ -10,10 +11,13 @@ import pytest
 import torch
 from _arms import METHODS
 from _evidence import runs_table
+from _interpretability import TINY, Teacher, square_processor
 from datasets import ClassLabel, Dataset, Features, Image
 from PIL import Image as PILImage
 
 from hf_e2kd.data.shapes import CLASSES
+from hf_e2kd.experiments import keep_classes
+from hf_e2kd.experiments.images import classifier_of
 
 
 def test_five_bands_of_students(run, tmp_path):
@@ -31,6 +35,28 @@ def test_five_bands_of_students(run, tmp_path):
     assert len({figures["object_auroc"]["mean"] for figures in students.values()}) == 3
     assert "NaN" not in (tmp_path / "results.json").read_text()
     assert {"radar.png", "saliency.png", "table.md"} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_five_bands_of_a_teacher_that_was_trained_elsewhere(run, monkeypatch):
+    """Prevents: a teacher shown images of the students' size, or its classes taken by the data's numbers."""
+    own = classifier_of(TINY, list(CLASSES))
+    teacher = copy.deepcopy(own)
+    keep_classes(teacher, CLASSES[::-1])
+    loaded = Teacher(teacher, square_processor(48))
+    monkeypatch.setattr(five_band, "find_teachers", lambda options, *_: dict.fromkeys(options.teachers, loaded))
+    seen, measure = {}, five_band.measure
+
+    def measured(model, test, truth, options):
+        seen[model] = test[0]["pixel_values"].shape[-1]
+        found, maps = measure(model, test, truth, options)
+        assert maps.shape == truth.shape
+        if model is teacher:  # the same network, whose classes stand in another order, on the same images
+            assert measure(own, test, truth, options)[0] == pytest.approx(found)
+        return found, maps
+
+    monkeypatch.setattr(five_band, "measure", measured)
+    run(five_band, "--smoke", "--students", "KD")
+    assert seen.pop(teacher) == 48 and list(seen.values()) == [32]
 
 
 def test_pictures_of_five_bands_have_a_row_a_student(tmp_path):
