@@ -183,7 +183,9 @@ def each_seed(
     Raises:
         ValueError: the folder holds runs of other options, which aren't mixed.
     """
-    digest, done = settings_digest(deciding, args), []
+    # The Pareto front is of the models that are evaluated.
+    evaluations = {"eval_strategy": args.eval_strategy, "eval_steps": args.eval_steps}
+    digest, done = settings_digest({**deciding, **evaluations}, args), []
     for seed in range(args.seed, args.seed + seeds):
         path = Path(args.output_dir) / "runs" / f"seed-{seed}.json"
         if path.exists():
