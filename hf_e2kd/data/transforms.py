@@ -146,6 +146,8 @@ class DistillationTransform:
         if _is_of_albumentations(self.augmentation):
             view = _albumentations(self.augmentation, view)
         elif "boxes" in view:  # by name, as SanitizeBoundingBoxes needs it
+            if "mask" in view:
+                _refuse_sanitizing(self.augmentation, "the image's mask for the masks of single boxes")
             view = self.augmentation(view)
         else:
             shown = self.augmentation(*view.values())
@@ -233,13 +235,18 @@ def _refuse_unrecorded(augmentation: Any) -> None:
         name = type(augmentation).__name__
         remedy = "Leave it out." if isinstance(augmentation, v2.AugMix) else f"Use JointAugment({name}(...))."
         raise ValueError(f"{name} transforms an image without telling how it was moved. {remedy}")
-    if isinstance(augmentation, v2.SanitizeBoundingBoxes):
-        raise ValueError(
-            "SanitizeBoundingBoxes takes an explanation map for the masks of single boxes. Leave it out: boxes that "
-            "have left the view go by themselves."
-        )
+    _refuse_sanitizing(augmentation, "an explanation map for the masks of single boxes")
     for inner in getattr(augmentation, "transforms", ()):
         _refuse_unrecorded(inner)
+
+
+def _refuse_sanitizing(augmentation: Any, mistake: str) -> None:
+    if isinstance(augmentation, v2.SanitizeBoundingBoxes):
+        raise ValueError(
+            f"SanitizeBoundingBoxes takes {mistake}. Leave it out: boxes that have left the view go by themselves."
+        )
+    for inner in getattr(augmentation, "transforms", ()):
+        _refuse_sanitizing(inner, mistake)
 
 
 def _read_mask(mask: Any, image: Image.Image) -> torch.Tensor:

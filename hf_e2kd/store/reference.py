@@ -29,6 +29,7 @@ from .ids import IdIndex, check_order, stated_ids
 from .joining import AttachedDataset, AttachedStream, unattached
 from .key import explainer_key, field_of_view, processor_key, require_comparable, require_same, teacher_key
 from .rows import MAP, VECTORS, RowDecoder
+from .samples import warn_of_augmentation
 from .shards import ShardInfo, Shards, fields_from_json, fingerprint
 from .targets import refuse_mixed, student_classes, warn_of_unknown_targets
 
@@ -296,6 +297,8 @@ class StoredReference(Reference):
                     "`id_column`."
                 )
             return AttachedStream(dataset, self.decoder, self._ids(), column)
+        if not self.is_text:
+            warn_of_augmentation(unattached(dataset))
         if column is None:
             return AttachedDataset(dataset, self.decoder, self._positions(dataset))
         # Under the columns of another store, which the data may bear already.

@@ -14,11 +14,15 @@ from transformers import default_data_collator
 
 from ..alignment.inputs import image_view
 from ..alignment.labels import without_subsets
+from ..data.first_samples import keeping_random_state
 from ..data.transforms import DistillationTransform
+from ..logs import get_logger
 from .files import StoreError
 from .ids import sample_id
 from .key import stated_field
 from .text import TextRows
+
+logger = get_logger(__name__)
 
 INPUTS = {"pixel_values", "input_ids", "teacher_pixel_values"}
 """Columns of which a teacher's samples hold one at least."""
@@ -176,14 +180,40 @@ def refuse_random_samples(dataset: Any) -> None:
             "The data's DistillationTransform has an augmentation. Stored maps belong to the image without one: build "
             "the store with `DistillationTransform(processor)`, and augment in training with `record_view=True`."
         )
-    for row in sorted({share * len(dataset) // 4 for share in range(4)}):
+    row = random_row(dataset)
+    if row is not None:
+        raise StoreError(
+            f"Sample {row} is another one each time it is read. Stored maps belong to the image without "
+            "augmentation: build the store on the data without it, and augment in training."
+        )
+
+
+def warn_of_augmentation(dataset: Any) -> None:
+    """Warn of images that are augmented by something that doesn't say where in them the places of their maps are."""
+    source = without_subsets(dataset)
+    is_plain = isinstance(source, datasets.Dataset) and source.format["type"] != "custom"
+    # A `DistillationTransform` is looked at when samples are read.
+    if is_plain or distillation_transform(dataset) is not None:
+        return
+    with keeping_random_state(torch.device("cpu")):
+        row = random_row(dataset)
+        unsaid = row is not None and isinstance(dataset[row], Mapping) and "view_matrix" not in dataset[row]
+    if unsaid:
+        logger.warning(
+            f"Sample {row} is another one each time it is read, and nothing says how its image is moved, where the "
+            "stored maps stay. If more than colours change, augment by DistillationTransform(..., augmentation=..., "
+            "record_view=True)."
+        )
+
+
+def random_row(dataset: Any) -> int | None:
+    """Find one of a few samples that is another one each time it is read."""
+    for row in sorted({share * len(dataset) // 4 for share in range(4)}) if len(dataset) else ():
         first = dataset[row]
         # A flip at even odds is the same once more as often as not.
         if not all(_same(first, dataset[row]) for _ in range(3)):
-            raise StoreError(
-                f"Sample {row} is another one each time it is read. Stored maps belong to the image without "
-                "augmentation: build the store on the data without it, and augment in training."
-            )
+            return row
+    return None
 
 
 def _same(one: Any, other: Any) -> bool:

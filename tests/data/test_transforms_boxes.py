@@ -73,6 +73,14 @@ def test_boxes_that_an_augmentation_removes():
         DistillationTransform(PROCESSOR, augmentation=v2.Compose([sanitize]), record_view=True)
 
 
+def test_sanitizing_beside_a_mask_is_refused():
+    """Prevents: an IndexError in a data loader's worker, as the one mask of an image is taken for one of each box."""
+    masked = {**rows((30, 20, 60, 50)), "mask": [np.ones((80, 96), dtype=bool)]}
+    augmentation = v2.Compose([v2.RandomCrop(10), v2.SanitizeBoundingBoxes()])
+    with pytest.raises(ValueError, match="takes the image's mask for the masks of single boxes. Leave it out"):
+        DistillationTransform(PROCESSOR, augmentation=augmentation, label_column="labels", classes=5)(masked)
+
+
 @pytest.mark.parametrize("augmentation", [None, v2.RandomHorizontalFlip(1.0)])
 @pytest.mark.parametrize(
     ("box", "message"),

@@ -5,6 +5,7 @@ import random
 import datasets
 import pytest
 import torch
+from torchvision.transforms import v2
 from transformers import BitImageProcessor, ViTImageProcessor
 
 from hf_e2kd import explain
@@ -74,6 +75,27 @@ def test_a_store_by_another_transform_is_not_taken(tmp_path, teacher):
     brighter = ViTImageProcessor(size={"height": 32, "width": 32}, image_mean=[0.2] * 3, image_std=[0.5] * 3)
     with pytest.raises(StoreError, match="processor.mean is .0.5, 0.5, 0.5. in the store and .0.2, 0.2, 0.2. here"):
         store(teacher, photographs(), tmp_path / "store", transform=DistillationTransform(brighter))
+
+
+def test_an_augmentation_of_the_users_own_is_said(tmp_path, teacher, caplog):
+    """Prevents: maps laid on flipped and cropped images, where `set_transform` is given a script's own function."""
+
+    def shown(augmentation):
+        def transform(rows):
+            pixels = DistillationTransform(PROCESSOR)({"image": rows["image"]})["pixel_values"]
+            return {"pixel_values": [augmentation(image) for image in pixels], "labels": rows["label"]}
+
+        return photographs().with_transform(transform)
+
+    reference = store(teacher, photographs(), tmp_path / "store", processing_class=PROCESSOR)
+    state = torch.random.get_rng_state()
+    with caplog.at_level("WARNING"):
+        reference.attach(photographs())
+        reference.attach(shown(v2.Identity()))
+        assert "is another one each time" not in caplog.text
+        attached = reference.attach(shown(v2.RandomHorizontalFlip()))
+    assert "nothing says how its image is moved" in caplog.text and len(attached) == 6
+    assert torch.equal(state, torch.random.get_rng_state())
 
 
 def test_images_of_which_some_have_no_label(tmp_path, teacher):
