@@ -57,7 +57,7 @@ def moved_embeddings(
     Returns:
         A list that holds the moved embeddings once the model has run, differentiable there.
     """
-    weight = word_embeddings(model).weight
+    words = word_embeddings(model)
     moved: list[torch.Tensor] = []
 
     def replace(_module: nn.Module, args: Any, output: Any) -> Any:
@@ -74,8 +74,11 @@ def moved_embeddings(
         embedded = rows.transpose(0, 1) if is_turned else rows
         return (embedded, *output[1:]) if isinstance(output, tuple) else embedded
 
-    tables = [module for module in model.modules() if getattr(module, "weight", None) is weight]
-    handles = [table.register_forward_hook(replace) for table in tables]
+    weight = words.weight
+    tables = [module for module in model.modules() if module is words or getattr(module, "weight", None) is weight]
+    # An adapter's table holds the one that it adds to, whose embeddings aren't the whole.
+    inner = {part for table in tables for part in table.modules() if part is not table}
+    handles = [table.register_forward_hook(replace) for table in tables if table not in inner]
     try:
         yield moved
     finally:

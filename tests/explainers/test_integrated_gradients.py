@@ -3,10 +3,13 @@
 What it shares with the other explainers at the input stands in test_saliency.py.
 """
 
+from copy import deepcopy
+
 import pytest
 import torch
 from captum.attr import IntegratedGradients as CaptumIntegratedGradients
 from captum.attr import LayerIntegratedGradients
+from peft import LoraConfig, get_peft_model
 
 from hf_e2kd import ExplanationDistillArguments, explain
 from hf_e2kd.explainers import IntegratedGradients, integrated_gradients, shared_noise
@@ -358,3 +361,23 @@ def test_explain_is_exact(tiny):
     with shared_noise([explainer], noise_numbers(1, 2, 3)):
         explainer(model, {"pixel_values": pixels}, TARGET)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("method", ["integrated_gradients", "input_x_gradient"])
+@pytest.mark.parametrize(
+    "adapter",
+    [{"target_modules": ["word_embeddings"]}, {"target_modules": ["query"], "trainable_token_indices": [7, 9]}],
+)
+def test_adapters_of_word_embeddings(method, adapter):
+    """Prevents: a path from the adapter's own part of the embeddings, which stayed, and not from zero; a refusal of
+    single tokens that are trained."""
+    student = get_peft_model(build_text("bert"), LoraConfig(r=2, **adapter)).eval()
+    with torch.no_grad():
+        for name, parameter in student.named_parameters():
+            if "lora_" in name or "trainable_tokens" in name:
+                parameter.normal_(std=0.3)
+    merged = deepcopy(student).merge_and_unload().eval()
+    batch = {**token_batch(), "special_tokens_mask": torch.zeros(2, 9, dtype=torch.long)}
+    batch["input_ids"][:, 3] = 7
+    found, expected = (explain(model, batch, method).maps for model in (student, merged))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
