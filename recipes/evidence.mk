@@ -41,12 +41,12 @@ evidence-boxes-tiny-lite: $(VENV)/.installed ## the same of EfficientNet-Lite0, 
 		--num_train_epochs 5 --learning_rate 1e-4 --per_device_train_batch_size 32 --studies losses boxes \
 		--output_dir outputs/boxes_tiny_imagenet_lite0 $(ARGS)
 
-evidence-diffroar: $(VENV)/.installed ## DiffROAR with and without KD (FASHION_MNIST; 15 min)
+evidence-diffroar: $(VENV)/.installed ## DiffROAR with and without KD (FASHION_MNIST; 16 min)
 	$(call needs,FASHION_MNIST)
 	$(PAPERS)/diffroar.py --data fashion_mnist --folder $(FASHION_MNIST) --image_size 28 --temperature 4 \
 		--num_train_epochs 10 --output_dir outputs/diffroar $(DIFFROAR) $(ARGS)
 
-evidence-diffroar-cifar: $(VENV)/.installed ## the same on CIFAR-10 (CIFAR; 20 min)
+evidence-diffroar-cifar: $(VENV)/.installed ## the same on CIFAR-10 (CIFAR; 28 min)
 	$(call needs,CIFAR)
 	$(PAPERS)/diffroar.py --data cifar10 --folder $(CIFAR) --num_train_epochs 15 \
 		--output_dir outputs/diffroar_cifar10 $(DIFFROAR) $(ARGS)
