@@ -17,10 +17,10 @@ DETECTORS = --dataset $(TINY_IMAGENET) --concepts $(COCO_SUBSET) --teacher $(NET
 needs = $(foreach name,$(1),$(if $($(name)),,$(error Give $(name)=FOLDER; the head of recipes/evidence.mk says which)))
 
 .PHONY: evidence evidence-boxes evidence-boxes-tiny evidence-boxes-tiny-lite evidence-diffroar evidence-diffroar-cifar \
-	evidence-drift-images evidence-drift-texts evidence-entropy evidence-five-band evidence-guided-student \
-	evidence-interpretability evidence-interpretability-sskd evidence-kept-localisation evidence-limited-data \
-	evidence-limited-data-tiny evidence-shift evidence-shortcut evidence-tables evidence-texts evidence-unrelated \
-	evidence-watermark evidence-weight evidence-xdistillation evidence-xdistillation-cifar
+	evidence-digits evidence-drift-images evidence-drift-texts evidence-entropy evidence-five-band \
+	evidence-guided-student evidence-interpretability evidence-interpretability-sskd evidence-kept-localisation \
+	evidence-limited-data evidence-limited-data-tiny evidence-shift evidence-shortcut evidence-tables evidence-texts \
+	evidence-unrelated evidence-watermark evidence-weight evidence-xdistillation evidence-xdistillation-cifar
 
 evidence: ## list the targets that make the results anew
 	@awk -F ':.*## ' '/^evidence-[a-z-]+:.*## / { printf "make %-27s %s\n", $$1, $$2 }' recipes/evidence.mk
@@ -50,6 +50,9 @@ evidence-diffroar-cifar: $(VENV)/.installed ## the same on CIFAR-10 (CIFAR; 28 m
 	$(call needs,CIFAR)
 	$(PAPERS)/diffroar.py --data cifar10 --folder $(CIFAR) --num_train_epochs 15 \
 		--output_dir outputs/diffroar_cifar10 $(DIFFROAR) $(ARGS)
+
+evidence-digits: $(VENV)/.installed ## the embedded digits, three families (35 min)
+	for name in vit resnet convnext; do $(BIN)/hf-e2kd distill --demo $$name --seeds 3 $(ARGS) || exit; done
 
 evidence-drift-images: $(VENV)/.installed-export ## quantised copies of EfficientNet-Lite0 (PHOTOS, LITE0)
 	$(call needs,PHOTOS LITE0)

@@ -56,6 +56,7 @@ def seeds_table(columns: Mapping[str, str], compared: str) -> Callable[[Mapping[
 
 TABLES: dict[str, Callable[[Any, str], str]] = {
     "diffroar": diffroar_table,
+    **{f"distill_{name}": seeds_table(METRICS, "agreement") for name in ("vit", "resnet", "convnext")},
     "distill_coco": seeds_table(OF_BOXES, "energy_pointing_game"),
     "distill_data_free": seeds_table(METRICS, "agreement"),
     "entropy": entropy_table,
