@@ -245,7 +245,7 @@ def dataset_label_names(dataset: Any, label_column: str | None = None) -> list[s
     A `torch.utils.data.Subset` states those of the data set that it is a part of.
     """
     features: Mapping[str, Any] = getattr(without_subsets(dataset), "features", None) or {}
-    named = (_read_column(dataset), label_column)
+    named = (getattr(transform_of(dataset), "label_column", None), label_column)
     read = next((column for column in named if column is not None and column in features), None)
     for column in ("labels", "label") if read is None else (read,):
         feature = features.get(column)
@@ -256,11 +256,10 @@ def dataset_label_names(dataset: Any, label_column: str | None = None) -> list[s
     return None
 
 
-def _read_column(dataset: Any) -> str | None:
-    """The column of labels that a data set's transform reads, and leaves out of its samples; None if it says none."""
+def transform_of(dataset: Any) -> Any:
+    """The function by which a `datasets.Dataset`, or what wraps one and states its format, makes samples, or None."""
     form = getattr(without_subsets(dataset), "format", None)
-    kept = form.get("format_kwargs") if isinstance(form, Mapping) else None
-    return getattr((kept or {}).get("transform"), "label_column", None)
+    return (form.get("format_kwargs") or {}).get("transform") if isinstance(form, Mapping) else None
 
 
 def without_subsets(dataset: Any) -> Any:

@@ -153,23 +153,25 @@ class MixingCollator:
     def __call__(self, samples: Sequence[Any]) -> dict[str, Any]:
         batch = dict(self.collator(samples))
         images = {name: tv_tensors.Image(value) for name, value in batch.items() if name.endswith("pixel_values")}
-        others = sorted(batch.keys() - images.keys() - {"labels"})
-        if others:
+        further = sorted(batch.keys() - images.keys() - {"labels"})
+        if further:
             raise ValueError(
-                f"Images can't be mixed where the batch has {others}, which belong to the images by themselves. Leave "
+                f"Images can't be mixed where the batch has {further}, which belong to the images by themselves. Leave "
                 "the columns out of the data; stored explanations are of unmixed images, so mix with a live teacher."
             )
         if "labels" not in batch:
             raise ValueError("Images are mixed together with their labels, and the batch has no column 'labels'.")
-        # CutMix takes images of one size: others are mixed by the share that each pixel keeps of its own image.
         size = next(iter(images.values())).shape[-2:]
-        alike = {name: value for name, value in images.items() if value.shape[-2:] == size}
-        share = torch.zeros(len(batch["labels"]), 1, *size)
-        share[0] = 1
-        mixed = self.mixing({**alike, "share": tv_tensors.Image(share), "labels": batch["labels"]})
-        own = mixed.pop("share").as_subclass(torch.Tensor)[:1]
-        for name, value in images.items():
-            if name not in alike and len(value) > 1:
-                kept = nn.functional.interpolate(own, size=value.shape[-2:], mode="nearest").to(value)
+        others = {name: images.pop(name) for name in list(images) if images[name].shape[-2:] != size}
+        if not others:
+            mixed = self.mixing({**images, "labels": batch["labels"]})
+        else:
+            # CutMix takes images of one size: others are mixed by the share that each pixel keeps of its own image.
+            own = torch.zeros(len(batch["labels"]), 1, *size)
+            own[0] = 1
+            mixed = self.mixing({**images, "share": tv_tensors.Image(own), "labels": batch["labels"]})
+            share = mixed.pop("share").as_subclass(torch.Tensor)[:1]
+            for name, value in others.items():
+                kept = nn.functional.interpolate(share, size=value.shape[-2:], mode="nearest").to(value)
                 mixed[name] = kept * value + (1 - kept) * value.roll(1, 0)
-        return {name: mixed[name].as_subclass(torch.Tensor) for name in (*images, "labels")}
+        return {name: value.as_subclass(torch.Tensor) for name, value in mixed.items()}

@@ -228,12 +228,7 @@ def _rotate(
 
 @TF.register_kernel(TF.rotate, ExplanationMapBesidePillow)
 def _rotate_beside_pillow(
-    inpt: ExplanationMapBesidePillow,
-    angle: float,
-    interpolation: Any = None,
-    expand: bool = False,
-    center: Sequence[float] | None = None,
-    fill: Any = None,
+    inpt: ExplanationMapBesidePillow, angle: float, *, expand: bool = False, center: Any = None, **_: Any
 ) -> ExplanationMap:
     canvas = height, width = inpt.canvas_size
     if expand:

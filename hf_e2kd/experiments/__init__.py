@@ -9,14 +9,13 @@ from .models import (
     create_student,
     keep_classes,
     label_settings,
-    load_processor,
     load_teacher,
     load_text_classifier,
     load_trained,
     load_weights,
-    processor_like,
     shallow_copy_of,
 )
+from .processors import load_processor, processor_like
 from .results import collect_results, markdown_table, measured_metrics, write_results
 from .run import run_experiment, run_variants
 from .student_card import generated_data, with_word_plots

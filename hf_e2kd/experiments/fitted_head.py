@@ -17,7 +17,8 @@ from ..architectures import call_model
 from ..data.text import TextCollator
 from ..data.transforms import DistillationTransform
 from ..logs import get_logger
-from .models import label_settings, load_for_classes, load_processor
+from .models import label_settings, load_for_classes
+from .processors import load_processor
 from .sentence_encoders import load_sentence_encoder, pooling_of
 
 logger = get_logger(__name__)

@@ -28,7 +28,8 @@ from ..trainer.arguments import ExplanationDistillArguments
 from .distillation import Distillation, announce, explainer_of, replace_arguments, train_on_labels, use_one_thread
 from .experiment import Experiment
 from .fitted_head import HEADS, fit_head
-from .models import create_student, label_settings, load_processor, load_teacher, processor_like, set_labels
+from .models import create_student, label_settings, load_teacher, set_labels
+from .processors import load_processor, processor_like
 from .student_card import generated_data
 
 TEACHER = "Teacher"

@@ -20,7 +20,8 @@ from ..data.images import load_image_splits, with_names
 from ..data.text import load_text_splits
 from ..explainers import Explainer, available_explainers, build_explainer, usable_explainers
 from ..export import ExportedStudent, exported_explainer, is_exported, load_exported
-from .models import load_processor, load_trained, name_classes_apart, no_processing_class
+from .models import load_trained, name_classes_apart
+from .processors import load_processor, no_processing_class
 from .reaching import absent, check_source, loading_data
 
 
@@ -51,6 +52,8 @@ def load_classifier(
         OSError: it isn't there, or the Hub can't be reached.
     """
     if is_exported(source):
+        if revision is not None:
+            check_source(source, revision=revision)
         return _exported(source, processor, trust_remote_code)
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
     config = load_config(source, revision, trust_remote_code)

@@ -9,7 +9,8 @@ from transformers import AutoModel, AutoTokenizer
 
 from ..alignment.labels import name_key
 from ..models.zero_shot import ZeroShotConfig, ZeroShotForImageClassification
-from .models import load_processor, load_weights
+from .models import load_weights
+from .processors import load_processor
 from .reaching import loading
 
 TEMPLATE = "This is a photo of {}."

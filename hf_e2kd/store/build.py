@@ -136,13 +136,14 @@ class StoreBuilder:
             if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
                 raise StoreError(f"{name} must be a whole number of at least 1, not {count!r}.")
         known = class_count(teacher)
-        if top_k is not None and known is None:
-            raise StoreError(
-                f"top_k needs the number of classes, which {type(teacher).__name__} doesn't state: it has no `config` "
-                "and no `num_classes`. Set teacher.num_classes, or leave top_k out to store all logits."
-            )
-        if top_k is not None and known is not None and top_k >= known:
-            raise StoreError(f"top_k={top_k} of {known} classes saves nothing. Leave it out to store all logits.")
+        if top_k is not None:
+            if known is None:
+                raise StoreError(
+                    f"top_k needs the number of classes, which {type(teacher).__name__} doesn't state: it has no "
+                    "`config` and no `num_classes`. Set teacher.num_classes, or leave top_k out to store all logits."
+                )
+            if top_k >= known:
+                raise StoreError(f"top_k={top_k} of {known} classes saves nothing. Leave it out to store all logits.")
         refuse_integer_arithmetic(teacher, "teacher")
         refuse_sentence_transformers(teacher, "teacher")
         self.teacher, self.folder = teacher, Path(output_dir)

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from transformers import default_data_collator
 
 from ..alignment.inputs import image_view
-from ..alignment.labels import without_subsets
+from ..alignment.labels import transform_of, without_subsets
 from ..data.first_samples import keeping_random_state
 from ..data.transforms import DistillationTransform
 from ..logs import get_logger
@@ -140,15 +140,12 @@ def with_images(
 
 def distillation_transform(dataset: Any) -> DistillationTransform | None:
     """The transform of a `datasets.Dataset`, if it is one of this package."""
-    dataset = without_subsets(dataset)
-    if not isinstance(dataset, datasets.Dataset):
-        return None
-    transform = dataset.format["format_kwargs"].get("transform")
+    transform = transform_of(dataset)
     return transform if isinstance(transform, DistillationTransform) else None
 
 
 def transform_key(transform: DistillationTransform) -> dict[str, Any]:
-    """What a transform shows the teacher, in the place of a processor's settings."""
+    """Describe the images that a transform shows the teacher, in the place of a processor's settings."""
     shown = transform.teacher or transform.student
     return {"type": type(transform).__name__, **shown.timm_settings(), **stated_field(transform.student)}
 

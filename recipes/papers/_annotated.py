@@ -24,7 +24,8 @@ from hf_e2kd.cards.plots import explanation_panel
 from hf_e2kd.data import DistillationTransform, load_coco, load_voc
 from hf_e2kd.data.voc import CLASSES
 from hf_e2kd.experiments.images import classifier_of
-from hf_e2kd.experiments.models import create_student, keep_classes, load_processor, load_teacher, processor_like
+from hf_e2kd.experiments.models import create_student, keep_classes, load_teacher
+from hf_e2kd.experiments.processors import load_processor, processor_like
 from hf_e2kd.explainers import Explainer, GradCAM, build_explainer
 from hf_e2kd.trainer.arguments import ExplanationDistillArguments
 

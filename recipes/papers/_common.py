@@ -21,7 +21,8 @@ from hf_e2kd.experiments import Distillation, Experiment
 from hf_e2kd.experiments.command_line import command_line
 from hf_e2kd.experiments.distillation import NOTHING_SAVED, replace_arguments
 from hf_e2kd.experiments.experiment import COMMON_TRAINING
-from hf_e2kd.experiments.models import bcos_processor, label_settings, load_teacher
+from hf_e2kd.experiments.models import label_settings, load_teacher
+from hf_e2kd.experiments.processors import bcos_processor
 from hf_e2kd.models import BcosDenseNetConfig, BcosResNetConfig, bcos_config, load_bcos_weights
 from hf_e2kd.trainer.arguments import ExplanationDistillArguments
 

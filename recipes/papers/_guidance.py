@@ -170,6 +170,7 @@ def each_seed(
     deciding: Mapping[str, Any],
     run: Callable[[int], dict[str, Any]],
     write: Callable[[list[dict[str, Any]]], None],
+    taught_by: Callable[[int], str | None] = lambda seed: None,
 ) -> None:
     """Do the seeds' runs that aren't done yet, so that an interrupted command goes on with the next seed.
 
@@ -179,14 +180,16 @@ def each_seed(
         deciding: Options on which figures depend.
         run: Does one seed's run; its figures are kept in `runs` in the output folder.
         write: Writes the results of the seeds so far.
+        taught_by: Gives a digest of the weights of a seed's teacher, whose folder may hold another one by now.
 
     Raises:
-        ValueError: the folder holds runs of other options, which aren't mixed.
+        ValueError: the folder holds runs of other options or of another teacher, which aren't mixed.
     """
     # The Pareto front is of the models that are evaluated.
     evaluations = {"eval_strategy": args.eval_strategy, "eval_steps": args.eval_steps}
-    digest, done = settings_digest({**deciding, **evaluations}, args), []
+    done = []
     for seed in range(args.seed, args.seed + seeds):
+        digest = settings_digest({**deciding, **evaluations, "taught_by": taught_by(seed)}, args)
         path = Path(args.output_dir) / "runs" / f"seed-{seed}.json"
         if path.exists():
             done.append(refuse_other(path, digest)["run"])

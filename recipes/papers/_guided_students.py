@@ -33,6 +33,7 @@ from hf_e2kd.experiments.distillation import LABELS_ALONE, announce, replace_arg
 from hf_e2kd.experiments.models import load_teacher
 from hf_e2kd.explainers import Explainer
 from hf_e2kd.references import AnnotationReference
+from hf_e2kd.store.key import weights_digest
 from hf_e2kd.trainer import ExplanationDistillTrainer
 from hf_e2kd.trainer.arguments import ExplanationDistillArguments
 
@@ -83,18 +84,23 @@ def run_guided_distillation(setting: GuidanceSetting, name: str, description: st
     }
     results: dict[str, Any] = {}
 
+    def guided(seed: int) -> str:
+        return options.teacher.replace("{seed}", str(seed))
+
+    def taught_by(seed: int) -> str | None:
+        return None if source.smoke else weights_digest(load_teacher(guided(seed))[0])
+
     def run(seed: int) -> dict[str, Any]:
         set_seed(seed)
         data = load_splits(source, seed)
         if source.smoke:
             teacher, teacher_processor = _smoke_teacher(setting, args, data, output)
         else:
-            guided = options.teacher.replace("{seed}", str(seed))
-            teacher, teacher_processor = load_teacher(guided)
+            teacher, teacher_processor = load_teacher(guided(seed))
             teacher = channels_last(teacher)
             if not is_multi_label(teacher):
                 raise ValueError(
-                    f"The teacher '{guided}' chooses one class an image, and these images show several. Give a "
+                    f"The teacher '{guided(seed)}' chooses one class an image, and these images show several. Give a "
                     "multi-label one, as guide_voc.py and guide_coco.py train."
                 )
         student, processor = load_box_classifier(
@@ -150,7 +156,7 @@ def run_guided_distillation(setting: GuidanceSetting, name: str, description: st
 
     with opened(source):
         stated = {"source": stated_source(source), **vars(options), "compare": comparison.compare}
-        each_seed(args, comparison.seeds, stated, run, write)
+        each_seed(args, comparison.seeds, stated, run, write, taught_by)
     show_results(results, output, args)
     return results
 

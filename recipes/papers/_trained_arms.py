@@ -19,6 +19,7 @@ from hf_e2kd.experiments.distillation import replace_arguments
 from hf_e2kd.experiments.models import is_architecture, load_weights
 from hf_e2kd.experiments.shared_runs import SETTLED, share_runs
 from hf_e2kd.fidelity.training import recorded_arguments
+from hf_e2kd.store.key import weights_digest
 from hf_e2kd.trainer.arguments import ExplanationDistillArguments
 
 
@@ -78,7 +79,11 @@ class TrainedArms:
 
         # The students need their teachers, so that these are waited for first.
         found = share_runs(self.folder, list(teachers), self._key(), _timed(train_teacher))
-        return found | share_runs(self.folder, list(students), self._key(), _timed(train_student))
+        # A teacher's folder may hold another one by now.
+        given = [source for source in teacher_sources(arms, self.options) if not self.is_trained(source)]
+        taught_by = [weights_digest(self.teacher(source, self.args.seed).model) for source in given]
+        key = " ".join([self._key(), *taught_by])
+        return found | share_runs(self.folder, list(students), key, _timed(train_student))
 
     def is_trained(self, source: str) -> bool:
         """Tell whether a teacher is trained here, or was before."""

@@ -133,7 +133,7 @@ def run_diffroar(description: str) -> dict[str, Any]:
                 seeds=range(options.repeats),
                 per_element=options.per_element,
             )
-            run[arm.label] = {"test": {**figures[name], **flat(found)}}
+            run[arm.label] = {"test": {**figures[name], **figures_by_fraction(found)}}
         runs.append(run)
         results = collect_results(args, runs, start, recipe="diffroar", options=vars(options))
         write_results(results, output)
@@ -146,7 +146,7 @@ def run_diffroar(description: str) -> dict[str, Any]:
     return results
 
 
-def flat(found: Mapping[str, Any]) -> dict[str, float]:
+def figures_by_fraction(found: Mapping[str, Any]) -> dict[str, float]:
     """Name what `diffroar` measured of a student: its mean, and the parts by fraction."""
     parts = {
         f"{part}_{fraction}": value

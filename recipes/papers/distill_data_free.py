@@ -42,7 +42,8 @@ from hf_e2kd.data import DistillationTransform
 from hf_e2kd.data.images import label_names
 from hf_e2kd.experiments import Distillation, run_experiment, run_recipe
 from hf_e2kd.experiments.images import crop_and_flip, explanation_picture
-from hf_e2kd.experiments.models import create_student, processor_like
+from hf_e2kd.experiments.models import create_student
+from hf_e2kd.experiments.processors import processor_like
 from hf_e2kd.trainer.arguments import ExplanationDistillArguments
 
 EPOCHS = 200

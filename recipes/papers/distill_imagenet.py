@@ -48,7 +48,8 @@ from hf_e2kd.data.images import label_names
 from hf_e2kd.experiments import Distillation, run_experiment, run_recipe
 from hf_e2kd.experiments.distillation import explainer_of
 from hf_e2kd.experiments.images import crop_and_flip, explanation_picture
-from hf_e2kd.experiments.models import create_student, label_settings, processor_like
+from hf_e2kd.experiments.models import create_student, label_settings
+from hf_e2kd.experiments.processors import processor_like
 from hf_e2kd.models import BcosViTConfig, BcosViTForImageClassification
 from hf_e2kd.store import StoredReference
 from hf_e2kd.trainer.arguments import ExplanationDistillArguments

@@ -43,7 +43,8 @@ from hf_e2kd.data.waterbirds import CLASSES, IN_DISTRIBUTION, OUT_OF_DISTRIBUTIO
 from hf_e2kd.experiments import Distillation, run_experiment, run_recipe
 from hf_e2kd.experiments.distillation import announce, replace_arguments, train_on_labels
 from hf_e2kd.experiments.images import crop_and_flip, explanation_picture
-from hf_e2kd.experiments.models import create_student, label_settings, load_processor, processor_like
+from hf_e2kd.experiments.models import create_student, label_settings
+from hf_e2kd.experiments.processors import load_processor, processor_like
 from hf_e2kd.references import AnnotationReference
 from hf_e2kd.terms import available_guidance_losses
 from hf_e2kd.trainer.arguments import ExplanationDistillArguments

@@ -163,15 +163,17 @@ def run_limited_data(description: str) -> dict[str, Any]:
     if options.train_images:
         splits["train"] = unlabelled_images(options.train_images)
     crops, start = bool(options.train_images), time.monotonic()
-    earlier = read_earlier(options, digest)
     study = Study(setting, splits, args, output, options.teacher, options.split, crops)
     # Another teacher's students would be mixed with this one's, wherever its folder lies.
-    taught_by = digest if options.teacher is None else f"{digest} {weights_digest(study.teacher)}"
-    teacher = share_runs(output / "runs", ["teacher"], taught_by, lambda _: study.teacher_figures())["teacher"]
+    taught_by = None if options.teacher is None else weights_digest(study.teacher)
+    earlier = read_earlier(options, digest, taught_by)
+    key = " ".join(filter(None, (digest, taught_by)))
+    teacher = share_runs(output / "runs", ["teacher"], key, lambda _: study.teacher_figures())["teacher"]
     rows = train_students(study, options, digest, earlier)
     known = {(row["student"], row["seed"]) for row in rows}
     results = {
         **results_head("limited_data", digest, deciding, args),
+        "taught_by": taught_by,
         "teacher": teacher,
         "rows": rows + [row for key, row in earlier.items() if key not in known],
     }
@@ -268,16 +270,23 @@ def study_table(results: Mapping[str, Any], study: str) -> str:
     return paired_table(rows, columns, baseline, compared, results["teacher"])
 
 
-def read_earlier(options: Options, digest: str) -> dict[tuple[str, int], dict[str, Any]]:
+def read_earlier(options: Options, digest: str, taught_by: str | None) -> dict[tuple[str, int], dict[str, Any]]:
     """Read the students of an earlier results.json, as far as they are trained as they would be now.
 
+    Args:
+        options: Options of the command line.
+        digest: Digest of the settings.
+        taught_by: Digest of the weights of a teacher that is given; None of one that is trained here.
+
     Raises:
-        ValueError: the file is of other options or another version.
+        ValueError: the file is of other options, another version or another teacher.
     """
     if options.continue_from is None:
         return {}
     path = Path(options.continue_from)
     results = refuse_other(path, digest)
+    if results.get("taught_by", taught_by) != taught_by:  # which older files don't state
+        raise ValueError(f"'{path}' holds students of another teacher. Give that one, or leave the file out.")
     rows = (row for row in results["rows"] if row["student"] in ARMS)
     return {(row["student"], row["seed"]): row for row in rows if same_arm(row, ARMS[row["student"]])}
 

@@ -334,6 +334,9 @@ def test_images_of_two_sizes_are_mixed_alike(mixing):
     assert two_sizes.keys() == {"pixel_values", "teacher_pixel_values", "labels"} and type(teacher) is torch.Tensor
     assert not torch.equal(student, torch.stack([sample["pixel_values"] for sample in single]))
     torch.testing.assert_close(teacher, student.repeat_interleave(2, 2).repeat_interleave(2, 3))
+    (one,) = single[:1]
+    alone = MixingCollator(mixing(num_classes=CLASSES))([{**one, "teacher_pixel_values": torch.ones(3, 48, 48)}])
+    assert torch.equal(alone["teacher_pixel_values"][0], torch.ones(3, 48, 48))  # as of a last batch of one image
 
 
 def test_shares_of_classes_are_trained_on(tmp_path, teacher):

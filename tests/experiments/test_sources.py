@@ -17,13 +17,8 @@ from transformers import ViTImageProcessor
 from hf_e2kd.alignment.inputs import ImageView, image_view
 from hf_e2kd.data import images, text
 from hf_e2kd.experiments import reaching
-from hf_e2kd.experiments.models import (
-    create_student,
-    load_teacher,
-    load_text_classifier,
-    processor_like,
-    shallow_copy_of,
-)
+from hf_e2kd.experiments.models import create_student, load_teacher, load_text_classifier, shallow_copy_of
+from hf_e2kd.experiments.processors import processor_like
 from hf_e2kd.experiments.sources import Classifier, check_pair, check_source, load_classifier, load_split
 from hf_e2kd.hub.ids import loaded_commit
 from tests.models import build, build_bcos

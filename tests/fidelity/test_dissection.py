@@ -236,6 +236,12 @@ def test_what_was_there_is_put_back(monkeypatch):
     assert caught.traceback  # which holds the frames of the loop
 
 
+def test_compiled_models():
+    """Prevents: layers that aren't found, or whose maps are never seen, of models wrapped by torch.compile."""
+    found, expected = (dissect(model) for model in (torch.compile(Planted(), backend="eager"), Planted()))
+    assert found == expected
+
+
 def test_half_precision():
     """Images of another type than the model's."""
     found = dissect(build("resnet").bfloat16(), "resnet.encoder.stages.0")
@@ -285,7 +291,8 @@ def test_concepts_in_several_layers_count_once():
 
 def dissect(model=None, layers="features", data=None, **options) -> Dissection:
     options = {"processing_class": PROCESSOR, "quantile": 0.95, **options}
-    return network_dissection(model or Planted(), layers, data or planted(), **options)
+    model = Planted() if model is None else model
+    return network_dissection(model, layers, data or planted(), **options)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,9 @@ import sst
 import temperature_study
 import torch
 from _arms import METHODS, arm_arguments, parse_arm, teacher_sources
+from _guidance import each_seed
 from _interpretability import TINY, StudyOptions, find_teacher, square_processor, train_one
+from _trained_arms import TrainedArms
 from datasets import ClassLabel, Dataset, Features, Image
 from PIL import Image as PILImage
 from transformers import AutoModelForSequenceClassification
@@ -105,6 +107,40 @@ def test_trained_teacher_from_a_folder(tmp_path):
     options.smoke = True  # a tiny student
     train_one(options.arms[0], teacher, options, args, images(), square_processor(32))
     assert sizes == {48}
+
+
+def test_students_of_a_teacher_whose_folder_holds_another_one(tmp_path):
+    """Prevents: the students of the teacher that a folder held before, given out as the present one's."""
+    (tmp_path / "student.json").write_text(TINY.to_json_string())
+    options = StudyOptions(["KD"], str(tmp_path / "teacher"), str(tmp_path / "student.json"))
+    args = ExplanationDistillArguments(
+        str(tmp_path), max_steps=1, per_device_train_batch_size=4, use_cpu=True, report_to="none", save_strategy="no",
+        explanation_weight=0.0, remove_unused_columns=False, disable_tqdm=True,
+    )  # fmt: skip
+    for number in range(2):
+        torch.manual_seed(number)
+        classifier_of(TINY, ["cat", "dog"]).save_pretrained(tmp_path / "teacher")
+        square_processor(32).save_pretrained(tmp_path / "teacher")
+        arms = TrainedArms(options, args, images(), square_processor(32), tmp_path / "models", lambda model: {})
+        if number == 0:
+            assert list(arms.run(options.arms, [0])) == list(arms.run(options.arms, [0])) == ["KD-0"]
+    with pytest.raises(ValueError, match="other arguments"):
+        arms.run(options.arms, [0])
+
+
+def test_seeds_of_a_teacher_whose_folder_holds_another_one(tmp_path):
+    """Prevents: runs of the teacher that was guided before among those of another, in distill_coco.py's folder."""
+    done: list = []
+
+    def run(teacher):
+        args = ExplanationDistillArguments(str(tmp_path))
+        each_seed(args, 2, {}, lambda seed: {"seed": seed}, done.append, lambda seed: f"{teacher} of {seed}")
+
+    run("one")
+    run("one")
+    assert done[-1] == [{"seed": 42}, {"seed": 43}]
+    with pytest.raises(ValueError, match="which aren't mixed"):
+        run("another")
 
 
 def test_first_images_of_each_class():

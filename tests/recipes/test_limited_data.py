@@ -119,8 +119,14 @@ def test_students_of_another_teacher_are_not_mixed(finished, run, tmp_path):
     model = AutoModelForImageClassification.from_pretrained(teacher)
     model.classifier.weight.data.mul_(2)
     model.save_pretrained(teacher)
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit) as ended:
         run(limited_data, *line)
+    assert "other arguments" in str(ended.value.__cause__)
+    (tmp_path / "results.json").rename(tmp_path / "earlier.json")
+    shutil.rmtree(tmp_path / "runs")
+    with pytest.raises(SystemExit) as ended:
+        run(limited_data, *line, "--continue_from", str(tmp_path / "earlier.json"))
+    assert "holds students of another teacher" in str(ended.value.__cause__)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from ...alignment.own_processing import own_image_processor
 from ...alignment.precision import at_least_float32
 from ...architectures import call_model
 from ...architectures.base import evaluating
+from ...architectures.functions import uncompiled
 from ...architectures.taps import Taps, find_layer
 from ...data.concepts import ConceptImages
 from ...metrics.dissection import Tally, best_concepts, check_tally, concept_ious, tally_image
@@ -91,6 +92,7 @@ def network_dissection(
             range, no processor is known, there are too few images for the quantile, an activation isn't finite, the
             labels don't fit, or the folder holds the state of another run.
     """
+    model = uncompiled(model)
     paths = list(dict.fromkeys([layers] if isinstance(layers, str) else layers))
     quantiles = sorted({quantile} if isinstance(quantile, int | float) else set(quantile))
     _check(model, paths, quantiles, iou_threshold, tally, batch_size)
