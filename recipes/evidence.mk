@@ -18,12 +18,13 @@ needs = $(foreach name,$(1),$(if $($(name)),,$(error Give $(name)=FOLDER; the he
 
 .PHONY: evidence evidence-boxes evidence-boxes-tiny evidence-boxes-tiny-lite evidence-diffroar evidence-diffroar-cifar \
 	evidence-digits evidence-drift-images evidence-drift-texts evidence-entropy evidence-five-band \
-	evidence-guided-student evidence-interpretability evidence-interpretability-sskd evidence-kept-localisation \
-	evidence-limited-data evidence-limited-data-tiny evidence-shift evidence-shortcut evidence-tables evidence-texts \
-	evidence-unrelated evidence-watermark evidence-weight evidence-xdistillation evidence-xdistillation-cifar
+	evidence-interpretability evidence-interpretability-sskd evidence-kept-localisation evidence-limited-data \
+	evidence-limited-data-tiny evidence-limited-data-tiny-long evidence-shift evidence-shortcut evidence-tables \
+	evidence-texts evidence-unrelated evidence-watermark evidence-weight evidence-xdistillation \
+	evidence-xdistillation-cifar
 
 evidence: ## list the targets that make the results anew
-	@awk -F ':.*## ' '/^evidence-[a-z-]+:.*## / { printf "make %-27s %s\n", $$1, $$2 }' recipes/evidence.mk
+	@awk -F ':.*## ' '/^evidence-[a-z-]+:.*## / { printf "make %-32s %s\n", $$1, $$2 }' recipes/evidence.mk
 
 evidence-boxes: $(VENV)/.installed ## guidance by boxes (COCO_SUBSET, LITE0; 25 min)
 	$(call needs,COCO_SUBSET LITE0)
@@ -69,11 +70,6 @@ evidence-five-band: $(VENV)/.installed ## five bands on synthesised shapes (36 m
 		--teacher $(NETWORKS)/resnet34_quarter.json --student $(NETWORKS)/resnet18_quarter.json --seeds 3 \
 		--use_cpu true $(ARGS)
 
-evidence-guided-student: $(VENV)/.installed ## a guided teacher's student, after evidence-boxes (COCO_SUBSET, LITE0; 29 min)
-	$(call needs,COCO_SUBSET LITE0)
-	$(PAPERS)/distill_coco.py --data $(COCO_SUBSET) --voc_classes --teacher "outputs/guide_coco/guided-{seed}" \
-		--student $(LITE0) $(COCO_TRAINING) --comparison_grid native $(ARGS)
-
 evidence-interpretability: $(VENV)/.installed ## classic methods by concept detectors (TINY_IMAGENET, COCO_SUBSET; 6 h)
 	$(call needs,TINY_IMAGENET COCO_SUBSET)
 	$(PAPERS)/interpretability_table.py $(DETECTORS) --students scratch LS KD AT FT CRD self-KD e2KD --seeds 3 $(ARGS)
@@ -104,6 +100,12 @@ evidence-limited-data-tiny: $(VENV)/.installed ## few images a class, Tiny Image
 	$(call needs,TINY_IMAGENET LITE0)
 	$(PAPERS)/limited_data.py --data tiny_imagenet --folder $(TINY_IMAGENET) --teacher $(LITE0) --bf16 --use_cpu \
 		--studies frozen --students "KD, frozen" "e²KD, frozen" --output_dir outputs/limited_data_tiny_imagenet $(ARGS)
+
+evidence-limited-data-tiny-long: $(VENV)/.installed ## the same with twice the training (TINY_IMAGENET, LITE0; 4 h)
+	$(call needs,TINY_IMAGENET LITE0)
+	$(PAPERS)/limited_data.py --data tiny_imagenet --folder $(TINY_IMAGENET) --teacher $(LITE0) --bf16 --use_cpu \
+		--studies frozen --students "KD, frozen" "e²KD, frozen" --num_train_epochs 60 \
+		--output_dir outputs/limited_data_tiny_imagenet_60 $(ARGS)
 
 evidence-shift: $(VENV)/.installed ## ViT students of a convolutional teacher, and their shift test (TINY_IMAGENET, LITE0; 10 h)
 	$(call needs,TINY_IMAGENET LITE0)

@@ -44,12 +44,14 @@ RESULTS = Path(__file__).parents[1] / "results"
 PAGES = (RESULTS / "README.md", RESULTS.parents[1] / "README.md")
 
 
-def seeds_table(columns: Mapping[str, str], compared: str) -> Callable[[Mapping[str, Any], str], str]:
-    """A function that writes a part of the data with the paired difference from the first model's but the teacher's."""
+def seeds_table(
+    columns: Mapping[str, str], compared: str, baseline: str | None = None
+) -> Callable[[Mapping[str, Any], str], str]:
+    """A function that writes a part of the data with paired differences, by default from the first but the teacher."""
 
     def table(results: Mapping[str, Any], split: str) -> str:
         first = next(model for model in results["runs"][0] if model not in ("seed", "teacher"))
-        return runs_table(results, split, columns, first, compared)
+        return runs_table(results, split, columns, baseline or first, compared)
 
     return table
 
@@ -57,7 +59,7 @@ def seeds_table(columns: Mapping[str, str], compared: str) -> Callable[[Mapping[
 TABLES: dict[str, Callable[[Any, str], str]] = {
     "diffroar": diffroar_table,
     **{f"distill_{name}": seeds_table(METRICS, "agreement") for name in ("vit", "resnet", "convnext")},
-    "distill_coco": seeds_table(OF_BOXES, "energy_pointing_game"),
+    "distill_coco": seeds_table(OF_BOXES, "energy_pointing_game", "KD"),
     "distill_data_free": seeds_table(METRICS, "agreement"),
     "entropy": entropy_table,
     "five_band": lambda results, split: markdown_table({split: results["summary"][split]}, OF_BANDS),

@@ -148,6 +148,11 @@ def run_limited_data(description: str) -> dict[str, Any]:
         The content of `results.json`.
     """
     options, args = parse(description)
+    if "length" in options.studies and args.max_steps > 0 and not options.smoke:
+        raise ValueError(
+            f"--studies length trains for parts and multiples of --num_train_epochs, and --max_steps {args.max_steps} "
+            "would make all trainings as long. Leave --max_steps out."
+        )
     if args.device.type == "cpu":
         use_one_thread()
     deciding = {name: value for name, value in asdict(options).items() if name in DECIDING}
@@ -223,6 +228,13 @@ def train_students(
     if options.held_out_images:
         wanted = [file for file, row in rows.items() if row["student"] in options.held_out_students]
         wanted = [file for file in wanted if "held_out_images" not in rows[file]]
+        gone = [file for file in wanted if not (students / file).is_dir()]
+        if gone:
+            raise ValueError(
+                f"--held_out_images measures students' weights, and '{students}' lacks {', '.join(gone)}: "
+                "--continue_from takes over figures alone. Copy these folders there, choose --held_out_students that "
+                "are, or leave --continue_from out to train them anew."
+            )
         folder = study.folder / f"held_out-{options.held_out_images}"
         for file, figures in share_runs(folder, wanted, digest, measure).items():
             rows[file] |= figures

@@ -72,6 +72,11 @@ def test_a_longer_study_goes_on(finished, monkeypatch, tmp_path):
     monkeypatch.setattr("sys.argv", [*line, *given, "--explanation_weight", "2"])
     with pytest.raises(ValueError, match="other options, arguments or another version"):
         limited_data.run_limited_data(limited_data.__doc__)
+    # Figures are taken over without the weights that a further measure needs.
+    shutil.rmtree(tmp_path / "students")
+    monkeypatch.setattr("sys.argv", [*line, *given[:2], "--students", "e²KD", "--held_out_images", "2"])
+    with pytest.raises(ValueError, match="lacks e_KD-.*Copy these folders there"):
+        limited_data.run_limited_data(limited_data.__doc__)
 
 
 def test_students_of_another_kind_on_unrelated_images(run, tmp_path):
@@ -144,6 +149,14 @@ def test_wrong_options_are_refused(run, capsys, option, message):
     with pytest.raises(SystemExit):
         run(limited_data, "--smoke", *option)
     assert message in capsys.readouterr().err
+
+
+def test_a_length_in_steps_is_refused(monkeypatch, tmp_path):
+    """Prevents: trainings of one length, by `--max_steps`, under the headings of several."""
+    line = ["--folder", str(tmp_path), "--studies", "length", "--max_steps", "5", "--output_dir", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", ["limited_data", *line])
+    with pytest.raises(ValueError, match="Leave --max_steps out"):
+        limited_data.run_limited_data(limited_data.__doc__)
 
 
 def test_images_are_divided_by_class():
