@@ -115,17 +115,17 @@ def paired_table(
     rows: Sequence[Mapping[str, Any]],
     columns: Mapping[str, str],
     baseline: str,
-    compared: str,
+    compared: str | Sequence[str],
     teacher: Mapping[str, float],
     kind: str = "student",
 ) -> str:
-    """Write students as a table: means ± standard deviations over seeds, and a paired difference with its interval.
+    """Write students as a table: means ± standard deviations over seeds, and paired differences with their intervals.
 
     Args:
         rows: Figures with `student` (`kind`) and `seed`, in the table's order.
         columns: Figures with their headings, shown as far as there are some.
         baseline: Student from which the difference is taken, seed by seed.
-        compared: Figure of which it is taken.
+        compared: Figure of which it is taken, or several.
         teacher: The teacher's figures.
         kind: Heading of the names, and the column that holds them.
     """
@@ -133,20 +133,25 @@ def paired_table(
     for row in rows:
         by_student.setdefault(row[kind], {})[row["seed"]] = row
     shown = [name for name in columns if any(name in row for row in rows)]
-    heads = [kind, "seeds", *(columns[name] for name in shown), f"{columns[compared]} − {baseline}'s"]
+    differing = [compared] if isinstance(compared, str) else list(compared)
+    of_baseline = [f"{columns[name]} − {baseline}'s" for name in differing]
+    heads = [kind, "seeds", *(columns[name] for name in shown), *of_baseline]
     lines = [" | ".join(heads), "|".join(["---"] * len(heads))]
     if set(shown) & set(teacher):
-        lines.append(" | ".join(["teacher", "", *(cell([teacher[n]] if n in teacher else []) for n in shown), ""]))
+        figures = [cell([teacher[name]] if name in teacher else []) for name in shown]
+        lines.append(" | ".join(["teacher", "", *figures, *[""] * len(differing)]))
     for student, seeds in by_student.items():
         values = [[row[name] for row in seeds.values() if name in row] for name in shown]
-        pairs = [
-            (row[compared], by_student[baseline][seed][compared])
-            for seed, row in seeds.items()
-            if student != baseline and compared in row and seed in by_student.get(baseline, {})
-        ]
         cells = [cell(each, places_of(name, each)) for name, each in zip(shown, values, strict=True)]
-        changes = difference(pairs, places_of(compared, [value for pair in pairs for value in pair]))
-        lines.append(" | ".join([student, str(len(seeds)), *cells, changes]))
+        changes = []
+        for name in differing:
+            pairs = [
+                (row[name], by_student[baseline][seed][name])
+                for seed, row in seeds.items()
+                if student != baseline and name in row and seed in by_student.get(baseline, {})
+            ]
+            changes.append(difference(pairs, places_of(name, [value for pair in pairs for value in pair])))
+        lines.append(" | ".join([student, str(len(seeds)), *cells, *changes]))
     return "\n".join(f"| {line} |" if "---" not in line else f"|{line}|" for line in lines)
 
 
@@ -159,7 +164,9 @@ def joined_runs(files: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {**files[0], "runs": [by_seed[seed] for seed in sorted(by_seed)]}
 
 
-def runs_table(results: Mapping[str, Any], split: str, columns: Mapping[str, str], baseline: str, compared: str) -> str:
+def runs_table(
+    results: Mapping[str, Any], split: str, columns: Mapping[str, str], baseline: str, compared: str | Sequence[str]
+) -> str:
     """Write the `runs` of a `results.json` as a table of `paired_table`.
 
     Args:

@@ -17,7 +17,7 @@ and says which tables differ.
 import argparse
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ PAGES = (RESULTS / "README.md", RESULTS.parents[1] / "README.md")
 
 
 def seeds_table(
-    columns: Mapping[str, str], compared: str, baseline: str | None = None
+    columns: Mapping[str, str], compared: str | Sequence[str], baseline: str | None = None
 ) -> Callable[[Mapping[str, Any], str], str]:
     """A function that writes a part of the data with paired differences, by default from the first but the teacher."""
 
@@ -59,7 +59,7 @@ def seeds_table(
 TABLES: dict[str, Callable[[Any, str], str]] = {
     "diffroar": diffroar_table,
     **{f"distill_{name}": seeds_table(METRICS, "agreement") for name in ("vit", "resnet", "convnext")},
-    "distill_coco": seeds_table(OF_BOXES, "energy_pointing_game", "KD"),
+    "distill_coco": seeds_table(OF_BOXES, ["energy_pointing_game", "localization_iou"], "KD"),
     "distill_data_free": seeds_table(METRICS, "agreement"),
     "entropy": entropy_table,
     "five_band": lambda results, split: markdown_table({split: results["summary"][split]}, OF_BANDS),
