@@ -180,7 +180,7 @@ def default_taps(model: nn.Module) -> list[str]:
         except AttributeError:
             continue
         if isinstance(blocks, nn.ModuleList) and len(blocks):
-            return [f"{prefix}{name}.{number}" for number in _ends_of_stages(list(blocks))]
+            return [f"{prefix}{name}.{number}{_last_block(blocks[number])}" for number in _ends_of_stages(list(blocks))]
     raise ValueError(
         f"The stages or blocks of {type(model).__name__} aren't known. Name the layers to compare: "
         'layers={"path.in.the.student": "path.in.the.teacher"}.'
@@ -209,6 +209,11 @@ def _timm_stages(bare: Any) -> list[str]:
     ]
 
 
+def _last_block(stage: nn.Module) -> str:
+    """The end of a stage's path: of a list, whose blocks are called one by one (PVT, PoolFormer), the last one."""
+    return f".{len(stage) - 1}" if isinstance(stage, nn.ModuleList) else ""
+
+
 def pair_layers(student: Sequence[str], teacher: Sequence[str], at_most: int | None = None) -> dict[str, str]:
     """Pair two models' layers, the last with the last and the others at the same relative depth.
 
@@ -230,6 +235,7 @@ def pair_layers(student: Sequence[str], teacher: Sequence[str], at_most: int | N
 
 def _ends_of_stages(blocks: Sequence[nn.Module]) -> list[int]:
     lowers = [any(isinstance(m, nn.Conv2d) and max(m.stride) > 1 for m in block.modules()) for block in blocks]
-    if not any(lowers[1:]):
+    # A list is a stage: PVT's attention lowers the resolution of its keys alone, by a stride too.
+    if not any(lowers[1:]) or isinstance(blocks[0], nn.ModuleList):
         return list(range(len(blocks)))
     return [number for number in range(len(blocks)) if number + 1 == len(blocks) or lowers[number + 1]]
