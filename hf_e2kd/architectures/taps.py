@@ -135,11 +135,17 @@ def feature_cells(
         (B, h, w, C) of images, without prefix tokens; (B, T, C) of texts; (B, C) of pooled features.
 
     Raises:
-        ValueError: a layout that isn't known.
+        ValueError: a layout that isn't known, or rows that aren't the batch's samples.
     """
+    pixel_values = inputs.get("pixel_values")
+    batch = inputs.get("input_ids") if pixel_values is None else pixel_values
+    if batch is not None and len(feature) != len(batch):
+        raise ValueError(
+            f"The output of the layer '{path}' has the shape {tuple(feature.shape)} for a batch of {len(batch)}: its "
+            "rows are windows, patches or tokens, and not samples. Tap another layer."
+        )
     if feature.ndim == 2:
         return feature
-    pixel_values = inputs.get("pixel_values")
     if pixel_values is None:
         if feature.ndim == 3:
             return feature

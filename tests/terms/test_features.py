@@ -107,6 +107,14 @@ def test_default_taps_of_image_models(name, taps):
     assert default_taps(build(name)) == taps
 
 
+def test_rows_that_are_no_samples_are_refused():
+    """Prevents: the windows of a batch, or the tokens of a model that is given them first, compared as its samples."""
+    windows, tokens = torch.zeros(8, 16, 4), torch.zeros(7, 2, 4)
+    for feature, inputs in ((windows, {"pixel_values": images(2)}), (tokens, {"input_ids": torch.ones(2, 7).long()})):
+        with pytest.raises(ValueError, match="for a batch of 2: its rows are windows, patches or tokens"):
+            feature_cells(feature, inputs, "a.layer")
+
+
 @pytest.mark.parametrize(("family", "name"), [("Pvt", "pvt"), ("PoolFormer", "poolformer")])
 def test_default_taps_of_stages_that_are_lists(family, name):
     """Prevents: lists of blocks, which the forward pass calls one by one, as layers."""
