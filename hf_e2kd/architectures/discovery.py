@@ -21,6 +21,9 @@ from .timm import is_timm
 
 logger = get_logger(__name__)
 
+TOKEN_COLUMNS = ("bbox", "token_type_ids")
+"""What some models of texts know of each token, and take to be zero where it is missing; others don't know it."""
+
 
 def discover_target(model: nn.Module, inputs: Mapping[str, Any]) -> str:
     """Path of the last layer that is laid out in space and whose every place can reach the logits.
@@ -140,7 +143,7 @@ def logits_of(model: nn.Module, outputs: Any) -> torch.Tensor:
 
 
 def accepted_inputs(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out the columns that describe tokens to explainers, and token types where the model knows none.
+    """Leave out the columns that describe tokens to explainers, and what the model doesn't know of `TOKEN_COLUMNS`.
 
     DistilBERT and BERT share a tokenizer, which gives token types, and DistilBERT's forward refuses or ignores them.
     """
@@ -148,7 +151,7 @@ def accepted_inputs(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, An
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     parameters = inspect.signature(base.forward).parameters
     passes_on = any(p.kind is p.VAR_KEYWORD for p in parameters.values()) and not isinstance(base, PreTrainedModel)
-    unknown = set() if "token_type_ids" in parameters or passes_on else {"token_type_ids"}
+    unknown = set() if passes_on else {*TOKEN_COLUMNS} - parameters.keys()
     return {key: value for key, value in inputs.items() if key not in unknown.union(LAYOUT_COLUMNS)}
 
 

@@ -93,14 +93,26 @@ def uncompiled(model: nn.Module) -> nn.Module:
     return own
 
 
+def without_adapter(model: nn.Module) -> nn.Module:
+    """Return the model that PEFT has wrapped, whose layers hold the adapters, and any other as it is.
+
+    It computes the same, and its class says which layers it has. Not so where an adapter puts tokens before each text,
+    which the model inside isn't given: such a wrapper is given back.
+    """
+    if not hasattr(model, "get_base_model"):
+        return model
+    kinds = (getattr(model, "peft_config", None) or {}).values()
+    return model if any(getattr(kind, "is_prompt_learning", False) for kind in kinds) else model.get_base_model()
+
+
 def as_module(model: Any) -> nn.Module:
-    """Return a torch module as it is, without torch.compile's wrapper, and any other callable as a `FunctionModel`.
+    """Return a torch module without torch.compile's and PEFT's wrappers, any other callable as a `FunctionModel`.
 
     Raises:
         ValueError: something that can't be called.
     """
     if isinstance(model, nn.Module):
-        return uncompiled(model)
+        return without_adapter(uncompiled(model))
     if not callable(model) or isinstance(model, type):
         raise ValueError(
             f"The model must be a torch module, or a function of a batch that gives logits, not {type(model).__name__}."

@@ -135,11 +135,17 @@ def feature_cells(
         (B, h, w, C) of images, without prefix tokens; (B, T, C) of texts; (B, C) of pooled features.
 
     Raises:
-        ValueError: a layout that isn't known.
+        ValueError: a layout that isn't known, or rows that aren't the batch's samples.
     """
+    pixel_values = inputs.get("pixel_values")
+    batch = inputs.get("input_ids") if pixel_values is None else pixel_values
+    if batch is not None and len(feature) != len(batch):
+        raise ValueError(
+            f"The output of the layer '{path}' has the shape {tuple(feature.shape)} for a batch of {len(batch)}: its "
+            "rows are windows, patches or tokens, and not samples. Tap another layer."
+        )
     if feature.ndim == 2:
         return feature
-    pixel_values = inputs.get("pixel_values")
     if pixel_values is None:
         if feature.ndim == 3:
             return feature
@@ -180,7 +186,7 @@ def default_taps(model: nn.Module) -> list[str]:
         except AttributeError:
             continue
         if isinstance(blocks, nn.ModuleList) and len(blocks):
-            return [f"{prefix}{name}.{number}" for number in _ends_of_stages(list(blocks))]
+            return [f"{prefix}{name}.{number}{_last_block(blocks[number])}" for number in _ends_of_stages(list(blocks))]
     raise ValueError(
         f"The stages or blocks of {type(model).__name__} aren't known. Name the layers to compare: "
         'layers={"path.in.the.student": "path.in.the.teacher"}.'
@@ -209,6 +215,11 @@ def _timm_stages(bare: Any) -> list[str]:
     ]
 
 
+def _last_block(stage: nn.Module) -> str:
+    """The end of a stage's path: of a list, whose blocks are called one by one (PVT, PoolFormer), the last one."""
+    return f".{len(stage) - 1}" if isinstance(stage, nn.ModuleList) else ""
+
+
 def pair_layers(student: Sequence[str], teacher: Sequence[str], at_most: int | None = None) -> dict[str, str]:
     """Pair two models' layers, the last with the last and the others at the same relative depth.
 
@@ -230,6 +241,7 @@ def pair_layers(student: Sequence[str], teacher: Sequence[str], at_most: int | N
 
 def _ends_of_stages(blocks: Sequence[nn.Module]) -> list[int]:
     lowers = [any(isinstance(m, nn.Conv2d) and max(m.stride) > 1 for m in block.modules()) for block in blocks]
-    if not any(lowers[1:]):
+    # A list is a stage: PVT's attention lowers the resolution of its keys alone, by a stride too.
+    if not any(lowers[1:]) or isinstance(blocks[0], nn.ModuleList):
         return list(range(len(blocks)))
     return [number for number in range(len(blocks)) if number + 1 == len(blocks) or lowers[number + 1]]

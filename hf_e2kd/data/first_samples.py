@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
+from torch.utils.data import IterableDataset
 from transformers.trainer_utils import has_length
 
 
 def first_samples(dataset: Any, count: int) -> list[Any]:
     """Return the first samples of a data set or stream, at most `count`."""
-    if has_length(dataset):
+    if has_length(dataset) and not isinstance(dataset, IterableDataset):
         return [dataset[number] for number in range(min(count, len(dataset)))]
     return list(islice(dataset, count))
 

@@ -31,7 +31,6 @@ KINDS = ("noise", "shift")
 
 # Their values for an appended token; what else a token has is that of the last word's.
 _APPENDED = {"attention_mask": 1, "word_ids": -1, "special_tokens_mask": 1}
-_OF_TOKENS = ("input_ids", "token_type_ids", *_APPENDED)
 
 
 @dataclass(frozen=True)
@@ -239,7 +238,11 @@ def append_tokens(inputs: Mapping[str, Any], ids: list[int]) -> tuple[dict[str, 
     source = torch.where(places <= last, places, torch.maximum(places - count, last))
     new = (places > last) & (places <= last + count)
     appended = torch.tensor([0, *ids], device=tokens.device)[torch.where(new, places - last, 0)]
-    longer = {name: inputs[name].gather(1, source) for name in _OF_TOKENS if inputs.get(name) is not None}
+    rows = torch.arange(len(tokens), device=tokens.device)[:, None]
+    # With whatever else tokens have, such as the boxes (B, T, 4) of LayoutLM.
+    longer = {name: value[rows, source] for name, value in inputs.items() if _is_of_tokens(value, tokens)}
+    if "position_ids" in longer:
+        longer["position_ids"] = longer["position_ids"] + (places - last).clamp(0, count)
     longer |= {name: longer[name].masked_fill(new, value) for name, value in _APPENDED.items() if name in longer}
     longer["input_ids"] = torch.where(new, appended.to(tokens), longer["input_ids"])
     if inputs.get("word_ids") is not None:
@@ -247,3 +250,7 @@ def append_tokens(inputs: Mapping[str, Any], ids: list[int]) -> tuple[dict[str, 
     # Explainers lay tokens out by what counts, among which are no new ones.
     longer["special_tokens_mask"] = longer.get("special_tokens_mask", torch.zeros_like(source)).masked_fill(new, 1)
     return {**inputs, **longer}, places[:width] + count * (places[:width] > last)
+
+
+def _is_of_tokens(value: Any, tokens: torch.Tensor) -> bool:
+    return isinstance(value, torch.Tensor) and value.shape[:2] == tokens.shape

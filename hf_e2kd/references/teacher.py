@@ -21,7 +21,7 @@ from ..alignment.labels import (
 from ..alignment.scores import refuse_one_shared_class
 from ..architectures import call_model
 from ..architectures.discovery import forward_inputs, return_mappings
-from ..architectures.functions import uncompiled
+from ..architectures.functions import uncompiled, without_adapter
 from ..architectures.refusals import refuse_offloaded, refuse_sentence_transformers
 from ..architectures.sharding import root_gathered, shard_frozen
 from ..architectures.taps import Taps
@@ -116,7 +116,8 @@ class TeacherReference(Reference):
             )
         if target not in TARGET_RULES:
             raise ValueError(unknown_choice("explanation target", target, sorted(TARGET_RULES)))
-        model = uncompiled(model)
+        self._given = uncompiled(model)
+        model = without_adapter(self._given)
         refuse_sentence_transformers(model, "teacher")
         refuse_offloaded(model, "teacher")
         return_mappings(model)
@@ -193,7 +194,7 @@ class TeacherReference(Reference):
         return [] if self.explainer is None else [self.explainer]
 
     def is_model(self, model: nn.Module) -> bool:
-        return self.model is model
+        return self._given is model
 
     def shared_logits(self, logits: torch.Tensor) -> torch.Tensor:
         return self._bound().teacher_logits(logits)

@@ -16,7 +16,7 @@ from accelerate import PartialState
 from filelock import FileLock, Timeout
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ..alignment.labels import class_count, dataset_label_names
@@ -377,7 +377,11 @@ class StoreBuilder:
     def _explain(self, batch: Mapping[str, Any], device: torch.device) -> Explanation:
         own = {name.removeprefix("teacher_"): value for name, value in batch.items() if name.startswith("teacher_")}
         dtype = next((p.dtype for p in self.teacher.parameters() if p.is_floating_point()), torch.float32)
-        accepted = {*inspect.signature(self.teacher.forward).parameters, "pixel_values", "input_ids", *LAYOUT_COLUMNS}
+        parameters = inspect.signature(self.teacher.forward).parameters
+        accepted = {*parameters, "pixel_values", "input_ids", *LAYOUT_COLUMNS}
+        # A wrapper of the user's own hands on what it doesn't name.
+        if not isinstance(self.teacher, PreTrainedModel) and any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            accepted |= {"attention_mask", "token_type_ids"}
         inputs = {
             # A teacher loaded in half precision takes its images so.
             name: value.to(device, dtype if value.is_floating_point() else None)

@@ -14,7 +14,7 @@ from transformers import DataCollatorWithPadding, default_data_collator
 
 from ..alignment.labels import LabelAlignment, align_names, class_count, class_names, is_score
 from ..alignment.scores import refuse_one_shared_class
-from ..architectures.functions import uncompiled
+from ..architectures.functions import uncompiled, without_adapter
 from ..architectures.refusals import refuse_offloaded
 from ..data.explanation_map import ExplanationMap
 from ..data.text import TextCollator
@@ -164,7 +164,7 @@ class StoredReference(Reference):
         """
         state = launched_processes()
         if isinstance(teacher, nn.Module):
-            teacher = uncompiled(teacher)
+            teacher = without_adapter(uncompiled(teacher))
             refuse_offloaded(teacher, "teacher")
             teacher.to(state.device)
         builder = StoreBuilder(teacher, dataset, Path(output_dir), **options)

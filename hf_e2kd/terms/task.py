@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers import PreTrainedModel
 
 from ..alignment.labels import is_multi_label, is_score
 from ..alignment.precision import at_least_float32
@@ -132,6 +133,7 @@ def classification_loss(
     if (labels < 0).all():
         # The mean over no labels would be NaN.
         return logits.sum() * 0.0
-    if hasattr(student, "loss_function"):
+    if isinstance(student, PreTrainedModel) and (student.loss_type is not None or hasattr(student, "_loss_function")):
         return student.loss_function(labels, logits, student.config)
+    # Of a class of the user's own, whose name says nothing, transformers' loss would be that of a language model.
     return F.cross_entropy(logits, labels)

@@ -7,6 +7,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import nn
+from torch.utils.data import IterableDataset
+from transformers.trainer_utils import has_length
 
 from ..alignment.inputs import ANNOTATION_COLUMNS
 from ..alignment.labels import NO_LABEL, class_count, is_score, without_subsets
@@ -162,7 +164,8 @@ def dataset_columns(dataset: Any) -> list[str]:
     names = getattr(without_subsets(dataset), "column_names", None)
     if isinstance(names, list):
         return sorted(names)
-    if dataset is None or not hasattr(dataset, "__getitem__") or not len(dataset):
+    is_stream = isinstance(dataset, IterableDataset)  # which has a `__getitem__` too, that raises
+    if is_stream or not hasattr(dataset, "__getitem__") or not has_length(dataset) or not len(dataset):
         return []
     first = dataset[0]
     return sorted(first) if isinstance(first, Mapping) else []

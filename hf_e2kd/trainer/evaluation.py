@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from accelerate.data_loader import IterableDatasetShard
 from torch import nn
 from transformers import Trainer
 
@@ -112,6 +113,9 @@ class EvaluationMixin(Trainer):
                 "evaluate in one process or with DDP."
             )
         data = getattr(dataloader, "dataset", None)
+        if isinstance(data, IterableDatasetShard):
+            _warn_of_repeated_samples()
+            data = data.dataset  # which states its classes
         self.set_up_terms(data)
         scores = is_score(self.student)
         groups = data.groups if isinstance(data, GroupedDataset) else None
@@ -180,7 +184,7 @@ class EvaluationMixin(Trainer):
         inputs = self._prepare_inputs(inputs)
         groups = {name: inputs.pop(name) for name in (GROUP,) if name in inputs}
         self.terms.eval()
-        refuse_missing_inputs(inputs, self.eval_dataset, bool(self.args.remove_unused_columns))
+        refuse_missing_inputs(inputs, self._evaluated, bool(self.args.remove_unused_columns))
         if "labels" not in inputs:
             self._warn_of_missing_labels(inputs)
         self._evaluated = None
@@ -229,3 +233,12 @@ class EvaluationMixin(Trainer):
                 f"measured. They hold {sorted(inputs)}{f' of the columns {sorted(columns)}' if columns else ''}. Name "
                 "the column of labels 'label' or 'labels', with the classes' numbers (dataset.class_encode_column)."
             )
+
+
+def _warn_of_repeated_samples() -> None:
+    """Warn of a stream that each process reads for itself: Accelerate doesn't know then how many samples it has."""
+    logger.warning_once(
+        "Each process reads the evaluation's stream for itself (dispatch_batches=False). Its last batches are filled "
+        "up by the first samples, which count twice in every figure. Leave dispatch_batches unset, with "
+        "accelerator_config={'split_batches': True} where texts differ in length, or evaluate in one process."
+    )

@@ -11,8 +11,10 @@ from transformers.trainer_utils import has_length
 
 from ..alignment.inputs import ANNOTATION_COLUMNS
 from ..alignment.labels import data_labels
+from ..architectures.discovery import TOKEN_COLUMNS, accepted_inputs
 from ..data.groups import GROUP, GroupedDataset, read_groups
 from ..data.text import text_lengths
+from ..references import TeacherReference
 from ..store.joining import unattached
 from ..store.samples import IndexedDataset
 from ..terms.base import SAMPLE_ID
@@ -36,6 +38,9 @@ class LoadingMixin(Trainer):
             columns |= {column for term in self._named_terms().values() for column in term.columns}
             collated = getattr(self.data_collator, "columns", ())
             extra = columns | {*ANNOTATION_COLUMNS, "teacher_pixel_values", "special_tokens_mask", GROUP, *collated}
+            # What a teacher knows of the tokens, though the student doesn't.
+            teachers = [each.model for each in self.references.values() if isinstance(each, TeacherReference)]
+            extra |= {name for model in teachers for name in accepted_inputs(model, dict.fromkeys(TOKEN_COLUMNS))}
             if collated:
                 # Sampling by length reads it; a collator that knows its own columns passes it over.
                 extra.add(self.args.length_column_name)

@@ -360,6 +360,8 @@ def test_what_is_not_opened_is_refused(tiny):
     adapted = peft.get_peft_model(build_text("bert"), peft.LoraConfig(target_modules=["query"]))
     with pytest.raises(ValueError, match="and here is a Linear of peft.*Merge an adapter"):
         LRP().check(adapted.get_base_model())
+    with pytest.raises(ValueError, match="and here is a Linear of peft.*Merge an adapter"):
+        explain(adapted.eval(), inputs, "lrp")
     model = build_text("bert", hidden_act="mish")
     with pytest.raises(ValueError, match="the activation MishActivation. Known are gelu, gelu_tanh"):
         LRP()(model, inputs, TARGET)

@@ -159,6 +159,21 @@ def test_tokens_are_inserted_before_what_ends_a_text():
     assert torch.equal(longer["input_ids"].gather(1, places), batch["input_ids"])
 
 
+def test_what_else_tokens_have_is_inserted_too():
+    """Prevents: LayoutLM's boxes of fewer tokens than its forward is given, and positions that stand twice."""
+    ids = torch.tensor([[2, 11, 12, 3, 0]])
+    boxes = torch.arange(5)[:, None].expand(5, 4)[None]
+    batch = {
+        "input_ids": ids,
+        "attention_mask": (ids != 0).long(),
+        "bbox": boxes,
+        "position_ids": torch.arange(5)[None],
+    }
+    longer, _ = append_tokens(batch | {"special_tokens_mask": torch.tensor([[1, 0, 0, 1, 1]])}, [7, 8])
+    assert longer["bbox"][0, :, 0].tolist() == [0, 1, 2, 2, 2, 3, 4]
+    assert longer["position_ids"][0].tolist() == [0, 1, 2, 3, 4, 5, 6]
+
+
 def test_what_can_not_be_controlled_is_refused(tmp_path):
     """Prevents: noise of an unknown size, a control of nothing, and an index error deep in a model."""
     trainer = distiller(build("resnet"), build("resnet", seed=1), tmp_path)

@@ -1,5 +1,8 @@
 """A teacher with other classes, another order of them, or another processor than the student's."""
 
+import copy
+
+import peft
 import pytest
 import torch
 from torch.nn import functional as F
@@ -221,3 +224,17 @@ def test_explainers_of_either_side(tiny, tmp_path):
         own.maps, explain(tiny("resnet"), pixels, target=output.target, target_layer="resnet.encoder.stages.0").maps
     )
     trainer.train()
+
+
+def test_teachers_with_adapters(tmp_path):
+    """Prevents: maps of another layer than the family's own, as PEFT's wrapper is of none, and stages not found."""
+    adapter = peft.LoraConfig(target_modules=["fc1"], init_lora_weights=False)
+    adapted = peft.get_peft_model(build("dinov2", seed=1), adapter).eval()
+    merged = copy.deepcopy(adapted).merge_and_unload()
+    torch.testing.assert_close(explain(adapted, images()).maps, explain(merged, images()).maps, rtol=1e-3, atol=1e-5)
+    settings = {"terms": {"hint": {}}}
+    found, expected = (distiller(build("dinov2"), teacher, tmp_path, settings) for teacher in (adapted, merged))
+    for trainer in (found, expected):
+        trainer.train()
+    for name in ("loss_explanation", "loss_hint"):
+        assert logged(found, name) == pytest.approx(logged(expected, name), rel=1e-3)

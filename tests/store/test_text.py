@@ -1,7 +1,10 @@
 """Stored texts: scores of the teacher's tokens as maps over words."""
 
+import datasets
+import peft
 import pytest
 import torch
+from torch import nn
 from transformers import DataCollatorWithPadding
 
 from hf_e2kd import TeacherReference, TextCollator
@@ -117,3 +120,33 @@ def test_evaluation_without_a_store_is_told_in_its_own_words():
     """Prevents: "Train on…" said of an evaluation (fault B18)."""
     with pytest.raises(StoreError, match=r"such as one to evaluate on.*`reference.attach\(dataset, folder=...\)`"):
         StoredTextCollator(TextCollator(STUDENT))([{"text": "a film", "label": 1}])
+
+
+class Wrapper(nn.Module):
+    """A teacher of the user's own, which hands on what it is given."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.config = model, model.config
+
+    def forward(self, **inputs):
+        return self.model(**inputs)
+
+
+@pytest.mark.parametrize("kind", ["own", "adapter", "adapter of a task"])
+def test_wrapped_teachers_are_given_masks_and_token_types(tmp_path, kind):
+    """Prevents: padding that is attended to, and pairs read as one text, in silence, as the forward names neither."""
+    words = [row["text"].split() for row in texts()]
+    data = datasets.Dataset.from_list([{"text": " ".join(own[:2]), "second": " ".join(own[2:6])} for own in words])
+    teacher = text_model("bert", STUDENT, 1)
+    options = {"processing_class": STUDENT, "text_columns": ("text", "second"), "explainer": "saliency"}
+    expected = store(teacher, data, tmp_path / "plain", dtype="float32", **options)
+    if kind == "own":
+        wrapped = Wrapper(teacher)
+    else:  # before it is trained, an adapter changes nothing
+        task = "SEQ_CLS" if kind == "adapter of a task" else None
+        config = peft.LoraConfig(target_modules=["query"], task_type=task, modules_to_save=[])
+        wrapped = peft.get_peft_model(teacher, config)
+    found = store(wrapped.eval(), data, tmp_path / "wrapped", dtype="float32", **options)
+    for row, plain in zip(found.attach(data), expected.attach(data), strict=True):
+        torch.testing.assert_close(torch.tensor(row["reference_logits"]), torch.tensor(plain["reference_logits"]))

@@ -98,3 +98,12 @@ def test_features_without_rows_and_columns(shape):
     reference_output = ReferenceOutput(torch.zeros(2).long(), features={"x": torch.zeros(shape)})
     with pytest.raises(ValueError, match=r"layer 'a' gives \(2, .*without rows and columns.*'hint'"):
         term.setup(output, reference_output, {}, None)
+
+
+def test_layers_of_other_terms():
+    """Prevents: a pooled layer that another term compares, such as a hint's, refused as if it were this one's."""
+    term = FactorTransfer()
+    term.taps, term.reference_taps = ("own",), ("theirs",)
+    output = StepOutput(torch.zeros(2, 3), features={"own": waves(2, 4, 4, 3), "of another term": torch.zeros(2, 5)})
+    term.setup(output, ReferenceOutput(torch.zeros(2), features={"theirs": waves(2, 4, 4, 6)}), {}, None)
+    assert len(term.translators) == 1

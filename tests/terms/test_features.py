@@ -6,6 +6,7 @@ import pickle
 import pytest
 import timm
 import torch
+import transformers
 from packaging import version
 from torch.nn import functional as F
 
@@ -104,6 +105,29 @@ def test_a_hint_is_a_projection_and_a_mean_of_squares():
 def test_default_taps_of_image_models(name, taps):
     """Prevents: a family whose stages or blocks aren't found, so that each user must name them."""
     assert default_taps(build(name)) == taps
+
+
+def test_rows_that_are_no_samples_are_refused():
+    """Prevents: the windows of a batch, or the tokens of a model that is given them first, compared as its samples."""
+    windows, tokens = torch.zeros(8, 16, 4), torch.zeros(7, 2, 4)
+    for feature, inputs in ((windows, {"pixel_values": images(2)}), (tokens, {"input_ids": torch.ones(2, 7).long()})):
+        with pytest.raises(ValueError, match="for a batch of 2: its rows are windows, patches or tokens"):
+            feature_cells(feature, inputs, "a.layer")
+
+
+@pytest.mark.parametrize(("family", "name"), [("Pvt", "pvt"), ("PoolFormer", "poolformer")])
+def test_default_taps_of_stages_that_are_lists(family, name):
+    """Prevents: lists of blocks, which the forward pass calls one by one, as layers."""
+    sizes = {"hidden_sizes": [8, 16, 16, 32], "depths": [1, 2, 1, 1], "num_attention_heads": [1, 1, 2, 2]}
+    config = getattr(transformers, f"{family}Config")(**sizes)
+    model = getattr(transformers, f"{family}ForImageClassification")(config).eval()
+    taps = default_taps(model)
+    assert taps == [f"{name}.encoder.block.{stage}.{last}" for stage, last in enumerate((0, 1, 0, 0))]
+    reader, pixel_values = Taps(model, taps), torch.zeros(1, 3, 224, 224)
+    reader.start()
+    with torch.no_grad():
+        model(pixel_values)
+    assert set(reader.stop({"pixel_values": pixel_values})) == set(taps)
 
 
 # Earlier versions of timm state no stages, or others, for some families.

@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_e2kd import ExplanationDistillArguments
-from hf_e2kd.terms.task import probability_mse
+from hf_e2kd.terms.task import classification_loss, probability_mse
 from hf_e2kd.testing import check_gradient
 from tests.models import CLASSES, build
 from tests.training import distiller, logged, samples
@@ -70,3 +72,38 @@ def test_a_loss_of_the_users_own_is_told_how_many_labels_count(tmp_path, labelle
     stock.train()
     assert counts == [max(labelled, 1)]
     assert logged(trainer, "loss_task") == pytest.approx(logged(stock, "loss_task"), abs=1e-6)
+
+
+class OwnConfig(PreTrainedConfig):
+    model_type = "own"
+
+
+class OwnNetwork(PreTrainedModel):
+    """A class of the user's own, whose name doesn't say what it is for."""
+
+    config_class = OwnConfig
+    main_input_name = "pixel_values"
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.convolution = nn.Conv2d(3, 8, 3, stride=2)
+        self.head = nn.Linear(8, config.num_labels)
+        self.post_init()
+
+    def forward(self, pixel_values, labels=None):
+        logits = self.head(self.convolution(pixel_values).relu().mean((2, 3)))
+        return {"logits": logits}
+
+
+def test_students_of_a_class_of_the_users_own(tmp_path):
+    """Prevents: a TypeError of transformers' loss of language models, the default of classes that it doesn't know."""
+    student, data = OwnNetwork(OwnConfig(num_labels=CLASSES)), samples(4)
+    labels = torch.tensor([sample["labels"] for sample in data])
+    with torch.no_grad():
+        logits = student(torch.stack([sample["pixel_values"] for sample in data]))["logits"]
+    settings = {"task_weight": 1.0, "explanation_weight": 0.0, "max_steps": 1}
+    trainer = distiller(student, OwnNetwork(OwnConfig(num_labels=CLASSES)), tmp_path, settings, train_dataset=data)
+    trainer.train()
+    assert logged(trainer, "loss_task") == pytest.approx([F.cross_entropy(logits, labels).item()], rel=1e-5)
+    student.loss_function = lambda labels, logits, config: logits.sum() * 0 + 7
+    assert classification_loss(student, logits, labels) == 7

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from accelerate.data_loader import IterableDatasetShard
 from datasets import Array3D, ClassLabel, Dataset, Features, Value
+from torch.utils.data import DataLoader, IterableDataset
 from transformers import TrainingArguments
 
 from hf_e2kd import explain
@@ -225,3 +227,28 @@ def test_columns_of_a_datasets_dataset_reach_the_references(tiny, tmp_path):
     batch = next(iter(trainer.get_train_dataloader()))
     assert set(batch) == {"pixel_values", "teacher_pixel_values", "mask"}
     trainer.train()
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(samples(5))
+
+
+def test_repeated_samples_of_a_stream_are_warned_of(tiny, tmp_path, caplog):
+    """Prevents: figures in which the stream's first samples, which fill up the last batches, silently count twice."""
+    trainer = distiller(tiny("vit"), build("vit", seed=1), tmp_path)
+    alone, shared = Stream(), IterableDatasetShard(Stream(), batch_size=4, num_processes=2, process_index=1)
+    for stream, warned in ((alone, 0), (shared, 1)):
+        trainer.evaluation_loop(DataLoader(stream, batch_size=4), "Evaluation")
+        assert caplog.text.count("which count twice in every figure") == warned
+
+
+def test_a_shared_stream_of_other_labels(tiny, tmp_path):
+    """Prevents: the labels of another label space scored as the student's, as a process's share names no classes."""
+    names = Features({"pixel_values": Array3D((3, 32, 32), "float32"), "labels": ClassLabel(names=list("abcde"))})
+    rows = [{"pixel_values": s["pixel_values"].numpy(), "labels": s["labels"]} for s in samples(4)]
+    stream = Dataset.from_list(rows, features=names).to_iterable_dataset().with_format("torch")
+    shared = IterableDatasetShard(stream, batch_size=4, num_processes=2)
+    trainer = distiller(tiny("vit"), build("vit", seed=1), tmp_path)
+    metrics = trainer.evaluation_loop(DataLoader(shared, batch_size=4), "Evaluation").metrics
+    assert "eval_agreement" in metrics and "eval_accuracy" not in metrics

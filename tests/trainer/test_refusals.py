@@ -268,3 +268,36 @@ def test_empty_stream_keeps_the_student(tiny, tmp_path):
     with pytest.raises(ValueError, match="does not contain any data"):
         distiller(student, build("vit", seed=1), tmp_path, train_dataset=Nothing()).train()
     assert all(torch.equal(a, b) for a, b in zip(before, student.parameters(), strict=True))
+
+
+class Columns(IterableDataset):
+    """A stream of some columns of `samples`."""
+
+    def __init__(self, *columns: str):
+        self.columns = columns
+
+    def __iter__(self):
+        return ({name: sample[name] for name in self.columns} for sample in samples(4))
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [("pixel_values", "has no labels.*It holds .'pixel_values'.*'labels'"), ("labels", "no inputs for the model")],
+)
+def test_streams_that_lack_a_column(tiny, tmp_path, column, message):
+    """Prevents: "object of type 'Stream' has no len()" in the place of what is missing and how to give it."""
+    settings = {"task_weight": 1.0}
+    trainer = distiller(tiny("vit"), build("vit", seed=1), tmp_path, settings, train_dataset=Columns(column))
+    with pytest.raises(ValueError, match=message):
+        trainer.train()
+
+
+def test_one_of_several_evaluation_sets_lacks_inputs(tiny, tmp_path):
+    """Prevents: "KeyError: 0", of the dictionary of data sets, in the place of the columns that the batch has."""
+    sets = {"whole": samples(4), "raw": [{"image": "a file", "labels": 0}] * 4}
+    settings = {"remove_unused_columns": False}
+    trainer = distiller(tiny("vit"), build("vit", seed=1), tmp_path, settings, eval_dataset=sets)
+    with pytest.raises(
+        ValueError, match=r"no inputs for the model: it holds \['labels'\], and \['image'\] was dropped"
+    ):
+        trainer.evaluate()

@@ -4,6 +4,7 @@ import datasets
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils.data import IterableDataset
 from torchvision.transforms import v2
 
 from hf_e2kd import ExplanationDistillTrainer, TextCollator
@@ -155,6 +156,28 @@ def test_streams_have_no_banks(tmp_path):
     settings = {"terms": {"crd": OPTIONS["crd"]}}
     trainer = distiller(build("vit"), build("resnet", seed=1), tmp_path, settings, train_dataset=stream)
     with pytest.raises(ValueError, match="IterableDataset has no length. Give a train_dataset with a length"):
+        trainer.train()
+
+
+class SizedStream(IterableDataset):
+    """A stream that knows its length, and no sample by its position."""
+
+    def __len__(self):
+        return 4
+
+    def __iter__(self):
+        return iter(samples(4))
+
+
+def test_streams_of_a_known_length(tmp_path):
+    """Prevents: a sample asked for by its position, which a stream has none of, as its length were that of a list."""
+    settings = {"terms": {"hint": {}}}
+    trainer = distiller(build("resnet"), build("resnet", seed=1), tmp_path, settings, train_dataset=SizedStream())
+    trainer.train()
+    assert len(logged(trainer, "loss_hint")) == trainer.args.max_steps
+    trainer = made(tmp_path, "crd")
+    trainer.train_dataset = SizedStream()
+    with pytest.raises(ValueError, match="a SizedStream is a stream. Give a train_dataset with a length"):
         trainer.train()
 
 

@@ -435,3 +435,18 @@ def test_accumulated_batches_equal_the_large_one(tmp_path):
         assert relative_error(other, one) < 1e-4
     for one, other in zip(large_losses, small_losses, strict=True):
         assert other == pytest.approx(one, rel=1e-4)
+
+
+def test_a_teacher_is_given_token_types_that_the_student_does_not_know(tmp_path):
+    """Prevents: pairs that a BERT reads as one text, in silence, as DistilBERT's forward names no token types."""
+    first, second = ["a warm film", "dull"] * 2, ["it moved me", "a slow story"] * 2
+    tokens = STUDENT(first, second, padding=True, return_special_tokens_mask=True)
+    pairs, given = Dataset.from_dict({**tokens, "labels": [0, 1, 2, 3]}), []
+    student, teacher = text_model("distilbert"), text_model("bert", 1)
+    teacher.register_forward_pre_hook(lambda _, args, kwargs: given.append(kwargs), with_kwargs=True)
+    settings = {"max_steps": 1, "train_sampling_strategy": "sequential"}
+    keywords = {"train_dataset": pairs, "eval_dataset": pairs, "processing_class": STUDENT, "data_collator": None}
+    trainer_of(tmp_path, student, teacher, settings, **keywords).train()
+    expected = torch.tensor(tokens["token_type_ids"])
+    assert expected.any() and given
+    assert all(torch.equal(each["token_type_ids"][:4], expected) for each in given)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.data import IterableDataset
 from transformers.trainer_utils import has_length
 
 from ...logs import get_logger
@@ -87,8 +88,10 @@ class CRD(FeatureTerm):
     def setup(
         self, output: StepOutput, reference_output: ReferenceOutput, inputs: Mapping[str, Any], dataset: Any
     ) -> None:
-        if dataset is None or not has_length(dataset):
+        is_stream = isinstance(dataset, IterableDataset)
+        if dataset is None or is_stream or not has_length(dataset):
             kind = "there is no training data" if dataset is None else f"a {type(dataset).__name__} has no length"
+            kind = f"a {type(dataset).__name__} is a stream" if is_stream and has_length(dataset) else kind
             raise ValueError(
                 f"The term '{self.name}' keeps a row for each training sample, known by its position, and {kind}. Give "
                 "a train_dataset with a length, such as a datasets.Dataset in the place of a stream, or leave the term "

@@ -65,12 +65,14 @@ class FactorTransfer(FeatureTerm):
     def setup(
         self, output: StepOutput, reference_output: ReferenceOutput, inputs: Mapping[str, Any], dataset: Any
     ) -> None:
-        features = {**output.features} | {path: reference_output.features[path] for path in self.reference_taps}
-        flat = [path for path, feature in features.items() if feature.ndim != 4]
+        # Other terms may compare other layers of the student.
+        features = [(path, output.features[path]) for path in self.taps]
+        features += [(path, reference_output.features[path]) for path in self.reference_taps]
+        flat = [(path, tuple(feature.shape)) for path, feature in features if feature.ndim != 4]
         if flat:
             raise ValueError(
-                f"The term '{self.name}' compares feature maps by 3×3 convolutions, and the layer '{flat[0]}' gives "
-                f"{tuple(features[flat[0]].shape)}, without rows and columns. Name layers that give feature maps of "
+                f"The term '{self.name}' compares feature maps by 3×3 convolutions, and the layer '{flat[0][0]}' gives "
+                f"{flat[0][1]}, without rows and columns. Name layers that give feature maps of "
                 "images, or take the term 'hint', which compares pooled features and tokens of texts too."
             )
         self.paraphrasers, self.translators = nn.ModuleList(), nn.ModuleList()
