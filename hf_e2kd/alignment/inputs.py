@@ -323,9 +323,10 @@ class InputAdapter:
             self._look_up_views()
         if "input_ids" in inputs and self.same_tokens is False:
             raise ValueError(
-                f"The batch's token ids are the student's, and {type(self.teacher).__name__} has another vocabulary. "
-                "Make the batches by hf_e2kd.TextCollator(tokenizer, teacher_tokenizer); where both tokenizers are the "
-                "same in spite of the models' sizes, give them as processing_class and teacher_processing_class."
+                f"The batch's token ids are the student's, and {type(self.teacher).__name__} has another vocabulary or "
+                "padding token. Make the batches by hf_e2kd.TextCollator(tokenizer, teacher_tokenizer); where both "
+                "tokenizers are the same in spite of the models' sizes, give them as processing_class and "
+                "teacher_processing_class."
             )
         if self.views is not None:
             student, teacher = self.views
