@@ -36,6 +36,8 @@ class ImageView:
             squashed.
         fraction: Share of the resized image's side that the centre crop keeps.
         interpolation: Filter of the resizing.
+        resized: Size of the resized image, of which a crop of other proportions is kept: its shorter side, or (H, W)
+            where both are squashed. None where `fraction` says all.
     """
 
     size: tuple[int, int]
@@ -44,6 +46,7 @@ class ImageView:
     keeps_ratio: bool
     fraction: float
     interpolation: InterpolationMode = InterpolationMode.BICUBIC
+    resized: int | tuple[int, int] | None = None
 
     def __str__(self) -> str:
         size = f"{self.size[0]}×{self.size[1]} pixels"
@@ -54,11 +57,17 @@ class ImageView:
         return (self.size, self.mean, self.std) == (other.size, other.mean, other.std)
 
     def same_field(self, other: "ImageView") -> bool:
-        return self.keeps_ratio == other.keeps_ratio and abs(self.fraction - other.fraction) < 0.02
+        alike = (self.keeps_ratio, self.resized) == (other.keeps_ratio, other.resized)
+        return alike and abs(self.fraction - other.fraction) < 0.02
 
     def crop_box(self, height: int, width: int) -> tuple[int, int, int, int]:
         """The field of view (top, left, height, width) in an image of `height` × `width` pixels."""
-        if not self.keeps_ratio:
+        if self.resized is not None:
+            short = min(height, width)
+            before = (short, short) if isinstance(self.resized, int) else (height, width)
+            after = (self.resized, self.resized) if isinstance(self.resized, int) else self.resized
+            rows, columns = self.size[0] * before[0] / after[0], self.size[1] * before[1] / after[1]
+        elif not self.keeps_ratio:
             rows, columns = height * self.fraction, width * self.fraction
         else:
             side = min(height / self.size[0], width / self.size[1]) * self.fraction
@@ -77,7 +86,7 @@ class ImageView:
         return pixel_values.float() * std + mean
 
     def timm_settings(self) -> dict[str, Any]:
-        """The view as `pretrained_cfg` of timm's wrapper states it."""
+        """The view as `pretrained_cfg` of timm's wrapper states it, and `resized`, which timm doesn't know."""
         return {
             "input_size": [3, *self.size],
             "mean": list(self.mean),
@@ -85,6 +94,7 @@ class ImageView:
             "interpolation": self.interpolation.value,
             "crop_pct": self.fraction,
             "crop_mode": "center" if self.keeps_ratio else "squash",
+            **({} if self.resized is None else {"resized": self.resized}),
         }
 
 
@@ -107,6 +117,7 @@ def image_view(processor: Any) -> ImageView:
             # Squashed images are cropped too.
             fraction=float(timm.get("crop_pct") or TIMM_FRACTION),
             interpolation=InterpolationMode(timm.get("interpolation", "bicubic")),
+            resized=tuple(resized) if isinstance(resized := timm.get("resized"), list | tuple) else resized,
         )
     _refuse_inexpressible(processor)
     size: dict[str, int] = dict(getattr(processor, "size", None) or {})
@@ -125,13 +136,17 @@ def image_view(processor: Any) -> ImageView:
         cropped = (crop.get("height", edge), crop.get("width", edge))
         # LeViT's processor enlarges the shortest edge that it states.
         resized = edge * 256 / 224 if type(processor).__name__.startswith("Levit") else edge
-        return ImageView(cropped, mean, std, True, cropped[0] / resized, interpolation)
+        # Of a square crop the fraction of its side says all.
+        beside = None if cropped[0] == cropped[1] else round(resized)
+        return ImageView(cropped, mean, std, True, cropped[0] / resized, interpolation, beside)
     if type(processor).__name__.startswith("Perceiver") and crop:  # a square of the image is cropped, then resized
         shown = (size["height"], size["width"])
         return ImageView(shown, mean, std, True, size["height"] / crop["height"], interpolation)
     if "height" in size and "width" in size:
-        cropped = (crop.get("height", size["height"]), crop.get("width", size["width"]))
-        return ImageView(cropped, mean, std, False, cropped[0] / size["height"], interpolation)
+        whole = (size["height"], size["width"])
+        cropped = (crop.get("height", whole[0]), crop.get("width", whole[1]))
+        squashed = None if cropped[0] * whole[1] == cropped[1] * whole[0] else whole
+        return ImageView(cropped, mean, std, False, cropped[0] / whole[0], interpolation, squashed)
     raise ValueError(
         f"{type(processor).__name__} states no size with 'height' and 'width' or 'shortest_edge' (it has {size}), "
         "so student and teacher can't be shown one view. Give the teacher's images in a column `teacher_pixel_values`."
@@ -323,9 +338,10 @@ class InputAdapter:
             self._look_up_views()
         if "input_ids" in inputs and self.same_tokens is False:
             raise ValueError(
-                f"The batch's token ids are the student's, and {type(self.teacher).__name__} has another vocabulary. "
-                "Make the batches by hf_e2kd.TextCollator(tokenizer, teacher_tokenizer); where both tokenizers are the "
-                "same in spite of the models' sizes, give them as processing_class and teacher_processing_class."
+                f"The batch's token ids are the student's, and {type(self.teacher).__name__} has another vocabulary or "
+                "padding token. Make the batches by hf_e2kd.TextCollator(tokenizer, teacher_tokenizer); where both "
+                "tokenizers are the same in spite of the models' sizes, give them as processing_class and "
+                "teacher_processing_class."
             )
         if self.views is not None:
             student, teacher = self.views

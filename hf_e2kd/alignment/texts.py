@@ -55,9 +55,15 @@ def length_limit(tokenizer: Any, given: int | None = None) -> int | None:
 
 
 def same_tokenizer(first: Any, second: Any) -> bool:
-    """Tell whether two tokenizers cut every text alike into the same ids."""
+    """Tell whether two tokenizers cut every text alike into the same ids, and fill batches up with the same one.
+
+    Decoders look for a text's end by their padding token, whatever the attention mask says.
+    """
     if first is second:
         return True
+    padding = {first.pad_token_id, second.pad_token_id} - {None}
+    if len(padding) > 1:
+        return False
     # A slow tokenizer's rules are in its class.
     same_rules = first.is_fast or type(first) is type(second)
     return same_rules and tokenizer_definition(first) == tokenizer_definition(second)

@@ -168,6 +168,21 @@ def forward_inputs(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any
     return {key: value for key, value in inputs.items() if key in parameters or key in LAYOUT_COLUMNS}
 
 
+def in_own_precision(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Convert a batch's floats, such as images, for a model that was loaded in half precision.
+
+    A function, or an exported file, converts them itself.
+    """
+    own = (parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
+    dtype = None if hasattr(model, "runtime") else next(own, None)
+    if dtype is None:
+        return dict(inputs)
+    return {
+        key: value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+        for key, value in inputs.items()
+    }
+
+
 def return_mappings(model: nn.Module) -> None:
     """Let a model whose `config.return_dict` is False return its outputs, and those of its parts, by name."""
     config = getattr(model, "config", None)

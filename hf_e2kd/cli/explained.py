@@ -120,7 +120,8 @@ class Explaining:
         def entry(row: int, index: int) -> dict[str, Any]:
             return {"class": self.names[index], "index": index, strength: round(values[row, index].item(), 6)}
 
-        order = probabilities.argsort(1, descending=True)[:, : self.top].tolist()
+        # By logits: large ones have the same probability in float32, 1.
+        order = logits.argsort(1, descending=True)[:, : self.top].tolist()
         targets, maps = explanation.target.tolist(), explanation.maps.float().cpu()
         for row, name in enumerate(inputs):
             yield name, [entry(row, index) for index in order[row]], entry(row, targets[row]), maps[row]

@@ -55,9 +55,10 @@ class TextCollator:
         teachers = tokenizer if teacher_tokenizer is None else teacher_tokenizer
         given = max_length if teacher_max_length is None else teacher_max_length
         self.teacher_max_length = length_limit(teachers, given)
-        # A teacher with the same tokenizer and length reads the student's batch.
+        # A teacher whose tokenizer makes the same batch of every text reads the student's.
         alike = same_tokenizer(tokenizer, teachers)
-        same = alike and self.teacher_max_length == self.max_length
+        same = alike and self.teacher_max_length == self.max_length and tokenizer.padding_side == teachers.padding_side
+        same = same and (self.max_length is None or tokenizer.truncation_side == teachers.truncation_side)
         # None: the teacher's isn't known here.
         self.same_tokens = None if teacher_tokenizer is None else alike
         self.teacher_tokenizer = None if same else teachers

@@ -74,6 +74,12 @@ def processor_like(view: ImageView, student: nn.Module) -> Any:
         "image_std": list(view.std),
         "resample": PIL_FILTERS[view.interpolation.value],
     }
+    if isinstance(view.resized, tuple):
+        settings |= {"size": dict(zip(("height", "width"), view.resized, strict=True))}
+        return DeiTImageProcessor(crop_size={"height": height, "width": width}, **settings)
+    if view.resized is not None:
+        settings |= {"size": {"shortest_edge": view.resized}}
+        return BitImageProcessor(crop_size={"height": height, "width": width}, **settings)
     if not view.keeps_ratio and view.fraction == 1:
         return ViTImageProcessor(size={"height": height, "width": width}, **settings)
     if not view.keeps_ratio:

@@ -11,6 +11,7 @@ from torch import nn
 from ..alignment.own_processing import own_tokenizer
 from ..alignment.texts import length_limit, require_offsets_and_padding, tokenize_texts
 from ..alignment.words import mark_special_tokens
+from ..architectures.discovery import in_own_precision
 from ..architectures.functions import FunctionModel, as_module
 from ..architectures.probabilities import ProbabilityModel
 from ..architectures.refusals import refuse_integer_arithmetic, refuse_missing_data, refuse_sentence_transformers
@@ -205,6 +206,8 @@ def explain(
     if words is not None:
         batch = {key: value.to(device) for key, value in batch.items()}
     with torch.inference_mode(False):
+        if not torch.is_autocast_enabled(device.type):  # which converts them itself
+            batch = in_own_precision(model, batch)
 
         def classes(logits: torch.Tensor) -> torch.Tensor:
             _check_logits(logits)

@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..architectures import FunctionModel, call_model
 from ..architectures.base import evaluating
+from ..architectures.discovery import in_own_precision
 from .record import Cost
 
 WARM_UPS, RUNS = 3, 20
@@ -76,9 +77,8 @@ def _device(model: nn.Module) -> torch.device:
 
 def _first_sample(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     device = _device(model)
-    return {
-        name: value[:1].to(device) for name, value in inputs.items() if isinstance(value, torch.Tensor) and value.ndim
-    }
+    tensors = {name: value for name, value in inputs.items() if isinstance(value, torch.Tensor) and value.ndim}
+    return in_own_precision(model, {name: value[:1].to(device) for name, value in tensors.items()})
 
 
 def _count_flops(model: nn.Module, sample: Mapping[str, torch.Tensor]) -> int | None:

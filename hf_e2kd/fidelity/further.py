@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 
 from ..alignment.inputs import first_tensor
 from ..architectures.base import evaluating
+from ..architectures.discovery import in_own_precision
 from ..architectures.functions import is_differentiable
 from ..explainers import ExplainedOutput, Explainer
 from ..explainers.perturbation import PerturbationExplainer
@@ -178,7 +179,7 @@ class FurtherMeasures:
         self, model: nn.Module, explainer: Explainer, inputs: Mapping[str, Any], target: torch.Tensor
     ) -> StepOutput:
         with evaluating(model):
-            found = explainer(model, self.trainer.student_inputs(inputs), target)
+            found = explainer(model, in_own_precision(model, self.trainer.student_inputs(inputs)), target)
         explained = ExplainedOutput(found.logits, found.maps, found.mask, found.vectors)
         return StepOutput(found.logits, {self.name: explained})
 
@@ -233,6 +234,7 @@ class FurtherMeasures:
     ) -> dict[str, torch.Tensor]:
         """Measure maps of one target (B, *grid) or of K (B, K, *grid)."""
         assert self.faithfulness is not None
+        inputs = in_own_precision(model, inputs)
         with evaluating(model):
             if target.ndim == 1:
                 return self.faithfulness(model, inputs, maps, target)

@@ -14,7 +14,7 @@ from ..metrics import f1_map
 from ..metrics.running import SampleValues
 from .prefixes import chance_levels, under_prefix, without_prefix
 from .record import GroupsRecord, MetricValue
-from .samples import joined
+from .samples import are_several, joined
 from .scores import score_figures
 
 logger = get_logger(__name__)
@@ -82,7 +82,7 @@ def means_by_group(
         found = {
             name: MetricValue(value, samples=int((own.of(name)[1] > 0).sum())) for name, value in own.means().items()
         }
-        if logits is not None:
+        if logits is not None and are_several(labels):
             pooled = f1_map(joined(logits)[rows], joined(labels)[rows])
             count = int(rows.sum())
             found |= {

@@ -36,7 +36,7 @@ from .places import Places
 from .prefixes import CHANCE, UNTRAINED, chance_levels, compared_prefix, without_prefix
 from .protocol import MeasuredTrainer
 from .record import DataRecord, FidelityRecord, MetricValue
-from .samples import sample_metrics
+from .samples import are_several, sample_metrics
 from .scores import score_figures
 from .students import check_compared, explained, plain_output, students_without_maps, untrained_student
 
@@ -153,7 +153,7 @@ def measure_fidelity(
 
     def figures_of(own: SampleValues, rows: Any = slice(None)) -> dict[str, MetricValue]:
         found = metric_values(own, seed, class_names(student))
-        if trainer.is_multi_label and output.predictions is not None and output.label_ids is not None:
+        if trainer.is_multi_label and output.predictions is not None and are_several(output.label_ids):
             logits, labels = (torch.as_tensor(each)[rows] for each in (output.predictions, output.label_ids))
             found |= pooled_values(logits, labels, seed)
         if is_score(student):

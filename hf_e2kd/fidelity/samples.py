@@ -95,9 +95,19 @@ def sample_metrics(
 
 
 def multi_label_metrics(evaluation: EvalPrediction) -> dict[str, float]:
-    """Compute micro-F1 and mean average precision of logits and labels (N, classes), as a `compute_metrics`."""
+    """Compute micro-F1 and mean average precision of logits and labels (N, classes), as a `compute_metrics`.
+
+    Labels (N,), of one class a sample, don't say which other classes an image shows: of these there is neither.
+    """
+    if not are_several(evaluation.label_ids):
+        return {}
     found = f1_map(joined(evaluation.predictions), joined(evaluation.label_ids))
     return {name: value for name, value in found.items() if isinstance(value, float)}
+
+
+def are_several(labels: Any) -> bool:
+    """Tell whether an evaluation's labels are those of every class, (N, classes), and not of one class a sample."""
+    return labels is not None and joined(labels).ndim == 2
 
 
 def joined(values: Any) -> torch.Tensor:

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from ..alignment.labels import class_count, class_names, name_key
 from ..architectures import call_model
 from ..architectures.base import evaluating
+from ..architectures.discovery import in_own_precision
 from ..architectures.functions import is_differentiable
 from ..data.imagenet import unique_class_names
 from ..explainers import Explainer, install_explained_forward
@@ -85,4 +86,4 @@ def _draw_padding(model: nn.Module) -> None:
 
 def plain_output(model: nn.Module, inputs: Mapping[str, Any]) -> StepOutput:
     """Run a model without an explanation."""
-    return StepOutput(call_model(model, inputs))
+    return StepOutput(call_model(model, in_own_precision(model, inputs)))

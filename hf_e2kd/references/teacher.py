@@ -20,7 +20,7 @@ from ..alignment.labels import (
 )
 from ..alignment.scores import refuse_one_shared_class
 from ..architectures import call_model
-from ..architectures.discovery import forward_inputs, return_mappings
+from ..architectures.discovery import forward_inputs, in_own_precision, return_mappings
 from ..architectures.functions import uncompiled, without_adapter
 from ..architectures.refusals import refuse_offloaded, refuse_sentence_transformers
 from ..architectures.sharding import root_gathered, shard_frozen
@@ -208,13 +208,7 @@ class TeacherReference(Reference):
     def inputs_of(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Select the columns of a batch that the teacher sees, in its precision."""
         batch = forward_inputs(self.model, self.adapter(self._own_inputs(inputs), inputs))
-        # A teacher loaded in half precision takes its images so; one without parameters takes them as they are.
-        own = (parameter.dtype for parameter in self.model.parameters() if parameter.is_floating_point())
-        dtype = next(own, torch.float32)
-        return {
-            key: value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
-            for key, value in batch.items()
-        }
+        return in_own_precision(self.model, batch)
 
     def explainer_of(self, inputs: Mapping[str, Any]) -> Explainer:
         """Return the explainer, which knows the tokenizer of a batch with tokens of the teacher's own."""

@@ -10,7 +10,7 @@ from torch import nn
 from ..alignment.inputs import first_tensor
 from ..alignment.words import lay_out_tokens
 from ..architectures import accepted_inputs
-from ..architectures.discovery import logits_of
+from ..architectures.discovery import in_own_precision, logits_of
 from ..architectures.text import refuse_unfit_text
 from ..explainers import ExplainedOutput
 from ..terms.base import ReferenceOutput, StepOutput, Term
@@ -49,7 +49,7 @@ def run_student(
     # Several references' targets side by side, as (B, K): still one forward.
     target, places = concat_targets(targets) if targets else (None, [])
     rows = _rows(inputs)
-    joined = _join(inputs, views or {})
+    joined = in_own_precision(model, _join(inputs, views or {}))
     if target is not None and views:
         target = torch.cat([target, target.new_full((_rows(joined) - rows, *target.shape[1:]), -1)])
     if target is None:  # an explained forward looks at its texts itself

@@ -69,7 +69,8 @@ class Comparison:
         words: Words of a text that both models' tokenizers see whole.
         notes: Remarks for the reader, as that a text was cut.
         label: Name of the true class, where it is known.
-        judged: Whether the true class is one that both models know, so that they are right or wrong.
+        meant: Names of the classes that the label may mean, of those that both models know; none where it is of another
+            label space.
         position: Position of the sample in its data set.
         file: Name of the sample's file, where the data set states one.
         chance: Similarity by chance: the mean over a list of samples, each student's map with the teacher's of another
@@ -86,7 +87,7 @@ class Comparison:
     words: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     label: str | None = None
-    judged: bool = False
+    meant: frozenset[str] = frozenset()
     position: int | None = None
     file: str | None = None
     chance: float | None = None
@@ -113,10 +114,7 @@ class Comparison:
 
     def right(self, side: str) -> bool | None:
         """Tell whether the teacher or the student chooses the true class; None where that isn't known."""
-        if self.label is None or not self.judged:
-            return None
-        # By its whole name or one of its synonyms.
-        return spelled(self.label) in synonyms(getattr(self, side).names[0])
+        return getattr(self, side).names[0] in self.meant if self.meant else None
 
     def small(self) -> "Comparison":
         """Shrink an image and its maps to a list's size; the similarity is still that of the whole maps."""
@@ -190,6 +188,8 @@ class Pair:
         refuse_one_shared_class(self.labels)
         self.scores = is_score(self.models["student"])
         self.names = ["score"] if self.scores else self._class_names()
+        # Those of classes that one model alone knows too.
+        self._whole = {spelled(name) for model in self.models.values() for name in class_names(model) or self.names}
         self.processors = {"teacher": teacher.processing_class, "student": student.processing_class}
         if self.is_text:
             TextCollator(self.processors["student"], self.processors["teacher"])  # refuses slow tokenizers
@@ -203,9 +203,14 @@ class Pair:
         quick = available_explainers(trainable=True)
         return [name for name in usable_explainers(*self.models.values()) if name in quick]
 
-    def knows(self, label: str) -> bool:
-        """Tell whether a true class is one that both models know, by its name or a synonym."""
-        return not self.scores and any(spelled(label) in synonyms(name) for name in self.names)
+    def meant(self, label: str) -> frozenset[str]:
+        """List the classes that a label may mean, of those that both models know, by its name or a synonym.
+
+        A class's whole name goes before a synonym of another: ImageNet's "cardigan" is no Cardigan Welsh corgi.
+        """
+        key = spelled(label)
+        spellings = (lambda name: {spelled(name)}) if key in self._whole else synonyms
+        return frozenset() if self.scores else frozenset(name for name in self.names if key in spellings(name))
 
     def compare(
         self, samples: Sequence[Image.Image | str], explainer: Explainer, target: Target = "teacher_top"
@@ -287,14 +292,22 @@ class Pair:
                 raise ValueError("The text is empty. Type a sentence.")
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # said on the page
-                parts = [
-                    cut_text(text[:LONGEST_TEXT], tokenizer, self._limit(tokenizer))
-                    for tokenizer in self.processors.values()
-                ]
-            read.append(max(parts, key=len))
-            cut = f"The text has {len(text):,} characters; the first {len(read[-1]):,} are compared."
-            notes.append([cut] if len(read[-1]) < len(text) else [])
+                parts = [self._part(text, tokenizer) for tokenizer in self.processors.values()]
+            part = max(parts, key=len)
+            sides = {tokenizer.truncation_side for tokenizer in self.processors.values()}
+            if len(sides) > 1 and any(each != text for each in parts):
+                # One model reads the beginning and the other the end; each cuts the text itself.
+                part = text[:LONGEST_TEXT]
+            read.append(part)
+            which = "last" if sides == {"left"} else "first"
+            cut = f"The text has {len(text):,} characters; the {which} {len(part):,} are compared."
+            notes.append([cut] if len(part) < len(text) else [])
         return read, notes
+
+    def _part(self, text: str, tokenizer: Any) -> str:
+        """Cut a text to what a model reads of it: its beginning, or its end, as the tokenizer says."""
+        near = text[-LONGEST_TEXT:] if tokenizer.truncation_side == "left" else text[:LONGEST_TEXT]
+        return cut_text(near, tokenizer, self._limit(tokenizer))
 
     def _limit(self, tokenizer: Any) -> int:
         return length_limit(tokenizer) or MOST_TOKENS

@@ -46,7 +46,7 @@ def summary(comparisons: Sequence[Comparison]) -> dict[str, str]:
     facts = {"Samples": f"{len(comparisons):,}"}
     if comparisons[0].student.score is None:
         facts["Same class"] = _share(each.agree for each in comparisons)
-        judged = [each for each in comparisons if each.judged]
+        judged = [each for each in comparisons if each.meant]
         if judged:
             facts["Teacher right"] = _share(bool(each.right("teacher")) for each in judged)
             facts["Student right"] = _share(bool(each.right("student")) for each in judged)
@@ -120,7 +120,7 @@ def known(viewing: Viewing, comparison: Comparison, position: int) -> Comparison
         position=position,
         file=viewing.samples.file(position),
         label=label,
-        judged=label is not None and viewing.pair.knows(label),
+        meant=frozenset() if label is None else viewing.pair.meant(label),
     )
 
 
@@ -184,7 +184,7 @@ def orders(listing: Listing, scores: bool) -> list[str]:
 
 def filters(listing: Listing) -> list[str]:
     """List the filters that suit the samples; whether a class is wrong is known where there are labels."""
-    judged = any(each.judged for each in listing.comparisons)
+    judged = any(each.meant for each in listing.comparisons)
     return [name for name in FILTERS if judged or "wrong" not in name]
 
 

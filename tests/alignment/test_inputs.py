@@ -82,6 +82,9 @@ def test_views_of_processors(processor, size, keeps_ratio, fraction):
         EfficientNetImageProcessor(size={"height": 32, "width": 32}, do_normalize=False),
         EfficientNetImageProcessor(size={"height": 32, "width": 32}, include_top=False),
         PerceiverImageProcessor(size={"height": 28, "width": 28}, crop_size={"height": 32, "width": 32}),
+        BitImageProcessor(size={"shortest_edge": 48}, crop_size={"height": 24, "width": 40}, **IMAGENET),
+        BitImageProcessor(size={"shortest_edge": 48}, crop_size={"height": 40, "width": 24}, **IMAGENET),
+        DeiTImageProcessor(size={"height": 40, "width": 60}, crop_size={"height": 32, "width": 32}),
     ],
     ids=[
         "squash",
@@ -95,6 +98,9 @@ def test_views_of_processors(processor, size, keeps_ratio, fraction):
         "divided once",
         "normalised once",
         "cropped, then resized",
+        "wide crop",
+        "tall crop",
+        "squash and square crop",
     ],
 )
 def test_view_shows_what_the_processor_shows(processor, shape):

@@ -11,8 +11,11 @@ from transformers import ViTImageProcessor
 
 from hf_e2kd import explain
 from hf_e2kd.cli import main
+from hf_e2kd.cli.explained import Explaining
 from hf_e2kd.data.transforms import DistillationTransform
-from tests.models import CLASSES, build
+from hf_e2kd.experiments.sources import Classifier
+from hf_e2kd.explainers import Explanation
+from tests.models import CLASS_NAMES, CLASSES, build
 from tests.text_models import build_text
 from tests.tokenizers import tokenizer
 
@@ -215,6 +218,16 @@ def test_multi_label_and_help(tmp_path, capsys):
     assert [each["probability"] for each in entry["classes"]] == pytest.approx(expected.tolist(), abs=1e-5)
     assert run("explain", "--help") == 0
     assert "\n    hf-e2kd explain microsoft/resnet-50 cat.jpg" in capsys.readouterr().out
+
+
+def test_classes_of_equal_probability_are_in_the_order_of_their_logits():
+    """Prevents: another class than the top one listed first, where float32 gives several a probability of 1."""
+    model = build("vit", seed=1)
+    model.config.problem_type = "multi_label_classification"
+    logits = torch.tensor([[20.0, 40.0, -3.0, 30.0, 25.0]])
+    explaining = Explaining(Classifier(model, PROCESSOR, False), None, None, CLASS_NAMES, 4, None, [])
+    ((_, classes, _, _),) = explaining._results(["red"], Explanation(logits, torch.ones(1, 2, 2), torch.tensor([1])))
+    assert [each["index"] for each in classes] == [1, 3, 4, 0]
 
 
 def test_a_score_is_no_probability(tmp_path, capsys):

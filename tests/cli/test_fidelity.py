@@ -89,14 +89,20 @@ def measured(place, quick_record):
 
 
 def test_images_are_measured_and_verified(place, capsys):
-    """Prevents: figures that can't be repeated; a verification that passes whatever the weights are."""
+    """Prevents: figures that can't be repeated; a verification that passes whatever the weights are, or that is refused
+    as the card writes it."""
     assert run(*IMAGES, "--card", "--pictures", 2) == 0
     out = capsys.readouterr().out
     assert "explanation similarity" in out and "by chance: shuffled" in out and "8 of 10" in out
     folder = place / "outputs" / "fidelity"
     assert {path.name for path in folder.iterdir()} == {"README.md", "explanations.png", "fidelity.json"}
     card = (folder / "README.md").read_text()
-    assert 'load_student("../../student")' in card and "hf-e2kd fidelity --verify ." in card
+    assert 'load_student("../../student")' in card
+    (command,) = (line for line in card.splitlines() if line.startswith("hf-e2kd fidelity --verify"))
+    command = command.replace("TEACHER", "../../teacher").replace("DATASET", "../../photos").split()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert run(*command[1:]) == 0  # with what the card leaves open alone
     assert run("card", folder) == 0
     assert (folder / "README.md").read_text() == card
     capsys.readouterr()

@@ -61,6 +61,20 @@ def test_one_tokenizer_with_two_lengths(own_limit, teachers_limit, settings, len
     assert set(batch["word_ids"][0].tolist()) == set(batch["teacher_word_ids"][0].tolist())
 
 
+@pytest.mark.parametrize(
+    "settings", [{"truncation_side": "left"}, {"padding_side": "left"}, {"pad_token": "[SEP]"}], ids=str
+)
+def test_one_tokenizer_with_two_sides(settings):
+    """Prevents: a teacher shown a text's beginning where its tokenizer keeps the end, or the student's padding, where a
+    decoder looks for its own to find the text's end."""
+    own, theirs = tokenizer("wordpiece", model_max_length=6), tokenizer("wordpiece", model_max_length=6, **settings)
+    texts = [sample["text"] for sample in SAMPLES]
+    for student, teacher in ((own, theirs), (theirs, own)):
+        batch = TextCollator(student, teacher)(SAMPLES)
+        expected = teacher(texts, truncation=True, max_length=6, padding=True, return_tensors="pt")
+        assert torch.equal(batch["teacher_input_ids"], expected["input_ids"])
+
+
 def test_one_length_is_both_sides():
     """Prevents: `max_length` that shortens the student's text alone."""
     collator = TextCollator(tokenizer("wordpiece"), tokenizer("byte_bpe"), max_length=6)

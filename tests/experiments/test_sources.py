@@ -12,7 +12,7 @@ from huggingface_hub import constants
 from huggingface_hub.errors import HTTPError
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import ViTImageProcessor
+from transformers import BitImageProcessor, DeiTImageProcessor, ViTImageProcessor
 
 from hf_e2kd.alignment.inputs import ImageView, image_view
 from hf_e2kd.data import images, text
@@ -77,6 +77,20 @@ def test_a_new_student_sees_what_its_teacher_sees(family, keeps_ratio, fraction)
     """Prevents: a student that starts anew and sees the whole image, where its teacher (DeiT) sees a crop."""
     view = ImageView((32, 32), (0.5,) * 3, (0.25,) * 3, keeps_ratio, fraction)
     assert image_view(processor_like(view, build(family))) == view
+
+
+@pytest.mark.parametrize(
+    "processor",
+    [
+        BitImageProcessor(size={"shortest_edge": 48}, crop_size={"height": 24, "width": 40}),
+        DeiTImageProcessor(size={"height": 40, "width": 60}, crop_size={"height": 32, "width": 32}),
+    ],
+    ids=["crop", "squash and crop"],
+)
+def test_a_new_student_sees_its_teachers_crop(processor):
+    """Prevents: another part of the image, where the teacher's crop isn't of the resized image's proportions."""
+    view = image_view(processor)
+    assert image_view(processor_like(view, build("vit"))) == view
 
 
 @pytest.mark.parametrize(

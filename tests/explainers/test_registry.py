@@ -9,7 +9,7 @@ from transformers import BatchFeature, ViTModel
 
 import hf_e2kd
 from hf_e2kd.explainers import Explainer, Explanation, GradCAM, build_explainer, registry
-from tests.models import images
+from tests.models import build, images
 from tests.tokenizers import STUDENT, text_model
 from tests.training import Unregistered
 
@@ -165,6 +165,19 @@ def test_inference_mode(tiny):
 
     with torch.inference_mode():
         assert torch.equal(hf_e2kd.explain(model, images()).maps, expected)
+
+
+@pytest.mark.parametrize("method", ["gradcam", "saliency", "integrated_gradients", "occlusion"])
+def test_a_model_in_half_precision(method):
+    """Prevents: "Input type and weight type should be the same" of a model that was loaded in bfloat16, as its
+    configuration says, and of images as its processor makes them."""
+    model, pixels = build("resnet"), images()
+    whole = hf_e2kd.explain(model, pixels, method)
+    found = hf_e2kd.explain(model.bfloat16(), pixels, method, whole.target)
+    assert found.maps.dtype == torch.float32
+    assert torch.cosine_similarity(found.maps.flatten(1), whole.maps.flatten(1)).min() > 0.95
+    with torch.autocast("cpu", torch.bfloat16):
+        assert hf_e2kd.explain(model.float(), pixels, method).maps.isfinite().all()
 
 
 def test_only_explainers_are_registered(uniform):

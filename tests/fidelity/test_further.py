@@ -211,6 +211,20 @@ def test_a_teacher_in_half_precision(tmp_path):
     assert found == pytest.approx(whole.figures["teacher_deletion"].value, abs=0.05)
 
 
+def test_students_in_half_precision(tmp_path):
+    """Prevents: a bfloat16 copy that can't be measured against its original, since its layers don't take float32
+    pixels; or one beside a student in float32, given the other's."""
+    options = {"samples": 4, "explainers": ["saliency"], "faithfulness": STEPS, "control": "shift"}
+    for own, other in ((torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16)):
+        student, beside = (build("resnet").to(dtype) for dtype in (own, other))
+        trainer = distiller(student, build("resnet"), tmp_path)
+        record = measure_fidelity(trainer, compared={"beside": beside}, **options)
+        for figures in (record.figures, record.compared["beside"], record.held_out[0].figures):
+            assert figures["explanation_similarity"].value > 0.99
+            assert figures["deletion"].value == pytest.approx(record.figures["teacher_deletion"].value, abs=0.1)
+        assert record.student.cost.flops == record.teacher.cost.flops
+
+
 def test_a_function_as_the_student(tmp_path):
     """Prevents: a runtime's model that can be measured as a copy beside a torch student alone."""
     student, teacher = build("vit"), build("resnet", seed=1)

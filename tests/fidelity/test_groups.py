@@ -157,6 +157,25 @@ def test_several_labels_by_group(tmp_path, monkeypatch):
         assert metrics[f"eval_{name}/land"] == pytest.approx(alone[f"eval_{name}"])
 
 
+def test_one_label_of_a_multi_label_student(tmp_path):
+    """Prevents: an error about axes at the end of a measurement of a student trained by binary cross-entropy, on images
+    with one class each or without labels."""
+    student, teacher = build("resnet"), build("resnet", seed=1)
+    for model in (student, teacher):
+        model.config.problem_type = "multi_label_classification"
+    data = birds(12)
+    trainer = distiller(student, teacher, tmp_path, eval_dataset=data)
+    record = measure_fidelity(trainer, group_column="place", chance=False, costs=False)
+    metrics = trainer.evaluate(group_column="place")
+    pixels, labels = torch.stack([each["pixel_values"] for each in data]), [each["labels"] for each in data]
+    with torch.no_grad():
+        right = student.eval()(pixels.to(student.device)).logits.argmax(1).cpu() == torch.tensor(labels)
+    assert record.figures["accuracy"].value == metrics["eval_accuracy"] == pytest.approx(right.float().mean().item())
+    assert not {"f1", "map"} & {*record.figures, *record.groups.figures["land"]} and "eval_f1/land" not in metrics
+    bare = [{name: value for name, value in each.items() if name not in ("labels", "mask")} for each in data]
+    assert "eval_agreement/land" in trainer.evaluate(bare, group_column="place")
+
+
 def test_texts_by_group(tmp_path):
     """Prevents: a column that a `Trainer` drops from a data set of texts before it is read."""
     own = tokenizer("wordpiece")

@@ -10,14 +10,14 @@ from hf_e2kd.data.transforms import DistillationTransform
 from hf_e2kd.experiments.sources import Classifier
 from hf_e2kd.explainers import build_explainer, explain
 from hf_e2kd.metrics import explanation_similarity
-from hf_e2kd.viewer.comparison import NARROWEST, SHOWN, Pair, share
+from hf_e2kd.viewer.comparison import LONGEST_TEXT, NARROWEST, SHOWN, Pair, share
 from hf_e2kd.viewer.listing import disagreement
 from hf_e2kd.viewer.markup import comparison_section
 from hf_e2kd.viewer.overview import caption
 from hf_e2kd.viewer.report import report_page
 from tests.models import CLASS_NAMES, CLASSES, build
 from tests.text_models import build_text
-from tests.tokenizers import STUDENT, TEACHER, SlowTokenizer
+from tests.tokenizers import STUDENT, TEACHER, SlowTokenizer, text_model, tokenizer
 
 from .pairs import SENTENCE, image_pair, photo, processor, reordered, score_pair, text_pair
 
@@ -35,8 +35,24 @@ def test_classes_are_matched_by_name():
         assert found.teacher.probabilities == pytest.approx(found.student.probabilities, abs=1e-5)
         assert found.similarity == pytest.approx(1, abs=1e-5)
         assert found.difference().abs().max() < 1e-4
-        assert pair.knows(pair.names[1].upper()) and not pair.knows("sofa")
+        assert pair.meant(pair.names[1].upper()) == {pair.names[1]} and not pair.meant("sofa")
         assert found.explained == (pair.names[1] if target == 1 else found.teacher.names[0])
+
+
+def test_a_name_goes_before_another_class_s_synonym():
+    """Prevents: a Cardigan Welsh corgi called right where the label is ImageNet's "cardigan", a sweater."""
+    dog = "Cardigan, Cardigan Welsh corgi"
+    names = [dog, "cardigan", "tench, Tinca tinca", "eel", "crib, cot"]
+    student, teacher = build("vit", seed=1), build("vit", seed=2)
+    teacher.config.id2label, student.config.id2label = (dict(enumerate(own)) for own in (names, [*names[:4], "sofa"]))
+    pair = Pair(Classifier(teacher, processor(), False), Classifier(student, processor(), False), "cpu")
+    assert pair.meant("Cardigan") == {"cardigan"} and pair.meant("Tinca_tinca") == {names[2]}
+    assert pair.meant(dog) == {dog} and not pair.meant("crib")
+    # The sweater is a class of the teacher's alone.
+    student.config.id2label = dict(enumerate([dog, "sofa", *names[2:]]))
+    assert not Pair(Classifier(teacher, processor(), False), Classifier(student, processor(), False), "cpu").meant(
+        "cardigan"
+    )
 
 
 @pytest.mark.parametrize("target", ["teacher_top", "student_top", 2])
@@ -99,6 +115,25 @@ def test_a_text_of_a_megabyte_is_cut():
 
     assert text.startswith(found.sample) and len(found.sample) < 200
     assert found.notes == [f"The text has {len(text):,} characters; the first {len(found.sample):,} are compared."]
+
+
+@pytest.mark.parametrize("teacher_side", ["left", "right"])
+def test_a_text_whose_end_is_read(teacher_side):
+    """Prevents: the text's beginning compared, or said to be, where the models read its end; or one model's end cut out
+    of the other's beginning."""
+    text = "dull " * 8_000 + "a warm and wonderful film"
+    sides = {"teacher": teacher_side, "student": "left"}
+    own = {side: tokenizer("wordpiece", truncation_side=end, model_max_length=12) for side, end in sides.items()}
+    models = {side: text_model("bert", 1, each) for side, each in own.items()}
+    pair = Pair(*(Classifier(models[side], own[side], True, side) for side in sides), "cpu")
+
+    (found,) = pair.compare([text], build_explainer("saliency"))
+
+    if teacher_side == "left":
+        assert text.endswith(found.sample) and found.words[-4:] == ["warm", "and", "wonderful", "film"]
+        assert found.notes == [f"The text has {len(text):,} characters; the last {len(found.sample):,} are compared."]
+    else:
+        assert found.sample == text[:LONGEST_TEXT]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 3000), (3000, 7)])
@@ -189,8 +224,8 @@ def test_scores_are_shown_as_scores():
     pair = score_pair()
     teacher, student = pair.models["teacher"], pair.models["student"]
     (found,) = pair.compare([SENTENCE], build_explainer("input_x_gradient"))
-    for model, tokenizer, reading in ((teacher, TEACHER, found.teacher), (student, STUDENT, found.student)):
-        inputs = tokenizer([SENTENCE], return_tensors="pt", truncation=True, max_length=24)
+    for model, its, reading in ((teacher, TEACHER, found.teacher), (student, STUDENT, found.student)):
+        inputs = its([SENTENCE], return_tensors="pt", truncation=True, max_length=24)
         assert reading.score == pytest.approx(model(**inputs).logits.item(), abs=1e-5)
     page = comparison_section(found)
     assert f"The teacher scores <b>{found.teacher.score:.3f}</b>" in page and "%</span>" not in page

@@ -17,7 +17,7 @@ from .test_report import compared
 
 
 def named(teacher, student, **changes):
-    found = compared(**{"judged": True, "label": "eel", **changes})
+    found = compared(**{"label": "eel", "meant": frozenset({"eel", "eel, snake"}), **changes})
     sides = {"teacher": replace(found.teacher, names=[teacher]), "student": replace(found.student, names=[student])}
     sides["student"] = replace(sides["student"], top=[0 if teacher == student else 2])
     return replace(found, **sides)
@@ -56,7 +56,7 @@ def test_orders_and_filters(changed, expected):
 
 def test_summary():
     """Prevents: an accuracy over samples whose class isn't known, or a similarity that counts empty maps as 0."""
-    assert summary([*SAMPLES, replace(SAMPLES[0], judged=False, similarity=None)]) == {
+    assert summary([*SAMPLES, replace(SAMPLES[0], meant=frozenset(), similarity=None)]) == {
         "Samples": "5",
         "Same class": "2 of 5 (40 %)",
         "Teacher right": "2 of 4 (50 %)",

@@ -105,13 +105,13 @@ def test_agreement_is_said_in_words():
 def test_synonyms():
     """Prevents: a right answer called wrong since the folder has one of its names, or a line of Latin names."""
     names = "tench, Tinca tinca"
-    found = compared(label="Tinca_tinca", judged=True, explained=names)
+    found = compared(label="Tinca_tinca", meant=frozenset({names}), explained=names)
     found = replace(found, teacher=replace(found.teacher, names=[names, "other"]))
     page = comparison_section(found)
     assert "teacher ✓ right · student ✗ wrong" in page
     assert f'the teacher chooses <b><span title="{names}">tench</span></b>' in page
     assert caption(found).startswith("✗ tench | eel")
-    assert "✗ wrong" not in comparison_section(replace(found, judged=False))  # of a label space of its own
+    assert "✗ wrong" not in comparison_section(replace(found, meant=frozenset()))  # of a label space of its own
 
 
 def test_small_differences_of_words_stay_small():
