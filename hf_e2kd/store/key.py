@@ -78,7 +78,9 @@ def processor_key(processor: Any) -> dict[str, Any] | None:
         return None
     if isinstance(processor, PreTrainedTokenizerBase):
         definition = json.dumps(tokenizer_definition(processor), sort_keys=True)
-        return {"type": type(processor).__name__, "tokenizer": hashlib.sha256(definition.encode()).hexdigest()}
+        key = {"type": type(processor).__name__, "tokenizer": hashlib.sha256(definition.encode()).hexdigest()}
+        # Of long texts another part is read. The usual side isn't stated, as in stores of earlier versions.
+        return key if processor.truncation_side == "right" else {**key, "truncation_side": processor.truncation_side}
     if not hasattr(processor, "to_dict"):
         raise StoreError(
             f"processing_class must be an image processor or a tokenizer, not {type(processor).__name__}, which has no "

@@ -1,5 +1,7 @@
 """What a store was built with, and what else is refused."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from hf_e2kd.explainers import GradCAM, Saliency
 from hf_e2kd.store import StoredReference, StoreError
 from hf_e2kd.store.key import explainer_key, public_key, teacher_key
 from tests.models import build
-from tests.store.stores import PROCESSOR, store, train
+from tests.store.stores import PROCESSOR, TEACHER, store, text_model, texts, train
 from tests.training import samples
 
 
@@ -40,6 +42,17 @@ def test_another_teacher_processor_or_explainer(tmp_path, teacher):
         train(tmp_path, reference, reference.attach(samples(4)), explainer="saliency")
     freely = StoredReference(tmp_path / "store", allow_explainer_mismatch=True)
     train(tmp_path, freely, freely.attach(samples(4)), explainer="saliency", settings={"max_steps": 1})
+
+
+def test_a_tokenizer_that_reads_the_end_of_long_texts(tmp_path):
+    """Prevents: scores of the first tokens of long texts taken for those of the last ones."""
+    options = {"processing_class": TEACHER, "explainer": "saliency"}
+    reference = store(text_model("bert", TEACHER, 1), texts(4), tmp_path, **options)
+    end = copy.deepcopy(TEACHER)
+    end.truncation_side = "left"
+    reference.check(processing_class=TEACHER)
+    with pytest.raises(StoreError, match="truncation_side is .* in the store and 'left' here"):
+        reference.check(processing_class=end)
 
 
 def test_maps_of_another_sense_are_refused(tmp_path):
