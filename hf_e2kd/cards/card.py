@@ -132,7 +132,7 @@ def model_card(
         citations="\n\n".join(citations(record)),
         explainers=EXPLAINERS,
         explainer_option=_explainer_option(record),
-        targets=TARGETS,
+        targets=dict.fromkeys(TARGETS, "their scores") if record.problem == "regression" else TARGETS,
     )
     return ModelCard(re.sub(r"\n{3,}", "\n\n", card).strip() + "\n")
 

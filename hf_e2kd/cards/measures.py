@@ -100,9 +100,30 @@ MEASURES = {
     ),
 }
 
-MULTI_LABEL = {
-    "agreement": Measure("Agreement", "share of decisions, class by class, that student and teacher make alike"),
+OF_PROBLEMS: Mapping[str, Mapping[str, Measure]] = {
+    "multi_label_classification": {
+        "agreement": Measure("Agreement", "share of decisions, class by class, that student and teacher make alike"),
+    },
+    "regression": {
+        "explanation_similarity": Measure(
+            "Explanation similarity",
+            "cosine of the student's and the teacher's explanation of their scores; 1 is the same up to scale",
+        ),
+        "deletion": Measure(
+            "Deletion",
+            "mean of the model's score while the pixels that raise it most are taken out first: low is faithful to the "
+            "model",
+            "teacher_deletion",
+        ),
+        "comprehensiveness": Measure(
+            "Comprehensiveness",
+            "mean fall of the model's score when the words that raise it most are taken out: high is faithful to the "
+            "model",
+            "teacher_comprehensiveness",
+        ),
+    },
 }
+"""Figures that mean something else than of classes that exclude each other, by problem."""
 
 CHANCE = {
     "image": {"shuffled": "another image's explanation", "untrained": "an untrained student"},
@@ -124,7 +145,7 @@ OF_EACH_EXPLAINER = ("explanation_similarity", "deletion", "insertion", "compreh
 """Figures that a card shows of held-out explainers too."""
 
 TARGETS = {"teacher_top": "the class that the teacher predicts", "label": "the labelled class"}
-"""The explained class, by its rule."""
+"""The explained class, by its rule; a regressor has but one."""
 
 EXPLAINERS = {
     "attention_gradient": "attention weighted by its gradient",
@@ -151,9 +172,14 @@ def control_title(options: Mapping[str, Any]) -> str:
     return one_line(found[0] if found else f"the teacher itself, {options}")
 
 
-def measure_named(name: str, multi_label: bool = False) -> Measure:
-    """Look a figure's title and meaning up by the name that a record has it under."""
-    known = {**MEASURES, **MULTI_LABEL} if multi_label else MEASURES
+def measure_named(name: str, problem: str | None = None) -> Measure:
+    """Look a figure's title and meaning up by the name that a record has it under.
+
+    Args:
+        name: The figure's name.
+        problem: Problem of the record.
+    """
+    known = {**MEASURES, **OF_PROBLEMS.get(problem or "", {})}
     of_all = known.get(name.removeprefix(WORST_GROUP))
     if name.startswith(WORST_GROUP) and of_all is not None:
         extreme = "highest" if is_lower_better(name) else "lowest"

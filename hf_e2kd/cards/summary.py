@@ -64,7 +64,7 @@ def summary_table(record: FidelityRecord) -> list[list[Markup]]:
     names = [name for name in (*firsts, *FURTHER) if _has(record, name)]
     rows = []
     for name in names[: ROWS - (chance is not None) - (cost is not None)]:
-        kind = measure_named(name, record.problem == "multi_label_classification")
+        kind = measure_named(name, record.problem)
         figures = [*(figures.get(name) for figures in students), record.figures.get(kind.teacher or "")]
         rows.append([Markup(kind.title), *(None if each is None else _shown(name, each) for each in figures)])
         if name == SIMILARITY and chance is not None:

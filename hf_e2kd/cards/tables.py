@@ -41,7 +41,7 @@ def figures_table(record: FidelityRecord) -> list[Row]:
     others = list(record.compared.values())
     rows = []
     for name in names:
-        kind = measure_named(name, record.problem == "multi_label_classification")
+        kind = measure_named(name, record.problem)
         values = [own[name], *(figures.get(name) for figures in others), own.get(kind.teacher or "")]
         title = Markup(kind.title) if kind.meaning else code(name)
         meaning = Markup(kind.meaning) if kind.meaning else None
@@ -90,7 +90,7 @@ def groups_table(record: FidelityRecord) -> GroupsTable | None:
     measured = dict.fromkeys(name for figures in groups.values() for name in figures)
     names = [name for name in MEASURES if name in measured]
     names += [name for name in measured if name not in MEASURES and not name.startswith(("teacher_", "zero_t"))]
-    kinds = [measure_named(name, record.problem == "multi_label_classification") for name in names]
+    kinds = [measure_named(name, record.problem) for name in names]
     heads = [Markup(kind.title) if kind.meaning else code(name) for name, kind in zip(names, kinds, strict=True)]
     columns = [{group: own[name] for group, own in groups.items() if name in own} for name in names]
     for held_out in record.held_out:

@@ -619,6 +619,15 @@ def test_a_loss_is_what_was_trained(problem, stated, loss):
     assert loss in model_card(replace(record, problem=problem) if problem else record).text
 
 
+def test_a_regressor_has_scores_and_no_classes():
+    """Prevents: the explained class of a model that has none, and its probability, in the card of a regressor."""
+    record = replace(image_record(), problem="regression")
+    text = model_card(record).text
+    assert "for their scores." in text and "a sample, for its score" in text and "the model's score while" in text
+    for phrase in ("class that the teacher predicts", "class that the student predicts", "of the explained class"):
+        assert phrase not in text
+
+
 def test_held_out_methods_stand_beside_the_trained_one():
     """Prevents: a student that looks alike by the trained method alone, and a card that doesn't say so."""
     record = image_record()
