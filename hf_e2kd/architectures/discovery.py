@@ -151,7 +151,7 @@ def accepted_inputs(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, An
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     parameters = inspect.signature(base.forward).parameters
     passes_on = any(p.kind is p.VAR_KEYWORD for p in parameters.values()) and not isinstance(base, PreTrainedModel)
-    unknown = set() if passes_on else {*TOKEN_COLUMNS} - parameters.keys()
+    unknown = set() if passes_on else {name for name in TOKEN_COLUMNS if name not in parameters}
     return {key: value for key, value in inputs.items() if key not in unknown.union(LAYOUT_COLUMNS)}
 
 
