@@ -117,8 +117,9 @@ evidence-shift: $(VENV)/.installed ## ViT students of a convolutional teacher, a
 		"e2KD=$$(echo outputs/limited_data_vit/students/e_KD__frozen-*-42)"
 
 evidence-shortcut: $(VENV)/.installed ## what passes from three kinds of teachers (21 min)
-	$(PAPERS)/sweep_shortcut.py --teachers guided shortcut --correlations 0.9 --seeds 3 --comparison_grid native $(ARGS)
-	$(PAPERS)/sweep_shortcut.py --teachers neutral --correlations 0 0.5 1 --comparison_grid native $(ARGS)
+	$(PAPERS)/sweep_shortcut.py --teachers guided shortcut --correlations 0.9 --seeds 3 $(ARGS)
+	$(PAPERS)/sweep_shortcut.py --teachers neutral --correlations 0 0.5 1 \
+		--output_dir outputs/sweep_shortcut_neutral $(ARGS)
 
 evidence-tables: $(VENV)/.installed-test ## write tables of recipes/results/README.md from the results beside it
 	$(BIN)/python recipes/papers/evidence_tables.py
@@ -139,7 +140,7 @@ evidence-watermark: $(VENV)/.installed-test ## photographs whose watermark tells
 	$(PAPERS)/watermark.py --photographs $(PHOTOS) --output_dir outputs/watermark $(ARGS)
 
 evidence-weight: $(VENV)/.installed ## λ on a shortcut (5 min)
-	$(PAPERS)/search_weight.py --comparison_grid native $(ARGS)
+	$(PAPERS)/search_weight.py $(ARGS)
 
 evidence-xdistillation: $(VENV)/.installed ## students that read explanations (MNIST; 6 min)
 	$(call needs,MNIST)
