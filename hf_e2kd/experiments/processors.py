@@ -62,8 +62,18 @@ def bcos_processor(config: BcosConfig) -> BitImageProcessor:
 
 
 def processor_like(view: ImageView, student: nn.Module) -> Any:
-    """Make an image processor that shows a student the given view, in a form that is saved beside the student."""
+    """Make an image processor that shows a student the given view, in a form that is saved beside the student.
+
+    Raises:
+        ValueError: a student in timm's wrapper, and a crop of other proportions than the resized image's.
+    """
     if isinstance(student, TimmWrapperForImageClassification):
+        if view.resized is not None:
+            raise ValueError(
+                f"The teacher's processor crops {view} from an image resized to {view.resized}, and timm's crops one "
+                "share of both sides: the student would see another part. Take a student of transformers, or give the "
+                "teacher a processor whose crop has the resized image's proportions."
+            )
         student.config.pretrained_cfg = view.timm_settings()
         return TimmWrapperImageProcessor(student.config.pretrained_cfg, architecture=student.config.architecture)
     if isinstance(student.config, BcosConfig):

@@ -234,7 +234,6 @@ class FurtherMeasures:
     ) -> dict[str, torch.Tensor]:
         """Measure maps of one target (B, *grid) or of K (B, K, *grid)."""
         assert self.faithfulness is not None
-        inputs = in_own_precision(model, inputs)
         with evaluating(model):
             if target.ndim == 1:
                 return self.faithfulness(model, inputs, maps, target)

@@ -22,6 +22,7 @@ from transformers.utils import logging
 from ..alignment.labels import class_count, dataset_label_names
 from ..alignment.words import LAYOUT_COLUMNS
 from ..architectures.base import evaluating
+from ..architectures.discovery import TOKEN_COLUMNS, in_own_precision
 from ..architectures.refusals import refuse_integer_arithmetic, refuse_sentence_transformers
 from ..choices import unknown_choice
 from ..explainers import Explainer, Explanation, build_explainer
@@ -376,20 +377,19 @@ class StoreBuilder:
 
     def _explain(self, batch: Mapping[str, Any], device: torch.device) -> Explanation:
         own = {name.removeprefix("teacher_"): value for name, value in batch.items() if name.startswith("teacher_")}
-        dtype = next((p.dtype for p in self.teacher.parameters() if p.is_floating_point()), torch.float32)
         parameters = inspect.signature(self.teacher.forward).parameters
         accepted = {*parameters, "pixel_values", "input_ids", *LAYOUT_COLUMNS}
         # A wrapper of the user's own hands on what it doesn't name.
         if not isinstance(self.teacher, PreTrainedModel) and any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-            accepted |= {"attention_mask", "token_type_ids"}
+            accepted |= {"attention_mask", *TOKEN_COLUMNS}
         inputs = {
-            # A teacher loaded in half precision takes its images so.
-            name: value.to(device, dtype if value.is_floating_point() else None)
+            name: value.to(device)
             for name, value in (own or batch).items()
             if isinstance(value, torch.Tensor) and name in accepted and name != "labels"
         }
         labels = batch.get("labels")
         labels = labels.to(device) if isinstance(labels, torch.Tensor) else None
+        inputs = in_own_precision(self.teacher, inputs)
         return self.explainer(self.teacher, inputs, lambda logits: self.choose(logits, labels))
 
 

@@ -207,7 +207,20 @@ def train_students(
         Each student's name, seed, arguments and figures.
     """
     runs = {f"{run_name(name, ARMS[name])}-{seed}": (name, seed) for seed in options.seeds for name in options.arms}
-    students = study.folder / "students"
+    students, measured = study.folder / "students", study.folder / f"held_out-{options.held_out_images}"
+    gone = [
+        file
+        for file, (name, seed) in runs.items()
+        if options.held_out_images and name in options.held_out_students
+        if (name, seed) in earlier and "held_out_images" not in earlier[name, seed]
+        if not (students / file).is_dir() and not (measured / f"{file}.json").exists()
+    ]
+    if gone:
+        raise ValueError(
+            f"--held_out_images measures students' weights, and '{students}' lacks {', '.join(gone)}: --continue_from "
+            "takes over figures alone. Copy these folders there, choose --held_out_students whose folders are there, "
+            "or leave --continue_from out to train them anew."
+        )
 
     def train(file: str) -> dict[str, Any]:
         name, seed = runs[file]
@@ -228,15 +241,7 @@ def train_students(
     if options.held_out_images:
         wanted = [file for file, row in rows.items() if row["student"] in options.held_out_students]
         wanted = [file for file in wanted if "held_out_images" not in rows[file]]
-        gone = [file for file in wanted if not (students / file).is_dir()]
-        if gone:
-            raise ValueError(
-                f"--held_out_images measures students' weights, and '{students}' lacks {', '.join(gone)}: "
-                "--continue_from takes over figures alone. Copy these folders there, choose --held_out_students that "
-                "are, or leave --continue_from out to train them anew."
-            )
-        folder = study.folder / f"held_out-{options.held_out_images}"
-        for file, figures in share_runs(folder, wanted, digest, measure).items():
+        for file, figures in share_runs(measured, wanted, digest, measure).items():
             rows[file] |= figures
     return list(rows.values())
 

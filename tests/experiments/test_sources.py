@@ -91,6 +91,8 @@ def test_a_new_student_sees_its_teachers_crop(processor):
     """Prevents: another part of the image, where the teacher's crop isn't of the resized image's proportions."""
     view = image_view(processor)
     assert image_view(processor_like(view, build("vit"))) == view
+    with pytest.raises(ValueError, match="timm's crops one share of both sides.*Take a student of transformers"):
+        processor_like(view, build("wrapped_resnet"))
 
 
 @pytest.mark.parametrize(

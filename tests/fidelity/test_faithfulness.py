@@ -22,7 +22,7 @@ from hf_e2kd.fidelity.interpretability.faithfulness import (
 )
 from hf_e2kd.fidelity.interpretability.road import impute, road_curve
 from hf_e2kd.metrics import curve_area, mean_drop
-from tests.models import images
+from tests.models import build, images
 from tests.text_models import build_text, token_batch
 from tests.tokenizers import STUDENT, text_model
 
@@ -76,6 +76,14 @@ def test_curves_are_of_the_model_in_evaluation_mode(tiny, curve):
         curve(model, inputs, maps.index_fill(0, torch.tensor(0), math.nan), TARGET, **steps)
     with pytest.raises(ValueError, match="3 of the one and 2 of the other"):
         curve(model, inputs, maps[[0, 1, 1]], TARGET, **steps)
+
+
+@pytest.mark.parametrize("curve", [deletion_curve, insertion_curve])
+def test_models_in_half_precision(curve):
+    """Prevents: images of float32 that a model which was loaded in bfloat16 can't take."""
+    model = build("resnet").eval().bfloat16()
+    found = curve(model, {"pixel_values": images()}, torch.rand(2, 4, 4), torch.tensor([0, 1]), 2)
+    assert found.shape == (2, 3) and found.isfinite().all()
 
 
 def test_words_without_a_score_are_refused():

@@ -230,7 +230,8 @@ def test_a_teacher_is_differentiated_once(tiny, tmp_path, explainer):
     """A frozen teacher's fused kernel must not be refused for what a student's maps need."""
     teacher = build("vit", seed=1)
     teacher.config._attn_implementation_internal = "flash_attention_2"
-    distiller(tiny("vit"), teacher, tmp_path, {"explainer": explainer})
+    trainer = distiller(tiny("vit"), teacher, tmp_path, {"explainer": explainer})
+    assert trainer.references["teacher"].model is teacher
 
 
 def test_several_labels_for_a_student_of_one(tiny, tmp_path):

@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 from ...alignment.labels import is_multi_label
 from ...alignment.precision import at_least_float32
 from ...architectures import call_model
+from ...architectures.discovery import in_own_precision
 from ...architectures.taps import untapped
 from ..input_gradients import frozen_statistics, rows_of
 
@@ -57,7 +58,8 @@ def variant_values(
     with untapped(), frozen_statistics(model), bar as progress:
         for start in range(0, len(rows), batch_size):
             here, wanted = rows[start : start + batch_size], numbers[start : start + batch_size]
-            logits = call_model(model, vary(rows_of(inputs, here, len(target)), here, wanted))
+            changed = vary(rows_of(inputs, here, len(target)), here, wanted)
+            logits = call_model(model, in_own_precision(model, changed))
             scores = class_probabilities(model, logits) if probabilities else at_least_float32(logits)
             found.append(scores.gather(1, target[here].clamp(min=0)))
             progress.update(len(here))

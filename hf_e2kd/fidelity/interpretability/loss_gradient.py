@@ -9,6 +9,7 @@ from ...alignment.labels import is_multi_label
 from ...alignment.precision import at_least_float32
 from ...architectures import call_model
 from ...architectures.base import evaluating
+from ...architectures.discovery import in_own_precision
 
 NO_SKIMAGE = "Canny edges need scikit-image: pip install 'hf-e2kd[interpretability]'"
 
@@ -69,7 +70,7 @@ def loss_gradient(model: nn.Module, pixel_values: Tensor, labels: Tensor) -> Los
         )
     with torch.enable_grad(), evaluating(model):
         pixels = pixel_values.detach().clone().requires_grad_()
-        logits = at_least_float32(call_model(model, {"pixel_values": pixels}))
+        logits = at_least_float32(call_model(model, in_own_precision(model, {"pixel_values": pixels})))
         if logits.shape[1] == 1:
             raise ValueError(
                 f"{type(model).__name__} gives one logit, whose cross-entropy is always 0. Explain the score itself by "

@@ -40,6 +40,12 @@ def test_a_model_keeps_its_mode_and_gradients(tiny):
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+def test_a_model_in_half_precision(tiny):
+    """Prevents: images of float32 that a model which was loaded in bfloat16 can't take."""
+    found = loss_gradient(tiny("resnet").bfloat16(), images(2), torch.tensor([0, 4]))
+    assert found.gradients.dtype == torch.float32 and found.gradients.any()
+
+
 def test_the_share_of_the_energy_on_a_mask():
     """1² + 2² of 1² + 2² + 5² lie on the mask; tiny gradients have the same share."""
     gradients = torch.zeros(2, 2, 1, 3)
