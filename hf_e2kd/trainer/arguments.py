@@ -150,6 +150,8 @@ class ExplanationDistillArguments(TrainingArguments):
             raise ValueError(f"explanation_warmup_ratio must lie in [0, 1], not {self.explanation_warmup_ratio}.")
         if not 0 <= self.iou_threshold < 1:
             raise ValueError(f"iou_threshold must lie in [0, 1), not {self.iou_threshold}.")
+        if not 0 <= self.seed < 2**32:  # what NumPy takes
+            raise ValueError(f"seed must lie in [0, 2**32), not {self.seed}.")
         _require_known("task_loss", self.task_loss, list(TASK_LOSSES))
         if self.task_loss == "mse" and self.label_smoothing_factor:
             raise ValueError(

@@ -26,6 +26,8 @@ from hf_e2kd.experiments.shared_runs import SETTLED, share_runs
 from hf_e2kd.experiments.words import WordStudy
 from hf_e2kd.fidelity import measure_fidelity
 from hf_e2kd.fidelity.training import recorded_arguments
+from hf_e2kd.store import StoredReference, StoredTextCollator
+from hf_e2kd.store.key import weights_digest
 from hf_e2kd.trainer import ExplanationDistillTrainer
 from hf_e2kd.trainer.arguments import ExplanationDistillArguments
 from hf_e2kd.version import __version__
@@ -161,21 +163,40 @@ class SstStudy:
         if taught_by is None:
             student = train_on_labels(student, args, self.splits["train"], self.tokenizer, self.collator)
         else:
-            trainer = ExplanationDistillTrainer(
-                student,
-                args,
-                train_dataset=self.splits["train"],
-                processing_class=self.tokenizer,
-                data_collator=self.collator,
-                teacher_model=self.teacher,
-            )
-            trainer.train()
-            student = whole(trainer.student)
+            student = self._distil(student, args)
         trained = time.process_time() - start
         self._save(name, student)
         figures = self._measure(student)
         figures[POOLED]["training_cpu_seconds"] = round(trained, 1)
         return figures
+
+    def _distil(self, student: nn.Module, args: ExplanationDistillArguments) -> nn.Module:
+        train, collator = self.splits["train"], self.collator
+        taught: dict[str, Any] = {"teacher_model": self.teacher}
+        if self.options.stored:
+            reference = self._stored_teacher(args)
+            train, collator = reference.attach(train), StoredTextCollator(self.collator)
+            taught = {"references": {"teacher": reference}}
+        trainer = ExplanationDistillTrainer(
+            student, args, train_dataset=train, processing_class=self.tokenizer, data_collator=collator, **taught
+        )
+        trainer.train()
+        return whole(trainer.student)
+
+    def _stored_teacher(self, args: ExplanationDistillArguments) -> StoredReference:
+        """The teacher's outputs on the training sentences, computed once for each explainer."""
+        # Without an explanation term any store will do: the logits are the same in all.
+        explainer = args.explainer if args.explanation_weight else self.args.explainer
+        return StoredReference.build(
+            self.teacher,
+            self.splits["train"],
+            self.folder.parent / "stores" / str(explainer),
+            explainer=explainer_of(args if args.explanation_weight else self.args),
+            processing_class=self.tokenizer,
+            max_length=self.options.max_length,
+            dtype="float32",
+            progress=not self.args.disable_tqdm,
+        )
 
     def _further(self, name: str) -> dict[str, float]:
         """Measure a student on some sentences by further explainers, and its explanation's faithfulness."""

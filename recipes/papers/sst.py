@@ -14,7 +14,7 @@ is trained once and kept: an interrupted command goes on, and the same command s
 
 e2KD:explainer=NAME is trained by another explainer than the one that all students are measured by. With
 --held_out_sentences students are compared with their teacher by explainers that they weren't trained on, and by how far
-their explanation names what decides.
+their explanation names what decides. Texts aren't augmented, so that a --stored teacher teaches what a live one does.
 
     python recipes/papers/sst.py --dataset TREES --seeds 3
     python recipes/papers/sst.py --dataset TREES --teacher MINILM --student_layers 3 6x192 --held_out_sentences 300 \\
@@ -85,6 +85,9 @@ class SstOptions:
     )
     alpha: float = field(default=0.5, metadata={"help": "α where logits teach: (1 − α)·labels + α·T²·logits (Eq. 1)."})
     smoothing: float = field(default=0.1, metadata={"help": "Share of each label that LS spreads over all classes."})
+    stored: bool = field(
+        default=False, metadata={"help": "Compute the teacher's logits and scores once, in float32, not in each step."}
+    )
     max_length: int = field(default=128, metadata={"help": "Longest input in tokens."})
     explained_samples: int | None = field(default=None, metadata={"help": "Explain so many sentences, not all."})
     held_out_sentences: int = field(

@@ -12,6 +12,7 @@ from _interpretability import TINY, StudyOptions, find_teacher, square_processor
 from _trained_arms import TrainedArms
 from datasets import ClassLabel, Dataset, Features, Image
 from PIL import Image as PILImage
+from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
 from hf_e2kd import ExplanationDistillArguments
@@ -198,6 +199,23 @@ def test_words_of_few_layers(run, tmp_path):
     assert {"explanations-1.png", "explanations-2x8.html", "table.md", "words.png"} <= names
     data = load_sst(tmp_path / "generated" / "trees")
     assert data["test"]["word_labels"][0] == [2, 4, 2, 2, 0]
+
+
+def test_stored_teacher_of_texts(run, tmp_path):
+    """Prevents: a stored teacher from whom students learn something else than from the live one, or nothing."""
+    arm = "e2KD:explainer=attention_gradient"
+    options = ("--smoke", "--students", "scratch", arm, "--pictures", "0", "--learning_rate", "1e-2")
+    for kind in ("live", "stored"):
+        run(sst, *options, "--stored", str(kind == "stored").lower(), "--output_dir", str(tmp_path / kind))
+    name = parse_arm(arm).file_name
+    scratch, live, stored = (
+        load_file(tmp_path / kind / "models" / f"{student}-1-42" / "model.safetensors")
+        for kind, student in (("live", "scratch"), ("live", name), ("stored", name))
+    )
+    weight = "classifier.weight"
+    assert not torch.allclose(live[weight], scratch[weight], atol=1e-4)
+    for key, value in live.items():
+        torch.testing.assert_close(stored[key], value, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize(

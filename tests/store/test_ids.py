@@ -1,7 +1,10 @@
 """Which row is a sample's: by ids, or by the order of the data."""
 
+import shutil
+
 import datasets
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 
@@ -72,6 +75,29 @@ def test_sorted_labels_do_not_excuse_other_images():
     with pytest.raises(StoreError, match="sample . has another 'text'"):
         ids.check_order(data.select(listed_anew), probes, "store")
     ids.check_order(data.remove_columns("text"), probes, "store")
+
+
+def test_folders_whose_files_have_the_same_names(tmp_path):
+    """Prevents: each image given another class's row, where folders with files of the same names were renamed."""
+    for number, folder in enumerate(("cats", "dogs")):
+        (tmp_path / "first" / folder).mkdir(parents=True)
+        for row in range(30):
+            image = PIL.Image.new("RGB", (4, 4), (number, row, 0))
+            image.save(tmp_path / "first" / folder / f"{row:02}.png")
+    shutil.copytree(tmp_path / "first" / "cats", tmp_path / "second" / "pets")
+    shutil.copytree(tmp_path / "first" / "dogs", tmp_path / "second" / "animals")
+    shutil.copytree(tmp_path / "first", tmp_path / "moved")
+    first, second, moved = (
+        datasets.load_dataset("imagefolder", data_dir=str(tmp_path / name), split="train", cache_dir=tmp_path / "cache")
+        for name in ("first", "second", "moved")
+    )
+    probes = ids.order_probes(first)
+    ids.check_order(moved, probes, "store")
+    with pytest.raises(StoreError, match="sample 0 has another 'image'"):
+        ids.check_order(second, probes, "store")
+    # Stores of earlier versions state the names alone.
+    del probes["columns"]["image"]
+    ids.check_order(moved, probes, "store")
 
 
 class Wrapped(torch.utils.data.Dataset):

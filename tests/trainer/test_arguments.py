@@ -79,6 +79,7 @@ def test_numbers_as_strings(tmp_path):
         ({"temperature": float("inf")}, "temperature must be a finite number above 0, not inf"),
         ({"learning_rate": float("nan")}, "learning_rate must be a finite number of at least 0, not nan"),
         ({"logits_weight": None}, "logits_weight must be a finite number of at least 0, not None"),
+        ({"seed": -1}, r"seed must lie in \[0, 2\*\*32\), not -1"),
         ({"iou_threshold": "half"}, "iou_threshold must be a finite number, not 'half'"),
         ({"task_weight": True}, "task_weight must be a finite number of at least 0, not True"),
         ({"explanation_interval": 2.5}, "explanation_interval must be a whole number, not 2.5"),
