@@ -176,14 +176,18 @@ class WordStudy:
         explainer = self.explainer.with_tokenizer(tokenizer)
         labels = align_labels(self.teacher, model)
         logits, words, spans = [], [], []
+        # Texts of similar length share a batch, which saves most of the padding.
+        lengths = [sum(map(len, parts)) for parts in self._texts(data)]
+        order = sorted(range(len(data)), key=lengths.__getitem__)
         for start in range(0, len(data), self.batch_size):
-            rows = data[start : start + self.batch_size]
+            chosen = order[start : start + self.batch_size]
+            rows = data[chosen]
             texts = self._texts(rows)
             batches, names = self._tokenized(texts)
             batch = {key: value.to(device) for key, value in batches[0 if teacher is None else 1].items()}
             tokens = {key: value for key, value in batch.items() if key not in LAYOUT_COLUMNS}
             if teacher is not None:
-                taught = teacher.logits[start : start + self.batch_size].to(device)
+                taught = teacher.logits[chosen].to(device)
                 target = labels.to_student(labels.teacher_logits(taught).argmax(1))
                 explained = explainer(model, tokens, partial(_beside_own_top, target))
                 matched, own = explained.maps.unbind(1)
@@ -202,7 +206,9 @@ class WordStudy:
                     # What a truncation cut off has no score.
                     spans.append((scores + [0.0] * len(own_spans))[: len(own_spans)])
             logits.append(explained.logits.cpu())
-        return Reading(torch.cat(logits), words, spans)
+        places = sorted(range(len(data)), key=order.__getitem__)
+        words, spans = ([found[place] for place in places] if found else [] for found in (words, spans))
+        return Reading(torch.cat(logits)[places], words, spans)
 
 
 def _has_words(data: Dataset) -> bool:

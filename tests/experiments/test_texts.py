@@ -22,7 +22,7 @@ from hf_e2kd.data.sst import join_words, word_features
 from hf_e2kd.experiments import keep_classes, label_settings, run_experiment, shallow_copy_of, texts, words
 from hf_e2kd.experiments.demos import BERT_ON_REVIEWS
 from hf_e2kd.experiments.models import load_text_classifier
-from hf_e2kd.experiments.words import WordStudy
+from hf_e2kd.experiments.words import Reading, WordStudy
 from hf_e2kd.explainers import InputXGradient
 from hf_e2kd.models import SentenceEncoderConfig, SentenceEncoderForSequenceClassification
 
@@ -185,6 +185,27 @@ def test_a_teacher_whose_classes_stand_in_another_order(names, tmp_path, monkeyp
     explained = "joke" if "joke" in names else "news"
     for sample in drawn:
         assert sample.explained == explained and {row.prediction for row in sample.rows} == {explained}
+
+
+def test_texts_keep_their_order():
+    """Prevents: a text's words, spans or logits given to another one, as those of similar length share a batch."""
+    tokenizer = train_tokenizer(TEXTS, vocab_size=60, model_max_length=32)
+    torch.manual_seed(0)
+    model = BertForSequenceClassification(BertConfig(vocab_size=len(tokenizer), num_hidden_layers=1, **TINY))
+    split = [(f"{text} " * times).split() for text, times in zip(TEXTS, (3, 1, 4, 2), strict=True)]
+    joined = [join_words(own) for own in split]
+    rows = {"text": [text for text, _ in joined], "spans": [spans for _, spans in joined], "label": [0, 1, 0, 1]}
+    data = Dataset.from_dict({**rows, "word_labels": [[2] * len(own) for own in split]})
+    study = WordStudy(model, tokenizer, tokenizer, {"test": data}, InputXGradient(), batch_size=2)
+    taught = study._read(model, data, None)
+    for teacher in (None, taught):
+        together = study._read(model, data, teacher)
+        for row in range(4):
+            only = teacher and Reading(teacher.logits[[row]], [teacher.words[row]], [])
+            alone = study._read(model, data.select([row]), only)
+            torch.testing.assert_close(together.logits[row], alone.logits[0])
+            assert together.words[row] == pytest.approx(alone.words[0], abs=1e-6)
+            assert together.spans[row] == pytest.approx(alone.spans[0], abs=1e-6)
 
 
 def test_spans_of_another_kind_are_left_alone():
