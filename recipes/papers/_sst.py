@@ -27,7 +27,6 @@ from hf_e2kd.experiments.words import WordStudy
 from hf_e2kd.fidelity import measure_fidelity
 from hf_e2kd.fidelity.training import recorded_arguments
 from hf_e2kd.store import StoredReference, StoredTextCollator
-from hf_e2kd.store.key import weights_digest
 from hf_e2kd.trainer import ExplanationDistillTrainer
 from hf_e2kd.trainer.arguments import ExplanationDistillArguments
 from hf_e2kd.version import __version__
