@@ -24,6 +24,7 @@ from hf_e2kd.experiments.models import load_text_classifier, load_weights, shall
 from hf_e2kd.experiments.results import measured_metrics
 from hf_e2kd.experiments.shared_runs import SETTLED, share_runs
 from hf_e2kd.experiments.words import WordStudy
+from hf_e2kd.explainers import build_explainer
 from hf_e2kd.fidelity import measure_fidelity
 from hf_e2kd.fidelity.training import recorded_arguments
 from hf_e2kd.store import StoredReference, StoredTextCollator
@@ -184,13 +185,13 @@ class SstStudy:
 
     def _stored_teacher(self, args: ExplanationDistillArguments) -> StoredReference:
         """The teacher's outputs on the training sentences, computed once for each explainer."""
-        # Without an explanation term any store will do: the logits are the same in all.
-        explainer = args.explainer if args.explanation_weight else self.args.explainer
+        # Plain distillation reads logits alone, which are the same in all stores.
+        explainer = explainer_of(args) if args.explanation_weight else build_explainer("saliency")
         return StoredReference.build(
             self.teacher,
             self.splits["train"],
-            self.folder.parent / "stores" / str(explainer),
-            explainer=explainer_of(args if args.explanation_weight else self.args),
+            self.folder.parent / "stores" / explainer.name,
+            explainer=explainer,
             processing_class=self.tokenizer,
             max_length=self.options.max_length,
             dtype="float32",

@@ -14,7 +14,8 @@ is trained once and kept: an interrupted command goes on, and the same command s
 
 e2KD:explainer=NAME is trained by another explainer than the one that all students are measured by. With
 --held_out_sentences students are compared with their teacher by explainers that they weren't trained on, and by how far
-their explanation names what decides. Texts aren't augmented, so that a --stored teacher teaches what a live one does.
+their explanation names what decides. Texts aren't augmented, so that a --stored teacher teaches what a live one does;
+of Integrated Gradients it holds the quadrature's scores, where a live one is explained at the student's random points.
 
     python recipes/papers/sst.py --dataset TREES --seeds 3
     python recipes/papers/sst.py --dataset TREES --teacher MINILM --student_layers 3 6x192 --held_out_sentences 300 \\
