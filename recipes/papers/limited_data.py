@@ -70,9 +70,11 @@ TABLE = {**FIGURES, "training_cpu_seconds": "training, CPU s"}
 PARTS = {
     "front": (["labels", "KD", "e²KD", "ReviewKD", "ReviewKD + e²KD"], FIGURES),
     "front_frozen": (["KD, frozen", "e²KD, frozen"], FIGURES),
+    "stored": (["KD, frozen", "e²KD, frozen"], TABLE),
+    "beside_live": (["labels", "KD", "KD, frozen", "e²KD, frozen"], TABLE),
     "held_out": (["labels", "KD", "e²KD"], {"explanation_similarity": "GradCAM", **HELD_OUT, **FAITHFULNESS}),
 }
-"""Students and columns of further tables: the front page's, and that of what no student was trained on."""
+"""Students and columns of further tables: the front page's, frozen teachers', and that of what none was trained on."""
 
 
 @dataclass
