@@ -172,6 +172,6 @@ class MixingCollator:
             mixed = self.mixing({**images, "share": tv_tensors.Image(own), "labels": batch["labels"]})
             share = mixed.pop("share").as_subclass(torch.Tensor)[:1]
             for name, value in others.items():
-                kept = nn.functional.interpolate(share, size=value.shape[-2:], mode="nearest").to(value)
+                kept = nn.functional.interpolate(share, size=value.shape[-2:], mode="nearest-exact").to(value)
                 mixed[name] = kept * value + (1 - kept) * value.roll(1, 0)
         return {name: value.as_subclass(torch.Tensor) for name, value in mixed.items()}

@@ -98,7 +98,7 @@ class DistillationTransform:
             out["labels"] = [self._label(label) for label in batch[label_column]]
         if mask_column in batch:
             size = list(self.student.size)
-            out["mask"] = [TF.resize(view["mask"], size, InterpolationMode.NEAREST)[0].bool() for view in views]
+            out["mask"] = [TF.resize(view["mask"].as_subclass(ObjectMask), size)[0].bool() for view in views]
         if "boxes" in batch:
             shown = [_boxes_in(view["boxes"], self.student.size) for view in views]
             out["boxes"] = [own for own, _ in shown]
@@ -168,7 +168,24 @@ class DistillationTransform:
 
 
 class ObjectMask(tv_tensors.Mask):
-    """A mask of zeros and ones: empty where its image is filled, whatever the colour."""
+    """A mask of zeros and ones: empty where its image is filled, whatever the colour, and resized as its image is.
+
+    By torchvision's own resizing, a mask's pixel shows the upper left corner of what it covers, and not its middle: up
+    to half a pixel of the smaller size, each time, to the right of its image and below it.
+    """
+
+
+@TF.register_kernel(TF.resize, ObjectMask)
+def _resize_mask(inpt: ObjectMask, size: Any, max_size: int | None = None, **_: Any) -> ObjectMask:
+    as_image = inpt.as_subclass(tv_tensors.Image)
+    return TF.resize(as_image, size, InterpolationMode.NEAREST_EXACT, max_size).as_subclass(ObjectMask)
+
+
+@TF.register_kernel(TF.resized_crop, ObjectMask)
+def _resized_crop_mask(
+    inpt: ObjectMask, top: int, left: int, height: int, width: int, size: Any, **_: Any
+) -> ObjectMask:
+    return _resize_mask(TF.crop(inpt, top, left, height, width), size)
 
 
 def _leave_unfilled(functional: Callable[..., Any]) -> None:

@@ -92,6 +92,27 @@ def test_student_teacher_and_mask_show_one_view(augmentation):
         assert overlap(enlarged, teacher) > 0.75
 
 
+@pytest.mark.parametrize(
+    "augmentation",
+    [
+        None,
+        v2.Resize((32, 32)),
+        v2.RandomResizedCrop(32, scale=(1.0, 1.0), ratio=(1.0, 1.0)),
+        v2.Compose([v2.RandomHorizontalFlip(1.0), v2.RandomVerticalFlip(1.0)]),
+    ],
+    ids=["none", "resize", "resized crop", "flips"],
+)
+def test_a_masks_pixel_shows_the_middle_of_what_it_covers(augmentation):
+    """Prevents: masks that lie half a pixel, or more by a crop, beside their images; flipped ones on the other side."""
+    middles = np.zeros((96, 96), dtype=np.uint8)
+    middles[1::3, 1::3] = 255
+    image = Image.fromarray(np.stack([middles] * 3, -1))
+
+    found = DistillationTransform(squash(32), augmentation=augmentation)({"image": [image], "mask": [middles]})
+
+    assert found["mask"][0].all()
+
+
 def test_flip_is_a_flip():
     """Prevents: an augmentation that is drawn but not applied."""
     plain = DistillationTransform(squash(32))(batch(left=50, side=40))
