@@ -17,7 +17,7 @@ from ..alignment.masks import object_masks
 from .boxes import box_fault
 from .explanation_map import ExplanationMapBesidePillow
 from .joint_augment import AUTO_AUGMENTS
-from .labels import refuse_names
+from .labels import refuse_names, several_labels
 from .opening import as_rgb, open_image
 
 
@@ -35,7 +35,8 @@ class DistillationTransform:
             `StoredReference` finds the places of its maps: `ExplanationMap.matrix`, from what is shown to the student's
             field of view without augmentation. The augmentation may then be made of what `ExplanationMap` follows, of
             `JointAugment` and of whatever changes colours alone.
-        classes: Number of classes, where a row's label is a list of them; they become zeros and ones.
+        classes: Number of classes, where a row's label is a list of them; they become zeros and ones. A vector of zeros
+            and ones (or of shares) is one of floats or booleans, which stays.
         image_column, label_column, mask_column: Columns of the data set; a missing label or mask is left out. So are
             missing `boxes` (N, 4), as x0, y0, x1, y1 in pixels of the image, which become pixels of `pixel_values`,
             and their `box_labels`. Boxes that an augmentation has moved out of the view go; collate the others by
@@ -46,7 +47,8 @@ class DistillationTransform:
     Raises:
         ValueError: with `record_view`, an augmentation of which it is known that an explanation map can't follow it. On
             a call: a missing image column; a mask of another size than its image's, or with values that say nothing; a
-            box that isn't finite or has no area, named by its row's `id` where there is one; labels beyond the classes.
+            box that isn't finite, has no area or is in shares of the image, named by its row's `id` where there is one;
+            labels beyond the classes, or that may be numbers of classes or zeros and ones.
     """
 
     def __init__(
@@ -109,18 +111,7 @@ class DistillationTransform:
     def _label(self, label: Any) -> Any:
         """One class as it is, several as zeros and ones (classes,)."""
         refuse_names([label], self.columns[1])
-        if not isinstance(label, Sequence):
-            return label
-        if self.classes is None:
-            raise ValueError(
-                f"The labels of a row are several ({list(label)[:5]}). Give the number of `classes`, as in "
-                "DistillationTransform(processor, classes=20)."
-            )
-        if any(not 0 <= number < self.classes for number in label):
-            raise ValueError(f"A row has the labels {list(label)}, and there are {self.classes} classes, from 0 on.")
-        several = torch.zeros(self.classes)
-        several[torch.as_tensor(label, dtype=torch.long)] = 1
-        return several
+        return several_labels(label, self.classes, self.columns[1]) if isinstance(label, Sequence) else label
 
     def _view(self, image: Image.Image, mask: Any, boxes: Any, box_labels: Any) -> dict[str, Any]:
         """The image that both models are shown, its mask (1, H, W), its boxes and its place in the student's field.
@@ -285,7 +276,7 @@ def _read_mask(mask: Any, image: Image.Image) -> torch.Tensor:
 
 
 def _check_boxes(boxes: Any, name: str) -> None:
-    """Refuse boxes that would vanish in the resizing without a word; rows of −1 are padding."""
+    """Refuse boxes that would vanish in the resizing, or among the pixels, without a word; rows of −1 are padding."""
     for number, box in enumerate(boxes):
         corners = [float(value) for value in box]
         fault = box_fault(corners)
@@ -293,6 +284,11 @@ def _check_boxes(boxes: Any, name: str) -> None:
             raise ValueError(
                 f"Box {number} of {name}, {corners} as x0, y0, x1, y1, {fault}. Mend it or leave it out, and convert "
                 "boxes given as x, y, width, height."
+            )
+        if min(corners) >= 0 and max(corners) <= 1:
+            raise ValueError(
+                f"Box {number} of {name}, {corners} as x0, y0, x1, y1, lies within the image's first pixel. Give boxes "
+                "in pixels: multiply shares of the image by its width and height."
             )
 
 
