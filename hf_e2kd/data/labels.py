@@ -103,13 +103,8 @@ def several_labels(label: Sequence[Any], classes: int | None, column: str) -> to
         >>> several_labels([0, 2], 3, "labels"), several_labels([0.0, 1.0, 0.0], 3, "labels")
         (tensor([1., 0., 1.]), tensor([0., 1., 0.]))
     """
+    refuse_lists_of_names(label, column)
     shown = str(list(label[:8]))[:80]
-    if any(isinstance(each, str) for each in label):
-        raise ValueError(
-            f"The column '{column}' holds {shown} where numbers of classes are expected. Number the labels before: "
-            f"dataset.cast_column('{column}', datasets.List(datasets.ClassLabel(names=names))), with the names in the "
-            "order of the model's classes."
-        )
     if any(isinstance(each, float | bool) for each in label):
         if classes is not None and len(label) != classes:
             raise ValueError(f"A row has a vector of {len(label)} labels, {shown}, and there are {classes} classes.")
@@ -130,6 +125,20 @@ def several_labels(label: Sequence[Any], classes: int | None, column: str) -> to
     several = torch.zeros(classes)
     several[torch.as_tensor(label, dtype=torch.long)] = 1
     return several
+
+
+def refuse_lists_of_names(label: Sequence[Any], column: str) -> None:
+    """Refuse one sample's several labels that are names and not numbers.
+
+    Raises:
+        ValueError: showing them, and the remedy.
+    """
+    if any(isinstance(each, str) for each in label):
+        raise ValueError(
+            f"The column '{column}' holds {str(list(label[:8]))[:80]} where numbers of classes are expected. Number "
+            f"them before: dataset.cast_column('{column}', datasets.List(datasets.ClassLabel(names=names))), with the "
+            "names in the order of the model's classes."
+        )
 
 
 def refuse_unequal(labels: Sequence[Any], column: str) -> None:

@@ -15,9 +15,10 @@ from torchvision.transforms.v2 import functional as TF
 from ..alignment.inputs import ImageView, image_view
 from ..alignment.masks import object_masks
 from .boxes import box_fault
+from .decoding import NamedImage
 from .explanation_map import ExplanationMapBesidePillow
 from .joint_augment import AUTO_AUGMENTS
-from .labels import refuse_names, several_labels
+from .labels import refuse_lists_of_names, refuse_names, several_labels
 from .opening import as_rgb, open_image
 
 
@@ -88,8 +89,8 @@ class DistillationTransform:
             masks = [_read_mask(mask, image) for mask, image in zip(masks, images, strict=True)]
         if "boxes" in batch:
             boxes = [own or [] for own in boxes]
-            for own, name in zip(boxes, names, strict=True):
-                _check_boxes(own, name)
+            for own, of_each, name in zip(boxes, labels, names, strict=True):
+                _check_boxes(own, of_each, name)
         views: list[Any] = [self._view(*each) for each in zip(images, masks, boxes, labels, strict=True)]
         out: dict[str, list[Any]] = {"pixel_values": [_show(view["image"], self.student) for view in views]}
         if self.teacher is not None:
@@ -134,6 +135,12 @@ class DistillationTransform:
         if self.augmentation is None:
             labels = {name: view.pop(name) for name in ("box_labels",) if name in view}
             return {name: TF.crop(value, *box) for name, value in view.items()} | labels
+        if len(view) > 1 and _takes_images_alone(self.augmentation):
+            others = " and ".join(name for name in ("mask", "boxes") if name in view)
+            raise ValueError(
+                f"{type(self.augmentation).__name__} of torchvision.transforms moves an image alone, and this one has "
+                f"{others} to move with it. Take the transform of that name of torchvision.transforms.v2."
+            )
         if _is_of_albumentations(self.augmentation):
             view = _albumentations(self.augmentation, view)
         elif "boxes" in view:  # by name, as SanitizeBoundingBoxes needs it
@@ -212,6 +219,12 @@ def _is_of_albumentations(augmentation: Any) -> bool:
     return any(kind.__module__.startswith("albumentations") for kind in type(augmentation).__mro__)
 
 
+def _takes_images_alone(augmentation: Any) -> bool:
+    """Tell whether a transform is one of torchvision's first version."""
+    module = type(augmentation).__module__
+    return module.startswith("torchvision.transforms.") and not module.startswith("torchvision.transforms.v2")
+
+
 def _albumentations(augmentation: Callable[..., Any], view: Mapping[str, Any]) -> dict[str, Any]:
     """Apply albumentations to a view: it is called by name, on arrays (H, W, 3) and (H, W)."""
     others = sorted(view.keys() - {"image", "mask"})
@@ -262,6 +275,13 @@ def _read_mask(mask: Any, image: Image.Image) -> torch.Tensor:
     size = (image.height, image.width)
     if mask is None:
         return torch.zeros(size, dtype=torch.bool)
+    if isinstance(mask, Mapping):  # not decoded, as by `datasets.Image(decode=False)`
+        mask = NamedImage().decode_example(mask)
+    if isinstance(mask, str | Path):
+        raise ValueError(
+            f"The mask '{mask}' is a path. Let `datasets` open such files: dataset.cast_column('mask', "
+            "datasets.Image())."
+        )
     if isinstance(mask, Image.Image) and mask.mode not in ("1", "L"):
         raise ValueError(
             f"A mask is an image of mode {mask.mode}. Give a grey one, mask.convert('L'), or, where its values are "
@@ -275,8 +295,17 @@ def _read_mask(mask: Any, image: Image.Image) -> torch.Tensor:
     return object_masks(values)
 
 
-def _check_boxes(boxes: Any, name: str) -> None:
-    """Refuse boxes that would vanish in the resizing, or among the pixels, without a word; rows of −1 are padding."""
+def _check_boxes(boxes: Any, labels: Any, name: str) -> None:
+    """Refuse boxes that would vanish, in the resizing or among the pixels, without a word, and labels of others.
+
+    Rows of −1 are padding.
+    """
+    if labels:
+        refuse_lists_of_names(labels, "box_labels")
+        if len(labels) != len(boxes):
+            raise ValueError(
+                f"There are {len(boxes)} boxes of {name}, and {len(labels)} box_labels. Give one for each."
+            )
     for number, box in enumerate(boxes):
         corners = [float(value) for value in box]
         fault = box_fault(corners)
