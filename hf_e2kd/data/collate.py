@@ -13,7 +13,7 @@ from transformers import default_data_collator
 from ..alignment.labels import DataLabels
 from .boxes import pad_boxes
 from .groups import GROUP
-from .labels import refuse_missing, refuse_names
+from .labels import refuse_missing, refuse_names, refuse_unequal
 
 
 class FiniteBatches:
@@ -65,8 +65,10 @@ class FiniteBatches:
             for column in ("labels", "label"):
                 given = [sample.get(column) for sample in samples if isinstance(sample, Mapping)]
                 refuse_missing(given, column)
-                if column == "label" and (is_default or isinstance(self.collator, AnnotatedCollator)):
-                    refuse_names(given, column)  # of which it would make a tensor
+                if is_default or isinstance(self.collator, AnnotatedCollator):  # which would make a tensor of them
+                    refuse_unequal(given, column)
+                    if column == "label":
+                        refuse_names(given, column)
         batch = self.collator(samples)
         if groups:
             batch = {**batch, GROUP: torch.tensor(groups)}
@@ -172,6 +174,6 @@ class MixingCollator:
             mixed = self.mixing({**images, "share": tv_tensors.Image(own), "labels": batch["labels"]})
             share = mixed.pop("share").as_subclass(torch.Tensor)[:1]
             for name, value in others.items():
-                kept = nn.functional.interpolate(share, size=value.shape[-2:], mode="nearest").to(value)
+                kept = nn.functional.interpolate(share, size=value.shape[-2:], mode="nearest-exact").to(value)
                 mixed[name] = kept * value + (1 - kept) * value.roll(1, 0)
         return {name: value.as_subclass(torch.Tensor) for name, value in mixed.items()}

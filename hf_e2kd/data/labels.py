@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from datasets import ClassLabel, Dataset, Value
 
 from ..alignment.labels import name_key
@@ -81,6 +82,79 @@ def refuse_names(labels: Sequence[Any], column: str) -> None:
             f"The column '{column}' holds {named!r} where a class's number is expected. Number the labels before: "
             f"hf_e2kd.data.encode_labels(dataset, '{column}', names), with the names in the order of the model's "
             "classes."
+        )
+
+
+def several_labels(label: Sequence[Any], classes: int | None, column: str) -> torch.Tensor:
+    """Make a vector of zeros and ones of the several labels of one sample.
+
+    Args:
+        label: Numbers of its classes; or the vector itself, as floats or booleans.
+        classes: Number of classes; a vector says it itself.
+        column: Column of the labels, for the errors.
+
+    Returns:
+        (classes,) float32.
+
+    Raises:
+        ValueError: names, labels beyond the classes, a vector of another length, or whole numbers that may be either.
+
+    Example:
+        >>> several_labels([0, 2], 3, "labels"), several_labels([0.0, 1.0, 0.0], 3, "labels")
+        (tensor([1., 0., 1.]), tensor([0., 1., 0.]))
+    """
+    refuse_lists_of_names(label, column)
+    shown = str(list(label[:8]))[:80]
+    if any(isinstance(each, float | bool) for each in label):
+        if classes is not None and len(label) != classes:
+            raise ValueError(f"A row has a vector of {len(label)} labels, {shown}, and there are {classes} classes.")
+        return torch.tensor(label, dtype=torch.float32)
+    if classes is None:
+        raise ValueError(
+            f"The labels of a row are several ({shown}). Give the number of `classes`, as in "
+            "DistillationTransform(processor, classes=20)."
+        )
+    if any(not 0 <= number < classes for number in label):
+        raise ValueError(f"A row has the labels {list(label)}, and there are {classes} classes, from 0 on.")
+    if len(label) == classes and max(label) <= 1 and list(label) != sorted(set(label)):
+        raise ValueError(
+            f"The labels of a row, {shown}, may be a vector of zeros and ones, or the numbers of classes. Give a "
+            f"vector as floats, dataset.cast_column('{column}', datasets.List(datasets.Value('float32'))), and numbers "
+            "once each, in ascending order."
+        )
+    several = torch.zeros(classes)
+    several[torch.as_tensor(label, dtype=torch.long)] = 1
+    return several
+
+
+def refuse_lists_of_names(label: Sequence[Any], column: str) -> None:
+    """Refuse one sample's several labels that are names and not numbers.
+
+    Raises:
+        ValueError: showing them, and the remedy.
+    """
+    if any(isinstance(each, str) for each in label):
+        raise ValueError(
+            f"The column '{column}' holds {str(list(label[:8]))[:80]} where numbers of classes are expected. Number "
+            f"them before: dataset.cast_column('{column}', datasets.List(datasets.ClassLabel(names=names))), with the "
+            "names in the order of the model's classes."
+        )
+
+
+def refuse_unequal(labels: Sequence[Any], column: str) -> None:
+    """Refuse a batch's labels that are lists of different lengths, as of the numbers of each sample's classes.
+
+    Raises:
+        ValueError: showing two, and the remedy.
+    """
+    lists = [label for label in labels if isinstance(label, list | tuple) or getattr(label, "ndim", 0) == 1]
+    other = next((label for label in lists if len(label) != len(lists[0])), None)
+    if other is not None:
+        raise ValueError(
+            f"The column '{column}' holds lists of different lengths, such as {list(lists[0])[:8]} and "
+            f"{list(other)[:8]}. Several labels a sample are a vector, 1 for its classes and 0 for the others: "
+            f"dataset.map(lambda row: {{'{column}': [int(n in row['{column}']) for n in range(classes)]}}). Of images, "
+            "DistillationTransform(processor, classes=…) makes it of the classes' numbers."
         )
 
 

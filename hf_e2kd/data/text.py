@@ -9,7 +9,7 @@ from datasets import Dataset, load_dataset, load_from_disk
 
 from ..alignment.texts import length_limit, require_offsets_and_padding, same_tokenizer, tokenize_texts
 from .files import load_data_file, load_data_folder
-from .labels import refuse_missing, refuse_names
+from .labels import refuse_missing, refuse_names, refuse_unequal
 from .sst import load_sst
 
 
@@ -90,6 +90,7 @@ class TextCollator:
         if any(label is not None for label in labels):
             refuse_missing(labels, label_column)
             refuse_names(labels, label_column)
+            refuse_unequal(labels, label_column)
             # Each by itself: several labels a sample may be a tensor already, as of data in torch's format.
             batch["labels"] = torch.stack([torch.as_tensor(label) for label in labels])
         return batch

@@ -15,9 +15,10 @@ from torchvision.transforms.v2 import functional as TF
 from ..alignment.inputs import ImageView, image_view
 from ..alignment.masks import object_masks
 from .boxes import box_fault
+from .decoding import NamedImage
 from .explanation_map import ExplanationMapBesidePillow
 from .joint_augment import AUTO_AUGMENTS
-from .labels import refuse_names
+from .labels import refuse_lists_of_names, refuse_names, several_labels
 from .opening import as_rgb, open_image
 
 
@@ -35,7 +36,8 @@ class DistillationTransform:
             `StoredReference` finds the places of its maps: `ExplanationMap.matrix`, from what is shown to the student's
             field of view without augmentation. The augmentation may then be made of what `ExplanationMap` follows, of
             `JointAugment` and of whatever changes colours alone.
-        classes: Number of classes, where a row's label is a list of them; they become zeros and ones.
+        classes: Number of classes, where a row's label is a list of them; they become zeros and ones. A vector of zeros
+            and ones (or of shares) is one of floats or booleans, which stays.
         image_column, label_column, mask_column: Columns of the data set; a missing label or mask is left out. So are
             missing `boxes` (N, 4), as x0, y0, x1, y1 in pixels of the image, which become pixels of `pixel_values`,
             and their `box_labels`. Boxes that an augmentation has moved out of the view go; collate the others by
@@ -46,7 +48,8 @@ class DistillationTransform:
     Raises:
         ValueError: with `record_view`, an augmentation of which it is known that an explanation map can't follow it. On
             a call: a missing image column; a mask of another size than its image's, or with values that say nothing; a
-            box that isn't finite or has no area, named by its row's `id` where there is one; labels beyond the classes.
+            box that isn't finite, has no area or is in shares of the image, named by its row's `id` where there is one;
+            labels beyond the classes, or that may be numbers of classes or zeros and ones.
     """
 
     def __init__(
@@ -86,8 +89,8 @@ class DistillationTransform:
             masks = [_read_mask(mask, image) for mask, image in zip(masks, images, strict=True)]
         if "boxes" in batch:
             boxes = [own or [] for own in boxes]
-            for own, name in zip(boxes, names, strict=True):
-                _check_boxes(own, name)
+            for own, of_each, name in zip(boxes, labels, names, strict=True):
+                _check_boxes(own, of_each, name)
         views: list[Any] = [self._view(*each) for each in zip(images, masks, boxes, labels, strict=True)]
         out: dict[str, list[Any]] = {"pixel_values": [_show(view["image"], self.student) for view in views]}
         if self.teacher is not None:
@@ -98,7 +101,7 @@ class DistillationTransform:
             out["labels"] = [self._label(label) for label in batch[label_column]]
         if mask_column in batch:
             size = list(self.student.size)
-            out["mask"] = [TF.resize(view["mask"], size, InterpolationMode.NEAREST)[0].bool() for view in views]
+            out["mask"] = [TF.resize(view["mask"].as_subclass(ObjectMask), size)[0].bool() for view in views]
         if "boxes" in batch:
             shown = [_boxes_in(view["boxes"], self.student.size) for view in views]
             out["boxes"] = [own for own, _ in shown]
@@ -109,18 +112,7 @@ class DistillationTransform:
     def _label(self, label: Any) -> Any:
         """One class as it is, several as zeros and ones (classes,)."""
         refuse_names([label], self.columns[1])
-        if not isinstance(label, Sequence):
-            return label
-        if self.classes is None:
-            raise ValueError(
-                f"The labels of a row are several ({list(label)[:5]}). Give the number of `classes`, as in "
-                "DistillationTransform(processor, classes=20)."
-            )
-        if any(not 0 <= number < self.classes for number in label):
-            raise ValueError(f"A row has the labels {list(label)}, and there are {self.classes} classes, from 0 on.")
-        several = torch.zeros(self.classes)
-        several[torch.as_tensor(label, dtype=torch.long)] = 1
-        return several
+        return several_labels(label, self.classes, self.columns[1]) if isinstance(label, Sequence) else label
 
     def _view(self, image: Image.Image, mask: Any, boxes: Any, box_labels: Any) -> dict[str, Any]:
         """The image that both models are shown, its mask (1, H, W), its boxes and its place in the student's field.
@@ -143,6 +135,12 @@ class DistillationTransform:
         if self.augmentation is None:
             labels = {name: view.pop(name) for name in ("box_labels",) if name in view}
             return {name: TF.crop(value, *box) for name, value in view.items()} | labels
+        if len(view) > 1 and _takes_images_alone(self.augmentation):
+            others = " and ".join(name for name in ("mask", "boxes") if name in view)
+            raise ValueError(
+                f"{type(self.augmentation).__name__} of torchvision.transforms moves an image alone, and this one has "
+                f"{others} to move with it. Take the transform of that name of torchvision.transforms.v2."
+            )
         if _is_of_albumentations(self.augmentation):
             view = _albumentations(self.augmentation, view)
         elif "boxes" in view:  # by name, as SanitizeBoundingBoxes needs it
@@ -168,7 +166,24 @@ class DistillationTransform:
 
 
 class ObjectMask(tv_tensors.Mask):
-    """A mask of zeros and ones: empty where its image is filled, whatever the colour."""
+    """A mask of zeros and ones: empty where its image is filled, whatever the colour, and resized as its image is.
+
+    By torchvision's own resizing, a mask's pixel shows the upper left corner of what it covers, and not its middle: up
+    to half a pixel of the smaller size, each time, to the right of its image and below it.
+    """
+
+
+@TF.register_kernel(TF.resize, ObjectMask)
+def _resize_mask(inpt: ObjectMask, size: Any, max_size: int | None = None, **_: Any) -> ObjectMask:
+    as_image = inpt.as_subclass(tv_tensors.Image)
+    return TF.resize(as_image, size, InterpolationMode.NEAREST_EXACT, max_size).as_subclass(ObjectMask)
+
+
+@TF.register_kernel(TF.resized_crop, ObjectMask)
+def _resized_crop_mask(
+    inpt: ObjectMask, top: int, left: int, height: int, width: int, size: Any, **_: Any
+) -> ObjectMask:
+    return _resize_mask(TF.crop(inpt, top, left, height, width), size)
 
 
 def _leave_unfilled(functional: Callable[..., Any]) -> None:
@@ -202,6 +217,12 @@ def _kind(value: Any) -> str:
 
 def _is_of_albumentations(augmentation: Any) -> bool:
     return any(kind.__module__.startswith("albumentations") for kind in type(augmentation).__mro__)
+
+
+def _takes_images_alone(augmentation: Any) -> bool:
+    """Tell whether a transform is one of torchvision's first version."""
+    module = type(augmentation).__module__
+    return module.startswith("torchvision.transforms.") and not module.startswith("torchvision.transforms.v2")
 
 
 def _albumentations(augmentation: Callable[..., Any], view: Mapping[str, Any]) -> dict[str, Any]:
@@ -254,6 +275,13 @@ def _read_mask(mask: Any, image: Image.Image) -> torch.Tensor:
     size = (image.height, image.width)
     if mask is None:
         return torch.zeros(size, dtype=torch.bool)
+    if isinstance(mask, Mapping):  # not decoded, as by `datasets.Image(decode=False)`
+        mask = NamedImage().decode_example(mask)
+    if isinstance(mask, str | Path):
+        raise ValueError(
+            f"The mask '{mask}' is a path. Let `datasets` open such files: dataset.cast_column('mask', "
+            "datasets.Image())."
+        )
     if isinstance(mask, Image.Image) and mask.mode not in ("1", "L"):
         raise ValueError(
             f"A mask is an image of mode {mask.mode}. Give a grey one, mask.convert('L'), or, where its values are "
@@ -267,8 +295,17 @@ def _read_mask(mask: Any, image: Image.Image) -> torch.Tensor:
     return object_masks(values)
 
 
-def _check_boxes(boxes: Any, name: str) -> None:
-    """Refuse boxes that would vanish in the resizing without a word; rows of −1 are padding."""
+def _check_boxes(boxes: Any, labels: Any, name: str) -> None:
+    """Refuse boxes that would vanish, in the resizing or among the pixels, without a word, and labels of others.
+
+    Rows of −1 are padding.
+    """
+    if labels:
+        refuse_lists_of_names(labels, "box_labels")
+        if len(labels) != len(boxes):
+            raise ValueError(
+                f"There are {len(boxes)} boxes of {name}, and {len(labels)} box_labels. Give one for each."
+            )
     for number, box in enumerate(boxes):
         corners = [float(value) for value in box]
         fault = box_fault(corners)
@@ -276,6 +313,11 @@ def _check_boxes(boxes: Any, name: str) -> None:
             raise ValueError(
                 f"Box {number} of {name}, {corners} as x0, y0, x1, y1, {fault}. Mend it or leave it out, and convert "
                 "boxes given as x, y, width, height."
+            )
+        if min(corners) >= 0 and max(corners) <= 1:
+            raise ValueError(
+                f"Box {number} of {name}, {corners} as x0, y0, x1, y1, lies within the image's first pixel. Give boxes "
+                "in pixels: multiply shares of the image by its width and height."
             )
 
 

@@ -188,10 +188,19 @@ def explain(
     # Inference mode would leave nothing to differentiate.
     with torch.inference_mode(False):
         batch, words = _batch(inputs, processing_class)
+    pixels = batch.get("pixel_values")
+    if pixels is not None and not pixels.is_floating_point() and not isinstance(model, FunctionModel):
+        raise ValueError(
+            f"pixel_values are {str(pixels.dtype).removeprefix('torch.')}, and {type(model).__name__} takes floats: "
+            'give what its image processor makes of the images, processor(images, return_tensors="pt").'
+        )
     if method is None:
         method = "integrated_gradients" if "input_ids" in batch else "gradcam"
     explainer = method if isinstance(method, Explainer) else build_explainer(method, **options)
     explainer = explainer.with_tokenizer(processing_class)
+    if hasattr(model, "own_explainer"):  # an exported student, which has no gradients
+        explainer = model.own_explainer(explainer)
+        explainer.check(model, trained=False)
     if explainer.trainable:
         require_gradients(model, explainer.name)
     if model.training:

@@ -73,6 +73,10 @@ class ExportedStudent(nn.Module):
         found = self._run(inputs, target)
         return found["logits"], found["map"]
 
+    def own_explainer(self, explainer: Explainer) -> Explainer:
+        """Return the explainer by which `hf_e2kd.explain` explains it: in the place of GradCAM, its file's own map."""
+        return ExportedGradCAM(explainer.target_layer) if type(explainer) is GradCAM else explainer
+
     def _run(self, inputs: Mapping[str, Any], target: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
         given = {own: inputs[name] for name, own in self._names.items() if inputs.get(name) is not None}
         if any(value.requires_grad for value in given.values()):
@@ -108,6 +112,8 @@ class ExportedStudent(nn.Module):
 
 class ExportedGradCAM(GradCAM):
     """GradCAM of an exported student: the map that its file gives."""
+
+    explains_any_output = False  # the file's map is of a logit
 
     def check(self, model: nn.Module, compiled: bool = False, trained: bool = True) -> None:
         require_map(model)
@@ -174,9 +180,7 @@ def is_exported(source: str | Path) -> bool:
 
 def exported_explainer(model: nn.Module, explainer: Explainer) -> Explainer:
     """Return the explainer of a model: in the place of GradCAM, an exported student's own map."""
-    if isinstance(model, ExportedStudent) and type(explainer) is GradCAM:
-        return ExportedGradCAM(explainer.target_layer)
-    return explainer
+    return model.own_explainer(explainer) if isinstance(model, ExportedStudent) else explainer
 
 
 def gives_gradcam(model: nn.Module) -> bool:

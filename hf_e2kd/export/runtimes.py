@@ -131,6 +131,12 @@ class TorchProgram(Program):
             )
         stated = json.loads(files[METADATA_FILE])
         self.inputs, self.outputs, self.properties = stated["inputs"], stated["outputs"], stated["properties"]
+        # As ONNX Runtime states them: a size that may be any isn't a number.
+        self.shapes = {
+            node.name: [side if isinstance(side, int) else "any" for side in node.meta["val"].shape]
+            for node in program.graph.nodes
+            if node.op == "placeholder" and node.name in self.inputs
+        }
         self.program = program.module().requires_grad_(False)
         numbers: dict[torch.dtype, int] = {}
         for parameter in self.program.parameters():

@@ -1,10 +1,13 @@
 """The same augmented image for student, teacher and mask."""
 
+import io
+
 import datasets
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision import transforms as v1
 from torchvision.transforms import v2
 from transformers import BitImageProcessor, ViTImageProcessor
 
@@ -90,6 +93,27 @@ def test_student_teacher_and_mask_show_one_view(augmentation):
         assert student.any()
         assert overlap(student, mask) > 0.75
         assert overlap(enlarged, teacher) > 0.75
+
+
+@pytest.mark.parametrize(
+    "augmentation",
+    [
+        None,
+        v2.Resize((32, 32)),
+        v2.RandomResizedCrop(32, scale=(1.0, 1.0), ratio=(1.0, 1.0)),
+        v2.Compose([v2.RandomHorizontalFlip(1.0), v2.RandomVerticalFlip(1.0)]),
+    ],
+    ids=["none", "resize", "resized crop", "flips"],
+)
+def test_a_masks_pixel_shows_the_middle_of_what_it_covers(augmentation):
+    """Prevents: masks that lie half a pixel, or more by a crop, beside their images; flipped ones on the other side."""
+    middles = np.zeros((96, 96), dtype=np.uint8)
+    middles[1::3, 1::3] = 255
+    image = Image.fromarray(np.stack([middles] * 3, -1))
+
+    found = DistillationTransform(squash(32), augmentation=augmentation)({"image": [image], "mask": [middles]})
+
+    assert found["mask"][0].all()
 
 
 def test_flip_is_a_flip():
@@ -338,3 +362,29 @@ def test_albumentations_with_boxes_are_refused():
     transform = DistillationTransform(squash(32), augmentation=Mirror())
     with pytest.raises(ValueError, match="this view has box_labels, boxes too"):
         transform({"image": [spotted()[0]], "boxes": [[[0, 0, 4, 4]]]})
+
+
+def test_masks_that_were_not_decoded():
+    """Prevents: "can't convert np.ndarray of type numpy.object_" for masks beside images that are opened."""
+    _, mask = spotted()
+    file = io.BytesIO()
+    mask.save(file, format="PNG")
+    transform, rows = DistillationTransform(squash(32)), batch()
+
+    found = transform(rows | {"mask": [{"bytes": file.getvalue(), "path": None}]})
+
+    assert torch.equal(found["mask"][0], transform(rows)["mask"][0])
+    with pytest.raises(ValueError, match="'masks/1.png' is a path.*cast_column"):
+        transform(rows | {"mask": ["masks/1.png"]})
+
+
+@pytest.mark.parametrize("augmentation", [v1.RandomHorizontalFlip(), v1.Compose([v1.RandomHorizontalFlip()])])
+def test_transforms_of_images_alone_are_refused_beside_masks_and_boxes(augmentation):
+    """Prevents: "takes 2 positional arguments but 3 were given" of torchvision's first transforms."""
+    transform, rows = DistillationTransform(squash(32), augmentation=augmentation), batch()
+    boxes = {"image": rows["image"], "boxes": [[[4.0, 4.0, 20.0, 20.0]]]}
+
+    assert transform({"image": rows["image"]})["pixel_values"][0].shape == (3, 32, 32)
+    for given, what in ((rows, "mask"), (boxes, "boxes")):
+        with pytest.raises(ValueError, match=f"has {what} to move with it.*torchvision.transforms.v2"):
+            transform(given)

@@ -188,3 +188,21 @@ def test_rows_of_which_some_are_annotated():
 def test_a_label_beyond_the_classes_is_refused():
     with pytest.raises(ValueError, match="the labels \\[3\\], and there are 3 classes"):
         DistillationTransform(PROCESSOR, label_column="labels", classes=3)(rows((30, 20, 60, 50)))
+
+
+def test_boxes_in_shares_of_the_image_are_refused():
+    """Prevents: boxes from 0 to 1, between the pixels' middles, by which nothing is annotated, without a word."""
+    data = rows((30, 20, 60, 50)) | {"boxes": [[[0.2, 0.1, 0.9, 1.0]]]}
+    with pytest.raises(ValueError, match="lies within the image's first pixel.*multiply shares"):
+        DistillationTransform(PROCESSOR, label_column="labels", classes=5)(data)
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [([1, 2], "There are 1 boxes of sample 0, and 2 box_labels"), (["dog"], r"'box_labels' holds \['dog'\]")],
+)
+def test_labels_that_are_not_the_boxes_are_refused(labels, said):
+    """Prevents: an IndexError, or "too many dimensions 'str'"."""
+    data = rows((30, 20, 60, 50)) | {"box_labels": [labels]}
+    with pytest.raises(ValueError, match=said):
+        DistillationTransform(PROCESSOR, label_column="labels", classes=5)(data)

@@ -339,6 +339,16 @@ def test_images_of_two_sizes_are_mixed_alike(mixing):
     assert torch.equal(alone["teacher_pixel_values"][0], torch.ones(3, 48, 48))  # as of a last batch of one image
 
 
+def test_a_part_that_is_cut_out_is_at_the_same_place_in_smaller_images():
+    """Prevents: a teacher's images in which the part that CutMix cuts out lies half a pixel beside the student's."""
+    pixels = torch.rand(4, 3, 24, 24, generator=torch.Generator().manual_seed(0))
+    own = [{"pixel_values": each, "teacher_pixel_values": each[:, 1::3, 1::3], "labels": 0} for each in pixels]
+    for seed in range(8):
+        torch.manual_seed(seed)
+        mixed = MixingCollator(v2.CutMix(num_classes=CLASSES))(own)
+        torch.testing.assert_close(mixed["teacher_pixel_values"], mixed["pixel_values"][..., 1::3, 1::3])
+
+
 def test_shares_of_classes_are_trained_on(tmp_path, teacher):
     """Prevents: shares of classes rounded to classes, or a loss of their own asked for."""
     mixed = []

@@ -107,6 +107,15 @@ def test_shapley_values_of_a_sum_are_its_addends():
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
 
 
+def test_squares_of_sides_that_they_do_not_divide_lie_evenly():
+    """Prevents: squares that are larger on the left and above, so that a flipped image has another map."""
+    model = FunctionModel(lambda pixel_values: pixel_values.sum((1, 2, 3))[:, None].repeat(1, 2))
+    inputs = {"pixel_values": torch.ones(1, 1, 32, 32)}
+    (found,) = KernelShap(samples=60, cells=3)(model, inputs, torch.tensor([0])).maps
+    sides = torch.tensor([11.0, 10.0, 11.0])
+    torch.testing.assert_close(found, sides[:, None] * sides, rtol=1e-3, atol=1e-3)
+
+
 def test_lime_is_a_ridge_regression_on_superpixels(monkeypatch):
     """Prevents: weights of the wrong superpixels, a kernel of another width, coalitions that weigh alike."""
     weights = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))

@@ -82,10 +82,11 @@ def test_contract_of_an_explanation(tiny):
         ("image.png", "not given by its path"),
         (images()[0], r"\(B, channels, H, W\).*not \(3, 32, 32\).*image\[None\]"),
         (images()[:0], "B at least 1"),
+        ((255 * images().sigmoid()).byte(), "pixel_values are uint8, and ViTForImageClassification takes floats"),
         ({"pixel_values": [np.zeros((3, 32, 32))]}, 'return_tensors="pt"'),
         (torch.cat([images(), torch.full((1, 3, 32, 32), torch.nan)]), r"NaN or infinite values in the samples \[2\]"),
     ],
-    ids=["path", "one image", "no image", "not tensors", "NaN"],
+    ids=["path", "one image", "no image", "bytes", "not tensors", "NaN"],
 )
 def test_inputs_that_are_no_batch(tiny, inputs, message):
     """Prevents: a message from deep inside torch, or a map of NaN."""

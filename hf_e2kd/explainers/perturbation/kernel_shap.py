@@ -58,7 +58,9 @@ class KernelShap(CoalitionExplainer):
 
         def without(some: dict[str, Any], _: torch.Tensor, kept: torch.Tensor) -> dict[str, Any]:
             squares = kept.view(len(kept), 1, self.cells, self.cells).to(pixels.dtype)
-            return self.image_without(some, F.interpolate(squares, size=pixels.shape[-2:], mode="nearest")[:, 0])
+            # By the pixels' middles: plain "nearest" would make the squares on the left and above larger.
+            kept_pixels = F.interpolate(squares, size=pixels.shape[-2:], mode="nearest-exact")[:, 0]
+            return self.image_without(some, kept_pixels)
 
         counts = [self.cells**2] * len(pixels)
         scores = self.coalition_scores(model, inputs, target, counts, without).to(whole)
