@@ -80,6 +80,19 @@ def test_hyperparameter_search(tiny, tmp_path):
     assert sorted(round(entry["loss"] / entry["loss_explanation"], 3) for entry in steps) == [0.25, 0.25, 2.5, 2.5]
 
 
+@pytest.mark.parametrize("mine", [False, True])
+def test_a_search_without_an_objective(tiny, tmp_path, mine):
+    """Prevents: the sum of our metrics, most of which are better the larger, as what a search by the loss minimises."""
+    pytest.importorskip("optuna")
+    own = {"compute_metrics": lambda evaluation: {"mine": 0.25}} if mine else {}
+    trainer = distiller(None, build("vit", seed=1), tmp_path, EVALUATED, model_init=lambda: tiny("vit"), **own)
+    trainer.evaluate()
+    best = trainer.hyperparameter_search(
+        lambda trial: {"learning_rate": trial.suggest_float("learning_rate", 0.01, 0.02)}, backend="optuna", n_trials=1
+    )
+    assert best.objective == (0.25 if mine else logged(trainer, "eval_loss")[-1])
+
+
 @pytest.mark.parametrize(
     ("chosen", "message"),
     [
