@@ -17,6 +17,7 @@ from ..architectures.functions import as_module
 from ..architectures.sharding import whole
 from ..data.groups import group_columns, read_groups
 from ..explainers import Explainer
+from ..logs import get_logger
 from ..metrics import agreement_where_teacher_errs, negative_flips
 from ..metrics.running import SampleValues
 from ..references import Reference, TeacherReference
@@ -39,6 +40,8 @@ from .record import DataRecord, FidelityRecord, MetricValue
 from .samples import are_several, sample_metrics
 from .scores import score_figures
 from .students import check_compared, explained, plain_output, students_without_maps, untrained_student
+
+logger = get_logger(__name__)
 
 Matched = Callable[[nn.Module], StepOutput]
 ReferenceOutputs = Mapping[str, ReferenceOutput]
@@ -161,6 +164,11 @@ def measure_fidelity(
         return found
 
     figures, grouped = figures_of(values), None
+    if chance and "explanation_similarity" in figures and f"{CHANCE}shuffled" not in figures:
+        logger.warning(
+            "The similarity has no chance level by other samples' explanations: each batch holds one sample. Set "
+            "per_device_eval_batch_size to 2 or more."
+        )
     if groups is not None:
         grouped = group_figures(values, groups, figures_of)
         methods = ["", *([] if further is None else further.prefixes)]

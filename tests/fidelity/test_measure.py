@@ -354,3 +354,12 @@ def test_f1_is_that_of_the_logits(tmp_path, monkeypatch, settings):
     del theirs["compute_metrics"]
     alone = distiller(decides_each(), decides_each(1), tmp_path, settings, eval_dataset=data, **theirs).evaluate()
     assert alone.get("eval_f1", expected.figures["f1"].value) == expected.figures["f1"].value
+
+
+def test_chance_of_single_samples_is_missed(tmp_path, caplog):
+    """Prevents: a similarity without its chance level, and no word why, as no batch has another sample."""
+    for size in (4, 1):
+        settings = {"per_device_eval_batch_size": size}
+        trainer = distiller(build("resnet"), build("resnet", seed=1), tmp_path, settings, eval_dataset=samples(4))
+        chance = measure_fidelity(trainer, costs=False).chance
+        assert ("shuffled" in chance) is (size == 4) is ("Set per_device_eval_batch_size to 2" not in caplog.text)
