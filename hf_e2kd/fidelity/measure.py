@@ -21,6 +21,7 @@ from ..logs import get_logger
 from ..metrics import agreement_where_teacher_errs, negative_flips
 from ..metrics.running import SampleValues
 from ..references import Reference, TeacherReference
+from ..references.teacher import without_foreign_layer
 from ..store import StoredReference
 from ..store.joining import unattached
 from ..terms import ReferenceOutput, StepOutput
@@ -149,7 +150,11 @@ def measure_fidelity(
     with torch.random.fork_rng(), ExitStack() as stack:
         for other, model in others.items():
             model.to(trainer.args.device)
-            stack.enter_context(evaluating(model) if other in mapless else explained(model, trainer.explainer))
+            if other in mapless:
+                stack.enter_context(evaluating(model))
+            else:
+                # Of another architecture, as a teacher may be.
+                stack.enter_context(explained(model, without_foreign_layer(trainer.explainer, model, remedy="")))
         if further is not None:
             stack.callback(further.close)
         values, output = trainer.collect_samples(selected, measures, columns)

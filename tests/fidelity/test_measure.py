@@ -98,6 +98,17 @@ def test_compared_students_with_other_classes(measured):
         measure_fidelity(measured[0], compared={"few": few})
 
 
+def test_compared_students_of_another_architecture(tmp_path):
+    """Prevents: "has no layer" for a student that is shown beside one which is explained at a layer of its own."""
+    settings = {"explainer": "gradcam", "explainer_options": {"target_layer": "resnet.encoder.stages.0"}}
+    trainer = distiller(build("resnet"), build("resnet", seed=1), tmp_path, settings)
+    record = measure_fidelity(trainer, compared={"other": build("vit", seed=3)}, costs=False, chance=False)
+    teacher = trainer.references["teacher"]
+    trainer = distiller(build("vit", seed=3), teacher.model, tmp_path, teacher_explainer=teacher.explainer)
+    expected = measure_fidelity(trainer, costs=False, chance=False).figures["explanation_similarity"]
+    assert record.compared["other"]["explanation_similarity"] == expected
+
+
 def test_nothing_to_measure_is_said(tmp_path):
     """Prevents: torch's "stack expects a non-empty TensorList" for data without labels beside annotations alone."""
     trainer = distiller(build("vit"), None, tmp_path, references={"boxes": AnnotationReference()})
