@@ -166,14 +166,26 @@ class EvaluationMixin(Trainer):
         self,
         hp_space: Callable[[Any], Any] | None = None,
         compute_objective: Callable[[dict[str, float]], float] | None = None,
+        n_trials: int = 20,
+        direction: str | list[str] = "minimize",
         *arguments: Any,
         **keywords: Any,
     ) -> Any:
         """Search as `Trainer` does: without an objective, by the loss or the sum of `compute_metrics`' metrics.
 
         A search for λ needs an objective of its own, as the loss is smallest where nothing is weighed.
+
+        Raises:
+            ValueError: the loss is to be maximised.
         """
-        return super().hyperparameter_search(hp_space, compute_objective or self._objective, *arguments, **keywords)
+        is_loss = compute_objective is None and self.compute_metrics in (None, multi_label_metrics)
+        if is_loss and direction == "maximize":
+            raise ValueError(
+                "Without compute_objective a search is by the loss, and direction='maximize' would choose the worst. "
+                "Give an objective, as compute_objective=lambda metrics: metrics['eval_agreement']."
+            )
+        objective = compute_objective or self._objective
+        return super().hyperparameter_search(hp_space, objective, n_trials, direction, *arguments, **keywords)
 
     def _objective(self, metrics: dict[str, float]) -> float:
         """Compute the default objective, to whose sum the metrics that we add would make the loss give way."""

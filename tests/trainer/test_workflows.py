@@ -91,6 +91,9 @@ def test_a_search_without_an_objective(tiny, tmp_path, mine):
         lambda trial: {"learning_rate": trial.suggest_float("learning_rate", 0.01, 0.02)}, backend="optuna", n_trials=1
     )
     assert best.objective == (0.25 if mine else logged(trainer, "eval_loss")[-1])
+    if not mine:
+        with pytest.raises(ValueError, match="direction='maximize' would choose the worst. Give an objective"):
+            trainer.hyperparameter_search(direction="maximize")
 
 
 @pytest.mark.parametrize(
