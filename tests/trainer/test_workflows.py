@@ -169,6 +169,18 @@ def test_a_changed_student_comes_back(tmp_path, family, change):
     torch.testing.assert_close(student.state_dict(), saved.state_dict(), rtol=0, atol=0)
 
 
+def test_weights_of_two_precisions(tiny, tmp_path):
+    """Prevents: a head in float32 that is rounded to its backbone's bfloat16 when a training is resumed, or the best
+    checkpoint loaded."""
+    saved, student = tiny("vit").bfloat16(), build("vit", seed=2).bfloat16()
+    for model in (saved, student):
+        model.classifier.float()
+    nn.init.normal_(saved.classifier.weight)
+    saved.save_pretrained(tmp_path)
+    assert load_weights(student, str(tmp_path))
+    torch.testing.assert_close(student.state_dict(), saved.state_dict(), rtol=0, atol=0)
+
+
 def test_checkpoint_holds_the_student_alone(tiny, tmp_path):
     """A teacher inside the checkpoint would multiply its size, and shift the optimizer's state on resuming."""
     student, teacher = tiny("vit"), build("convnext", seed=1)
