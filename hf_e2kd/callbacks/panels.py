@@ -86,8 +86,9 @@ class ExplanationPanels(TrainerCallback):
         self.note, self.names = "", None
         with keeping_random_state(trainer.args.device):
             shown = first_samples(samples, max(count, choose_from or 0))
-            if choose_from is not None and (values := self._similarities(shown, samples)) is not None:
-                chosen = at_quantiles(values, count)
+            values = None if choose_from is None else self._similarities(shown, samples)
+            # None where the reference's maps are all-zero.
+            if values is not None and (chosen := at_quantiles(values, count)):
                 self.note, self.names = rule(len(chosen), len(shown), "similarity"), sample_names(samples, chosen)
                 shown = [shown[row] for row in chosen]
             shown = shown[:count]

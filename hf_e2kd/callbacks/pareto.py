@@ -73,6 +73,8 @@ class ParetoCheckpoints(TrainerCallback):
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **keywords: Any) -> None:
         if not self._is_training or not any(name.startswith(f"{self.prefix}_") for name in metrics):
             return  # of the test data, or of another data set
+        if not state.global_step:
+            return  # of `eval_on_start`, after which no checkpoint is saved
         missing = [name for name in self.maximise if f"{self.prefix}_{name}" not in metrics]
         if missing:
             raise ValueError(

@@ -11,6 +11,7 @@ class Term:
     """One reference's part of the loss.
 
     Attributes:
+        name: Name of the reference.
         annotated: Whether boxes or masks stand in the place of a teacher.
         logits_weight, explanation_weight: 0 where it has no such part.
         loss: Name of the loss between explanations, or of the guidance loss.
@@ -19,6 +20,7 @@ class Term:
         options: Names and values of what else is stated.
     """
 
+    name: str
     annotated: bool
     logits_weight: float = 0.0
     explanation_weight: float = 0.0
@@ -39,14 +41,15 @@ _NAMES = {
 
 def terms(training: TrainingRecord | None) -> list[Term]:
     """Each reference's term; none where nothing is known of a training."""
-    references = [] if training is None else [dict(stated) for stated in training.references.values()]
+    references = [] if training is None else [(each, dict(stated)) for each, stated in training.references.items()]
     return [
         Term(
+            reference,
             annotated=stated.pop("kind", None) == "AnnotationReference",
             **{own: stated.pop(name) for name, own in _NAMES.items() if name in stated},
             options=tuple(stated.items()),
         )
-        for stated in references
+        for reference, stated in references
     ]
 
 

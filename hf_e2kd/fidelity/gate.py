@@ -15,6 +15,10 @@ On = Literal["interval", "value"]
 
 _REQUIREMENT = re.compile(r"\s*(?P<figure>[^<>=≤≥]+?)\s*(?P<relation>>=|<=|≥|≤)\s*(?P<bound>\S+)\s*")
 _NOT_THE_STUDENTS = ("teacher_", "zero_teacher_")
+
+SHARES = frozenset({"accuracy", "agreement", "agreement_where_teacher_errs", "negative_flips", "zero_student_maps"})
+"""Figures that are shares of samples, whose exact interval is known."""
+
 _WITHOUT_GROUPS = "Groups are measured with --group-column."
 
 
@@ -88,7 +92,13 @@ def check_requirements(
         record: Record of the student.
         requirements: Requirements.
         on: "interval" tests the lower end of the figure's interval against a lower bound, and the upper end against an
-            upper one, so that chance among the samples lets no student pass; "value" tests the value.
+            upper one, so that a student seldom passes by chance among the samples; "value" tests the value. Of a share
+            that is 1 or 0 on all samples the exact interval is taken, as the bootstrap's has no width: 40 samples that
+            all agree say no more than that .912 do.
+
+    References:
+        Clopper & Pearson, "The use of confidence or fiducial limits illustrated in the case of the binomial",
+        Biometrika 1934 (the exact interval).
 
     Raises:
         ValueError: a figure that the record doesn't have; those that it has are listed.
@@ -144,8 +154,18 @@ def same_samples(record: FidelityRecord, baseline: FidelityRecord) -> bool:
     return own is None or stated is None or own == stated
 
 
+def _end(name: str, figure: MetricValue, lower: bool) -> float | None:
+    """Return an end of a figure's 95 % interval; of a share without a counterexample the exact one."""
+    end = figure.low if lower else figure.high
+    is_share = name.split("/")[0].removeprefix(WORST_GROUP) in SHARES
+    if is_share and figure.samples and end == figure.value == (1 if lower else 0):
+        rest = 0.025 ** (1 / figure.samples)
+        return rest if lower else 1 - rest
+    return end
+
+
 def _tested(requirement: Requirement, figure: MetricValue, on: On) -> Verdict:
-    number = figure.value if on == "value" else figure.low if requirement.at_least else figure.high
+    number = figure.value if on == "value" else _end(requirement.figure, figure, requirement.at_least)
     if on == "interval" and figure.low is figure.high is None:
         reason = "it has no interval: --on value tests its value"
         return Verdict(str(requirement), False, None, figure, reason)
@@ -157,7 +177,7 @@ def _tested(requirement: Requirement, figure: MetricValue, on: On) -> Verdict:
 
 def _compared(name: str, stated: MetricValue, found: MetricValue | None) -> Verdict:
     at_least = not is_lower_better(name)
-    bound = stated.low if at_least else stated.high
+    bound = _end(name, stated, at_least)
     if bound is None:
         return Verdict(f"{name} as earlier", None, None, found, "the earlier record has no interval of it")
     if found is None:

@@ -17,9 +17,11 @@ from ..architectures.functions import as_module
 from ..architectures.sharding import whole
 from ..data.groups import group_columns, read_groups
 from ..explainers import Explainer
+from ..logs import get_logger
 from ..metrics import agreement_where_teacher_errs, negative_flips
 from ..metrics.running import SampleValues
 from ..references import Reference, TeacherReference
+from ..references.teacher import without_foreign_layer
 from ..store import StoredReference
 from ..store.joining import unattached
 from ..terms import ReferenceOutput, StepOutput
@@ -39,6 +41,8 @@ from .record import DataRecord, FidelityRecord, MetricValue
 from .samples import are_several, sample_metrics
 from .scores import score_figures
 from .students import check_compared, explained, plain_output, students_without_maps, untrained_student
+
+logger = get_logger(__name__)
 
 Matched = Callable[[nn.Module], StepOutput]
 ReferenceOutputs = Mapping[str, ReferenceOutput]
@@ -146,7 +150,11 @@ def measure_fidelity(
     with torch.random.fork_rng(), ExitStack() as stack:
         for other, model in others.items():
             model.to(trainer.args.device)
-            stack.enter_context(evaluating(model) if other in mapless else explained(model, trainer.explainer))
+            if other in mapless:
+                stack.enter_context(evaluating(model))
+            else:
+                # Of another architecture, as a teacher may be.
+                stack.enter_context(explained(model, without_foreign_layer(trainer.explainer, model, remedy="")))
         if further is not None:
             stack.callback(further.close)
         values, output = trainer.collect_samples(selected, measures, columns)
@@ -161,6 +169,11 @@ def measure_fidelity(
         return found
 
     figures, grouped = figures_of(values), None
+    if chance and "explanation_similarity" in figures and f"{CHANCE}shuffled" not in figures:
+        logger.warning(
+            "The similarity has no chance level by other samples' explanations: each batch holds one sample. Set "
+            "per_device_eval_batch_size to 2 or more."
+        )
     if groups is not None:
         grouped = group_figures(values, groups, figures_of)
         methods = ["", *([] if further is None else further.prefixes)]

@@ -20,6 +20,9 @@ ARGUMENTS = (
 )
 """The training arguments that a card shows."""
 
+OWN_LOSS = "compute_loss_func"
+"""Stands for `task_loss` where the trainer was given a loss on the labels of the user's own."""
+
 
 def recorded_arguments(args: Any, names: Sequence[str] = ARGUMENTS) -> dict[str, Any]:
     """Select training arguments by name, as far as there are some, with enumerations as their values."""
@@ -42,7 +45,13 @@ def describe_training(trainer: MeasuredTrainer, base_model: str | None) -> Train
         arguments["terms"] = further
     if args.load_best_model_at_end and state.best_global_step:
         arguments["best_model_of_step"] = state.best_global_step
+    if getattr(trainer, "compute_loss_func", None) is not None:
+        arguments["task_loss"] = OWN_LOSS
+    if args.label_smoothing_factor:
+        arguments["label_smoothing_factor"] = args.label_smoothing_factor
     transform = _transform_of(trainer.train_dataset)
+    # Of a training that was resumed, the time and the emissions until then aren't known.
+    is_whole = not getattr(trainer, "_initial_global_step", 0)
     return TrainingRecord(
         base_model=base_model,
         base_license=license_of(base_model) if base_model else None,
@@ -51,10 +60,10 @@ def describe_training(trainer: MeasuredTrainer, base_model: str | None) -> Train
         arguments=arguments,
         augmentation=describe_transform(getattr(transform, "augmentation", None)),
         hardware=hardware(args.world_size, args.device),
-        seconds=ended.get("train_runtime"),
+        seconds=ended.get("train_runtime") if is_whole else None,
         steps=state.global_step,
         epochs=state.epoch,
-        co2_kg=_emissions(trainer),
+        co2_kg=_emissions(trainer) if is_whole else None,
     )
 
 

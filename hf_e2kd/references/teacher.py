@@ -276,14 +276,20 @@ class TeacherReference(Reference):
         return self.alignment
 
 
-def without_foreign_layer(explainer: Explainer, model: nn.Module) -> Explainer:
-    """Give a teacher the student's explainer, without its `target_layer` where that is no layer of the teacher."""
+def without_foreign_layer(
+    explainer: Explainer, model: nn.Module, remedy: str = " Choose another one by teacher_explainer."
+) -> Explainer:
+    """Give another model the student's explainer, without its `target_layer` where that is no layer of the model.
+
+    Args:
+        remedy: End of the warning, which says how to choose another one.
+    """
     layer = getattr(explainer, "target_layer", None)
     if layer is None or any(path == layer for path, _ in model.named_modules()):
         return explainer
     logger.warning_once(
         f"The target_layer '{layer}' is the student's: {type(model).__name__} has none of that name and is explained "
-        "at its own. Choose another one by teacher_explainer."
+        f"at its own.{remedy}"
     )
     own = copy(explainer)
     own.target_layer = None  # type: ignore[attr-defined]

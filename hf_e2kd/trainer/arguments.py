@@ -2,12 +2,13 @@
 
 import json
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
 from transformers import TrainingArguments
 
 from ..choices import unknown_choice
 from ..explainers import build_explainer
+from ..fidelity.groups import LOWER_IS_BETTER, is_lower_better
 from ..references.teacher import TARGET_RULES
 from ..terms import available_explanation_losses, available_logits_losses, build_term
 from ..terms.logits import read_loss_options
@@ -122,6 +123,10 @@ class ExplanationDistillArguments(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
+        own = cast(Any, self)
+        if own.greater_is_better is None and _is_lower_better(own.metric_for_best_model):
+            # transformers takes all but losses for better the larger.
+            own.greater_is_better = False
         super().__post_init__()
         self.check()
 
@@ -170,6 +175,12 @@ class ExplanationDistillArguments(TrainingArguments):
             if not isinstance(options, dict):
                 raise ValueError(f"The options of the term '{term}' must be a JSON object, not {options!r}.")
             build_term(term, **options)
+
+
+def _is_lower_better(metric: str | None) -> bool:
+    """Tell whether lower values of an evaluation's metric are better, that of one of several data sets too."""
+    figure = (metric or "").removeprefix("eval_").split("/")[0]
+    return is_lower_better(figure) or figure.endswith(tuple(f"_{name}" for name in LOWER_IS_BETTER))
 
 
 def _require_known(name: str, value: str, known: list[str]) -> None:

@@ -129,15 +129,18 @@ def load_weights(model: nn.Module, folder: str) -> bool:
     """
     if not isinstance(model, PreTrainedModel) or not (Path(folder) / CONFIG_NAME).is_file():
         return False
+    own = model.state_dict()
+    # The widest: a head in float32 on a backbone in bfloat16 would be rounded.
+    kinds = [value.dtype for value in own.values() if value.is_floating_point()]
     saved, report = type(model).from_pretrained(
         folder,
         config=deepcopy(model.config),
-        dtype=model.dtype,
+        dtype=max(kinds, key=lambda kind: kind.itemsize),
         output_loading_info=True,
         ignore_mismatched_sizes=True,
     )
     absent = report["missing_keys"] | {name for name, *_ in report["mismatched_keys"]}
-    state, own = {name: value for name, value in saved.state_dict().items() if name not in absent}, model.state_dict()
+    state = {name: value for name, value in saved.state_dict().items() if name not in absent}
     if not own.keys() <= state.keys():
         for pattern in WEIGHTS:
             for file in Path(folder).glob(pattern):

@@ -1,6 +1,6 @@
 """Evaluation with fidelity metrics, in one pass of student and references."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -8,6 +8,7 @@ import torch
 from accelerate.data_loader import IterableDatasetShard
 from torch import nn
 from transformers import Trainer
+from transformers.trainer_utils import default_compute_objective
 
 from ..alignment.labels import data_labels, is_score, labels_belong_to
 from ..callbacks.progress import doing
@@ -23,6 +24,15 @@ from .step import run_student, weighted_sum
 
 logger = get_logger(__name__)
 
+_MEASURED: dict[str, Any] = {
+    # Every sample, in its order: evaluations leave out an incomplete last batch, and sort by length, as trainings do.
+    **{"dataloader_drop_last": False, "train_sampling_strategy": "random"},
+    # The student as it is saved.
+    **{"bf16_full_eval": False, "fp16_full_eval": False},
+    **{"eval_do_concat_batches": True, "batch_eval_metrics": False},
+}
+"""Arguments of an evaluation that keeps every sample's values, whatever those of other evaluations are."""
+
 
 class EvaluationMixin(Trainer):
     """Mixin: fidelity metrics in `evaluate()` and `predict()`, and the outputs of single batches for panels."""
@@ -33,6 +43,10 @@ class EvaluationMixin(Trainer):
     _grouped_by: tuple[str, ...] | None = None
     _evaluated: Any = None
     """Data set of the evaluation, until its first batch was looked at."""
+    _added: frozenset[str] = frozenset()
+    """Names of the metrics that evaluations have added to those of the parent's and the user's own."""
+    compute_metrics: Any
+    preprocess_logits_for_metrics: Any
 
     @property
     def group_columns(self) -> tuple[str, ...]:
@@ -140,10 +154,43 @@ class EvaluationMixin(Trainer):
                 pooled = self.compute_metrics is multi_label_metrics and output.predictions is not None
                 outputs = (output.predictions, output.label_ids) if pooled else ()
                 means |= dict(group_metrics(means_by_group(self._fidelity, groups.names, *outputs)))
-        for name, value in means.items():
-            # A metric of the user's own `compute_metrics` stays.
-            output.metrics.setdefault(f"{metric_key_prefix}_{name}", value)
+        # A metric of the user's own `compute_metrics` stays.
+        added = {f"{metric_key_prefix}_{name}": value for name, value in means.items()}
+        added = {name: value for name, value in added.items() if name not in output.metrics}
+        output.metrics.update(added)
+        of_labels = ("f1", "map") if self.compute_metrics is multi_label_metrics else ()
+        self._added = self._added.union(added, (f"{metric_key_prefix}_{name}" for name in of_labels))
         return output
+
+    def hyperparameter_search(
+        self,
+        hp_space: Callable[[Any], Any] | None = None,
+        compute_objective: Callable[[dict[str, float]], float] | None = None,
+        n_trials: int = 20,
+        direction: str | list[str] = "minimize",
+        *arguments: Any,
+        **keywords: Any,
+    ) -> Any:
+        """Search as `Trainer` does: without an objective, by the loss or the sum of `compute_metrics`' metrics.
+
+        A search for λ needs an objective of its own, as the loss is smallest where nothing is weighed.
+
+        Raises:
+            ValueError: the loss is to be maximised.
+        """
+        is_loss = compute_objective is None and self.compute_metrics in (None, multi_label_metrics)
+        if is_loss and direction == "maximize":
+            raise ValueError(
+                "Without compute_objective a search is by the loss, and direction='maximize' would choose the worst. "
+                "Give an objective, as compute_objective=lambda metrics: metrics['eval_agreement']."
+            )
+        objective = compute_objective or self._objective
+        return super().hyperparameter_search(hp_space, objective, n_trials, direction, *arguments, **keywords)
+
+    def _objective(self, metrics: dict[str, float]) -> float:
+        """Compute the default objective, to whose sum the metrics that we add would make the loss give way."""
+        left_out = {name for name in metrics if name.endswith("_model_preparation_time")} | self._added
+        return default_compute_objective({name: value for name, value in metrics.items() if name not in left_out})
 
     def collect_samples(
         self, dataset: Any, measures: BatchMeasures, group_columns: Sequence[str] = ()
@@ -157,10 +204,9 @@ class EvaluationMixin(Trainer):
         Returns:
             The values, and the output of `evaluation_loop`.
         """
-        self._batch_measures = measures
         self._forget_dataloaders()
         try:
-            with self._grouped(group_columns):
+            with self._measuring(measures), self._grouped(group_columns):
                 output = self.evaluation_loop(
                     self.get_eval_dataloader(dataset),
                     description="Fidelity",
@@ -170,8 +216,25 @@ class EvaluationMixin(Trainer):
             assert isinstance(self._fidelity, SampleValues)
             return self._fidelity, output
         finally:
-            self._batch_measures = None
             self._forget_dataloaders()
+
+    @contextmanager
+    def _measuring(self, measures: BatchMeasures) -> Iterator[None]:
+        """Context in which evaluations give the logits and labels of all samples as they are, and their values."""
+        args = {name: getattr(self.args, name) for name in _MEASURED}
+        functions = self.compute_metrics, self.preprocess_logits_for_metrics
+        try:
+            self._batch_measures = measures
+            for name, value in _MEASURED.items():
+                setattr(self.args, name, value)
+            self.compute_metrics = multi_label_metrics if self.is_multi_label else None
+            self.preprocess_logits_for_metrics = None
+            yield
+        finally:
+            self._batch_measures = None
+            for name, value in args.items():
+                setattr(self.args, name, value)
+            self.compute_metrics, self.preprocess_logits_for_metrics = functions
 
     def prediction_step(
         self,
@@ -207,7 +270,9 @@ class EvaluationMixin(Trainer):
                         student_inputs = self.student_inputs(scored)
                         return run_student(other, self.student, student_inputs, reference_outputs)[0]
 
-                self._fidelity.update({**self._batch_measures(output, reference_outputs, scored, matched), **groups})
+                # Of texts the special tokens are marked, as the references were given them.
+                marked = {**scored, **self._shared(scored)}
+                self._fidelity.update({**self._batch_measures(output, reference_outputs, marked, matched), **groups})
             elif self._fidelity is not None:
                 metrics = sample_metrics(
                     output,

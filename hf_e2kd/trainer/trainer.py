@@ -25,6 +25,7 @@ from ..explainers.base import default_method
 from ..explainers.registry import require_gradients
 from ..fidelity import multi_label_metrics
 from ..hub.ids import check_repo_id, loaded_from_hub
+from ..logs import get_logger
 from ..references import Reference, TeacherReference
 from ..terms import Term
 from ..terms.matching import ComparisonGrid
@@ -43,6 +44,8 @@ from .relative_weights import add_factors, refuse_relative_weights
 from .sharding import gathered
 from .term_setup import attach_terms, build_terms
 from .terms import TermsMixin
+
+logger = get_logger(__name__)
 
 _DEFAULTS = {f.name: f.default for f in fields(ExplanationDistillArguments)}
 
@@ -148,7 +151,8 @@ class ExplanationDistillTrainer(
         if self.args.enable_jit_checkpoint:
             # Ours takes its place in `train`; with the end of its training it gives SIGTERM back.
             self.pop_callback(JITCheckpointCallback).on_train_end(self.args, self.state, self.control)
-        if self.is_multi_label and self.compute_metrics is None and not self.args.batch_eval_metrics:
+        as_they_are = self.preprocess_logits_for_metrics is None and not self.args.batch_eval_metrics
+        if self.is_multi_label and self.compute_metrics is None and as_they_are:
             self.compute_metrics = multi_label_metrics
         for reference in self.references.values():
             reference.check_collator(self.data_collator)
@@ -175,6 +179,11 @@ class ExplanationDistillTrainer(
         self._refuse_steps_without_loss()
         if self.compute_loss_func is not None and self._setting("task_loss") != "auto":
             raise ValueError("Give the loss on the labels as compute_loss_func or by task_loss='mse', not both.")
+        if self.compute_loss_func is not None and self._setting("task_weight") == 0:
+            logger.warning_once(
+                "compute_loss_func is the loss on the labels, whose weight is 0: it is not called. Set task_weight to "
+                "1, or leave compute_loss_func out."
+            )
         if self.args.label_smoothing_factor and self._setting("task_weight") > 0 and is_score(self.student):
             raise ValueError(
                 f"label_smoothing_factor spreads the truth over classes, and {type(self.student).__name__} gives one "

@@ -69,3 +69,12 @@ def test_settings_that_would_interfere_are_refused(tiny, tmp_path):
 def test_a_missing_measure_is_named(tiny, tmp_path):
     with pytest.raises(ValueError, match="no eval_f2. It has: .*eval_agreement.*eval_f1"):
         trainer_of(tiny, tmp_path, ParetoCheckpoints(["f1", "f2"])).train()
+
+
+def test_an_evaluation_before_the_first_step(tiny, tmp_path):
+    """Prevents: a front on which the student stands as it began, of which there is no checkpoint."""
+    callback = ParetoCheckpoints(["f1", "iou"])
+    # The last of the measures is that of step 0, and beats the first step's.
+    trainer_of(tiny, tmp_path, callback, [(0.5, 0.2), (0.9, 0.9)], steps=1, eval_on_start=True).train()
+    assert [point["step"] for point in callback.front] == [1]
+    assert checkpoints(tmp_path) == ["checkpoint-1"]

@@ -619,6 +619,17 @@ def test_a_loss_is_what_was_trained(problem, stated, loss):
     assert loss in model_card(replace(record, problem=problem) if problem else record).text
 
 
+def test_several_teachers_are_told_apart():
+    """Prevents: what a student learnt from another teacher stated as learnt from the one that it is compared with."""
+    record = image_record()
+    (own,) = record.training.references.values()
+    references = {"teacher": own, "second": {**own, "logits_weight": 0.0, "explanation_weight": 0.5}}
+    text = model_card(replace(record, training=replace(record.training, references=references))).text
+    assert "KL divergence from `teacher`'s outputs" in text and "loss against `teacher`'s explanations" in text
+    assert "+ 0.5 · `cosine` loss against `second`'s explanations" in text
+    assert "loss against the teacher's explanations" in model_card(record).text
+
+
 def test_a_regressor_has_scores_and_no_classes():
     """Prevents: the explained class of a model that has none, and its probability, in the card of a regressor."""
     record = replace(image_record(), problem="regression")

@@ -159,6 +159,25 @@ def test_tokens_are_inserted_before_what_ends_a_text():
     assert torch.equal(longer["input_ids"].gather(1, places), batch["input_ids"])
 
 
+def test_tokens_by_a_tokenizer_alone(tmp_path):
+    """Prevents: a teacher whose [CLS] and [SEP] count as words, where the tokenizer alone says which tokens are
+    special: the control's words after the last of them, and its faithfulness measured by taking them out."""
+    found = []
+    for marked in (True, False):
+        tokens = STUDENT(TEXTS["text"][:], return_special_tokens_mask=marked)
+        trainer = ExplanationDistillTrainer(
+            text_model("bert"),
+            arguments(tmp_path, explainer="input_x_gradient"),
+            eval_dataset=Dataset.from_dict(dict(tokens)),
+            processing_class=STUDENT,
+            teacher_model=text_model("bert", 1),
+        )
+        options = {"control": "noise", "faithfulness": True, "explainers": ["saliency"]}
+        record = measure_fidelity(trainer, **options, **ALONE)
+        found.append((record.control.figures, record.figures, record.held_out[0].figures))
+    assert found[0] == found[1] and "teacher_sufficiency" in found[0][1]
+
+
 def test_what_else_tokens_have_is_inserted_too():
     """Prevents: LayoutLM's boxes of fewer tokens than its forward is given, and positions that stand twice."""
     ids = torch.tensor([[2, 11, 12, 3, 0]])

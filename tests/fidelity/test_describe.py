@@ -85,6 +85,29 @@ def test_student_of_a_folder_that_is_gone(hub_cache, tmp_path):
     assert "models/vit" not in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
 
 
+def test_training_that_was_resumed(tmp_path):
+    """Prevents: the time since a training was resumed in the place of the whole one's, beside the whole one's steps."""
+    settings = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1}
+    for checkpoint in (None, str(tmp_path / "checkpoint-1")):
+        trainer = distiller(build("resnet"), build("resnet", seed=1), tmp_path, settings)
+        trainer.train(resume_from_checkpoint=checkpoint)
+        described = describe_training(trainer, None)
+        assert described.steps == 2 and (described.seconds is None) is (checkpoint is not None)
+
+
+def test_loss_on_the_labels_of_the_users_own(tmp_path):
+    """Prevents: a card that names the cross-entropy where another loss was trained, or leaves out its smoothing."""
+    settings = {"max_steps": 1, "task_weight": 0.5, "label_smoothing_factor": 0.1}
+    functions = [{}, {"compute_loss_func": lambda outputs, labels, **_: outputs["logits"].square().mean()}]
+    for own in functions:
+        trainer = distiller(build("resnet"), build("resnet", seed=1), tmp_path, settings, **own)
+        trainer.train()
+        trainer.create_model_card()
+        text = (tmp_path / "README.md").read_text(encoding="utf-8")
+        loss = "a loss of the trainer's own (`compute_loss_func`)" if own else "cross-entropy"
+        assert f"**Loss**: 0.5 · {loss} with the labels" in text and "| `label_smoothing_factor` | `0.1` |" in text
+
+
 # ---- Licences --------------------------------------------------------------------------------------------------------
 
 

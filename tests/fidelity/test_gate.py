@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from scipy.stats import binomtest
 
 from hf_e2kd.fidelity import FaithfulnessRecord, GroupsRecord, HeldOutRecord, MetricValue
 from hf_e2kd.fidelity.gate import Requirement, check_baseline, check_requirements, parse_requirement, same_samples
@@ -37,6 +38,25 @@ def outcome(requirement, student=None, **options):
 def test_ends_of_the_interval(requirement, options, expected):
     """Prevents: a student that passes by its mean, by the end on the wrong side, or fails at the bound itself."""
     assert outcome(requirement, **options) == expected
+
+
+def test_a_share_without_a_counterexample():
+    """Prevents: any requirement met by a few samples that all agree, of which each resample agrees too; a baseline that
+    one empty map of a thousand misses, because it had none."""
+    student = made(
+        agreement=MetricValue(1.0, 1.0, 1.0, 40),
+        worst_group_accuracy=MetricValue(1.0, 1.0, 1.0, 10, "sea"),
+        zero_student_maps=MetricValue(0.0, 0.0, 0.0, 40),
+        explanation_similarity=MetricValue(1.0, 1.0, 1.0, 40),
+    )
+    low = binomtest(40, 40).proportion_ci().low
+    assert outcome("agreement>=.95", student) == (False, pytest.approx(low))
+    assert outcome("agreement>=.91", student)[0] and outcome("agreement>=1", student, on="value") == (True, 1.0)
+    assert outcome("worst_group_accuracy>=.7", student) == (False, pytest.approx(binomtest(10, 10).proportion_ci().low))
+    assert outcome("zero_student_maps<=.01", student) == (False, pytest.approx(1 - low))
+    assert outcome("explanation_similarity>=1", student) == (True, 1.0)
+    later = replace(student, figures={**student.figures, "zero_student_maps": MetricValue(0.025, 0.0, 0.075, 40)})
+    assert all(verdict.passes for verdict in check_baseline(later, student))
 
 
 def test_groups_have_figures_of_their_own():

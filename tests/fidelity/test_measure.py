@@ -98,6 +98,17 @@ def test_compared_students_with_other_classes(measured):
         measure_fidelity(measured[0], compared={"few": few})
 
 
+def test_compared_students_of_another_architecture(tmp_path):
+    """Prevents: "has no layer" for a student that is shown beside one which is explained at a layer of its own."""
+    settings = {"explainer": "gradcam", "explainer_options": {"target_layer": "resnet.encoder.stages.0"}}
+    trainer = distiller(build("resnet"), build("resnet", seed=1), tmp_path, settings)
+    record = measure_fidelity(trainer, compared={"other": build("vit", seed=3)}, costs=False, chance=False)
+    teacher = trainer.references["teacher"]
+    trainer = distiller(build("vit", seed=3), teacher.model, tmp_path, teacher_explainer=teacher.explainer)
+    expected = measure_fidelity(trainer, costs=False, chance=False).figures["explanation_similarity"]
+    assert record.compared["other"]["explanation_similarity"] == expected
+
+
 def test_nothing_to_measure_is_said(tmp_path):
     """Prevents: torch's "stack expects a non-empty TensorList" for data without labels beside annotations alone."""
     trainer = distiller(build("vit"), None, tmp_path, references={"boxes": AnnotationReference()})
@@ -303,3 +314,63 @@ def test_where_things_come_from(tmp_path, monkeypatch):
     data.info.download_checksums = {"hf://datasets/me/data@0123abc/train.parquet": {}}
     assert (describe_data(data).id, describe_data(data).revision) == ("me/data", "0123abc")
     assert data_digest(data, ["text"]) != data_digest(data.map(lambda row: {"text": "b"}), ["text"])
+
+
+def several_labels(count, seed=0):
+    """Samples with a label of zeros and ones for each class."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = samples(count, labels=False, seed=seed)
+    return [{**row, "labels": (torch.rand(CLASSES, generator=generator) > 0.6).float()} for row in rows]
+
+
+def decides_each(seed=0):
+    model = build("resnet", seed=seed)
+    model.config.problem_type = "multi_label_classification"
+    return model
+
+
+def test_all_samples_are_measured_as_the_student_is(tmp_path):
+    """Prevents: samples of an incomplete last batch that a record states and no figure has; a student that is measured
+    in bfloat16 as the trainer's evaluations are, is recorded in float32, and isn't known again by its card."""
+    settings = {"dataloader_drop_last": True, "bf16_full_eval": True}
+    plain, trainer = (distiller(build("vit"), build("resnet", seed=1), tmp_path, each) for each in ({}, settings))
+    expected, record = (measure_fidelity(each, costs=False) for each in (plain, trainer))
+    assert record.figures == expected.figures and record.figures["agreement"].samples == 13
+    assert measure_fidelity(trainer, samples=3, costs=False).figures["agreement"].samples == 3
+    assert record.student.precision == "float32" and trainer.student.dtype == torch.float32
+    assert trainer.args.dataloader_drop_last and trainer.args.bf16_full_eval
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"eval_do_concat_batches": False}, {"batch_eval_metrics": True}], ids=lambda each: "-".join(each)
+)
+def test_f1_is_that_of_the_logits(tmp_path, monkeypatch, settings):
+    """Prevents: the F1 of probabilities, taken for logits, where the user's metrics are of what a function makes of
+    these; an error where batches aren't joined; no F1 where metrics are computed batch by batch."""
+    monkeypatch.setattr("hf_e2kd.fidelity.intervals.POOLED_RESAMPLES", 2)
+    data = several_labels(13, seed=3)
+    theirs = {
+        "preprocess_logits_for_metrics": lambda logits, labels: logits.sigmoid(),
+        "compute_metrics": lambda evaluation, compute_result=True: {"mine": 1.0},
+    }
+    plain, trainer = (
+        distiller(decides_each(), decides_each(1), tmp_path, own, eval_dataset=data, **functions)
+        for own, functions in (({}, {}), (settings, theirs))
+    )
+    expected, found = (measure_fidelity(each, costs=False, chance=False) for each in (plain, trainer))
+    for name in ("f1", "map"):
+        assert found.figures[name] == expected.figures[name]
+    assert trainer.preprocess_logits_for_metrics is theirs["preprocess_logits_for_metrics"]
+    assert trainer.evaluate()["eval_mine"] == 1.0
+    del theirs["compute_metrics"]
+    alone = distiller(decides_each(), decides_each(1), tmp_path, settings, eval_dataset=data, **theirs).evaluate()
+    assert alone.get("eval_f1", expected.figures["f1"].value) == expected.figures["f1"].value
+
+
+def test_chance_of_single_samples_is_missed(tmp_path, caplog):
+    """Prevents: a similarity without its chance level, and no word why, as no batch has another sample."""
+    for size in (4, 1):
+        settings = {"per_device_eval_batch_size": size}
+        trainer = distiller(build("resnet"), build("resnet", seed=1), tmp_path, settings, eval_dataset=samples(4))
+        chance = measure_fidelity(trainer, costs=False).chance
+        assert ("shuffled" in chance) is (size == 4) is ("Set per_device_eval_batch_size to 2" not in caplog.text)

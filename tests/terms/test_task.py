@@ -74,6 +74,15 @@ def test_a_loss_of_the_users_own_is_told_how_many_labels_count(tmp_path, labelle
     assert logged(trainer, "loss_task") == pytest.approx(logged(stock, "loss_task"), abs=1e-6)
 
 
+def test_a_loss_of_the_users_own_that_is_never_called(tmp_path, caplog):
+    """Prevents: a training without the loss that was given to it, as the labels weigh nothing by default."""
+    teacher = build("resnet", seed=1)
+    for weight in (1.0, 0.0):
+        caplog.clear()
+        distiller(build("resnet"), teacher, tmp_path, {"task_weight": weight}, compute_loss_func=lambda *_, **__: 0)
+        assert ("compute_loss_func is the loss on the labels, whose weight is 0" in caplog.text) is (weight == 0)
+
+
 class OwnConfig(PreTrainedConfig):
     model_type = "own"
 

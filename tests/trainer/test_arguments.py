@@ -25,6 +25,27 @@ def test_defaults_are_the_papers(tmp_path):
     assert (settings.explainer_options, settings.explanation_target) == (None, "teacher_top")
 
 
+@pytest.mark.parametrize(
+    ("metric", "greater"),
+    [
+        ("eval_mae", False),
+        ("label_mae", False),
+        ("eval_test_zero_student_maps", False),
+        ("eval_mae/land", False),
+        ("worst_group_mae", False),
+        ("eval_worst_group_accuracy", True),
+        ("agreement", True),
+        ("eval_test_loss", False),
+        (None, None),
+    ],
+)
+def test_the_best_checkpoint_is_not_the_worst(tmp_path, metric, greater):
+    """Prevents: the largest error of a score chosen as the best, as losses alone are known to be better low."""
+    assert ExplanationDistillArguments(str(tmp_path), metric_for_best_model=metric).greater_is_better is greater
+    chosen = ExplanationDistillArguments(str(tmp_path), metric_for_best_model=metric, greater_is_better=True)
+    assert chosen.greater_is_better is True
+
+
 def test_command_line(tmp_path):
     """Every argument must be reachable from a command line, options of the explainer included."""
     line = "--task_weight 0.5 --logits_weight 2 --explanation_weight 10 --temperature 5 --explanation_interval 4"

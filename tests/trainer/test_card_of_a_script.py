@@ -53,6 +53,15 @@ def test_a_card_of_what_was_measured(tmp_path, by_argument):
     assert record["figures"]["agreement"]["value"] == pytest.approx(trainer.evaluate()["eval_agreement"], abs=1e-6)
 
 
+def test_a_card_beside_a_teacher_that_explains_nothing(tmp_path):
+    """Prevents: a card lost by an IndexError of its picture, whose samples have no similarity to be chosen by."""
+    teacher = build("resnet", seed=1)
+    teacher.classifier[1].weight.data.zero_()
+    trainer = distiller(build("resnet"), teacher, tmp_path)
+    trainer.create_model_card(measure=True)
+    assert "explanations.png" in card_of(tmp_path)
+
+
 @pytest.mark.parametrize("data", [Stream(), Dataset.from_list([{"a": 1}]).to_iterable_dataset()])
 @pytest.mark.parametrize("measure", [False, True])
 def test_a_card_of_a_stream_that_nobody_evaluated(tmp_path, data, measure, caplog):

@@ -80,6 +80,22 @@ def test_hyperparameter_search(tiny, tmp_path):
     assert sorted(round(entry["loss"] / entry["loss_explanation"], 3) for entry in steps) == [0.25, 0.25, 2.5, 2.5]
 
 
+@pytest.mark.parametrize("mine", [False, True])
+def test_a_search_without_an_objective(tiny, tmp_path, mine):
+    """Prevents: the sum of our metrics, most of which are better the larger, as what a search by the loss minimises."""
+    pytest.importorskip("optuna")
+    own = {"compute_metrics": lambda evaluation: {"mine": 0.25}} if mine else {}
+    trainer = distiller(None, build("vit", seed=1), tmp_path, EVALUATED, model_init=lambda: tiny("vit"), **own)
+    trainer.evaluate()
+    best = trainer.hyperparameter_search(
+        lambda trial: {"learning_rate": trial.suggest_float("learning_rate", 0.01, 0.02)}, backend="optuna", n_trials=1
+    )
+    assert best.objective == (0.25 if mine else logged(trainer, "eval_loss")[-1])
+    if not mine:
+        with pytest.raises(ValueError, match="direction='maximize' would choose the worst. Give an objective"):
+            trainer.hyperparameter_search(direction="maximize")
+
+
 @pytest.mark.parametrize(
     ("chosen", "message"),
     [
@@ -148,6 +164,18 @@ def test_a_changed_student_comes_back(tmp_path, family, change):
     saved, student = build(family), build(family, seed=1)
     change(saved)
     change(student)
+    saved.save_pretrained(tmp_path)
+    assert load_weights(student, str(tmp_path))
+    torch.testing.assert_close(student.state_dict(), saved.state_dict(), rtol=0, atol=0)
+
+
+def test_weights_of_two_precisions(tiny, tmp_path):
+    """Prevents: a head in float32 that is rounded to its backbone's bfloat16 when a training is resumed, or the best
+    checkpoint loaded."""
+    saved, student = tiny("vit").bfloat16(), build("vit", seed=2).bfloat16()
+    for model in (saved, student):
+        model.classifier.float()
+    nn.init.normal_(saved.classifier.weight)
     saved.save_pretrained(tmp_path)
     assert load_weights(student, str(tmp_path))
     torch.testing.assert_close(student.state_dict(), saved.state_dict(), rtol=0, atol=0)
