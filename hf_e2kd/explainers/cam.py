@@ -116,13 +116,16 @@ def _by_head(
 ) -> LayerGradients:
     """Differentiate the head alone. In full precision even under autocast, where the gradient would lose digits.
 
+    A model of several precisions, as a float32 classifier on a bfloat16 backbone, runs under autocast alone.
+
     Args:
         norms: Batch norms that the head may call, with their counters of batches.
     """
     device = split.activation.device.type
     activation = split.activation
-    if torch.is_autocast_enabled(device):
-        activation = activation.to(_head_dtype(model))
+    by_autocast = torch.is_autocast_enabled(device)
+    if by_autocast and (own := _only_dtype(model)) is not None:
+        activation, by_autocast = activation.to(own), False
 
     # In quotes, because torch 2.9 can't compile the annotation.
     def head(activation: torch.Tensor) -> "tuple[torch.Tensor, list[torch.Tensor | None]]":
@@ -131,7 +134,7 @@ def _by_head(
             norm.num_batches_tracked = counter.clone()
         return split.head(activation), [norm.num_batches_tracked for norm, _ in norms]
 
-    with torch.autocast(device, enabled=False), differentiable_gates(model):
+    with torch.autocast(device, enabled=by_autocast), differentiable_gates(model):
         try:
             logits, pullback, counts = torch.func.vjp(head, activation, has_aux=True)  # type: ignore[misc]
         finally:
@@ -145,9 +148,10 @@ def _by_head(
     return logits, activation, [in_full_precision(each, scale) for each in gradients], target, split.grid
 
 
-def _head_dtype(model: nn.Module) -> torch.dtype:
-    """Return the classifier's precision: that of the model's last floating-point parameter."""
-    return [parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()][-1]
+def _only_dtype(model: nn.Module) -> torch.dtype | None:
+    """Return the precision of the model's floating-point parameters; None where there are several."""
+    dtypes = [parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()]
+    return dtypes[0] if all(dtype == dtypes[0] for dtype in dtypes) else None
 
 
 def _batch_counters(model: nn.Module) -> list[tuple[_BatchNorm, torch.Tensor, int]]:

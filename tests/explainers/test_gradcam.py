@@ -275,6 +275,20 @@ def test_autocast_keeps_float64_heads(tiny, name):
     assert explanation.maps.dtype == torch.float64
 
 
+@pytest.mark.parametrize("name", ["vit", "convnext", "resnet", "timm_vit"])
+def test_autocast_of_several_precisions(tiny, name):
+    """Prevents: "expected m1 and m2 to have the same dtype" of a float32 classifier on a half-precision backbone."""
+    full = explain(tiny(name), images(), target=TARGET)
+    model = tiny(name).bfloat16()
+    (model.get_classifier() if name.startswith("timm") else model.classifier).float()
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = explain(model, images(), target=TARGET)
+
+    assert mixed.maps.dtype == torch.float32
+    assert F.cosine_similarity(mixed.maps.flatten(1), full.maps.flatten(1)).min() > 0.98
+
+
 def test_autocast_holds_for_the_hook_too(tiny):
     """Prevents: half-precision maps of a model that is read by a hook."""
     model = tiny("vit")
