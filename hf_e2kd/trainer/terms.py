@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from accelerate.utils import send_to_device
 from torch import nn
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
@@ -146,12 +147,12 @@ class TermsMixin(Trainer):
         waiting = [term for term in self._named_terms().values() if type(term).setup is not Term.setup]
         if waiting:
             batch = self._prepare_inputs(self._first_batch(dataset))
-            # The student isn't prepared yet, and weights in half precision take images under autocast alone.
+            # The student isn't prepared yet: one that will be sharded, or is evaluated in half precision, isn't on the
+            # training's device, and weights in half precision take images under autocast alone.
+            inputs = send_to_device(self.student_inputs(batch), next(self.student.parameters()).device)
             with evaluating(self.student), torch.no_grad(), self.accelerator.autocast():
                 reference_outputs = self._ask(batch, {term.reference for term in waiting}, with_maps=False)
-                output, _ = run_student(
-                    self.student, self.student, self.student_inputs(batch), reference_outputs, with_features=True
-                )
+                output, _ = run_student(self.student, self.student, inputs, reference_outputs, with_features=True)
             # Projections are the same on all processes and don't change the random numbers of the training.
             with torch.random.fork_rng():
                 torch.manual_seed(self.args.seed)

@@ -47,6 +47,15 @@ def trained(folder, student="resnet", teacher="resnet", settings=None, **keyword
     return trainer
 
 
+def test_set_up_beside_a_student_that_is_elsewhere(tmp_path):
+    """Prevents: "Expected all tensors to be on the same device" of a student that FSDP or DeepSpeed moves later."""
+    trainer = distiller(build("resnet"), build("resnet", seed=1), tmp_path, HINT, train_dataset=samples(4))
+    trainer.student.to("meta")  # in the place of the CPU of a machine with a GPU
+    trainer.set_up_terms()
+    assert {parameter.device.type for parameter in trainer.terms.parameters()} == {"cpu"}
+    assert trainer.terms["hint"].projections[0].in_features == 16
+
+
 # --- One step --------------------------------------------------------------------------------------------------------
 
 
