@@ -164,8 +164,9 @@ def size_table(results: Mapping[str, Any], part: str) -> str:
     """
     size, held_out = part.removeprefix("held_out_"), part.startswith("held_out_")
     columns = {
-        **{"task_accuracy": "accuracy", "agreement": "agreement", "word_accuracy": "word accuracy"},
-        **{"word_auroc": "word AUROC", "word_auprc": "word AUPRC", "training_cpu_seconds": "training, CPU s"},
+        **{"task_accuracy": "accuracy", "agreement": "agreement", "explanation_similarity": "similarity"},
+        **{"word_accuracy": "word accuracy", "word_auroc": "word AUROC", "word_auprc": "word AUPRC"},
+        "training_cpu_seconds": "training, CPU s",
     }
     if held_out:
         explainer = results["arguments"]["explainer"].replace("_", " ").title()
