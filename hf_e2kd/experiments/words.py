@@ -17,6 +17,7 @@ from ..alignment.words import LAYOUT_COLUMNS, pool_words
 from ..callbacks.panels import CHOOSE_FROM
 from ..cards.choice import at_quantiles, gain, rule
 from ..cards.word_plots import WordRow, WordSample, word_page, word_plot
+from ..data.text import text_lengths
 from ..explainers import Explainer
 from ..metrics import explanation_similarity, word_attribution
 
@@ -149,10 +150,12 @@ class WordStudy:
             self._teacher_readings[key] = self._read(self.teacher, self._drawn(split, count), None, classes)
         return self._teacher_readings[key]
 
+    def _columns(self) -> list[str]:
+        return [self.text_columns] if isinstance(self.text_columns, str) else list(self.text_columns)
+
     def _texts(self, rows: Any) -> list[tuple[str, ...]]:
         """List the texts, or the pairs, of a data set or of a batch of its rows."""
-        columns = [self.text_columns] if isinstance(self.text_columns, str) else self.text_columns
-        return list(zip(*(rows[column] for column in columns), strict=True))
+        return list(zip(*(rows[column] for column in self._columns()), strict=True))
 
     def _tokenized(self, texts: list[tuple[str, ...]]) -> tuple[list[dict[str, torch.Tensor]], list[list[str]]]:
         sides = [
@@ -177,8 +180,7 @@ class WordStudy:
         labels = align_labels(self.teacher, model)
         logits, words, spans = [], [], []
         # Texts of similar length share a batch, which saves most of the padding.
-        lengths = [sum(map(len, parts)) for parts in self._texts(data)]
-        order = sorted(range(len(data)), key=lengths.__getitem__)
+        order = sorted(range(len(data)), key=text_lengths(data, self._columns()).__getitem__)
         for start in range(0, len(data), self.batch_size):
             chosen = order[start : start + self.batch_size]
             rows = data[chosen]
