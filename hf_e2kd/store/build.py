@@ -40,18 +40,22 @@ from .samples import (
     distillation_transform,
     refuse_another_view,
     refuse_random_samples,
+    samples_of,
     transform_key,
     with_images,
 )
 from .shards import ShardInfo, Shards, fingerprint
 from .targets import TARGETS, TargetRule
-from .text import SpanCollator, TextRows
+from .text import SpanCollator, TextRows, texts_of
 from .writer import ShardPlan, ShardWriter
 
 logger = get_logger(__name__)
 
 DTYPES = ("float16", "float32")
 LOCK_FILE = ".building.lock"
+
+Batch = tuple[int, Sequence[int], list[Any], Any, TextRows | None]
+"""Number of a shard, its samples' places in it, their ids, what the teacher is shown, and rows of texts."""
 
 # Named beside the explainer's own message, which shows the values.
 _REBUILD = "Give the same, or build into another folder."
@@ -254,7 +258,7 @@ class StoreBuilder:
         most_targets = 0
         with evaluating(self.teacher), _without_parameter_gradients(self.teacher), bar:
             try:
-                for shard, ids, batch, text in batches:
+                for shard, places, ids, batch, text in batches:
                     if shard != number:
                         if writer is not None:
                             self.plan.close(writer, number, most_targets)
@@ -262,7 +266,7 @@ class StoreBuilder:
                     rows, fields, targets = self.encoder(ids, self._explain(batch, device), text)
                     if writer is None:
                         writer = self.plan.writer(shard, fields)
-                    writer.add(rows)
+                    writer.add(rows, places)
                     most_targets = max(most_targets, targets)
                     bar.update(len(ids))
                 if writer is not None:
@@ -337,13 +341,14 @@ class StoreBuilder:
 
     # ---- Samples -------------------------------------------------------------------------------------------------
 
-    def _batches(self, process_index: int, num_processes: int) -> Iterator[tuple[int, list[Any], Any, TextRows | None]]:
-        """Batches of the missing shards, none of which reaches over a shard's end: (shard, ids, batch, text)."""
-        batches: list[tuple[int, Any]] = []  # ranges: lists would hold the number of every sample
+    def _batches(self, process_index: int, num_processes: int) -> Iterator[Batch]:
+        """Batches of the missing shards, none of which reaches over a shard's end."""
+        batches: list[tuple[int, Any]] = []
         for shard in self.plan.missing(process_index, num_processes):
-            first, rows = shard * self.rows_per_shard, self.plan.rows_of(shard)
-            for start in range(first, first + rows, self.batch_size):
-                batches.append((shard, range(start, min(start + self.batch_size, first + rows))))
+            first = shard * self.rows_per_shard
+            numbers = self._in_batches_of_similar_length(range(first, first + self.plan.rows_of(shard)))
+            for start in range(0, len(numbers), self.batch_size):
+                batches.append((shard, numbers[start : start + self.batch_size]))
         if not batches:
             return
         loader = DataLoader(
@@ -353,22 +358,34 @@ class StoreBuilder:
             collate_fn=Collate(self.collate, self.id_column if self.ids is None else None),
         )
         for (shard, numbers), (ids, batch, text) in zip(batches, loader, strict=True):
-            known = [self.ids[number] for number in numbers] if self.ids is not None else ids
-            yield shard, known, batch, text
+            known = ids if self.ids is None else [self.ids[number] for number in numbers]
+            yield shard, [number - shard * self.rows_per_shard for number in numbers], known, batch, text
 
-    def _stream(self, process_index: int, num_processes: int) -> Iterator[tuple[int, list[Any], Any, TextRows | None]]:
+    def _in_batches_of_similar_length(self, numbers: range) -> Sequence[int]:
+        """Order a shard's texts by length, which saves most of the padding; images stay where they are.
+
+        The longest come first, so that what doesn't fit in memory fails at once.
+        """
+        if not isinstance(self.collate, SpanCollator):
+            return numbers  # a range: lists would hold the number of every image
+        columns = self.collate.text_columns
+        samples = samples_of(self.dataset, list(numbers))
+        lengths = [sum(map(len, texts_of(sample, columns))) for sample in samples]
+        return sorted(numbers, key=lambda number: lengths[number - numbers.start], reverse=True)
+
+    def _stream(self, process_index: int, num_processes: int) -> Iterator[Batch]:
         """The same of a data set that can only be read from its beginning."""
         collate = Collate(self.collate, self.id_column)
         samples = enumerate(iter(self.dataset))
         read = 0
         while True:
-            shard, within = divmod(read, self.rows_per_shard)
-            part = list(islice(samples, min(self.batch_size, self.rows_per_shard - within)))
+            shard, first = divmod(read, self.rows_per_shard)
+            part = list(islice(samples, min(self.batch_size, self.rows_per_shard - first)))
             if not part:
                 break
             read += len(part)
             if shard % num_processes == process_index and self.plan.note(shard) is None:
-                yield (shard, *collate(part))
+                yield (shard, range(first, first + len(part)), *collate(part))
         if read == 0:
             raise StoreError("The data set is empty: there is nothing to store.")
         self._write_plan(read)

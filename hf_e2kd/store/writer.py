@@ -71,22 +71,28 @@ class ShardWriter:
         self.temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         self._columns: dict[str, list[Any]] = {name: [] for name in (ID, *fields)}
         self._ids: list[Any] = []
+        self._places: list[int] = []
         self._waiting = 0
         self._schema: pa.Schema | None = None
         self._sink: _Hashed | None = None
         self._stream: Any = None
 
-    def add(self, rows: Rows) -> None:
-        """Append rows.
+    def add(self, rows: Rows, places: Sequence[int]) -> None:
+        """Add rows, in any order.
+
+        Args:
+            rows: Rows.
+            places: Places of the rows in the shard. Rows that stand before some of them may come later: they wait for
+                these in memory.
 
         Raises:
             StoreError: a row's array has another shape than the field's, or its id is of another kind than the others.
             OSError: the disk is full; the partial shard is removed.
         """
         ids = rows[ID]
-        refuse_two_kinds([*self._ids[:1], *ids])
+        refuse_two_kinds([*(self._ids or self._columns[ID])[:1], *ids])
         self._columns[ID].extend(ids)
-        self._ids.extend(ids)
+        self._places.extend(places)
         for name, field in self.fields.items():
             for row in rows[name]:
                 if field.is_fixed and np.shape(row) != field.shape:
@@ -98,7 +104,7 @@ class ShardWriter:
                 self._columns[name].append(data)
                 self._waiting += len(data)
         self.rows += len(ids)
-        if self._waiting >= _BATCH_BYTES:
+        if self._waiting >= _BATCH_BYTES and max(self._places) < self.rows:
             self._guarded(self._flush)
 
     def close(self) -> ShardInfo:
@@ -123,9 +129,13 @@ class ShardWriter:
             self._schema = pa.schema([(ID, kind), *((name, pa.binary()) for name in self.fields)], {STORE: self.store})
             self._sink = _Hashed(open(self.temporary, "wb"))  # noqa: SIM115
             self._stream = pa.ipc.new_stream(self._sink, self._schema)
-        columns = [pa.array(self._columns[column.name], type=column.type) for column in self._schema]
-        self._stream.write_batch(pa.record_batch(columns, schema=self._schema))
+        order = sorted(range(len(self._places)), key=self._places.__getitem__)
+        columns = {name: [values[row] for row in order] for name, values in self._columns.items()}
+        arrays = [pa.array(columns[column.name], type=column.type) for column in self._schema]
+        self._stream.write_batch(pa.record_batch(arrays, schema=self._schema))
+        self._ids.extend(columns[ID])
         self._columns = {name: [] for name in self._columns}
+        self._places = []
         self._waiting = 0
 
     def _finish(self) -> None:

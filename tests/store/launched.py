@@ -5,6 +5,7 @@ In the working directory each process leaves a file that is named after its id.
 
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from hf_e2kd.cli import main
@@ -13,8 +14,8 @@ from hf_e2kd.store.writer import ShardWriter
 add, seen = ShardWriter.add, []
 
 
-def add_or_wait(self: ShardWriter, rows: dict) -> None:
-    add(self, rows)
+def add_or_wait(self: ShardWriter, rows: dict, places: Sequence[int]) -> None:
+    add(self, rows, places)
     if self not in seen:
         seen.append(self)
     if len(seen) == 2:

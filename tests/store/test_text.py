@@ -8,7 +8,7 @@ from torch import nn
 from transformers import DataCollatorWithPadding
 
 from hf_e2kd import TeacherReference, TextCollator
-from hf_e2kd.store import StoredTextCollator, StoreError
+from hf_e2kd.store import StoredTextCollator, StoreError, writer
 from tests.models import CLASSES
 from tests.store.stores import STUDENT, TEACHER, TERMS, store, text_model, texts, train
 from tests.training import relative_error
@@ -47,6 +47,34 @@ def test_texts_for_another_tokenizer(tmp_path, pair):
         assert relative_error(one, other) < 1e-4
     batch = next(iter(trainer.get_train_dataloader()))
     assert {"word_ids", "reference_map", "reference_mask", "labels"} <= batch.keys()
+
+
+@pytest.mark.parametrize("id_column", [None, "id"])
+def test_texts_of_similar_length_share_a_batch(tmp_path, monkeypatch, id_column):
+    """Prevents: most of the time spent on padding; rows in the batches' order instead of the data's; a shard's rows
+    written before those that stand in front of them."""
+    monkeypatch.setattr(writer, "_BATCH_BYTES", 1)
+    teacher = text_model("bert", TEACHER, 1)
+    words = ["good", "bad", "film", "plot", "dull"]
+    data = [
+        {"text": " ".join(words[place % 5] for place in range(number, number + length)), "label": 0, "id": f"n{number}"}
+        for number, length in enumerate([1, 9, 2, 8, 1, 9, 30, 3, 7, 1])
+    ]
+    widths = []
+    hook = teacher.register_forward_pre_hook(
+        lambda module, args, kwargs: widths.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+    )
+    options = {"processing_class": TEACHER, "explainer": "saliency", "dtype": "float32", "id_column": id_column}
+    together = store(teacher, data, tmp_path / "together", batch_size=2, rows_per_shard=6, **options)
+    hook.remove()
+    tokens = [len(TEACHER(row["text"], truncation=True)["input_ids"]) for row in data]
+    # Of a shard of six texts and one of four, the two longest first.
+    assert widths == [max(tokens[one], tokens[other]) for one, other in ((1, 5), (3, 2), (0, 4), (6, 8), (7, 9))]
+    alone = store(teacher, data, tmp_path / "alone", batch_size=1, **options)
+    for one, other in zip(together.attach(data), alone.attach(data), strict=True):
+        assert one["reference_text_crc32"] == other["reference_text_crc32"]
+        torch.testing.assert_close(one["reference_scores"], other["reference_scores"], rtol=1e-4, atol=1e-7)
+        torch.testing.assert_close(one["reference_logits"], other["reference_logits"])
 
 
 def test_positives_of_texts(tmp_path):
