@@ -19,8 +19,8 @@ class HiResCAM(CAM):
     layer GradCAM's mean gradient may mark places that the model doesn't use; HiResCAM shows each one's contribution.
 
     Args:
-        target_layer: Path of the layer A. By default the architecture's own, or the one found by tracing. Refused is one
-            that goes straight into a norm, where the map would be zero.
+        target_layer: Path of the layer A. By default the architecture's own, or the one found by tracing. One that goes
+            straight into a norm, where the map would be zero, is refused.
     """
 
     name = "hires_cam"
