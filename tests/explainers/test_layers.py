@@ -193,3 +193,9 @@ def test_words_are_warned_of(monkeypatch):
     InputXGradient().check(build_text("bert"))
     InputXGradient(layer="last").check(build_text("bert"))
     assert len(warnings) == 1 and "worse than chance" in warnings[0] and "'lrp'" in warnings[0]
+
+
+def test_unknown_blocks_are_named_by_the_explainers_own_option():
+    """Prevents: a remedy of the terms of features, which an explainer hasn't."""
+    with pytest.raises(ValueError, match="layer='last' names a block.*AlbertFor.*layer=\"path.of.the.layer\""):
+        IntegratedGradients(layer="last")(build_text("albert"), token_batch(), TARGET)
