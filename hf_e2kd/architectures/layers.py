@@ -32,7 +32,13 @@ def layer_place(model: nn.Module, layer: LayerName) -> tuple[str, bool]:
             return of_part, False
         find_layer(model, layer)
         return layer, False
-    blocks = default_taps(model)
+    try:
+        blocks = default_taps(model)
+    except ValueError as error:
+        raise ValueError(
+            f"layer={layer!r} names a block, and the blocks of {type(model).__name__} aren't known. Give the path of a "
+            'layer, whose output is meant: layer="path.of.the.layer".'
+        ) from error
     return blocks[block_number(layer, blocks, model)], True
 
 

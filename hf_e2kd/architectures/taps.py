@@ -16,6 +16,7 @@ from .timm import is_timm
 _LISTS = (
     *("encoder.stages", "encoder.layers", "encoder.layer", "encoder.blocks", "encoder.block"),
     *("layers", "layer", "blocks", "stages", "transformer.layer", "model.layer", "model.stages"),
+    *("vision_model.encoder.layers", "h"),  # CLIP's and SigLIP's classifiers; GPT-2, Bloom, Falcon
 )
 
 

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from transformers import TimmWrapperForImageClassification
 
 
+FEATURES = "forward_features"
+"""Target of models whose last feature map a function gives, and no layer of a known name."""
+
+
 def is_timm(model: nn.Module) -> bool:
     """Tell whether the model is a bare timm classifier."""
     return all(hasattr(model, name) for name in ("forward_features", "forward_head", "pretrained_cfg"))
@@ -31,7 +35,7 @@ def timm_architecture(model: nn.Module) -> Architecture | None:
     pool = getattr(bare, "global_pool", None)
     if pool != "token" and (pool != "" or getattr(bare, "num_prefix_tokens", 0) == 0):
         # Every place of the last feature map reaches the logits.
-        return Architecture("forward_features", _of_the_bare_model(_features_split))
+        return Architecture(FEATURES, _of_the_bare_model(_features_split))
     if has_plain_blocks(bare):
         prefix = "" if bare is model else "timm_model."
         return Architecture(f"{prefix}blocks.{len(bare.blocks) - 1}.norm1", _of_the_bare_model(_tokens_split))

@@ -34,7 +34,17 @@ def refuse_fused_recomputation(model: nn.Module) -> None:
         ValueError: with the remedy.
     """
     if attention_kernel(model) == "sdpa" and is_checkpointed(model):
-        raise ValueError(
-            f"Activation checkpointing would recompute {type(model).__name__} with a fused attention kernel, which has "
-            "no double backward. Call model.set_attn_implementation('eager'), or train without checkpointing."
-        )
+        remedy = "Call model.set_attn_implementation('eager')"
+    elif _has(model, "grad_checkpointing") and _has(model, "fused_attn"):  # timm's
+        remedy = "Build the model after timm.layers.set_fused_attn(False)"
+    else:
+        return
+    raise ValueError(
+        f"Activation checkpointing would recompute {type(model).__name__} with a fused attention kernel, which has "
+        f"no double backward. {remedy}, or train without checkpointing."
+    )
+
+
+def _has(model: nn.Module, switch: str) -> bool:
+    """Tell whether a switch is on in one of a model's modules."""
+    return any(getattr(module, switch, False) for module in model.modules())

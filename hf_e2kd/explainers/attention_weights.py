@@ -77,9 +77,13 @@ def _recorded_by_hooks(model: nn.Module) -> Iterator[list[torch.Tensor]]:
     if not dropouts:
         raise _no_global_attention(model, [])
     weights: list[torch.Tensor] = []
-    handles = [
-        dropout.register_forward_hook(lambda _module, _args, output: weights.append(output)) for dropout in dropouts
-    ]
+
+    def keep(_module: nn.Module, _args: Any, output: torch.Tensor) -> None:
+        # What activation checkpointing computes again, in a backward pass, was recorded before.
+        if torch._C._current_graph_task_id() == -1:
+            weights.append(output)
+
+    handles = [dropout.register_forward_hook(keep) for dropout in dropouts]
     try:
         for module in fused:
             module.fused_attn = False

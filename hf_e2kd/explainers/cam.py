@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..architectures import discover_target, find_architecture
 from ..architectures.base import Split, forget_biases
 from ..architectures.sharding import is_sharded
+from ..architectures.timm import FEATURES
 from .attention_kernels import refuse_fused_attention
 from .base import Explainer, Explanation, Target, one_hots, resolve_target
 from .hard_gates import differentiable_gates
@@ -93,7 +94,9 @@ class CAM(Explainer):
             norms = [(norm, counter) for norm, counter, before in counting if _version(counter) == before]
             logits, activations, gradients, classes, grid = _by_head(model, split, target, norms)
         else:
-            path = architecture.target_path(model) if architecture is not None else self._target_path(model, inputs)
+            path = None if architecture is None else architecture.target_path(model)
+            if path is None or path.split(".")[-1] == FEATURES:
+                path = self._target_path(model, inputs)
             logits, activations, gradients, classes, grid = differentiate_layer(model, path, inputs, target)
         maps = torch.stack([self.map(grid.cells(activations), grid.cells(gradient)) for gradient in gradients], 1)
         return Explanation(logits, maps if classes.ndim == 2 else maps[:, 0], classes)

@@ -15,6 +15,7 @@ from .base import Explanation, Target
 from .input_gradients import BaselineExplainer, differentiate, input_explanation, over_channels
 from .layer_gradients import check_layer, differentiate_layer, layer_explanation, layer_maps
 from .lrp import LRP, is_written_out, shares_by_rules
+from .scale_free import refuse_scale_free_layer
 
 logger = get_logger(__name__)
 
@@ -34,7 +35,9 @@ class InputXGradient(BaselineExplainer):
         layer: Layer whose activation is x, against zero: `"input"` (the default), the pixels or words; the activation
             in front of a block (or stage), by its number, or of the `"last"`; or the output of the layer at a path. The
             map is as fine as that layer (the depths of model guidance, Rao et al., ICCV 2023). At its words, a BERT's
-            map marks mostly other words than those that count; that of its last layer is much more faithful.
+            map marks mostly other words than those that count; that of its last layer is much more faithful. Refused is
+            a layer that goes straight into a norm, where the map would be zero: the last of a vision transformer that
+            reads a class token, of a ConvNeXt, of a decoder.
     """
 
     name = "input_x_gradient"
@@ -59,6 +62,8 @@ class InputXGradient(BaselineExplainer):
             )
 
     def forward(self, model: nn.Module, inputs: Mapping[str, Any], target: Target) -> Explanation:
+        if self.layer is not None:
+            refuse_scale_free_layer(model, self.layer, inputs, self.name)
         of_words = self.layer is None and "input_ids" in inputs and inputs.get("pixel_values") is None
         baseline = text_baseline(model, inputs, self._tokenizer_ids) if of_words else None
         opened = self._by_transposed_pass(model, inputs, target) if baseline is None else None

@@ -91,7 +91,6 @@ OF_A_VIT: dict[str, tuple[str, dict[str, Any]]] = {
     "lrp": ("lrp", {}),
     "lrp, last layer": ("lrp", {"layer": "last"}),
     "input_x_gradient": ("input_x_gradient", {}),
-    "input_x_gradient, last layer": ("input_x_gradient", {"layer": "last"}),
     **RANDOM,
 }
 

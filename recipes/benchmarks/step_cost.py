@@ -130,7 +130,6 @@ CASES = {
         berts, "input_x_gradient", text=True, options={"layer": "last"}
     ),
     "input_x_gradient: ViT-S/16 → ViT-Ti/16": Case(VITS, "input_x_gradient"),
-    "input_x_gradient, last layer: ViT-S/16 → ViT-Ti/16": Case(VITS, "input_x_gradient", options={"layer": "last"}),
     "lrp: BERT 6 → 3 layers": Case(berts, "lrp", text=True),
     "lrp, last layer: BERT 6 → 3 layers": Case(berts, "lrp", text=True, options={"layer": "last"}),
     "lrp, last layer, stored: BERT 6 → 3 layers": Case(

@@ -177,6 +177,17 @@ def test_checkpointing_changes_no_gradient(model_of, name, explainer):
     assert relative_error(gradients, plain) < 1e-5
 
 
+def test_a_first_step_may_be_checkpointed(tiny):
+    """Prevents: weights recorded once more where the look at a new model's derivatives computes its layers again."""
+    plain_loss, _ = explained_gradients(tiny("timm_vit"), AttentionGradient(), PIXELS, TARGET)
+    model = tiny("timm_vit")
+    for block in model.blocks:
+        block.attn.fused_attn = False
+    checkpointed(model)
+    loss, _ = explained_gradients(model, AttentionGradient(), PIXELS, TARGET)
+    assert loss.item() == pytest.approx(plain_loss.item(), rel=1e-5)
+
+
 @pytest.mark.parametrize("explainer", EXPLAINERS)
 def test_reentrant_checkpointing_is_refused(explainer):
     """Prevents: maps without a graph, whose loss trains nothing."""

@@ -31,7 +31,7 @@ def patches(tokens):
         ("resnet", None),
         ("resnet", "resnet.encoder.stages.0"),
         ("convnext", None),
-        ("timm_convnext", "stages.2"),
+        ("timm_convnext", "stages.3.downsample.0"),
         ("vit", None),
         ("dinov2", None),
     ],

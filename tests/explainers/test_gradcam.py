@@ -519,3 +519,12 @@ def test_compiled_hooks_are_refused(tiny):
         GradCAM(target_layer="vit.layers.1").check(model, compiled=True)
     with pytest.raises(ValueError, match="register the architecture with a `split` function"):
         GradCAM().check(nn.Sequential(nn.Conv2d(3, 4, 3)), compiled=True)
+
+
+@pytest.mark.parametrize("name", ["timm_resnet", "wrapped_convnext", "timm_vit_average"])
+def test_sharded_models_of_timm(tiny, name, monkeypatch):
+    """Prevents: "has no layer 'forward_features'" where FSDP2 has sharded a model, which a hook must read then."""
+    model, inputs, target = tiny(name), {"pixel_values": images()}, torch.tensor([3, 1])
+    expected = GradCAM()(model, inputs, target).maps
+    monkeypatch.setattr("hf_e2kd.explainers.cam.is_sharded", lambda model: True)
+    torch.testing.assert_close(GradCAM()(model, inputs, target).maps, expected)

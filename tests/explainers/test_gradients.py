@@ -6,7 +6,7 @@ from torch import nn
 from torch.func import functional_call
 from transformers import ConvNextConfig, ConvNextForImageClassification, ViTConfig, ViTForImageClassification
 
-from hf_e2kd.explainers import GradCAM
+from hf_e2kd.explainers import GradCAM, Saliency
 from tests.gradients import check_gradient, explained_gradients, explained_loss, loss_of, relative_error
 from tests.models import images, randomise
 
@@ -154,3 +154,17 @@ def test_recomputed_fused_attention_is_refused(tiny):
     with pytest.raises(ValueError, match="Activation checkpointing.*set_attn_implementation\\('eager'\\)"):
         explainer(model, {"pixel_values": images()}, TARGET, create_graph=True)
     assert explainer(model, {"pixel_values": images()}, TARGET).maps.any()
+
+
+@pytest.mark.parametrize("explainer", [GradCAM(target_layer="blocks.1"), Saliency()], ids=lambda each: each.name)
+def test_recomputed_fused_attention_of_timm_is_refused(tiny, explainer):
+    """Prevents: torch's CheckpointError about metadata, of timm's models, which have kernels of their own."""
+    model = tiny("timm_vit").train()
+    checkpointed("timm_vit", model)
+    with pytest.raises(ValueError, match="Activation checkpointing.*set_fused_attn"):
+        explainer(model, {"pixel_values": images()}, TARGET, create_graph=True)
+    assert explainer(model, {"pixel_values": images()}, TARGET).maps.any()
+    for block in model.blocks:
+        block.attn.fused_attn = False
+    _, gradients = explained_gradients(model, explainer, {"pixel_values": images()}, TARGET)
+    assert gradients["patch_embed.proj.weight"].any()

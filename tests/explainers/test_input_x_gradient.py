@@ -49,7 +49,7 @@ def test_is_complete_for_a_linear_model():
 
 
 @pytest.mark.parametrize(
-    ("name", "layer"), [("resnet", "resnet.encoder.stages.0"), ("convnext", "convnext.encoder.stages.0")]
+    ("name", "layer"), [("resnet", "resnet.encoder.stages.0"), ("convnext", "convnext.encoder.stages.1")]
 )
 def test_at_a_layer_equals_captums(tiny, name, layer):
     """Prevents: guidance of a middle layer that sees another activation, or its gradient alone."""
@@ -86,7 +86,7 @@ def test_the_pass_written_out_trains_alike_on_texts(name, layer):
     assert_opened_alike(build_text(name).double(), token_batch(), layer)
 
 
-@pytest.mark.parametrize(("name", "layer"), [("vit", 0), ("deit", "last"), ("dinov2", "last"), ("timm_vit", "last")])
+@pytest.mark.parametrize(("name", "layer"), [("vit", 0), ("deit", 1), ("dinov2", "last"), ("timm_vit", 1)])
 def test_the_pass_written_out_trains_alike_on_images(tiny, name, layer):
     """Prevents: the same, for patches and their grid."""
     assert_opened_alike(tiny(name).double(), {"pixel_values": images().double()}, layer)

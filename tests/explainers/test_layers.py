@@ -17,10 +17,10 @@ LAYERS = [
     ("bert", "last", "bert.encoder.layer.1"),
     ("bert", 1, "bert.encoder.layer.0"),
     ("distilbert", "distilbert.transformer.layer.0", "distilbert.transformer.layer.0"),
-    ("vit", "last", "vit.layers.1"),
+    ("dinov2", "last", "dinov2.encoder.layer.1"),
     ("vit", "vit.layers.2.layernorm_before", "vit.layers.2.layernorm_before"),
     ("dinov2", -2, "dinov2.encoder.layer.0"),
-    ("timm_vit", "last", "blocks.1"),
+    ("timm_vit", 1, "blocks.0"),
     ("resnet", "last", "resnet.encoder.stages.0"),
 ]
 EACH = pytest.mark.parametrize(("name", "layer", "path"), LAYERS)
@@ -101,12 +101,12 @@ def test_they_train(tiny, explainer, name, layer):
     check_explainer(explainer(layer=layer, **options), model, inputs, TARGET, tolerance=1e-5)
 
 
-@pytest.mark.parametrize("name", ["bert", "vit"])
+@pytest.mark.parametrize("name", ["bert", "dinov2"])
 def test_the_same_word_names_the_same_layer(tiny, name, monkeypatch):
     """Prevents: a `layer` of relevance propagation that is another one than that of the gradients."""
     monkeypatch.setitem(transposed.RULES, "derivative", transposed.DERIVATIVE)
     model, inputs, _ = case(tiny, name)
-    for layer in ("input", "last", 1, "bert.encoder.layer.0" if name == "bert" else "vit.layers.0"):
+    for layer in ("input", "last", 1, f"{name}.encoder.layer.0"):
         found = InputXGradient(layer=layer)(model, inputs, TARGET).maps
         torch.testing.assert_close(found, LRP("derivative", layer)(model, inputs, TARGET).maps, rtol=1e-9, atol=1e-12)
 
@@ -193,3 +193,9 @@ def test_words_are_warned_of(monkeypatch):
     InputXGradient().check(build_text("bert"))
     InputXGradient(layer="last").check(build_text("bert"))
     assert len(warnings) == 1 and "worse than chance" in warnings[0] and "'lrp'" in warnings[0]
+
+
+def test_unknown_blocks_are_named_by_the_explainers_own_option():
+    """Prevents: a remedy of the terms of features, which an explainer hasn't."""
+    with pytest.raises(ValueError, match="layer='last' names a block.*AlbertFor.*layer=\"path.of.the.layer\""):
+        IntegratedGradients(layer="last")(build_text("albert"), token_batch(), TARGET)

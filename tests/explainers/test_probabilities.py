@@ -114,7 +114,9 @@ def test_gradient_shap_makes_the_same_choices_each_time():
     np.random.seed(3)
     wanted = np.random.rand()
     np.random.seed(3)
+    own = torch.get_rng_state()
     first = GradientShap(images(3, seed=1), samples=2)(model, inputs, TARGET).maps
+    assert torch.equal(torch.get_rng_state(), own)  # captum draws noise of no width there
     assert np.random.rand() == wanted
     assert torch.equal(first, GradientShap(images(3, seed=1), samples=2)(model, inputs, TARGET).maps)
     assert not torch.equal(first, GradientShap(images(3, seed=1), samples=2, seed=1)(model, inputs, TARGET).maps)

@@ -130,6 +130,23 @@ def test_default_taps_of_stages_that_are_lists(family, name):
     assert set(reader.stop({"pixel_values": pixel_values})) == set(taps)
 
 
+def test_default_taps_of_siglip_and_gpt2():
+    """Prevents: popular classifiers whose layers must be named, as their blocks have an unusual place."""
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = transformers.SiglipConfig(vision_config={**sizes, "image_size": 32, "patch_size": 8})
+    siglip = transformers.SiglipForImageClassification(config).eval()
+    assert default_taps(siglip) == ["vision_model.encoder.layers.0", "vision_model.encoder.layers.1"]
+    reader = Taps(siglip, default_taps(siglip))
+    reader.start()
+    with torch.no_grad():
+        siglip(pixel_values=images())
+    assert {value.shape for value in reader.stop({"pixel_values": images()}).values()} == {(2, 4, 4, 16)}
+    decoder = transformers.GPT2ForSequenceClassification(
+        transformers.GPT2Config(n_embd=16, n_layer=2, n_head=2, vocab_size=50, n_positions=16)
+    )
+    assert default_taps(decoder) == ["transformer.h.0", "transformer.h.1"]
+
+
 # Earlier versions of timm state no stages, or others, for some families.
 STATES_ALL_STAGES = version.parse(timm.__version__) >= version.parse("1.0.31")
 

@@ -95,10 +95,10 @@ class GradientShap(PerturbationExplainer):
         explainer = CaptumGradientShap(lambda images: call_model(model, {**inputs, "pixel_values": images}))
         maps = whole.new_zeros(*target.shape, *pixels.shape[2:])
         at_once = max(1, self.batch_size // self.samples)
-        # captum draws by numpy's global generator.
+        # captum draws by numpy's global generator, and noise of no width by torch's.
         state = np.random.get_state()
         try:
-            with torch.enable_grad(), untapped(), frozen_statistics(model):
+            with torch.random.fork_rng(), torch.enable_grad(), untapped(), frozen_statistics(model):
                 for column in range(target.shape[1]):
                     np.random.seed(self.seed)
                     for rows in torch.arange(len(pixels), device=pixels.device).split(at_once):
