@@ -147,6 +147,8 @@ class ExplanationDistillTrainer(
                 "explanation_weight to 0."
             )
         super().__init__(model if model is None else self._equip(model), settings, *arguments, **keywords)
+        # Before a training makes one of the arguments'.
+        self.optimizer_is_given = self.optimizer is not None or self.optimizer_cls_and_kwargs is not None
         describe_progress(self)
         if self.args.enable_jit_checkpoint:
             # Ours takes its place in `train`; with the end of its training it gives SIGTERM back.
