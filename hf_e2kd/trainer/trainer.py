@@ -112,6 +112,9 @@ class ExplanationDistillTrainer(
         **keywords: Any,
     ):
         settings = ExplanationDistillArguments() if args is None else args
+        for name, default in _DEFAULTS.items():
+            if not hasattr(settings, name):  # of plain TrainingArguments; records state it too
+                setattr(settings, name, default)
         if settings.hub_model_id is not None:
             check_repo_id(settings.hub_model_id)
         # Set before the parent's constructor, which calls `model_init`, and so `_equip`.

@@ -13,6 +13,7 @@ from torch.utils.data import Subset
 from torchvision.transforms import v2
 from transformers import AutoModelForImageClassification, ViTImageProcessor
 
+from hf_e2kd import ExplanationDistillTrainer
 from hf_e2kd.data import DistillationTransform, MixingCollator
 from hf_e2kd.explainers import build_explainer
 from hf_e2kd.fidelity import describe
@@ -27,7 +28,7 @@ from hf_e2kd.hub.ids import loaded_from_hub, loaded_revision
 from hf_e2kd.hub.redaction import LEFT_OUT
 from hf_e2kd.store.key import teacher_key
 from tests.models import CLASSES, build
-from tests.training import arguments, distiller, samples
+from tests.training import arguments, distiller, samples, stock_arguments
 
 COMMITS = "a" * 40, "b" * 40
 
@@ -110,6 +111,17 @@ def test_loss_on_the_labels_of_the_users_own(tmp_path):
         text = (tmp_path / "README.md").read_text(encoding="utf-8")
         loss = "a loss of the trainer's own (`compute_loss_func`)" if own else "cross-entropy"
         assert f"**Loss**: 0.5 · {loss} with the labels" in text and "| `label_smoothing_factor` | `0.1` |" in text
+
+
+def test_training_by_plain_arguments(tmp_path):
+    """Prevents: an AttributeError in the place of the card of a training by plain arguments, and no word of its loss."""
+    keywords = {"teacher_model": build("resnet", seed=1), "train_dataset": samples(8), "eval_dataset": samples(4)}
+    trainer = ExplanationDistillTrainer(build("resnet"), stock_arguments(tmp_path), **keywords)
+    trainer.train()
+    trainer.measure_fidelity(costs=False)
+    trainer.create_model_card()
+    text = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "**Loss**: 1 · KL divergence from" in text and "1 · `cosine` loss against" in text
 
 
 def test_optimizer_of_the_users_own(tmp_path):
