@@ -114,7 +114,7 @@ def test_loss_on_the_labels_of_the_users_own(tmp_path):
 
 
 def test_training_by_plain_arguments(tmp_path):
-    """Prevents: an AttributeError in the place of the card of a training by plain arguments, or one without its loss."""
+    """Prevents: an AttributeError in the place of a card of a training by plain arguments, or one without its loss."""
     keywords = {"teacher_model": build("resnet", seed=1), "train_dataset": samples(8), "eval_dataset": samples(4)}
     trainer = ExplanationDistillTrainer(build("resnet"), stock_arguments(tmp_path), **keywords)
     trainer.train()
