@@ -47,7 +47,8 @@ def describe_training(trainer: MeasuredTrainer, base_model: str | None) -> Train
     arguments = recorded_arguments(args)
     if further := _further_terms(trainer.terms, args):
         arguments["terms"] = further
-    if args.load_best_model_at_end and state.best_global_step:
+    # In the middle of a training its weights are the last step's.
+    if args.load_best_model_at_end and state.best_global_step and ended:
         arguments["best_model_of_step"] = state.best_global_step
     if getattr(trainer, "compute_loss_func", None) is not None:
         arguments["task_loss"] = OWN_LOSS

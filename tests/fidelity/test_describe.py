@@ -11,7 +11,7 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError
 from PIL import Image
 from torch.utils.data import Subset
 from torchvision.transforms import v2
-from transformers import AutoModelForImageClassification, ViTImageProcessor
+from transformers import AutoModelForImageClassification, TrainerCallback, ViTImageProcessor
 
 from hf_e2kd import ExplanationDistillTrainer
 from hf_e2kd.data import DistillationTransform, MixingCollator
@@ -111,6 +111,22 @@ def test_loss_on_the_labels_of_the_users_own(tmp_path):
         text = (tmp_path / "README.md").read_text(encoding="utf-8")
         loss = "a loss of the trainer's own (`compute_loss_func`)" if own else "cross-entropy"
         assert f"**Loss**: 0.5 · {loss} with the labels" in text and "| `label_smoothing_factor` | `0.1` |" in text
+
+
+def test_best_step_is_stated_once_its_weights_are_there(tmp_path):
+    """Prevents: a card of a checkpoint in the middle of a training that names the best step so far as its own."""
+    settings = {"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 1, "max_steps": 2}
+    settings |= {"save_strategy": "steps", "save_steps": 1}
+    between: list[dict] = []
+
+    class Describe(TrainerCallback):
+        def on_save(self, *arguments, **keywords):
+            between.append(describe_training(trainer, None).arguments)
+
+    trainer = distiller(build("resnet"), build("resnet", seed=1), tmp_path, settings, callbacks=[Describe()])
+    trainer.train()
+    assert len(between) == 2 and not any("best_model_of_step" in each for each in between)
+    assert describe_training(trainer, None).arguments["best_model_of_step"] == trainer.state.best_global_step
 
 
 def test_training_by_plain_arguments(tmp_path):
