@@ -130,8 +130,11 @@ def main() -> dict[str, Any]:
             student = ex.shallow_copy_of(teacher, script.student_layers, "teacher-layers")
         else:
             tokenizer = AutoTokenizer.from_pretrained(script.student)
-            own_names = label_names(train, script.label_column) or names
-            student = ex.load_text_classifier(script.student, own_names, teacher.config.num_labels)
+            stated = label_names(train, script.label_column)
+            # Of labels without names the student decides as the teacher does, for one class or for each by itself.
+            problem = teacher.config.problem_type if stated is None else None
+            own = (stated or names, teacher.config.num_labels)
+            student = ex.load_text_classifier(script.student, *own, problem_type=problem)
     words = ex.WordStudy(
         **{"teacher": teacher, "teacher_tokenizer": teacher_tokenizer, "tokenizer": tokenizer},
         **{"evaluations": evaluations, "explainer": ex.explainer_of(args), "samples": script.explained_samples},

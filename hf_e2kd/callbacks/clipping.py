@@ -25,7 +25,7 @@ class AdaptiveClipping(TrainerCallback):
         self.smallest = smallest
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:
-        if args.fp16:
+        if args.mixed_precision == "fp16":  # by the argument fp16, or by `accelerate launch`
             raise ValueError("AdaptiveClipping can't tell the size of fp16's scaled gradients. Train in bf16 or fp32.")
 
     def on_pre_optimizer_step(

@@ -9,13 +9,12 @@ import numpy as np
 import torch
 from accelerate.utils import send_to_device
 from PIL import Image
-from torch import nn
 from transformers import TrainerCallback
 from transformers.integrations import TensorBoardCallback, TrackioCallback, WandbCallback
 from transformers.trainer_utils import has_length
 
 from ..alignment.inputs import image_view
-from ..alignment.labels import class_names, is_score, labels_belong_to
+from ..alignment.labels import class_names, is_score, joined_names, labels_belong_to, predicted_names
 from ..architectures.base import evaluating
 from ..cards.choice import at_quantiles, rule
 from ..data.first_samples import first_samples, keeping_random_state
@@ -243,18 +242,14 @@ class ExplanationPanels(TrainerCallback):
         """
         if is_score(self.trainer.student):
             return [f"{score:.2f}" for score in logits[:, 0].tolist()]
-        names = self._names()
-        if classes is not None:
-            names = [names[number] for number in classes]
-        chosen = logits >= 0 if self.trainer.is_multi_label else nn.functional.one_hot(logits.argmax(1), len(names))
-        return _joined(chosen, names)
+        return predicted_names(logits, self.trainer.student, classes)
 
     def _truths(self) -> list[str | None] | None:
         labels, names = self.batch.get("labels"), self._names()
         if labels is None or is_score(self.trainer.student) or labels.is_floating_point() and labels.ndim == 1:
             return None
         if labels.ndim == 2:
-            return [*_joined(labels > 0, names)]
+            return [*joined_names(labels > 0, names)]
         return [names[label] if 0 <= label < len(names) else None for label in labels.tolist()]
 
     def _panel(self, images: torch.Tensor, columns: "list[_Column]") -> "Figure":
@@ -343,8 +338,3 @@ def _intensities(pixel_values: torch.Tensor, processor: Any) -> torch.Tensor:
         return image_view(processor).intensities(pixel_values).clamp(0, 1)
     low, high = pixel_values.amin((1, 2, 3), keepdim=True), pixel_values.amax((1, 2, 3), keepdim=True)
     return (pixel_values - low) / (high - low).clamp(min=1e-12)
-
-
-def _joined(chosen: torch.Tensor, names: Sequence[str]) -> list[str]:
-    """Join the names of each sample's classes, chosen (B, C)."""
-    return [", ".join(names[number] for number in row.nonzero().flatten().tolist()) or "none" for row in chosen]

@@ -38,7 +38,8 @@ class DistillationTransform:
             `JointAugment` and of whatever changes colours alone.
         classes: Number of classes, where a row's label is a list of them; they become zeros and ones. A vector of zeros
             and ones (or of shares) is one of floats or booleans, which stays.
-        image_column, label_column, mask_column: Columns of the data set; a missing label or mask is left out. So are
+        image_column, label_column, mask_column: Columns of the data set; a missing label or mask is left out. Where
+            there is no `label_column`, the labels are a column `labels`, if that holds numbers. Left out too are
             missing `boxes` (N, 4), as x0, y0, x1, y1 in pixels of the image, which become pixels of `pixel_values`,
             and their `box_labels`. Boxes that an augmentation has moved out of the view go; collate the others by
             `AnnotatedCollator`. A mask is a grey image, or an array, of the image's size. What is above 127 is the
@@ -77,7 +78,8 @@ class DistillationTransform:
         self.label_column = label_column
 
     def __call__(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
-        image_column, label_column, mask_column = self.columns
+        image_column, _, mask_column = self.columns
+        label_column = self._column_of_labels(batch)
         if image_column not in batch:
             raise ValueError(f"The data set has no column '{image_column}'. Its columns: {sorted(batch)}.")
         ids = batch.get("id")
@@ -108,6 +110,13 @@ class DistillationTransform:
             if "box_labels" in batch:
                 out["box_labels"] = [view["box_labels"][kept] for view, (_, kept) in zip(views, shown, strict=True)]
         return out
+
+    def _column_of_labels(self, batch: Mapping[str, Sequence[Any]]) -> str:
+        """The column that was named; or else `labels`, as of a `TextCollator`, where that holds what becomes labels."""
+        if self.label_column in batch:
+            return self.label_column
+        kinds = int | None if self.classes is None else int | list | None
+        return "labels" if all(isinstance(label, kinds) for label in batch.get("labels", ())) else self.label_column
 
     def _label(self, label: Any) -> Any:
         """One class as it is, several as zeros and ones (classes,)."""

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,7 +13,7 @@ from torchvision.transforms import v2
 from transformers import AutoModelForImageClassification, PreTrainedConfig, ViTImageProcessor
 
 from ..alignment.inputs import image_view
-from ..alignment.labels import align_labels, class_names, named_labels
+from ..alignment.labels import align_labels, class_names, is_multi_label, named_labels, predicted_names
 from ..callbacks.panels import CHOOSE_FROM
 from ..cards.choice import at_quantiles, gain, rule
 from ..cards.plots import explanation_panel
@@ -154,6 +154,7 @@ def load_image_sources(sources: ImageSources, args: ExplanationDistillArguments,
             augmentation=augmentation,
             image_column=sources.image_column,
             label_column=sources.label_column,
+            classes=student.config.num_labels if is_multi_label(student) else None,
         )
         for augmentation in (None, crop_and_flip(processor, teacher_processor) if sources.augment else None)
     )
@@ -321,11 +322,9 @@ def draw_explanations(
         labels=named_labels([sample["labels"] for sample in shown], data, any_student, transform.columns[1])
         if all("labels" in sample for sample in shown)
         else None,
-        explained=[names[index] for index in found[TEACHER].predictions[chosen].tolist()],
+        explained=[names[index] for index in found[TEACHER].target[chosen].tolist()],
         names=sample_names(data, chosen),
-        predictions={
-            heading: [names[index] for index in each.predictions[chosen].tolist()] for heading, each in found.items()
-        },
+        predictions={heading: [each.predictions[row] for row in chosen] for heading, each in found.items()},
         similarities={heading: each[chosen] for heading, each in similarities.items()},
         reference=TEACHER,
         difference=list(similarities)[-1],
@@ -336,10 +335,18 @@ def draw_explanations(
 
 @dataclass
 class _Explained:
-    """One model's maps (N, h, w), predicted classes of the student (N,) and similarities to the teacher's maps (N,)."""
+    """Maps of one model.
+
+    Args:
+        maps: Maps (N, h, w).
+        target: Classes (N,) of the student that they explain.
+        predictions: Names (N) of the classes that the model predicts.
+        similarities: Similarities (N,) to the teacher's maps.
+    """
 
     maps: torch.Tensor
-    predictions: torch.Tensor
+    target: torch.Tensor
+    predictions: list[str]
     similarities: torch.Tensor
 
 
@@ -357,15 +364,21 @@ def _explained(
         {"pixel_values": shown_to_teacher.to(device)},
         lambda logits: labels.to_teacher(labels.teacher_logits(logits).argmax(1)),
     )
-    target = labels.to_student(labels.teacher_logits(taught.logits).argmax(1))
+    shared = labels.teacher_logits(taught.logits)
+    target = labels.to_student(shared.argmax(1))
     size = (pixel_values.shape[-2], pixel_values.shape[-1])
-    found = {TEACHER: _Explained(taught.maps.cpu(), target.cpu(), torch.ones(len(samples)))}
+    predicted = predicted_names(shared, any_student, labels.student.tolist())
+    found = {TEACHER: _Explained(taught.maps.cpu(), target.cpu(), predicted, torch.ones(len(samples)))}
     for variant, student in students.items():
         own = explainer(student.eval(), {"pixel_values": pixel_values}, target)
         similarities = explanation_similarity(own.maps, taught.maps, size)[0]
-        found[f"{variant} student"] = _Explained(own.maps.cpu(), own.logits.argmax(1).cpu(), similarities.cpu())
+        predicted = predicted_names(own.logits, student)
+        found[f"{variant} student"] = _Explained(own.maps.cpu(), target.cpu(), predicted, similarities.cpu())
     return found
 
 
 def _joined(parts: list[_Explained]) -> _Explained:
-    return _Explained(*(torch.cat([getattr(part, each.name) for part in parts]) for each in fields(_Explained)))
+    maps, target, similarities = (
+        torch.cat([getattr(part, name) for part in parts]) for name in ("maps", "target", "similarities")
+    )
+    return _Explained(maps, target, [name for part in parts for name in part.predictions], similarities)

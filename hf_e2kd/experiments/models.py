@@ -235,7 +235,11 @@ def _classifier_on(backbone: PreTrainedModel, labels: dict[str, Any]) -> nn.Modu
 
 
 def load_text_classifier(
-    source: str, names: list[str] | None, num_labels: int, revision: str | None = None
+    source: str,
+    names: list[str] | None,
+    num_labels: int,
+    revision: str | None = None,
+    problem_type: str | None = None,
 ) -> nn.Module:
     """Load a pretrained model of texts, to be trained in float32, with a classifier for these classes.
 
@@ -246,8 +250,11 @@ def load_text_classifier(
         names: Names of the classes, if they have any.
         num_labels: Number of the classes.
         revision: Branch, tag or commit on the Hub.
+        problem_type: Problem of the configuration, such as a teacher's of several labels a text; None for the model's.
     """
     settings = {**label_settings(names, num_labels), "dtype": torch.float32, "revision": revision}
+    if problem_type is not None:
+        settings["problem_type"] = problem_type
     with loading(source, revision=revision):
         model = load_weights(AutoModelForSequenceClassification, source, **settings, ignore_mismatched_sizes=True)
         _reorder_classes(model, source, revision)

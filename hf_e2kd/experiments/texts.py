@@ -241,8 +241,11 @@ def _distillation(
     else:
         revision = sources.student_revision
         tokenizer = AutoTokenizer.from_pretrained(sources.student_init, revision=revision)
-        names = label_names(train, sources.label_column) or class_names(teacher)
-        student = load_text_classifier(sources.student_init, names, teacher.config.num_labels, revision)
+        stated = label_names(train, sources.label_column)
+        # Whether a student decides each class for itself is asked of its own configuration.
+        problem = teacher.config.problem_type if stated is None else None
+        names, count = stated or class_names(teacher), teacher.config.num_labels
+        student = load_text_classifier(sources.student_init, names, count, revision, problem)
     study = WordStudy(
         teacher,
         teacher_tokenizer,

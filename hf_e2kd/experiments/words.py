@@ -11,7 +11,14 @@ import torch
 from datasets import Dataset
 from torch import nn
 
-from ..alignment.labels import LabelAlignment, align_labels, class_names, data_labels, named_labels
+from ..alignment.labels import (
+    LabelAlignment,
+    align_labels,
+    class_names,
+    data_labels,
+    named_labels,
+    predicted_names,
+)
 from ..alignment.texts import length_limit, number_spans, tokenize_texts
 from ..alignment.words import LAYOUT_COLUMNS, pool_words
 from ..callbacks.panels import CHOOSE_FROM
@@ -118,7 +125,13 @@ class WordStudy:
         names = class_names(any_student) or [str(index) for index in range(teacher.logits.shape[1])]
         classes = align_labels(self.teacher, any_student)
         # The students may have other classes, or the same in another order.
-        target = classes.to_student(classes.teacher_logits(teacher.logits).argmax(1)).tolist()
+        shared = classes.teacher_logits(teacher.logits)
+        target = classes.to_student(shared.argmax(1)).tolist()
+        taught = predicted_names(shared, any_student, classes.student.tolist())
+        predictions = {
+            heading: taught if reading is teacher else predicted_names(reading.logits, any_student)
+            for heading, reading in readings.items()
+        }
         labels = named_labels([data[self.label_column][row] for row in chosen], data, any_student, self.label_column)
         texts = self._texts(data)
         words = self._tokenized(texts)[1]
@@ -127,8 +140,7 @@ class WordStudy:
             rows = []
             for heading, reading in readings.items():
                 similar = None if reading is teacher or not words[row] else similarities[heading][row].item()
-                predicted = target[row] if reading is teacher else int(reading.logits[row].argmax())
-                rows.append(WordRow(heading, words[row], reading.words[row], names[predicted], similar))
+                rows.append(WordRow(heading, words[row], reading.words[row], predictions[heading][row], similar))
             label = None if labels is None else labels[place]
             # A pair's second text begins a line.
             shown.append(WordSample("\n".join(texts[row]), rows, label=label, explained=names[target[row]]))

@@ -1,10 +1,12 @@
 """Description of a student's training, from its trainer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from transformers.integrations.integration_utils import CodeCarbonCallback
 
+from ..alignment.labels import transform_of, without_subsets
+from ..data.collate import MixingCollator
 from ..references import AnnotationReference, Reference, TeacherReference
 from ..store import StoredReference
 from .describe import describe_data, describe_explainer, describe_transform, hardware, license_of
@@ -26,7 +28,9 @@ OWN_LOSS = "compute_loss_func"
 
 def recorded_arguments(args: Any, names: Sequence[str] = ARGUMENTS) -> dict[str, Any]:
     """Select training arguments by name, as far as there are some, with enumerations as their values."""
-    return {name: _plain(getattr(args, name)) for name in names if hasattr(args, name)}
+    # `accelerate launch --mixed_precision bf16` leaves the argument bf16 as it is.
+    launched = getattr(args, "mixed_precision", None)
+    return {name: name == launched or _plain(getattr(args, name)) for name in names if hasattr(args, name)}
 
 
 def describe_training(trainer: MeasuredTrainer, base_model: str | None) -> TrainingRecord | None:
@@ -43,13 +47,16 @@ def describe_training(trainer: MeasuredTrainer, base_model: str | None) -> Train
     arguments = recorded_arguments(args)
     if further := _further_terms(trainer.terms, args):
         arguments["terms"] = further
-    if args.load_best_model_at_end and state.best_global_step:
+    # In the middle of a training its weights are the last step's.
+    if args.load_best_model_at_end and state.best_global_step and ended:
         arguments["best_model_of_step"] = state.best_global_step
     if getattr(trainer, "compute_loss_func", None) is not None:
         arguments["task_loss"] = OWN_LOSS
     if args.label_smoothing_factor:
         arguments["label_smoothing_factor"] = args.label_smoothing_factor
-    transform = _transform_of(trainer.train_dataset)
+    if args.auto_find_batch_size:
+        arguments["per_device_train_batch_size"] = getattr(trainer, "_train_batch_size", state.train_batch_size)
+    arguments |= _own_optimization(trainer)
     # Of a training that was resumed, the time and the emissions until then aren't known.
     is_whole = not getattr(trainer, "_initial_global_step", 0)
     return TrainingRecord(
@@ -58,7 +65,7 @@ def describe_training(trainer: MeasuredTrainer, base_model: str | None) -> Train
         data=describe_data(trainer.train_dataset),
         references={name: _describe_reference(reference, trainer) for name, reference in trainer.references.items()},
         arguments=arguments,
-        augmentation=describe_transform(getattr(transform, "augmentation", None)),
+        augmentation=_augmentation(trainer),
         hardware=hardware(args.world_size, args.device),
         seconds=ended.get("train_runtime") if is_whole else None,
         steps=state.global_step,
@@ -92,12 +99,37 @@ def _describe_reference(reference: Reference, trainer: MeasuredTrainer) -> dict[
     return description
 
 
-def _transform_of(dataset: Any) -> Any:
-    """Find the transform that a data set was given by `set_transform`, or the data set's own."""
-    stated = getattr(dataset, "format", None)
-    if isinstance(stated, dict):
-        return stated.get("format_kwargs", {}).get("transform")
-    return getattr(dataset, "transform", None)
+def _own_optimization(trainer: MeasuredTrainer) -> dict[str, Any]:
+    """Describe an optimizer and a scheduler that the trainer was given, in the place of the arguments' ones."""
+    found: dict[str, Any] = {}
+    if getattr(trainer, "optimizer_is_given", False):
+        optimizer: Any = getattr(trainer, "optimizer")  # noqa: B009
+        found["optim"] = type(getattr(optimizer, "optimizer", optimizer)).__name__
+        groups = optimizer.param_groups
+        found["learning_rate"] = _one_or_all(group.get("initial_lr", group["lr"]) for group in groups)
+        found["weight_decay"] = _one_or_all(group.get("weight_decay", 0) for group in groups)
+    scheduler = getattr(trainer, "lr_scheduler", None)
+    if scheduler is not None and not getattr(trainer, "_created_lr_scheduler", True):
+        found |= {"lr_scheduler_type": type(scheduler).__name__, "warmup_steps": None}
+    return found
+
+
+def _one_or_all(values: Iterable[Any]) -> Any:
+    """Return the value of all groups of parameters, or the list of their values."""
+    different = list(dict.fromkeys(float(value) for value in values))
+    return different[0] if len(different) == 1 else different
+
+
+def _augmentation(trainer: MeasuredTrainer) -> str | None:
+    """Describe how the training's images are changed: by the data set's transform, and by mixing those of a batch."""
+    data = trainer.train_dataset
+    transform = transform_of(data) or getattr(without_subsets(data), "transform", None)
+    collator = getattr(trainer.data_collator, "collator", None)
+    steps = [
+        getattr(transform, "augmentation", None),
+        collator.mixing if isinstance(collator, MixingCollator) else None,
+    ]
+    return ", ".join(filter(None, map(describe_transform, steps))) or None
 
 
 def _emissions(trainer: MeasuredTrainer) -> float | None:

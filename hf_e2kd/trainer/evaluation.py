@@ -82,8 +82,19 @@ class EvaluationMixin(Trainer):
             self._grouped_by = before
 
     def _forget_dataloaders(self) -> None:
-        """Forget the first loaders with persistent workers, which the parent gives for any other data set too."""
+        """Forget the loaders with persistent workers, which know nothing of groups."""
         self.__dict__.pop("_eval_dataloaders", None)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """Make the loader of a data set; workers that persist are those of the trainer's own `eval_dataset` alone."""
+        persist, is_name = self.args.dataloader_persistent_workers, isinstance(eval_dataset, str)
+        is_own = eval_dataset is None or is_name or eval_dataset is self.eval_dataset
+        # Else the parent would give the first such loader for any other data set too.
+        self.args.dataloader_persistent_workers = persist and is_own
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.args.dataloader_persistent_workers = persist
 
     def collate(self, samples: Sequence[Any], dataset: Any) -> Any:
         """Make a batch of a data set's samples as an evaluation does, without unused columns."""
@@ -204,19 +215,15 @@ class EvaluationMixin(Trainer):
         Returns:
             The values, and the output of `evaluation_loop`.
         """
-        self._forget_dataloaders()
-        try:
-            with self._measuring(measures), self._grouped(group_columns):
-                output = self.evaluation_loop(
-                    self.get_eval_dataloader(dataset),
-                    description="Fidelity",
-                    prediction_loss_only=not self.is_multi_label,
-                    metric_key_prefix="fidelity",
-                )
-            assert isinstance(self._fidelity, SampleValues)
-            return self._fidelity, output
-        finally:
-            self._forget_dataloaders()
+        with self._measuring(measures), self._grouped(group_columns):
+            output = self.evaluation_loop(
+                self.get_eval_dataloader(dataset),
+                description="Fidelity",
+                prediction_loss_only=not self.is_multi_label,
+                metric_key_prefix="fidelity",
+            )
+        assert isinstance(self._fidelity, SampleValues)
+        return self._fidelity, output
 
     @contextmanager
     def _measuring(self, measures: BatchMeasures) -> Iterator[None]:

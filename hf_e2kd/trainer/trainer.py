@@ -112,6 +112,9 @@ class ExplanationDistillTrainer(
         **keywords: Any,
     ):
         settings = ExplanationDistillArguments() if args is None else args
+        for name, default in _DEFAULTS.items():
+            if not hasattr(settings, name):  # of plain TrainingArguments; records state it too
+                setattr(settings, name, default)
         if settings.hub_model_id is not None:
             check_repo_id(settings.hub_model_id)
         # Set before the parent's constructor, which calls `model_init`, and so `_equip`.
@@ -147,6 +150,8 @@ class ExplanationDistillTrainer(
                 "explanation_weight to 0."
             )
         super().__init__(model if model is None else self._equip(model), settings, *arguments, **keywords)
+        # Before a training makes one of the arguments'.
+        self.optimizer_is_given = self.optimizer is not None or self.optimizer_cls_and_kwargs is not None
         describe_progress(self)
         if self.args.enable_jit_checkpoint:
             # Ours takes its place in `train`; with the end of its training it gives SIGTERM back.

@@ -302,6 +302,24 @@ def test_other_column_names():
 # ---- Images and augmentations of other kinds (fault B13) -------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("labels", "classes", "expected"),
+    [
+        ([1, 4], None, [1, 4]),
+        ([[0, 2], [1]], 3, [[1, 0, 1], [0, 1, 0]]),
+        ([[0, 2], [1]], None, None),
+        (["a text", "another"], None, None),
+    ],
+)
+def test_a_column_that_is_called_labels(labels, classes, expected):
+    """Prevents: labels dropped without a word, or with the advice to give their column the name that it has."""
+    batch = {"image": [Image.new("RGB", (8, 8))] * 2, "labels": labels}
+    shown = DistillationTransform(ViTImageProcessor(), classes=classes)(batch)
+    assert expected == (None if "labels" not in shown else [torch.as_tensor(own).tolist() for own in shown["labels"]])
+    # The column that is named goes first.
+    assert DistillationTransform(ViTImageProcessor())({**batch, "label": [3, 3]})["labels"] == [3, 3]
+
+
 def test_images_that_were_not_decoded():
     """Prevents: an AttributeError of a dictionary, for data cast to `Image(decode=False)`."""
     image, _ = spotted()

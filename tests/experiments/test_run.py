@@ -4,10 +4,11 @@ import json
 import sys
 from types import SimpleNamespace
 
+import datasets
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
+from datasets import ClassLabel, Dataset, DatasetDict, Features, List
 from huggingface_hub import ModelCard
 from PIL import Image
 from transformers import (
@@ -21,6 +22,7 @@ from transformers import (
 from hf_e2kd import load_student
 from hf_e2kd.data import DistillationTransform
 from hf_e2kd.experiments import draw_explanations, run_experiment
+from hf_e2kd.experiments import images as images_module
 from hf_e2kd.experiments.demos import DEMOS
 from hf_e2kd.experiments.distillation import Distillation, train_on_labels, use_one_thread
 from hf_e2kd.experiments.results import markdown_table, summarise
@@ -142,6 +144,29 @@ def test_a_student_of_a_teacher_of_several_labels(own_sources, monkeypatch, tmp_
     student = AutoModelForImageClassification.from_pretrained(tmp_path / "out" / "student")
     assert student.config.problem_type == "multi_label_classification"
     assert "f1" not in load_student(tmp_path / "out" / "student").fidelity.figures  # of no labels
+
+
+def test_images_of_several_labels(own_sources, monkeypatch, tmp_path):
+    """Prevents: lists of classes' numbers that no option could say the number of, or an end at the picture, after all
+    trainings, as the labels are vectors."""
+    config = json.loads((tmp_path / "teacher" / "config.json").read_text(encoding="utf-8"))
+    config["problem_type"] = "multi_label_classification"
+    (tmp_path / "teacher" / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    features = Features(image=datasets.Image(), label=List(ClassLabel(names=["owl", "cat", "dog"])))
+    images = [Image.new("RGB", (60, 40), (40 * number, 90, 0)) for number in range(4)]
+    rows = Dataset.from_dict({"image": images, "label": [[0], [1, 2], [0, 1], [2]]}, features)
+    DatasetDict(train=rows, validation=rows).save_to_disk(tmp_path / "data")
+    sources = [str(tmp_path / "data") if each == str(tmp_path / "images") else each for each in own_sources]
+    panel, shown = images_module.explanation_panel, {}
+    monkeypatch.setattr(
+        images_module, "explanation_panel", lambda *each, **own: shown.update(own) or panel(*each, **own)
+    )
+    options = ("--output_dir", str(tmp_path / "out"), "--task_weight", "1", "--pictures", "4")
+    run("convnext", monkeypatch, *sources, *options)
+    assert {"f1", "map"} <= set(load_student(tmp_path / "out" / "student").fidelity.figures)
+    assert set(shown["labels"]) == {"owl", "cat, dog", "cat, owl", "dog"}
+    classes = {"cat", "dog", "owl", "none"}
+    assert all(set(named.split(", ")) <= classes for column in shown["predictions"].values() for named in column)
 
 
 @pytest.mark.parametrize(

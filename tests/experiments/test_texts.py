@@ -105,6 +105,27 @@ def test_own_models_and_data(init, own_sources, monkeypatch, tmp_path):
     assert len(tokenizer) == student.config.vocab_size
 
 
+def test_texts_of_several_labels(own_sources, monkeypatch, tmp_path):
+    """Prevents: a student of its own that learns by a softmax what its teacher decides class by class, or an end at the
+    picture, after all trainings, as the labels are vectors."""
+    path = tmp_path / "base" / "config.json"
+    several = {"problem_type": "multi_label_classification", "id2label": {0: "sad", 1: "glad", 2: "long"}}
+    config = BertConfig.from_pretrained(path, **several)
+    BertForSequenceClassification(config).save_pretrained(tmp_path / "teacher")
+    AutoTokenizer.from_pretrained(tmp_path / "base").save_pretrained(tmp_path / "teacher")
+    rows = Dataset.from_dict(
+        {"review": TEXTS, "stars": [[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [1.0, 0.0, 1.0]]}
+    )
+    DatasetDict(train=rows, validation=rows).save_to_disk(tmp_path / "several")
+    sources = ["--teacher", str(tmp_path / "teacher"), "--dataset", str(tmp_path / "several"), *own_sources[4:]]
+    options = ("--student-init", str(tmp_path / "base"), "--finetune_teacher", "false", "--pictures", "4")
+    run(monkeypatch, *sources, *options, "--output_dir", str(tmp_path / "out"))
+    found = load_student(tmp_path / "out" / "student")
+    assert found.model.config.problem_type == "multi_label_classification" and "f1" in found.fidelity.figures
+    assert "glad" in (tmp_path / "out" / "explanations.html").read_text(encoding="utf-8")
+    assert "sad, long" in (tmp_path / "out" / "explanations.html").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("embedded", [True, False])
 def test_a_students_name_is_read_before_its_teacher_is_trained(embedded, own_sources, monkeypatch, tmp_path):
     """A wrong name that costs the hours of a teacher's training."""

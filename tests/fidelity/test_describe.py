@@ -4,12 +4,17 @@ import shutil
 from types import SimpleNamespace
 
 import pytest
-from datasets import load_dataset
+import torch
+from datasets import Dataset, load_dataset
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HTTPError
 from PIL import Image
-from transformers import AutoModelForImageClassification
+from torch.utils.data import Subset
+from torchvision.transforms import v2
+from transformers import AutoModelForImageClassification, TrainerCallback, ViTImageProcessor
 
+from hf_e2kd import ExplanationDistillTrainer
+from hf_e2kd.data import DistillationTransform, MixingCollator
 from hf_e2kd.explainers import build_explainer
 from hf_e2kd.fidelity import describe
 from hf_e2kd.fidelity.describe import (
@@ -18,12 +23,12 @@ from hf_e2kd.fidelity.describe import (
     describe_model,
     license_of,
 )
-from hf_e2kd.fidelity.training import describe_training
+from hf_e2kd.fidelity.training import describe_training, recorded_arguments
 from hf_e2kd.hub.ids import loaded_from_hub, loaded_revision
 from hf_e2kd.hub.redaction import LEFT_OUT
 from hf_e2kd.store.key import teacher_key
-from tests.models import build
-from tests.training import distiller
+from tests.models import CLASSES, build
+from tests.training import arguments, distiller, samples, stock_arguments
 
 COMMITS = "a" * 40, "b" * 40
 
@@ -106,6 +111,106 @@ def test_loss_on_the_labels_of_the_users_own(tmp_path):
         text = (tmp_path / "README.md").read_text(encoding="utf-8")
         loss = "a loss of the trainer's own (`compute_loss_func`)" if own else "cross-entropy"
         assert f"**Loss**: 0.5 · {loss} with the labels" in text and "| `label_smoothing_factor` | `0.1` |" in text
+
+
+def test_best_step_is_stated_once_its_weights_are_there(tmp_path):
+    """Prevents: a card of a checkpoint in the middle of a training that names the best step so far as its own."""
+    settings = {"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 1, "max_steps": 2}
+    settings |= {"save_strategy": "steps", "save_steps": 1}
+    between: list[dict] = []
+
+    class Describe(TrainerCallback):
+        def on_save(self, *arguments, **keywords):
+            between.append(describe_training(trainer, None).arguments)
+
+    trainer = distiller(build("resnet"), build("resnet", seed=1), tmp_path, settings, callbacks=[Describe()])
+    trainer.train()
+    assert len(between) == 2 and not any("best_model_of_step" in each for each in between)
+    assert describe_training(trainer, None).arguments["best_model_of_step"] == trainer.state.best_global_step
+
+
+def test_training_by_plain_arguments(tmp_path):
+    """Prevents: an AttributeError in the place of a card of a training by plain arguments, or one without its loss."""
+    keywords = {"teacher_model": build("resnet", seed=1), "train_dataset": samples(8), "eval_dataset": samples(4)}
+    trainer = ExplanationDistillTrainer(build("resnet"), stock_arguments(tmp_path), **keywords)
+    trainer.train()
+    trainer.measure_fidelity(costs=False)
+    trainer.create_model_card()
+    text = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "**Loss**: 1 · KL divergence from" in text and "1 · `cosine` loss against" in text
+
+
+def test_optimizer_of_the_users_own(tmp_path):
+    """Prevents: a record that states the arguments' optimizer and learning rate where another one has trained."""
+    names = ("optim", "learning_rate", "weight_decay", "lr_scheduler_type", "warmup_steps")
+    student = build("resnet")
+    groups = [{"params": student.resnet.parameters()}, {"params": student.classifier.parameters(), "lr": 0.2}]
+    optimizer = torch.optim.AdamW(groups, lr=0.1, weight_decay=0.01)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    own = {
+        **{"optim": "AdamW", "learning_rate": [0.1, 0.2], "weight_decay": 0.01},
+        **{"lr_scheduler_type": "StepLR", "warmup_steps": None},
+    }
+    stated = {**{"optim": "sgd", "learning_rate": 0.05, "weight_decay": 0.0}, "lr_scheduler_type": "constant"}
+    stated["warmup_steps"] = 0
+    for keywords, expected in (
+        ({}, stated),
+        (
+            {"optimizer_cls_and_kwargs": (torch.optim.RMSprop, {"lr": 0.01})},
+            {"optim": "RMSprop", "learning_rate": 0.01},
+        ),
+        ({"optimizers": (optimizer, scheduler)}, own),
+    ):
+        trainer = distiller(student, build("resnet", seed=1), tmp_path, **keywords)
+        trainer.train()
+        arguments = describe_training(trainer, None).arguments
+        assert {name: arguments[name] for name in names} == {**stated, **expected}
+        trainer.create_model_card()
+
+
+def test_batch_size_that_was_found(tmp_path):
+    """Prevents: a record of the batch size that was asked for, where `auto_find_batch_size` has trained on less."""
+    settings = {"auto_find_batch_size": True, "per_device_train_batch_size": 8}
+    trainer = distiller(build("resnet"), build("resnet", seed=1), tmp_path, settings)
+    step = trainer.training_step
+
+    def fill_the_memory(model, inputs, *arguments, **keywords):
+        if len(inputs["pixel_values"]) > 5:
+            raise RuntimeError("CUDA out of memory.")
+        return step(model, inputs, *arguments, **keywords)
+
+    trainer.training_step = fill_the_memory
+    trainer.train()
+    assert describe_training(trainer, None).arguments["per_device_train_batch_size"] <= 5
+
+
+def test_precision_of_the_launcher(tmp_path, monkeypatch):
+    """Prevents: a record of float32 where `accelerate launch --mixed_precision bf16` has trained in bf16."""
+    assert not recorded_arguments(arguments(tmp_path))["bf16"]
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    recorded = recorded_arguments(arguments(tmp_path))
+    assert recorded["bf16"] and not recorded["fp16"]
+
+
+def test_mixed_images_of_a_part(tmp_path):
+    """Prevents: a record without augmentation of images that the collator mixes, or of a part of augmented data."""
+    mixing = v2.RandomChoice([v2.MixUp(num_classes=CLASSES), v2.CutMix(num_classes=CLASSES)])
+    settings, part = {"max_steps": 1, "task_weight": 1.0}, Subset(samples(8), range(4))
+    trainer = distiller(
+        build("resnet"),
+        build("resnet", seed=1),
+        tmp_path,
+        settings,
+        train_dataset=part,
+        data_collator=MixingCollator(mixing),
+    )
+    trainer.train()
+    assert describe_training(trainer, None).augmentation == "MixUp, CutMix"
+    augmentation = v2.Compose([v2.RandomHorizontalFlip()])
+    transform = DistillationTransform(ViTImageProcessor(), augmentation=augmentation)
+    data = Dataset.from_dict({"image": [Image.new("RGB", (8, 8))] * 2, "label": [0, 1]}).with_transform(transform)
+    trainer.train_dataset = Subset(data, [0])
+    assert describe_training(trainer, None).augmentation == "RandomHorizontalFlip, MixUp, CutMix"
 
 
 # ---- Licences --------------------------------------------------------------------------------------------------------

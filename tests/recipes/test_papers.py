@@ -402,7 +402,8 @@ def test_adaptive_clipping_bounds_each_row_by_its_own_weight():
     # A hundredth of 5; the second row is below a hundredth of the smallest norm, 1e-3.
     assert torch.allclose(layer.weight.grad, torch.tensor([[0.0, 0.05, 0.0], [1e-6, 0.0, 0.0]]))
     with pytest.raises(ValueError, match="bf16 or fp32"):
-        AdaptiveClipping().on_train_begin(Namespace(fp16=True), None, None)
+        # Of `accelerate launch --mixed_precision fp16`, which leaves the argument fp16 as it is.
+        AdaptiveClipping().on_train_begin(Namespace(fp16=False, mixed_precision="fp16"), None, None)
 
 
 # --- Data-free -------------------------------------------------------------------------------------------------------

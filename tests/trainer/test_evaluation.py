@@ -165,6 +165,21 @@ def test_trainers_evaluation_options(tiny, tmp_path, settings, student):
         assert seen[0].inputs.shape == (13, 3, 32, 32)
 
 
+def test_workers_that_persist_read_the_set_that_is_given(tiny, tmp_path):
+    """Prevents: the figures of the first evaluation set for any other one, which the parent gives with such workers."""
+    teacher = build("vit", seed=1)
+    workers = {"dataloader_num_workers": 1, "dataloader_persistent_workers": True}
+    trainer, plain = (distiller(tiny("vit"), teacher, tmp_path, settings) for settings in (workers, {}))
+    others = {"one": samples(6, seed=3), "other": samples(5, seed=4)}
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(plain.evaluate()["eval_loss"])
+    kept = trainer._eval_dataloaders["eval"]
+    found, expected = trainer.evaluate(others), plain.evaluate(others)
+    for name in others:
+        assert found[f"eval_{name}_loss"] == pytest.approx(expected[f"eval_{name}_loss"])
+    trainer.measure_fidelity(others["one"], costs=False)
+    assert trainer.get_eval_dataloader() is kept
+
+
 def of_classes(names):
     data = samples(6)
     return Dataset.from_dict(
