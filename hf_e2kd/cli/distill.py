@@ -160,8 +160,8 @@ def distill(
     # What a later answer couldn't undo: a teacher's training, and a repository on the Hub.
     asks_first = asks and (args.push_to_hub or getattr(sources, "finetune_teacher", False))
     several = comparison.compare or comparison.seeds > 1
-    if several and not any(option.startswith(("--save_strategy", "--save-strategy")) for option in given):
-        # Students of a comparison would overwrite each other's checkpoints.
+    if several and not (args.load_best_model_at_end or "save_strategy" in _names(given)):
+        # Students of a comparison overwrite each other's checkpoints; their own best one each loads before that.
         args.save_strategy = SaveStrategy.NO
     # Results alone go to standard output; what a trainer logs is printed there too.
     with redirect_stdout(sys.stderr):

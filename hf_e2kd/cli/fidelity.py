@@ -312,6 +312,9 @@ def as_table(record: FidelityRecord) -> str:
     lines = [f"{name:<{width}}  {value}".rstrip() for name, value in rows]
     if not is_above_chance(record):
         lines += ["", "The similarity is not clearly above chance: a chance level reaches its interval."]
+    by_chance = [str(each.explainer["name"]) for each in record.held_out if not is_above_chance(each)]
+    if by_chance:
+        lines += ["", f"By {' and '.join(by_chance)} the similarity is not clearly above chance."]
     return "\n".join(lines)
 
 

@@ -18,6 +18,7 @@ class MeasuredTrainer(Protocol):
     Attributes:
         args, state, callback_handler: Of transformers' `Trainer`.
         train_dataset, eval_dataset: Data sets.
+        data_collator: Makes batches of them.
         student: The student without wrappers.
         explainer: The student's explainer.
         references: References by name.
@@ -34,6 +35,7 @@ class MeasuredTrainer(Protocol):
     callback_handler: Any
     train_dataset: Any
     eval_dataset: Any
+    data_collator: Any
     explainer: Explainer
     references: Mapping[str, Reference]
     terms: Any

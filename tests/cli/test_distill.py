@@ -131,6 +131,30 @@ def test_texts(place, tmp_path, capsys):
     assert not (tmp_path / "teacher").exists()
 
 
+@pytest.mark.parametrize("splits", [{"train": 8, "validation": 4}, {"train": 40}])
+def test_a_record_names_the_data_that_were_read(place, tmp_path, capsys, splits):
+    """Prevents: a student of texts, or labels, in columns of other names, whose card's command of verification asks for
+    a column `text` that the data doesn't have, and reads longer texts whole; and one of a part that was held out, whose
+    card says that it was measured on the training split, and which nobody can measure again."""
+    for split, count in splits.items():
+        rows = [{"review": f"a {'wonderful' if n % 2 else 'tiresome'} film", "stars": n % 2} for n in range(count)]
+        (tmp_path / "data").mkdir(exist_ok=True)
+        (tmp_path / "data" / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    sources = ["--teacher", place / "reader", "--student", "teacher-layers", "--dataset", tmp_path / "data"]
+    columns = ["--text_column", "review", "--label_column", "stars", "--max_length", 5]
+    quick = ["--max_steps", 1, "--explainer", "input_x_gradient", "--output_dir", tmp_path / "out"]
+    assert run("distill", *sources, *columns, *FAST, *quick) == 0
+    stated = json.loads((tmp_path / "out" / "student" / "fidelity.json").read_text())
+    assert stated["data"]["columns"] == {"texts": ["review"], "label": "stars", "max_length": 5}
+    assert stated["figures"]["accuracy"]["samples"] == 4
+    card = (tmp_path / "out" / "student" / "README.md").read_text()
+    part = ", of which 10 % were held out of the training"
+    assert f"samples of a local data set, split `{[*splits][-1]}`{part if len(splits) == 1 else ''}. Both" in card
+    assert f"- **Data**: a local data set, split `train`, {36 if len(splits) == 1 else 8} samples" in card
+    again = ["--teacher", place / "reader", "--dataset", tmp_path / "data"]
+    assert run("fidelity", "--verify", tmp_path / "out" / "student", *again) == 0, capsys.readouterr()
+
+
 @pytest.fixture
 def pairs(place, tmp_path):
     """A CSV file of pairs of texts, and a small student of another tokenizer, whose classes have no names."""
@@ -386,6 +410,25 @@ def test_interruption_and_resuming(place, tmp_path, capsys, monkeypatch):
     assert resumed == [str(checkpoint)] and (tmp_path / "checkpoint-8").is_dir()
 
 
+def test_the_best_checkpoint_of_compared_students(place, tmp_path, monkeypatch):
+    """Prevents: a metric that the documentation names ending the training after its first evaluation, as the only
+    evaluation set's name belonged before it; and last weights in the place of the best ones of a comparison, of which
+    no checkpoints were saved."""
+    trainers = []
+    train = side_by_side.train_student
+    monkeypatch.setattr(side_by_side, "train_student", lambda *given: trainers.append(train(*given)) or trainers[-1])
+    monkeypatch.setattr(side_by_side, "write_card", lambda *_: None)
+    monkeypatch.setattr(command, "estimate_students", lambda *_: {})
+    best = ["--load_best_model_at_end", "true", "--metric_for_best_model", "eval_explanation_similarity"]
+    line = of_images(place, "--output_dir", tmp_path, "--num_train_epochs", 2, "--eval_strategy", "epoch", *best)
+    assert run(*line, "--compare", "true") == 0
+    assert len(trainers) == 2
+    for trainer in trainers:
+        assert trainer.state.best_model_checkpoint is not None
+        figures = [each for each in trainer.state.log_history if "eval_explanation_similarity" in each]
+        assert trainer.state.best_metric == max(each["eval_explanation_similarity"] for each in figures)
+
+
 @pytest.mark.parametrize("teacher", ["encoder", "teacher"])
 def test_a_head_for_the_datas_classes(place, tmp_path, teacher):
     """Prevents: a folder of photographs whose classes aren't the teacher's, as most users' are, ending in an error."""
@@ -463,6 +506,7 @@ def test_a_head_for_the_texts_classes(place, tmp_path):
         (2, "Give a number above 0", ["--finetune-teacher", 0]),
         (1, "name its student by Hub id or folder", ["--student", "teacher-layers"]),
         (1, "'../nowhere' doesn't exist", ["--student", "../nowhere"]),
+        (1, "'outputs/run/student' doesn't exist", ["--student", "outputs/run/student"]),
         (1, "is a path on this machine, which has no revision 'v1'", ["--teacher_revision", "v1"]),
         (1, "is a path on this machine, which has no revision 'v2'", ["--student-revision=v2"]),
         (1, "is a path on this machine, which has no configuration 'sst2'", ["--dataset_config", "sst2"]),

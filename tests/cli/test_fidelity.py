@@ -351,7 +351,7 @@ def test_faked_records(measured, capsys):
 
 
 def test_other_columns_are_verified(place, capsys):
-    """Prevents: a record of columns that it doesn't name, as a trainer writes it, which nobody can repeat."""
+    """Prevents: a record of columns that it doesn't name, as that of an earlier version, which nobody can repeat."""
     rows = [{"review": f"a {word} film", "stars": number % 5} for number, word in enumerate(WORDS)]
     (place / "texts" / "validation.jsonl").write_text("\n".join(map(json.dumps, rows)))
     columns = ("--text-columns", "review", "--label-column", "stars", "--max-length", 4)
