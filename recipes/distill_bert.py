@@ -130,8 +130,11 @@ def main() -> dict[str, Any]:
             student = ex.shallow_copy_of(teacher, script.student_layers, "teacher-layers")
         else:
             tokenizer = AutoTokenizer.from_pretrained(script.student)
-            own_names = label_names(train, script.label_column) or names
-            student = ex.load_text_classifier(script.student, own_names, teacher.config.num_labels)
+            own_names = label_names(train, script.label_column)
+            problem = teacher.config.problem_type if own_names is None else None
+            student = ex.load_text_classifier(
+                script.student, own_names or names, teacher.config.num_labels, problem=problem
+            )
     words = ex.WordStudy(
         **{"teacher": teacher, "teacher_tokenizer": teacher_tokenizer, "tokenizer": tokenizer},
         **{"evaluations": evaluations, "explainer": ex.explainer_of(args), "samples": script.explained_samples},

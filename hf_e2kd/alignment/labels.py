@@ -373,11 +373,12 @@ def named_labels(
         dataset, model, label_column: As of `data_labels`.
 
     Returns:
-        Names (N,), None for a sample without a label; None of a model of scores, and of other labels than classes of
-        the model.
+        Names (N,), None for a sample without a label; None of a model of scores, of several labels a sample, and of
+        other labels than classes of the model.
     """
     match = data_labels(dataset, model, label_column)
-    if match is None or is_score(model):
+    several = any(isinstance(label, Sequence) or getattr(label, "ndim", 0) > 0 for label in labels)
+    if match is None or is_score(model) or several:
         return None
     numbers = match(torch.tensor([NO_LABEL if label is None else label for label in labels])).tolist()
     names = class_names(model)

@@ -206,7 +206,9 @@ def fidelity(
     # Of a file that gives logits alone, decisions are compared.
     explains = explainer is not None or (gives_gradcam(taught.model) and gives_gradcam(teaching.model))
     columns = Columns(image_column or "image", text_columns or ["text"], label_column or "label")
-    data, split = load_split(dataset, taught.is_text, split, dataset_config, columns.inputs(taught.is_text))
+    # The default's may be missing, and not one that was named.
+    named = [*columns.inputs(taught.is_text), *([label_column] if label_column else [])]
+    data, split = load_split(dataset, taught.is_text, split, dataset_config, named)
     trainer = evaluator(
         Side(taught.model, taught.processing_class),
         Side(teaching.model, teaching.processing_class),

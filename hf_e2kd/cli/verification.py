@@ -270,7 +270,7 @@ def _data(folder: Path, stated: DataRecord, instead: Instead, is_text: bool, col
             is_text,
             split,
             instead.dataset_config or own_config,
-            columns.inputs(is_text),
+            [*columns.inputs(is_text), *([instead.label_column] if instead.label_column else [])],
             revision=None if instead.dataset else _revision(stated.revision, "dataset"),
         )
     if len(data) != stated.rows and stated.part is not None:

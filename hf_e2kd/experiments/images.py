@@ -13,7 +13,7 @@ from torchvision.transforms import v2
 from transformers import AutoModelForImageClassification, PreTrainedConfig, ViTImageProcessor
 
 from ..alignment.inputs import image_view
-from ..alignment.labels import align_labels, class_names, named_labels
+from ..alignment.labels import align_labels, class_names, is_multi_label, named_labels
 from ..callbacks.panels import CHOOSE_FROM
 from ..cards.choice import at_quantiles, gain, rule
 from ..cards.plots import explanation_panel
@@ -154,6 +154,7 @@ def load_image_sources(sources: ImageSources, args: ExplanationDistillArguments,
             augmentation=augmentation,
             image_column=sources.image_column,
             label_column=sources.label_column,
+            classes=student.config.num_labels if is_multi_label(student) else None,
         )
         for augmentation in (None, crop_and_flip(processor, teacher_processor) if sources.augment else None)
     )

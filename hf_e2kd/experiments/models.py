@@ -235,7 +235,7 @@ def _classifier_on(backbone: PreTrainedModel, labels: dict[str, Any]) -> nn.Modu
 
 
 def load_text_classifier(
-    source: str, names: list[str] | None, num_labels: int, revision: str | None = None
+    source: str, names: list[str] | None, num_labels: int, revision: str | None = None, problem: str | None = None
 ) -> nn.Module:
     """Load a pretrained model of texts, to be trained in float32, with a classifier for these classes.
 
@@ -246,8 +246,10 @@ def load_text_classifier(
         names: Names of the classes, if they have any.
         num_labels: Number of the classes.
         revision: Branch, tag or commit on the Hub.
+        problem: Value of `problem_type`, such as the teacher's; by default the model's own.
     """
     settings = {**label_settings(names, num_labels), "dtype": torch.float32, "revision": revision}
+    settings |= {} if problem is None else {"problem_type": problem}
     with loading(source, revision=revision):
         model = load_weights(AutoModelForSequenceClassification, source, **settings, ignore_mismatched_sizes=True)
         _reorder_classes(model, source, revision)

@@ -241,8 +241,12 @@ def _distillation(
     else:
         revision = sources.student_revision
         tokenizer = AutoTokenizer.from_pretrained(sources.student_init, revision=revision)
-        names = label_names(train, sources.label_column) or class_names(teacher)
-        student = load_text_classifier(sources.student_init, names, teacher.config.num_labels, revision)
+        names = label_names(train, sources.label_column)
+        # With the teacher's classes, whether each is decided for itself, or is a score.
+        problem = teacher.config.problem_type if names is None else None
+        student = load_text_classifier(
+            sources.student_init, names or class_names(teacher), teacher.config.num_labels, revision, problem
+        )
     study = WordStudy(
         teacher,
         teacher_tokenizer,

@@ -248,6 +248,9 @@ def test_names_of_labels():
     assert named_labels([2], [{"label": 2}], own) == ["owl"]
     assert named_labels([0], data(["oak", "fir"]), own) is None
     assert named_labels([3.2], [{"label": 3.2}], model(count=1)) is None
+    # Several a sample, as a list of the data or as a transform makes them.
+    assert named_labels([[1.0, 0.0, 0.0]], data(["owl", "cat"]), own) is None
+    assert named_labels([torch.tensor([1.0, 0.0, 0.0])], data(["owl", "cat"]), own) is None
 
 
 def test_labels_of_some_classes():

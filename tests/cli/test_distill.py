@@ -4,6 +4,7 @@ import io
 import json
 import os
 import random
+import shutil
 import sys
 from contextlib import nullcontext
 
@@ -153,6 +154,35 @@ def test_a_record_names_the_data_that_were_read(place, tmp_path, capsys, splits)
     assert f"- **Data**: a local data set, split `train`, {36 if len(splits) == 1 else 8} samples" in card
     again = ["--teacher", place / "reader", "--dataset", tmp_path / "data"]
     assert run("fidelity", "--verify", tmp_path / "out" / "student", *again) == 0, capsys.readouterr()
+
+
+@pytest.mark.parametrize("kind", ["images", "texts"])
+def test_several_labels_a_sample(place, tmp_path, kind):
+    """Prevents: a TypeError at the picture, before results and card; a student of a teacher that decides each class for
+    itself, which learns by a softmax; and a table without its F1."""
+    auto_class, names = AutoModelForImageClassification, datasets.ClassLabel(names=CLASS_NAMES)
+    teacher, student, columns = place / "teacher", place / "student", []
+    if kind == "images":
+        noise = np.random.default_rng(0).integers(0, 255, (20, 32, 32, 3), dtype=np.uint8)
+        rows = {"image": [Image.fromarray(each) for each in noise], "label": [[n % 4, 4] for n in range(20)]}
+        features = datasets.Features(image=datasets.Image(), label=datasets.Sequence(names))
+    else:
+        auto_class, teacher, student = AutoModelForSequenceClassification, place / "reader", place / "reader"
+        rows = {"text": ["a film"] * 20, "label": [[n % 2, 1.0, 0.0, 0.0, 1.0] for n in range(20)]}
+        features = datasets.Features(text=datasets.Value("string"), label=datasets.Sequence(datasets.Value("float32")))
+        columns = ["--explainer", "saliency"]
+    datasets.Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / "data")
+    shutil.copytree(teacher, tmp_path / "multi")
+    model = auto_class.from_pretrained(teacher, problem_type="multi_label_classification")
+    model.save_pretrained(tmp_path / "multi")
+    sources = ["--teacher", tmp_path / "multi", "--student", student, "--dataset", tmp_path / "data"]
+    once = ["--max_steps", 1, "--output_dir", tmp_path / "out", "--pictures", 1]
+    assert run("distill", *sources, *columns, *FAST, *once) == 0
+    config = json.loads((tmp_path / "out" / "student" / "config.json").read_text())
+    assert config["problem_type"] == "multi_label_classification"
+    figures = json.loads((tmp_path / "out" / "results.json").read_text())["summary"]["evaluation"]["e²KD"]
+    assert {"f1", "map", "agreement", "explanation_similarity"} <= set(figures)
+    assert (tmp_path / "out" / "student" / "explanations.png").is_file()
 
 
 @pytest.fixture
