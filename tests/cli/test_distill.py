@@ -430,6 +430,12 @@ def test_interruption_and_resuming(place, tmp_path, capsys, monkeypatch):
     checkpoint = tmp_path / "checkpoint-4"
     assert f"with --resume_from_checkpoint {checkpoint} goes on" in printed.err and "Traceback" not in printed.err
     assert not printed.out
+    # Of another training in the same folder, which a resumed one would go on with.
+    shutil.copytree(checkpoint, tmp_path / "checkpoint-400")
+    os.utime(tmp_path / "checkpoint-400", (0, 0))
+    assert run(*line, "--save_strategy", "no") == 130
+    assert "Interrupted before the first checkpoint" in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "checkpoint-400")
 
     def watched(self, resume_from_checkpoint=None, **keywords):
         resumed.append(resume_from_checkpoint)
