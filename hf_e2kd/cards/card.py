@@ -51,6 +51,7 @@ _ENVIRONMENT.filters |= {
     "hub_link": hub_link,
     "json_code": json_code,
     "python_string": python_string,
+    "percent": lambda share: f"{100 * share:.3g} %",
     "thousands": "{:,}".format,
 }
 
@@ -155,11 +156,11 @@ def save_card(record: FidelityRecord, folder: str | Path, **options: Any) -> Pat
     picture = options.get("picture")
     if picture is not None and not (folder / picture).is_file():
         raise ValueError(f"There is no picture {picture!r} in {folder}. Save it there before the card is written.")
+    # A checkpoint may lie beside the record of an earlier student.
+    options = {"has_record": record.step is None and (folder / FIDELITY_FILE).is_file(), **options}
     if (folder / "config.json").is_file():
-        # A checkpoint may lie beside the record of an earlier student.
-        has_record = record.step is None and (folder / FIDELITY_FILE).is_file()
         model_type = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-        options = {"has_processor": has_processor(folder, model_type), "has_record": has_record, **options}
+        options = {"has_processor": has_processor(folder, model_type), **options}
     path = folder / CARD_FILE
     model_card(record, **options).save(path)
     return path

@@ -7,7 +7,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from ..fidelity.record import FidelityRecord
+from ..fidelity.record import DataRecord, FidelityRecord
 from ..hub.ids import is_hub_id
 from ..hub.redaction import LEFT_OUT
 from ..logs import get_logger
@@ -81,7 +81,7 @@ def eval_results(record: FidelityRecord) -> list[EvalResult]:
             dataset_type=str(data.id) if is_on_hub else _slug(data.id or data.name),
             dataset_name=name,
             dataset_config=one_line(data.config) if is_on_hub and data.config else None,
-            dataset_split=one_line(data.split) if data.split else None,
+            dataset_split=_split(data),
             dataset_revision=one_line(data.revision) if is_on_hub and data.revision else None,
             metric_type=_slug(metric),
             metric_name=measure_named(metric).title,
@@ -90,6 +90,12 @@ def eval_results(record: FidelityRecord) -> list[EvalResult]:
         for metric, figure in record.figures.items()
         if not metric.startswith(("teacher_", "zero_")) and math.isfinite(figure.value)
     ]
+
+
+def _split(data: DataRecord) -> str | None:
+    """The split's name, and that it is a part."""
+    split = one_line(data.split) if data.split else None
+    return f"{split}, a part that was held out" if split and data.part else split
 
 
 def _slug(name: str) -> str:
@@ -110,7 +116,8 @@ def _license(record: FidelityRecord, given: str | None) -> str | None:
     logger.warning(
         "The model card names no license: "
         + ("the checkpoint that the student started from states none." if stated is None else "it is no license id.")
-        + ' Give one by create_model_card(license="apache-2.0") or push_to_hub(license=…).'
+        + ' Give one by create_model_card(license="apache-2.0") or push_to_hub(license=…), or write the card anew: '
+        "hf-e2kd card FOLDER --license apache-2.0"
     )
     return None
 

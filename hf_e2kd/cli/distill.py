@@ -4,6 +4,7 @@ import argparse
 import difflib
 import json
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import fields
@@ -123,6 +124,7 @@ def distill(
       accelerate launch --num_processes 4 -m hf_e2kd.cli distill --teacher … \\
           --student … --dataset …
     """
+    started = time.time()
     attended = is_attended()  # before training arguments write to the environment
     given, arguments = gather_columns(context.args), list[str]()
     experiment: ImageExperiment | TextExperiment
@@ -160,8 +162,8 @@ def distill(
     # What a later answer couldn't undo: a teacher's training, and a repository on the Hub.
     asks_first = asks and (args.push_to_hub or getattr(sources, "finetune_teacher", False))
     several = comparison.compare or comparison.seeds > 1
-    if several and not any(option.startswith(("--save_strategy", "--save-strategy")) for option in given):
-        # Students of a comparison would overwrite each other's checkpoints.
+    if several and not (args.load_best_model_at_end or "save_strategy" in _names(given)):
+        # Students of a comparison overwrite each other's checkpoints; their own best one each loads before that.
         args.save_strategy = SaveStrategy.NO
     # Results alone go to standard output; what a trainer logs is printed there too.
     with redirect_stdout(sys.stderr):
@@ -200,7 +202,7 @@ def distill(
         except KeyboardInterrupt:
             if args.process_index == 0:
                 # Beneath the progress bar.
-                echo(f"\n{_interrupted(args, comparison)}", err=True)
+                echo(f"\n{_interrupted(args, comparison, started)}", err=True)
             raise typer.Exit(130) from None
     if args.process_index != 0:
         return
@@ -381,11 +383,11 @@ def _export_student(folder: Path, args: ExplanationDistillArguments, suffix: str
     return export_model(saved.model, file, explanation=_gives_map(args), processing_class=saved.processing_class)
 
 
-def _interrupted(args: ExplanationDistillArguments, comparison: Comparison) -> str:
-    """Say what is left of an interrupted training."""
+def _interrupted(args: ExplanationDistillArguments, comparison: Comparison, started: float) -> str:
+    """Say what is left of an interrupted training; the folder may hold checkpoints of one before it."""
     if comparison.compare or comparison.seeds > 1:
         return "Interrupted. A comparison of several students isn't resumed; what is complete is in its output folder."
-    checkpoint = last_checkpoint(args.output_dir, (CONFIG_NAME, *RESUMED))
+    checkpoint = last_checkpoint(args.output_dir, (CONFIG_NAME, *RESUMED), started) or args.resume_from_checkpoint
     if checkpoint is None:
         return "Interrupted before the first checkpoint; --save_strategy steps --save_steps N saves more often."
     return f"Interrupted. The same command with --resume_from_checkpoint {checkpoint} goes on from there."

@@ -206,7 +206,9 @@ def fidelity(
     # Of a file that gives logits alone, decisions are compared.
     explains = explainer is not None or (gives_gradcam(taught.model) and gives_gradcam(teaching.model))
     columns = Columns(image_column or "image", text_columns or ["text"], label_column or "label")
-    data, split = load_split(dataset, taught.is_text, split, dataset_config, columns.inputs(taught.is_text))
+    # The default column of labels may be missing, and not one that was named.
+    read = [*columns.inputs(taught.is_text), *([label_column] if label_column else [])]
+    data, split = load_split(dataset, taught.is_text, split, dataset_config, read)
     trainer = evaluator(
         Side(taught.model, taught.processing_class),
         Side(teaching.model, teaching.processing_class),
@@ -312,6 +314,9 @@ def as_table(record: FidelityRecord) -> str:
     lines = [f"{name:<{width}}  {value}".rstrip() for name, value in rows]
     if not is_above_chance(record):
         lines += ["", "The similarity is not clearly above chance: a chance level reaches its interval."]
+    by_chance = [str(each.explainer["name"]) for each in record.held_out if not is_above_chance(each)]
+    if by_chance:
+        lines += ["", f"By {' and '.join(by_chance)} the similarity is not clearly above chance."]
     return "\n".join(lines)
 
 

@@ -15,11 +15,12 @@ from ..hub.ids import check_repo_id
 from ..store import StoredReference
 from ..store.build import launched_processes
 from ..store.files import STORE_FILE
-from .options import explainer_options_of
+from .options import explainer_options_of, is_given
 from .output import echo, require_folder
 
 
 def store(
+    context: typer.Context,
     output_dir: Annotated[Path, typer.Argument(help="Folder of the store.")],
     teacher: Annotated[str, typer.Option(help="Hub id or folder of a classifier of images or texts.")],
     dataset: Annotated[
@@ -99,6 +100,8 @@ def store(
         method = choose_explainer([loaded], explainer, options)
         texts = text_columns or ["text"]
         columns = [*(texts if loaded.is_text else [image_column]), *([id_column] if id_column else [])]
+        # The default's may be missing, and not one that was named.
+        columns += [label_column] if is_given(context, "label_column") else []
         data, _ = load_split(dataset, loaded.is_text, split, dataset_config, columns, default="train")
         if loaded.is_text:
             check_texts(data, texts, dataset)

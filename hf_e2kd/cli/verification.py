@@ -12,6 +12,7 @@ from datasets import Dataset
 from huggingface_hub import snapshot_download
 
 from ..data import digits_on_textures, reviews_with_hints
+from ..data.holding_out import hold_out
 from ..experiments.evaluator import Columns, Side, evaluator
 from ..experiments.reaching import absent, check_source
 from ..experiments.sources import Classifier, check_pair, check_processor, load_classifier, load_split
@@ -269,9 +270,13 @@ def _data(folder: Path, stated: DataRecord, instead: Instead, is_text: bool, col
             is_text,
             split,
             instead.dataset_config or own_config,
-            columns.inputs(is_text),
+            [*columns.inputs(is_text), *([instead.label_column] if instead.label_column else [])],
             revision=None if instead.dataset else _revision(stated.revision, "dataset"),
         )
+    if len(data) != stated.rows and stated.part is not None:
+        if not 0 < stated.part.share < 1 or not 0 <= stated.part.seed < 2**32:
+            raise ValueError(f"The record's data are no part of a split: {stated.part}. Give them by --dataset.")
+        data = hold_out(data, split, stated.part.share, stated.part.seed)[1]
     if len(data) != stated.rows:
         raise ValueError(
             f"The record is of data with {stated.rows} rows, and the split '{split}' of these has {len(data)}. Give "

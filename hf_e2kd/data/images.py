@@ -13,6 +13,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Image, load_dataset, load
 from ..logs import get_logger
 from .decoding import NamedImage, undecodable_images
 from .files import load_data_file
+from .holding_out import hold_out
 from .image_files import SUFFIXES, images_below
 from .imagenet import unique_class_names
 
@@ -72,8 +73,7 @@ def load_images(
         train = splits[train_split]
     if eval_split in splits:
         return train, splits[eval_split]
-    held_out = train.train_test_split(test_size=eval_share, seed=seed)
-    return held_out["train"], held_out["test"]
+    return hold_out(train, train_split, eval_share, seed)
 
 
 def load_image_splits(source: str, config: str | None = None) -> DatasetDict:

@@ -9,6 +9,7 @@ from datasets import Dataset, load_dataset, load_from_disk
 
 from ..alignment.texts import length_limit, require_offsets_and_padding, same_tokenizer, tokenize_texts
 from .files import load_data_file, load_data_folder
+from .holding_out import hold_out
 from .labels import refuse_missing, refuse_names, refuse_unequal
 from .sst import load_sst
 
@@ -185,10 +186,10 @@ def load_texts(
     columns = _names(text_column)
     splits = dict(load_text_splits(source, config))
     if len(splits) == 1 and eval_split not in splits:
-        (only,) = splits.values()
-        held_out = only.train_test_split(test_size=eval_share, seed=seed)
+        ((name, only),) = splits.items()
+        train, held_out = hold_out(only, name, eval_share, seed)
         check_texts(only, columns, source)
-        splits = {train_split: held_out["train"], eval_split: held_out["test"]}
+        splits = {train_split: train, eval_split: held_out}
     for split in (train_split, eval_split):
         if split not in splits:
             raise ValueError(f"'{source}' has no split '{split}'. Its splits: {', '.join(splits)}.")

@@ -147,11 +147,13 @@ def train_student(distillation: Distillation, args: ExplanationDistillArguments)
     taught_by: dict[str, Any] = {"references": distillation.references}
     if distillation.references is None:
         taught_by = {"teacher_model": distillation.teacher}
+    data: Any = distillation.evaluations
     trainer = ExplanationDistillTrainer(
         copy.deepcopy(distillation.student),
         args,
         train_dataset=distillation.train,
-        eval_dataset=distillation.evaluations,
+        # The metrics of a dictionary are named by its keys, by which a checkpoint would have to be chosen.
+        eval_dataset=next(iter(data.values())) if len(data) == 1 else data,
         processing_class=distillation.processor,
         data_collator=distillation.collator,
         callbacks=list(distillation.callbacks),

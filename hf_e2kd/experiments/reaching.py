@@ -47,7 +47,7 @@ def check_source(source: str, **of_the_hub: str | None) -> None:
     if address.scheme or source.startswith(("huggingface.co/", "hf.co/")):
         parts = [part for part in address.path.split("/") if part and part not in ("datasets", "huggingface.co")]
         raise ValueError(f"'{source}' is an address. Give the id alone, as in '{'/'.join(parts[:2]) or 'user/name'}'.")
-    if source.startswith((".", "/", "~", os.sep)):
+    if source.startswith((".", "/", "~", os.sep)) or source.count("/") > 1:
         raise FileNotFoundError(
             f"'{source}' doesn't exist. Give a folder that does, or an id on the Hub as 'user/name'."
         )

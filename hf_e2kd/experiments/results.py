@@ -14,7 +14,12 @@ from ..trainer.arguments import ExplanationDistillArguments
 
 METRICS = {
     "accuracy": "accuracy",
+    "f1": "F1",
+    "map": "mAP",
     "agreement": "agreement",
+    "spearman": "Spearman",
+    "pearson": "Pearson",
+    "mae": "MAE",
     "explanation_similarity": "similarity",
     "energy_pointing_game": "energy in the object",
     "word_accuracy": "word accuracy",

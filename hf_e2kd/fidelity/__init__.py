@@ -17,6 +17,7 @@ from .record import (
     HeldOutRecord,
     MetricValue,
     ModelRecord,
+    PartRecord,
     TrainingRecord,
 )
 from .samples import BatchMeasures, multi_label_metrics, sample_metrics
@@ -36,6 +37,7 @@ __all__ = [
     "HeldOutRecord",
     "MetricValue",
     "ModelRecord",
+    "PartRecord",
     "TrainingRecord",
     "detector_figure",
     "measure_fidelity",

@@ -17,7 +17,12 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 from torch import nn
 from torch.utils.data import Subset
 
+from ..alignment.labels import transform_of
+from ..alignment.texts import length_limit
 from ..architectures import FunctionModel
+from ..data.holding_out import HeldOutSplit
+from ..data.text import TextCollator
+from ..data.transforms import DistillationTransform
 from ..explainers import Explainer
 from ..hub.ids import loaded_commit, loaded_from_hub
 from ..hub.redaction import LEFT_OUT, without_private
@@ -26,7 +31,7 @@ from ..store.key import explainer_key, weights_digest
 from ..version import __version__
 from .cost import device_name
 from .precision import precision_of, runtime_of
-from .record import Cost, DataRecord, ModelRecord
+from .record import Cost, DataRecord, ModelRecord, PartRecord
 
 PACKAGES = ("torch", "torchvision", "transformers", "timm", "datasets", "accelerate")
 
@@ -90,8 +95,29 @@ def describe_data(dataset: Any, known: DataRecord | None = None, split: str | No
         config=getattr(info, "config_name", None) if match else None,
         revision=match["revision"] if match else None,
         rows=rows,
+        part=PartRecord(stated.share, stated.seed) if isinstance(stated, HeldOutSplit) else None,
         license=(getattr(info, "license", None) or None) or (license_of(data_id, "dataset") if data_id else None),
     )
+
+
+def describe_columns(dataset: Any, collator: Any) -> dict[str, Any]:
+    """Name the columns that a trainer reads, as far as the transform of its images or its collator of texts states
+    them, and a text's longest part that is read.
+
+    Args:
+        dataset: The data set.
+        collator: Collator of the trainer, with or without its checks.
+    """
+    transform, collator = transform_of(unattached(dataset)), getattr(collator, "collator", collator)
+    if isinstance(transform, DistillationTransform):
+        image, label, _ = transform.columns
+        return {"image": image, "label": label}
+    if not isinstance(collator, TextCollator):
+        return {}
+    # The tokenizer's own limit need not be the teacher's, who is given what is stated.
+    own = length_limit(collator.tokenizer)
+    length = None if collator.max_length == own else collator.max_length
+    return {"texts": list(collator.text_columns), "label": collator.label_column, "max_length": length}
 
 
 def content_columns(dataset: Any) -> list[str]:

@@ -29,7 +29,15 @@ from ..terms.matching import ComparisonGrid, comparison_size
 from .chance import shuffled_similarity
 from .control import Control, ControlMeasures
 from .cost import costs_of, device_name
-from .describe import content_columns, data_digest, describe_data, describe_explainer, describe_model, environment
+from .describe import (
+    content_columns,
+    data_digest,
+    describe_columns,
+    describe_data,
+    describe_explainer,
+    describe_model,
+    environment,
+)
 from .further import FurtherMeasures
 from .groups import group_figures
 from .interpretability.faithfulness import Faithfulness
@@ -191,6 +199,7 @@ def measure_fidelity(
         described = replace(described, cost=own_cost)
         teacher = None if teacher is None else replace(teacher, cost=teacher_cost[0])
     explainer = describe_explainer(trainer.explainer)
+    described_data = describe_data(dataset, data, split)
     modality = "image" if "pixel_values" in shown else "text"
     return FidelityRecord(
         modality=modality,
@@ -198,7 +207,8 @@ def measure_fidelity(
         student=described,
         teacher=teacher,
         data=replace(
-            describe_data(dataset, data, split),
+            described_data,
+            columns=described_data.columns or describe_columns(dataset, trainer.data_collator),
             rows=len(dataset),
             samples=rows,
             seed=None if given else seed,

@@ -92,6 +92,19 @@ class ModelRecord:
 
 
 @dataclass(frozen=True)
+class PartRecord:
+    """A part of a split that was held out of the training.
+
+    Args:
+        share: Share of the split's samples.
+        seed: Seed that drew them (`hf_e2kd.data.holding_out.hold_out`).
+    """
+
+    share: float
+    seed: int
+
+
+@dataclass(frozen=True)
 class DataRecord:
     """The data of a record.
 
@@ -103,12 +116,13 @@ class DataRecord:
         revision: The commit on the Hub.
         path: Local data's path relative to the folder of the record; None otherwise.
         arguments: Arguments of the generator.
-        rows: Number of samples in the split.
+        rows: Number of samples in the split, or in the part of it.
         samples: Positions of the measured ones in it, in the order of measuring.
         seed: Seed that drew them; None where they were given.
         columns: Names of the columns of image or texts, label and annotation.
         fingerprint: Digest `"sha256:…"` of the measured samples' inputs.
         license: License that its card states.
+        part: Part of the split that the data are; None where they are all of it, or nothing is known.
     """
 
     id: str | None
@@ -124,6 +138,7 @@ class DataRecord:
     columns: dict[str, Any] = field(default_factory=dict)
     fingerprint: str | None = None
     license: str | None = None
+    part: PartRecord | None = None
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,10 @@ def read_description(folder: Path) -> dict[str, Any]:
                 f"The store {folder} is not finished: {done} shards are there. Call StoredReference.build again with "
                 "the same teacher and data; it goes on where it stopped."
             )
-        raise StoreError(f"There is no store in {folder}: {path} is missing. Build one by StoredReference.build.")
+        raise StoreError(
+            f"There is no store in {folder}: {path} is missing. Build one by StoredReference.build, or load a "
+            "published one by StoredReference.from_hub."
+        )
     require_inside(folder, path)
     content = _read(path)
     _require(content, _STORE, path)

@@ -8,6 +8,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import nn
 from torch.utils.data import IterableDataset
+from transformers import IntervalStrategy, TrainingArguments
 from transformers.trainer_utils import has_length
 
 from ..alignment.inputs import ANNOTATION_COLUMNS
@@ -72,6 +73,28 @@ def refuse_virtual_tokens(student: nn.Module) -> None:
                 "which the text's words can't be explained. Take LoRA, or another adapter inside the layers, or "
                 "distil without explanations: explanation_weight=0, evaluate_explanations=False."
             )
+
+
+def refuse_metric_of_no_set(args: TrainingArguments, evaluated: Any) -> None:
+    """Refuse a metric for the best checkpoint that none of several evaluation sets gives, before the first evaluation
+    ends the training.
+
+    Args:
+        args: Training arguments.
+        evaluated: Evaluation data, a dictionary where there are several sets.
+
+    Raises:
+        ValueError: naming the metric as the sets have it.
+    """
+    metric = args.metric_for_best_model
+    if not isinstance(evaluated, dict) or metric is None or args.eval_strategy == IntervalStrategy.NO:
+        return
+    metric = metric.removeprefix("eval_")
+    if not any(metric.startswith(f"{name}_") for name in evaluated):
+        raise ValueError(
+            f"metric_for_best_model is '{metric}', and the metrics of several evaluation sets begin with the set's "
+            f"name. Set it to {' or '.join(f'{name}_{metric}' for name in evaluated)}."
+        )
 
 
 def refuse_missing_labels(

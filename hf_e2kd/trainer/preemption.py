@@ -82,16 +82,17 @@ def checkpoint_on_sigterm(trainer: Trainer) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
-def last_checkpoint(folder: str | Path, needed: Sequence[str] = RESUMED) -> str | None:
+def last_checkpoint(folder: str | Path, needed: Sequence[str] = RESUMED, since: float = 0.0) -> str | None:
     """Return the last complete checkpoint in a trainer's output folder; None where there is none.
 
     A process that is killed while it saves leaves a checkpoint without the trainer's state, which is written last.
 
     Args:
         needed: Files, as patterns, without which a training would go on otherwise than it was.
+        since: Time in seconds since the epoch; checkpoints that were written before it are of another training.
     """
     steps = {}
-    folders = list(Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*"))
+    folders = [path for path in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.stat().st_mtime >= since]
     if any((path / TERMS_FILE).is_file() for path in folders):
         needed = [*needed, TERMS_FILE]  # terms that own something are saved with every checkpoint
     for path in folders:

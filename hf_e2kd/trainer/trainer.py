@@ -31,7 +31,7 @@ from ..terms import Term
 from ..terms.matching import ComparisonGrid
 from .arguments import ExplanationDistillArguments
 from .checkpoints import CheckpointsMixin, forget_preparation
-from .checks import refuse_several_scores, refuse_shared_weights, refuse_virtual_tokens
+from .checks import refuse_metric_of_no_set, refuse_several_scores, refuse_shared_weights, refuse_virtual_tokens
 from .compatibility import refuse_unsupported
 from .evaluation import EvaluationMixin
 from .finite import FiniteLosses, require_finite_weights
@@ -194,6 +194,7 @@ class ExplanationDistillTrainer(
                 f"label_smoothing_factor spreads the truth over classes, and {type(self.student).__name__} gives one "
                 "score, whose cross-entropy is always 0. Set it to 0."
             )
+        refuse_metric_of_no_set(self.args, self.eval_dataset)
         asked = self._setting("explanation_target")
         rules = {name: reference.target for name, reference in self.references.items() if hasattr(reference, "target")}
         if asked != "teacher_top" and rules and asked not in rules.values():

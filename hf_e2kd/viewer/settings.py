@@ -132,7 +132,10 @@ def load(settings: Settings) -> Viewing:
     viewing = Viewing(settings, pair, explainers)
     if settings.dataset is not None:
         column = settings.text_column if pair.is_text else settings.image_column
-        data, split = load_split(settings.dataset, pair.is_text, settings.split, settings.dataset_config, [column])
+        # The default's may be missing, and not one that was named.
+        labels = [] if settings.label_column == Settings.label_column else [settings.label_column]
+        named = [column, *labels]
+        data, split = load_split(settings.dataset, pair.is_text, settings.split, settings.dataset_config, named)
         viewing.settings = replace(settings, split=split)
         viewing.samples = Samples(data, pair, settings)
     return viewing

@@ -248,6 +248,9 @@ def test_names_of_labels():
     assert named_labels([2], [{"label": 2}], own) == ["owl"]
     assert named_labels([0], data(["oak", "fir"]), own) is None
     assert named_labels([3.2], [{"label": 3.2}], model(count=1)) is None
+    # Several a sample, as a list of the data or as a transform makes them.
+    assert named_labels([[0.0, 1.0, 1.0]], [{"label": [0.0, 1.0, 1.0]}], own) == ["dog, owl"]
+    assert named_labels([torch.zeros(3)], [{"label": [0.0, 1.0, 1.0]}], own) == ["none"]
 
 
 def test_labels_of_some_classes():

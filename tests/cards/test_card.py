@@ -17,7 +17,7 @@ from hf_e2kd.cards.card import model_card, save_card
 from hf_e2kd.cards.citations import EXPLAINERS, citations
 from hf_e2kd.cards.escaping import LONGEST, count
 from hf_e2kd.cards.summary import ROWS
-from hf_e2kd.fidelity import FidelityRecord, MetricValue
+from hf_e2kd.fidelity import FidelityRecord, MetricValue, PartRecord
 from hf_e2kd.metrics.citations import GOOD_TEACHERS_EXPLAIN, MODEL_GUIDANCE
 from hf_e2kd.models import BcosResNetForImageClassification
 from hf_e2kd.terms.logits import HINTON, MARGIN_MSE
@@ -360,6 +360,7 @@ def full_record():
     record = image_record()
     filled = {"weights": "sha256:0", "path": "../x", "runtime": "a runtime", "precision": "int4"}
     data = {"path": "../x", "config": "default", "columns": {"image": "picture"}, "fingerprint": "sha256:0"}
+    data["part"] = PartRecord(0.1, 42)
     references = {"teacher": taught(), "boxes": {**BOXES, "note": "a note"}}
     return image_record(
         student=replace(record.student, **filled),

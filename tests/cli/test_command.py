@@ -17,7 +17,7 @@ from transformers.utils import logging as transformers_logging
 from hf_e2kd.cli import COMMANDS, fidelity, load_command, main
 from hf_e2kd.cli.command import PANELS
 from hf_e2kd.cli.output import beside_progress_bars, status
-from hf_e2kd.fidelity import MetricValue, measure_fidelity
+from hf_e2kd.fidelity import HeldOutRecord, MetricValue, measure_fidelity
 from hf_e2kd.logs import get_logger
 from hf_e2kd.version import __version__
 from tests.cards.records import image_record
@@ -272,3 +272,10 @@ def test_similarity_at_chance_is_said():
     assert fidelity.as_table(close).endswith(
         "The similarity is not clearly above chance: a chance level reaches its interval."
     )
+    low = HeldOutRecord(
+        {"name": "occlusion", "options": {}},
+        {"explanation_similarity": MetricValue(0.5, 0.4, 0.6, 1000)},
+        chance={"shuffled": MetricValue(0.45, 0.4, 0.5, 1000)},
+    )
+    table = fidelity.as_table(image_record(held_out=[low]))
+    assert table.endswith("By occlusion the similarity is not clearly above chance.")

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import random
+import shutil
 import sys
 from contextlib import nullcontext
 
@@ -129,6 +130,59 @@ def test_texts(place, tmp_path, capsys):
     assert results["output_dir"] == str(tmp_path) and set(results["summary"]["evaluation"]) == {"teacher", "e²KD"}
     assert json.loads((tmp_path / "student" / "config.json").read_text())["num_hidden_layers"] == 1
     assert not (tmp_path / "teacher").exists()
+
+
+@pytest.mark.parametrize("splits", [{"train": 8, "validation": 4}, {"train": 40}])
+def test_a_record_names_the_data_that_were_read(place, tmp_path, capsys, splits):
+    """Prevents: a student of texts, or labels, in columns of other names, whose card's command of verification asks for
+    a column `text` that the data doesn't have, and reads longer texts whole; and one of a part that was held out, whose
+    card says that it was measured on the training split, and which nobody can measure again."""
+    for split, count in splits.items():
+        rows = [{"review": f"a {'wonderful' if n % 2 else 'tiresome'} film", "stars": n % 2} for n in range(count)]
+        (tmp_path / "data").mkdir(exist_ok=True)
+        (tmp_path / "data" / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    sources = ["--teacher", place / "reader", "--student", "teacher-layers", "--dataset", tmp_path / "data"]
+    columns = ["--text_column", "review", "--label_column", "stars", "--max_length", 5]
+    quick = ["--max_steps", 1, "--explainer", "input_x_gradient", "--output_dir", tmp_path / "out"]
+    assert run("distill", *sources, *columns, *FAST, *quick) == 0
+    stated = json.loads((tmp_path / "out" / "student" / "fidelity.json").read_text())
+    assert stated["data"]["columns"] == {"texts": ["review"], "label": "stars", "max_length": 5}
+    assert stated["figures"]["accuracy"]["samples"] == 4
+    card = (tmp_path / "out" / "student" / "README.md").read_text()
+    part = ", of which 10 % were held out of the training"
+    assert f"samples of a local data set, split `{[*splits][-1]}`{part if len(splits) == 1 else ''}. Both" in card
+    assert f"- **Data**: a local data set, split `train`, {36 if len(splits) == 1 else 8} samples" in card
+    again = ["--teacher", place / "reader", "--dataset", tmp_path / "data"]
+    assert run("fidelity", "--verify", tmp_path / "out" / "student", *again) == 0, capsys.readouterr()
+
+
+@pytest.mark.parametrize("kind", ["images", "texts"])
+def test_several_labels_a_sample(place, tmp_path, kind):
+    """Prevents: a TypeError at the picture, before results and card; a student of a teacher that decides each class for
+    itself, which learns by a softmax; and a table without its F1."""
+    auto_class, names = AutoModelForImageClassification, datasets.ClassLabel(names=CLASS_NAMES)
+    teacher, student, columns = place / "teacher", place / "student", []
+    if kind == "images":
+        noise = np.random.default_rng(0).integers(0, 255, (20, 32, 32, 3), dtype=np.uint8)
+        rows = {"image": [Image.fromarray(each) for each in noise], "label": [[n % 4, 4] for n in range(20)]}
+        features = datasets.Features(image=datasets.Image(), label=datasets.Sequence(names))
+    else:
+        auto_class, teacher, student = AutoModelForSequenceClassification, place / "reader", place / "reader"
+        rows = {"text": ["a film"] * 20, "label": [[n % 2, 1.0, 0.0, 0.0, 1.0] for n in range(20)]}
+        features = datasets.Features(text=datasets.Value("string"), label=datasets.Sequence(datasets.Value("float32")))
+        columns = ["--explainer", "saliency"]
+    datasets.Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / "data")
+    shutil.copytree(teacher, tmp_path / "multi")
+    model = auto_class.from_pretrained(teacher, problem_type="multi_label_classification")
+    model.save_pretrained(tmp_path / "multi")
+    sources = ["--teacher", tmp_path / "multi", "--student", student, "--dataset", tmp_path / "data"]
+    once = ["--max_steps", 1, "--output_dir", tmp_path / "out", "--pictures", 1]
+    assert run("distill", *sources, *columns, *FAST, *once) == 0
+    config = json.loads((tmp_path / "out" / "student" / "config.json").read_text())
+    assert config["problem_type"] == "multi_label_classification"
+    figures = json.loads((tmp_path / "out" / "results.json").read_text())["summary"]["evaluation"]["e²KD"]
+    assert {"f1", "map", "agreement", "explanation_similarity"} <= set(figures)
+    assert (tmp_path / "out" / "student" / "explanations.png").is_file()
 
 
 @pytest.fixture
@@ -376,6 +430,12 @@ def test_interruption_and_resuming(place, tmp_path, capsys, monkeypatch):
     checkpoint = tmp_path / "checkpoint-4"
     assert f"with --resume_from_checkpoint {checkpoint} goes on" in printed.err and "Traceback" not in printed.err
     assert not printed.out
+    # Of another training in the same folder, which a resumed one would go on with.
+    shutil.copytree(checkpoint, tmp_path / "checkpoint-400")
+    os.utime(tmp_path / "checkpoint-400", (0, 0))
+    assert run(*line, "--save_strategy", "no") == 130
+    assert "Interrupted before the first checkpoint" in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "checkpoint-400")
 
     def watched(self, resume_from_checkpoint=None, **keywords):
         resumed.append(resume_from_checkpoint)
@@ -384,6 +444,25 @@ def test_interruption_and_resuming(place, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(ExplanationDistillTrainer, "train", watched)
     assert run(*line, "--resume_from_checkpoint", "true") == 0
     assert resumed == [str(checkpoint)] and (tmp_path / "checkpoint-8").is_dir()
+
+
+def test_the_best_checkpoint_of_compared_students(place, tmp_path, monkeypatch):
+    """Prevents: a metric that the documentation names ending the training after its first evaluation, as the only
+    evaluation set's name belonged before it; and last weights in the place of the best ones of a comparison, of which
+    no checkpoints were saved."""
+    trainers = []
+    train = side_by_side.train_student
+    monkeypatch.setattr(side_by_side, "train_student", lambda *given: trainers.append(train(*given)) or trainers[-1])
+    monkeypatch.setattr(side_by_side, "write_card", lambda *_: None)
+    monkeypatch.setattr(command, "estimate_students", lambda *_: {})
+    best = ["--load_best_model_at_end", "true", "--metric_for_best_model", "eval_explanation_similarity"]
+    line = of_images(place, "--output_dir", tmp_path, "--num_train_epochs", 2, "--eval_strategy", "epoch", *best)
+    assert run(*line, "--compare", "true") == 0
+    assert len(trainers) == 2
+    for trainer in trainers:
+        assert trainer.state.best_model_checkpoint is not None
+        figures = [each for each in trainer.state.log_history if "eval_explanation_similarity" in each]
+        assert trainer.state.best_metric == max(each["eval_explanation_similarity"] for each in figures)
 
 
 @pytest.mark.parametrize("teacher", ["encoder", "teacher"])
@@ -463,6 +542,7 @@ def test_a_head_for_the_texts_classes(place, tmp_path):
         (2, "Give a number above 0", ["--finetune-teacher", 0]),
         (1, "name its student by Hub id or folder", ["--student", "teacher-layers"]),
         (1, "'../nowhere' doesn't exist", ["--student", "../nowhere"]),
+        (1, "'outputs/run/student' doesn't exist", ["--student", "outputs/run/student"]),
         (1, "is a path on this machine, which has no revision 'v1'", ["--teacher_revision", "v1"]),
         (1, "is a path on this machine, which has no revision 'v2'", ["--student-revision=v2"]),
         (1, "is a path on this machine, which has no configuration 'sst2'", ["--dataset_config", "sst2"]),

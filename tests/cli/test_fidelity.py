@@ -202,6 +202,7 @@ def test_held_out_methods_and_faithfulness_are_verified(place, capsys):
         ((*IMAGES, "--held-out", "shap"), 1, "Unknown explainer 'shap'. Available:"),
         ((*IMAGES, "--split", "test"), 1, "has no split 'test'. Its splits: validation"),
         ((*IMAGES, "--image-column", "img"), 1, "has no column 'img'. Its columns: image"),
+        ((*IMAGES, "--label-column", "lable"), 1, "has no column 'lable'. Its columns: image"),
         ((*IMAGES[:2], "long", *IMAGES[3:]), 1, "'long' classifies texts and the student 'student' images"),
         ((*IMAGES, "--tolerance", 0.1), 2, "--tolerance is of --verify alone"),
         ((*IMAGES, "--processor", "teacher"), 1, "--processor is taken by exported files"),
@@ -351,7 +352,7 @@ def test_faked_records(measured, capsys):
 
 
 def test_other_columns_are_verified(place, capsys):
-    """Prevents: a record of columns that it doesn't name, as a trainer writes it, which nobody can repeat."""
+    """Prevents: a record of columns that it doesn't name, as that of an earlier version, which nobody can repeat."""
     rows = [{"review": f"a {word} film", "stars": number % 5} for number, word in enumerate(WORDS)]
     (place / "texts" / "validation.jsonl").write_text("\n".join(map(json.dumps, rows)))
     columns = ("--text-columns", "review", "--label-column", "stars", "--max-length", 4)

@@ -140,6 +140,7 @@ def cut(folder):
         (1, "nowhere", {"--dataset": "nowhere"}),
         (1, "has no split 'test'. Its splits: train", {"--split": "test"}),
         (1, "has no column 'picture'. Its columns: image, label, key, twice", {"--image-column": "picture"}),
+        (1, "has no column 'lable'. Its columns: image, label, key, twice", {"--label-column": "lable"}),
         (1, "1 ids occur more than once, such as [7]", {"--id-column": "twice"}),
         (1, "Unknown explainer 'gradcram'. Available: attention_gradient,", {"--explainer": "gradcram"}),
         (1, "GradCAM explains images", {"--explainer": "gradcam", "--teacher": "{place}/bert", "text": True}),

@@ -228,6 +228,7 @@ def test_one_split_is_divided(tmp_path):
     (tmp_path / "rows.csv").write_text("\n".join(["text,label,other", *(f"film {n},{n % 2},x{n}" for n in range(20))]))
     train, evaluation = load_texts(str(tmp_path / "rows.csv"), "train", "validation", ["text", "other"], "label")
     assert (len(train), len(evaluation)) == (18, 2)
+    assert str(evaluation.split) == "train" and (evaluation.split.share, evaluation.split.seed) == (0.1, 0)
     assert len({*train["text"], *evaluation["text"]}) == 20
     assert train["length"][0] == len(train["text"][0]) + len(train["other"][0])
 

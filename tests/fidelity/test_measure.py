@@ -5,15 +5,17 @@ import pytest
 import torch
 from datasets import Dataset, Features, Sequence, Value
 from torch import nn
-from transformers import LlamaConfig, LlamaForSequenceClassification
+from transformers import LlamaConfig, LlamaForSequenceClassification, ViTImageProcessor, default_data_collator
 
 from hf_e2kd import AnnotationReference, ExplanationDistillTrainer, TextCollator
 from hf_e2kd.architectures.functions import as_module
+from hf_e2kd.data import DistillationTransform
+from hf_e2kd.data.collate import FiniteBatches
 from hf_e2kd.explainers import GradCAM
 from hf_e2kd.fidelity import FidelityRecord, measure_fidelity
 from hf_e2kd.fidelity import cost as cost_module
 from hf_e2kd.fidelity.cost import cost_of, costs_of
-from hf_e2kd.fidelity.describe import data_digest, describe_data, describe_model
+from hf_e2kd.fidelity.describe import data_digest, describe_columns, describe_data, describe_model
 from hf_e2kd.fidelity.intervals import mean_with_interval, metric_values
 from hf_e2kd.metrics import energy_pointing_game
 from hf_e2kd.metrics.running import SampleValues
@@ -54,6 +56,19 @@ def test_figures_are_those_of_an_evaluation(measured, tmp_path):
     beside = distiller(other, build("resnet", seed=1), tmp_path, eval_dataset=samples(25, mask=True, seed=7)).evaluate()
     for name in ("agreement", "explanation_similarity", "accuracy", "energy_pointing_game"):
         assert record.compared["other"][name].value == pytest.approx(beside[f"eval_{name}"], abs=1e-6)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_columns_are_those_that_are_read(wrapped):
+    """Prevents: a record from which nobody can tell by which columns, and of how much of each text, it was measured."""
+    photos = Dataset.from_dict({"picture": [b""], "breed": [0]})
+    read = DistillationTransform(ViTImageProcessor(), image_column="picture", label_column="breed")
+    assert describe_columns(photos.with_transform(read), None) == {"image": "picture", "label": "breed"}
+    for given, length in ((12, 12), (None, None), (99, None)):
+        collator = TextCollator(tokenizer("wordpiece", model_max_length=24), text_columns=["a", "b"], max_length=given)
+        found = describe_columns([], FiniteBatches(collator) if wrapped else collator)
+        assert found == {"texts": ["a", "b"], "label": "label", "max_length": length}
+    assert describe_columns(samples(1), FiniteBatches(default_data_collator)) == {}
 
 
 def test_flips_are_counted_among_what_the_teacher_knows(measured):

@@ -51,6 +51,6 @@ def test_damaged_files(tmp_path, teacher):
     description.write_text(json.dumps({**json.loads(text), "format": 99}))
     with pytest.raises(StoreError, match="has the format 99"):
         StoredReference(tmp_path / "store")
-    with pytest.raises(StoreError, match="There is no store in"):
+    with pytest.raises(StoreError, match="There is no store in .* by StoredReference.from_hub"):
         StoredReference(tmp_path / "nothing")
     assert len(reference.shards) == 12

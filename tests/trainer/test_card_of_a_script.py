@@ -31,6 +31,8 @@ def test_a_card_measures_nothing_unasked(tmp_path, monkeypatch, caplog):
     assert "hf-e2kd fidelity --teacher" in card
     assert "call trainer.measure_fidelity() first" in caplog.text
     assert not (tmp_path / "fidelity.json").exists()
+    # Before the student is saved, too: there is no record to read options from.
+    assert 'hf_e2kd.explain(student.model, inputs, "gradcam")' in card
 
 
 @pytest.mark.parametrize("by_argument", [False, True])

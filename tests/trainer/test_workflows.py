@@ -35,6 +35,20 @@ def test_best_model_by_a_fidelity_metric(tiny, tmp_path, metric):
     assert trainer.evaluate()[metric] == pytest.approx(best)
 
 
+def test_a_metric_that_no_evaluation_set_has(tiny, tmp_path):
+    """Prevents: a KeyError after the first of several sets' evaluations, whose metrics begin with the sets' names."""
+    sets = {"eval_dataset": {"photos": samples(4, seed=7), "drawings": samples(4, seed=8)}}
+    settings = {**EVALUATED, "load_best_model_at_end": True}
+    for metric, shown in ((None, "loss"), ("eval_agreement", "agreement")):
+        with pytest.raises(ValueError, match=f"Set it to photos_{shown} or drawings_{shown}"):
+            distiller(tiny("vit"), build("vit"), tmp_path, {**settings, "metric_for_best_model": metric}, **sets)
+    chosen = {"metric_for_best_model": "drawings_agreement"}
+    trainer = distiller(tiny("vit"), build("vit", seed=1), tmp_path, {**settings, **chosen}, **sets)
+    trainer.train()
+    assert trainer.state.best_metric == max(logged(trainer, "eval_drawings_agreement"))
+    distiller(tiny("vit"), build("vit"), tmp_path, {"metric_for_best_model": "agreement"}, **sets)
+
+
 def test_early_stopping_on_agreement(tiny, tmp_path):
     """A callback that doesn't find the metric would train to the end."""
     settings = {**EVALUATED, "load_best_model_at_end": True, "metric_for_best_model": "eval_agreement"}

@@ -103,6 +103,7 @@ def test_a_space(tmp_path, capsys):
         (["--student", "{place}/none"], "doesn't exist"),
         (["--split", "test"], "no split 'test'. Its splits: train"),
         (["--image-column", "picture"], "no column 'picture'. Its columns: image, label"),
+        (["--label-column", "lable"], "no column 'lable'. Its columns: image, label"),
         (["--image-column", "label"], "The column 'label' of '.*' holds ClassLabel.*, no images"),
         (["--explainer", "gradcma"], "Unknown explainer 'gradcma'. Available: "),
         (["--explainer", "bcos"], "is no B-cos network"),
