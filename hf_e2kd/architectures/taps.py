@@ -81,7 +81,9 @@ class _Hook:
         taps, path = self.taps, self.path
         if not taps.on or _PROBING or path in taps.outputs:
             return
-        feature = output[0] if isinstance(output, tuple) else output
+        feature = output
+        while isinstance(feature, tuple) and feature:  # PVTv2's layers give a tuple in a tuple
+            feature = feature[0]
         if not isinstance(feature, torch.Tensor):
             raise ValueError(
                 f"The layer '{path}' gives a {type(feature).__name__}, not a tensor. Tap a layer inside it."

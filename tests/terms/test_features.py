@@ -147,6 +147,23 @@ def test_default_taps_of_siglip_and_gpt2():
     assert default_taps(decoder) == ["transformer.h.0", "transformer.h.1"]
 
 
+def test_default_taps_of_layers_that_give_tuples_in_tuples():
+    """Prevents: PVTv2 refused, as its layers give their features in an inner tuple."""
+    sizes = {"hidden_sizes": [8, 16, 16, 32], "depths": [1] * 4, "num_attention_heads": [1, 1, 2, 2]}
+    model = transformers.PvtV2ForImageClassification(transformers.PvtV2Config(**sizes)).eval()
+    reader, pixel_values = Taps(model, default_taps(model)), torch.zeros(1, 3, 64, 96)
+    reader.start()
+    with torch.no_grad():
+        model(pixel_values)
+    features = reader.stop({"pixel_values": pixel_values})
+    assert [tuple(value.shape) for value in features.values()] == [
+        (1, 16, 24, 8),
+        (1, 8, 12, 16),
+        (1, 4, 6, 16),
+        (1, 2, 3, 32),
+    ]
+
+
 # Earlier versions of timm state no stages, or others, for some families.
 STATES_ALL_STAGES = version.parse(timm.__version__) >= version.parse("1.0.31")
 
