@@ -204,6 +204,11 @@ class StoreBuilder:
             "text": {"columns": list(self.collate.text_columns), "max_length": self.collate.max_length}
             if isinstance(self.collate, SpanCollator)
             else None,
+            # As far as they are read: labels by the rules alone that explain them.
+            "columns": {
+                "image": None if is_text else image_column,
+                "label": None if target == "teacher_top" else label_column,
+            },
         }
 
     # ---- One process's shards ------------------------------------------------------------------------------------
@@ -218,6 +223,8 @@ class StoreBuilder:
             if (self.folder / name).is_file():
                 there = (read_description if name == STORE_FILE else read_plan)(self.folder)
                 stored, given = there["key"], dict(self.key)
+                if "columns" not in stored:  # of an earlier version
+                    del given["columns"]
                 # Of a stream, neither number nor order of the samples is known beforehand.
                 own = {part: value for part, value in self._ids().items() if value is not None or part == "column"}
                 given["ids"] = {part: value for part, value in own.items() if there["ids"].get(part) is not None}

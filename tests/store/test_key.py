@@ -1,10 +1,13 @@
 """What a store was built with, and what else is refused."""
 
 import copy
+import json
 
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
+from PIL import Image
 from transformers import BitImageProcessor, ViTImageProcessor
 
 from hf_e2kd.explainers import GradCAM, Saliency
@@ -42,6 +45,29 @@ def test_another_teacher_processor_or_explainer(tmp_path, teacher):
         train(tmp_path, reference, reference.attach(samples(4)), explainer="saliency")
     freely = StoredReference(tmp_path / "store", allow_explainer_mismatch=True)
     train(tmp_path, freely, freely.attach(samples(4)), explainer="saliency", settings={"max_steps": 1})
+
+
+def test_other_columns_of_the_same_data(tmp_path, teacher):
+    """Prevents: the explanations of one column's images, or of one column's labels, taken for those of another, where
+    ids say that the samples are the same."""
+    noise = np.random.default_rng(0).integers(0, 256, (2, 3, 40, 40, 3), dtype=np.uint8)
+    photo, sketch = ([Image.fromarray(each) for each in side] for side in noise)
+    data = Dataset.from_dict(
+        {"id": ["a", "b", "c"], "photo": photo, "sketch": sketch, "own": [0, 1, 2], "other": [2, 1, 0]}
+    )
+    options = {"processing_class": PROCESSOR, "id_column": "id", "target": "label"}
+    built = store(teacher, data, tmp_path / "store", image_column="photo", label_column="own", **options)
+    with pytest.raises(StoreError, match=r"columns\.label is 'own' in the store and 'other' here"):
+        store(teacher, data, tmp_path / "store", image_column="photo", label_column="other", **options)
+    with pytest.raises(StoreError, match=r"columns\.image is 'photo' in the store and 'sketch' here"):
+        store(teacher, data, tmp_path / "store", image_column="sketch", label_column="own", **options)
+    # Of a version that didn't state them.
+    path = tmp_path / "store" / "store.json"
+    stated = json.loads(path.read_text(encoding="utf-8"))
+    del stated["key"]["columns"]
+    path.write_text(json.dumps(stated), encoding="utf-8")
+    again = store(teacher, data, tmp_path / "store", image_column="photo", label_column="own", **options)
+    assert len(again.shards) == len(built.shards) == 3
 
 
 def test_a_tokenizer_that_reads_the_end_of_long_texts(tmp_path):
