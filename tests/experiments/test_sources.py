@@ -135,9 +135,9 @@ def test_incomplete_models(place, name, message):
         ("hf.co/google/vit", "is an address"),
         ("../secret/x", "'../secret/x' doesn't exist"),
         ("~/model", "doesn't exist"),
-        ("a/../b", "is not the id of a repository"),
+        ("a/../b", "doesn't exist"),
         ("a..b", "is not the id of a repository"),
-        ("me/a/b", "is not the id of a repository"),
+        ("me/a/b", "doesn't exist"),
         ("me/two words", "is not the id of a repository"),
     ],
 )

@@ -139,7 +139,9 @@ def test_layers_that_do_not_exist_or_show_nothing(tiny, explainer):
         explainer(layer=3).check(bert)
     with pytest.raises(ValueError, match=r"has no layer 'bert.encoder.layer.7'. The nearest"):
         explainer(layer="bert.encoder.layer.7").check(bert)
-    with pytest.raises(ValueError, match="stages or blocks of AlbertForSequenceClassification aren't known"):
+    with pytest.raises(
+        ValueError, match="blocks of AlbertForSequenceClassification aren't known. Give the path of a layer"
+    ):
         explainer(layer="last").check(build_text("albert"))
     with pytest.raises(ValueError, match="can't read a layer through a hook"):
         explainer(layer="last").check(bert, compiled=True)
