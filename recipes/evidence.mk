@@ -124,10 +124,11 @@ evidence-shortcut: $(VENV)/.installed ## what passes from three kinds of teacher
 evidence-tables: $(VENV)/.installed-test ## write tables of recipes/results/README.md from the results beside it
 	$(BIN)/python recipes/papers/evidence_tables.py
 
-evidence-texts: $(VENV)/.installed ## students of a fine-tuned MiniLM on SST, by several explainers (TREES, MINILM; 10 h)
+evidence-texts: $(VENV)/.installed ## students of a fine-tuned MiniLM on SST, by several explainers (TREES, MINILM; 12 h)
 	$(call needs,TREES MINILM)
 	$(PAPERS)/sst.py --dataset $(TREES) --teacher $(MINILM) --student_layers 3 --stored true --bf16 true --use_cpu true \
-		--students scratch KD e2KD e2KD:explainer=attention_gradient --held_out_sentences 300 --seeds 3 \
+		--students scratch KD e2KD:explainer=attention_gradient e2KD:explainer=integrated_gradients \
+		--held_out_sentences 300 --seeds 3 \
 		--train_sampling_strategy group_by_length $(ARGS)
 
 evidence-unrelated: $(VENV)/.installed ## data-free: students on photographs without labels (TINY_IMAGENET, LITE0, COCO_SUBSET, PHOTOS; 16 h)
