@@ -13,8 +13,9 @@ from transformers import TrainerCallback
 from transformers.integrations import TensorBoardCallback, TrackioCallback, WandbCallback
 from transformers.trainer_utils import has_length
 
+from ..alignment.captions import joined_names, predicted_names
 from ..alignment.inputs import image_view
-from ..alignment.labels import class_names, is_score, joined_names, labels_belong_to, predicted_names
+from ..alignment.labels import class_names, is_score, labels_belong_to
 from ..architectures.base import evaluating
 from ..cards.choice import at_quantiles, rule
 from ..data.first_samples import first_samples, keeping_random_state

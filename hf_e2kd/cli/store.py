@@ -13,8 +13,8 @@ from ..data.text import check_texts
 from ..experiments.sources import choose_explainer, load_classifier, load_split
 from ..hub.ids import check_repo_id
 from ..store import StoredReference
-from ..store.build import launched_processes
 from ..store.files import STORE_FILE
+from ..store.processes import launched_processes
 from .options import explainer_options_of, is_given
 from .output import echo, require_folder
 

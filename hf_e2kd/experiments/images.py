@@ -12,8 +12,9 @@ from torch import nn
 from torchvision.transforms import v2
 from transformers import AutoModelForImageClassification, PreTrainedConfig, ViTImageProcessor
 
+from ..alignment.captions import named_labels, predicted_names
 from ..alignment.inputs import image_view
-from ..alignment.labels import align_labels, class_names, is_multi_label, named_labels, predicted_names
+from ..alignment.labels import align_labels, class_names, is_multi_label
 from ..callbacks.panels import CHOOSE_FROM
 from ..cards.choice import at_quantiles, gain, rule
 from ..cards.plots import explanation_panel

@@ -11,14 +11,8 @@ import torch
 from datasets import Dataset
 from torch import nn
 
-from ..alignment.labels import (
-    LabelAlignment,
-    align_labels,
-    class_names,
-    data_labels,
-    named_labels,
-    predicted_names,
-)
+from ..alignment.captions import named_labels, predicted_names
+from ..alignment.labels import LabelAlignment, align_labels, class_names, data_labels
 from ..alignment.texts import length_limit, number_spans, tokenize_texts
 from ..alignment.words import LAYOUT_COLUMNS, pool_words
 from ..callbacks.panels import CHOOSE_FROM

@@ -19,6 +19,8 @@ class MeasuredTrainer(Protocol):
         args, state, callback_handler: Of transformers' `Trainer`.
         train_dataset, eval_dataset: Data sets.
         data_collator: Function that makes their batches.
+        optimizer, lr_scheduler: Of the training, once there is one.
+        optimizer_is_given: Whether the trainer was given its optimizer, in the place of the arguments' one.
         student: The student without wrappers.
         explainer: The student's explainer.
         references: References by name.
@@ -36,6 +38,9 @@ class MeasuredTrainer(Protocol):
     train_dataset: Any
     eval_dataset: Any
     data_collator: Any
+    optimizer: Any
+    lr_scheduler: Any
+    optimizer_is_given: bool
     explainer: Explainer
     references: Mapping[str, Reference]
     terms: Any

@@ -102,13 +102,13 @@ def _describe_reference(reference: Reference, trainer: MeasuredTrainer) -> dict[
 def _own_optimization(trainer: MeasuredTrainer) -> dict[str, Any]:
     """Describe an optimizer and a scheduler that the trainer was given, in the place of the arguments' ones."""
     found: dict[str, Any] = {}
-    if getattr(trainer, "optimizer_is_given", False):
-        optimizer: Any = getattr(trainer, "optimizer")  # noqa: B009
+    if trainer.optimizer_is_given:
+        optimizer = trainer.optimizer
         found["optim"] = type(getattr(optimizer, "optimizer", optimizer)).__name__
         groups = optimizer.param_groups
         found["learning_rate"] = _one_or_all(group.get("initial_lr", group["lr"]) for group in groups)
         found["weight_decay"] = _one_or_all(group.get("weight_decay", 0) for group in groups)
-    scheduler = getattr(trainer, "lr_scheduler", None)
+    scheduler = trainer.lr_scheduler
     if scheduler is not None and not getattr(trainer, "_created_lr_scheduler", True):
         found |= {"lr_scheduler_type": type(scheduler).__name__, "warmup_steps": None}
     return found

@@ -4,7 +4,6 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import timedelta
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -12,8 +11,6 @@ from typing import Any
 
 import datasets
 import torch
-from accelerate import PartialState
-from filelock import FileLock, Timeout
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -26,7 +23,6 @@ from ..architectures.discovery import TOKEN_COLUMNS, in_own_precision
 from ..architectures.refusals import refuse_integer_arithmetic, refuse_sentence_transformers
 from ..choices import unknown_choice
 from ..explainers import Explainer, Explanation, build_explainer
-from ..logs import get_logger
 from ..version import __version__
 from .description import plan_digest, read_description, read_plan
 from .files import FORMAT, PLAN_FILE, STORE_FILE, StoreError, write_json
@@ -49,54 +45,13 @@ from .targets import TARGETS, TargetRule
 from .text import SpanCollator, TextRows, texts_of
 from .writer import ShardPlan, ShardWriter
 
-logger = get_logger(__name__)
-
 DTYPES = ("float16", "float32")
-LOCK_FILE = ".building.lock"
 
 Batch = tuple[int, Sequence[int], list[Any], Any, TextRows | None]
 """Number of a shard, its samples' places in it, their ids, what the teacher is shown, and rows of texts."""
 
 # Named beside the explainer's own message, which shows the values.
 _REBUILD = "Give the same, or build into another folder."
-
-
-def launched_processes() -> PartialState:
-    """The processes that `accelerate launch` has started, or this process alone.
-
-    A process may have whole shards more to make than another that waits for it, so nobody gives up after minutes.
-    """
-    # Unless it is told so, Accelerate takes processes on a machine without accelerators for so many single ones.
-    return PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=30))
-
-
-@contextmanager
-def building_alone(builder: "StoreBuilder", state: PartialState) -> Iterator[None]:
-    """Let one building at a time write into a folder: another waits, and then finds the store finished.
-
-    The lock of a building that was killed is gone with it. A finished store may lie where nobody may write.
-
-    Args:
-        builder: The building of this process.
-        state: The processes that build together.
-    """
-    lock = FileLock(builder.folder / LOCK_FILE)
-    finished = builder.is_finished()
-    if state.is_main_process and not finished:
-        builder.folder.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            logger.warning(f"The store {builder.folder} is being built by another process, which is waited for.")
-            lock.acquire()
-    state.wait_for_everyone()
-    try:
-        yield
-    finally:
-        # Whoever waits for the deleted file's lock finds a finished store.
-        if lock.is_locked and (builder.folder / STORE_FILE).is_file():
-            Path(lock.lock_file).unlink(missing_ok=True)
-        lock.release()
 
 
 class StoreBuilder:

@@ -21,13 +21,14 @@ from ..data.text import TextCollator
 from ..explainers import Explainer, build_explainer
 from ..references.base import Reference, ReferenceOutput
 from ..terms.matching import mask_target
-from .build import StoreBuilder, building_alone, launched_processes
+from .build import StoreBuilder
 from .description import read_description
 from .files import STORE_FILE, StoreError
 from .hub_dataset import download_store, upload_store
 from .ids import IdIndex, check_order, stated_ids
 from .joining import AttachedDataset, AttachedStream, unattached
 from .key import explainer_key, field_of_view, processor_key, require_comparable, require_same, teacher_key
+from .processes import building_alone, launched_processes
 from .rows import MAP, VECTORS, RowDecoder
 from .samples import warn_of_augmentation
 from .shards import ShardInfo, Shards, fields_from_json, fingerprint
@@ -168,7 +169,7 @@ class StoredReference(Reference):
             refuse_offloaded(teacher, "teacher")
             teacher.to(state.device)
         builder = StoreBuilder(teacher, dataset, Path(output_dir), **options)
-        with building_alone(builder, state):
+        with building_alone(builder.folder, builder.is_finished(), state):
             builder.run(state.process_index, state.num_processes)
             state.wait_for_everyone()
             if state.is_main_process:

@@ -340,7 +340,7 @@ class ExplanationDistillTrainer(
 
     def _setting(self, name: str) -> Any:
         """Read an argument, at every use, because a hyperparameter search changes them."""
-        return getattr(self.args, name, _DEFAULTS[name])
+        return getattr(self.args, name)
 
     # ---- Export ------------------------------------------------------------------------------------------------
 

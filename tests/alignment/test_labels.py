@@ -9,6 +9,7 @@ import torch
 from transformers import ResNetConfig, ResNetForImageClassification
 
 from hf_e2kd.alignment import align_labels, labels_belong_to
+from hf_e2kd.alignment.captions import named_labels
 from hf_e2kd.alignment.labels import (
     DataLabels,
     align_names,
@@ -16,7 +17,6 @@ from hf_e2kd.alignment.labels import (
     data_labels,
     dataset_label_names,
     list_positives,
-    named_labels,
 )
 
 
@@ -251,6 +251,8 @@ def test_names_of_labels():
     # Several a sample, as a list of the data or as a transform makes them.
     assert named_labels([[0.0, 1.0, 1.0]], [{"label": [0.0, 1.0, 1.0]}], own) == ["dog, owl"]
     assert named_labels([torch.zeros(3)], [{"label": [0.0, 1.0, 1.0]}], own) == ["none"]
+    assert named_labels([None, [1.0, 0.0, 0.0], None], [{"label": [0.0, 1.0, 1.0]}], own) == [None, "cat", None]
+    assert named_labels([None, None], [{"label": None}], own) == [None, None]
 
 
 def test_labels_of_some_classes():

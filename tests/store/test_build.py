@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from hf_e2kd import explain
-from hf_e2kd.store import StoredReference, StoreError, writer
-from hf_e2kd.store import build as store_build
+from hf_e2kd.store import StoredReference, StoreError, processes, writer
 from hf_e2kd.store.build import StoreBuilder
 from tests.models import build, images
 from tests.store.stores import Calls, rows, store
@@ -60,7 +59,7 @@ def test_two_builders_of_one_store(tmp_path, teacher, monkeypatch):
         may_go_on.wait(60)
 
     waits = Event()
-    monkeypatch.setattr(store_build.logger, "warning", lambda message: waits.set())
+    monkeypatch.setattr(processes.logger, "warning", lambda message: waits.set())
     first.vit.embeddings.register_forward_hook(wait)
     calls = Calls(second.vit.embeddings)
     with ThreadPoolExecutor(2) as pool:
