@@ -12,21 +12,15 @@ from torch import nn
 from torch.utils.data import Subset
 
 from ..alignment.labels import class_names, is_multi_label, is_score
-from ..architectures.base import evaluating
-from ..architectures.functions import as_module
 from ..architectures.sharding import whole
 from ..data.groups import group_columns, read_groups
 from ..explainers import Explainer
 from ..logs import get_logger
-from ..metrics import agreement_where_teacher_errs, negative_flips
 from ..metrics.running import SampleValues
 from ..references import Reference, TeacherReference
-from ..references.teacher import without_foreign_layer
 from ..store import StoredReference
 from ..store.joining import unattached
-from ..terms import ReferenceOutput, StepOutput
-from ..terms.matching import ComparisonGrid, comparison_size
-from .chance import shuffled_similarity
+from .batches import MeasuredBatches
 from .control import Control, ControlMeasures
 from .cost import costs_of, device_name
 from .describe import (
@@ -41,19 +35,15 @@ from .describe import (
 from .further import FurtherMeasures
 from .groups import group_figures
 from .interpretability.faithfulness import Faithfulness
-from .intervals import LABEL, POOLED_RESAMPLES, TEACHER_CLASS, metric_values, pooled_values
-from .places import Places
-from .prefixes import CHANCE, UNTRAINED, chance_levels, compared_prefix, without_prefix
+from .intervals import POOLED_RESAMPLES, metric_values, pooled_values
+from .prefixes import CHANCE, chance_levels, without_prefix
 from .protocol import MeasuredTrainer
-from .record import DataRecord, FidelityRecord, MetricValue
-from .samples import are_several, sample_metrics
+from .record import DataRecord, FidelityRecord, MetricValue, ModelRecord
+from .samples import are_several
 from .scores import score_figures
-from .students import check_compared, explained, plain_output, students_without_maps, untrained_student
+from .students import OtherStudents
 
 logger = get_logger(__name__)
-
-Matched = Callable[[nn.Module], StepOutput]
-ReferenceOutputs = Mapping[str, ReferenceOutput]
 
 
 def measure_fidelity(
@@ -119,53 +109,24 @@ def measure_fidelity(
     # Of a student that FSDP2 has sharded a whole copy; described before an evaluation that may cast it.
     student = whole(trainer.student)
     described = describe_model(student, published=False)
-    others = {compared_prefix(number): as_module(model) for number, model in enumerate((compared or {}).values())}
-    titles = dict(zip(others, compared or {}, strict=True))
-    check_compared(student, {title: others[prefix] for prefix, title in titles.items()})
-    if chance and trainer.explains and (untrained := untrained_student(student, seed)):
-        others[UNTRAINED] = untrained
+    others = OtherStudents.beside(student, compared or {}, trainer.explainer)
+    if chance and trainer.explains:
+        others.add_untrained(student, seed)
     further: FurtherMeasures | None = None
     if explainers or faithfulness:
         faithful = faithfulness if isinstance(faithfulness, Faithfulness) else Faithfulness() if faithfulness else None
-        further = FurtherMeasures(trainer, name, student, others, explainers, faithful, len(rows))
+        further = FurtherMeasures(trainer, name, student, others.models, explainers, faithful, len(rows))
     controlled: ControlMeasures | None = None
     if control is not None:
         kind = control if isinstance(control, Control) else Control(control)
         controlled = ControlMeasures(trainer, name, kind, seed)
-    mapless = students_without_maps(others, trainer.explainer)
-    shown: dict[str, torch.Tensor] = {}
-    places = Places(len(rows), trainer.args.world_size, trainer.args.process_index)
-
-    def measures(
-        output: StepOutput, outputs: ReferenceOutputs, inputs: Mapping[str, Any], matched: Matched
-    ) -> Mapping[str, torch.Tensor]:
-        shown.update(inputs)
-        found = {
-            other: plain_output(model, trainer.student_inputs(inputs)) if other in mapless else matched(model)
-            for other, model in others.items()
-        }
-        measured = {} if name is None else {name: (trainer.references[name], outputs[name])}
-        counted = places.next(len(output.logits))
-        settings = trainer.is_multi_label, trainer.comparison_grid, trainer.iou_threshold
-        values = batch_measures(output, measured, inputs, *settings, found, counted)
-        if controlled is not None and name is not None:
-            values |= controlled(output, outputs[name], inputs, found)
-        if further is not None and name is not None:
-            values |= further(output, outputs[name], inputs, found, counted)
-        return values
-
+    batches = MeasuredBatches(trainer, name, others, further, controlled, len(rows))
     # A data loader draws a random number too.
     with torch.random.fork_rng(), ExitStack() as stack:
-        for other, model in others.items():
-            model.to(trainer.args.device)
-            if other in mapless:
-                stack.enter_context(evaluating(model))
-            else:
-                # Of another architecture, as a teacher may be.
-                stack.enter_context(explained(model, without_foreign_layer(trainer.explainer, model, remedy="")))
+        stack.enter_context(others.explained(trainer.args.device))
         if further is not None:
             stack.callback(further.close)
-        values, output = trainer.collect_samples(selected, measures, columns)
+        values, output = trainer.collect_samples(selected, batches, columns)
 
     def figures_of(own: SampleValues, rows: Any = slice(None)) -> dict[str, MetricValue]:
         found = metric_values(own, seed, class_names(student))
@@ -185,22 +146,13 @@ def measure_fidelity(
     if groups is not None:
         grouped = group_figures(values, groups, figures_of)
         methods = ["", *([] if further is None else further.prefixes)]
-        figures |= grouped.worst(f"{method}{model}" for method in methods for model in ("", *titles))
-    teacher = teacher_explainer = None
-    timed = [(student, trainer.student_inputs(shown))]
-    if isinstance(reference, TeacherReference):
-        model = whole(reference.model)
-        teacher = describe_model(model)
-        timed.append((model, reference.inputs_of(shown)))
+        figures |= grouped.worst(f"{method}{model}" for method in methods for model in ("", *others.titles))
+    described, teacher = _described(trainer, described, student, reference, batches.inputs, costs)
+    explainer, teacher_explainer = describe_explainer(trainer.explainer), None
     if reference is not None and reference.explainers():
         teacher_explainer = describe_explainer(reference.explainers()[0])
-    if costs:
-        own_cost, *teacher_cost = costs_of(timed)
-        described = replace(described, cost=own_cost)
-        teacher = None if teacher is None else replace(teacher, cost=teacher_cost[0])
-    explainer = describe_explainer(trainer.explainer)
     described_data = describe_data(dataset, data, split)
-    modality = "image" if "pixel_values" in shown else "text"
+    modality = "image" if "pixel_values" in batches.inputs else "text"
     return FidelityRecord(
         modality=modality,
         problem=problem_of(student),
@@ -220,11 +172,11 @@ def measure_fidelity(
         comparison_grid=trainer.comparison_grid,
         iou_threshold=trainer.iou_threshold,
         figures=without_prefix(figures),
-        compared={
-            title: without_prefix(figures, compared_prefix(number)) for number, title in enumerate(compared or {})
+        compared={title: without_prefix(figures, prefix) for prefix, title in others.titles.items()},
+        compared_models={
+            title: describe_model(others.models[prefix], published=False) for prefix, title in others.titles.items()
         },
-        compared_models={title: describe_model(others[prefix], published=False) for prefix, title in titles.items()},
-        held_out=[] if further is None else further.held_out_records(figures, titles, grouped, chance),
+        held_out=[] if further is None else further.held_out_records(figures, others.titles, grouped, chance),
         faithfulness=None if further is None else further.faithfulness_record(figures, modality, grouped),
         chance=chance_levels(figures) if chance else {},
         control=None if controlled is None else controlled.record(figures, modality, grouped),
@@ -254,68 +206,29 @@ def drawn_rows(rows: int, count: int, seed: int) -> list[int]:
     return np.random.default_rng(seed).permutation(rows)[:count].tolist()
 
 
-def batch_measures(
-    output: StepOutput,
-    measured: Mapping[str, tuple[Reference, ReferenceOutput]],
+def _described(
+    trainer: MeasuredTrainer,
+    described: ModelRecord,
+    student: nn.Module,
+    reference: Reference | None,
     inputs: Mapping[str, Any],
-    multi_label: bool,
-    grid: ComparisonGrid,
-    iou_threshold: float,
-    others: Mapping[str, StepOutput],
-    counted: int | None = None,
-) -> dict[str, torch.Tensor]:
-    """Compute the values of one batch: `sample_metrics`, and further ones for the card.
+    costs: bool,
+) -> tuple[ModelRecord, ModelRecord | None]:
+    """Describe the student, as far as that isn't done, and its teacher, with their costs on a batch.
 
     Args:
-        output: Output of the student.
-        measured: Measured reference and its output by name; empty if there is none.
-        inputs: The batch.
-        multi_label: True for a multi-label student.
-        grid: Grid on which maps of images are compared.
-        iou_threshold: Threshold of `localization_iou`.
-        others: Outputs of other students, by the beginning of their metrics' names.
-        counted: Number of the batch's first samples that are measured; None for all.
-
-    Returns:
-        Values (B,) or (B, K) by metric; NaN where one doesn't count.
+        described: Description of the student as it was before the measurement.
     """
-    values = student_measures(output, measured, inputs, multi_label, grid, iou_threshold)
-    labels = inputs.get("labels")
-    scores = output.logits.shape[1] == 1 and not multi_label
-    if labels is not None and labels.ndim == 1 and not labels.is_floating_point() and not scores:
-        values[LABEL] = labels
-    for name, (reference, reference_output) in measured.items():
-        if reference_output.logits is not None and not multi_label and not scores:
-            values[TEACHER_CLASS] = reference.to_student(reference_output.logits.argmax(1))
-        if "explanation_similarity" in values:
-            values[f"{CHANCE}shuffled"] = shuffled_similarity(
-                output.explanations[name], reference_output, comparison_size(inputs, grid), counted
-            )
-    for prefix, found in others.items():
-        metrics = student_measures(found, measured, inputs, multi_label, grid, iou_threshold)
-        own = {name: value for name, value in metrics.items() if not name.startswith(("teacher_", "zero_teacher_"))}
-        values |= {f"{prefix}{name}": value for name, value in own.items()}
-    return values
-
-
-def student_measures(
-    output: StepOutput,
-    measured: Mapping[str, tuple[Reference, ReferenceOutput]],
-    inputs: Mapping[str, Any],
-    multi_label: bool,
-    grid: ComparisonGrid,
-    iou_threshold: float,
-) -> dict[str, torch.Tensor]:
-    """Compute `sample_metrics`, and where the student does worse than its teacher or repeats its mistakes."""
-    references = {name: reference for name, (reference, _) in measured.items()}
-    outputs = {name: reference_output for name, (_, reference_output) in measured.items()}
-    values = sample_metrics(output, outputs, references, inputs, multi_label, iou_threshold, grid)
-    for reference, found in measured.values():
-        if found.logits is not None and found.shared_labels is not None and "accuracy" in values:
-            decisions = reference.student_logits(output.logits), found.logits, found.shared_labels
-            values["negative_flips"] = negative_flips(*decisions)
-            values["agreement_where_teacher_errs"] = agreement_where_teacher_errs(*decisions)
-    return values
+    teacher = None
+    timed = [(student, trainer.student_inputs(inputs))]
+    if isinstance(reference, TeacherReference):
+        model = whole(reference.model)
+        teacher = describe_model(model)
+        timed.append((model, reference.inputs_of(inputs)))
+    if not costs:
+        return described, teacher
+    own_cost, *teacher_cost = costs_of(timed)
+    return replace(described, cost=own_cost), None if teacher is None else replace(teacher, cost=teacher_cost[0])
 
 
 def _measured_reference(trainer: MeasuredTrainer) -> str | None:

@@ -1,8 +1,9 @@
 """Students that are measured beside a trainer's own: made, explained, and run."""
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,10 +14,80 @@ from ..alignment.labels import class_count, class_names, name_key
 from ..architectures import call_model
 from ..architectures.base import evaluating
 from ..architectures.discovery import in_own_precision
-from ..architectures.functions import is_differentiable
+from ..architectures.functions import as_module, is_differentiable
 from ..data.imagenet import unique_class_names
 from ..explainers import Explainer, install_explained_forward
+from ..references.teacher import without_foreign_layer
 from ..terms import StepOutput
+from .prefixes import UNTRAINED, compared_prefix
+
+
+@dataclass
+class OtherStudents:
+    """Students that are measured beside a trainer's own, in the same batches.
+
+    Attributes:
+        models: The students by the prefix of their figures.
+        titles: What those are called that are compared, by their prefix.
+        explainer: Explainer of the measured student.
+    """
+
+    models: dict[str, nn.Module]
+    titles: dict[str, str]
+    explainer: Explainer
+
+    @classmethod
+    def beside(
+        cls, student: nn.Module, compared: Mapping[str, nn.Module | Callable[..., Any]], explainer: Explainer
+    ) -> "OtherStudents":
+        """Take students, by what they are called, to compare with a measured one.
+
+        Raises:
+            ValueError: one has other classes, or these in another order.
+        """
+        models = {title: as_module(model) for title, model in compared.items()}
+        check_compared(student, models)
+        prefixes = [compared_prefix(number) for number in range(len(models))]
+        return cls(
+            dict(zip(prefixes, models.values(), strict=True)), dict(zip(prefixes, models, strict=True)), explainer
+        )
+
+    def add_untrained(self, student: nn.Module, seed: int) -> None:
+        """Add the student's architecture with random weights, for the chance level, where it can be made."""
+        if untrained := untrained_student(student, seed):
+            self.models[UNTRAINED] = untrained
+
+    @property
+    def mapless(self) -> set[str]:
+        """Students without gradients, where the explainer takes them: they are measured without maps."""
+        trainable = self.explainer.trainable
+        return {prefix for prefix, model in self.models.items() if trainable and not is_differentiable(model)}
+
+    @contextmanager
+    def explained(self, device: torch.device) -> Iterator[None]:
+        """Context in which the students are on a device, in evaluation mode, with an explained forward."""
+        with ExitStack() as stack:
+            for prefix, model in self.models.items():
+                model.to(device)
+                if prefix in self.mapless:
+                    stack.enter_context(evaluating(model))
+                else:
+                    # Of another architecture, as a teacher may be.
+                    own = without_foreign_layer(self.explainer, model, remedy="")
+                    stack.enter_context(explained(model, own))
+            yield
+
+    def outputs(self, inputs: Mapping[str, Any], matched: Callable[[nn.Module], StepOutput]) -> dict[str, StepOutput]:
+        """Run the students on a batch.
+
+        Args:
+            inputs: What a student is given of it.
+            matched: Function that runs a student, explaining it.
+        """
+        return {
+            prefix: plain_output(model, inputs) if prefix in self.mapless else matched(model)
+            for prefix, model in self.models.items()
+        }
 
 
 @contextmanager
@@ -57,11 +128,6 @@ def check_compared(student: nn.Module, compared: Mapping[str, nn.Module]) -> Non
 
 def _keys(names: Sequence[str]) -> list[str]:
     return [name_key(name) for name in unique_class_names(names)]
-
-
-def students_without_maps(models: Mapping[str, nn.Module], explainer: Explainer) -> set[str]:
-    """Select the models without gradients, where the explainer takes them."""
-    return {name for name, model in models.items() if explainer.trainable and not is_differentiable(model)}
 
 
 def untrained_student(student: nn.Module, seed: int) -> nn.Module | None:
