@@ -44,6 +44,7 @@ STUDIES: dict[str, dict[str, Arm]] = {
         "KD": Arm(KD),
         "KD + AT": Arm({**KD, "terms": AT}),
         "e²KD": Arm(),
+        "CAT-KD + e²KD": Arm({"task_weight": 1.0, "logits_weight": 0.0, "terms": CAT}),
         "CRD + e²KD": Arm({"task_weight": 1.0, "logits_weight": 0.0, "terms": CRD}),
         "ReviewKD + e²KD": Arm({"task_weight": 1.0, "logits_weight": 0.0, "terms": REVIEW}),
     },

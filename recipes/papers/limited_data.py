@@ -9,7 +9,7 @@
 One teacher, students that begin with the same weights and see the same batches, the figures of each on all test
 images. --studies chooses what is compared:
 
-    methods      labels alone, AT, CAT-KD, ReviewKD, CRD, KD, KD + AT, e²KD, CRD + e²KD, ReviewKD + e²KD
+    methods      labels alone, AT, CAT-KD, ReviewKD, CRD, KD, KD + AT, e²KD, and e²KD with CAT-KD, CRD or ReviewKD
     frozen       the teacher's stored outputs against the live teacher
     length       KD and e²KD by the number of epochs, from a sixth to twice as many
     temperature  KD and e²KD by temperature
