@@ -16,18 +16,18 @@ from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from ..alignment.labels import class_count, dataset_label_names
+from ..alignment.labels import dataset_label_names
 from ..alignment.words import LAYOUT_COLUMNS
 from ..architectures.base import evaluating
 from ..architectures.discovery import TOKEN_COLUMNS, in_own_precision
 from ..architectures.refusals import refuse_integer_arithmetic, refuse_sentence_transformers
-from ..choices import unknown_choice
 from ..explainers import Explainer, Explanation, build_explainer
 from ..version import __version__
 from .description import plan_digest, read_description, read_plan
 from .files import FORMAT, PLAN_FILE, STORE_FILE, StoreError, write_json
 from .ids import check_order, order_probes, refuse_duplicates, stated_ids
 from .key import explainer_key, field_of_view, processor_key, require_same, stated_field, teacher_key
+from .options import DTYPES, refuse_all_logits, refuse_counts, refuse_unknown
 from .rows import RowEncoder
 from .samples import (
     Collate,
@@ -44,8 +44,6 @@ from .shards import ShardInfo, Shards, fingerprint
 from .targets import TARGETS, TargetRule
 from .text import SpanCollator, TextRows, texts_of
 from .writer import ShardPlan, ShardWriter
-
-DTYPES = ("float16", "float32")
 
 Batch = tuple[int, Sequence[int], list[Any], Any, TextRows | None]
 """Number of a shard, its samples' places in it, their ids, what the teacher is shown, and rows of texts."""
@@ -89,21 +87,10 @@ class StoreBuilder:
     ):
         if not isinstance(teacher, nn.Module):
             raise StoreError(f"The teacher must be a model, not {type(teacher).__name__}.")
-        for name, value, valid in (("target", target, TARGETS), ("dtype", dtype, DTYPES)):
-            if value not in valid:
-                raise StoreError(unknown_choice(name, value, valid))
-        for name, count in (("batch_size", batch_size), ("rows_per_shard", rows_per_shard), ("top_k", top_k)):
-            if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
-                raise StoreError(f"{name} must be a whole number of at least 1, not {count!r}.")
-        known = class_count(teacher)
+        refuse_unknown({"target": (target, TARGETS), "dtype": (dtype, DTYPES)})
+        refuse_counts({"batch_size": batch_size, "rows_per_shard": rows_per_shard, "top_k": top_k})
         if top_k is not None:
-            if known is None:
-                raise StoreError(
-                    f"top_k needs the number of classes, which {type(teacher).__name__} doesn't state: it has no "
-                    "`config` and no `num_classes`. Set teacher.num_classes, or leave top_k out to store all logits."
-                )
-            if top_k >= known:
-                raise StoreError(f"top_k={top_k} of {known} classes saves nothing. Leave it out to store all logits.")
+            refuse_all_logits(top_k, teacher)
         refuse_integer_arithmetic(teacher, "teacher")
         refuse_sentence_transformers(teacher, "teacher")
         self.teacher, self.folder = teacher, Path(output_dir)
