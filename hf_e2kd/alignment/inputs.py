@@ -79,6 +79,16 @@ class ImageView:
         """Normalise images (..., channels, H, W) in [0, 1] for the model."""
         return TF.normalize(intensities, list(self.mean), list(self.std))
 
+    def resize(self, intensities: torch.Tensor) -> torch.Tensor:
+        """Resize images (..., channels, H, W) in [0, 1] to the view's size, by its filter or the next to it."""
+        if tuple(intensities.shape[-2:]) == self.size:
+            return intensities
+        name = self.interpolation.value
+        chosen = InterpolationMode(_TENSOR_FILTERS.get(name, name))
+        resized = TF.resize(intensities, list(self.size), chosen, antialias=True)
+        # It overshoots at edges, where an image file ends at black and white.
+        return resized.clamp(0, 1) if chosen is InterpolationMode.BICUBIC else resized
+
     def intensities(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Undo `normalise`."""
         shape = (-1, 1, 1)
@@ -152,6 +162,9 @@ def image_view(processor: Any) -> ImageView:
         "so student and teacher can't be shown one view. Give the teacher's images in a column `teacher_pixel_values`."
     )
 
+
+# What torchvision has of tensors: Pillow's nearest pixel is the exact one.
+_TENSOR_FILTERS = {"nearest": "nearest-exact", "lanczos": "bicubic", "box": "bilinear", "hamming": "bilinear"}
 
 # Pillow's numbers, which processors state, by torchvision's names.
 PIL_FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
@@ -345,10 +358,8 @@ class InputAdapter:
             )
         if self.views is not None:
             student, teacher = self.views
-            pixel_values = teacher.normalise(student.intensities(inputs["pixel_values"]))
-            if tuple(pixel_values.shape[-2:]) != teacher.size:
-                pixel_values = TF.resize(pixel_values, list(teacher.size), antialias=True)
-            inputs["pixel_values"] = pixel_values
+            intensities = student.intensities(inputs["pixel_values"])
+            inputs["pixel_values"] = teacher.normalise(teacher.resize(intensities))
         return inputs
 
 

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from hf_e2kd import wrap_timm
-from hf_e2kd.alignment.inputs import ImageView, InputAdapter, image_view
+from hf_e2kd.alignment.inputs import PIL_FILTERS, ImageView, InputAdapter, image_view
 from hf_e2kd.data.transforms import DistillationTransform
 from tests.models import TIMM_SETTINGS, build, images
 
@@ -277,10 +277,26 @@ class TestWhatTheTeacherStates:
         assert shown.shape == (1, 3, 48, 48)
         assert torch.equal(shown, expected)
         mean, std = (torch.tensor(teacher.pretrained_cfg[name]).view(3, 1, 1) for name in ("mean", "std"))
-        intensities = TF.resize(batch["pixel_values"] / 2 + 0.5, [48, 48], antialias=True)
+        intensities = TF.resize(batch["pixel_values"] / 2 + 0.5, [48, 48], InterpolationMode.BICUBIC).clamp(0, 1)
         torch.testing.assert_close(shown, (intensities - mean) / std, atol=1e-5, rtol=0)
         assert "48×48 pixels, mean 0.485" in caplog.text
         assert "64×64 pixels, mean 0.5" in caplog.text
+
+    @pytest.mark.parametrize("name", ["nearest", "bilinear", "bicubic", "lanczos"])
+    @pytest.mark.parametrize("size", [80, 24])
+    def test_own_filter(self, name, size):
+        """Prevents: a teacher that is shown the student's images enlarged by another filter than its processor's."""
+        noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8))
+        image = noise.resize((48, 48), Image.Resampling.BICUBIC)
+        own = vit(size, **IMAGENET, resample=PIL_FILTERS[name])
+        expected = own(image, return_tensors="pt")["pixel_values"]
+        view = image_view(own)
+
+        shown = InputAdapter(build("vit"), own, vit(48))({}, vit(48)(image, return_tensors="pt"))["pixel_values"]
+
+        error = (view.intensities(shown) - view.intensities(expected)).abs().mean()
+        # Of tensors torchvision has no Lanczos: the bicubic filter is next to it.
+        assert error < (0.02 if name == "lanczos" else 0.003)
 
     def test_folder_states_its_view(self, tmp_path, caplog):
         """Prevents: the `preprocessor_config.json` beside a teacher's weights passed over."""
