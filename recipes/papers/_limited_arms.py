@@ -7,6 +7,8 @@ from typing import Any
 LABELS: Mapping[str, Any] = {"task_weight": 1.0, "logits_weight": 0.0, "explanation_weight": 0.0}
 KD: Mapping[str, Any] = {"explanation_weight": 0.0}
 
+RELATIVE: Mapping[str, Any] = {"explanation_weight_mode": "relative", "explanation_weight": 1.0}
+
 # Weights as published: AT by Han et al. (ICML 2023), CRD by its authors, ReviewKD and CAT-KD by their authors for
 # CIFAR-100's ResNets.
 AT = {"attention_transfer": {"weight": 1000.0}}
@@ -45,6 +47,7 @@ STUDIES: dict[str, dict[str, Arm]] = {
         "KD + AT": Arm({**KD, "terms": AT}),
         "e²KD": Arm(),
         "CAT-KD + e²KD": Arm({"task_weight": 1.0, "logits_weight": 0.0, "terms": CAT}),
+        "CAT-KD + e²KD, relative λ = 1": Arm({"task_weight": 1.0, "logits_weight": 0.0, "terms": CAT, **RELATIVE}),
         "CRD + e²KD": Arm({"task_weight": 1.0, "logits_weight": 0.0, "terms": CRD}),
         "ReviewKD + e²KD": Arm({"task_weight": 1.0, "logits_weight": 0.0, "terms": REVIEW}),
     },
