@@ -88,8 +88,7 @@ def sample_metrics(
             found = _map_metrics(*single, inputs, reference_output.target, iou_threshold, grid)
             target = reference_output.target
             values |= {
-                f"{metric}{suffix}": value if target.ndim == 1 else _where(target >= 0, value.view_as(target))
-                for metric, value in found.items()
+                f"{metric}{suffix}": _where(target >= 0, value.view_as(target)) for metric, value in found.items()
             }
     return values
 
