@@ -147,11 +147,12 @@ def measure_fidelity(
         measured = {} if name is None else {name: (trainer.references[name], outputs[name])}
         counted = places.next(len(output.logits))
         settings = trainer.is_multi_label, trainer.comparison_grid, trainer.iou_threshold
-        values = batch_measures(output, measured, inputs, *settings, found, counted)
+        # By the samples' places: each batch has random orders of its own, whichever process it is of.
+        values = batch_measures(output, measured, inputs, *settings, found, counted, places.first)
         if controlled is not None and name is not None:
             values |= controlled(output, outputs[name], inputs, found)
         if further is not None and name is not None:
-            values |= further(output, outputs[name], inputs, found, counted)
+            values |= further(output, outputs[name], inputs, found, counted, places.first)
         return values
 
     # A data loader draws a random number too.
@@ -263,6 +264,7 @@ def batch_measures(
     iou_threshold: float,
     others: Mapping[str, StepOutput],
     counted: int | None = None,
+    seed: int = 0,
 ) -> dict[str, torch.Tensor]:
     """Compute the values of one batch: `sample_metrics`, and further ones for the card.
 
@@ -275,6 +277,7 @@ def batch_measures(
         iou_threshold: Threshold of `localization_iou`.
         others: Outputs of other students, by the beginning of their metrics' names.
         counted: Number of the batch's first samples that are measured; None for all.
+        seed: Seed of the random orders of texts' words.
 
     Returns:
         Values (B,) or (B, K) by metric; NaN where one doesn't count.
@@ -289,7 +292,7 @@ def batch_measures(
             values[TEACHER_CLASS] = reference.to_student(reference_output.logits.argmax(1))
         if "explanation_similarity" in values:
             values[f"{CHANCE}shuffled"] = shuffled_similarity(
-                output.explanations[name], reference_output, comparison_size(inputs, grid), counted
+                output.explanations[name], reference_output, comparison_size(inputs, grid), counted, seed
             )
     for prefix, found in others.items():
         metrics = student_measures(found, measured, inputs, multi_label, grid, iou_threshold)
