@@ -64,11 +64,13 @@ class MeasuredBatches:
         measured = {} if name is None else {name: (trainer.references[name], outputs[name])}
         counted = self._places.next(len(output.logits))
         settings = trainer.is_multi_label, trainer.comparison_grid, trainer.iou_threshold
-        values = batch_measures(output, measured, inputs, *settings, found, counted)
+        # By the samples' places: each batch has random orders of its own, whichever process it is of.
+        seed = self._places.first
+        values = batch_measures(output, measured, inputs, *settings, found, counted, seed)
         if self.controlled is not None and name is not None:
             values |= self.controlled(output, outputs[name], inputs, found)
         if self.further is not None and name is not None:
-            values |= self.further(output, outputs[name], inputs, found, counted)
+            values |= self.further(output, outputs[name], inputs, found, counted, seed)
         return values
 
 
@@ -81,6 +83,7 @@ def batch_measures(
     iou_threshold: float,
     others: Mapping[str, StepOutput],
     counted: int | None = None,
+    seed: int = 0,
 ) -> dict[str, torch.Tensor]:
     """Compute the values of one batch: `sample_metrics`, and further ones for the card.
 
@@ -93,6 +96,7 @@ def batch_measures(
         iou_threshold: Threshold of `localization_iou`.
         others: Outputs of other students, by the beginning of their metrics' names.
         counted: Number of the batch's first samples that are measured; None for all.
+        seed: Seed of the random orders of texts' words.
 
     Returns:
         Values (B,) or (B, K) by metric; NaN where one doesn't count.
@@ -107,7 +111,7 @@ def batch_measures(
             values[TEACHER_CLASS] = reference.to_student(reference_output.logits.argmax(1))
         if "explanation_similarity" in values:
             values[f"{CHANCE}shuffled"] = shuffled_similarity(
-                output.explanations[name], reference_output, comparison_size(inputs, grid), counted
+                output.explanations[name], reference_output, comparison_size(inputs, grid), counted, seed
             )
     for prefix, found in others.items():
         metrics = student_measures(found, measured, inputs, multi_label, grid, iou_threshold)

@@ -14,6 +14,7 @@ def shuffled_similarity(
     reference_output: ReferenceOutput,
     size: tuple[int, int] | None,
     counted: int | None = None,
+    seed: int = 0,
 ) -> torch.Tensor:
     """Compare the student's maps with the reference's of the batch's next sample, or, for texts, of shuffled words.
 
@@ -22,6 +23,7 @@ def shuffled_similarity(
         size: Rows and columns at which maps of images are compared; None for their own grids.
         counted: Number of the batch's first samples that are measured; the others fill it up, and are nobody's next.
             None for all.
+        seed: Seed of the words' orders, another one for each batch.
 
     Returns:
         (B,) or (B, K); NaN where there is nothing to compare.
@@ -31,7 +33,7 @@ def shuffled_similarity(
     student, reference = comparable_values(*flatten_targets(explained, reference_output), size)
     if student.ndim == 2:
         # Another text's words have no places in this one; its own have, in another order.
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator().manual_seed(seed)
         shuffled = [shuffle_nonzero(row, generator) for row in reference.cpu()]
         reference = torch.stack(shuffled).to(reference.device)
     else:

@@ -98,6 +98,7 @@ class FurtherMeasures:
         inputs: Mapping[str, Any],
         found: Mapping[str, StepOutput],
         counted: int | None = None,
+        seed: int = 0,
     ) -> dict[str, torch.Tensor]:
         """Compute the values (B,) or (B, K) of one batch.
 
@@ -106,15 +107,16 @@ class FurtherMeasures:
             inputs: The batch.
             found: Outputs of the other students, by their prefixes.
             counted: Number of the batch's first samples that are measured; None for all.
+            seed: Seed of the random orders of pixels and words.
 
         Returns:
             Values by name: `deletion` and its like, `teacher_…`, `PREFIX…` of other students, `RANDOM…`; and after
             `held_out_prefix(number)` the same of a held-out explainer, with its similarity and chance levels.
         """
         progress = self._shown(inputs)
-        values = self._faithful(output, reference_output, inputs, found)
+        values = self._faithful(output, reference_output, inputs, found, seed)
         for number, explainer in enumerate(self.explainers):
-            own = self._held_out(explainer, reference_output, inputs, counted)
+            own = self._held_out(explainer, reference_output, inputs, counted, seed)
             values |= {f"{held_out_prefix(number)}{name}": value for name, value in own.items()}
         progress.update(len(first_tensor(inputs)))
         return values
@@ -157,6 +159,7 @@ class FurtherMeasures:
         reference_output: ReferenceOutput,
         inputs: Mapping[str, Any],
         counted: int | None,
+        seed: int,
     ) -> dict[str, torch.Tensor]:
         with _explained_by(self.reference, explainer):
             theirs = self.reference(inputs)
@@ -169,11 +172,11 @@ class FurtherMeasures:
         }
         size = comparison_size(inputs, self.trainer.comparison_grid)
         values = self._similar(own, theirs, inputs)
-        values[f"{CHANCE}shuffled"] = shuffled_similarity(own.explanations[self.name], theirs, size, counted)
+        values[f"{CHANCE}shuffled"] = shuffled_similarity(own.explanations[self.name], theirs, size, counted, seed)
         for prefix, other in found.items():
             similar = self._similar(other, theirs, inputs)
             values |= {f"{prefix}{name}": value for name, value in similar.items() if name != "zero_teacher_maps"}
-        return values | self._faithful(own, theirs, inputs, found, with_random=False)
+        return values | self._faithful(own, theirs, inputs, found)
 
     def _explain(
         self, model: nn.Module, explainer: Explainer, inputs: Mapping[str, Any], target: torch.Tensor
@@ -203,9 +206,10 @@ class FurtherMeasures:
         reference_output: ReferenceOutput,
         inputs: Mapping[str, Any],
         found: Mapping[str, StepOutput],
-        with_random: bool = True,
+        seed: int | None = None,
     ) -> dict[str, torch.Tensor]:
-        """Measure the faithfulness of explanations of the student, the teacher and the other students."""
+        """Measure the faithfulness of explanations of the student, the teacher and the other students, and where there
+        is a seed of parts in a random order."""
         if self.faithfulness is None or self.name not in output.explanations or reference_output.maps is None:
             return {}
         target, own_inputs = reference_output.target, self.trainer.student_inputs(inputs)
@@ -222,8 +226,8 @@ class FurtherMeasures:
                 assert explained is not None
                 measured = self._of_targets(self.models[prefix], own_inputs, explained, target)
                 values |= {f"{prefix}{name}": value for name, value in measured.items()}
-        if with_random:
-            draw = torch.Generator().manual_seed(0)
+        if seed is not None:
+            draw = torch.Generator().manual_seed(seed)
             noise = torch.rand(maps.shape, generator=draw).to(maps)
             by_chance = self._of_targets(self.student, own_inputs, noise, target)
             values |= {f"{RANDOM}{name}": value for name, value in by_chance.items()}

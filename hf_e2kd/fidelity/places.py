@@ -12,6 +12,8 @@ class Places:
 
     def __init__(self, samples: int, processes: int, process: int):
         self.samples, self.processes, self.process = samples, processes, process
+        self.first = 0
+        """Place of the last batch's first sample."""
         self._begun = 0
 
     def next(self, size: int) -> int:
@@ -22,6 +24,6 @@ class Places:
             >>> places.next(4), places.next(4)
             (4, 1)
         """
-        first = self._begun + self.process * size
+        self.first = self._begun + self.process * size
         self._begun += self.processes * size
-        return max(0, min(size, self.samples - first))
+        return max(0, min(size, self.samples - self.first))

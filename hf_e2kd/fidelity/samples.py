@@ -10,6 +10,7 @@ from torch import nn
 from transformers import EvalPrediction
 
 from ..explainers import ExplainedOutput
+from ..logs import get_logger
 from ..metrics import (
     agreement,
     energy_pointing_game,
@@ -29,6 +30,8 @@ from ..terms.matching import (
     is_plain,
 )
 from .scores import sample_scores
+
+logger = get_logger(__name__)
 
 BatchMeasures = Callable[
     [StepOutput, Mapping[str, ReferenceOutput], Mapping[str, Any], Callable[[nn.Module], StepOutput]],
@@ -88,8 +91,7 @@ def sample_metrics(
             found = _map_metrics(*single, inputs, reference_output.target, iou_threshold, grid)
             target = reference_output.target
             values |= {
-                f"{metric}{suffix}": value if target.ndim == 1 else _where(target >= 0, value.view_as(target))
-                for metric, value in found.items()
+                f"{metric}{suffix}": _where(target >= 0, value.view_as(target)) for metric, value in found.items()
             }
     return values
 
@@ -97,7 +99,8 @@ def sample_metrics(
 def multi_label_metrics(evaluation: EvalPrediction) -> dict[str, float]:
     """Compute micro-F1 and mean average precision of logits and labels (N, classes), as a `compute_metrics`.
 
-    Labels (N,), of one class a sample, don't say which other classes an image shows: of these there is neither.
+    Labels (N,), of one class a sample, don't say which other classes an image shows: of these there is neither, nor of
+    labels between 0 and 1.
     """
     if not are_several(evaluation.label_ids):
         return {}
@@ -106,8 +109,19 @@ def multi_label_metrics(evaluation: EvalPrediction) -> dict[str, float]:
 
 
 def are_several(labels: Any) -> bool:
-    """Tell whether an evaluation's labels are those of every class, (N, classes), and not of one class a sample."""
-    return labels is not None and joined(labels).ndim == 2
+    """Tell whether an evaluation's labels are zeros and ones of every class, (N, classes), of which there is an F1.
+
+    Of one class a sample there is none; nor, with a warning, of shares of truth, such as those of several annotators.
+    """
+    if labels is None or (values := joined(labels)).ndim != 2:
+        return False
+    decided = bool(((values == 0) | (values == 1)).all())
+    if not decided:
+        logger.warning_once(
+            "Some labels lie between 0 and 1, of which there is neither F1 nor mAP. Evaluate on data whose labels are "
+            "0 or 1, or give a compute_metrics of your own."
+        )
+    return decided
 
 
 def joined(values: Any) -> torch.Tensor:

@@ -52,7 +52,7 @@ def describe_training(trainer: MeasuredTrainer, base_model: str | None) -> Train
         arguments["best_model_of_step"] = state.best_global_step
     if getattr(trainer, "compute_loss_func", None) is not None:
         arguments["task_loss"] = OWN_LOSS
-    if args.label_smoothing_factor:
+    if args.label_smoothing_factor and not trainer.is_multi_label:  # of several labels it has no effect
         arguments["label_smoothing_factor"] = args.label_smoothing_factor
     if args.auto_find_batch_size:
         arguments["per_device_train_batch_size"] = getattr(trainer, "_train_batch_size", state.train_batch_size)

@@ -168,6 +168,7 @@ class TeacherReference(Reference):
                 "is the score itself."
             )
         self.multi_label = is_multi_label(student)
+        self._warn_of_another_problem()
         if self.shard and self.multi_label and self.explains_labels:
             raise ValueError(
                 "A sharded teacher explains as many classes on each process, and these samples have several labels, "
@@ -181,6 +182,18 @@ class TeacherReference(Reference):
                 require_gradients(self.model, self.explainer.name, "teacher")
             self.explainer.check(self.model, trained=False)
         self.model.requires_grad_(False).eval()
+
+    def _warn_of_another_problem(self) -> None:
+        """Warn of a teacher that states that its classes exclude each other, or that they don't, unlike the student."""
+        stated = getattr(getattr(self.model, "config", None), "problem_type", None)
+        unlike = "single_label_classification" if self.multi_label else "multi_label_classification"
+        if stated != unlike or self.scores:
+            return
+        how, taken = ("by a sigmoid each", "several labels") if self.multi_label else ("by one softmax", "one label")
+        logger.warning_once(
+            f"The teacher's config.problem_type is '{stated}', and its logits are compared {how}, as those of a "
+            f"student of {taken} a sample. Unless that is meant, set student.config.problem_type='{stated}' before."
+        )
 
     def tapped_model(self) -> nn.Module:
         return self.model

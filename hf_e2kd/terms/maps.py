@@ -80,14 +80,16 @@ def _varied(centred: torch.Tensor) -> torch.Tensor:
 def kl_loss(student: torch.Tensor, reference: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Divergence KL(q_T ‖ q_S) of the maps' positive parts as distributions over n cells, q = (E⁺/‖E⁺‖₁ + ε)/(1 + nε).
 
-    The machine's precision ε on both sides makes it finite; it is 0 for equal maps and never below.
+    The machine's precision ε on both sides makes it finite; it is 0 for equal maps and never below, and 0 where the
+    reference has no positive part to match.
     """
     smallest = torch.finfo(student.dtype).eps
     first, second = (
         (F.normalize(maps.clamp(min=0), p=1, dim=1) + smallest) / (1 + maps.shape[1] * smallest)
         for maps in (student, reference)
     )
-    return F.kl_div(first.log(), second, reduction="none").sum(dim=1)
+    divergence = F.kl_div(first.log(), second, reduction="none").sum(dim=1)
+    return divergence * (reference > 0).any(dim=1)
 
 
 _LOSSES: dict[str, ExplanationLoss] = {

@@ -56,7 +56,7 @@ class ExplanationDistillTrainer(
     """`Trainer` that distils a student from the logits and explanations of its references (e²KD, ECCV 2024).
 
     Everything that `transformers.Trainer` takes and does stays; with `task_weight=1` and the other weights at 0 it is
-    the stock `Trainer`, loss by loss, wherever micro-batches are equal in size.
+    the stock `Trainer`, loss by loss, wherever micro-batches have equally many labels.
 
     Args:
         model: The student. A bare timm model is put into transformers' wrapper, so that the saved model loads with

@@ -113,6 +113,19 @@ def test_loss_on_the_labels_of_the_users_own(tmp_path):
         assert f"**Loss**: 0.5 · {loss} with the labels" in text and "| `label_smoothing_factor` | `0.1` |" in text
 
 
+@pytest.mark.filterwarnings("ignore:Label smoothing is not compatible")
+def test_smoothing_of_several_labels(tmp_path):
+    """Prevents: a card that states a smoothing which transformers turns off, where each class is decided for itself."""
+    models = build("resnet"), build("resnet", seed=1)
+    for model in models:
+        model.config.problem_type = "multi_label_classification"
+    data = [{**sample, "labels": torch.eye(CLASSES)[sample["labels"]]} for sample in samples(4)]
+    settings = {"max_steps": 1, "task_weight": 1.0, "label_smoothing_factor": 0.1}
+    trainer = distiller(*models, tmp_path, settings, train_dataset=data, eval_dataset=data)
+    trainer.train()
+    assert "label_smoothing_factor" not in describe_training(trainer, None).arguments
+
+
 def test_best_step_is_stated_once_its_weights_are_there(tmp_path):
     """Prevents: a card of a checkpoint in the middle of a training that names the best step so far as its own."""
     settings = {"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 1, "max_steps": 2}

@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from scipy.stats import binomtest
 
 from hf_e2kd.fidelity import FaithfulnessRecord, GroupsRecord, HeldOutRecord, MetricValue
 from hf_e2kd.fidelity.gate import Requirement, check_baseline, check_requirements, parse_requirement, same_samples
+from hf_e2kd.fidelity.intervals import mean_with_interval
 from tests.fidelity.test_verify import record
 
 NAN = float("nan")
@@ -57,6 +59,20 @@ def test_a_share_without_a_counterexample():
     assert outcome("explanation_similarity>=1", student) == (True, 1.0)
     later = replace(student, figures={**student.figures, "zero_student_maps": MetricValue(0.025, 0.0, 0.075, 40)})
     assert all(verdict.passes for verdict in check_baseline(later, student))
+
+
+def test_a_share_with_one_counterexample_says_no_more_than_one_without():
+    """Prevents: a requirement that nine of ten samples meet and ten of ten don't, as the bootstrap of the nine ends at
+    .7 and the exact interval of the ten at .692."""
+    wrong = np.array([1, *[0] * 9])
+    accuracy = mean_with_interval(1.0 - wrong, np.ones(10), seed=0)
+    empty = mean_with_interval(wrong.astype(float), np.ones(10), seed=0)
+    assert accuracy.low == pytest.approx(0.7)
+    without = {"worst_group_accuracy": MetricValue(1.0, 1.0, 1.0, 10), "zero_student_maps": MetricValue(0.0, 0, 0, 10)}
+    for requirement in ("worst_group_accuracy>=.7", "zero_student_maps<=.3"):
+        student = made(worst_group_accuracy=accuracy, zero_student_maps=empty)
+        assert outcome(requirement, student) == outcome(requirement, made(**without))
+        assert outcome(requirement, student)[0] is False
 
 
 def test_groups_have_figures_of_their_own():

@@ -12,7 +12,7 @@ from hf_e2kd.architectures.functions import as_module
 from hf_e2kd.data import DistillationTransform
 from hf_e2kd.data.collate import FiniteBatches
 from hf_e2kd.explainers import GradCAM
-from hf_e2kd.fidelity import FidelityRecord, measure_fidelity
+from hf_e2kd.fidelity import Faithfulness, FidelityRecord, measure_fidelity
 from hf_e2kd.fidelity import cost as cost_module
 from hf_e2kd.fidelity.cost import cost_of, costs_of
 from hf_e2kd.fidelity.describe import data_digest, describe_columns, describe_data, describe_model
@@ -174,6 +174,33 @@ def test_texts_have_their_words_shuffled(tmp_path):
     assert record.modality == "text" and record.student.cost.input.endswith("tokens")
     assert -1 <= record.chance["shuffled"].value < 1 and record.chance["shuffled"].samples == 4
     assert record.data.fingerprint != data_digest(data.select([0, 1]), ["text"])
+
+
+def test_texts_one_by_one_are_shuffled_each_in_its_own_order(tmp_path):
+    """Prevents: one order for all texts of a length where a batch holds one; of two words, that was the texts' own, and
+    the chance level the similarity itself."""
+    own = tokenizer("wordpiece")
+    words = ["fine film", "dull film", "warm story", "good man", "long film", "bad story", "very good", "a story"]
+    trainer = ExplanationDistillTrainer(
+        build_text("bert", 0, vocab_size=len(own)),
+        arguments(tmp_path, explainer="input_x_gradient", remove_unused_columns=False, per_device_eval_batch_size=1),
+        eval_dataset=Dataset.from_dict({"text": words, "label": [0, 1] * 4}),
+        data_collator=TextCollator(own),
+        processing_class=own,
+        teacher_model=build_text("bert", 1, vocab_size=len(own)),
+    )
+    orders: list[torch.Tensor] = []
+
+    class Taken(Faithfulness):
+        def __call__(self, model, inputs, maps, target):
+            orders.append(maps.argsort(dim=1))
+            return {"comprehensiveness": torch.zeros(len(maps))}
+
+    record = measure_fidelity(trainer, faithfulness=Taken(), costs=False)
+    similarity = record.figures["explanation_similarity"].value
+    assert record.chance["shuffled"].value != pytest.approx(similarity, abs=1e-3)
+    by_chance = [order.tolist() for order in orders[2::3]]  # behind the student's own and the teacher's
+    assert len(by_chance) == len(words) and len({str(order) for order in by_chance}) > 1
 
 
 def test_several_labels_have_f1_and_map(tmp_path, monkeypatch):

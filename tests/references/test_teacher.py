@@ -101,6 +101,25 @@ def test_label_outside_the_shared_classes(tiny):
     assert output.shared_labels.tolist() == [2, -1, -1]
 
 
+@pytest.mark.parametrize(
+    ("student_problem", "teacher_problem", "said"),
+    [
+        (None, "multi_label_classification", "compared by one softmax, as those of a student of one label a sample"),
+        ("multi_label_classification", "single_label_classification", "compared by a sigmoid each, as those of"),
+        ("multi_label_classification", None, None),
+        (None, "single_label_classification", None),
+    ],
+)
+def test_teacher_of_another_problem(tiny, caplog, student_problem, teacher_problem, said):
+    """Prevents: a teacher of several labels that is distilled by a softmax without a word, as its student's new
+    configuration doesn't state the problem; or one of a single label by sigmoids."""
+    student, teacher = tiny("vit"), build("vit", seed=1)
+    student.config.problem_type, teacher.config.problem_type = student_problem, teacher_problem
+    TeacherReference(teacher).setup(student, None)
+    warned = [record.message for record in caplog.records if "problem_type" in record.message]
+    assert len(warned) == (said is not None) and all(said in message for message in warned)
+
+
 def test_label_target_without_labels(tiny):
     """Unlabelled data can't be explained by its labels: the remedy must be named."""
     reference = TeacherReference(build("vit", seed=1), target="label")

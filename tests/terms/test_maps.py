@@ -154,6 +154,17 @@ def test_no_maps_without_negative_values_cost_more_than_a_zero_map(loss):
     assert explanation_loss(student, reference, loss)[0].item() == pytest.approx(WORST[loss])
 
 
+def test_divergence_from_a_reference_without_a_positive_cell():
+    """Prevents: a loss below 0, of signed maps that speak against the class everywhere."""
+    student = torch.randn(2, 30, 30, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    reference = -torch.rand(2, 30, 30)
+    reference[1, 0, 0] = 1.0
+    losses, _, zero_reference = explanation_loss(student, reference, "kl")
+    losses.sum().backward()
+    assert losses[0] == 0 < losses[1] and not zero_reference.any()
+    assert not student.grad[0].any() and student.grad[1].any()
+
+
 def test_registered_worst_value(monkeypatch):
     """Prevents: a registered loss whose dead maps cost something else than was said."""
     monkeypatch.setattr(explanation, "_LOSSES", dict(explanation._LOSSES))

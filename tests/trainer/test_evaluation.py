@@ -10,7 +10,9 @@ from transformers import TrainingArguments
 
 from hf_e2kd import explain
 from hf_e2kd.metrics import boxes_to_masks, energy_pointing_game, explanation_similarity
-from tests.models import CLASS_NAMES, build
+from tests.models import CLASS_NAMES, CLASSES, build
+from tests.references.test_teacher import name_classes
+from tests.store.stores import store
 from tests.training import Unregistered, distiller, samples
 
 
@@ -90,6 +92,34 @@ def test_ignored_labels_do_not_count(tiny, tmp_path):
     assert marked["eval_accuracy"] == first["eval_accuracy"]
     assert marked["eval_teacher_accuracy"] == first["eval_teacher_accuracy"]
     assert marked["eval_agreement"] == top["eval_agreement"]
+
+
+def test_samples_whose_class_the_student_lacks_do_not_count(tiny, tmp_path):
+    """Prevents: a similarity of 0, and an empty map, for stored samples of which the student explains nothing."""
+    data, names = samples(8), [CLASS_NAMES[4], "bird", *CLASS_NAMES[:3]]
+    stored = store(name_classes(build("vit", seed=1), names), data, tmp_path / "store")
+    attached = [dict(sample) for sample in stored.attach(data)]
+    for number, sample in enumerate(attached):
+        sample["reference_target"] = torch.tensor(1 if number < 3 else 0)
+    trainer = distiller(tiny("vit"), None, tmp_path, eval_dataset=attached, references={"teacher": stored})
+    shown, all_of_them = trainer.evaluate(attached[3:]), trainer.evaluate()
+    assert shown["eval_zero_student_maps"] < 1 and shown["eval_explanation_similarity"] > 0
+    for name in ("explanation_similarity", "zero_student_maps", "zero_teacher_maps"):
+        assert all_of_them[f"eval_{name}"] == pytest.approx(shown[f"eval_{name}"], abs=1e-6), name
+
+
+def test_several_labels_that_are_shares_of_truth(tiny, tmp_path, caplog):
+    """Prevents: a training that ends at its first evaluation, or before its card, as annotators' shares have no F1."""
+    data = [{**sample, "labels": torch.full((CLASSES,), 0.25)} for sample in samples(8)]
+    student, teacher = tiny("vit"), build("vit", seed=1)
+    student.config.problem_type = teacher.config.problem_type = "multi_label_classification"
+    settings = {"task_weight": 1.0, "max_steps": 1, "eval_strategy": "steps", "eval_steps": 1}
+    trainer = distiller(student, teacher, tmp_path, settings, train_dataset=data, eval_dataset=data)
+    trainer.train()
+    metrics = trainer.evaluate()
+    assert {"eval_agreement", "eval_loss"} <= metrics.keys() and metrics.keys().isdisjoint({"eval_f1", "eval_map"})
+    assert "agreement" in trainer.measure_fidelity(costs=False).figures
+    assert "Some labels lie between 0 and 1" in caplog.text
 
 
 def test_predict_returns_logits_and_metrics(tiny, tmp_path):
