@@ -107,6 +107,8 @@ def install_explained_forward(model: nn.Module, explainer: Explainer | None, tap
         signature = signature.replace(parameters=[self_parameter, *signature.parameters.values()])
     explained_forward.__signature__ = signature  # type: ignore[attr-defined]
     explained_forward.own_forward = own_forward  # type: ignore[attr-defined]
+    # By this name a pickled model finds the forward of its class: a method is pickled as the attribute of that name.
+    explained_forward.__name__ = "forward"
     model.forward = MethodType(explained_forward, model)
 
 

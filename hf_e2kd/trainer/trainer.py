@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,9 +19,8 @@ from ..architectures.refusals import refuse_missing_data, refuse_sentence_transf
 from ..architectures.sharding import whole
 from ..callbacks.progress import describe_progress
 from ..data.collate import FiniteBatches
-from ..explainers import Explainer, GradCAM, build_explainer, install_explained_forward
+from ..explainers import Explainer, GradCAM, build_explainer
 from ..explainers.base import default_method
-from ..explainers.registry import require_gradients
 from ..fidelity import multi_label_metrics
 from ..hub.ids import check_repo_id, loaded_from_hub
 from ..logs import get_logger
@@ -33,6 +31,7 @@ from .arguments import ExplanationDistillArguments
 from .checkpoints import CheckpointsMixin, forget_preparation
 from .checks import refuse_metric_of_no_set, refuse_several_scores, refuse_shared_weights, refuse_virtual_tokens
 from .compatibility import refuse_unsupported
+from .connection import DEFAULTS, ConnectionMixin
 from .evaluation import EvaluationMixin
 from .finite import FiniteLosses, require_finite_weights
 from .loading import LoadingMixin
@@ -42,16 +41,14 @@ from .noise import StepGenerator
 from .publishing import PublishingMixin
 from .relative_weights import add_factors, refuse_relative_weights
 from .sharding import gathered
-from .term_setup import attach_terms, build_terms
+from .term_setup import build_terms
 from .terms import TermsMixin
 
 logger = get_logger(__name__)
 
-_DEFAULTS = {f.name: f.default for f in fields(ExplanationDistillArguments)}
-
 
 class ExplanationDistillTrainer(
-    PublishingMixin, EvaluationMixin, LossMixin, TermsMixin, LoadingMixin, CheckpointsMixin, Trainer
+    PublishingMixin, EvaluationMixin, LossMixin, TermsMixin, LoadingMixin, ConnectionMixin, CheckpointsMixin, Trainer
 ):
     """`Trainer` that distils a student from the logits and explanations of its references (e²KD, ECCV 2024).
 
@@ -112,7 +109,7 @@ class ExplanationDistillTrainer(
         **keywords: Any,
     ):
         settings = ExplanationDistillArguments() if args is None else args
-        for name, default in _DEFAULTS.items():
+        for name, default in DEFAULTS.items():
             if not hasattr(settings, name):  # of plain TrainingArguments; records state it too
                 setattr(settings, name, default)
         if settings.hub_model_id is not None:
@@ -271,24 +268,8 @@ class ExplanationDistillTrainer(
         self._connect(base)
         if self._taps() or (self.references and self.explains):
             refuse_virtual_tokens(model)
+        self._keep_arguments()
         return model
-
-    def _connect(self, student: nn.Module) -> None:
-        """Install the student's explained forward, and set up references and terms for the student."""
-        attach_terms(self._named_terms(), student, self.references)
-        taps = self._taps()
-        self.explainer = self._explainer(self._explainer_given, student)
-        explained = bool(self.references) and self.explains
-        if explained:
-            self.explainer = self.explainer.with_features(student, taps)
-            if self.explainer.trainable:
-                require_gradients(student, self.explainer.name, "student")
-            compiled = bool(self.args.torch_compile)
-            self.explainer.check(student, compiled=compiled, trained=self._trains_explanations)
-        if explained or taps:
-            install_explained_forward(student, self.explainer if explained else None, taps)
-        for reference in self.references.values():
-            reference.setup(student, self.explainer if self.explains else None)
 
     def _hp_search_setup(self, trial: Any) -> None:
         target = self._setting("explanation_target")

@@ -1,0 +1,130 @@
+"""One student in several trainings and trainers: each trains and measures it as it says."""
+
+import pytest
+import torch
+from transformers import TrainerCallback
+
+from hf_e2kd import TeacherReference
+from tests.models import build
+from tests.training import distiller, logged, weights
+
+SIMILARITY = "eval_explanation_similarity"
+
+
+@pytest.mark.parametrize("shares", ["student", "reference"])
+def test_trainers_that_are_used_in_turn(tmp_path, shares):
+    """Prevents: the explainer of the trainer that was made last in figures of another one, and its classes."""
+    reference = TeacherReference(build("vit", seed=1))
+    student = build("vit")
+    first = distiller(student, None, tmp_path, {"explainer": "gradcam"}, references={"teacher": reference})
+    expected = first.evaluate()[SIMILARITY]
+    if shares == "student":
+        other = distiller(student, build("vit", seed=1), tmp_path, {"explainer": "saliency"})
+    else:
+        settings = {"explainer": "saliency"}
+        other = distiller(build("resnet"), None, tmp_path, settings, references={"teacher": reference})
+    saliency = other.evaluate()[SIMILARITY]
+    assert first.evaluate()[SIMILARITY] == expected != saliency
+    assert other.evaluate()[SIMILARITY] == saliency
+    assert first.measure_fidelity(costs=False).figures["explanation_similarity"].value == pytest.approx(expected)
+
+
+def test_a_trainer_that_evaluates_within_another_ones_training(tmp_path):
+    """Prevents: a training that goes on by the explainer of an evaluation in its middle, or without its bf16."""
+    settings = {"explainer": "gradcam", "bf16": True, "eval_strategy": "steps", "eval_steps": 1, "max_steps": 3}
+    found = []
+    for measured in (False, True):
+        student, teacher = build("vit"), build("vit", seed=1)
+        trainer = distiller(student, teacher, tmp_path, settings)
+        if measured:
+            held_out = distiller(student, teacher, tmp_path, {"explainer": "saliency"})
+
+            class Measure(TrainerCallback):
+                def on_evaluate(self, *arguments, held_out=held_out, **keywords):
+                    held_out.evaluate()
+
+            trainer.add_callback(Measure())
+        trainer.train()
+        found.append(weights(student))
+    assert torch.equal(*found)
+
+
+def test_arguments_that_change_between_trainings(tmp_path):
+    """Prevents: a second training by the temperature, loss or explainer of the first, whose card states the new."""
+    changed = {"temperature": 4.0, "explanation_loss": "l1", "explainer": "saliency"}
+    student, teacher = build("vit"), build("vit", seed=1)
+    trainer = distiller(student, teacher, tmp_path, {"learning_rate": 0.0})
+    trainer.train()
+    for name, value in changed.items():
+        setattr(trainer.args, name, value)
+    trainer.train()
+    expected = distiller(build("vit"), teacher, tmp_path, {"learning_rate": 0.0, **changed})
+    expected.train()
+    for name in ("loss_logits", "loss_explanation"):
+        assert logged(trainer, name) == logged(expected, name)
+    # What a term has learnt stays where weights alone change.
+    terms = {"terms": {"hint": {}}, "explanation_weight": 0.0, "evaluate_explanations": False}
+    trainer = distiller(build("vit"), teacher, tmp_path, terms)
+    trainer.train()
+    hint = trainer.terms["hint"]
+    trainer.args.explanation_weight = 1.0
+    trainer.train()
+    assert trainer.terms["hint"] is hint and logged(trainer, "loss_explanation")
+    trainer.args.explanation_target = "label"
+    with pytest.raises(ValueError, match="explanation_target was changed"):
+        trainer.train()
+    trainer.args.explanation_target, trainer.args.temperature = "teacher_top", -1.0
+    with pytest.raises(ValueError, match="temperature"):
+        trainer.train()
+
+
+def test_cards_of_a_student_that_is_trained_several_times(tmp_path):
+    """Prevents: a card that states the last training's steps as if they were all that the student had."""
+    settings = {"save_strategy": "steps", "save_steps": 1}
+    trainer = distiller(build("vit"), build("vit", seed=1), tmp_path, settings)
+    trainer.train()
+    assert trainer.steps_of_other_trainings == 0
+    trainer.train()
+    trainer.create_model_card()
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "2 optimizer steps, 0.5 epochs, " in card and ", beside 2 optimizer steps of other trainings" in card
+    after = distiller(trainer.student, build("vit", seed=1), tmp_path / "after")
+    after.train()
+    assert after.steps_of_other_trainings == trainer.steps_of_other_trainings == 4
+    # A checkpoint's weights take the place of what was trained before.
+    trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+    assert trainer.steps_of_other_trainings == 0
+
+
+class Averaging(torch.optim.SGD):
+    """An optimizer whose evaluated weights aren't those that it trains, as schedule-free ones have them."""
+
+    offset = 0.01
+    trains = True
+
+    def train(self):
+        self.shift(True)
+
+    def eval(self):
+        self.shift(False)
+
+    def shift(self, trains):
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.data.add_((self.trains - trains) * self.offset)
+        self.trains = trains
+
+
+@pytest.mark.parametrize("best", [False, True])
+def test_optimizers_that_evaluate_other_weights(tmp_path, best):
+    """Prevents: a student that is saved with other weights than it is measured with, or its best weights changed."""
+    settings = {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2}
+    settings = {"max_steps": 3, **(settings | {"load_best_model_at_end": True} if best else {})}
+    student = build("vit")
+    optimizers = (Averaging(student.parameters(), lr=0.05), None)
+    trainer = distiller(student, build("vit", seed=1), tmp_path, settings, optimizers=optimizers)
+    trainer.train()
+    returned = weights(student)
+    loss = trainer.evaluate()["eval_loss"]
+    assert torch.equal(weights(student), returned)
+    assert not best or loss == pytest.approx(trainer.state.best_metric)
