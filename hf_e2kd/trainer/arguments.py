@@ -94,7 +94,10 @@ class ExplanationDistillArguments(TrainingArguments):
     )
     evaluate_explanations: bool = field(
         default=True,
-        metadata={"help": "Measure explanations in evaluations; False for plain distillation of what has no map."},
+        metadata={
+            "help": "Measure explanations in evaluations; False for plain distillation of what has no map. Without "
+            "them an evaluation's loss lacks their term."
+        },
     )
     iou_threshold: float = field(
         default=0.5,

@@ -9,10 +9,12 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel, Trainer
+from transformers.core_model_loading import revert_weight_conversion
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 from transformers.utils import CONFIG_NAME
 
@@ -38,6 +40,7 @@ class CheckpointsMixin(Trainer):
     student: nn.Module
     connect_again: Any
     take_arguments: Any
+    _check_settings: Any
     _steps_before = 0
     """Optimizer steps of earlier trainings of the student that the current one began with."""
     _resumes_stages = False
@@ -85,8 +88,10 @@ class CheckpointsMixin(Trainer):
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *arguments: Any, **keywords: Any) -> Any:
         if self.model is not None:
-            self.connect_again()
             self.take_arguments()
+            self.connect_again()
+            # The data may be others than at the start.
+            self._check_settings()
         self._resumes_stages, self._ran_stages = bool(resume_from_checkpoint), False
         if resume_from_checkpoint is True:
             started = stage_was_started(self.args.output_dir)
@@ -177,10 +182,15 @@ def load_weights(model: nn.Module, folder: str) -> bool:
     )
     absent = report["missing_keys"] | {name for name, *_ in report["mismatched_keys"]}
     state = {name: value for name, value in saved.state_dict().items() if name not in absent}
-    if not own.keys() <= state.keys():
+    if absent := sorted(own.keys() - state.keys()):
+        files: dict[str, torch.Tensor] = {}
         for pattern in WEIGHTS:
             for file in Path(folder).glob(pattern):
-                state = load_file(file) | state
+                files |= load_file(file)
+        # What a layer of the class was given, such as the masks of pruning, bears that layer's name in the files.
+        marks = revert_weight_conversion(model, {name: torch.tensor(place) for place, name in enumerate(absent)})
+        named = {absent[int(place)]: files[name] for name, place in marks.items() if name in files}
+        state = files | named | state
     if lacking := sorted(own.keys() - state.keys()):
         raise ValueError(f"The checkpoint {folder} lacks the weights {lacking}.")
     model.load_state_dict({name: state[name] for name in own})

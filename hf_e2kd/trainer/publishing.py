@@ -56,6 +56,7 @@ class PublishingMixin(Trainer):
     push_in_progress: Any
     _measured: "_Measured | None" = None
     _evaluated_on: Any
+    connect_again: Any
 
     # ---- Measured, and written down ------------------------------------------------------------------------------
 
@@ -69,6 +70,7 @@ class PublishingMixin(Trainer):
             dataset: Data set to measure on; `eval_dataset` by default. Of several in a dictionary the last that has a
                 length.
         """
+        self.connect_again()
         given = self.eval_dataset if dataset is None else dataset
         if isinstance(given, dict):
             sized = {name: data for name, data in given.items() if hasattr(data, "__len__")}

@@ -18,7 +18,6 @@ from ..architectures.functions import uncompiled
 from ..architectures.refusals import refuse_missing_data, refuse_sentence_transformers
 from ..architectures.sharding import whole
 from ..callbacks.progress import describe_progress
-from ..data.collate import FiniteBatches
 from ..explainers import Explainer, GradCAM, build_explainer
 from ..explainers.base import default_method
 from ..fidelity import multi_label_metrics
@@ -29,7 +28,13 @@ from ..terms import Term
 from ..terms.matching import ComparisonGrid
 from .arguments import ExplanationDistillArguments
 from .checkpoints import CheckpointsMixin, forget_preparation
-from .checks import refuse_metric_of_no_set, refuse_several_scores, refuse_shared_weights, refuse_virtual_tokens
+from .checks import (
+    refuse_metric_of_no_set,
+    refuse_metric_without_terms,
+    refuse_several_scores,
+    refuse_shared_weights,
+    refuse_virtual_tokens,
+)
 from .compatibility import refuse_unsupported
 from .connection import DEFAULTS, ConnectionMixin
 from .evaluation import EvaluationMixin
@@ -39,7 +44,7 @@ from .logged_means import LoggedMeans, ZeroMapWarning
 from .loss import LossMixin
 from .noise import StepGenerator
 from .publishing import PublishingMixin
-from .relative_weights import add_factors, refuse_relative_weights
+from .relative_weights import refuse_relative_weights
 from .sharding import gathered
 from .term_setup import build_terms
 from .terms import TermsMixin
@@ -91,7 +96,6 @@ class ExplanationDistillTrainer(
     # The loss is a mean over the batch: `training_step` divides it by the number of accumulated batches.
     loss_is_scaled_for_ga = False
 
-    data_collator: Any
     model_wrapped: nn.Module
     compute_metrics: Any
 
@@ -156,12 +160,9 @@ class ExplanationDistillTrainer(
         as_they_are = self.preprocess_logits_for_metrics is None and not self.args.batch_eval_metrics
         if self.is_multi_label and self.compute_metrics is None and as_they_are:
             self.compute_metrics = multi_label_metrics
-        for reference in self.references.values():
-            reference.check_collator(self.data_collator)
-        collator = FiniteBatches(self.data_collator)
         # For a data loader of the user's own, too; ours takes the labels of each data set.
-        labels = data_labels(self.train_dataset, self.student, collator.label_column)
-        self.data_collator = collator.with_labels(labels)
+        labels = data_labels(self.train_dataset, self.student, self.data_collator.label_column)
+        self.data_collator = self.data_collator.with_labels(labels)
         self._logged, self._zero_maps, self._finite = LoggedMeans(), ZeroMapWarning(), FiniteLosses()
         self._generators = StepGenerator()
         self._check_settings()
@@ -169,7 +170,7 @@ class ExplanationDistillTrainer(
     # ---- Set-up ------------------------------------------------------------------------------------------------
 
     def _check_settings(self) -> None:
-        """Refuse arguments that the set-up can't follow, at the start and where a search's trial has set them."""
+        """Refuse what the set-up can't follow: at the start, at each training and at a search's trial."""
         trained = [self.explainer] if self._trains_explanations else []
         shards_teacher = any(getattr(reference, "shard", False) for reference in self.references.values())
         refuse_unsupported(self.accelerator, self.args, trained, shards_teacher, self._taps())
@@ -192,6 +193,9 @@ class ExplanationDistillTrainer(
                 "score, whose cross-entropy is always 0. Set it to 0."
             )
         refuse_metric_of_no_set(self.args, self.eval_dataset)
+        if not self._setting("evaluate_explanations"):
+            others = [name for name, weight in self._weights().items() if weight > 0 and not self.terms[name].explains]
+            refuse_metric_without_terms(self.args, others)
         asked = self._setting("explanation_target")
         rules = {name: reference.target for name, reference in self.references.items() if hasattr(reference, "target")}
         if asked != "teacher_top" and rules and asked not in rules.values():
@@ -262,8 +266,6 @@ class ExplanationDistillTrainer(
         # Anew for each trial of a hyperparameter search, which may have changed the arguments.
         built = build_terms(self._setting, self.references, self._terms_given, self._task_loss)
         self.terms = nn.ModuleDict(built)
-        if self._setting("explanation_weight_mode") == "relative":
-            add_factors(built, self._weights())
         self._terms_set_up = self._checked_a_batch = False
         self._connect(base)
         if self._taps() or (self.references and self.explains):

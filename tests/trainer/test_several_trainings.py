@@ -1,11 +1,16 @@
 """One student in several trainings and trainers: each trains and measures it as it says."""
 
+from math import nan
+
 import pytest
 import torch
-from transformers import TrainerCallback
+from torchvision.transforms import v2
+from transformers import TrainerCallback, default_data_collator
 
 from hf_e2kd import TeacherReference
-from tests.models import build
+from hf_e2kd.data import MixingCollator
+from tests.models import CLASSES, build
+from tests.trainer.test_evaluation import of_classes
 from tests.training import distiller, logged, weights
 
 SIMILARITY = "eval_explanation_similarity"
@@ -49,6 +54,17 @@ def test_a_trainer_that_evaluates_within_another_ones_training(tmp_path):
     assert torch.equal(*found)
 
 
+def test_a_compared_student_goes_on_in_its_own_trainer(tmp_path):
+    """Prevents: a KeyError at a term's features after the student was measured beside another one."""
+    teacher = build("vit", seed=1)
+    trainer = distiller(build("vit"), teacher, tmp_path)
+    other = distiller(build("vit"), teacher, tmp_path, {"terms": {"hint": {}}})
+    other.train()
+    loss = other.evaluate()["eval_loss"]
+    trainer.measure_fidelity(costs=False, compared={"with a hint": other.student})
+    assert other.evaluate()["eval_loss"] == loss
+
+
 def test_arguments_that_change_between_trainings(tmp_path):
     """Prevents: a second training by the temperature, loss or explainer of the first, whose card states the new."""
     changed = {"temperature": 4.0, "explanation_loss": "l1", "explainer": "saliency"}
@@ -78,6 +94,30 @@ def test_arguments_that_change_between_trainings(tmp_path):
         trainer.train()
 
 
+@pytest.mark.parametrize("mode", ["absolute", "relative"])
+def test_explanations_that_a_callback_switches_on(tmp_path, mode):
+    """Prevents: an AssertionError, or an absolute λ, where a training begins without explanations."""
+
+    class Begin(TrainerCallback):
+        def on_step_begin(self, args, state, control, **keywords):
+            args.explanation_weight = float(state.global_step >= 2)
+
+    settings = {"explanation_weight": 0.0, "evaluate_explanations": False, "explanation_weight_mode": mode}
+    data = {"callbacks": [Begin()]}
+    trainer = distiller(build("vit"), build("vit", seed=1), tmp_path, {**settings, "max_steps": 4}, **data)
+    trainer.train()
+    assert len(logged(trainer, "loss_explanation")) == 2
+    assert len(logged(trainer, "explanation_weight")) == (2 if mode == "relative" else 0)
+
+
+def test_best_by_a_loss_that_evaluations_lack(tmp_path):
+    """Prevents: a KeyError at the first evaluation."""
+    settings = {"logits_weight": 0.0, "evaluate_explanations": False, "metric_for_best_model": "loss"}
+    with pytest.raises(ValueError, match="evaluate_explanations=False leaves evaluations without them"):
+        distiller(build("vit"), build("vit", seed=1), tmp_path, settings)
+    distiller(build("vit"), build("vit", seed=1), tmp_path, {**settings, "evaluate_explanations": True})
+
+
 def test_cards_of_a_student_that_is_trained_several_times(tmp_path):
     """Prevents: a card that states the last training's steps as if they were all that the student had."""
     settings = {"save_strategy": "steps", "save_steps": 1}
@@ -94,6 +134,22 @@ def test_cards_of_a_student_that_is_trained_several_times(tmp_path):
     # A checkpoint's weights take the place of what was trained before.
     trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
     assert trainer.steps_of_other_trainings == 0
+
+
+def test_data_and_collators_that_change_between_trainings(tmp_path):
+    """Prevents: labels of other classes, which were refused at the start; and an AttributeError of a collator."""
+    trainer = distiller(build("vit"), build("vit", seed=1), tmp_path, {"task_weight": 1.0})
+    trainer.data_collator = default_data_collator
+    trainer.train()
+    trainer.data_collator = MixingCollator(v2.MixUp(num_classes=CLASSES))
+    trainer.train()
+    trainer.data_collator = lambda samples: {**default_data_collator(samples), "pixel_values": torch.full((4, 3), nan)}
+    with pytest.raises(ValueError, match="'pixel_values' holds NaN"):
+        trainer.train()
+    trainer.data_collator = default_data_collator
+    trainer.train_dataset = of_classes(["lamp", "chair", "table", "desk", "bed"])
+    with pytest.raises(ValueError, match="labels are not the student's classes"):
+        trainer.train()
 
 
 class Averaging(torch.optim.SGD):

@@ -7,6 +7,7 @@ import timm
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from torch.nn.utils import prune
 from transformers import (
     AutoModelForImageClassification,
     EarlyStoppingCallback,
@@ -168,9 +169,15 @@ def with_a_larger_stem(model):
     model.resnet.embedder.embedder.convolution = nn.Conv2d(3, 8, 5, stride=2, padding=2, bias=False)
 
 
+def pruned(model):
+    for layer in model.modules():
+        if isinstance(layer, nn.Linear):
+            prune.l1_unstructured(layer, "weight", 0.5)
+
+
 @pytest.mark.parametrize(
     ("family", "change"),
-    [("vit", with_a_head_of_its_own), ("vit", with_fewer_layers), ("resnet", with_a_larger_stem)],
+    [("vit", with_a_head_of_its_own), ("vit", with_fewer_layers), ("resnet", with_a_larger_stem), ("vit", pruned)],
 )
 def test_a_changed_student_comes_back(tmp_path, family, change):
     """Prevents: a training that ends without its best weights, and can't be resumed, where the student was changed
