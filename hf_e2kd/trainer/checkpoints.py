@@ -18,6 +18,7 @@ from transformers.core_model_loading import revert_weight_conversion
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 from transformers.utils import CONFIG_NAME
 
+from ..architectures.functions import forget_preparation
 from ..logs import get_logger
 from .finite import DIVERGED, require_finite_weights
 from .preemption import RESUMED, WEIGHTS, checkpoint_on_sigterm, last_checkpoint, missing_files
@@ -195,11 +196,3 @@ def load_weights(model: nn.Module, folder: str) -> bool:
         raise ValueError(f"The checkpoint {folder} lacks the weights {lacking}.")
     model.load_state_dict({name: state[name] for name in own})
     return True
-
-
-def forget_preparation(model: nn.Module) -> None:
-    """Remove an earlier trainer's autocast and mark, with which Accelerate would leave the model as it is."""
-    forward = vars(model).pop("_original_forward", None)
-    if forward is not None:
-        model.forward = forward
-    vars(model).pop("_is_accelerate_prepared", None)

@@ -7,11 +7,11 @@ from typing import Any, cast
 from torch import nn
 from transformers import Trainer, TrainingArguments
 
+from ..architectures.functions import forget_preparation
 from ..explainers import Explainer, install_explained_forward
 from ..explainers.registry import require_gradients
 from ..references import Reference
 from .arguments import ExplanationDistillArguments
-from .checkpoints import forget_preparation
 from .relative_weights import add_factors
 from .term_setup import attach_terms
 

@@ -10,10 +10,11 @@ from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
 from ..architectures.base import evaluating
+from ..architectures.functions import forget_preparation
 from ..data.first_samples import first_samples, keeping_random_state
 from ..explainers.registry import require_gradients
 from ..terms import Term
-from .checkpoints import STEPS, forget_preparation, full_disk_named
+from .checkpoints import STEPS, full_disk_named
 from .finite import DIVERGED, require_finite_weights
 from .preemption import StoppedInStage
 from .relative_weights import warn_of_unmeasured
@@ -97,6 +98,13 @@ class TermsMixin(Trainer):
                 setattr(self.student, STEPS, before + self.state.global_step)
         warn_of_unmeasured(self._named_terms().values())
         return trained
+
+    def _run_epoch(self, *arguments: Any, **keywords: Any) -> None:
+        if self.state.global_step >= self.state.max_steps:
+            # A training that has ended within an epoch is resumed: the parent would take one more step.
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*arguments, **keywords)
 
     def train_stage(self, term: Term, num_train_epochs: float, with_student: bool = True) -> None:
         """Train the student's layers below a term's taps, and the term's parameters, on that term alone.

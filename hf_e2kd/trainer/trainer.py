@@ -14,7 +14,7 @@ from ..alignment.labels import data_labels, is_multi_label, is_score, labels_bel
 from ..alignment.own_processing import own_tokenizer
 from ..architectures import is_timm, wrap_timm
 from ..architectures.discovery import return_mappings
-from ..architectures.functions import uncompiled
+from ..architectures.functions import forget_preparation, uncompiled
 from ..architectures.refusals import refuse_missing_data, refuse_sentence_transformers
 from ..architectures.sharding import whole
 from ..callbacks.progress import describe_progress
@@ -27,7 +27,7 @@ from ..references import Reference, TeacherReference
 from ..terms import Term
 from ..terms.matching import ComparisonGrid
 from .arguments import ExplanationDistillArguments
-from .checkpoints import CheckpointsMixin, forget_preparation
+from .checkpoints import CheckpointsMixin
 from .checks import (
     refuse_metric_of_no_set,
     refuse_metric_without_terms,

@@ -7,11 +7,11 @@ import torch
 from torchvision.transforms import v2
 from transformers import TrainerCallback, default_data_collator
 
-from hf_e2kd import TeacherReference
+from hf_e2kd import StoredReference, TeacherReference
 from hf_e2kd.data import MixingCollator
 from tests.models import CLASSES, build
 from tests.trainer.test_evaluation import of_classes
-from tests.training import distiller, logged, weights
+from tests.training import distiller, logged, samples, weights
 
 SIMILARITY = "eval_explanation_similarity"
 
@@ -63,6 +63,23 @@ def test_a_compared_student_goes_on_in_its_own_trainer(tmp_path):
     loss = other.evaluate()["eval_loss"]
     trainer.measure_fidelity(costs=False, compared={"with a hint": other.student})
     assert other.evaluate()["eval_loss"] == loss
+
+
+def test_a_student_in_bf16_that_becomes_a_teacher(tmp_path):
+    """Prevents: a teacher (an assistant's, a born-again one) that stays in the bf16 of its own training."""
+    data, found = samples(4), []
+    assistant, saved = build("vit"), build("vit")
+    trained = distiller(assistant, build("vit", seed=1), tmp_path, {"bf16": True})
+    trained.train()
+    saved.load_state_dict(assistant.state_dict())
+    for number, teacher in enumerate((assistant, saved)):
+        store = StoredReference.build(teacher, data, tmp_path / f"store-{number}", explainer="saliency")
+        logits = torch.stack([torch.as_tensor(store.attach(data)[row][store.columns[0]]) for row in range(4)])
+        if teacher is assistant:  # as it was
+            assert "_original_forward" in vars(teacher)
+        student = distiller(build("resnet"), teacher, tmp_path, {"explainer": "saliency"}, eval_dataset=data)
+        found.append((logits, student.evaluate()["eval_loss"]))
+    assert torch.equal(found[0][0], found[1][0]) and found[0][1] == found[1][1]
 
 
 def test_arguments_that_change_between_trainings(tmp_path):

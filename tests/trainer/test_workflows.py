@@ -157,6 +157,16 @@ def test_resume_is_the_uninterrupted_run(tiny, tmp_path, family):
     assert logged(resumed, "loss_explanation") == logged(whole, "loss_explanation")
 
 
+def test_a_training_that_has_ended_is_resumed_without_a_step(tmp_path):
+    """Prevents: one step more, each time that a script is started again, where a training ends within an epoch."""
+    settings = {"max_steps": 3, "save_strategy": "steps", "save_steps": 1}
+    whole, resumed = (distiller(build("vit"), build("vit", seed=1), tmp_path, settings) for _ in range(2))
+    whole.train()
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == 3
+    assert torch.equal(weights(resumed.student), weights(whole.student))
+
+
 def with_a_head_of_its_own(model):
     model.classifier = nn.Sequential(nn.Dropout(0.1), model.classifier)
 
