@@ -1,7 +1,8 @@
 """Classifiers that are no torch modules: exported graphs, quantised runtimes, remote services."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -91,6 +92,29 @@ def uncompiled(model: nn.Module) -> nn.Module:
         "layers. In a training torch_compile=True compiles the student's explained step."
     )
     return own
+
+
+def forget_preparation(model: nn.Module) -> None:
+    """Remove an earlier trainer's autocast and mark, with which Accelerate would leave the model as it is."""
+    forward = vars(model).pop("_original_forward", None)
+    if forward is not None:
+        model.forward = forward
+    vars(model).pop("_is_accelerate_prepared", None)
+
+
+@contextmanager
+def without_autocast(model: Any) -> Iterator[None]:
+    """Context in which a model runs by its own forward, without the autocast that a trainer has wrapped around it."""
+    attributes = vars(model)
+    if "_original_forward" not in attributes:
+        yield
+        return
+    wrapped = attributes["forward"]
+    attributes["forward"] = attributes["_original_forward"]
+    try:
+        yield
+    finally:
+        attributes["forward"] = wrapped
 
 
 def without_adapter(model: nn.Module) -> nn.Module:

@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from .. import models
 from ..fidelity.published import has_processor
-from ..fidelity.record import FIDELITY_FILE, FidelityRecord, TrainingRecord
+from ..fidelity.record import FIDELITY_FILE, OTHER_STEPS, FidelityRecord, TrainingRecord
 from ..hub.ids import check_repo_id, is_hub_id
 from ..hub.redaction import is_private, without_private
 from .citations import citations
@@ -208,4 +208,6 @@ def _length(training: TrainingRecord | None) -> str:
     if seconds is not None:
         hours, minutes = f"{seconds / 3600:.1f} h", f"{seconds / 60:.0f} min"
         parts.append(f"{seconds:.0f} s" if seconds < 120 else minutes if seconds < 7200 else hours)
+    if others := training.arguments.get(OTHER_STEPS):
+        parts.append(f"beside {others:,} optimizer steps of other trainings")
     return ", ".join(parts)

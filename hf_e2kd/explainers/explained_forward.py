@@ -5,8 +5,8 @@ outside that call would escape them: its gradients would not be reduced over ran
 """
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from types import MethodType
 from typing import Any
@@ -16,6 +16,7 @@ from torch import nn
 from transformers.utils import ModelOutput
 
 from ..architectures.discovery import accepted_inputs, logits_of
+from ..architectures.functions import without_autocast
 from ..architectures.refusals import refuse_dropped_patches
 from ..architectures.taps import Taps
 from .base import Explainer
@@ -92,7 +93,9 @@ def install_explained_forward(model: nn.Module, explainer: Explainer | None, tap
             output = ExplainedOutput(logits=logits_of(self, forward(accepted_inputs(self, inputs))))
         else:
             assert explainer is not None
-            with nullcontext() if torch.compiler.is_compiling() else _in_one_autocast(self):
+            # Autocast is one object around the forward. Entered within itself, it forgets that it was off before, and
+            # leaves itself on for the losses, and for whatever the process does afterwards.
+            with nullcontext() if torch.compiler.is_compiling() else without_autocast(self):
                 explanation = explainer.forward(self, inputs, explain_target)
             output = ExplainedOutput(
                 logits=explanation.logits, maps=explanation.maps, mask=explanation.mask, vectors=explanation.vectors
@@ -107,23 +110,6 @@ def install_explained_forward(model: nn.Module, explainer: Explainer | None, tap
         signature = signature.replace(parameters=[self_parameter, *signature.parameters.values()])
     explained_forward.__signature__ = signature  # type: ignore[attr-defined]
     explained_forward.own_forward = own_forward  # type: ignore[attr-defined]
+    # By this name a pickled model finds the forward of its class: a method is pickled as the attribute of that name.
+    explained_forward.__name__ = "forward"
     model.forward = MethodType(explained_forward, model)
-
-
-@contextmanager
-def _in_one_autocast(model: nn.Module) -> Iterator[None]:
-    """Context in which the model, called by an explainer, doesn't enter Accelerate's autocast a second time.
-
-    It is one object around the forward. Entered within itself, it forgets that autocast was off before, and leaves it
-    on for the losses, and for whatever the process does afterwards.
-    """
-    attributes = vars(model)
-    if "_original_forward" not in attributes:
-        yield
-        return
-    wrapped = attributes["forward"]
-    attributes["forward"] = attributes["_original_forward"]
-    try:
-        yield
-    finally:
-        attributes["forward"] = wrapped

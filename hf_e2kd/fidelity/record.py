@@ -141,6 +141,10 @@ class DataRecord:
     part: PartRecord | None = None
 
 
+OTHER_STEPS = "steps_of_other_trainings"
+"""Name among a training's arguments of the steps by which other trainings changed the student, before or after it."""
+
+
 @dataclass(frozen=True)
 class TrainingRecord:
     """The training of a student.

@@ -93,8 +93,9 @@ class OtherStudents:
 @contextmanager
 def explained(model: nn.Module, explainer: Explainer) -> Iterator[None]:
     """Context in which a model in evaluation mode has an explained forward."""
-    own = vars(model).get("forward")
-    install_explained_forward(model, explainer)
+    own, taps = vars(model).get("forward"), vars(model).get("_feature_taps")
+    # A student of another trainer, whose features that one reads, keeps them.
+    install_explained_forward(model, explainer, () if taps is None else taps.paths)
     try:
         with evaluating(model):
             yield

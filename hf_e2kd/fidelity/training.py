@@ -11,7 +11,7 @@ from ..references import AnnotationReference, Reference, TeacherReference
 from ..store import StoredReference
 from .describe import describe_data, describe_explainer, describe_transform, hardware, license_of
 from .protocol import MeasuredTrainer
-from .record import TrainingRecord
+from .record import OTHER_STEPS, TrainingRecord
 
 ARGUMENTS = (
     *("task_weight", "task_loss", "logits_weight", "logits_loss", "logits_loss_options", "temperature", "terms"),
@@ -48,8 +48,11 @@ def describe_training(trainer: MeasuredTrainer, base_model: str | None) -> Train
     if further := _further_terms(trainer.terms, args):
         arguments["terms"] = further
     # In the middle of a training its weights are the last step's.
-    if args.load_best_model_at_end and state.best_global_step and ended:
-        arguments["best_model_of_step"] = state.best_global_step
+    if args.load_best_model_at_end and state.best_model_checkpoint and ended:
+        # The best evaluation's step may have none, where fewer steps are saved than evaluated.
+        arguments["best_model_of_step"] = int(state.best_model_checkpoint.rsplit("-", 1)[1])
+    if others := getattr(trainer, "steps_of_other_trainings", 0):
+        arguments[OTHER_STEPS] = others
     if getattr(trainer, "compute_loss_func", None) is not None:
         arguments["task_loss"] = OWN_LOSS
     if args.label_smoothing_factor and not trainer.is_multi_label:  # of several labels it has no effect

@@ -41,6 +41,8 @@ class Reference(Stochastic, ABC):
     columns: tuple[str, ...] = ()
     # Whether the classes it explains are the labels, which must then be classes of the student.
     explains_labels: bool = False
+    # Mark of the trainer that has set the reference up last.
+    connection: object = None
 
     def setup(self, student: nn.Module, explainer: Explainer | None) -> None:
         """Set up the reference for a student, before training: align labels, and check the student.

@@ -21,7 +21,7 @@ from ..alignment.labels import (
 from ..alignment.scores import refuse_one_shared_class
 from ..architectures import call_model
 from ..architectures.discovery import forward_inputs, in_own_precision, return_mappings
-from ..architectures.functions import uncompiled, without_adapter
+from ..architectures.functions import forget_preparation, uncompiled, without_adapter
 from ..architectures.refusals import refuse_offloaded, refuse_sentence_transformers
 from ..architectures.sharding import root_gathered, shard_frozen
 from ..architectures.taps import Taps
@@ -118,6 +118,8 @@ class TeacherReference(Reference):
             raise ValueError(unknown_choice("explanation target", target, sorted(TARGET_RULES)))
         self._given = uncompiled(model)
         model = without_adapter(self._given)
+        # The student of an earlier training in bf16 would stay in it.
+        forget_preparation(model)
         refuse_sentence_transformers(model, "teacher")
         refuse_offloaded(model, "teacher")
         return_mappings(model)

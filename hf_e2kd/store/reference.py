@@ -14,7 +14,7 @@ from transformers import DataCollatorWithPadding, default_data_collator
 
 from ..alignment.labels import LabelAlignment, align_names, class_count, class_names, is_score
 from ..alignment.scores import refuse_one_shared_class
-from ..architectures.functions import uncompiled, without_adapter
+from ..architectures.functions import uncompiled, without_adapter, without_autocast
 from ..architectures.refusals import refuse_offloaded
 from ..data.explanation_map import ExplanationMap
 from ..data.text import TextCollator
@@ -170,7 +170,9 @@ class StoredReference(Reference):
             teacher.to(state.device)
         builder = StoreBuilder(teacher, dataset, Path(output_dir), **options)
         with building_alone(builder.folder, builder.is_finished(), state):
-            builder.run(state.process_index, state.num_processes)
+            # The student of a training in bf16 would be stored in it.
+            with without_autocast(teacher):
+                builder.run(state.process_index, state.num_processes)
             state.wait_for_everyone()
             if state.is_main_process:
                 builder.finish()

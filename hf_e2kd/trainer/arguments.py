@@ -94,7 +94,10 @@ class ExplanationDistillArguments(TrainingArguments):
     )
     evaluate_explanations: bool = field(
         default=True,
-        metadata={"help": "Measure explanations in evaluations; False for plain distillation of what has no map."},
+        metadata={
+            "help": "Measure explanations in evaluations; False for plain distillation of what has no map. Without "
+            "them an evaluation's loss lacks their term."
+        },
     )
     iou_threshold: float = field(
         default=0.5,
@@ -128,6 +131,9 @@ class ExplanationDistillArguments(TrainingArguments):
             # transformers takes all but losses for better the larger.
             own.greater_is_better = False
         super().__post_init__()
+        if own.greater_is_better and getattr(own.lr_scheduler_type, "value", "") in _FOLLOWING_A_METRIC:
+            # Else they lower the learning rate while it rises.
+            own.lr_scheduler_kwargs = {"mode": "max", **(own.lr_scheduler_kwargs or {})}
         self.check()
 
     def check(self) -> None:
@@ -175,6 +181,10 @@ class ExplanationDistillArguments(TrainingArguments):
             if not isinstance(options, dict):
                 raise ValueError(f"The options of the term '{term}' must be a JSON object, not {options!r}.")
             build_term(term, **options)
+
+
+_FOLLOWING_A_METRIC = ("reduce_lr_on_plateau", "greedy")
+"""Schedulers of the learning rate that follow `metric_for_best_model`, and take it for better the lower."""
 
 
 def _is_lower_better(metric: str | None) -> bool:

@@ -9,20 +9,28 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel, Trainer
+from transformers.core_model_loading import revert_weight_conversion
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 from transformers.utils import CONFIG_NAME
 
+from ..architectures.functions import forget_preparation
+from ..logs import get_logger
 from .finite import DIVERGED, require_finite_weights
 from .preemption import RESUMED, WEIGHTS, checkpoint_on_sigterm, last_checkpoint, missing_files
 from .sharding import name_blocks
 from .stages import stage_was_started
 
+logger = get_logger(__name__)
+
 MOST_FREE = 1 << 20
 """Free bytes of a disk up to which a failed write is taken for a full disk's."""
+STEPS = "_distilled_steps"
+"""Attribute of a student that counts the optimizer steps of its trainings in this process."""
 
 
 class CheckpointsMixin(Trainer):
@@ -30,6 +38,12 @@ class CheckpointsMixin(Trainer):
 
     model_wrapped: nn.Module
     runs_student: bool
+    student: nn.Module
+    connect_again: Any
+    take_arguments: Any
+    _check_settings: Any
+    _steps_before = 0
+    """Optimizer steps of earlier trainings of the student that the current one began with."""
     _resumes_stages = False
     _ran_stages = False
 
@@ -38,8 +52,29 @@ class CheckpointsMixin(Trainer):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_best_model(self) -> None:
+        # One that averages weights would take the loaded ones for the last step's, and change them.
+        self._end_optimizer()
         if self._is_sharded() or not load_weights(self.model, self.state.best_model_checkpoint):
             super()._load_best_model()
+
+    def _warn_of_a_best_step_without_weights(self) -> None:
+        best, checkpoint = self.state.best_global_step, self.state.best_model_checkpoint
+        if self.args.load_best_model_at_end and best and not (checkpoint or "").endswith(f"-{best}"):
+            kept = f"has those of {Path(checkpoint).name}" if checkpoint else "keeps those of the last step"
+            logger.warning(
+                f"The best evaluation was at step {best}, whose weights were not saved: the student {kept}. Save as "
+                "often as you evaluate (save_steps=eval_steps), or set save_strategy='best'."
+            )
+
+    def _end_optimizer(self) -> None:
+        """Leave the student the weights that are evaluated, of an optimizer that trains others (schedule-free ones)."""
+        if callable(getattr(self.optimizer, "eval", None)):
+            self.optimizer.eval()
+
+    @property
+    def steps_of_other_trainings(self) -> int:
+        """Optimizer steps that other trainings in this process took with the student, before this one or after it."""
+        return self._steps_before if self.is_in_train else getattr(self.student, STEPS, 0) - self.state.global_step
 
     def _is_sharded(self) -> bool:
         return self.is_deepspeed_enabled or self.is_fsdp_enabled
@@ -53,6 +88,11 @@ class CheckpointsMixin(Trainer):
         return [*config, *(WEIGHTS if self.args.save_only_model else RESUMED)]
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *arguments: Any, **keywords: Any) -> Any:
+        if self.model is not None:
+            self.take_arguments()
+            self.connect_again()
+            # The data may be others than at the start.
+            self._check_settings()
         self._resumes_stages, self._ran_stages = bool(resume_from_checkpoint), False
         if resume_from_checkpoint is True:
             started = stage_was_started(self.args.output_dir)
@@ -83,6 +123,8 @@ class CheckpointsMixin(Trainer):
             name_blocks(self.student, self.accelerator.state.fsdp_plugin)
         with checkpoint_on_sigterm(self) if self.args.enable_jit_checkpoint else nullcontext():
             result = super().train(resume_from_checkpoint, *arguments, **keywords)
+        self._end_optimizer()
+        self._warn_of_a_best_step_without_weights()
         require_finite_weights(self.model, "student", DIVERGED)
         return result
 
@@ -141,19 +183,16 @@ def load_weights(model: nn.Module, folder: str) -> bool:
     )
     absent = report["missing_keys"] | {name for name, *_ in report["mismatched_keys"]}
     state = {name: value for name, value in saved.state_dict().items() if name not in absent}
-    if not own.keys() <= state.keys():
+    if absent := sorted(own.keys() - state.keys()):
+        files: dict[str, torch.Tensor] = {}
         for pattern in WEIGHTS:
             for file in Path(folder).glob(pattern):
-                state = load_file(file) | state
+                files |= load_file(file)
+        # What a layer of the class was given, such as the masks of pruning, bears that layer's name in the files.
+        marks = revert_weight_conversion(model, {name: torch.tensor(place) for place, name in enumerate(absent)})
+        named = {absent[int(place)]: files[name] for name, place in marks.items() if name in files}
+        state = files | named | state
     if lacking := sorted(own.keys() - state.keys()):
         raise ValueError(f"The checkpoint {folder} lacks the weights {lacking}.")
     model.load_state_dict({name: state[name] for name in own})
     return True
-
-
-def forget_preparation(model: nn.Module) -> None:
-    """Remove an earlier trainer's autocast and mark, with which Accelerate would leave the model as it is."""
-    forward = vars(model).pop("_original_forward", None)
-    if forward is not None:
-        model.forward = forward
-    vars(model).pop("_is_accelerate_prepared", None)

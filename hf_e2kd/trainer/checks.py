@@ -97,6 +97,24 @@ def refuse_metric_of_no_set(args: TrainingArguments, evaluated: Any) -> None:
         )
 
 
+def refuse_metric_without_terms(args: TrainingArguments, evaluated: Iterable[str]) -> None:
+    """Refuse the loss as the metric for the best checkpoint, where evaluations compute no term of it.
+
+    Args:
+        args: Training arguments.
+        evaluated: Names of the terms that evaluations compute.
+
+    Raises:
+        ValueError: with the remedies.
+    """
+    if args.metric_for_best_model in ("loss", "eval_loss") and not list(evaluated):
+        raise ValueError(
+            "The loss has explanations alone, and evaluate_explanations=False leaves evaluations without them, and so "
+            f"without the loss, which metric_for_best_model='{args.metric_for_best_model}' chooses by. Set "
+            "evaluate_explanations=True, or choose by another metric, such as 'agreement'."
+        )
+
+
 def refuse_missing_labels(
     accelerator: Accelerator, batch: Mapping[str, Any], terms: Iterable[str], dataset: Any
 ) -> None:

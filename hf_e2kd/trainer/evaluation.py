@@ -43,6 +43,8 @@ class EvaluationMixin(Trainer):
     _grouped_by: tuple[str, ...] | None = None
     _evaluated: Any = None
     """Data set of the evaluation, until its first batch was looked at."""
+    _evaluated_on: Sequence[tuple[dict[str, Any], Any]] = ()
+    """Entries of the log by the evaluations at the last step, and the data of each."""
     _added: frozenset[str] = frozenset()
     """Names of the metrics that evaluations have added to those of the parent's and the user's own."""
     compute_metrics: Any
@@ -64,8 +66,14 @@ class EvaluationMixin(Trainer):
         Raises:
             ValueError: a column that isn't there, or by which no samples can be grouped (`hf_e2kd.data.groups`).
         """
+        given = arguments[0] if arguments else keywords.get("eval_dataset")
+        first = len(self.state.log_history)
         with self._grouped(self.group_columns if group_column is None else group_columns(group_column)):
-            return super().evaluate(*arguments, **keywords)
+            metrics = super().evaluate(*arguments, **keywords)
+        step, data = self.state.global_step, self.eval_dataset if given is None else given
+        earlier = [each for each in self._evaluated_on if each[0].get("step") == step]
+        self._evaluated_on = [*earlier, *((entry, data) for entry in self.state.log_history[first:])]
+        return metrics
 
     @contextmanager
     def _grouped(self, columns: Sequence[str]) -> Iterator[None]:
@@ -83,12 +91,19 @@ class EvaluationMixin(Trainer):
 
     def _forget_dataloaders(self) -> None:
         """Forget the loaders with persistent workers, which know nothing of groups."""
-        self.__dict__.pop("_eval_dataloaders", None)
+        for name in ("_eval_dataloaders", "_loaded"):
+            self.__dict__.pop(name, None)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         """Make the loader of a data set; workers that persist are those of the trainer's own `eval_dataset` alone."""
         persist, is_name = self.args.dataloader_persistent_workers, isinstance(eval_dataset, str)
         is_own = eval_dataset is None or is_name or eval_dataset is self.eval_dataset
+        if persist and is_own:
+            name, data = (eval_dataset, self.eval_dataset[eval_dataset]) if is_name else ("eval", self.eval_dataset)
+            # Else the parent would give the loader of the data that the trainer had before.
+            if self.__dict__.get("_loaded", {}).get(name, data) is not data:
+                self._forget_dataloaders()
+            self.__dict__.setdefault("_loaded", {})[name] = data
         # Else the parent would give the first such loader for any other data set too.
         self.args.dataloader_persistent_workers = persist and is_own
         try:
@@ -118,6 +133,7 @@ class EvaluationMixin(Trainer):
         Returns:
             The student's output and the references'.
         """
+        self.connect_again()
         own = self.model_wrapped if self.is_fsdp_enabled else self.student
         with torch.no_grad(), self._gathered(own):
             outputs = self._ask(inputs, set(self.references), True) if reference_outputs is None else reference_outputs
@@ -141,6 +157,7 @@ class EvaluationMixin(Trainer):
         if isinstance(data, IterableDatasetShard):
             _warn_of_repeated_samples()
             data = data.dataset  # which states its classes
+        self.connect_again()
         self.set_up_terms(data)
         scores = is_score(self.student)
         groups = data.groups if isinstance(data, GroupedDataset) else None

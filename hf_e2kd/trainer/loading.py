@@ -12,6 +12,7 @@ from transformers.trainer_utils import has_length
 from ..alignment.inputs import ANNOTATION_COLUMNS
 from ..alignment.labels import data_labels
 from ..architectures.discovery import TOKEN_COLUMNS, accepted_inputs
+from ..data.collate import FiniteBatches
 from ..data.groups import GROUP, GroupedDataset, read_groups
 from ..data.text import text_lengths
 from ..references import TeacherReference
@@ -24,12 +25,28 @@ from .checks import refuse_unread_columns
 class LoadingMixin(Trainer):
     """Keeps the columns that references and terms read, and numbers each data set's labels as the student's classes."""
 
-    data_collator: Any
     references: Any
     student: nn.Module
     _signature_columns: Any
     _named_terms: Any
     group_columns: Any
+    _collator: Any
+
+    @property
+    def data_collator(self) -> Any:
+        """Function that makes batches: the one that was given, with the checks of `FiniteBatches`."""
+        return self._collator
+
+    @data_collator.setter
+    def data_collator(self, collator: Any) -> None:
+        if isinstance(collator, FiniteBatches | SampleIds) or not callable(collator):
+            self._collator = collator
+            return
+        for reference in self.references.values():
+            reference.check_collator(collator)
+        self._collator = FiniteBatches(collator)
+        # Which keep the columns that it reads.
+        self._signature_columns = None
 
     def _set_signature_columns_if_needed(self) -> None:
         if self._signature_columns is None:

@@ -48,6 +48,7 @@ class LossMixin(Trainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         """Return the weighted sum of the terms, a mean over the batch; `num_items_in_batch` is therefore not needed."""
+        self.connect_again()
         terms, weights = self._named_terms(), self._weights(self._explanation_rise())
         weighed = {name for name, weight in weights.items() if weight > 0}
         if not self._checked_a_batch:

@@ -55,6 +55,8 @@ class PublishingMixin(Trainer):
     base_model: str | None = None
     push_in_progress: Any
     _measured: "_Measured | None" = None
+    _evaluated_on: Any
+    connect_again: Any
 
     # ---- Measured, and written down ------------------------------------------------------------------------------
 
@@ -68,6 +70,7 @@ class PublishingMixin(Trainer):
             dataset: Data set to measure on; `eval_dataset` by default. Of several in a dictionary the last that has a
                 length.
         """
+        self.connect_again()
         given = self.eval_dataset if dataset is None else dataset
         if isinstance(given, dict):
             sized = {name: data for name, data in given.items() if hasattr(data, "__len__")}
@@ -322,10 +325,15 @@ class PublishingMixin(Trainer):
         warn_of_failed_uploads(self, before)
 
     def _last_figures(self) -> dict[str, MetricValue]:
-        """Return the figures of an evaluation at this very step, by the names of a record; empty without one."""
+        """Return the figures of an evaluation at this very step, by the names of a record; empty without one.
+
+        Of the trainer's own evaluation data, which the card names.
+        """
         figures = {}
+        others = [entry for entry, data in self._evaluated_on if data is not self.eval_dataset]
         for entry in self.state.log_history:
-            if entry.get("step") == self.state.global_step:
+            is_other = any(entry is other for other in others)
+            if entry.get("step") == self.state.global_step and not is_other:
                 for name, value in entry.items():
                     if name.removeprefix("eval_") in MEASURES and name.startswith("eval_"):
                         figures[name.removeprefix("eval_")] = MetricValue(float(value))

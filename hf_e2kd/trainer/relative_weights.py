@@ -32,7 +32,7 @@ even in bfloat16. Its factor would stand, millions high, when the next step's ma
 
 
 def add_factors(terms: Mapping[str, Term], weights: Mapping[str, float]) -> None:
-    """Give each weighed term of explanations its factor, a buffer, which its checkpoints hold.
+    """Give each weighed term of explanations its factor, a buffer that checkpoints hold; one that has it keeps it.
 
     Args:
         terms: The terms by name.
@@ -50,7 +50,8 @@ def add_factors(terms: Mapping[str, Term], weights: Mapping[str, float]) -> None
             "explanation_weight_mode='absolute'."
         )
     for term in explaining:
-        term.register_buffer(FACTOR, torch.zeros(()))
+        if not hasattr(term, FACTOR):
+            term.register_buffer(FACTOR, torch.zeros(()))
 
 
 def refuse_relative_weights(accelerator: Accelerator, args: Any) -> None:

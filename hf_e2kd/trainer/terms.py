@@ -10,10 +10,11 @@ from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
 from ..architectures.base import evaluating
+from ..architectures.functions import forget_preparation
 from ..data.first_samples import first_samples, keeping_random_state
 from ..explainers.registry import require_gradients
 from ..terms import Term
-from .checkpoints import forget_preparation, full_disk_named
+from .checkpoints import STEPS, full_disk_named
 from .finite import DIVERGED, require_finite_weights
 from .preemption import StoppedInStage
 from .relative_weights import warn_of_unmeasured
@@ -31,6 +32,9 @@ class TermsMixin(Trainer):
     _ran_stages: bool
     _term_gradients: TermGradients
     _weighed_step: int | None
+    _steps_before: int
+    _set_up_for: Any = None
+    """Training data that the trainer had when the terms were set up."""
 
     def _named_terms(self) -> dict[str, Term]:
         return {name: cast(Term, term) for name, term in self.terms.items()}
@@ -68,6 +72,10 @@ class TermsMixin(Trainer):
         # Explained without gradients it can be measured, and not trained.
         require_gradients(self.student, "train()", "student")
         self.set_up_terms()
+        self._refuse_other_samples()
+        # Those of a checkpoint's training are among the ones that it counts.
+        before = 0 if resume_from_checkpoint else getattr(self.student, STEPS, 0)
+        self._steps_before, last = before, self.state
         given = self.optimizer is not None and self.lr_scheduler is not None and not self._created_lr_scheduler
         self._refuse_scheduler(given and any(True for _ in self.terms.parameters()))
         if resume_from_checkpoint is None and self._runs_stages and not self._ran_stages:
@@ -86,8 +94,17 @@ class TermsMixin(Trainer):
             trained = super()._inner_training_loop(batch_size, args, resume_from_checkpoint, *arguments, **keywords)
         finally:
             self.remove_callback(gradients)
+            if self.state is not last:
+                setattr(self.student, STEPS, before + self.state.global_step)
         warn_of_unmeasured(self._named_terms().values())
         return trained
+
+    def _run_epoch(self, *arguments: Any, **keywords: Any) -> None:
+        if self.state.global_step >= self.state.max_steps:
+            # A training that has ended within an epoch is resumed: the parent would take one more step.
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*arguments, **keywords)
 
     def train_stage(self, term: Term, num_train_epochs: float, with_student: bool = True) -> None:
         """Train the student's layers below a term's taps, and the term's parameters, on that term alone.
@@ -129,6 +146,19 @@ class TermsMixin(Trainer):
         left_out = {name for name, each in model.named_parameters(remove_duplicate=False) if id(each) in own}
         return [name for name in super().get_decay_parameter_names(model) if name not in left_out]
 
+    def _refuse_other_samples(self) -> None:
+        """Refuse training data in the place of those that a term keeps something of each sample of.
+
+        Raises:
+            ValueError: naming the term and the remedy.
+        """
+        known = [name for name, term in self._named_terms().items() if "ids" in term.needs]
+        if known and self._set_up_for is not None and self._set_up_for is not self.train_dataset:
+            raise ValueError(
+                f"The term '{known[0]}' keeps something of each sample of the training data, known by its position, "
+                "and train_dataset is another one than before. Make another trainer, with the same student, for it."
+            )
+
     def _refuse_scheduler(self, is_given: bool) -> None:
         if is_given:
             raise ValueError(
@@ -160,7 +190,7 @@ class TermsMixin(Trainer):
                     term.setup(output, reference_outputs[cast(str, term.reference)], batch, self.train_dataset)
         self.terms.to(self.args.device)
         check_parameters(self.terms, self._is_sharded())
-        self._terms_set_up = True
+        self._terms_set_up, self._set_up_for = True, self.train_dataset
 
     def _first_batch(self, dataset: Any = None) -> Any:
         data = self.eval_dataset if self.train_dataset is None else self.train_dataset

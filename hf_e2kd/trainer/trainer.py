@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,14 +14,12 @@ from ..alignment.labels import data_labels, is_multi_label, is_score, labels_bel
 from ..alignment.own_processing import own_tokenizer
 from ..architectures import is_timm, wrap_timm
 from ..architectures.discovery import return_mappings
-from ..architectures.functions import uncompiled
+from ..architectures.functions import forget_preparation, uncompiled
 from ..architectures.refusals import refuse_missing_data, refuse_sentence_transformers
 from ..architectures.sharding import whole
 from ..callbacks.progress import describe_progress
-from ..data.collate import FiniteBatches
-from ..explainers import Explainer, GradCAM, build_explainer, install_explained_forward
+from ..explainers import Explainer, GradCAM, build_explainer
 from ..explainers.base import default_method
-from ..explainers.registry import require_gradients
 from ..fidelity import multi_label_metrics
 from ..hub.ids import check_repo_id, loaded_from_hub
 from ..logs import get_logger
@@ -30,9 +27,16 @@ from ..references import Reference, TeacherReference
 from ..terms import Term
 from ..terms.matching import ComparisonGrid
 from .arguments import ExplanationDistillArguments
-from .checkpoints import CheckpointsMixin, forget_preparation
-from .checks import refuse_metric_of_no_set, refuse_several_scores, refuse_shared_weights, refuse_virtual_tokens
+from .checkpoints import CheckpointsMixin
+from .checks import (
+    refuse_metric_of_no_set,
+    refuse_metric_without_terms,
+    refuse_several_scores,
+    refuse_shared_weights,
+    refuse_virtual_tokens,
+)
 from .compatibility import refuse_unsupported
+from .connection import DEFAULTS, ConnectionMixin
 from .evaluation import EvaluationMixin
 from .finite import FiniteLosses, require_finite_weights
 from .loading import LoadingMixin
@@ -40,18 +44,16 @@ from .logged_means import LoggedMeans, ZeroMapWarning
 from .loss import LossMixin
 from .noise import StepGenerator
 from .publishing import PublishingMixin
-from .relative_weights import add_factors, refuse_relative_weights
+from .relative_weights import refuse_relative_weights
 from .sharding import gathered
-from .term_setup import attach_terms, build_terms
+from .term_setup import build_terms
 from .terms import TermsMixin
 
 logger = get_logger(__name__)
 
-_DEFAULTS = {f.name: f.default for f in fields(ExplanationDistillArguments)}
-
 
 class ExplanationDistillTrainer(
-    PublishingMixin, EvaluationMixin, LossMixin, TermsMixin, LoadingMixin, CheckpointsMixin, Trainer
+    PublishingMixin, EvaluationMixin, LossMixin, TermsMixin, LoadingMixin, ConnectionMixin, CheckpointsMixin, Trainer
 ):
     """`Trainer` that distils a student from the logits and explanations of its references (e²KD, ECCV 2024).
 
@@ -94,7 +96,6 @@ class ExplanationDistillTrainer(
     # The loss is a mean over the batch: `training_step` divides it by the number of accumulated batches.
     loss_is_scaled_for_ga = False
 
-    data_collator: Any
     model_wrapped: nn.Module
     compute_metrics: Any
 
@@ -112,7 +113,7 @@ class ExplanationDistillTrainer(
         **keywords: Any,
     ):
         settings = ExplanationDistillArguments() if args is None else args
-        for name, default in _DEFAULTS.items():
+        for name, default in DEFAULTS.items():
             if not hasattr(settings, name):  # of plain TrainingArguments; records state it too
                 setattr(settings, name, default)
         if settings.hub_model_id is not None:
@@ -159,12 +160,9 @@ class ExplanationDistillTrainer(
         as_they_are = self.preprocess_logits_for_metrics is None and not self.args.batch_eval_metrics
         if self.is_multi_label and self.compute_metrics is None and as_they_are:
             self.compute_metrics = multi_label_metrics
-        for reference in self.references.values():
-            reference.check_collator(self.data_collator)
-        collator = FiniteBatches(self.data_collator)
         # For a data loader of the user's own, too; ours takes the labels of each data set.
-        labels = data_labels(self.train_dataset, self.student, collator.label_column)
-        self.data_collator = collator.with_labels(labels)
+        labels = data_labels(self.train_dataset, self.student, self.data_collator.label_column)
+        self.data_collator = self.data_collator.with_labels(labels)
         self._logged, self._zero_maps, self._finite = LoggedMeans(), ZeroMapWarning(), FiniteLosses()
         self._generators = StepGenerator()
         self._check_settings()
@@ -172,7 +170,7 @@ class ExplanationDistillTrainer(
     # ---- Set-up ------------------------------------------------------------------------------------------------
 
     def _check_settings(self) -> None:
-        """Refuse arguments that the set-up can't follow, at the start and where a search's trial has set them."""
+        """Refuse what the set-up can't follow: at the start, at each training and at a search's trial."""
         trained = [self.explainer] if self._trains_explanations else []
         shards_teacher = any(getattr(reference, "shard", False) for reference in self.references.values())
         refuse_unsupported(self.accelerator, self.args, trained, shards_teacher, self._taps())
@@ -195,6 +193,9 @@ class ExplanationDistillTrainer(
                 "score, whose cross-entropy is always 0. Set it to 0."
             )
         refuse_metric_of_no_set(self.args, self.eval_dataset)
+        if not self._setting("evaluate_explanations"):
+            others = [name for name, weight in self._weights().items() if weight > 0 and not self.terms[name].explains]
+            refuse_metric_without_terms(self.args, others)
         asked = self._setting("explanation_target")
         rules = {name: reference.target for name, reference in self.references.items() if hasattr(reference, "target")}
         if asked != "teacher_top" and rules and asked not in rules.values():
@@ -265,30 +266,12 @@ class ExplanationDistillTrainer(
         # Anew for each trial of a hyperparameter search, which may have changed the arguments.
         built = build_terms(self._setting, self.references, self._terms_given, self._task_loss)
         self.terms = nn.ModuleDict(built)
-        if self._setting("explanation_weight_mode") == "relative":
-            add_factors(built, self._weights())
         self._terms_set_up = self._checked_a_batch = False
         self._connect(base)
         if self._taps() or (self.references and self.explains):
             refuse_virtual_tokens(model)
+        self._keep_arguments()
         return model
-
-    def _connect(self, student: nn.Module) -> None:
-        """Install the student's explained forward, and set up references and terms for the student."""
-        attach_terms(self._named_terms(), student, self.references)
-        taps = self._taps()
-        self.explainer = self._explainer(self._explainer_given, student)
-        explained = bool(self.references) and self.explains
-        if explained:
-            self.explainer = self.explainer.with_features(student, taps)
-            if self.explainer.trainable:
-                require_gradients(student, self.explainer.name, "student")
-            compiled = bool(self.args.torch_compile)
-            self.explainer.check(student, compiled=compiled, trained=self._trains_explanations)
-        if explained or taps:
-            install_explained_forward(student, self.explainer if explained else None, taps)
-        for reference in self.references.values():
-            reference.setup(student, self.explainer if self.explains else None)
 
     def _hp_search_setup(self, trial: Any) -> None:
         target = self._setting("explanation_target")

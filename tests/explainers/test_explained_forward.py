@@ -95,6 +95,17 @@ def test_deep_copy_calls_its_own_layers(tiny, name):
     assert not (plain if torch.is_tensor(plain) else plain.logits).any()
 
 
+@pytest.mark.parametrize("name", ["vit", "timm_resnet"])
+def test_a_pickled_model_is_the_model_alone(tiny, name):
+    """Prevents: a student that `torch.save` writes whole and nothing reads again."""
+    model = installed(tiny(name)).eval()
+    read = pickle.loads(pickle.dumps(model))
+    found, expected = (each(images()) for each in (read, model))
+    assert torch.equal(*(each if torch.is_tensor(each) else each.logits for each in (found, expected)))
+    assert "forward" not in vars(read) or read.forward.__func__ is type(read).forward
+    installed(read)(pixel_values=images(), explain_target=TARGET)
+
+
 def test_reinstalling_replaces(tiny):
     """Prevents: forwards that pile up, one for each trainer that a model has seen."""
     model = installed(tiny("vit"))

@@ -142,6 +142,18 @@ def test_best_step_is_stated_once_its_weights_are_there(tmp_path):
     assert describe_training(trainer, None).arguments["best_model_of_step"] == trainer.state.best_global_step
 
 
+def test_a_best_step_whose_weights_were_not_saved(tmp_path, caplog):
+    """Prevents: the best evaluation's step as that of weights that are another step's."""
+    settings = {"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 1, "max_steps": 4}
+    # It diverges from the first step on.
+    settings |= {"save_strategy": "steps", "save_steps": 2, "learning_rate": 2.0}
+    trainer = distiller(build("vit"), build("vit", seed=1), tmp_path, settings)
+    trainer.train()
+    assert trainer.state.best_global_step == 1
+    assert "best_model_of_step" not in describe_training(trainer, None).arguments
+    assert "best evaluation was at step 1, whose weights were not saved: the student keeps those of the" in caplog.text
+
+
 def test_training_by_plain_arguments(tmp_path):
     """Prevents: an AttributeError in the place of a card of a training by plain arguments, or one without its loss."""
     keywords = {"teacher_model": build("resnet", seed=1), "train_dataset": samples(8), "eval_dataset": samples(4)}

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from transformers import HfArgumentParser, TrainingArguments
+from transformers.trainer_utils import SchedulerType
 
 from hf_e2kd import ExplanationDistillArguments
 
@@ -44,6 +45,23 @@ def test_the_best_checkpoint_is_not_the_worst(tmp_path, metric, greater):
     assert ExplanationDistillArguments(str(tmp_path), metric_for_best_model=metric).greater_is_better is greater
     chosen = ExplanationDistillArguments(str(tmp_path), metric_for_best_model=metric, greater_is_better=True)
     assert chosen.greater_is_better is True
+
+
+PLATEAU = ("reduce_lr_on_plateau", "greedy")
+
+
+@pytest.mark.parametrize("scheduler", [each.value for each in SchedulerType if each.value in PLATEAU])
+def test_a_learning_rate_that_follows_a_metric(tmp_path, scheduler):
+    """Prevents: a learning rate that falls because the similarity rises."""
+    settings = {"lr_scheduler_type": scheduler, "eval_strategy": "epoch"}
+    for metric, mode in (("explanation_similarity", "max"), ("loss", None), (None, None)):
+        args = ExplanationDistillArguments(str(tmp_path), metric_for_best_model=metric, **settings)
+        assert (args.lr_scheduler_kwargs or {}).get("mode") == mode
+    own = {"mode": "min", "patience": 3}
+    args = ExplanationDistillArguments(
+        str(tmp_path), metric_for_best_model="agreement", lr_scheduler_kwargs=own, **settings
+    )
+    assert args.lr_scheduler_kwargs == own
 
 
 def test_command_line(tmp_path):

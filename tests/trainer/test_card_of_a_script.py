@@ -11,8 +11,11 @@ from tests.training import distiller, samples
 
 
 class Stream(IterableDataset):
+    def __init__(self, seed=7):
+        self.seed = seed
+
     def __iter__(self):
-        return iter(samples(8, seed=7))
+        return iter(samples(8, seed=self.seed))
 
 
 def card_of(folder):
@@ -85,3 +88,18 @@ def test_a_card_of_a_stream_holds_its_last_evaluation(tmp_path):
     assert f"| Agreement | {agreement:.3f}" in card_of(tmp_path)
     assert "It was not measured against" not in card_of(tmp_path)
     assert not (tmp_path / "fidelity.json").exists()
+
+
+def test_a_card_of_a_stream_that_another_one_was_evaluated_after(tmp_path):
+    """Prevents: the figures of test data under the name of the validation data."""
+    settings = {"eval_strategy": "steps", "eval_steps": 2}
+    trainer = distiller(build("vit"), build("vit", seed=1), tmp_path, settings, eval_dataset=Stream())
+    trainer.train()
+    similarity = trainer.state.log_history[-2]["eval_explanation_similarity"]
+    other = trainer.evaluate(Stream(11))["eval_explanation_similarity"]
+    trainer.create_model_card()
+    assert round(other, 2) != round(similarity, 2)
+    assert f"| Explanation similarity | {similarity:.2f}" in card_of(tmp_path)
+    trainer.eval_dataset = Stream(12)
+    trainer.create_model_card()
+    assert "It was not measured against its teacher" in card_of(tmp_path)

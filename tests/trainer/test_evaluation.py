@@ -210,6 +210,18 @@ def test_workers_that_persist_read_the_set_that_is_given(tiny, tmp_path):
     assert trainer.get_eval_dataloader() is kept
 
 
+@pytest.mark.parametrize("several", [False, True])
+def test_workers_that_persist_read_the_set_that_the_trainer_has_now(tiny, tmp_path, several):
+    """Prevents: the figures of the evaluation set that the trainer had before, after it was given another one."""
+    workers = {"dataloader_num_workers": 1, "dataloader_persistent_workers": True}
+    trainer, plain = (distiller(tiny("vit"), build("vit", seed=1), tmp_path, each) for each in (workers, {}))
+    for seed in (3, 4):
+        data = samples(6, seed=seed)
+        trainer.eval_dataset = plain.eval_dataset = {"test": data} if several else data
+        name = "eval_test_loss" if several else "eval_loss"
+        assert trainer.evaluate()[name] == pytest.approx(plain.evaluate()[name])
+
+
 def of_classes(names):
     data = samples(6)
     return Dataset.from_dict(

@@ -275,3 +275,13 @@ def test_labels_are_needed_for_ranks(tmp_path):
     )
     with pytest.raises(ValueError, match=r"The first batch has no labels, which the term sskd"):
         trainer.train()
+
+
+def test_banks_are_of_one_training_set(tmp_path):
+    """Prevents: rows of other samples, after the trainer was given another training set, or an IndexError."""
+    trainer = made(tmp_path, "crd")
+    trainer.train()
+    trainer.train()
+    trainer.train_dataset = samples(8, seed=5)
+    with pytest.raises(ValueError, match="'crd' keeps something of each sample.*Make another trainer"):
+        trainer.train()

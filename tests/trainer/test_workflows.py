@@ -7,6 +7,7 @@ import timm
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from torch.nn.utils import prune
 from transformers import (
     AutoModelForImageClassification,
     EarlyStoppingCallback,
@@ -156,6 +157,16 @@ def test_resume_is_the_uninterrupted_run(tiny, tmp_path, family):
     assert logged(resumed, "loss_explanation") == logged(whole, "loss_explanation")
 
 
+def test_a_training_that_has_ended_is_resumed_without_a_step(tmp_path):
+    """Prevents: one step more, each time that a script is started again, where a training ends within an epoch."""
+    settings = {"max_steps": 3, "save_strategy": "steps", "save_steps": 1}
+    whole, resumed = (distiller(build("vit"), build("vit", seed=1), tmp_path, settings) for _ in range(2))
+    whole.train()
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == 3
+    assert torch.equal(weights(resumed.student), weights(whole.student))
+
+
 def with_a_head_of_its_own(model):
     model.classifier = nn.Sequential(nn.Dropout(0.1), model.classifier)
 
@@ -168,9 +179,15 @@ def with_a_larger_stem(model):
     model.resnet.embedder.embedder.convolution = nn.Conv2d(3, 8, 5, stride=2, padding=2, bias=False)
 
 
+def pruned(model):
+    for layer in model.modules():
+        if isinstance(layer, nn.Linear):
+            prune.l1_unstructured(layer, "weight", 0.5)
+
+
 @pytest.mark.parametrize(
     ("family", "change"),
-    [("vit", with_a_head_of_its_own), ("vit", with_fewer_layers), ("resnet", with_a_larger_stem)],
+    [("vit", with_a_head_of_its_own), ("vit", with_fewer_layers), ("resnet", with_a_larger_stem), ("vit", pruned)],
 )
 def test_a_changed_student_comes_back(tmp_path, family, change):
     """Prevents: a training that ends without its best weights, and can't be resumed, where the student was changed
