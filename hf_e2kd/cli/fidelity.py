@@ -101,7 +101,7 @@ def fidelity(
     ] = None,
     max_length: Annotated[int | None, typer.Option(min=1, help="Longest text in tokens.")] = None,
     batch_size: Annotated[int, typer.Option(min=2)] = 32,
-    seed: Annotated[int, typer.Option(help="Draws the samples and all else that is random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Draws the samples and all else that is random.")] = 0,
     chance: Annotated[bool, typer.Option(help="Measure what the similarity is for no good reason.")] = True,
     held_out: Annotated[
         list[str] | None,

@@ -204,6 +204,7 @@ def test_held_out_methods_and_faithfulness_are_verified(place, capsys):
         ((*IMAGES, "--image-column", "img"), 1, "has no column 'img'. Its columns: image"),
         ((*IMAGES, "--label-column", "lable"), 1, "has no column 'lable'. Its columns: image"),
         ((*IMAGES[:2], "long", *IMAGES[3:]), 1, "'long' classifies texts and the student 'student' images"),
+        ((*IMAGES, "--seed", -1), 2, "Invalid value for '--seed'"),
         ((*IMAGES, "--tolerance", 0.1), 2, "--tolerance is of --verify alone"),
         ((*IMAGES, "--processor", "teacher"), 1, "--processor is taken by exported files"),
         (("fidelity", "--verify", "student"), 1, "has no fidelity.json"),
