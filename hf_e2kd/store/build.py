@@ -131,7 +131,7 @@ class StoreBuilder:
         explainer = explainer if isinstance(explainer, Explainer) else build_explainer(explainer)
         self.explainer = explainer.with_tokenizer(processing_class)
         self.explainer.check(teacher, trained=False)
-        self.dataset = with_images(dataset, processing_class, transform, image_column, label_column, is_text)
+        self.dataset = with_images(dataset, processing_class, transform, image_column, label_column, is_text, known)
         if not self.streams:
             refuse_random_samples(self.dataset)
         self.collate: Callable[..., Any]
