@@ -137,9 +137,10 @@ def with_images(
         return dataset.with_transform(transform)
     raw = isinstance(dataset, datasets.Dataset) and dataset.format["type"] is None
     if raw and processor is not None and not is_text and image_column in dataset.column_names:
-        columns = {"image_column": image_column, "label_column": label_column}
         listed = _listed_classes(dataset.features.get(label_column), classes)
-        return dataset.with_transform(DistillationTransform(processor, classes=listed, **columns))
+        return dataset.with_transform(
+            DistillationTransform(processor, image_column=image_column, label_column=label_column, classes=listed)
+        )
     return dataset
 
 
