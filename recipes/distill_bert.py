@@ -194,7 +194,8 @@ def main() -> dict[str, Any]:
     results = ex.collect_results(args, [run], start, recipe="distill_bert", sources=vars(script))
     if trainer.is_world_process_zero():
         ex.write_results(results, output)
-        print(f"\n{ex.markdown_table(results['summary'])}\n\nIn {output}: {', '.join(run)[6:]}")
+        print(f"\n{ex.markdown_table(results['summary'])}")
+        print(f"\nIn {output}: student, student-kd, student-scratch, results.json")
     return results
 
 

@@ -71,7 +71,8 @@ def token_id(model: nn.Module, name: str, tokenizer_ids: Mapping[str, int | None
     config: Any = getattr(model, "config", None)
     text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
     stated = getattr(text_config, f"{name}_token_id", None)
-    return stated if isinstance(stated, int) else tokenizer_ids.get(name)
+    # -1 says that there is none, as in Llama's first configurations.
+    return stated if isinstance(stated, int) and stated >= 0 else tokenizer_ids.get(name)
 
 
 def is_steep_at_zero(model: nn.Module, inputs: Mapping[str, Any] | None = None) -> bool:
@@ -128,7 +129,8 @@ def _chosen_token(model: nn.Module, tokenizer_ids: Mapping[str, int | None]) -> 
     chosen = _TOKENS.setdefault(model, {})
     if candidates not in chosen:
         weight = word_embeddings(model).weight
-        told = [token for token in candidates if weight[token].any()]
+        # A tokenizer may have been given a token that the model has no embedding of.
+        told = [token for token in candidates if token < len(weight) and weight[token].any()]
         if not told:
             names = ", ".join(BASELINE_TOKENS)
             raise ValueError(

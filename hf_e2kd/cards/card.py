@@ -116,6 +116,7 @@ def model_card(
         has_record=has_record,
         is_own_architecture=record.student.architecture in models.__all__,
         is_data_on_hub=is_hub_id(record.data.id),
+        is_pair=_is_pair(record.data.columns.get("texts")),
         input_shape=_input_shape(record),
         headline=headline(record),
         summary=summary_table(record),
@@ -190,6 +191,11 @@ def _explainer_option(record: FidelityRecord) -> Markup:
     """Write the option by which `hf-e2kd explain` takes the record's method; empty for GradCAM and unknown ones."""
     name = str(record.explainer.get("name"))
     return Markup(f" --explainer {name}" if name in EXPLAINERS and name != "gradcam" else "")
+
+
+def _is_pair(columns: Any) -> bool:
+    """Tell whether the columns of the texts are those of pairs."""
+    return isinstance(columns, list | tuple) and len(columns) == 2
 
 
 def _input_shape(record: FidelityRecord) -> str:

@@ -17,7 +17,7 @@ from ..cards.tables import is_above_chance, is_explained
 from ..experiments.evaluator import Columns, Side, evaluator
 from ..experiments.sources import check_pair, check_processor, choose_explainer, load_classifier, load_split
 from ..export import gives_gradcam
-from ..fidelity import FidelityRecord, GroupsRecord, MetricValue, ModelRecord, measure_fidelity
+from ..fidelity import FidelityRecord, GroupsRecord, MetricValue, ModelRecord, TrainingRecord, measure_fidelity
 from ..fidelity.describe import describe_data, license_of
 from ..fidelity.groups import WORST_GROUP
 from ..hub.ids import is_hub_id, loaded_commit
@@ -101,7 +101,7 @@ def fidelity(
     ] = None,
     max_length: Annotated[int | None, typer.Option(min=1, help="Longest text in tokens.")] = None,
     batch_size: Annotated[int, typer.Option(min=2)] = 32,
-    seed: Annotated[int, typer.Option(help="Draws the samples and all else that is random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Draws the samples and all else that is random.")] = 0,
     chance: Annotated[bool, typer.Option(help="Measure what the similarity is for no good reason.")] = True,
     held_out: Annotated[
         list[str] | None,
@@ -251,6 +251,7 @@ def fidelity(
         student=_from(record.student, student, taught.model, output_dir),
         teacher=None if record.teacher is None else _from(record.teacher, teacher, teaching.model, output_dir),
     )
+    record = replace(record, training=_training_of(record.student, output_dir))
     output_dir.mkdir(parents=True, exist_ok=True)
     record.save(output_dir)
     pictures = pictures if explains else 0
@@ -352,6 +353,15 @@ def _from(described: ModelRecord, source: str, model: nn.Module, output_dir: Pat
         return replace(described, id=None, path=_path_from(source, output_dir))
     commit = loaded_commit(getattr(model, "config", None))
     return replace(described, id=source, revision=commit, license=license_of(source), path=None)
+
+
+def _training_of(student: ModelRecord, folder: Path) -> TrainingRecord | None:
+    """Return how a student was trained, as its earlier record in the folder says, whose place the new one takes."""
+    try:
+        earlier = FidelityRecord.load(folder)
+    except (OSError, ValueError):  # none, or a damaged one
+        return None
+    return earlier.training if earlier.student.weights == student.weights is not None else None
 
 
 def _path_from(source: str, folder: Path) -> str | None:

@@ -1,9 +1,19 @@
-"""Data to measure on that were held out of the training split, where there is no other."""
+"""Names that splits state, and data to measure on that were held out of the training split, where there is no other."""
+
+from collections.abc import Mapping
 
 from datasets import Dataset, NamedSplit
 
 
-class HeldOutSplit(NamedSplit):
+class SplitName(NamedSplit):
+    """Any name of a split: a folder of `save_to_disk` may call its splits as `datasets` itself calls none."""
+
+    def __init__(self, name: str):
+        # Without the parent's check.
+        self._name = name
+
+
+class HeldOutSplit(SplitName):
     """Name of a split of which a share was held out, with what is needed to hold it out again.
 
     `datasets` hands it on with the data, as they are cast, mapped and selected.
@@ -15,9 +25,15 @@ class HeldOutSplit(NamedSplit):
     """
 
     def __init__(self, name: str, share: float, seed: int):
-        # Without the parent's check: a folder of `save_to_disk` may call its splits otherwise.
-        self._name = name
+        super().__init__(name)
         self.share, self.seed = share, seed
+
+
+def state_names(splits: Mapping[str, Dataset]) -> None:
+    """Let splits state their names: saved ones may state none, or that of a split of which they had been a part."""
+    for name, data in splits.items():
+        if str(data.split) != name:
+            data._split = SplitName(name)
 
 
 def hold_out(data: Dataset, name: str, share: float, seed: int) -> tuple[Dataset, Dataset]:

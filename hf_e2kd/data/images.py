@@ -13,7 +13,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Image, load_dataset, load
 from ..logs import get_logger
 from .decoding import NamedImage, undecodable_images
 from .files import load_data_file
-from .holding_out import hold_out
+from .holding_out import hold_out, state_names
 from .image_files import SUFFIXES, images_below
 from .imagenet import unique_class_names
 
@@ -40,7 +40,7 @@ def load_images(
     Args:
         source: A Hub id, a folder saved by `save_to_disk`, or a folder of images (in one folder a class, or without
             labels). No code of the data set is run.
-        train_split, eval_split: Names of the splits. Of a source with one split alone, or without `validation`,
+        train_split, eval_split: Names of the splits. Where there is no `validation`, and no other split is named,
             `eval_share` of the training split is held out by `seed`, with a warning where there are others.
         image_column: The column of the images.
         skip_undecodable: Leave images out that can't be decoded, with a warning that names them. Every image of these
@@ -55,11 +55,10 @@ def load_images(
             one split, once each.
     """
     splits = load_image_splits(source, config)
-    if train_split not in splits:
-        raise ValueError(f"'{source}' has no split '{train_split}'. Its splits: {', '.join(splits)}.")
+    for split in (train_split, *([] if eval_split == DEFAULT_SPLIT else [eval_split])):
+        if split not in splits:
+            raise ValueError(f"'{source}' has no split '{split}'. Its splits: {', '.join(splits)}.")
     if eval_split not in splits and len(splits) > 1:
-        if eval_split != DEFAULT_SPLIT:
-            raise ValueError(f"'{source}' has no split '{eval_split}'. Its splits: {', '.join(splits)}.")
         logger.warning(
             f"'{source}' has no split '{eval_split}': {100 * eval_share:g} % of '{train_split}' are held out. Name one "
             f"of {', '.join(splits)} by --eval_split to measure on that."
@@ -72,13 +71,16 @@ def load_images(
             splits[name] = without_undecodable(splits[name], image_column)
         train = splits[train_split]
     if eval_split in splits:
-        return train, splits[eval_split]
+        # A data set of its own: each of both gets a transform.
+        return train, splits[eval_split].with_format(None) if eval_split == train_split else splits[eval_split]
     return hold_out(train, train_split, eval_share, seed)
 
 
 def load_image_splits(source: str, config: str | None = None) -> DatasetDict:
     """All splits of a Hub id, a folder saved by `save_to_disk`, or a folder of images; "train" where there is one."""
-    return DatasetDict({name: with_names(split) for name, split in _read_splits(source, config).items()})
+    splits = DatasetDict({name: with_names(split) for name, split in _read_splits(source, config).items()})
+    state_names(splits)
+    return splits
 
 
 def with_names(dataset: Dataset) -> Dataset:

@@ -9,7 +9,7 @@ from datasets import Dataset, load_dataset, load_from_disk
 
 from ..alignment.texts import length_limit, require_offsets_and_padding, same_tokenizer, tokenize_texts
 from .files import load_data_file, load_data_folder
-from .holding_out import hold_out
+from .holding_out import hold_out, state_names
 from .labels import refuse_missing, refuse_names, refuse_unequal
 from .sst import load_sst
 
@@ -143,6 +143,12 @@ def _names(columns: str | Sequence[str]) -> tuple[str, ...]:
 
 def load_text_splits(source: str, config: str | None = None) -> Mapping[str, Dataset]:
     """All splits of a source as for `load_texts`; "train" where there is one."""
+    splits = _read_splits(source, config)
+    state_names(splits)
+    return splits
+
+
+def _read_splits(source: str, config: str | None) -> Mapping[str, Dataset]:
     folder = Path(source)
     if folder.is_file():
         return load_data_file(source)
@@ -171,7 +177,8 @@ def load_texts(
             such file, or a folder of the Stanford Sentiment Treebank's trees (train.txt, dev.txt, test.txt). No code of
             the data set is run.
         train_split, eval_split: Names of the splits. Of a source with one split alone, such as a single file, that
-            is taken, and `eval_share` of it is held out by `seed`.
+            is taken, and `eval_share` of it is held out by `seed`, unless other names than `train` and `validation` are
+            given.
         text_column: Column of the texts, or the two of pairs.
         label_column: Column of the labels.
         config: Name of the data set's configuration on the Hub.
@@ -185,7 +192,8 @@ def load_texts(
     """
     columns = _names(text_column)
     splits = dict(load_text_splits(source, config))
-    if len(splits) == 1 and eval_split not in splits:
+    named = {train_split, eval_split} - {"train", "validation", *splits}
+    if len(splits) == 1 and eval_split not in splits and not named:
         ((name, only),) = splits.items()
         train, held_out = hold_out(only, name, eval_share, seed)
         check_texts(only, columns, source)

@@ -59,6 +59,8 @@ def write_card(
         record = replace(record, training=replace(record.training, data=distillation.data["train"]))
     record.save(folder)
     picture = folder.parent / PICTURE
+    # An earlier student's isn't this one's, and `hf-e2kd card` and an upload take what is there.
+    (folder / PICTURE).unlink(missing_ok=True)
     if picture.exists():
         shutil.copy(picture, folder / PICTURE)
     save_card(

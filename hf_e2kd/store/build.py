@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from ..alignment.labels import dataset_label_names
+from ..alignment.labels import class_count, dataset_label_names
 from ..alignment.words import LAYOUT_COLUMNS
 from ..architectures.base import evaluating
 from ..architectures.discovery import TOKEN_COLUMNS, in_own_precision
@@ -118,7 +118,8 @@ class StoreBuilder:
         explainer = explainer if isinstance(explainer, Explainer) else build_explainer(explainer)
         self.explainer = explainer.with_tokenizer(processing_class)
         self.explainer.check(teacher, trained=False)
-        self.dataset = with_images(dataset, processing_class, transform, image_column, label_column, is_text)
+        known = class_count(teacher)
+        self.dataset = with_images(dataset, processing_class, transform, image_column, label_column, is_text, known)
         if not self.streams:
             refuse_random_samples(self.dataset)
         self.collate: Callable[..., Any]

@@ -121,8 +121,13 @@ def with_images(
     image_column: str,
     label_column: str,
     is_text: bool,
+    classes: int | None = None,
 ) -> Any:
-    """A data set whose samples are what the teacher takes."""
+    """A data set whose samples are what the teacher takes.
+
+    Args:
+        classes: Number of the teacher's classes, for lists of classes' numbers that the data doesn't name.
+    """
     if transform is not None:
         if not isinstance(dataset, datasets.Dataset):
             raise StoreError(
@@ -132,10 +137,19 @@ def with_images(
         return dataset.with_transform(transform)
     raw = isinstance(dataset, datasets.Dataset) and dataset.format["type"] is None
     if raw and processor is not None and not is_text and image_column in dataset.column_names:
+        listed = _listed_classes(dataset.features.get(label_column), classes)
         return dataset.with_transform(
-            DistillationTransform(processor, image_column=image_column, label_column=label_column)
+            DistillationTransform(processor, image_column=image_column, label_column=label_column, classes=listed)
         )
     return dataset
+
+
+def _listed_classes(feature: Any, known: int | None) -> int | None:
+    """Return the number of classes of labels that are lists of their numbers; None of other labels."""
+    inner = getattr(feature, "feature", None)
+    if isinstance(inner, datasets.ClassLabel):
+        return inner.num_classes
+    return known if isinstance(inner, datasets.Value) and "int" in inner.dtype else None
 
 
 def distillation_transform(dataset: Any) -> DistillationTransform | None:

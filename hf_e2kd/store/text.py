@@ -15,7 +15,7 @@ import torch
 
 from ..alignment.texts import check_text, length_limit, require_offsets_and_padding
 from ..alignment.words import pool_words
-from ..data.labels import refuse_names
+from ..data.labels import refuse_names, refuse_unequal
 from ..data.text import TextCollator
 from .files import StoreError
 
@@ -91,6 +91,7 @@ class SpanCollator:
         column = self.label_column if any(self.label_column in sample for sample in samples) else "labels"
         labels = [sample.get(column) for sample in samples]
         refuse_names(labels, column)
+        refuse_unequal(labels, column)
         if None not in labels:
             batch["labels"] = torch.as_tensor(np.array(labels))
         return batch, rows

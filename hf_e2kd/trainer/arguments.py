@@ -146,6 +146,9 @@ class ExplanationDistillArguments(TrainingArguments):
             setattr(self, name, _read_json(name, getattr(self, name)))
         if isinstance(self.group_column, str):
             self.group_column = [self.group_column]
+        resumed = "resume_from_checkpoint"
+        if str(getattr(self, resumed)).lower() == "false":  # as of a file of options; no checkpoint is called so
+            setattr(self, resumed, None)
         # A hyperparameter search casts each value to the type that it finds: 1 would truncate 0.5 to 0.
         for name in ("explanation_warmup_ratio", "explanation_fraction", "iou_threshold"):
             setattr(self, name, read_number(name, getattr(self, name)))

@@ -108,7 +108,8 @@ class PublishingMixin(Trainer):
             measure: Measure a student that has changed since it was measured, on the evaluation data, as `push_to_hub`
                 does. Otherwise the card of such a student holds no figures and says how to measure them.
             fidelity: Record to write, instead of measuring.
-            picture: File name of a picture in `output_dir`; by default one is drawn.
+            picture: File name of a picture in `output_dir`; by default one is drawn. Where none is, an earlier
+                student's `explanations.png` is removed.
             repo_id: Repository of the student, `"user/name"`; by default `hub_model_id`, if it has that form.
         """
         record = self._current_record(measure) if fidelity is None else fidelity
@@ -126,6 +127,8 @@ class PublishingMixin(Trainer):
         folder = Path(self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         self._write_record(record)
+        if picture is None:
+            (folder / PICTURE).unlink(missing_ok=True)
         called, config = (_first(each) for each in (dataset, dataset_args))
         data = replace(record.data, name=called or record.data.name, config=config or record.data.config)
         record = replace(record, data=data)

@@ -146,10 +146,13 @@ def tokenizer(**ids: int) -> types.SimpleNamespace:
         ({"mask": 7, "pad": 5}, {}, 7),
         ({"mask": 7}, {"mask_token_id": 9}, 9),
         ({"pad": 5, "eos": 6}, {"pad_token_id": None}, 5),
+        ({"pad": 5, "eos": 6}, {"pad_token_id": -1}, 5),
+        ({"mask": VOCABULARY, "pad": 5}, {"pad_token_id": None}, 5),
     ],
 )
 def test_the_mask_comes_before_the_padding_and_the_configuration_before_the_tokenizer(ids, config, expected):
-    """Prevents: padding where there is a mask token; another model's id of it."""
+    """Prevents: padding where there is a mask token; another model's id of it; the last row of the table, where the
+    configuration says by -1 that there is no such token; an IndexError of a token that the tokenizer alone has."""
     model, inputs = build("modernbert"), token_batch()
     for name, value in config.items():
         setattr(model.config, name, value)

@@ -492,10 +492,11 @@ def test_what_is_refused():
 
 def student_of(name, folder):
     """A tiny student in a folder, and the record of one like it."""
-    if name == "texts":
+    if name in ("texts", "pairs"):
         text_model("bert", own=STUDENT).save_pretrained(folder)
         STUDENT.save_pretrained(folder)
-        return text_record()
+        columns = {"texts": ["premise", "hypothesis"] if name == "pairs" else ["text"]}
+        return text_record(data=replace(text_record().data, columns=columns))
     if name == "bare_texts":
         text_model("bert", own=STUDENT).save_pretrained(folder)
         return text_record()
@@ -513,10 +514,10 @@ def student_of(name, folder):
     return image_record(explainer={"name": "gradcam", "options": {"target_layer": "vit.layers.1"}})
 
 
-@pytest.mark.parametrize("name", ["images", "texts", "bare_texts", "bcos", "timm"])
+@pytest.mark.parametrize("name", ["images", "texts", "pairs", "bare_texts", "bcos", "timm"])
 def test_its_code_runs(name, tmp_path, monkeypatch, capsys):
     """Prevents: a card's code that doesn't run as it is copied: for images and texts, with and without a processor, of
-    networks that transformers doesn't know."""
+    networks that transformers doesn't know; and code that shows a single text to a student of pairs."""
     record = student_of(name, tmp_path)
     record.save(tmp_path)
     Image.new("RGB", (40, 30), "red").save(tmp_path / "picture.jpg")
@@ -529,6 +530,9 @@ def test_its_code_runs(name, tmp_path, monkeypatch, capsys):
     assert scope["explanation"].maps.isfinite().all() and len(scope["explanation"].maps) == 1
     assert capsys.readouterr().out.count("\n") == 2
     assert scope["student"].fidelity == record
+    if name == "pairs":
+        assert len(scope["texts"][0]) == 2 and scope["inputs"]["token_type_ids"].any()
+        assert len(scope["explanation"].words[0]) == 9
 
 
 def test_code_of_a_measured_students_card_runs(tmp_path, monkeypatch, capsys):

@@ -16,7 +16,7 @@ from hf_e2kd.cli import main, verification
 from hf_e2kd.cli.fidelity import _from
 from hf_e2kd.data.digits import SIZES
 from hf_e2kd.explainers import IntegratedGradients
-from hf_e2kd.fidelity import DataRecord, FidelityRecord, MetricValue, ModelRecord
+from hf_e2kd.fidelity import DataRecord, FidelityRecord, MetricValue, ModelRecord, TrainingRecord
 from hf_e2kd.fidelity.describe import describe_explainer
 from hf_e2kd.hub.redaction import LEFT_OUT
 from tests.models import build
@@ -204,6 +204,7 @@ def test_held_out_methods_and_faithfulness_are_verified(place, capsys):
         ((*IMAGES, "--image-column", "img"), 1, "has no column 'img'. Its columns: image"),
         ((*IMAGES, "--label-column", "lable"), 1, "has no column 'lable'. Its columns: image"),
         ((*IMAGES[:2], "long", *IMAGES[3:]), 1, "'long' classifies texts and the student 'student' images"),
+        ((*IMAGES, "--seed", -1), 2, "Invalid value for '--seed'"),
         ((*IMAGES, "--tolerance", 0.1), 2, "--tolerance is of --verify alone"),
         ((*IMAGES, "--processor", "teacher"), 1, "--processor is taken by exported files"),
         (("fidelity", "--verify", "student"), 1, "has no fidelity.json"),
@@ -413,6 +414,22 @@ def test_card_is_written_anew(place, capsys):
     card = (place / "student" / "README.md").read_text()
     assert "license: apache-2.0" in card and 'load_student("me/student")' in card and "- mine" in card
     assert torch.is_tensor(next(iter(load_file("student/model.safetensors").values())))
+
+
+def test_a_student_that_is_measured_again_was_trained_as_before(place):
+    """Prevents: a distilled student whose card no longer says how it was trained, once it is measured anew in its
+    folder, as `hf-e2kd card` advises; and a training that was another student's."""
+    again = (*IMAGES[:-1], 4, "--output-dir", "student", "--pictures", 0, "--no-chance", "--card")
+    assert run(*again) == 0
+    arguments = {"task_weight": 0.0, "logits_weight": 1.0, "learning_rate": 0.01}
+    record = replace(FidelityRecord.load("student"), training=TrainingRecord(None, arguments=arguments, steps=7))
+    record.save("student")
+    assert run(*again) == 0
+    assert FidelityRecord.load("student").training == record.training
+    assert "- **Length**: 7 optimizer steps" in (place / "student" / "README.md").read_text()
+    replace(record, student=replace(record.student, weights=f"sha256:{'0' * 64}")).save("student")
+    assert run(*again) == 0
+    assert FidelityRecord.load("student").training is None
 
 
 def test_scores_are_measured_and_verified(place, capsys):

@@ -16,7 +16,7 @@ from hf_e2kd.cli import main
 from hf_e2kd.cli import store as command
 from hf_e2kd.data.transforms import DistillationTransform
 from hf_e2kd.store import StoredReference, hub_dataset, writer
-from tests.models import CLASSES, build
+from tests.models import CLASS_NAMES, CLASSES, build
 from tests.text_models import build_text
 from tests.tokenizers import tokenizer
 
@@ -95,6 +95,25 @@ def test_images(place, tmp_path, capsys, data, options):
     assert torch.equal(found.argmax(1), expected.argmax(1))
     if "--top-k" not in given:
         torch.testing.assert_close(found, expected, rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("target", ["positives", "teacher_top"])
+def test_lists_of_classes(place, tmp_path, target):
+    """Prevents: images of several labels, as numbers of classes, refused with a remedy that no option gives; and
+    another class explained, where the data has them in another order than the teacher."""
+    names = datasets.ClassLabel(names=CLASS_NAMES[::-1])
+    photos = datasets.load_from_disk(str(place / "saved")).select(range(3)).remove_columns("label")
+    labels = datasets.Dataset.from_dict(
+        {"label": [[0], [1, 3], []]}, features=datasets.Features(label=datasets.List(names))
+    )
+    datasets.concatenate_datasets([photos, labels], axis=1).save_to_disk(tmp_path / "several")
+    line = ["store", "--teacher", place / "vit", "--dataset", tmp_path / "several", "--target", target]
+    assert run(*line, tmp_path / "store") == 0
+    found = StoredReference(tmp_path / "store").shards.read(np.arange(3), ["target"])["target"]
+    if target == "positives":
+        assert [sorted(row[row >= 0].tolist()) for row in map(np.asarray, found)] == [[4], [1, 3], []]
+    else:
+        assert len(found) == 3
 
 
 def test_texts(place, tmp_path, capsys):

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from datasets import Dataset, DatasetDict
 from PIL import Image
 
 from hf_e2kd.data.images import load_image_splits, load_images
+from hf_e2kd.data.text import load_text_splits, load_texts
 
 
 @pytest.mark.parametrize(
@@ -68,3 +70,38 @@ def test_a_split_to_measure_on_that_is_not_there(tmp_path, monkeypatch, caplog):
         load_images(source, eval_split="tset")
     assert [len(part) for part in load_images(source)] == [9, 1]
     assert "10 % of 'train' are held out. Name one of train, test by --eval_split" in caplog.text
+
+
+def test_a_named_split_that_the_only_one_is_not(tmp_path):
+    """Prevents: `--eval_split test`, in whose place a tenth of the only split is measured."""
+    Dataset.from_dict({"image": [None] * 10, "text": ["a film"] * 10, "label": [0] * 10}).save_to_disk(tmp_path)
+    with pytest.raises(ValueError, match="has no split 'test'. Its splits: train"):
+        load_images(str(tmp_path), eval_split="test")
+    with pytest.raises(ValueError, match="has no split 'test'. Its splits: train"):
+        load_texts(str(tmp_path), "train", "test", "text", "label")
+    assert [len(part) for part in load_images(str(tmp_path))] == [9, 1]
+
+
+def test_saved_splits_state_the_names_by_which_they_are_found(tmp_path):
+    """Prevents: a record of data that was saved by `save_to_disk`, whose split is called "evaluation", or as that of
+    which it is a part: its card says that the training split was measured, and `--verify` finds no such split."""
+    rows = Dataset.from_dict({"image": [None] * 9, "text": ["a film"] * 9, "label": [0] * 9})
+    (tmp_path / "rows.csv").write_text("text,label\ngood,1\nbad,0\nbad,0\n")
+    parts = load_text_splits(str(tmp_path / "rows.csv"))["train"].train_test_split(2, seed=0)
+    DatasetDict({"train": rows, "my test": rows.select(range(3))}).save_to_disk(tmp_path / "unnamed")
+    DatasetDict({"train": parts["train"], "validation": parts["test"]}).save_to_disk(tmp_path / "parts")
+    assert {name: str(split.split) for name, split in load_image_splits(str(tmp_path / "unnamed")).items()} == {
+        "train": "train",
+        "my test": "my test",
+    }
+    train, evaluation = load_texts(str(tmp_path / "parts"), "train", "validation", "text", "label")
+    assert (str(train.split), str(evaluation.split)) == ("train", "validation")
+
+
+def test_one_split_to_train_and_to_measure_on(tmp_path):
+    """Prevents: `--augment true` passed over, as the training images' transform is replaced by the measured ones'."""
+    Dataset.from_dict({"image": [None], "label": [0]}).save_to_disk(tmp_path)
+    train, evaluation = load_images(str(tmp_path), eval_split="train")
+    train.set_transform(lambda rows: {"shown": rows["label"]})
+    evaluation.set_transform(lambda rows: {"measured": rows["label"]})
+    assert (train[0], evaluation[0]) == ({"shown": 0}, {"measured": 0})

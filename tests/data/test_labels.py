@@ -9,6 +9,7 @@ from hf_e2kd import TextCollator
 from hf_e2kd.data import AnnotatedCollator, DistillationTransform, encode_labels
 from hf_e2kd.data.collate import FiniteBatches
 from hf_e2kd.data.labels import encode_new_labels, refuse_partly_labelled
+from hf_e2kd.store.text import SpanCollator
 from tests.alignment.test_inputs import photograph, vit
 from tests.tokenizers import STUDENT
 
@@ -111,3 +112,10 @@ def test_lists_of_different_lengths_are_refused_with_the_remedy(kind):
         collator(list(shown))
     vectors = shown.map(lambda row: {"labels": [int(n in row["labels"]) for n in range(3)]})
     assert torch.equal(collator(list(vectors))["labels"], torch.tensor([[0, 1, 0], [1, 0, 1]]))
+
+
+def test_lists_of_different_lengths_of_texts_to_be_stored():
+    """Prevents: NumPy's "inhomogeneous shape" in the place of the remedy."""
+    samples = [{"text": "good", "label": [1]}, {"text": "bad", "label": [0, 2]}]
+    with pytest.raises(ValueError, match=r"lists of different lengths, such as \[1\] and \[0, 2\].*dataset.map"):
+        SpanCollator(STUDENT)(samples)

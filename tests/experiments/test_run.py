@@ -200,9 +200,11 @@ def test_no_teacher_teaches_the_teacher(tmp_path):
 
 @pytest.mark.parametrize(("repo_id", "title"), [(None, "food101"), ("me/student", "student")])
 def test_a_card_bears_its_repositorys_name(tmp_path, repo_id, title):
-    """Prevents: a card on the Hub that is called as the folder on the machine that trained."""
+    """Prevents: a card on the Hub that is called as the folder on the machine that trained; and an earlier student's
+    picture beside it, which `hf-e2kd card` would show and an upload would publish."""
     folder = tmp_path / "food101" / "student"
     folder.mkdir(parents=True)
+    (folder / "explanations.png").write_bytes(b"of an earlier student")
     trainer = SimpleNamespace(
         args=SimpleNamespace(seed=0),
         measure_fidelity=lambda *_, **__: image_record(),
@@ -213,6 +215,7 @@ def test_a_card_bears_its_repositorys_name(tmp_path, repo_id, title):
     run = {name: {"evaluation": {}} for name in ("teacher", "e²KD", "KD", "int8")}
     write_card(distillation, trainer, {}, run, folder, repo_id)
     assert ModelCard.load(folder / "README.md").data.model_name == title
+    assert not (folder / "explanations.png").exists()
 
 
 def test_a_picture_of_students_explained_at_a_layer_that_the_teacher_lacks(tmp_path):

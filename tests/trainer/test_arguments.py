@@ -76,6 +76,13 @@ def test_command_line(tmp_path):
     assert parse(tmp_path).explainer_options is None
 
 
+def test_resuming_that_is_switched_off(tmp_path):
+    """Prevents: `resume_from_checkpoint: false` in a file of options, by which recipes went on from the last checkpoint
+    and `hf-e2kd distill` looked for one of that name."""
+    assert parse(tmp_path, "--resume_from_checkpoint", "false").resume_from_checkpoint is None
+    assert parse(tmp_path, "--resume_from_checkpoint", "true").resume_from_checkpoint == "true"
+
+
 def test_file_and_back(tmp_path):
     """Arguments saved with a run must give the same run: options survive as JSON, not as a string of one."""
     options = {"target_layer": "vit.layers.1.layernorm_before"}

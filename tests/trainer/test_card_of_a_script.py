@@ -56,6 +56,9 @@ def test_a_card_of_what_was_measured(tmp_path, by_argument):
     assert "explanations.png" in card
     record = json.loads((tmp_path / "fidelity.json").read_text())
     assert record["figures"]["agreement"]["value"] == pytest.approx(trainer.evaluate()["eval_agreement"], abs=1e-6)
+    # A picture that isn't of the card's student stays behind no card, for an upload or `hf-e2kd card` to take.
+    trainer.create_model_card(fidelity=trainer.measure_fidelity(costs=False))
+    assert not (tmp_path / "explanations.png").exists() and "explanations.png" not in card_of(tmp_path)
 
 
 def test_a_card_beside_a_teacher_that_explains_nothing(tmp_path):

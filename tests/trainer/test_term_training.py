@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate.utils import DistributedType
+from datasets import Dataset
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
@@ -22,7 +23,7 @@ from hf_e2kd.trainer.compatibility import refuse_unsupported
 from hf_e2kd.trainer.preemption import last_checkpoint
 from hf_e2kd.trainer.term_setup import check_parameters
 from tests.models import build
-from tests.tokenizers import STUDENT, TEACHER, data, text_model, without_dropout
+from tests.tokenizers import STUDENT, TEACHER, data, text_model, tokenizer, without_dropout
 from tests.training import (
     CHECKPOINTING,
     Gradients,
@@ -630,3 +631,18 @@ def test_tokens_of_two_tokenizers_in_equal_number(tmp_path, name):
     trainer = distiller(*models, tmp_path, settings, data_collator=collator, **keywords)
     with pytest.raises(ValueError, match="of the tokens of two tokenizers.*of texts models of one tokenizer"):
         trainer.train()
+
+
+@pytest.mark.parametrize("name", ["hint", "attention_transfer", "activation_boundary"])
+def test_tokens_that_differ_in_a_later_batch(tmp_path, name):
+    """Prevents: an error of torch's within a training, or other tokens compared, where one tokenizer with two limits
+    reads the texts of the first batch alike, and later ones otherwise."""
+    settings = {"terms": {name: {"weight": 1.0}}, "explanation_weight": 0.0, "evaluate_explanations": False}
+    short, long = (Dataset.from_dict({"text": [words] * 4}) for words in ("a film", "a film " * 9))
+    models = without_dropout(text_model("bert")), text_model("bert", 1)
+    collator = TextCollator(STUDENT, tokenizer("wordpiece", model_max_length=12))
+    keywords = {"train_dataset": short, "eval_dataset": None, "processing_class": STUDENT, "data_collator": collator}
+    trainer = distiller(*models, tmp_path, settings, **keywords)
+    trainer.train()
+    with pytest.raises(ValueError, match=r"tokens of the student, \(4, 20\), and of the teacher, \(4, 12\), differ"):
+        trainer.evaluate(long)

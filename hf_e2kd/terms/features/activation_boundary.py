@@ -65,7 +65,8 @@ class ActivationBoundary(StagedFeatureTerm):
     ) -> torch.Tensor:
         assert reference_output is not None
         loss = output.logits.new_zeros(())
-        for connector, (student, teacher) in zip(self.connectors, self.pairs(output, reference_output), strict=True):
+        pairs = self.pairs(output, reference_output, inputs)
+        for connector, (student, teacher) in zip(self.connectors, pairs, strict=True):
             mask = token_mask(student, inputs)
             # Halved by each later layer.
             loss = loss / 2 + activation_boundary_loss(connector(student, mask), teacher, self.margin, mask)

@@ -52,11 +52,26 @@ class FeatureTerm(Term):
         return pair_layers(student, teacher)
 
     def pairs(
-        self, output: StepOutput, reference_output: ReferenceOutput
+        self, output: StepOutput, reference_output: ReferenceOutput, inputs: Mapping[str, Any] | None = None
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield the features of each pair of layers, (B, *grid, C) and (B, *grid', C'), in at least float32."""
+        """Yield the features of each pair of layers, (B, *grid, C) and (B, *grid', C'), in at least float32.
+
+        Args:
+            inputs: Batch, by which features of a text's tokens are refused where those of both models differ.
+
+        Raises:
+            ValueError: in this batch the tokens differ, as of tokenizers that cut or spell some texts otherwise.
+        """
         for own, theirs in zip(self.taps, self.reference_taps, strict=True):
-            yield at_least_float32(output.features[own]), at_least_float32(reference_output.features[theirs])
+            student, teacher = output.features[own], reference_output.features[theirs]
+            if inputs is not None and student.ndim == 3 and not _same_tokens(inputs):
+                raise ValueError(
+                    f"The term '{self.name}' compares the features of tokens, and in this batch the tokens of the "
+                    f"student, {tuple(inputs['input_ids'].shape)}, and of the teacher, "
+                    f"{tuple(inputs['teacher_input_ids'].shape)}, differ. It takes models of one tokenizer, which cuts "
+                    "the texts of both alike: TextCollator(…, max_length=…), --max_length."
+                )
+            yield at_least_float32(student), at_least_float32(teacher)
 
     def check_places(
         self, output: StepOutput, reference_output: ReferenceOutput, inputs: Mapping[str, Any] | None = None
@@ -69,8 +84,7 @@ class FeatureTerm(Term):
         Raises:
             ValueError: a pooled feature beside one with places, or texts of two tokenizers.
         """
-        ids, theirs_ids = ((inputs or {}).get(name) for name in ("input_ids", "teacher_input_ids"))
-        one_tokenizer = theirs_ids is None or (ids is not None and torch.equal(ids, theirs_ids))
+        one_tokenizer = _same_tokens(inputs or {})
         for (own, theirs), path, other in zip(
             self.pairs(output, reference_output), self.taps, self.reference_taps, strict=True
         ):
@@ -122,7 +136,7 @@ class PlacesTerm(FeatureTerm, ABC):
         assert reference_output is not None
         losses = [
             self.compare(student, teacher, token_mask(student, inputs))
-            for student, teacher in self.pairs(output, reference_output)
+            for student, teacher in self.pairs(output, reference_output, inputs)
         ]
         return torch.stack(losses).sum(dim=0)
 
@@ -168,6 +182,12 @@ def _pooled(features: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     if features.shape[1:3] == size:
         return features
     return F.adaptive_avg_pool2d(features.movedim(-1, 1), size).movedim(1, -1)
+
+
+def _same_tokens(inputs: Mapping[str, Any]) -> bool:
+    """Tell whether student and teacher read the same tokens of a batch."""
+    ids, theirs = inputs.get("input_ids"), inputs.get("teacher_input_ids")
+    return theirs is None or (ids is not None and torch.equal(ids, theirs))
 
 
 def token_mask(features: torch.Tensor, inputs: Mapping[str, Any]) -> torch.Tensor | None:

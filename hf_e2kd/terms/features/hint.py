@@ -63,7 +63,7 @@ class Hint(StagedFeatureTerm):
         losses = [
             hint_loss(projection(student), teacher, token_mask(student, inputs))
             for projection, (student, teacher) in zip(
-                self.projections, self.pairs(output, reference_output), strict=True
+                self.projections, self.pairs(output, reference_output, inputs), strict=True
             )
         ]
         return torch.stack(losses).sum(dim=0)
