@@ -136,9 +136,10 @@ evidence-unrelated: $(VENV)/.installed ## data-free: students on photographs wit
 	$(PAPERS)/limited_data.py --data tiny_imagenet --folder $(TINY_IMAGENET) --teacher $(LITE0) --students KD e²KD \
 		--train_images $(COCO_SUBSET)/images $(PHOTOS) --num_train_epochs 100 --output_dir outputs/unrelated $(ARGS)
 
-evidence-watermark: $(VENV)/.installed-test ## photographs whose watermark tells the class (PHOTOS)
+evidence-watermark: $(VENV)/.installed-test ## photographs whose watermark tells the class (PHOTOS; 1 h)
 	$(call needs,PHOTOS)
-	$(PAPERS)/watermark.py --photographs $(PHOTOS) --output_dir outputs/watermark $(ARGS)
+	$(PAPERS)/watermark.py --photographs $(PHOTOS) --regimes short mixup shortcut long \
+		--output_dir outputs/watermark $(ARGS)
 
 evidence-weight: $(VENV)/.installed ## λ on a shortcut (5 min)
 	$(PAPERS)/search_weight.py $(ARGS)
