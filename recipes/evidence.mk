@@ -19,8 +19,8 @@ needs = $(foreach name,$(1),$(if $($(name)),,$(error Give $(name)=FOLDER; the he
 .PHONY: evidence evidence-boxes evidence-boxes-tiny evidence-boxes-tiny-lite evidence-diffroar evidence-diffroar-cifar \
 	evidence-digits evidence-drift-images evidence-drift-texts evidence-entropy evidence-five-band \
 	evidence-interpretability evidence-interpretability-sskd evidence-kept-localisation evidence-limited-data \
-	evidence-limited-data-tiny evidence-limited-data-tiny-long evidence-shift evidence-shortcut evidence-tables \
-	evidence-texts evidence-unrelated evidence-watermark evidence-weight evidence-xdistillation \
+	evidence-limited-data-tiny evidence-limited-data-tiny-long evidence-reviews evidence-shift evidence-shortcut \
+	evidence-tables evidence-texts evidence-unrelated evidence-watermark evidence-weight evidence-xdistillation \
 	evidence-xdistillation-cifar
 
 evidence: ## list the targets that make the results anew
@@ -106,6 +106,9 @@ evidence-limited-data-tiny-long: $(VENV)/.installed ## the same with twice the t
 	$(PAPERS)/limited_data.py --data tiny_imagenet --folder $(TINY_IMAGENET) --teacher $(LITE0) --bf16 --use_cpu \
 		--studies frozen --students "KD, frozen" "e²KD, frozen" --num_train_epochs 60 \
 		--output_dir outputs/limited_data_tiny_imagenet_60 $(ARGS)
+
+evidence-reviews: $(VENV)/.installed ## the embedded reviews, students of texts (15 min)
+	$(BIN)/hf-e2kd distill --demo bert --seeds 3 $(ARGS)
 
 evidence-shift: $(VENV)/.installed ## ViT students of a convolutional teacher, and their shift test (TINY_IMAGENET, LITE0; 10 h)
 	$(call needs,TINY_IMAGENET LITE0)

@@ -59,6 +59,7 @@ def seeds_table(
 TABLES: dict[str, Callable[[Any, str], str]] = {
     "diffroar": diffroar_table,
     **{f"distill_{name}": seeds_table(METRICS, "agreement") for name in ("vit", "resnet", "convnext")},
+    "distill_bert": seeds_table(METRICS, "agreement", "KD"),
     "distill_coco": seeds_table(OF_BOXES, ["energy_pointing_game", "localization_iou"], "KD"),
     "distill_data_free": seeds_table(METRICS, "agreement"),
     "entropy": entropy_table,
