@@ -9,7 +9,7 @@ from torch import nn
 from ..metrics import agreement_where_teacher_errs, negative_flips
 from ..references import Reference
 from ..terms import ReferenceOutput, StepOutput
-from ..terms.matching import ComparisonGrid, comparison_size
+from ..terms.matching import comparison_size
 from .chance import shuffled_similarity
 from .control import ControlMeasures
 from .further import FurtherMeasures
@@ -19,6 +19,9 @@ from .prefixes import CHANCE
 from .protocol import MeasuredTrainer
 from .samples import sample_metrics
 from .students import OtherStudents
+
+Measured = Mapping[str, tuple[Reference, ReferenceOutput]]
+"""The measured reference and its output, by its name; empty if there is none."""
 
 
 class MeasuredBatches:
@@ -59,82 +62,51 @@ class MeasuredBatches:
     ) -> dict[str, torch.Tensor]:
         """Compute the values of one batch, as `BatchMeasures` describes it."""
         self.inputs = inputs
-        trainer, name = self.trainer, self.reference
-        found = self.others.outputs(trainer.student_inputs(inputs), matched)
-        measured = {} if name is None else {name: (trainer.references[name], outputs[name])}
+        name, references = self.reference, self.trainer.references
+        found = self.others.outputs(self.trainer.student_inputs(inputs), matched)
+        measured = {} if name is None else {name: (references[name], outputs[name])}
         counted = self._places.next(len(output.logits))
-        settings = trainer.is_multi_label, trainer.comparison_grid, trainer.iou_threshold
         # By the samples' places: each batch has random orders of its own, whichever process it is of.
         seed = self._places.first
-        values = batch_measures(output, measured, inputs, *settings, found, counted, seed)
+        values = self._of_student(output, measured, inputs) | self._of_classes(output, measured, inputs)
+        if name is not None and "explanation_similarity" in values:
+            size = comparison_size(inputs, self.trainer.comparison_grid)
+            values[f"{CHANCE}shuffled"] = shuffled_similarity(
+                output.explanations[name], outputs[name], size, counted, seed
+            )
+        for prefix, other in found.items():
+            metrics = self._of_student(other, measured, inputs)
+            own = {name: value for name, value in metrics.items() if not name.startswith(("teacher_", "zero_teacher_"))}
+            values |= {f"{prefix}{name}": value for name, value in own.items()}
         if self.controlled is not None and name is not None:
             values |= self.controlled(output, outputs[name], inputs, found)
         if self.further is not None and name is not None:
             values |= self.further(output, outputs[name], inputs, found, counted, seed)
         return values
 
+    def _of_student(self, output: StepOutput, measured: Measured, inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        """Compute `sample_metrics`, and where a student does worse than its teacher or repeats its mistakes."""
+        references = {name: reference for name, (reference, _) in measured.items()}
+        outputs = {name: reference_output for name, (_, reference_output) in measured.items()}
+        trainer = self.trainer
+        settings = trainer.is_multi_label, trainer.iou_threshold, trainer.comparison_grid
+        values = sample_metrics(output, outputs, references, inputs, *settings)
+        for reference, found in measured.values():
+            if found.logits is not None and found.shared_labels is not None and "accuracy" in values:
+                decisions = reference.student_logits(output.logits), found.logits, found.shared_labels
+                values["negative_flips"] = negative_flips(*decisions)
+                values["agreement_where_teacher_errs"] = agreement_where_teacher_errs(*decisions)
+        return values
 
-def batch_measures(
-    output: StepOutput,
-    measured: Mapping[str, tuple[Reference, ReferenceOutput]],
-    inputs: Mapping[str, Any],
-    multi_label: bool,
-    grid: ComparisonGrid,
-    iou_threshold: float,
-    others: Mapping[str, StepOutput],
-    counted: int | None = None,
-    seed: int = 0,
-) -> dict[str, torch.Tensor]:
-    """Compute the values of one batch: `sample_metrics`, and further ones for the card.
-
-    Args:
-        output: Output of the student.
-        measured: Measured reference and its output by name; empty if there is none.
-        inputs: The batch.
-        multi_label: True for a multi-label student.
-        grid: Grid on which maps of images are compared.
-        iou_threshold: Threshold of `localization_iou`.
-        others: Outputs of other students, by the beginning of their metrics' names.
-        counted: Number of the batch's first samples that are measured; None for all.
-        seed: Seed of the random orders of texts' words.
-
-    Returns:
-        Values (B,) or (B, K) by metric; NaN where one doesn't count.
-    """
-    values = student_measures(output, measured, inputs, multi_label, grid, iou_threshold)
-    labels = inputs.get("labels")
-    scores = output.logits.shape[1] == 1 and not multi_label
-    if labels is not None and labels.ndim == 1 and not labels.is_floating_point() and not scores:
-        values[LABEL] = labels
-    for name, (reference, reference_output) in measured.items():
-        if reference_output.logits is not None and not multi_label and not scores:
-            values[TEACHER_CLASS] = reference.to_student(reference_output.logits.argmax(1))
-        if "explanation_similarity" in values:
-            values[f"{CHANCE}shuffled"] = shuffled_similarity(
-                output.explanations[name], reference_output, comparison_size(inputs, grid), counted, seed
-            )
-    for prefix, found in others.items():
-        metrics = student_measures(found, measured, inputs, multi_label, grid, iou_threshold)
-        own = {name: value for name, value in metrics.items() if not name.startswith(("teacher_", "zero_teacher_"))}
-        values |= {f"{prefix}{name}": value for name, value in own.items()}
-    return values
-
-
-def student_measures(
-    output: StepOutput,
-    measured: Mapping[str, tuple[Reference, ReferenceOutput]],
-    inputs: Mapping[str, Any],
-    multi_label: bool,
-    grid: ComparisonGrid,
-    iou_threshold: float,
-) -> dict[str, torch.Tensor]:
-    """Compute `sample_metrics`, and where the student does worse than its teacher or repeats its mistakes."""
-    references = {name: reference for name, (reference, _) in measured.items()}
-    outputs = {name: reference_output for name, (_, reference_output) in measured.items()}
-    values = sample_metrics(output, outputs, references, inputs, multi_label, iou_threshold, grid)
-    for reference, found in measured.values():
-        if found.logits is not None and found.shared_labels is not None and "accuracy" in values:
-            decisions = reference.student_logits(output.logits), found.logits, found.shared_labels
-            values["negative_flips"] = negative_flips(*decisions)
-            values["agreement_where_teacher_errs"] = agreement_where_teacher_errs(*decisions)
-    return values
+    def _of_classes(self, output: StepOutput, measured: Measured, inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        """List the samples' labels and the teacher's classes, by which figures are told apart; none of scores."""
+        multi_label = self.trainer.is_multi_label
+        if output.logits.shape[1] == 1 and not multi_label:
+            return {}
+        values, labels = {}, inputs.get("labels")
+        if labels is not None and labels.ndim == 1 and not labels.is_floating_point():
+            values[LABEL] = labels
+        for reference, found in measured.values():
+            if found.logits is not None and not multi_label:
+                values[TEACHER_CLASS] = reference.to_student(found.logits.argmax(1))
+        return values

@@ -21,6 +21,7 @@ class MeasuredTrainer(Protocol):
         data_collator: Function that makes their batches.
         optimizer, lr_scheduler: Of the training, once there is one.
         optimizer_is_given: Whether the trainer was given its optimizer, in the place of the arguments' one.
+        steps_of_other_trainings: Optimizer steps by which other trainings changed the student.
         student: The student without wrappers.
         explainer: The student's explainer.
         references: References by name.
@@ -44,6 +45,9 @@ class MeasuredTrainer(Protocol):
     explainer: Explainer
     references: Mapping[str, Reference]
     terms: Any
+
+    @property
+    def steps_of_other_trainings(self) -> int: ...
 
     @property
     def student(self) -> nn.Module: ...

@@ -51,8 +51,8 @@ def describe_training(trainer: MeasuredTrainer, base_model: str | None) -> Train
     if args.load_best_model_at_end and state.best_model_checkpoint and ended:
         # The best evaluation's step may have none, where fewer steps are saved than evaluated.
         arguments["best_model_of_step"] = int(state.best_model_checkpoint.rsplit("-", 1)[1])
-    if others := getattr(trainer, "steps_of_other_trainings", 0):
-        arguments[OTHER_STEPS] = others
+    if trainer.steps_of_other_trainings:
+        arguments[OTHER_STEPS] = trainer.steps_of_other_trainings
     if getattr(trainer, "compute_loss_func", None) is not None:
         arguments["task_loss"] = OWN_LOSS
     if args.label_smoothing_factor and not trainer.is_multi_label:  # of several labels it has no effect
