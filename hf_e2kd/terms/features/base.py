@@ -62,9 +62,11 @@ class FeatureTerm(Term):
         Raises:
             ValueError: in this batch the tokens differ, as of tokenizers that cut or spell some texts otherwise.
         """
+        tokens_differ = inputs is not None and not _same_tokens(inputs)
         for own, theirs in zip(self.taps, self.reference_taps, strict=True):
             student, teacher = output.features[own], reference_output.features[theirs]
-            if inputs is not None and student.ndim == 3 and not _same_tokens(inputs):
+            if tokens_differ and student.ndim == 3:
+                assert inputs is not None
                 raise ValueError(
                     f"The term '{self.name}' compares the features of tokens, and in this batch the tokens of the "
                     f"student, {tuple(inputs['input_ids'].shape)}, and of the teacher, "
