@@ -5,6 +5,7 @@ import json
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -97,6 +98,36 @@ def describe_data(dataset: Any, known: DataRecord | None = None, split: str | No
         rows=rows,
         part=PartRecord(stated.share, stated.seed) if isinstance(stated, HeldOutSplit) else None,
         license=(getattr(info, "license", None) or None) or (license_of(data_id, "dataset") if data_id else None),
+    )
+
+
+def describe_sample(
+    dataset: Any,
+    selected: Any,
+    rows: Sequence[int],
+    seed: int | None,
+    columns_of: Any,
+    known: DataRecord | None = None,
+    split: str | None = None,
+) -> DataRecord:
+    """Describe the samples of a data set that are measured: which they are, what is read of them, and their digest.
+
+    Args:
+        dataset: The data set.
+        selected: Its samples that are measured.
+        rows: Their positions.
+        seed: Seed by which they were drawn; None where they were given.
+        columns_of: Collator of the trainer, which names the columns that it reads.
+        known, split: As of `describe_data`.
+    """
+    source = describe_data(dataset, known, split)
+    return replace(
+        source,
+        columns=source.columns or describe_columns(dataset, columns_of),
+        rows=len(dataset),
+        samples=list(rows),
+        seed=seed,
+        fingerprint=data_digest(selected, content_columns(dataset)),
     )
 
 

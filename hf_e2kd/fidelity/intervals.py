@@ -5,11 +5,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from tqdm.auto import tqdm
 
+from ..alignment.labels import class_names, is_multi_label, is_score
 from ..metrics import f1_map
 from ..metrics.running import SampleValues
 from .record import MetricValue
+from .samples import are_several
+from .scores import score_figures
 
 RESAMPLES = 1000
 """Bootstrap resamples of a mean."""
@@ -22,6 +26,29 @@ SMALLEST_CLASS = 10
 
 LABEL, TEACHER_CLASS = "_label", "_teacher_class"
 """Columns of values that are no figures of their own: classes by which others are grouped."""
+
+
+def student_figures(
+    values: SampleValues, student: nn.Module, seed: int, logits: Any = None, labels: Any = None, rows: Any = slice(None)
+) -> dict[str, MetricValue]:
+    """Compute all figures of samples' values, with their intervals.
+
+    Args:
+        values: Values of the samples, of the student and those beside it.
+        student: The student, whose problem decides on the figures.
+        seed: Seed of the resamples.
+        logits, labels: The student's logits and the labels of all samples (N, classes), for F1 and mAP; None without.
+        rows: Which of all samples these are.
+
+    Returns:
+        Values by name, as of `metric_values`.
+    """
+    found = metric_values(values, seed, class_names(student))
+    if is_multi_label(student) and logits is not None and are_several(labels):
+        found |= pooled_values(torch.as_tensor(logits)[rows], torch.as_tensor(labels)[rows], seed)
+    if is_score(student):
+        found |= score_figures(values, POOLED_RESAMPLES, seed)
+    return found
 
 
 def metric_values(values: SampleValues, seed: int, names: Sequence[str] | None) -> dict[str, MetricValue]:

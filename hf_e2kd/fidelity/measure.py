@@ -11,36 +11,25 @@ import torch
 from torch import nn
 from torch.utils.data import Subset
 
-from ..alignment.labels import class_names, is_multi_label, is_score
+from ..alignment.labels import is_multi_label, is_score
 from ..architectures.sharding import whole
 from ..data.groups import group_columns, read_groups
 from ..explainers import Explainer
 from ..logs import get_logger
-from ..metrics.running import SampleValues
 from ..references import Reference, TeacherReference
 from ..store import StoredReference
 from ..store.joining import unattached
 from .batches import MeasuredBatches
 from .control import Control, ControlMeasures
 from .cost import costs_of, device_name
-from .describe import (
-    content_columns,
-    data_digest,
-    describe_columns,
-    describe_data,
-    describe_explainer,
-    describe_model,
-    environment,
-)
+from .describe import describe_explainer, describe_model, describe_sample, environment
 from .further import FurtherMeasures
 from .groups import group_figures
 from .interpretability.faithfulness import Faithfulness
-from .intervals import POOLED_RESAMPLES, metric_values, pooled_values
+from .intervals import student_figures
 from .prefixes import CHANCE, chance_levels, without_prefix
 from .protocol import MeasuredTrainer
-from .record import DataRecord, FidelityRecord, MetricValue, ModelRecord
-from .samples import are_several
-from .scores import score_figures
+from .record import DataRecord, FidelityRecord, ModelRecord
 from .students import OtherStudents
 
 logger = get_logger(__name__)
@@ -112,14 +101,13 @@ def measure_fidelity(
     others = OtherStudents.beside(student, compared or {}, trainer.explainer)
     if chance and trainer.explains:
         others.add_untrained(student, seed)
-    further: FurtherMeasures | None = None
+    further = controlled = None
     if explainers or faithfulness:
-        faithful = faithfulness if isinstance(faithfulness, Faithfulness) else Faithfulness() if faithfulness else None
-        further = FurtherMeasures(trainer, name, student, others.models, explainers, faithful, len(rows))
-    controlled: ControlMeasures | None = None
+        options = faithfulness if isinstance(faithfulness, Faithfulness) else Faithfulness() if faithfulness else None
+        further = FurtherMeasures(trainer, name, student, others.models, explainers, options, len(rows))
     if control is not None:
-        kind = control if isinstance(control, Control) else Control(control)
-        controlled = ControlMeasures(trainer, name, kind, seed)
+        change = control if isinstance(control, Control) else Control(control)
+        controlled = ControlMeasures(trainer, name, change, seed)
     batches = MeasuredBatches(trainer, name, others, further, controlled, len(rows))
     # A data loader draws a random number too.
     with torch.random.fork_rng(), ExitStack() as stack:
@@ -128,43 +116,32 @@ def measure_fidelity(
             stack.callback(further.close)
         values, output = trainer.collect_samples(selected, batches, columns)
 
-    def figures_of(own: SampleValues, rows: Any = slice(None)) -> dict[str, MetricValue]:
-        found = metric_values(own, seed, class_names(student))
-        if trainer.is_multi_label and output.predictions is not None and are_several(output.label_ids):
-            logits, labels = (torch.as_tensor(each)[rows] for each in (output.predictions, output.label_ids))
-            found |= pooled_values(logits, labels, seed)
-        if is_score(student):
-            found |= score_figures(own, POOLED_RESAMPLES, seed)
-        return found
-
-    figures, grouped = figures_of(values), None
+    logits, labels = output.predictions, output.label_ids
+    figures = student_figures(values, student, seed, logits, labels)
     if chance and "explanation_similarity" in figures and f"{CHANCE}shuffled" not in figures:
         logger.warning(
             "The similarity has no chance level by other samples' explanations: each batch holds one sample. Set "
             "per_device_eval_batch_size to 2 or more."
         )
+    grouped = None
     if groups is not None:
-        grouped = group_figures(values, groups, figures_of)
+        grouped = group_figures(
+            values, groups, lambda own, rows: student_figures(own, student, seed, logits, labels, rows)
+        )
         methods = ["", *([] if further is None else further.prefixes)]
         figures |= grouped.worst(f"{method}{model}" for method in methods for model in ("", *others.titles))
     described, teacher = _described(trainer, described, student, reference, batches.inputs, costs)
     explainer, teacher_explainer = describe_explainer(trainer.explainer), None
     if reference is not None and reference.explainers():
         teacher_explainer = describe_explainer(reference.explainers()[0])
-    described_data = describe_data(dataset, data, split)
     modality = "image" if "pixel_values" in batches.inputs else "text"
     return FidelityRecord(
         modality=modality,
         problem=problem_of(student),
         student=described,
         teacher=teacher,
-        data=replace(
-            described_data,
-            columns=described_data.columns or describe_columns(dataset, trainer.data_collator),
-            rows=len(dataset),
-            samples=rows,
-            seed=None if given else seed,
-            fingerprint=data_digest(selected, content_columns(dataset)),
+        data=describe_sample(
+            dataset, selected, rows, None if given else seed, columns_of=trainer.data_collator, known=data, split=split
         ),
         explainer=explainer,
         teacher_explainer=None if teacher_explainer == explainer else teacher_explainer,
