@@ -14,7 +14,7 @@ from torch import nn
 from transformers import AutoModelForImageClassification, HfArgumentParser, PreTrainedConfig, ViTImageProcessor
 from transformers.hf_argparser import string_to_bool
 
-from hf_e2kd.data import load_imagenet, load_sun397, load_tiny_imagenet, load_tiny_imagenet_parquet
+from hf_e2kd.data import load_cifar10, load_imagenet, load_sun397, load_tiny_imagenet, load_tiny_imagenet_parquet
 from hf_e2kd.data.imagenet import class_names
 from hf_e2kd.data.images import load_image_splits, without_undecodable
 from hf_e2kd.experiments import Distillation, Experiment
@@ -204,7 +204,7 @@ def smoke_folder(args: ExplanationDistillArguments) -> Path:
 
 
 def find_images(source: str, partition: int | None = None) -> DatasetDict:
-    """Load images in the layout of SUN397, Tiny ImageNet or ImageNet, or as `load_image_splits` does.
+    """Load images in the layout of SUN397, CIFAR-10, Tiny ImageNet or ImageNet, or as `load_image_splits` does.
 
     Args:
         source: Folder or Hub id.
@@ -213,6 +213,8 @@ def find_images(source: str, partition: int | None = None) -> DatasetDict:
     folder = Path(source)
     if (folder / "SUN397").is_dir() or (folder / "a").is_dir():
         return load_sun397(folder, partition, open_images=False)
+    if any((folder / f"test_batch.{ending}").is_file() for ending in ("bin", "png")):
+        return load_cifar10(folder)
     if _has_tiny_lists(folder) or (folder / "classes.csv").is_file() and any(folder.glob("*.parquet")):
         return find_tiny_imagenet(source)
     class_folders = [child.name for child in folder.glob("train/*") if child.is_dir()]

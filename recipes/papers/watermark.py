@@ -17,18 +17,22 @@ over all and in the worst group (class × watermark), and the share of their map
     long      five times as many, on mixed images
     shortcut  as short, by a teacher that was trained where the watermark tells the class
 
+--student takes another network of the students, such as a ConvNeXt; the teacher stays a small ResNet.
+
 Each student's figures are written as they come; started again, the same command goes on, and started twice it does
 half of the work in each process. --continue_from takes over the students of an earlier results.json.
 
     pip install 'hf-e2kd[watermark]'
     python recipes/papers/watermark.py --photographs CLOTHING --regimes short mixup long
     python recipes/papers/watermark.py --photographs ANIMALS --plain cat dog --marked cow horse --correlation 0.95
+    python recipes/papers/watermark.py --photographs CLOTHING --student recipes/networks/convnext_64.json \\
+        --students KD e²KD --learning_rate 2e-3
     python recipes/papers/watermark.py --smoke
 """
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -96,6 +100,10 @@ class Options:
         default=1.0, metadata={"help": "How often the watermark tells the class in training; otherwise it is random."}
     )
     shots: int = field(default=300, metadata={"help": "Photographs of either to train students on; 0 takes all."})
+    student: str | None = field(
+        default=None,
+        metadata={"help": "Network of the students, timm/NAME or .json, other than the small ResNet."},
+    )
     regimes: list[str] = field(
         default_factory=lambda: ["short"], metadata={"help": f"Of {', '.join(REGIMES)}, any number."}
     )
@@ -141,7 +149,10 @@ def run_watermark(description: str) -> dict[str, Any]:
         use_one_thread()
     start, output = time.monotonic(), Path(args.output_dir)
     deciding = {name: value for name, value in asdict(options).items() if name in DECIDING}
-    digest, setting = settings_digest(deciding, args), small_setting() if options.smoke else SETTING
+    setting = small_setting() if options.smoke else SETTING
+    if options.student is not None:
+        deciding["student"], setting = options.student, replace(setting, student=options.student)
+    digest = settings_digest(deciding, args)
     earlier, taught = read_earlier(options, digest)
     kinds = list(dict.fromkeys(REGIMES[regime].teacher for regime in options.regimes))
     if options.smoke:

@@ -451,6 +451,15 @@ def test_tiny_imagenets_parquet_files_are_images_too(tmp_path, monkeypatch):
     assert unlabelled_images([str(tmp_path)] * 2).column_names == ["image"]
 
 
+def test_cifar_10_is_images_too(tmp_path):
+    """Prevents: CIFAR-10's files taken for a folder of images, so that it can't be unrelated data or be shifted."""
+    record = bytes([3]) + bytes(3 * 32 * 32)
+    for name in (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"):
+        (tmp_path / f"{name}.bin").write_bytes(record)
+    assert find_images(str(tmp_path))["test"]["label"] == [3]
+    assert unlabelled_images([str(tmp_path)]).num_rows == 5
+
+
 def test_tiny_imagenets_own_folders_are_read_by_every_recipe(tmp_path):
     """Prevents: its folders taken for ImageNet's, whose `val` has other classes, or Parquet files asked for."""
     root, wnid = tmp_path / "tiny-imagenet-200", "n01443537"

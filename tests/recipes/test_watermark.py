@@ -140,6 +140,20 @@ def test_a_longer_command_goes_on(finished, monkeypatch, tmp_path):
         watermark.run_watermark(watermark.__doc__)
 
 
+def test_students_of_another_network(run, capsys, finished, tmp_path):
+    """Prevents: a network that is named and not trained, and its figures among the small ResNet's."""
+    network = tmp_path / "vit.json"
+    sizes = '"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8'
+    network.write_text(f'{{"model_type": "vit", "image_size": 32, "patch_size": 8, {sizes}}}')
+    line = ["--smoke", "--seeds", "1", "--shots", "6", "--students", "KD", "--student", str(network)]
+    results = run(watermark, *line)
+    assert results["options"]["student"] == str(network)
+    assert results["rows"][0]["parameters"] != finished[1]["rows"][0]["parameters"]
+    with pytest.raises(SystemExit):
+        run(watermark, *line, "--continue_from", str(finished[0] / "results.json"))
+    assert "other options, arguments or another version" in capsys.readouterr().err
+
+
 def test_regimes():
     """Prevents: regimes whose results are taken for one another's, and a length that isn't the stated one."""
     assert len({run_name("KD", arm_in(regime, "KD")) for regime in REGIMES}) == len(REGIMES) == 4
