@@ -161,7 +161,7 @@ def create_student(
         revision: Branch, tag or commit on the Hub.
 
     Raises:
-        ValueError: unknown `init`, or a revision of what is no id on the Hub.
+        ValueError: unknown `init`, a revision of what is no id on the Hub, or random weights that can't be trained.
     """
     if init not in ("pretrained", "random"):
         raise ValueError(unknown_choice("student_init", init, ["pretrained", "random"]))
@@ -174,11 +174,22 @@ def create_student(
         labels = label_settings(names, len(names))
     if init == "random":
         configuration = _configuration(source, labels, revision)
+        _refuse_vanishing(configuration)
         return AutoModelForImageClassification.from_config(configuration, dtype=torch.float32)
     options = {"revision": revision, "dtype": torch.float32}
     student = load_for_classes(AutoModelForImageClassification, source, labels, FROM_SCRATCH, **options)[0]
     _reorder_classes(student, source, revision)
     return student
+
+
+def _refuse_vanishing(config: PreTrainedConfig) -> None:
+    """Refuse random EfficientNets of transformers, unless their weights are drawn larger than by default."""
+    if config.model_type == "efficientnet" and config.initializer_range < 0.1:
+        raise ValueError(
+            f"transformers draws a random EfficientNet's weights at a deviation of {config.initializer_range}, "
+            "so small that no gradient reaches its first layers, and such a student never learns. Take timm's, as "
+            'timm/efficientnet_b0, or a configuration with "initializer_range": 0.2.'
+        )
 
 
 def load_for_classes(

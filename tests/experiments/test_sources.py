@@ -194,6 +194,19 @@ def test_an_architecture_needs_no_network(monkeypatch):
     assert create_student("timm/test_resnet", "random", ["a", "b"]).config.num_labels == 2
 
 
+def test_random_weights_that_cannot_be_trained(tmp_path):
+    """Prevents: hours of training of an EfficientNet whose logits are the same for every image."""
+    file, widths = tmp_path / "small.json", {"width_coefficient": 0.25, "depth_coefficient": 0.1, "hidden_dim": 320}
+    config = {"model_type": "efficientnet", "image_size": 32, "depth_divisor": 4, **widths}
+    file.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="no gradient reaches its first layers.* timm/efficientnet_b0"):
+        create_student(str(file), "random", ["a", "b"])
+    file.write_text(json.dumps(config | {"initializer_range": 0.2}))
+    student = create_student(str(file), "random", ["a", "b"]).train()
+    student(torch.rand(4, 3, 32, 32)).logits.std(0).sum().backward()
+    assert next(student.parameters()).grad.norm() > 1e-3
+
+
 def test_a_network(monkeypatch):
     """Prevents: a Hub that answers, by an error too, and isn't used."""
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
