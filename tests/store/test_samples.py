@@ -66,6 +66,25 @@ def test_a_transform_of_another_processor(tmp_path, teacher):
         reference.check_processor(cropping)
 
 
+def test_streams_that_are_augmented(tmp_path, teacher):
+    """Prevents: stored maps that stay where they were while a stream's images move, and a store of moved images."""
+    data = photographs()
+
+    def stream(**options):
+        transform = DistillationTransform(PROCESSOR, **options)
+        return data.to_iterable_dataset().map(transform, batched=True, remove_columns=["image", "label"])
+
+    flipped = stream(augmentation=v2.RandomHorizontalFlip())
+    with pytest.raises(StoreError, match="DistillationTransform has an augmentation"):
+        store(teacher, flipped, tmp_path / "augmented", id_column="key")
+    reference = store(teacher, stream(), tmp_path / "store", id_column="key")
+    assert reference.description["field_of_view"] == {"keeps_ratio": False, "fraction": 1.0}
+    with pytest.raises(StoreError, match="nothing says where in them the places of the stored maps are"):
+        next(iter(reference.attach(flipped)))
+    recorded = stream(augmentation=v2.RandomHorizontalFlip(1.0), record_view=True)
+    assert next(iter(reference.attach(recorded)))["view_matrix"][0][0] == -1
+
+
 def test_a_store_by_another_transform_is_not_taken(tmp_path, teacher):
     """Prevents: maps of the images as they were shown before a script was changed and run again."""
     data = photographs()
