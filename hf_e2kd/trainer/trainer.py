@@ -374,6 +374,8 @@ class ExplanationDistillTrainer(
         self.terms.train()
         with self._gathered(model):
             loss = super().training_step(model, *arguments, **keywords)
+        if self.is_in_train and self.accelerator.sync_gradients:
+            self._term_gradients.average()
         if self.args.logging_nan_inf_filter:
             # The training loop reads the loss now too; without its filter, at the next log.
             self._finite.check(loss, self.state.global_step)
