@@ -357,6 +357,8 @@ class StoreBuilder:
 
     def _explain(self, batch: Mapping[str, Any], device: torch.device) -> Explanation:
         own = {name.removeprefix("teacher_"): value for name, value in batch.items() if name.startswith("teacher_")}
+        if own.keys().isdisjoint(("pixel_values", "input_ids")):  # the data's own, such as a `teacher_score`
+            own = {}
         parameters = inspect.signature(self.teacher.forward).parameters
         accepted = {*parameters, "pixel_values", "input_ids", *LAYOUT_COLUMNS}
         # A wrapper of the user's own hands on what it doesn't name.

@@ -40,6 +40,11 @@ class AttachedDataset(Dataset):
         self.id_column = id_column
 
     @property
+    def labelled_dataset(self) -> Any:
+        """The data set whose labels these samples have."""
+        return self.dataset
+
+    @property
     def features(self) -> Any:
         """The features of the data set itself, by which the names of its classes are read."""
         return getattr(without_subsets(self.dataset), "features", None)
@@ -96,6 +101,11 @@ class AttachedStream(IterableDataset):
         self.decoder = decoder
         self.index = index
         self.id_column = id_column
+
+    @property
+    def labelled_dataset(self) -> Any:
+        """The data set whose labels these samples have."""
+        return self.dataset
 
     @property
     def features(self) -> Any:

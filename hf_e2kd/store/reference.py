@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import IterableDataset
 from transformers import DataCollatorWithPadding, default_data_collator
 
-from ..alignment.labels import LabelAlignment, align_names, class_count, class_names, is_score
+from ..alignment.labels import LabelAlignment, align_names, class_count, class_names, is_score, parts_of
 from ..alignment.scores import refuse_one_shared_class
 from ..architectures.functions import uncompiled, without_adapter, without_autocast
 from ..architectures.refusals import refuse_offloaded
@@ -379,9 +379,10 @@ class StoredReference(Reference):
         self.check(student_processing_class=processing_class)
 
     def check_data(self, dataset: Any) -> None:
-        transform = distillation_transform(unattached(dataset))
-        shown = None if transform is None or self.is_text else stated_field(transform.student)
-        self._refuse_another_view(shown, "the data's DistillationTransform")
+        for part in parts_of(dataset):
+            transform = distillation_transform(part)
+            shown = None if transform is None or self.is_text else stated_field(transform.student)
+            self._refuse_another_view(shown, "the data's DistillationTransform")
 
     def check_collator(self, collator: Any) -> None:
         known = isinstance(collator, DataCollatorWithPadding | TextCollator) or collator is default_data_collator

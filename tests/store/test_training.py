@@ -333,15 +333,17 @@ def test_another_field_of_view_of_the_data_is_refused(tmp_path, teacher):
     )
     transform = DistillationTransform(cropping)
     stream = photographs().to_iterable_dataset().map(transform, batched=True, remove_columns=["image"])
-    for shown in (data.with_transform(transform), torch.utils.data.Subset(data.with_transform(transform), [2]), stream):
-        attached = reference.attach(shown)
+    cropped = data.with_transform(transform)
+    parts = torch.utils.data.ConcatDataset([reference.attach(cropped)])
+    for shown in (cropped, torch.utils.data.Subset(cropped, [2]), stream, parts):
+        attached = shown if shown is parts else reference.attach(shown)
         made = distiller(build("vit"), None, tmp_path, train_dataset=attached, references={"teacher": reference})
         with pytest.raises(StoreError, match="'keeps_ratio': False.*DistillationTransform shows {'keeps_ratio': True"):
             made.train()
         with pytest.raises(StoreError, match="DistillationTransform shows"):
             made.evaluate(attached)
     logits_only = {"explanation_weight": 0.0, "evaluate_explanations": False}
-    attached = reference.attach(data.with_transform(transform))
+    attached = reference.attach(cropped)
     distiller(
         build("vit"), None, tmp_path, logits_only, train_dataset=attached, references={"teacher": reference}
     ).train()
