@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import Subset
+from torch.utils.data import ConcatDataset, Subset
 
 
 @dataclass(frozen=True)
@@ -242,9 +242,21 @@ def dataset_label_names(dataset: Any, label_column: str | None = None) -> list[s
     The column is the one that the data set's transform reads (`DistillationTransform`), or `label_column`, where that
     is there; else `labels` or `label`.
 
-    A `torch.utils.data.Subset` states those of the data set that it is a part of.
+    A `torch.utils.data.Subset` states those of the data set that it is a part of, a `ConcatDataset` those in which its
+    parts agree.
     """
-    features: Mapping[str, Any] = getattr(without_subsets(dataset), "features", None) or {}
+    names = _names_of_parts(dataset, label_column)
+    return names[0] if len(names) == 1 else None
+
+
+def _names_of_parts(dataset: Any, label_column: str | None) -> list[list[str]]:
+    """The different lists of class names that a data set's parts state."""
+    parts = [_names_of_part(part, label_column) for part in parts_of(dataset)]
+    return [names for number, names in enumerate(parts) if names is not None and names not in parts[:number]]
+
+
+def _names_of_part(dataset: Any, label_column: str | None) -> list[str] | None:
+    features: Mapping[str, Any] = getattr(dataset, "features", None) or {}
     named = (getattr(transform_of(dataset), "label_column", None), label_column)
     read = next((column for column in named if column is not None and column in features), None)
     for column in ("labels", "label") if read is None else (read,):
@@ -267,6 +279,18 @@ def without_subsets(dataset: Any) -> Any:
     while isinstance(dataset, Subset):
         dataset = dataset.dataset
     return dataset
+
+
+def parts_of(dataset: Any) -> list[Any]:
+    """The data sets that `torch.utils.data.ConcatDataset` has put together, without subsets; or the one that it is.
+
+    Ours, which add to another's samples, name it as their `labelled_dataset`.
+    """
+    dataset = without_subsets(dataset)
+    if isinstance(dataset, ConcatDataset):
+        return [part for own in dataset.datasets for part in parts_of(own)]
+    whole = getattr(dataset, "labelled_dataset", None)
+    return [dataset] if whole is None else parts_of(whole)
 
 
 @dataclass(frozen=True)
@@ -336,9 +360,12 @@ def data_labels(dataset: Any, model: nn.Module, label_column: str | None = None)
     """Match a data set's labels with a model's classes: by name where both state names, else by number.
 
     Returns:
-        The match; None for labels of another label space, or of classes that the model lacks.
+        The match; None for labels of another label space or of several, or of classes that the model lacks.
     """
-    stated, known, count = dataset_label_names(dataset, label_column), class_names(model), class_count(model)
+    of_parts, known, count = _names_of_parts(dataset, label_column), class_names(model), class_count(model)
+    if len(of_parts) > 1:  # which number their classes otherwise
+        return None
+    stated = of_parts[0] if of_parts else None
     checked = count != 1 and getattr(getattr(model, "config", None), "problem_type", None) != "regression"
     own = DataLabels(count, checked=checked)
     if stated is None:

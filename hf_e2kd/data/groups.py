@@ -44,6 +44,11 @@ class GroupedDataset(Dataset):
         self.groups = groups
 
     @property
+    def labelled_dataset(self) -> Any:
+        """The data set whose labels these samples have."""
+        return self.dataset
+
+    @property
     def features(self) -> Any:
         """The features of the data set itself, by which the names of its classes are read."""
         return getattr(without_subsets(self.dataset), "features", None)

@@ -57,6 +57,7 @@ def push_folder(
     commit_message: str,
     allow_patterns: Sequence[str] | None = None,
     ignore_patterns: Sequence[str] | None = None,
+    delete_patterns: Sequence[str] | None = None,
 ) -> CommitInfo:
     """Upload a folder's files in one commit, to a repository that is made if it doesn't exist.
 
@@ -72,6 +73,7 @@ def push_folder(
         token: Token of a user who may write there; by default that of the user who is logged in.
         commit_message: Title of the commit.
         allow_patterns, ignore_patterns: Patterns of files' names, as in `huggingface_hub.upload_folder`.
+        delete_patterns: Patterns of files that are deleted there, unless they are uploaded.
 
     Raises:
         ValueError: `repo_id` can't be one.
@@ -90,6 +92,7 @@ def push_folder(
             revision=revision,
             allow_patterns=None if allow_patterns is None else list(allow_patterns),
             ignore_patterns=None if ignore_patterns is None else list(ignore_patterns),
+            delete_patterns=None if delete_patterns is None else list(delete_patterns),
         )
 
     command = ["hf", "upload", repo_id, str(Path(folder).absolute()), ".", "--repo-type", repo_type]
@@ -97,6 +100,7 @@ def push_folder(
     command += ["--revision", revision] if revision is not None else []
     command += [part for pattern in allow_patterns or () for part in ("--include", pattern)]
     command += [part for pattern in ignore_patterns or () for part in ("--exclude", pattern)]
+    command += [part for pattern in delete_patterns or () for part in ("--delete", pattern)]
     try:
         check_online()
         return retried(upload)

@@ -68,6 +68,13 @@ class Reference(Stochastic, ABC):
             with_maps: True if maps are needed at this step.
         """
 
+    def check_data(self, dataset: Any) -> None:
+        """Refuse data, before samples are read, whose transform shows another view than that of the reference's maps.
+
+        Args:
+            dataset: Data set of a training or an evaluation.
+        """
+
     def check_collator(self, collator: Any) -> None:
         """Refuse a collator that can't hold what the reference adds to the samples."""
 

@@ -231,7 +231,9 @@ class TeacherReference(Reference):
         return self.explainer.with_tokenizer(self.tokenizer) if f"{_PREFIX}input_ids" in inputs else self.explainer
 
     def _own_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        return {key.removeprefix(_PREFIX): value for key, value in inputs.items() if key.startswith(_PREFIX)}
+        own = {key.removeprefix(_PREFIX): value for key, value in inputs.items() if key.startswith(_PREFIX)}
+        # Else they are the data's own, such as a `teacher_score`.
+        return {} if own.keys().isdisjoint(("pixel_values", "input_ids")) else own
 
     @torch.no_grad()
     def __call__(self, inputs: Mapping[str, Any], with_maps: bool = True) -> ReferenceOutput:

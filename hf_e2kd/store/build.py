@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
@@ -25,7 +26,7 @@ from ..explainers import Explainer, Explanation, build_explainer
 from ..version import __version__
 from .description import plan_digest, read_description, read_plan
 from .files import FORMAT, PLAN_FILE, STORE_FILE, StoreError, write_json
-from .ids import check_order, order_probes, refuse_duplicates, stated_ids
+from .ids import check_order, differing_column, order_probes, refuse_duplicates, stated_ids
 from .key import explainer_key, field_of_view, processor_key, require_same, stated_field, teacher_key
 from .options import DTYPES, refuse_all_logits, refuse_counts, refuse_unknown
 from .rows import RowEncoder
@@ -110,7 +111,7 @@ class StoreBuilder:
         self.ids = None if id_column is None or self.streams else stated_ids(dataset, id_column)
         if self.ids is not None:
             refuse_duplicates(self.ids)
-        self.probes = None if id_column is not None else order_probes(dataset)
+        self.probes = None if self.streams else order_probes(dataset)
 
         is_text = isinstance(processing_class, PreTrainedTokenizerBase)
         if explainer is None:
@@ -120,8 +121,7 @@ class StoreBuilder:
         self.explainer.check(teacher, trained=False)
         known = class_count(teacher)
         self.dataset = with_images(dataset, processing_class, transform, image_column, label_column, is_text, known)
-        if not self.streams:
-            refuse_random_samples(self.dataset)
+        refuse_random_samples(self.dataset)
         self.collate: Callable[..., Any]
         if collator is not None:
             self.collate = collator
@@ -175,10 +175,23 @@ class StoreBuilder:
                 if name == STORE_FILE:  # nothing is left to be divided
                     given["ids"].pop("rows_per_shard")
                 require_same({**stored, "ids": there["ids"]}, given, self.folder, _REBUILD)
-                if self.probes is not None:
-                    check_order(self.dataset, there["ids"]["probes"], self.folder)
+                probes = there["ids"]["probes"]
+                if self.id_column is None:
+                    check_order(self.dataset, probes, self.folder)
+                elif self.ids is not None:
+                    self._refuse_other_samples(probes)
                 return name == STORE_FILE
         return False
+
+    def _refuse_other_samples(self, probes: Any) -> None:
+        assert self.ids is not None and self.id_column is not None
+        column = differing_column(self.dataset, np.arange(len(self.ids)), probes, self.id_column)
+        if column is not None:
+            raise StoreError(
+                f"The samples have the ids of those in the store {self.folder} and are others: another '{column}', and "
+                "no column is the same. Build into another folder; where the samples were changed and the explanations "
+                "shall stay, load them by StoredReference(folder)."
+            )
 
     def run(self, process_index: int = 0, num_processes: int = 1) -> None:
         """Make the shards number `process_index`, `process_index + num_processes`, … that aren't there yet.
@@ -344,6 +357,8 @@ class StoreBuilder:
 
     def _explain(self, batch: Mapping[str, Any], device: torch.device) -> Explanation:
         own = {name.removeprefix("teacher_"): value for name, value in batch.items() if name.startswith("teacher_")}
+        if own.keys().isdisjoint(("pixel_values", "input_ids")):  # the data's own, such as a `teacher_score`
+            own = {}
         parameters = inspect.signature(self.teacher.forward).parameters
         accepted = {*parameters, "pixel_values", "input_ids", *LAYOUT_COLUMNS}
         # A wrapper of the user's own hands on what it doesn't name.

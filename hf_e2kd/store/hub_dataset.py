@@ -12,7 +12,8 @@ from ..hub.upload import push_folder
 from .files import STORE_FILE, write_json, write_text
 from .key import public_key
 
-_FILES = ["shard-*.arrow", STORE_FILE, "README.md"]
+_SHARDS = "shard-*.arrow"
+_FILES = [_SHARDS, STORE_FILE, "README.md"]
 
 _SIZES = ((1e3, "n<1K"), (1e4, "1K<n<10K"), (1e5, "10K<n<100K"), (1e6, "100K<n<1M"), (1e7, "1M<n<10M"))
 
@@ -86,6 +87,8 @@ def upload_store(
         token=token,
         commit_message=commit_message,
         allow_patterns=_FILES,
+        # Those of a larger store that was published there before: the card's configuration names them all.
+        delete_patterns=[_SHARDS],
     )
     return str(commit.repo_url), published
 
@@ -112,7 +115,7 @@ def store_card(description: Mapping[str, Any], repo_id: str, license: str | None
         task_categories=["text-classification" if is_text else "image-classification"],
         size_categories=next((name for most, name in _SIZES if count < most), "n>10M"),
         tags=["hf_e2kd", "knowledge-distillation", "explainability", key["explainer"]["name"]],
-        configs=[{"config_name": "default", "data_files": [{"split": "train", "path": "shard-*.arrow"}]}],
+        configs=[{"config_name": "default", "data_files": [{"split": "train", "path": _SHARDS}]}],
     )
     total = sum(shard["bytes"] for shard in description["shards"])
     top_k = key["precision"]["top_k"]

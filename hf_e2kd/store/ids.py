@@ -9,6 +9,7 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
+from PIL.Image import Image
 from torch.utils.data import Subset
 
 from ..alignment.labels import without_subsets
@@ -19,7 +20,8 @@ from .shards import Id, Shards
 logger = get_logger(__name__)
 
 # Samples whose content is remembered, to find out later whether the data is still in the same order: so many evenly
-# over it, and at most as many again, the denser the nearer to its beginning, as a small part alone may be left.
+# over it, and at most as many again, the denser the nearer to its beginning, as a small part alone may be left, and to
+# its end, as few samples may be left out there.
 _PROBES = 64
 # Of a data set that computes its samples, and so may be slow to ask.
 _SLOW_PROBES = 16
@@ -29,6 +31,8 @@ _LABELS = {"label": "labels", "labels": "label"}
 """Names of one column of labels before and after a transform."""
 _FILE_NAME = ".path"
 """What the name of an image's file is compared under, after its column."""
+_VALUES = ".values"
+"""What a tensor, an array or an image of a sample is compared under, after its column: augmentations change it."""
 
 
 def check_id(value: Any, column: str, sample: Any) -> Id:
@@ -185,7 +189,8 @@ def order_probes(dataset: Any) -> dict[str, Any]:
     """Digests of some samples, spread over the data: `{"positions": [...], "columns": {name: [digests]}}`.
 
     Of a `datasets.Dataset` the rows as they are stored, whatever transform they pass; of others the numbers and texts
-    of a sample, its label above all, which no augmentation changes.
+    of a sample, its label above all, which no augmentation changes, and its tensors and images, which may say that
+    nothing has changed.
     """
     return _probes(dataset, _positions(len(dataset), isinstance(without_subsets(dataset), datasets.Dataset)))
 
@@ -205,23 +210,19 @@ def check_order(dataset: Any, expected: Mapping[str, Any], folder: Any) -> None:
         return
     found = _probes(dataset, positions)["columns"]
     stated = {name: digests for name, digests in expected["columns"].items() if len(set(digests)) > 1}
-    # Files of one name lie in the folder of each class, so that a name says nothing beside the image itself.
-    read = {f"{name}{_FILE_NAME}" for name in stated.keys() & found.keys()}
-    stated = {name: digests for name, digests in stated.items() if name not in read}
+    stated = _without_file_names(stated, found)
     differing: dict[str, int] = {}
-    nothing = True
     for name, digests in stated.items():
         own, others = digests[: len(positions)], found.get(name)
         if others is None and (made := found.get(_LABELS.get(name, ""))) is not None:
             own, others = _without_names(own), _without_names(made)
         if others is None:
             continue
-        nothing = False
         wrong = [position for position, one, other in zip(positions, own, others, strict=True) if one != other]
-        if wrong:
-            differing[name] = wrong[0]
-        elif _tells_order(own):
+        if not wrong and _tells_order(own):
             return
+        if wrong and not name.endswith(_VALUES):  # which may have been augmented, or be another processor's
+            differing[name] = wrong[0]
     if differing:
         name, position = next(iter(differing.items()))
         raise StoreError(
@@ -230,12 +231,52 @@ def check_order(dataset: Any, expected: Mapping[str, Any], folder: Any) -> None:
             "sorted or filtered after the building. Attach the store first and shuffle afterwards, or build it with an "
             "`id_column`."
         )
-    if stated and nothing:
+    if len(positions) > 1 or not stated.keys() & found.keys():
+        gone = [name for name in stated if not name.endswith(_VALUES) and name not in found]
+        why = f"it has none of the columns {', '.join(gone)}" if gone else "no number or text tells its samples apart"
         logger.warning(
-            f"Nothing tells whether the data is still in the order in which the store {folder} was built: it has none "
-            f"of the columns {', '.join(stated)}. Build the store with an `id_column`, or attach it to the data "
-            "before this is wrapped."
+            f"Nothing tells whether the data is still in the order in which the store {folder} was built: {why}. Build "
+            "the store with an `id_column`, or attach it to the data before this is wrapped."
         )
+
+
+def differing_column(dataset: Any, rows: np.ndarray, expected: Mapping[str, Any] | None, id_column: str) -> str | None:
+    """Name a column by which samples aren't those whose ids they bear, as of a split that numbers its own anew.
+
+    As in `check_order`, one column that is the same wherever it is looked at is enough.
+
+    Args:
+        rows: Row (N,) of the store that each sample's id stands for.
+        expected: Digests of some rows, by `order_probes`; None where the store has none.
+        id_column: Column of the ids, which says nothing.
+
+    Returns:
+        None where a column is the same, or none can be compared.
+    """
+    number_of = {row: number for number, row in enumerate(expected["positions"] if expected else ())}
+    looked_at, places = np.unique(rows, return_index=True)
+    known = np.isin(looked_at, [*number_of])
+    if not expected or not known.any():
+        return None
+    found = _probes(dataset, places[known].tolist())["columns"]
+    differing = None
+    for name, digests in _without_file_names(expected["columns"], found).items():
+        own, others = [digests[number_of[row]] for row in looked_at[known].tolist()], found.get(name)
+        if others is None and (made := found.get(_LABELS.get(name, ""))) is not None:
+            own, others = _without_names(own), _without_names(made)
+        if name == id_column or others is None or len(set(own)) < 2:
+            continue
+        if own == others:
+            return None
+        if not name.endswith(_VALUES):
+            differing = differing or name
+    return differing
+
+
+def _without_file_names(stated: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out the names of files that are read themselves: files of one name lie in the folder of each class."""
+    read = {f"{name}{_FILE_NAME}" for name in stated.keys() & found.keys()}
+    return {name: digests for name, digests in stated.items() if name not in read}
 
 
 def _without_names(digests: Sequence[str]) -> list[str]:
@@ -256,7 +297,8 @@ def _positions(count: int, fast: bool) -> list[int]:
     if count == 0:
         return []
     probes = min(count, _PROBES if fast else _SLOW_PROBES)
-    places = [*np.linspace(0, count - 1, probes), *(np.geomspace(1, count, probes) - 1)]
+    apart = np.geomspace(1, count, probes)
+    places = [*np.linspace(0, count - 1, probes), *(apart - 1), *(count - apart)]
     return sorted({round(float(place)) for place in places})
 
 
@@ -269,15 +311,25 @@ def _probes(dataset: Any, positions: list[int]) -> dict[str, Any]:
         described = [_digests(raw[row : row + 1]) for row in rows]
     else:
         described = [
-            {
-                name: _digest(value)
-                for name, value in (sample.items() if isinstance(sample, Mapping) else ())
-                if isinstance(value, int | str | np.integer) or (isinstance(value, torch.Tensor) and value.numel() == 1)
-            }
+            {} if not isinstance(sample, Mapping) else _parts_of_sample(sample)
             for sample in (dataset[row] for row in rows)
         ]
     names = set.intersection(*(set(one) for one in described)) if described else set()
     return {"positions": positions, "columns": {name: [one[name] for one in described] for name in sorted(names)}}
+
+
+def _parts_of_sample(sample: Mapping[str, Any]) -> dict[str, str]:
+    """Digests of a sample's numbers and texts, and of its tensors, arrays and images."""
+    found = {}
+    for name, value in sample.items():
+        if isinstance(value, int | str | np.integer) or (isinstance(value, torch.Tensor) and value.numel() == 1):
+            found[name] = _digest(value)
+        elif isinstance(value, torch.Tensor):
+            content = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            found[f"{name}{_VALUES}"] = _digest(content.numpy().tobytes())
+        elif isinstance(value, np.ndarray | Image):
+            found[f"{name}{_VALUES}"] = _digest(value.tobytes())
+    return found
 
 
 def _digests(row: Any) -> dict[str, str]:

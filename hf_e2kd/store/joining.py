@@ -10,7 +10,7 @@ from ..alignment.labels import without_subsets
 from .files import StoreError
 from .ids import IdIndex, sample_id
 from .rows import RowDecoder
-from .samples import IndexedDataset, distillation_transform, samples_of
+from .samples import IndexedDataset, distillation_transform, refuse_unsaid_moves, samples_of
 
 
 class AttachedDataset(Dataset):
@@ -40,6 +40,11 @@ class AttachedDataset(Dataset):
         self.id_column = id_column
 
     @property
+    def labelled_dataset(self) -> Any:
+        """The data set whose labels these samples have."""
+        return self.dataset
+
+    @property
     def features(self) -> Any:
         """The features of the data set itself, by which the names of its classes are read."""
         return getattr(without_subsets(self.dataset), "features", None)
@@ -67,13 +72,8 @@ class AttachedDataset(Dataset):
         return self.__getitems__([place])[0]
 
     def __getitems__(self, places: Sequence[int]) -> list[dict[str, Any]]:
-        transform = distillation_transform(self.dataset)
         # At every reading, because a transform may be set later than the store is attached.
-        if transform is not None and transform.augmentation is not None and not transform.record_view:
-            raise StoreError(
-                "The images are augmented, and nothing says where in them the places of the stored maps are. Set the "
-                "data's transform to DistillationTransform(..., augmentation=..., record_view=True)."
-            )
+        refuse_unsaid_moves(distillation_transform(self.dataset))
         samples = samples_of(self.dataset, list(places))
         if self.rows is not None:
             rows = self.rows[np.asarray(places)]
@@ -87,7 +87,7 @@ def unattached(dataset: Any) -> Any:
 
     Samples have the same order and number in it, and their lengths can be asked without reading the store.
     """
-    while isinstance(dataset, AttachedDataset | IndexedDataset):
+    while isinstance(dataset, AttachedDataset | AttachedStream | IndexedDataset):
         dataset = dataset.dataset
     return dataset
 
@@ -103,6 +103,11 @@ class AttachedStream(IterableDataset):
         self.id_column = id_column
 
     @property
+    def labelled_dataset(self) -> Any:
+        """The data set whose labels these samples have."""
+        return self.dataset
+
+    @property
     def features(self) -> Any:
         return getattr(self.dataset, "features", None)
 
@@ -113,6 +118,7 @@ class AttachedStream(IterableDataset):
         raise AttributeError(f"{type(self).__name__} has no attribute '{name}'.")
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
+        refuse_unsaid_moves(distillation_transform(self.dataset))
         for number, sample in enumerate(self.dataset):
             rows = _rows_by_id([sample], self.index, self.id_column, [number])
             yield _joined([sample], self.decoder(rows))[0]

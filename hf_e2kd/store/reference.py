@@ -12,27 +12,38 @@ from torch import nn
 from torch.utils.data import IterableDataset
 from transformers import DataCollatorWithPadding, default_data_collator
 
-from ..alignment.labels import LabelAlignment, align_names, class_count, class_names, is_score
+from ..alignment.labels import LabelAlignment, align_names, class_count, class_names, is_score, parts_of
 from ..alignment.scores import refuse_one_shared_class
 from ..architectures.functions import uncompiled, without_adapter, without_autocast
 from ..architectures.refusals import refuse_offloaded
 from ..data.explanation_map import ExplanationMap
 from ..data.text import TextCollator
 from ..explainers import Explainer, build_explainer
+from ..logs import get_logger
 from ..references.base import Reference, ReferenceOutput
 from ..terms.matching import mask_target
 from .build import StoreBuilder
 from .description import read_description
 from .files import STORE_FILE, StoreError
 from .hub_dataset import download_store, upload_store
-from .ids import IdIndex, check_order, stated_ids
+from .ids import IdIndex, check_order, differing_column, stated_ids
 from .joining import AttachedDataset, AttachedStream, unattached
-from .key import explainer_key, field_of_view, processor_key, require_comparable, require_same, teacher_key
+from .key import (
+    explainer_key,
+    field_of_view,
+    processor_key,
+    require_comparable,
+    require_same,
+    stated_field,
+    teacher_key,
+)
 from .processes import building_alone, launched_processes
 from .rows import MAP, VECTORS, RowDecoder
-from .samples import warn_of_augmentation
+from .samples import distillation_transform, warn_of_augmentation
 from .shards import ShardInfo, Shards, fields_from_json, fingerprint
 from .targets import refuse_mixed, student_classes, warn_of_unknown_targets
+
+logger = get_logger(__name__)
 
 _OF_TEXTS = ("logits", "target", MAP, "mask")
 
@@ -256,14 +267,15 @@ class StoredReference(Reference):
                 explainer if isinstance(explainer, Explainer) else build_explainer(explainer)
             )
         require_same(self.description["key"], given, self.folder, "Use what it was built with, or build another store.")
+        self._refuse_another_view(field_of_view(student_processing_class), "the student's processor")
+
+    def _refuse_another_view(self, own: Mapping[str, Any] | None, whose: str) -> None:
         seen = self.description["field_of_view"]
-        if student_processing_class is not None and seen is not None:
-            own = field_of_view(student_processing_class)
-            if own is not None and own != seen:
-                raise StoreError(
-                    f"The maps in the store {self.folder} belong to the field of view {seen}, and the student's "
-                    f"processor shows {own}. Give the student a processor that crops as the teacher's does."
-                )
+        if None not in (own, seen) and own != seen:
+            raise StoreError(
+                f"The maps in the store {self.folder} belong to the field of view {seen}, and {whose} shows {own}. "
+                "Give the student a processor that crops as the teacher's does."
+            )
 
     # ---- Data ----------------------------------------------------------------------------------------------------
 
@@ -309,7 +321,16 @@ class StoredReference(Reference):
         if own is None:
             return AttachedDataset(dataset, self.decoder, None, self._ids(), column)
         same_order = len(own) == len(self.shards) and fingerprint(own) == ids["fingerprint"]
-        return AttachedDataset(dataset, self.decoder, np.arange(len(own)) if same_order else self._ids().rows(own))
+        rows = np.arange(len(own)) if same_order else self._ids().rows(own)
+        other = differing_column(unattached(dataset), rows, ids["probes"], column)
+        if other is not None:
+            logger.warning(
+                f"The samples have ids of the store {self.folder} and seem to be others: another '{other}', and no "
+                "column is the same. Ids that begin anew in each split, as numbers do, give a sample the row of "
+                "another: build a store of its own for each, `reference.attach(dataset, folder=...)`, or make the ids "
+                "unique. Where these are the same samples and were only changed, nothing is wrong."
+            )
+        return AttachedDataset(dataset, self.decoder, rows)
 
     def _positions(self, dataset: Any) -> np.ndarray:
         if len(dataset) > len(self.shards):
@@ -356,6 +377,12 @@ class StoredReference(Reference):
 
     def check_processor(self, processing_class: Any) -> None:
         self.check(student_processing_class=processing_class)
+
+    def check_data(self, dataset: Any) -> None:
+        for part in parts_of(dataset):
+            transform = distillation_transform(part)
+            shown = None if transform is None or self.is_text else stated_field(transform.student)
+            self._refuse_another_view(shown, "the data's DistillationTransform")
 
     def check_collator(self, collator: Any) -> None:
         known = isinstance(collator, DataCollatorWithPadding | TextCollator) or collator is default_data_collator

@@ -7,11 +7,17 @@ import numpy as np
 import torch
 
 from ..explainers import Explanation
+from ..logs import get_logger
 from .files import StoreError
 from .shards import ID, Field, Shards
 from .text import CHECKSUM, FIRST, SCORES, SPANS, TextRows
 
+logger = get_logger(__name__)
+
 MAP, VECTORS = "map", "vectors"
+
+COARSE = 128
+"""Logits from which on float16 has steps of an eighth and more."""
 
 
 class RowEncoder:
@@ -47,8 +53,8 @@ class RowEncoder:
                 f"The teacher's maps have the shape {tuple(maps.shape)}. To store explanations of texts, give the "
                 "teacher's tokenizer as `processing_class`, and no collator: it keeps the characters of each token."
             )
-        if self.dtype == "float16" and logits.abs().max() > torch.finfo(torch.float16).max:
-            raise StoreError("The teacher's logits are too large for float16. Build with dtype='float32'.")
+        if self.dtype == "float16":
+            _check_size(logits.abs().max().item())
         several = target.ndim == 2
         rows: dict[str, Any] = {ID: ids}
         fields: dict[str, Field] = {}
@@ -232,6 +238,21 @@ def _of_targets(values: torch.Tensor, target: torch.Tensor) -> list[torch.Tensor
     if target.ndim == 1:
         return list(values)
     return [own[wanted >= 0] for own, wanted in zip(values, target, strict=True)]
+
+
+def _check_size(largest: float) -> None:
+    """Refuse logits beyond float16, and warn of those that it rounds coarsely.
+
+    Args:
+        largest: Largest absolute value of a batch's logits.
+    """
+    if largest > torch.finfo(torch.float16).max:
+        raise StoreError("The teacher's logits are too large for float16. Build with dtype='float32'.")
+    if largest >= COARSE:
+        logger.warning_once(
+            f"The teacher's logits reach {COARSE}, where float16 rounds to eighths, and to more above, as of scores in "
+            "the hundreds. Build with dtype='float32' to keep them."
+        )
 
 
 def _require_finite(name: str, values: torch.Tensor, ids: list[Any]) -> None:

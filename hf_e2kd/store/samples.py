@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset
 from transformers import default_data_collator
 
 from ..alignment.inputs import image_view
@@ -153,8 +153,11 @@ def _listed_classes(feature: Any, known: int | None) -> int | None:
 
 
 def distillation_transform(dataset: Any) -> DistillationTransform | None:
-    """The transform of a `datasets.Dataset`, if it is one of this package."""
-    transform = transform_of(dataset)
+    """The transform of a `datasets.Dataset`, or one that a stream of `datasets` maps, if it is one of this package."""
+    transform, step = transform_of(dataset), getattr(dataset, "_ex_iterable", None)
+    # A stream is steps about each other, of which those of `map` know their function.
+    while step is not None and not isinstance(transform, DistillationTransform):
+        transform, step = getattr(step, "function", None), getattr(step, "ex_iterable", None)
     return transform if isinstance(transform, DistillationTransform) else None
 
 
@@ -191,7 +194,8 @@ def refuse_random_samples(dataset: Any) -> None:
             "The data's DistillationTransform has an augmentation. Stored maps belong to the image without one: build "
             "the store with `DistillationTransform(processor)`, and augment in training with `record_view=True`."
         )
-    row = random_row(dataset)
+    # A stream may be one that can't be read twice.
+    row = None if isinstance(dataset, IterableDataset | datasets.IterableDataset) else random_row(dataset)
     if row is not None:
         raise StoreError(
             f"Sample {row} is another one each time it is read. Stored maps belong to the image without "
@@ -214,6 +218,15 @@ def warn_of_augmentation(dataset: Any) -> None:
             f"Sample {row} is another one each time it is read, and nothing says how its image is moved, where the "
             "stored maps stay. If more than colours change, augment by DistillationTransform(..., augmentation=..., "
             "record_view=True)."
+        )
+
+
+def refuse_unsaid_moves(transform: DistillationTransform | None) -> None:
+    """Refuse augmented images of which nothing says where in them the places of their stored maps are."""
+    if transform is not None and transform.augmentation is not None and not transform.record_view:
+        raise StoreError(
+            "The images are augmented, and nothing says where in them the places of the stored maps are. Set the "
+            "data's transform to DistillationTransform(..., augmentation=..., record_view=True)."
         )
 
 

@@ -75,6 +75,20 @@ def refuse_virtual_tokens(student: nn.Module) -> None:
             )
 
 
+def refuse_loaded_shards(student: nn.Module) -> None:
+    """Refuse a student that transformers has sharded as it was loaded: it frees blocks between an explanation's passes.
+
+    Raises:
+        ValueError: with the remedies.
+    """
+    if getattr(student, "is_distributed_loading_by_transformers", False):
+        raise ValueError(
+            f"{type(student).__name__} was sharded as it was loaded (distributed_config), and its blocks are freed "
+            "before an explanation has been differentiated twice. Load it without, and start several processes by "
+            "`accelerate launch`, with DDP or with distributed_type: FSDP and fsdp_version: 2."
+        )
+
+
 def refuse_metric_of_no_set(args: TrainingArguments, evaluated: Any) -> None:
     """Refuse a metric for the best checkpoint that none of several evaluation sets gives, before the first evaluation
     ends the training.

@@ -27,6 +27,7 @@ class LoadingMixin(Trainer):
 
     references: Any
     student: nn.Module
+    explains: Any
     _signature_columns: Any
     _named_terms: Any
     group_columns: Any
@@ -72,6 +73,8 @@ class LoadingMixin(Trainer):
     def _get_dataloader(self, dataset: Any, description: str, *arguments: Any, **keywords: Any) -> Any:
         if has_length(dataset) and len(dataset) == 0:
             raise ValueError(f"The data set for {description.lower()} is empty.")
+        for reference in self.references.values() if self.explains else ():
+            reference.check_data(dataset)
         collator, is_training = self.data_collator, keywords.get("is_training")
         labels = data_labels(dataset, self.student, collator.label_column)
         if description == "Evaluation" and self.group_columns:

@@ -158,21 +158,29 @@ class TermGradients(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.terms.zero_grad()
 
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        parameters = [parameter for parameter in self.terms.parameters() if parameter.requires_grad]
-        if not parameters:
-            return
+    def average(self) -> None:
+        """Average the gradients over processes, at the end of a step's last backward pass.
+
+        Before fp16's are unscaled: where those of one process have overflowed, all processes must leave the step out;
+        each would go on with a student, and a scale, of its own.
+        """
         if self.accelerator.num_processes > 1:
-            for parameter in parameters:
+            for parameter in self._parameters():
                 # A rank whose batches the term didn't apply to takes part with zeros.
                 gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
                 parameter.grad = cast(torch.Tensor, self.accelerator.reduce(gradient, reduction="mean"))
-        most = args.max_grad_norm if args.max_grad_norm and args.max_grad_norm > 0 else math.inf
-        self.norm = nn.utils.clip_grad_norm_(parameters, most)
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if parameters := self._parameters():
+            most = args.max_grad_norm if args.max_grad_norm and args.max_grad_norm > 0 else math.inf
+            self.norm = nn.utils.clip_grad_norm_(parameters, most)
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         # The training loop empties the student's gradients alone.
         self.terms.zero_grad()
+
+    def _parameters(self) -> list[nn.Parameter]:
+        return [parameter for parameter in self.terms.parameters() if parameter.requires_grad]
 
 
 def add_parameters(optimizer: torch.optim.Optimizer, terms: nn.Module, weight_decay: float) -> None:

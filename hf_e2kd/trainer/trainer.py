@@ -29,6 +29,7 @@ from ..terms.matching import ComparisonGrid
 from .arguments import ExplanationDistillArguments
 from .checkpoints import CheckpointsMixin
 from .checks import (
+    refuse_loaded_shards,
     refuse_metric_of_no_set,
     refuse_metric_without_terms,
     refuse_several_scores,
@@ -270,6 +271,7 @@ class ExplanationDistillTrainer(
         self._connect(base)
         if self._taps() or (self.references and self.explains):
             refuse_virtual_tokens(model)
+            refuse_loaded_shards(base)
         self._keep_arguments()
         return model
 
@@ -374,6 +376,8 @@ class ExplanationDistillTrainer(
         self.terms.train()
         with self._gathered(model):
             loss = super().training_step(model, *arguments, **keywords)
+        if self.is_in_train and self.accelerator.sync_gradients:
+            self._term_gradients.average()
         if self.args.logging_nan_inf_filter:
             # The training loop reads the loss now too; without its filter, at the next log.
             self._finite.check(loss, self.state.global_step)

@@ -18,6 +18,7 @@ from hf_e2kd.alignment.labels import (
     dataset_label_names,
     list_positives,
 )
+from hf_e2kd.data.groups import GroupedDataset, read_groups
 
 
 def model(names=None, count=3):
@@ -158,6 +159,19 @@ def test_names_of_a_data_set(column):
     assert dataset_label_names(None) is None
     # A part of a data set has the whole's classes.
     assert dataset_label_names(torch.utils.data.Subset(data(["cat", "dog"], column), [0])) == ["cat", "dog"]
+
+
+def test_names_of_concatenated_data_sets():
+    """Prevents: other classes trained and scored, as the labels of concatenated data were taken by number."""
+    concat, student = torch.utils.data.ConcatDataset, model(["cat", "dog"])
+    parts = [data(["dog", "cat"]), torch.utils.data.Subset(data(["dog", "cat"]), [0]), [{"label": 0}]]
+    grouped = GroupedDataset(concat(parts[::2]), read_groups([{"place": "sea"}] * 3, ["place"]))
+    for whole in (concat(parts), concat([concat(parts[:2]), parts[2]]), grouped):
+        assert dataset_label_names(whole) == ["dog", "cat"]
+        assert data_labels(whole, student)(torch.tensor([0, 1])).tolist() == [1, 0]
+    assert not labels_belong_to(concat([data(["bee", "fox"])] * 2), student)
+    other = concat([data(["dog", "cat"]), data(["cat", "dog"])])  # numbered otherwise
+    assert dataset_label_names(other) is None and not labels_belong_to(other, student)
 
 
 def test_names_of_the_column_that_is_read():

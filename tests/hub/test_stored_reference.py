@@ -51,6 +51,16 @@ def test_round_trip(hub, reference):
     assert torch.equal(maps_of(first), maps_of(loaded))
 
 
+def test_a_smaller_store_in_the_place_of_another(hub, reference, tmp_path):
+    """Prevents: rows of the store that was there before among those that `datasets.load_dataset` reads."""
+    StoredReference.build(build("vit"), samples(8), tmp_path / "large", rows_per_shard=3).push_to_hub("me/maps")
+    repo = hub.repos["datasets/me/maps"]
+    assert len([name for name in repo.files if name.endswith(".arrow")]) == 3
+    reference.push_to_hub("me/maps")
+    assert repo.files.keys() == {".gitattributes", "README.md", "shard-00000.arrow", "store.json"}
+    assert torch.equal(maps_of(StoredReference.from_hub("me/maps", verify=True)), maps_of(reference))
+
+
 def test_a_store_of_an_earlier_version(hub, reference):
     """Prevents: the user's paths, which stores once held, on the Hub; or such a store that can't be used any more."""
     path = reference.folder / "store.json"

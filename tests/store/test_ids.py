@@ -65,6 +65,54 @@ def test_a_small_part_in_another_order(listed):
     ids.check_order(data.map(lambda row: {"text": row["text"].upper()}).select(range(20)), probes, "store")
 
 
+@pytest.mark.parametrize("listed", [False, True])
+def test_samples_left_out_near_the_end(listed):
+    """Prevents: the last samples given their neighbours' rows, where one before them was filtered out."""
+    labels = np.random.default_rng(0).integers(0, 3, 2000).tolist()
+    data = datasets.Dataset.from_dict({"text": [f"text {row}" for row in range(2000)], "label": labels})
+    probes = ids.order_probes(list(data) if listed else data)
+    for left_out in (1500, 1900, 1980, 1990):
+        part = data.select([row for row in range(2000) if row != left_out])
+        with pytest.raises(StoreError, match="has another '(text|label)'"):
+            ids.check_order(list(part) if listed else part, probes, "store")
+
+
+def test_samples_that_nothing_tells_apart(tmp_path, teacher, caplog):
+    """Prevents: each sample given another one's row without a word, where the samples are tensors without a label."""
+    data = samples(16, labels=False)
+    reference = store(teacher, data, tmp_path / "store")
+    with caplog.at_level("WARNING"):
+        reference.attach(data)
+        assert not caplog.text
+        reference.attach(data[::-1])
+    assert "Nothing tells whether the data is still in the order" in caplog.text
+    assert "no number or text tells its samples apart" in caplog.text
+
+
+def test_ids_that_begin_anew_in_each_split(tmp_path, teacher, caplog):
+    """Prevents: images of another split, with the same numbers as ids, given the maps of those of this one."""
+    whole = photographs(40).shuffle(seed=1)  # whose labels go round
+    train, test = whole.select(range(20)), whole.select(range(20, 40))
+    test = test.remove_columns("key").add_column("key", train["key"])
+    reference = store(teacher, train, tmp_path / "store", processing_class=PROCESSOR, id_column="key")
+    changed = train.map(lambda row: {"image": row["image"].rotate(90)})
+    with caplog.at_level("WARNING"):
+        for same in (
+            train,
+            train.shuffle(seed=0),
+            train.select([3, 1, 3]),
+            changed,
+            train.rename_column("key", "name"),
+        ):
+            reference.attach(same, id_column="name" if "name" in same.column_names else None)
+        assert not caplog.text
+        reference.attach(test.shuffle(seed=0))
+    assert "seem to be others: another 'image', and no column is the same" in caplog.text
+    store(teacher, changed, tmp_path / "store", processing_class=PROCESSOR, id_column="key")
+    with pytest.raises(StoreError, match="have the ids of those in the store .* are others: another 'image'"):
+        store(teacher, test, tmp_path / "store", processing_class=PROCESSOR, id_column="key")
+
+
 def test_sorted_labels_do_not_excuse_other_images():
     """Prevents: each image given another one's row, where data of a folder a class is listed anew in each folder."""
     labels = [row // 100 for row in range(500)]

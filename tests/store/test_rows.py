@@ -1,5 +1,7 @@
 """What a stored row holds: logits and maps as the teacher gave them, in few bytes."""
 
+import logging
+
 import datasets
 import pytest
 import torch
@@ -70,3 +72,15 @@ def test_size_of_a_sample(tmp_path):
     # datasets opens a shard as it is.
     shard = datasets.Dataset.from_file(str(tmp_path / "store" / "shard-00000.arrow"))
     assert shard[3]["id"] == "n01440764_00003.JPEG" and len(shard[3]["logits"]) == 2000
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bias", "warned"), [("float16", 300.3, True), ("float32", 300.3, False), ("float16", 9.0, False)]
+)
+def test_logits_that_float16_rounds(tmp_path, teacher, caplog, dtype, bias, warned):
+    """Prevents: scores in the hundreds stored as the nearest quarter or whole number without a word."""
+    logging.Logger.warning_once.cache_clear()
+    teacher.classifier.bias.data += bias
+    with caplog.at_level("WARNING"):
+        store(teacher, samples(4), tmp_path / "store", dtype=dtype)
+    assert ("Build with dtype='float32' to keep them" in caplog.text) == warned

@@ -12,7 +12,9 @@ from hf_e2kd import explain
 from hf_e2kd.data import DistillationTransform
 from hf_e2kd.store import StoreError
 from hf_e2kd.store.build import StoreBuilder
+from tests.models import build
 from tests.store.stores import PROCESSOR, Stream, photographs, rows, store, train
+from tests.training import distiller, logged, samples
 
 
 def test_images_with_a_transform(tmp_path, teacher):
@@ -64,6 +66,36 @@ def test_a_transform_of_another_processor(tmp_path, teacher):
     reference.check_processor(small)
     with pytest.raises(StoreError, match="belong to the field of view"):
         reference.check_processor(cropping)
+
+
+def test_columns_that_only_sound_like_the_teachers(tmp_path, teacher):
+    """Prevents: "KeyError: 'pixel_values'" of data with a score of another teacher."""
+    data = samples(4)
+    expected = store(teacher, data, tmp_path / "store").attach(data)[3]["reference_map"]
+    scored = [{**sample, "teacher_score": 0.5} for sample in data]
+    assert torch.equal(store(teacher, scored, tmp_path / "scored").attach(scored)[3]["reference_map"], expected)
+    made = distiller(build("vit"), teacher, tmp_path, {"remove_unused_columns": False}, train_dataset=scored)
+    made.train()
+    assert len(logged(made, "loss_explanation")) == 2
+
+
+def test_streams_that_are_augmented(tmp_path, teacher):
+    """Prevents: stored maps that stay where they were while a stream's images move, and a store of moved images."""
+    data = photographs()
+
+    def stream(**options):
+        transform = DistillationTransform(PROCESSOR, **options)
+        return data.to_iterable_dataset().map(transform, batched=True, remove_columns=["image", "label"])
+
+    flipped = stream(augmentation=v2.RandomHorizontalFlip())
+    with pytest.raises(StoreError, match="DistillationTransform has an augmentation"):
+        store(teacher, flipped, tmp_path / "augmented", id_column="key")
+    reference = store(teacher, stream(), tmp_path / "store", id_column="key")
+    assert reference.description["field_of_view"] == {"keeps_ratio": False, "fraction": 1.0}
+    with pytest.raises(StoreError, match="nothing says where in them the places of the stored maps are"):
+        next(iter(reference.attach(flipped)))
+    recorded = stream(augmentation=v2.RandomHorizontalFlip(1.0), record_view=True)
+    assert next(iter(reference.attach(recorded)))["view_matrix"][0][0] == -1
 
 
 def test_a_store_by_another_transform_is_not_taken(tmp_path, teacher):

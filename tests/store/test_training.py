@@ -322,3 +322,28 @@ def test_another_field_of_view_is_refused(tmp_path):
     # Where no maps are looked at, nothing is wrong.
     logits_only = {"explanation_weight": 0.0, "evaluate_explanations": False}
     distiller(build("vit"), None, tmp_path, logits_only, processing_class=cropping, **given)
+
+
+def test_another_field_of_view_of_the_data_is_refused(tmp_path, teacher):
+    """Prevents: cells of a map laid on other places of the image, where the trainer knows no processor to compare."""
+    data = photographs()
+    reference = store(teacher, data, tmp_path / "store", processing_class=PROCESSOR, id_column="key")
+    cropping = BitImageProcessor(
+        size={"shortest_edge": 40}, crop_size={"height": 32, "width": 32}, image_mean=[0.5] * 3, image_std=[0.5] * 3
+    )
+    transform = DistillationTransform(cropping)
+    stream = photographs().to_iterable_dataset().map(transform, batched=True, remove_columns=["image"])
+    cropped = data.with_transform(transform)
+    parts = torch.utils.data.ConcatDataset([reference.attach(cropped)])
+    for shown in (cropped, torch.utils.data.Subset(cropped, [2]), stream, parts):
+        attached = shown if shown is parts else reference.attach(shown)
+        made = distiller(build("vit"), None, tmp_path, train_dataset=attached, references={"teacher": reference})
+        with pytest.raises(StoreError, match="'keeps_ratio': False.*DistillationTransform shows {'keeps_ratio': True"):
+            made.train()
+        with pytest.raises(StoreError, match="DistillationTransform shows"):
+            made.evaluate(attached)
+    logits_only = {"explanation_weight": 0.0, "evaluate_explanations": False}
+    attached = reference.attach(cropped)
+    distiller(
+        build("vit"), None, tmp_path, logits_only, train_dataset=attached, references={"teacher": reference}
+    ).train()

@@ -12,7 +12,7 @@ from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2.functional import to_pil_image
-from transformers import ViTImageProcessor
+from transformers import ViTForImageClassification, ViTImageProcessor
 
 from hf_e2kd import (
     AnnotationReference,
@@ -355,6 +355,15 @@ def test_compiled_models(tiny, tmp_path, side):
     assert evaluations[0] == evaluations[1]
     explained = [explain(model, images(1)).maps for model in (build("vit"), torch.compile(build("vit")))]
     assert torch.equal(*explained)
+
+
+def test_a_student_sharded_as_it_was_loaded(tmp_path, monkeypatch):
+    """Prevents: a segmentation fault, or "setStorage: sizes … out of bounds", of blocks that transformers frees."""
+    monkeypatch.setattr(ViTForImageClassification, "is_distributed_loading_by_transformers", True, raising=False)
+    with pytest.raises(ValueError, match="sharded as it was loaded .distributed_config.* start several processes by"):
+        distiller(build("vit"), build("resnet", seed=1), tmp_path)
+    plain = {"explanation_weight": 0.0, "evaluate_explanations": False}
+    distiller(build("vit"), build("resnet", seed=1), tmp_path, plain)
 
 
 def test_prompts_that_are_trained(tmp_path):

@@ -57,6 +57,35 @@ def test_set_up_beside_a_student_that_is_elsewhere(tmp_path):
     assert trainer.terms["hint"].projections[0].in_features == 16
 
 
+def test_a_terms_gradients_are_averaged_before_they_are_unscaled(tmp_path, monkeypatch):
+    """Prevents: one of several processes that alone leaves out a step in fp16, as a term's gradients overflowed there.
+
+    What unscales them, and looks for such, is the clipping of the student's.
+    """
+    trainer = distiller(build("resnet"), build("resnet", seed=1), tmp_path, {**HINT, "gradient_accumulation_steps": 2})
+    clip, found = trainer._clip_grad_norm, []
+
+    def reduce(gradient, reduction):
+        return torch.full_like(gradient, torch.inf)  # those of another process
+
+    def look(model):
+        found.append(all(parameter.grad.isinf().all() for parameter in trainer.terms.parameters()))
+        return clip(model)
+
+    class SecondProcess(TrainerCallback):
+        def on_train_begin(self, *_, **__):
+            trainer._term_gradients.accelerator = SimpleNamespace(num_processes=2, reduce=reduce)
+
+        def on_substep_end(self, *_, **__):
+            assert all(parameter.grad.isfinite().all() for parameter in trainer.terms.parameters())
+
+    trainer.args.max_grad_norm, trainer._clip_grad_norm = 1.0, look
+    trainer.add_callback(SecondProcess())
+    with pytest.raises(ValueError, match="NaN"):  # the step that fp16 would have left out
+        trainer.train()
+    assert found == [True]
+
+
 # --- One step --------------------------------------------------------------------------------------------------------
 
 
