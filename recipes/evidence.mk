@@ -19,9 +19,9 @@ needs = $(foreach name,$(1),$(if $($(name)),,$(error Give $(name)=FOLDER; the he
 .PHONY: evidence evidence-boxes evidence-boxes-tiny evidence-boxes-tiny-lite evidence-diffroar evidence-diffroar-cifar \
 	evidence-digits evidence-drift-images evidence-drift-texts evidence-entropy evidence-five-band \
 	evidence-interpretability evidence-interpretability-sskd evidence-kept-localisation evidence-limited-data \
-	evidence-limited-data-tiny evidence-limited-data-tiny-long evidence-reviews evidence-shift evidence-shortcut \
-	evidence-tables evidence-texts evidence-unrelated evidence-watermark evidence-weight evidence-xdistillation \
-	evidence-xdistillation-cifar
+	evidence-limited-data-tiny evidence-limited-data-tiny-long evidence-reviews evidence-shift evidence-shift-cifar \
+	evidence-shortcut evidence-tables evidence-texts evidence-unrelated evidence-unrelated-cifar evidence-watermark \
+	evidence-watermark-students evidence-weight evidence-xdistillation evidence-xdistillation-cifar
 
 evidence: ## list the targets that make the results anew
 	@awk -F ':.*## ' '/^evidence-[a-z-]+:.*## / { printf "make %-32s %s\n", $$1, $$2 }' recipes/evidence.mk
@@ -119,6 +119,15 @@ evidence-shift: $(VENV)/.installed ## ViT students of a convolutional teacher, a
 		--models teacher=$(LITE0) "KD=$$(echo outputs/limited_data_vit/students/KD__frozen-*-42)" \
 		"e2KD=$$(echo outputs/limited_data_vit/students/e_KD__frozen-*-42)"
 
+evidence-shift-cifar: $(VENV)/.installed ## the same on CIFAR-10, with small networks (CIFAR; 25 min)
+	$(call needs,CIFAR)
+	$(PAPERS)/limited_data.py --data cifar10 --folder $(CIFAR) --student $(NETWORKS)/vit_48.json --students KD e²KD \
+		--learning_rate 2e-3 --output_dir outputs/limited_data_cifar10_vit $(ARGS)
+	$(PAPERS)/shift_equivariance.py --dataset $(CIFAR) --split test --samples 500 --max_shift 8 --use_cpu \
+		--output_dir outputs/shift_cifar10 --models teacher=outputs/limited_data_cifar10_vit/teacher \
+		$(foreach seed,42 43 44,"KD $(seed)=$$(echo outputs/limited_data_cifar10_vit/students/KD-*-$(seed))" \
+		"e²KD $(seed)=$$(echo outputs/limited_data_cifar10_vit/students/e_KD-*-$(seed))")
+
 evidence-shortcut: $(VENV)/.installed ## what passes from three kinds of teachers (21 min)
 	$(PAPERS)/sweep_shortcut.py --teachers guided shortcut --correlations 0.9 --seeds 3 $(ARGS)
 	$(PAPERS)/sweep_shortcut.py --teachers neutral --correlations 0 0.5 1 \
@@ -139,10 +148,25 @@ evidence-unrelated: $(VENV)/.installed ## data-free: students on photographs wit
 	$(PAPERS)/limited_data.py --data tiny_imagenet --folder $(TINY_IMAGENET) --teacher $(LITE0) --students KD e²KD \
 		--train_images $(COCO_SUBSET)/images $(PHOTOS) --num_train_epochs 100 --output_dir outputs/unrelated $(ARGS)
 
+evidence-unrelated-cifar: $(VENV)/.installed ## the same of CIFAR-10's teacher (CIFAR, COCO_SUBSET, PHOTOS; 20 min)
+	$(call needs,CIFAR COCO_SUBSET PHOTOS)
+	$(PAPERS)/limited_data.py --data cifar10 --folder $(CIFAR) --students KD e²KD --seeds 42 43 44 45 46 \
+		--train_images $(COCO_SUBSET)/images $(PHOTOS) --num_train_epochs 14 \
+		--output_dir outputs/limited_data_cifar10_unrelated $(ARGS)
+
 evidence-watermark: $(VENV)/.installed-test ## photographs whose watermark tells the class (PHOTOS; 1 h)
 	$(call needs,PHOTOS)
 	$(PAPERS)/watermark.py --photographs $(PHOTOS) --regimes short mixup shortcut long \
 		--output_dir outputs/watermark $(ARGS)
+
+evidence-watermark-students: $(VENV)/.installed-test ## the short training of other networks (PHOTOS; 40 min)
+	$(call needs,PHOTOS)
+	$(PAPERS)/watermark.py --photographs $(PHOTOS) --students KD e²KD --student $(NETWORKS)/convnext_64.json \
+		--output_dir outputs/watermark_convnext $(ARGS)
+	$(PAPERS)/watermark.py --photographs $(PHOTOS) --students KD e²KD --student $(NETWORKS)/efficientnet_test.json \
+		--learning_rate 2e-3 --output_dir outputs/watermark_efficientnet $(ARGS)
+	$(PAPERS)/watermark.py --photographs $(PHOTOS) --students KD e²KD --student $(NETWORKS)/mobilenetv2_035.json \
+		--learning_rate 2e-3 --output_dir outputs/watermark_mobilenet $(ARGS)
 
 evidence-weight: $(VENV)/.installed ## λ on a shortcut (5 min)
 	$(PAPERS)/search_weight.py $(ARGS)
