@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from ..alignment.words import LAYOUT_COLUMNS
 from ..logs import get_logger
 from .base import evaluating, forget_biases
-from .grids import Grid, grid_of
+from .grids import Grid, layer_grid
 from .taps import untapped
 from .text import explain_missing_padding, refuse_unfit_text
 from .timm import is_timm
@@ -39,7 +39,7 @@ def discover_target(model: nn.Module, inputs: Mapping[str, Any]) -> str:
     height, width = image_size(model, inputs)
     outputs: dict[str, torch.Tensor] = {}
     handles = [
-        module.register_forward_hook(lambda _module, _args, output, name=name: _keep(outputs, name, output))
+        module.register_forward_hook(lambda _module, args, output, name=name: _keep(outputs, name, args, output))
         for name, module in model.named_modules()
         if name and _may_be_target(module)
     ]
@@ -53,7 +53,7 @@ def discover_target(model: nn.Module, inputs: Mapping[str, Any]) -> str:
                 if output.requires_grad
                 and len(output) == len(logits)  # windows and the like stand in the batch's place
                 and not _is_text(output, inputs)
-                and (grid := _grid_of_output(model.get_submodule(name), output, height, width)) is not None
+                and (grid := _grid_of_output(model, name, output, height, width)) is not None
             }
             if not grids:
                 raise _nothing_spatial(model)
@@ -224,8 +224,8 @@ def _is_in_attention(model: nn.Module, path: str) -> bool:
     return any("attention" in name or "attn" in name for name in names)
 
 
-def _grid_of_output(module: nn.Module, output: torch.Tensor, height: int, width: int) -> Grid | None:
-    grid = grid_of(output, height, width)
+def _grid_of_output(model: nn.Module, path: str, output: torch.Tensor, height: int, width: int) -> Grid | None:
+    module, grid = model.get_submodule(path), layer_grid(model, path, output, height, width)
     # A norm over the last axis has its channels there: these are an attention's queries or keys, (B, heads, tokens, d)
     # or (B, tokens, heads, d). Norms of other packages, of which some are over the second axis, tell it by their width.
     normed = tuple(getattr(module, "normalized_shape", None) or ())
@@ -233,8 +233,10 @@ def _grid_of_output(module: nn.Module, output: torch.Tensor, height: int, width:
     return None if grid is not None and grid.layout == "nchw" and over_last_axis else grid
 
 
-def _keep(outputs: dict[str, torch.Tensor], name: str, output: Any) -> None:
+def _keep(outputs: dict[str, torch.Tensor], name: str, args: tuple[Any, ...], output: Any) -> None:
     first = output[0] if isinstance(output, tuple) and output else output
+    if isinstance(output, tuple) and any(first is given for given in args):
+        return  # a block of several branches (CoaT's) hands one on as it is: that is an earlier layer's
     if isinstance(first, torch.Tensor) and first.is_floating_point():
         outputs.pop(name, None)  # a module called twice counts where it was called last
         outputs[name] = first

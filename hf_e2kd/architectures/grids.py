@@ -1,7 +1,8 @@
 """Layouts of activations in space: feature maps, and the patch tokens of an image with the tokens before them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -18,12 +19,14 @@ class Grid:
         height, width: Numbers of the grid's rows and columns.
         layout: `"nchw"` (B, C, h, w), `"nhwc"` (B, h, w, C) or `"tokens"` (B, prefix + h·w, C).
         prefix_tokens: Tokens before the patches (class, distillation and register tokens).
+        order: Places of the patches, row by row, among the tokens behind the prefix; empty where they stand so.
     """
 
     height: int
     width: int
     layout: Literal["nchw", "nhwc", "tokens"] = "nchw"
     prefix_tokens: int = 0
+    order: tuple[int, ...] = ()
 
     def cells(self, activation: torch.Tensor) -> torch.Tensor:
         """Arrange an activation as (B, h, w, C), without its prefix tokens."""
@@ -31,7 +34,10 @@ class Grid:
             return activation.movedim(1, -1)
         if self.layout == "nhwc":
             return activation
-        return activation[:, self.prefix_tokens :].unflatten(1, (self.height, self.width))
+        patches = activation[:, self.prefix_tokens :]
+        if self.order:
+            patches = patches[:, list(self.order)]
+        return patches.unflatten(1, (self.height, self.width))
 
 
 def token_grid(tokens: int, height: int, width: int) -> tuple[int, int]:
@@ -53,11 +59,92 @@ def config_patches(model: nn.Module, height: int, width: int) -> tuple[int, int]
         model: A model of transformers.
         height, width: Size of the image in pixels.
     """
-    patch = getattr(getattr(model, "config", None), "patch_size", None)
+    config = getattr(model, "config", None)
+    # That of CLIP's and SigLIP's classifiers holds one of texts beside one of images.
+    patch = getattr(config, "patch_size", None) or getattr(getattr(config, "vision_config", None), "patch_size", None)
     if patch is None:
         return None
     patch_height, patch_width = (patch, patch) if isinstance(patch, int) else patch
     return height // patch_height, width // patch_width
+
+
+def layer_grid(model: nn.Module, path: str, activation: torch.Tensor, height: int, width: int) -> Grid | None:
+    """The layout of what the layer at a path gives for an image of `height` × `width` pixels, as the model states it.
+
+    Where it states nothing, `grid_of` reads it off the shape, which some sizes leave open.
+    """
+    inner = _inner(model)
+    if activation.ndim == 3 and activation.shape[2] > 1:  # a pooled map (B, C, 1) is no row of tokens
+        windows = None if "embed" in path else _windows(inner, activation.shape[1], height, width)
+        grid = windows or stated_grid(model, activation.shape[1], height, width)
+        if grid is not None:
+            return grid
+    if activation.ndim == 4 and getattr(inner, "output_fmt", "") == "NHWC":
+        rows, columns = activation.shape[1:3]
+        if min(rows, columns) > 1 and _fits(rows, columns, height, width):
+            return Grid(rows, columns, "nhwc")
+    return grid_of(activation, height, width)
+
+
+def stated_grid(model: nn.Module, tokens: int, height: int, width: int) -> Grid | None:
+    """The layout of an image's tokens, by the size of the model's patches; None where that doesn't fit."""
+    inner = _inner(model)
+    config: Any = getattr(inner, "config", None)
+    embed: Any = getattr(inner, "patch_embed", None)
+    if hasattr(config, "depths") and isinstance(getattr(config, "patch_size", None), int):
+        # Swin and its like pad, and merge two by two.
+        rows, columns = -(-height // config.patch_size), -(-width // config.patch_size)
+        while rows * columns > tokens and max(rows, columns) > 1:
+            rows, columns = -(-rows // 2), -(-columns // 2)
+        return Grid(rows, columns, "tokens") if rows * columns == tokens and min(rows, columns) > 1 else None
+    if hasattr(embed, "dynamic_feat_size"):
+        patches = embed.dynamic_feat_size((height, width))
+    else:
+        patches = config_patches(inner, height, width)
+    if patches is None or min(patches) < 2:
+        return None
+    rows, columns = patches
+    before = tokens - rows * columns
+    return Grid(rows, columns, "tokens", before) if 0 <= before <= MOST_PREFIX_TOKENS else None
+
+
+def _inner(model: nn.Module) -> Any:
+    """The part of a composed model that is explained, and of transformers' wrapper timm's model; others as they are."""
+    part = getattr(model, "explained_part", None)
+    inner = model if part is None else model.get_submodule(part)
+    return getattr(inner, "timm_model", inner)
+
+
+def _windows(inner: Any, tokens: int, height: int, width: int) -> Grid | None:
+    """The layout of Hiera's tokens, which stand window by window until the last pooling; None of other models."""
+    inner = getattr(inner, "hiera", inner)
+    if type(inner).__name__ == "HieraModel":
+        stride, poolings = inner.config.patch_stride, inner.unroll_schedule
+    elif type(inner).__name__ == "Hiera":
+        stride, poolings = inner.patch_stride, inner.unroll.schedule
+    else:
+        return None
+    rows, columns = height // stride[0], width // stride[1]
+    # What isn't pooled in the end leaves windows.
+    while rows * columns > tokens and poolings:
+        (tall, wide), *poolings = poolings
+        rows, columns = rows // tall, columns // wide
+    if rows * columns != tokens or min(rows, columns) < 2:
+        return None
+    return Grid(rows, columns, "tokens", order=_window_order(rows, columns, poolings))
+
+
+def _window_order(rows: int, columns: int, poolings: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    """Places of the patches, row by row, among tokens that stand as the poolings to come take them together."""
+    order = []
+    for row in range(rows):
+        for column in range(columns):
+            window, down, across, height, width = 0, row, column, rows, columns
+            for tall, wide in poolings:
+                window = (window * tall + down % tall) * wide + across % wide
+                down, across, height, width = down // tall, across // wide, height // tall, width // wide
+            order.append((window * height + down) * width + across)
+    return tuple(order)
 
 
 def grid_of(activation: torch.Tensor, height: int, width: int) -> Grid | None:

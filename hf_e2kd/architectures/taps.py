@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from .base import explained_part
-from .grids import grid_of
+from .grids import grid_of, layer_grid
 from .timm import is_timm
 
 # Lists of stages or blocks, below a model of transformers' backbone.
@@ -38,8 +38,7 @@ class Taps:
         self.paths = tuple(dict.fromkeys(paths))
         self.outputs: dict[str, torch.Tensor] = {}
         self.on = False
-        bare = getattr(model, "timm_model", model)
-        self.channels_last = getattr(bare, "output_fmt", "NCHW") == "NHWC"
+        self.model = model
         self._handles = [find_layer(model, path).register_forward_hook(_Hook(self, path)) for path in self.paths]
 
     def start(self) -> None:
@@ -62,7 +61,7 @@ class Taps:
         missing = [path for path in self.paths if path not in outputs]
         if missing:
             raise ValueError(f"The forward pass doesn't call the layers {missing}. Tap others, such as whole blocks.")
-        return {path: feature_cells(outputs[path], inputs, path, self.channels_last) for path in self.paths}
+        return {path: feature_cells(outputs[path], inputs, path, self.model) for path in self.paths}
 
     def remove(self) -> None:
         """Take the hooks off the model."""
@@ -124,7 +123,7 @@ def find_layer(model: nn.Module, path: str) -> nn.Module:
 
 
 def feature_cells(
-    feature: torch.Tensor, inputs: Mapping[str, Any], path: str = "", channels_last: bool = False
+    feature: torch.Tensor, inputs: Mapping[str, Any], path: str = "", model: nn.Module | None = None
 ) -> torch.Tensor:
     """Lay out a layer's output by places.
 
@@ -132,7 +131,7 @@ def feature_cells(
         feature: Output (B, C, h, w), (B, h, w, C), (B, prefix + h·w, C) or (B, C); of texts (B, T, C) or (B, C).
         inputs: The forward's inputs; `pixel_values` (B, channels, H, W) tells the image's shape.
         path: Path of the layer, for the error.
-        channels_last: True for a model whose feature maps are (B, h, w, C), where their shape doesn't tell.
+        model: The model, which states what the shape alone doesn't tell.
 
     Returns:
         (B, h, w, C) of images, without prefix tokens; (B, T, C) of texts; (B, C) of pooled features.
@@ -154,10 +153,11 @@ def feature_cells(
             return feature
     elif feature.ndim == 4 and feature.shape[2:].numel() == 1:
         return feature.flatten(1)
+    elif feature.ndim == 4 and feature.shape[1:3].numel() == 1:  # one place, channels last
+        return feature
     else:
-        if feature.ndim == 4 and channels_last:
-            return feature
-        grid = grid_of(feature, *pixel_values.shape[-2:])
+        size = pixel_values.shape[-2:]
+        grid = grid_of(feature, *size) if model is None else layer_grid(model, path, feature, *size)
         if grid is not None:
             return grid.cells(feature)
     raise ValueError(

@@ -10,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .attention import timm_attention, vit_block
 from .base import Architecture, Split, evaluating, require_inputs
-from .grids import Grid, token_grid
+from .grids import Grid, layer_grid, token_grid
 from .refusals import refuse_dropped_patches
 
 if TYPE_CHECKING:
@@ -79,9 +79,12 @@ def _features_split(bare: nn.Module, pixel_values: torch.Tensor) -> Split:
     elif features.ndim == 4:
         grid = Grid(features.shape[2], features.shape[3])
     else:
+        stated = layer_grid(bare, FEATURES, features, *pixel_values.shape[-2:])
         prefix = getattr(bare, "num_prefix_tokens", 0)
-        height, width = token_grid(features.shape[1] - prefix, *pixel_values.shape[-2:])
-        grid = Grid(height, width, "tokens", prefix)
+        if stated is not None and stated.prefix_tokens == prefix:
+            grid = stated
+        else:
+            grid = Grid(*token_grid(features.shape[1] - prefix, *pixel_values.shape[-2:]), "tokens", prefix)
 
     def head(features: torch.Tensor) -> torch.Tensor:
         # Attention pooling is the one head that calls a fused kernel, and fused kernels have no double backward.

@@ -76,6 +76,11 @@ def _recorded_by_hooks(model: nn.Module) -> Iterator[list[torch.Tensor]]:
     ]
     if not dropouts:
         raise _no_global_attention(model, [])
+    if any(hasattr(module, "lambda_init") for module in model.modules()):
+        raise ValueError(
+            f"{type(model).__name__} weights its values by the difference of two attentions, in part negative, so that "
+            f"neither says how much of a token is taken. Explain it by '{default_method(model)}'."
+        )
     weights: list[torch.Tensor] = []
 
     def keep(_module: nn.Module, _args: Any, output: torch.Tensor) -> None:

@@ -9,8 +9,9 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..alignment.precision import at_least_float32
-from ..architectures import Grid, call_model, grid_of
+from ..architectures import Grid, call_model
 from ..architectures.discovery import image_size
+from ..architectures.grids import layer_grid
 from ..architectures.layers import LayerName, layer_place
 from ..architectures.refusals import refuse_dropped_patches
 from .attention_kernels import refuse_fused_recomputation
@@ -112,7 +113,7 @@ def lay_out_layer(
     if not captured:
         raise ValueError(f"The layer '{path}' of {type(model).__name__} was not called by its forward pass.")
     activation = captured[-1]
-    grid = grid_of(activation, *size)
+    grid = layer_grid(model, path, activation, *size)
     if grid is None or len(activation) != len(logits):
         raise ValueError(
             f"The layer '{path}' of {type(model).__name__} has no spatial grid: its output's shape is "

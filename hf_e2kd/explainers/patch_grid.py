@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from ..architectures import is_timm
-from ..architectures.grids import MOST_PREFIX_TOKENS, Grid, config_patches, grid_of, token_grid
+from ..architectures.grids import Grid, grid_of, stated_grid, token_grid
 
 
 def patch_grid(model: nn.Module, tokens: int, height: int, width: int) -> Grid:
@@ -24,12 +24,12 @@ def patch_grid(model: nn.Module, tokens: int, height: int, width: int) -> Grid:
             "'gradcam' or 'integrated_gradients'."
         )
     bare = next((module for module in model.modules() if is_timm(module)), None)
+    stated = stated_grid(model if bare is None else bare, tokens, height, width)
+    if stated is not None:
+        return stated
     prefix = getattr(bare, "num_prefix_tokens", None)
     if prefix is not None:
         return Grid(*token_grid(tokens - prefix, height, width), "tokens", prefix)
-    patches = config_patches(model, height, width)
-    if patches is not None and 0 <= (before := tokens - patches[0] * patches[1]) <= MOST_PREFIX_TOKENS:
-        return Grid(*patches, "tokens", before)
     grid = grid_of(torch.empty(1, tokens, tokens, device="meta"), height, width)
     if grid is None:
         raise ValueError(

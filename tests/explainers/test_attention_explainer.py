@@ -3,6 +3,7 @@
 from copy import deepcopy
 
 import pytest
+import timm
 import torch
 from torch import nn
 from transformers import (
@@ -115,6 +116,15 @@ def test_causal_models_are_refused():
     config = GPT2Config(n_embd=16, n_layer=2, n_head=2, vocab_size=60, pad_token_id=0, bos_token_id=1, eos_token_id=2)
     with pytest.raises(ValueError, match="GPT2ForSequenceClassification is causal.*integrated_gradients"):
         AttentionGradient()(GPT2ForSequenceClassification(config).eval(), token_batch())
+
+
+@pytest.mark.parametrize("explainer", EXPLAINERS)
+def test_differences_of_attentions_are_refused(explainer):
+    """Prevents: attention that is subtracted counted as attention paid."""
+    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2}
+    model = timm.create_model("vit_dlittle_patch16_reg1_gap_256", num_classes=3, **sizes).eval()
+    with pytest.raises(ValueError, match="by the difference of two attentions.*'gradcam'"):
+        explainer()(model, {"pixel_values": images(1, 32)}, TARGET[:1])
 
 
 @pytest.mark.parametrize("explainer", EXPLAINERS)
