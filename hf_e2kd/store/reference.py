@@ -378,8 +378,8 @@ class StoredReference(Reference):
     def check_processor(self, processing_class: Any) -> None:
         self.check(student_processing_class=processing_class)
 
-    def check_data(self, dataset: Any) -> None:
-        for part in parts_of(dataset):
+    def check_data(self, dataset: Any, explains: bool) -> None:
+        for part in parts_of(dataset) if explains else ():
             transform = distillation_transform(part)
             shown = None if transform is None or self.is_text else stated_field(transform.student)
             self._refuse_another_view(shown, "the data's DistillationTransform")
