@@ -284,8 +284,9 @@ class StoredReference(Reference):
     ) -> AttachedDataset | AttachedStream:
         """Join the stored columns with a data set's samples; rows are read in the DataLoader's workers.
 
-        With ids, the data may be in any order and be a part of what was stored. Without, sample n is given row n:
-        attach the data in the order of the building, and shuffle or filter afterwards.
+        With ids, the data may be in any order and be a part of what was stored; a warning tells of other samples under
+        stored ids. Without, sample n is given row n: attach the data in the order of the building, and shuffle or
+        filter afterwards.
 
         Args:
             dataset: Samples that are dictionaries; a stream's must bear ids. `Trainer` resumes a stream in the same
