@@ -278,6 +278,24 @@ class InputAdapter:
         )
         self._set_views(student, teacher)
 
+    def check_view(self, shown: ImageView) -> None:
+        """Refuse images of which the teacher's can't be made, as they aren't normalised by the student's processor.
+
+        Args:
+            shown: View that the data's transform states.
+
+        Raises:
+            ValueError: naming both.
+        """
+        self._look_up_views()
+        stated = self.views and self.views[0]
+        if stated and (stated.mean, stated.std) != (shown.mean, shown.std):
+            raise ValueError(
+                f"The data's DistillationTransform shows {shown}, and the trainer's processing_class states {stated}, "
+                "of which the teacher's images would be made. Give both the student's processor, or the transform the "
+                "teacher's too: DistillationTransform(student_processor, teacher_processor)."
+            )
+
     def teacher_view(self, has_own: bool) -> ImageView:
         """Look up the view of the images that the teacher is given.
 

@@ -68,11 +68,12 @@ class Reference(Stochastic, ABC):
             with_maps: True if maps are needed at this step.
         """
 
-    def check_data(self, dataset: Any) -> None:
-        """Refuse data, before samples are read, whose transform shows another view than that of the reference's maps.
+    def check_data(self, dataset: Any, explains: bool) -> None:
+        """Refuse data, before samples are read, whose transform shows other images than the reference takes them for.
 
         Args:
             dataset: Data set of a training or an evaluation.
+            explains: Whether maps will be looked at.
         """
 
     def check_collator(self, collator: Any) -> None:

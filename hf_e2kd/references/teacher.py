@@ -17,6 +17,8 @@ from ..alignment.labels import (
     is_multi_label,
     is_score,
     list_positives,
+    parts_of,
+    transform_of,
 )
 from ..alignment.scores import refuse_one_shared_class
 from ..architectures import call_model
@@ -26,6 +28,7 @@ from ..architectures.refusals import refuse_offloaded, refuse_sentence_transform
 from ..architectures.sharding import root_gathered, shard_frozen
 from ..architectures.taps import Taps
 from ..choices import unknown_choice
+from ..data.transforms import DistillationTransform
 from ..explainers import Explainer
 from ..explainers.registry import require_gradients
 from ..logs import get_logger
@@ -196,6 +199,12 @@ class TeacherReference(Reference):
             f"The teacher's config.problem_type is '{stated}', and its logits are compared {how}, as those of a "
             f"student of {taken} a sample. Unless that is meant, set student.config.problem_type='{stated}' before."
         )
+
+    def check_data(self, dataset: Any, explains: bool) -> None:
+        for part in parts_of(dataset):
+            transform = transform_of(part)
+            if isinstance(transform, DistillationTransform) and transform.teacher is None:
+                self.adapter.check_view(transform.student)
 
     def tapped_model(self) -> nn.Module:
         return self.model

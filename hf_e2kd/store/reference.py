@@ -284,8 +284,9 @@ class StoredReference(Reference):
     ) -> AttachedDataset | AttachedStream:
         """Join the stored columns with a data set's samples; rows are read in the DataLoader's workers.
 
-        With ids, the data may be in any order and be a part of what was stored. Without, sample n is given row n:
-        attach the data in the order of the building, and shuffle or filter afterwards.
+        With ids, the data may be in any order and be a part of what was stored; a warning tells of other samples under
+        stored ids. Without, sample n is given row n: attach the data in the order of the building, and shuffle or
+        filter afterwards.
 
         Args:
             dataset: Samples that are dictionaries; a stream's must bear ids. `Trainer` resumes a stream in the same
@@ -378,8 +379,8 @@ class StoredReference(Reference):
     def check_processor(self, processing_class: Any) -> None:
         self.check(student_processing_class=processing_class)
 
-    def check_data(self, dataset: Any) -> None:
-        for part in parts_of(dataset):
+    def check_data(self, dataset: Any, explains: bool) -> None:
+        for part in parts_of(dataset) if explains else ():
             transform = distillation_transform(part)
             shown = None if transform is None or self.is_text else stated_field(transform.student)
             self._refuse_another_view(shown, "the data's DistillationTransform")

@@ -73,8 +73,8 @@ class LoadingMixin(Trainer):
     def _get_dataloader(self, dataset: Any, description: str, *arguments: Any, **keywords: Any) -> Any:
         if has_length(dataset) and len(dataset) == 0:
             raise ValueError(f"The data set for {description.lower()} is empty.")
-        for reference in self.references.values() if self.explains else ():
-            reference.check_data(dataset)
+        for reference in self.references.values():
+            reference.check_data(dataset, self.explains)
         collator, is_training = self.data_collator, keywords.get("is_training")
         labels = data_labels(dataset, self.student, collator.label_column)
         if description == "Evaluation" and self.group_columns:

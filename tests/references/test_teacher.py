@@ -2,6 +2,7 @@
 
 import copy
 
+import datasets
 import peft
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torchvision.transforms.v2 import functional as TF
 from transformers import ViTImageProcessor
 
 from hf_e2kd import ExplanationDistillTrainer, TeacherReference, explain
+from hf_e2kd.data import DistillationTransform
 from hf_e2kd.explainers import GradCAM
 from tests.models import CLASS_NAMES, CLASSES, build, images
 from tests.training import arguments, distiller, logged, samples
@@ -178,6 +180,30 @@ def test_teacher_with_another_processor(tiny, tmp_path):
     torch.testing.assert_close(output.maps, expected.maps, atol=1e-4, rtol=1e-4)
     assert output.maps.shape[1:] == (6, 6)
     trainer.train()  # maps of 6×6 and 4×4 cells meet on one grid
+
+
+def test_data_by_another_processor_than_the_students(tiny, tmp_path):
+    """Prevents: a teacher's images made of the student's by another normalisation than theirs."""
+    pictures = [{"image": TF.to_pil_image(image), "label": 0} for image in photographs(4)]
+    data = datasets.Dataset.from_list(
+        pictures, datasets.Features(image=datasets.Image(), label=datasets.Value("int64"))
+    )
+
+    def made(*processors):
+        return distiller(
+            tiny("vit"),
+            build("resnet", seed=1),
+            tmp_path,
+            {"remove_unused_columns": False},
+            processing_class=OWN,
+            teacher_processing_class=OTHER,
+            train_dataset=data.with_transform(DistillationTransform(*processors)),
+        )
+
+    with pytest.raises(ValueError, match="shows .* mean 0.2, .* processing_class states .* mean 0.5, .*the teacher's"):
+        made(processor(32, [0.2] * 3, [0.9] * 3)).train()
+    made(OWN).train()
+    made(OWN, OTHER).train()
 
 
 def test_positional_processing_class(tiny, tmp_path):
