@@ -60,10 +60,12 @@ class TextCollator:
         alike = same_tokenizer(tokenizer, teachers)
         same = alike and self.teacher_max_length == self.max_length and tokenizer.padding_side == teachers.padding_side
         same = same and (self.max_length is None or tokenizer.truncation_side == teachers.truncation_side)
+        pair = len(self.text_columns) == 2
+        # DistilBERT's own gives no token types, without which BERT reads a pair as one text.
+        same = same and not (pair and set(teachers.model_input_names) - set(tokenizer.model_input_names))
         # None: the teacher's isn't known here.
         self.same_tokens = None if teacher_tokenizer is None else alike
         self.teacher_tokenizer = None if same else teachers
-        pair = len(self.text_columns) == 2
         for side, limit in ((tokenizer, self.max_length), (teachers, self.teacher_max_length)):
             require_offsets_and_padding(side)
             special = side.num_special_tokens_to_add(pair=pair)
