@@ -12,6 +12,8 @@ from transformers import (
     AutoTokenizer,
     BertConfig,
     BertForSequenceClassification,
+    LongformerConfig,
+    LongformerForSequenceClassification,
     RobertaConfig,
     RobertaForSequenceClassification,
 )
@@ -272,6 +274,13 @@ class TestShallowCopy:
         embeddings = teacher.backbone.embeddings.word_embeddings.weight
         assert torch.equal(student.base_model.embeddings.word_embeddings.weight, embeddings)
         assert shallow_copy_of(teacher, 2, "random").config.num_hidden_layers == 2
+
+    def test_windows_of_the_layers_that_are_kept(self):
+        """Prevents: an assertion deep inside Longformer, whose checkpoints state a window for each layer."""
+        windows = {"attention_window": [2, 4, 6, 8], "max_position_embeddings": 20, "pad_token_id": 1}
+        config = LongformerConfig(vocab_size=30, num_hidden_layers=4, num_labels=3, **{**TINY, **windows})
+        student = shallow_copy_of(LongformerForSequenceClassification(config), 2, "teacher-layers")
+        assert student.config.attention_window == [2, 6] and len(student.longformer.encoder.layer) == 2
 
     @pytest.mark.parametrize(
         ("layers", "init", "message"),
