@@ -77,7 +77,7 @@ def registered_architecture(model: nn.Module) -> Architecture | None:
 
     A subclass with a forward of its own has the target layer, and not the split, which gives its parent's logits.
     """
-    known = next((cls for cls in type(model).__mro__ if cls.__name__ in _ARCHITECTURES), None)
+    known: Any = next((cls for cls in type(model).__mro__ if cls.__name__ in _ARCHITECTURES), None)
     if known is None:
         return None
     architecture = _ARCHITECTURES[known.__name__]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from datasets import Dataset, load_dataset, load_from_disk
 
-from ..alignment.texts import length_limit, require_offsets_and_padding, same_tokenizer, tokenize_texts
+from ..alignment.texts import length_limit, read_texts, require_offsets_and_padding, same_tokenizer, tokenize_texts
 from .files import load_data_file, load_data_folder
 from .holding_out import hold_out, state_names
 from .labels import refuse_missing, refuse_names, refuse_unequal
@@ -101,6 +101,10 @@ class TextCollator:
     def texts(self, samples: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
         """The texts of samples as they were written, (B) tuples of one or two."""
         return [_texts(sample, self.text_columns) for sample in samples]
+
+    def read_texts(self, samples: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+        """The texts of samples as far as they are read, (B) tuples of one or two; see `alignment.texts.read_texts`."""
+        return read_texts(self.texts(samples), *self._sides())
 
     def words(self, samples: Sequence[Mapping[str, Any]]) -> list[list[str]]:
         """The words that `word_ids` number, as they were written, (B) lists."""

@@ -210,6 +210,22 @@ def test_a_teacher_whose_classes_stand_in_another_order(names, tmp_path, monkeyp
         assert sample.explained == explained and {row.prediction for row in sample.rows} == {explained}
 
 
+def test_the_second_of_a_cut_pair_is_drawn_with_its_own_scores(monkeypatch, tmp_path):
+    """Prevents: a hypothesis's scores drawn at the same words of the premise's end, which no model has read."""
+    tokenizer = train_tokenizer(TEXTS, vocab_size=60, model_max_length=32)
+    model = BertForSequenceClassification(BertConfig(vocab_size=len(tokenizer), num_hidden_layers=1, **TINY))
+    rows = {"premise": [" ".join(TEXTS[:3])] * 2, "hypothesis": ["a film", "a dreadful film"], "label": [0, 1]}
+    columns = ["premise", "hypothesis"]
+    evaluations = {"test": Dataset.from_dict(rows)}
+    study = WordStudy(model, tokenizer, tokenizer, evaluations, InputXGradient(), text_columns=columns, max_length=12)
+    drawn: list = []
+    monkeypatch.setattr(words, "word_page", lambda shown, *_, **__: drawn.extend(shown))
+    study.picture({"KD": model}, 2, tmp_path)
+    for sample in drawn:
+        assert sample.text.split("\n")[1] in rows["hypothesis"]
+        assert " ".join(sample.rows[0].words) == sample.text.replace(" …\n", " ")
+
+
 def test_texts_keep_their_order():
     """Prevents: a text's words, spans or logits given to another one, as those of similar length share a batch."""
     tokenizer = train_tokenizer(TEXTS, vocab_size=60, model_max_length=32)
