@@ -103,9 +103,13 @@ _READ_EMBEDDINGS = (*("Bert", "DistilBert", "Roberta", "XLMRoberta", "Electra", 
 
 
 def reads_embeddings(model: nn.Module) -> bool:
-    """Tell whether a text classifier is known to be a function of its word embeddings (B, T, C), as `inputs_embeds`."""
+    """Tell whether a text classifier is known to be a function of its word embeddings (B, T, C), as `inputs_embeds`.
+
+    Of a subclass with a forward of its own nothing is known.
+    """
     names = {f"{family}ForSequenceClassification" for family in _READ_EMBEDDINGS}
-    return any(cls.__name__ in names for cls in type(model).__mro__)
+    known: Any = next((cls for cls in type(model).__mro__ if cls.__name__ in names), None)
+    return known is not None and (torch.compiler.is_compiling() or type(model).forward is known.forward)
 
 
 def text_at_embeddings(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from transformers.models.modernbert import modeling_modernbert
 
 from hf_e2kd import explain
 from hf_e2kd.architectures import transposed
-from hf_e2kd.explainers import LRP, install_explained_forward
+from hf_e2kd.explainers import LRP, IntegratedGradients, install_explained_forward
 from hf_e2kd.explainers.input_gradients import differentiate, over_channels
 from hf_e2kd.testing import check_explainer
 from tests.explainers.test_compiled import assert_compiled_equals_eager
@@ -367,6 +367,13 @@ def test_a_forward_of_the_users_own_is_not_opened(make, message):
     torch.testing.assert_close(found.maps, over_channels(at.value * at.gradients[0], inputs) * inputs["attention_mask"])
     with pytest.raises(ValueError, match=message):
         explain(model, inputs, "lrp", TARGET)
+
+
+def test_a_forward_of_the_users_own_is_not_compiled_as_its_parents():
+    """Prevents: a compiled step that gives word embeddings to a forward that may not take them."""
+    with pytest.raises(ValueError, match="it isn't known that it is a function of its input alone"):
+        IntegratedGradients().check(own_pooling(), compiled=True)
+    IntegratedGradients().check(build_text("bert"), compiled=True)
 
 
 def test_a_subclass_with_its_parents_forward_is_opened():
