@@ -322,7 +322,10 @@ def test_an_untrained_decoder_has_a_baseline(tmp_path):
         randomise(model)
         return model.eval()
 
-    trainer = distiller(decoder(0), decoder(1), tmp_path, train_dataset=None, eval_dataset=token_rows(4))
+    rows = token_rows(4)
+    for row in rows:
+        row["input_ids"] = row["input_ids"].where(row["attention_mask"] > 0, END)
+    trainer = distiller(decoder(0), decoder(1), tmp_path, train_dataset=None, eval_dataset=rows)
     assert set(trainer.measure_fidelity(samples=4).chance) == {"shuffled", "untrained"}
 
 
