@@ -29,21 +29,43 @@ def tokenize_texts(
     Raises:
         ValueError: something that is no text, or no valid one, with its place in the batch.
     """
-    for row, parts in enumerate(texts):
-        for text in parts:
-            check_text(text, row)
-    encodings = [_encode(tokenizer, texts, limit) for tokenizer, limit in sides]
+    encodings = _encodings(texts, *sides)
     numbers: list[list[list[int]]] = []
     words: list[list[str]] = []
     for row, parts in enumerate(texts):
-        ids, found = _number_words(parts, [encoding.encodings[row] for encoding in encodings])
+        ids, spans = _number_words(parts, [encoding.encodings[row] for encoding in encodings])
         numbers.append(ids)
-        words.append(found)
+        words.append([text[start:end] for text, own in zip(parts, spans, strict=True) for start, end in own])
     batches = []
     for side, encoding in enumerate(encodings):
         columns = {name: torch.tensor(encoding[name]) for name in encoding if name not in _NOT_FOR_THE_MODEL}
         batches.append({**columns, "word_ids": torch.tensor([ids[side] for ids in numbers])})
     return batches, words
+
+
+def read_texts(texts: Sequence[tuple[str, ...]], *sides: tuple[Any, int | None]) -> list[tuple[str, ...]]:
+    """Write texts as all sides read them: an ellipsis stands for a beginning or an end of which they see no word.
+
+    What a truncation cut off may hold the same words as a pair's second text.
+
+    Args:
+        texts, sides: As of `tokenize_texts`.
+    """
+    encodings = _encodings(texts, *sides)
+    rows = []
+    for row, parts in enumerate(texts):
+        _, spans = _number_words(parts, [encoding.encodings[row] for encoding in encodings])
+        rows.append(tuple(_read_part(text, own) for text, own in zip(parts, spans, strict=True)))
+    return rows
+
+
+def _read_part(text: str, spans: Sequence[Span]) -> str:
+    if not spans:
+        return "…" if any(map(str.isalnum, text)) else text
+    start, end = spans[0][0], spans[-1][1]
+    before = "… " if any(map(str.isalnum, text[:start])) else text[:start]
+    after = " …" if any(map(str.isalnum, text[end:])) else text[end:]
+    return f"{before}{text[start:end]}{after}"
 
 
 def length_limit(tokenizer: Any, given: int | None = None) -> int | None:
@@ -113,6 +135,13 @@ def check_text(text: Any, row: int) -> None:
         ) from None
 
 
+def _encodings(texts: Sequence[tuple[str, ...]], *sides: tuple[Any, int | None]) -> list[Any]:
+    for row, parts in enumerate(texts):
+        for text in parts:
+            check_text(text, row)
+    return [_encode(tokenizer, texts, limit) for tokenizer, limit in sides]
+
+
 def _encode(tokenizer: Any, texts: Sequence[tuple[str, ...]], limit: int | None) -> Any:
     columns = list(zip(*texts, strict=True))
     return tokenizer(
@@ -124,10 +153,10 @@ def _encode(tokenizer: Any, texts: Sequence[tuple[str, ...]], limit: int | None)
     )
 
 
-def _number_words(parts: tuple[str, ...], encodings: Sequence[Any]) -> tuple[list[list[int]], list[str]]:
-    """For each side's encoding of one sample the word of each token; and the words."""
+def _number_words(parts: tuple[str, ...], encodings: Sequence[Any]) -> tuple[list[list[int]], list[list[Span]]]:
+    """For each side's encoding of one sample the word of each token; and the words' spans, by part."""
     numbers = [[-1] * len(encoding.ids) for encoding in encodings]
-    found: list[str] = []
+    found: list[list[Span]] = []
     # Asked once: each time, the encoding copies all of them.
     offsets = [encoding.offsets for encoding in encodings]
     for part, text in enumerate(parts):
@@ -137,11 +166,11 @@ def _number_words(parts: tuple[str, ...], encodings: Sequence[Any]) -> tuple[lis
             for encoding in encodings
         ]
         spans = [[all_spans[p] for p in own] for all_spans, own in zip(offsets, places, strict=True)]
-        words = align_words(text, *spans)
+        words, before = align_words(text, *spans), sum(map(len, found))
         for side, own in enumerate(places):
             for place, word in zip(own, words.ids[side], strict=True):
-                numbers[side][place] = word + len(found) if word >= 0 else -1
-        found += [text[start:end] for start, end in words.spans]
+                numbers[side][place] = word + before if word >= 0 else -1
+        found.append(words.spans)
     return numbers, found
 
 

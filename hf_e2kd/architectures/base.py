@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -55,6 +55,8 @@ def register_architecture(
 ) -> None:
     """Register the target layer of a class of models; its subclasses inherit the entry.
 
+    Those with a forward of their own inherit the target layer alone.
+
     Args:
         model_class: Class of models, or its name.
         target: Path of the layer that is explained, for example `"features.7"`, or a function of the model.
@@ -71,8 +73,17 @@ def register_architecture(
 
 
 def registered_architecture(model: nn.Module) -> Architecture | None:
-    """The entry of the model's class or of the nearest class it inherits from; None where there is none."""
-    return next((_ARCHITECTURES[cls.__name__] for cls in type(model).__mro__ if cls.__name__ in _ARCHITECTURES), None)
+    """The entry of the model's class or of the nearest class it inherits from; None where there is none.
+
+    A subclass with a forward of its own has the target layer, and not the split, which gives its parent's logits.
+    """
+    known: Any = next((cls for cls in type(model).__mro__ if cls.__name__ in _ARCHITECTURES), None)
+    if known is None:
+        return None
+    architecture = _ARCHITECTURES[known.__name__]
+    if torch.compiler.is_compiling() or type(model).forward is known.forward:  # `check` has looked before
+        return architecture
+    return replace(architecture, split=None)
 
 
 def explained_part(model: nn.Module) -> str | None:

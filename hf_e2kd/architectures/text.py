@@ -1,5 +1,6 @@
 """Text classifiers: their table of word embeddings, and the texts that fit them."""
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -103,9 +104,13 @@ _READ_EMBEDDINGS = (*("Bert", "DistilBert", "Roberta", "XLMRoberta", "Electra", 
 
 
 def reads_embeddings(model: nn.Module) -> bool:
-    """Tell whether a text classifier is known to be a function of its word embeddings (B, T, C), as `inputs_embeds`."""
+    """Tell whether a text classifier is known to be a function of its word embeddings (B, T, C), as `inputs_embeds`.
+
+    Of a subclass with a forward of its own nothing is known.
+    """
     names = {f"{family}ForSequenceClassification" for family in _READ_EMBEDDINGS}
-    return any(cls.__name__ in names for cls in type(model).__mro__)
+    known: Any = next((cls for cls in type(model).__mro__ if cls.__name__ in names), None)
+    return known is not None and (torch.compiler.is_compiling() or type(model).forward is known.forward)
 
 
 def text_at_embeddings(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,8 +131,8 @@ def refuse_unfit_text(model: nn.Module, inputs: Mapping[str, Any]) -> None:
         inputs: The batch; nothing is checked without `input_ids`.
 
     Raises:
-        ValueError: the batch is empty, a text is longer than the table of positions, or a token is outside the
-            vocabulary; with the remedy.
+        ValueError: the batch is empty, a text is longer than the table of positions, a token is outside the vocabulary,
+            or the padding isn't the one by which the model finds a text's end; with the remedy.
     """
     ids = inputs.get("input_ids")
     if not isinstance(ids, torch.Tensor):
@@ -144,6 +149,7 @@ def refuse_unfit_text(model: nn.Module, inputs: Mapping[str, Any]) -> None:
             f"The texts have {ids.shape[1]} tokens and {name} has positions for {longest}. Cut them: "
             f"tokenizer(texts, truncation=True, max_length={longest})."
         )
+    _refuse_foreign_padding(model, inputs)
     types, kinds = inputs.get("token_type_ids"), getattr(getattr(model, "config", None), "type_vocab_size", None)
     if isinstance(types, torch.Tensor) and kinds and types.numel() and int(types.max()) >= kinds:
         raise ValueError(
@@ -160,6 +166,26 @@ def refuse_unfit_text(model: nn.Module, inputs: Mapping[str, Any]) -> None:
             f"`input_ids` holds the id {lowest if lowest < 0 else highest}, and {name} knows the ids 0 to {words - 1}. "
             "Use the model's own tokenizer, or, where it was given more tokens, call "
             "model.resize_token_embeddings(len(tokenizer))."
+        )
+
+
+def _refuse_foreign_padding(model: nn.Module, inputs: Mapping[str, Any]) -> None:
+    """Refuse padding behind texts that a decoder's classifier would read as their last token."""
+    ids, mask = inputs["input_ids"], inputs.get("attention_mask")
+    config: Any = getattr(model, "config", None)
+    forward = inspect.unwrap(type(model).forward)
+    # As transformers' decoders call the place whose logits they give, found by the token and not by the mask.
+    if "last_non_pad_token" not in getattr(getattr(forward, "__code__", None), "co_varnames", ()):
+        return
+    padding = getattr(config.get_text_config() if hasattr(config, "get_text_config") else config, "pad_token_id", None)
+    if padding is None or not isinstance(mask, torch.Tensor) or mask.shape != ids.shape:
+        return
+    unknown = (mask[:, -1] == 0) & (ids[:, -1] != padding)
+    if unknown.any():
+        raise ValueError(
+            f"Texts are filled up by the token {int(ids[unknown][0, -1])}, and {type(model).__name__} classifies by "
+            f"each text's last token that isn't {padding}, its config.pad_token_id: it would read the padding. Set "
+            "model.config.pad_token_id = tokenizer.pad_token_id."
         )
 
 

@@ -30,7 +30,7 @@ def is_timm(model: nn.Module) -> bool:
 def timm_architecture(model: nn.Module) -> Architecture | None:
     """The entry of a timm model, bare or wrapped; None where its classifier reads tokens of an unknown block."""
     bare: Any = getattr(model, "timm_model", model)
-    if not is_timm(bare):
+    if not is_timm(bare) or _has_own_forward(bare):
         return None
     pool = getattr(bare, "global_pool", None)
     if pool != "token" and (pool != "" or getattr(bare, "num_prefix_tokens", 0) == 0):
@@ -40,6 +40,16 @@ def timm_architecture(model: nn.Module) -> Architecture | None:
         prefix = "" if bare is model else "timm_model."
         return Architecture(f"{prefix}blocks.{len(bare.blocks) - 1}.norm1", _of_the_bare_model(_tokens_split))
     return None
+
+
+def _has_own_forward(bare: nn.Module) -> bool:
+    """Tell whether a user's subclass of a timm model has a forward of its own, beside timm's features and head."""
+    if torch.compiler.is_compiling():  # `check` has looked before
+        return False
+    names = {"forward", "forward_features", "forward_head"}
+    nearest = next((cls for cls in type(bare).__mro__ if not names.isdisjoint(vars(cls))), nn.Module)
+    written = [name for name in sorted(names) if name in vars(nearest)]
+    return written == ["forward"] and not nearest.__module__.startswith(("timm.", "torch."))
 
 
 def has_plain_blocks(bare: nn.Module) -> bool:

@@ -96,7 +96,7 @@ class ExplanationPanels(TrainerCallback):
         collator = trainer.data_collator.collator
         self.texts: list[tuple[str, ...]] | None = None
         if isinstance(collator, TextCollator) and set(collator.text_columns) <= shown[0].keys():
-            self.texts, self.words = collator.texts(shown), collator.words(shown)
+            self.texts, self.words = collator.read_texts(shown), collator.words(shown)
         tokenizer = trainer.processing_class or trainer.data_collator.tokenizer
         self.tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
         self.images: torch.Tensor | None = None

@@ -80,7 +80,9 @@ class FiniteBatches:
                     f"a batch of {len(values)}. Remove these samples, or mend the transform that made them."
                 )
         labels = batch.get("labels")
-        _check_several_labels(labels)
+        is_number = self.labels is not None and not self.labels.checked and getattr(labels, "shape", ())[1:] == (1,)
+        if not is_number:  # a regressor's labels may be (B, 1)
+            _check_several_labels(labels)
         if self.labels is not None and isinstance(labels, torch.Tensor):
             batch = {**batch, "labels": self.labels(labels)}
             if isinstance(batch.get("box_labels"), torch.Tensor):

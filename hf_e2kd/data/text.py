@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from datasets import Dataset, load_dataset, load_from_disk
 
-from ..alignment.texts import length_limit, require_offsets_and_padding, same_tokenizer, tokenize_texts
+from ..alignment.texts import length_limit, read_texts, require_offsets_and_padding, same_tokenizer, tokenize_texts
 from .files import load_data_file, load_data_folder
 from .holding_out import hold_out, state_names
 from .labels import refuse_missing, refuse_names, refuse_unequal
@@ -60,10 +60,12 @@ class TextCollator:
         alike = same_tokenizer(tokenizer, teachers)
         same = alike and self.teacher_max_length == self.max_length and tokenizer.padding_side == teachers.padding_side
         same = same and (self.max_length is None or tokenizer.truncation_side == teachers.truncation_side)
+        pair = len(self.text_columns) == 2
+        # DistilBERT's own gives no token types, without which BERT reads a pair as one text.
+        same = same and not (pair and set(teachers.model_input_names) - set(tokenizer.model_input_names))
         # None: the teacher's isn't known here.
         self.same_tokens = None if teacher_tokenizer is None else alike
         self.teacher_tokenizer = None if same else teachers
-        pair = len(self.text_columns) == 2
         for side, limit in ((tokenizer, self.max_length), (teachers, self.teacher_max_length)):
             require_offsets_and_padding(side)
             special = side.num_special_tokens_to_add(pair=pair)
@@ -99,6 +101,10 @@ class TextCollator:
     def texts(self, samples: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
         """The texts of samples as they were written, (B) tuples of one or two."""
         return [_texts(sample, self.text_columns) for sample in samples]
+
+    def read_texts(self, samples: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+        """The texts of samples as far as they are read, (B) tuples of one or two; see `alignment.texts.read_texts`."""
+        return read_texts(self.texts(samples), *self._sides())
 
     def words(self, samples: Sequence[Mapping[str, Any]]) -> list[list[str]]:
         """The words that `word_ids` number, as they were written, (B) lists."""

@@ -293,8 +293,9 @@ def shallow_copy_of(teacher: nn.Module, layers: int, init: str) -> nn.Module:
         raise ValueError(f"student_layers must lie between 1 and the teacher's {depth}, not {layers}.")
     chosen = [number * depth // layers for number in range(layers)]
     config.num_hidden_layers = layers
-    if getattr(config, "layer_types", None):  # ModernBERT's local and global layers
-        config.layer_types = [config.layer_types[number] for number in chosen]
+    for name in ("layer_types", "attention_window"):  # ModernBERT's local and global layers, Longformer's windows
+        if isinstance(of_layers := getattr(config, name, None), list):
+            setattr(config, name, [of_layers[number] for number in chosen])
     student = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
     if init == "random":
         return student

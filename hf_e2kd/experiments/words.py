@@ -13,7 +13,7 @@ from torch import nn
 
 from ..alignment.captions import named_labels, predicted_names
 from ..alignment.labels import LabelAlignment, align_labels, class_names, data_labels
-from ..alignment.texts import length_limit, number_spans, tokenize_texts
+from ..alignment.texts import length_limit, number_spans, read_texts, tokenize_texts
 from ..alignment.words import LAYOUT_COLUMNS, pool_words
 from ..callbacks.panels import CHOOSE_FROM
 from ..cards.choice import at_quantiles, gain, rule
@@ -129,6 +129,7 @@ class WordStudy:
         labels = named_labels([data[self.label_column][row] for row in chosen], data, any_student, self.label_column)
         texts = self._texts(data)
         words = self._tokenized(texts)[1]
+        texts = read_texts(texts, *self._sides())
         shown = []
         for place, row in enumerate(chosen):
             rows = []
@@ -164,11 +165,11 @@ class WordStudy:
         return list(zip(*(rows[column] for column in self._columns()), strict=True))
 
     def _tokenized(self, texts: list[tuple[str, ...]]) -> tuple[list[dict[str, torch.Tensor]], list[list[str]]]:
-        sides = [
-            (tokenizer, length_limit(tokenizer, self.max_length))
-            for tokenizer in (self.teacher_tokenizer, self.tokenizer)
-        ]
-        return tokenize_texts(texts, *sides)
+        return tokenize_texts(texts, *self._sides())
+
+    def _sides(self) -> list[tuple[Any, int | None]]:
+        both = self.teacher_tokenizer, self.tokenizer
+        return [(tokenizer, length_limit(tokenizer, self.max_length)) for tokenizer in both]
 
     def _read(
         self, model: nn.Module, data: Dataset, teacher: Reading | None, shared: LabelAlignment | None = None

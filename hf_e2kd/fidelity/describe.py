@@ -139,7 +139,9 @@ def describe_columns(dataset: Any, collator: Any) -> dict[str, Any]:
         dataset: The data set.
         collator: Collator of the trainer, with or without its checks.
     """
-    transform, collator = transform_of(unattached(dataset)), getattr(collator, "collator", collator)
+    transform = transform_of(unattached(dataset))
+    while not isinstance(collator, TextCollator) and hasattr(collator, "collator"):  # within checks, or of a store
+        collator = collator.collator
     if isinstance(transform, DistillationTransform):
         image, label, _ = transform.columns
         return {"image": image, "label": label}

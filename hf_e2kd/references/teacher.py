@@ -235,9 +235,12 @@ class TeacherReference(Reference):
         return in_own_precision(self.model, batch)
 
     def explainer_of(self, inputs: Mapping[str, Any]) -> Explainer:
-        """Return the explainer, which knows the tokenizer of a batch with tokens of the teacher's own."""
+        """Return the explainer, which knows the tokenizer of the tokens that the teacher reads of a batch."""
         assert self.explainer is not None
-        return self.explainer.with_tokenizer(self.tokenizer) if f"{_PREFIX}input_ids" in inputs else self.explainer
+        if f"{_PREFIX}input_ids" in inputs:
+            return self.explainer.with_tokenizer(self.tokenizer)
+        tokenizer = self.adapter.student_processor if "input_ids" in inputs else None
+        return self.explainer.with_tokenizer(getattr(tokenizer, "tokenizer", tokenizer))
 
     def _own_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         own = {key.removeprefix(_PREFIX): value for key, value in inputs.items() if key.startswith(_PREFIX)}

@@ -5,10 +5,12 @@ import pytest
 from hf_e2kd.alignment.texts import (
     _number_words,
     length_limit,
+    read_texts,
     require_offsets_and_padding,
     same_tokenizer,
     tokenize_texts,
 )
+from hf_e2kd.cards.word_plots.samples import gaps
 from tests.tokenizers import SENTENCES, VARIANTS, SlowTokenizer, tokenizer
 
 
@@ -56,6 +58,22 @@ def test_a_limit_of_one_side_leaves_words_out_on_both(side):
     assert words[1] == ["film"]
     for columns in (batch, teachers):
         assert set(columns["word_ids"][0].tolist()) - {-1} == set(range(len(words[0])))
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_what_was_cut_off_is_not_shown(side):
+    """Prevents: scores of a pair's second text, or of an end, drawn at the same words of what no model has read."""
+    own, premise = tokenizer("wordpiece", truncation_side=side), "the film was a film a film a film"
+    texts = [(premise, "(a film"), ("the film", "it!")]
+    sides = ((own, 10), (tokenizer("byte_bpe"), None))
+    first, second = read_texts(texts, *sides)
+    assert first == ({"left": "… a film a film", "right": "the film was a …"}[side], "(a film")
+    assert second == texts[1]
+    words = tokenize_texts(texts, *sides)[1][0]
+    *between, tail = gaps("\n".join(first), words)
+    assert [gap for gap in between if "\n" in gap] == between[4:5] and words[5:] == ["a", "film"] and not tail
+    assert read_texts([(premise, "warm warm")], (tokenizer("wordpiece"), 8)) == [("the film was …", "…")]
+    assert read_texts([("", "!")], (own, 10)) == [("", "!")]
 
 
 def test_text_within_special_tokens_names():

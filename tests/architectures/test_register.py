@@ -85,6 +85,46 @@ def test_subclasses_inherit(own):
     assert find_architecture(own).target == "stages.0"
 
 
+class Doubled(OwnNet):
+    """Inherits from what is registered, and has a forward of its own."""
+
+    def forward(self, pixel_values):
+        return 2 * super().forward(pixel_values) + 1
+
+
+def test_a_subclass_with_its_own_forward_is_no_parent(own):
+    """Prevents: logits, and a training, of the parent's head, where a user's subclass computes others."""
+    register_architecture(OwnNet, "stages", split)
+    model = Doubled().eval()
+    model.load_state_dict(own.state_dict())
+    found = explain(model, images(), target=TARGET)
+    torch.testing.assert_close(found.logits, model(images()))
+    torch.testing.assert_close(found.maps, 2 * explain(own, images(), target=TARGET).maps)
+    with pytest.raises(ValueError, match="register the architecture with a `split` function"):
+        GradCAM().check(model, compiled=True)
+    register_architecture(Doubled, "stages", split)  # the user's own word
+    GradCAM().check(model, compiled=True)
+
+
+def test_a_subclass_of_timms_with_its_own_forward(tiny):
+    """Prevents: the logits of timm's head in the place of those of a user's subclass."""
+    for name, known in (("timm_resnet", True), ("timm_vit", False)):
+        model = tiny(name)
+        parent = type(model)
+
+        class Own(parent):
+            def forward(self, pixel_values):
+                return 2 * super().forward(pixel_values) + 1
+
+        assert find_architecture(model) is not None
+        model.__class__ = type("Named", (parent,), {"note": "a subclass without a forward"})
+        assert find_architecture(model) is not None
+        model.__class__ = Own
+        assert find_architecture(model) is None
+        if known:  # its last stage is found by tracing
+            torch.testing.assert_close(explain(model, images()).logits, model(images()))
+
+
 def test_unknown_class_is_not_found():
     """Prevents: a match by accident, such as by a common base class."""
     assert find_architecture(nn.Sequential()) is None

@@ -159,6 +159,19 @@ def test_texts_are_drawn_by_words_or_tokens(tmp_path, own_words):
     assert shown.count("similarity:") == 2 and "[PAD]" not in shown and "[CLS]" not in shown
 
 
+def test_pairs_are_drawn_as_far_as_they_are_read(tmp_path):
+    """Prevents: a second text's scores at the same words of the first one's end, which was cut off."""
+    rows = [{"premise": "the film was a film a film", "hypothesis": "a film", "label": 1}] * 2
+    own, data = tokenizer("wordpiece"), Dataset.from_list(rows)
+    collator = TextCollator(own, text_columns=("premise", "hypothesis"), max_length=8)
+    keywords = {"train_dataset": data, "eval_dataset": data, "processing_class": own}
+    settings = arguments(tmp_path, explainer="input_x_gradient")
+    trainer = ExplanationDistillTrainer(
+        text_model("bert"), settings, data_collator=collator, teacher_model=text_model("bert", 1), **keywords
+    )
+    assert ExplanationPanels(trainer, count=2).texts[0] == ("the film was …", "a film")
+
+
 def test_boxes_stand_beside_a_teacher_and_the_first_of_several_labels_is_drawn(tiny, tmp_path):
     """Prevents: a panel for one teacher and one label alone; another class's map under a class's name."""
     made = samples(3, labels=False, boxes=True)

@@ -95,6 +95,20 @@ def test_pairs():
     assert batch["labels"].tolist() == [1]
 
 
+def test_token_types_that_the_students_tokenizer_does_not_give():
+    """Prevents: a BERT that reads a pair as one text, because its DistilBERT student's own tokenizer, which cuts texts
+    alike, gives no token types."""
+    bert, distilbert = tokenizer("wordpiece"), tokenizer("wordpiece", model_input_names=["input_ids", "attention_mask"])
+    rows = [{"premise": "a film", "hypothesis": "warm film"}, {"premise": "a warm film", "hypothesis": "film"}]
+    collator = TextCollator(distilbert, bert, text_columns=("premise", "hypothesis"))
+    batch, alone = collator(rows), TextCollator(bert, text_columns=("premise", "hypothesis"))(rows)
+    assert torch.equal(batch["teacher_token_type_ids"], alone["token_type_ids"]) and alone["token_type_ids"].any()
+    assert torch.equal(batch["teacher_input_ids"], batch["input_ids"]) and "token_type_ids" not in batch
+    # Single texts, whose types are all zero, and a student that knows more, are tokenized once.
+    assert TextCollator(distilbert, bert).teacher_tokenizer is None
+    assert TextCollator(bert, distilbert, text_columns=("premise", "hypothesis")).teacher_tokenizer is None
+
+
 @pytest.mark.parametrize(
     ("samples", "labels"),
     [

@@ -12,6 +12,8 @@ from transformers import (
     AutoTokenizer,
     BertConfig,
     BertForSequenceClassification,
+    LongformerConfig,
+    LongformerForSequenceClassification,
     RobertaConfig,
     RobertaForSequenceClassification,
 )
@@ -208,6 +210,22 @@ def test_a_teacher_whose_classes_stand_in_another_order(names, tmp_path, monkeyp
         assert sample.explained == explained and {row.prediction for row in sample.rows} == {explained}
 
 
+def test_the_second_of_a_cut_pair_is_drawn_with_its_own_scores(monkeypatch, tmp_path):
+    """Prevents: a hypothesis's scores drawn at the same words of the premise's end, which no model has read."""
+    tokenizer = train_tokenizer(TEXTS, vocab_size=60, model_max_length=32)
+    model = BertForSequenceClassification(BertConfig(vocab_size=len(tokenizer), num_hidden_layers=1, **TINY))
+    rows = {"premise": [" ".join(TEXTS[:3])] * 2, "hypothesis": ["a film", "a dreadful film"], "label": [0, 1]}
+    columns = ["premise", "hypothesis"]
+    evaluations = {"test": Dataset.from_dict(rows)}
+    study = WordStudy(model, tokenizer, tokenizer, evaluations, InputXGradient(), text_columns=columns, max_length=12)
+    drawn: list = []
+    monkeypatch.setattr(words, "word_page", lambda shown, *_, **__: drawn.extend(shown))
+    study.picture({"KD": model}, 2, tmp_path)
+    for sample in drawn:
+        assert sample.text.split("\n")[1] in rows["hypothesis"]
+        assert " ".join(sample.rows[0].words) == sample.text.replace(" …\n", " ")
+
+
 def test_texts_keep_their_order():
     """Prevents: a text's words, spans or logits given to another one, as those of similar length share a batch."""
     tokenizer = train_tokenizer(TEXTS, vocab_size=60, model_max_length=32)
@@ -272,6 +290,13 @@ class TestShallowCopy:
         embeddings = teacher.backbone.embeddings.word_embeddings.weight
         assert torch.equal(student.base_model.embeddings.word_embeddings.weight, embeddings)
         assert shallow_copy_of(teacher, 2, "random").config.num_hidden_layers == 2
+
+    def test_windows_of_the_layers_that_are_kept(self):
+        """Prevents: an assertion deep inside Longformer, whose checkpoints state a window for each layer."""
+        windows = {"attention_window": [2, 4, 6, 8], "max_position_embeddings": 20, "pad_token_id": 1}
+        config = LongformerConfig(vocab_size=30, num_hidden_layers=4, num_labels=3, **{**TINY, **windows})
+        student = shallow_copy_of(LongformerForSequenceClassification(config), 2, "teacher-layers")
+        assert student.config.attention_window == [2, 6] and len(student.longformer.encoder.layer) == 2
 
     @pytest.mark.parametrize(
         ("layers", "init", "message"),

@@ -11,12 +11,14 @@ import timm
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers import BertForSequenceClassification
+from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.models.deberta_v2 import modeling_deberta_v2
 from transformers.models.modernbert import modeling_modernbert
 
 from hf_e2kd import explain
 from hf_e2kd.architectures import transposed
-from hf_e2kd.explainers import LRP, install_explained_forward
+from hf_e2kd.explainers import LRP, IntegratedGradients, install_explained_forward
 from hf_e2kd.explainers.input_gradients import differentiate, over_channels
 from hf_e2kd.testing import check_explainer
 from tests.explainers.test_compiled import assert_compiled_equals_eager
@@ -307,6 +309,85 @@ def test_frozen_parts_get_no_gradient():
     trained = {name for name in whole if "embeddings" not in name}
     error = relative_error({n: whole[n] for n in trained}, {n: expected[n] for n in trained})
     assert error < 1e-6
+
+
+class MeanOfTokens(BertForSequenceClassification):
+    """A user's classifier by BERT's name, which pools otherwise."""
+
+    def forward(self, input_ids, attention_mask=None, inputs_embeds=None, **_):
+        tokens = self.bert(input_ids, attention_mask=attention_mask).last_hidden_state
+        return SequenceClassifierOutput(logits=self.classifier(tokens.mean(1)))
+
+
+class FirstToken(nn.Module):
+    """A user's classifier in the place of RoBERTa's."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense, self.out_proj = nn.Linear(16, 16), nn.Linear(16, 5)
+        self.dropout = nn.Dropout(0.1)
+
+    def forward(self, tokens, **_):
+        return self.out_proj(self.dense(tokens[:, 0]).relu())
+
+
+def own_pooling():
+    known = build_text("bert")
+    model = MeanOfTokens(known.config).eval()
+    model.load_state_dict(known.state_dict())
+    return model
+
+
+def own_head(head):
+    model = build_text("roberta")
+    torch.manual_seed(0)
+    model.classifier = head()
+    return model.eval()
+
+
+OWN_FORWARDS = {
+    "a subclass": (own_pooling, "MeanOfTokens: MeanOfTokens.forward is not transformers'"),
+    "a head": (lambda: own_head(FirstToken), "its classifier, a FirstToken, is not transformers'"),
+    "a plain head": (
+        lambda: own_head(lambda: nn.Sequential(nn.AdaptiveAvgPool2d((1, 16)), nn.Flatten(), nn.Linear(16, 5))),
+        "has a Sequential in its place",
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "message"), OWN_FORWARDS.values(), ids=OWN_FORWARDS)
+def test_a_forward_of_the_users_own_is_not_opened(make, message):
+    """Prevents: the logits and the map of the parent class, or an AttributeError, in the place of the model's own."""
+    model, inputs = make(), {**token_batch(), "special_tokens_mask": torch.zeros(2, 9, dtype=torch.long)}
+    expected = model(**token_batch()).logits
+    at = differentiate(model, inputs, TARGET)
+    for method, options in (("integrated_gradients", {"n_steps": 2}), ("input_x_gradient", {})):
+        found = explain(model, inputs, method, TARGET, **options)
+        torch.testing.assert_close(found.logits, expected)
+    torch.testing.assert_close(found.maps, over_channels(at.value * at.gradients[0], inputs) * inputs["attention_mask"])
+    with pytest.raises(ValueError, match=message):
+        explain(model, inputs, "lrp", TARGET)
+
+
+def test_a_forward_of_the_users_own_is_not_compiled_as_its_parents():
+    """Prevents: a compiled step that gives word embeddings to a forward that may not take them."""
+    with pytest.raises(ValueError, match="it isn't known that it is a function of its input alone"):
+        IntegratedGradients().check(own_pooling(), compiled=True)
+    IntegratedGradients().check(build_text("bert"), compiled=True)
+
+
+def test_a_subclass_with_its_parents_forward_is_opened():
+    """Prevents: a refusal of a user's subclass that only builds the model otherwise."""
+
+    class Named(BertForSequenceClassification):
+        def __init__(self, config):
+            super().__init__(config)
+            self.note = "mine"
+
+    known, inputs = build_text("bert"), token_batch()
+    model = Named(known.config).eval()
+    model.load_state_dict(known.state_dict())
+    torch.testing.assert_close(LRP()(model, inputs, TARGET).maps, LRP()(known, inputs, TARGET).maps)
 
 
 # --- Refusals --------------------------------------------------------------------------------------------------------

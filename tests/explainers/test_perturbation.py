@@ -7,6 +7,7 @@ import torch
 from captum.attr import Occlusion as CaptumOcclusion
 from sklearn.linear_model import Ridge
 from torch.nn import functional as F
+from transformers import XLNetConfig, XLNetForSequenceClassification
 
 import hf_e2kd
 from hf_e2kd import FunctionModel
@@ -14,8 +15,9 @@ from hf_e2kd.alignment import slic_superpixels, superpixel_sums
 from hf_e2kd.explainers import KernelShap, Lime, Occlusion, Rise, build_explainer
 from hf_e2kd.explainers.perturbation.rise import enlarged_masks
 from hf_e2kd.explainers.perturbation.variants import text_units, without_tokens
+from hf_e2kd.fidelity.interpretability.faithfulness import sufficiency
 from hf_e2kd.testing import check_explainer
-from tests.models import build, images
+from tests.models import build, images, randomise
 from tests.text_models import build_text, token_batch
 from tests.tokenizers import STUDENT, text_model
 from tests.training import distiller
@@ -202,6 +204,38 @@ def test_shapley_values_of_words():
     inputs = {"input_ids": ids, "attention_mask": (ids > 0).long(), "special_tokens_mask": (ids < 3).long()}
     found = KernelShap(samples=30)(FunctionModel(count), inputs, torch.tensor([0, 0])).maps
     torch.testing.assert_close(found, torch.tensor([[0, 7.0, 9, 11, 0], [0, 8, 0, 0, 0]]), rtol=1e-3, atol=1e-3)
+
+
+def test_words_left_out_behind_padding():
+    """Prevents: padding in the last place, which XLNet and other classifiers of texts that end there read."""
+    torch.manual_seed(0)
+    config = XLNetConfig(d_model=16, n_layer=2, n_head=2, d_inner=16, vocab_size=50, num_labels=3, pad_token_id=0)
+    model = XLNetForSequenceClassification(config).eval()
+    randomise(model)
+    texts = [[7, 8, 9, 10, 1, 2], [11, 12, 1, 2]]
+    ids = torch.tensor([texts[0], [0, 0, *texts[1]]])
+
+    def logits(text):
+        with torch.no_grad():
+            return model(torch.tensor([text]), attention_mask=torch.ones(1, len(text))).logits[0]
+
+    def falls(text):
+        return torch.stack([logits(text)[1] - logits(text[:at] + text[at + 1 :])[1] for at in range(len(text) - 2)])
+
+    def occluded(ids):
+        inputs = {"input_ids": ids, "attention_mask": (ids > 0).long(), "special_tokens_mask": (ids < 3).long()}
+        return inputs, Occlusion()(model, inputs, torch.ones(len(ids), dtype=torch.long)).maps
+
+    inputs, maps = occluded(ids)
+    torch.testing.assert_close(maps[0, :4], falls(texts[0]), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(maps[1, 2:4], falls(texts[1]), rtol=1e-4, atol=1e-5)
+    # Without a padded text in the batch too.
+    torch.testing.assert_close(occluded(ids[:1])[1], maps[:1], rtol=1e-4, atol=1e-5)
+    kept = logits([7, 1, 2]).softmax(0)[1], logits([11, 1, 2]).softmax(0)[1]
+    whole = torch.stack([logits(text).softmax(0)[1] for text in texts])
+    scores = torch.tensor([[9.0, 0, 0, 0, 0, 0], [0, 0, 9, 0, 0, 0]])
+    found = sufficiency(model, inputs, scores, torch.tensor([1, 1]), (0.2,))
+    torch.testing.assert_close(found, whole - torch.stack(kept), rtol=1e-4, atol=1e-5)
 
 
 def test_tokens_move_up():

@@ -110,6 +110,27 @@ def test_a_causal_model_without_padding_token_is_refused_with_the_remedy(batch):
     assert explain(model, tokens(2, 6)).maps.shape == (2, 6)
 
 
+LLAMA = {**SMALL, "num_key_value_heads": 2, "bos_token_id": 1, "eos_token_id": 2}
+
+
+@pytest.mark.parametrize(("family", "settings"), [("GPT2", GPT2), ("Llama", LLAMA)])
+def test_padding_that_a_decoder_would_read_is_refused(family, settings):
+    """Prevents: logits and a map of the padding, where the tokenizer's token isn't the configuration's."""
+    model = build(family, **settings, pad_token_id=0)
+    inputs = {"input_ids": torch.tensor([[7, 8, 9], [7, 2, 2]]), "attention_mask": torch.tensor([[1, 1, 1], [1, 0, 0]])}
+    with pytest.raises(ValueError, match=r"by the token 2, and .* isn't 0.*pad_token_id = tokenizer.pad_token_id"):
+        explain(model, inputs)
+    model.config.pad_token_id = 2
+    found = explain(model, inputs)
+    alone = model(torch.tensor([[7]])).logits
+    torch.testing.assert_close(found.logits[1:], alone)
+    model.config.pad_token_id = 0
+    # In front of the texts it does no harm, nor behind those of an encoder.
+    left = {name: value.flip(1) for name, value in inputs.items()}
+    assert explain(model, left).logits.isfinite().all()
+    assert explain(build("Bert", **SMALL, pad_token_id=0), inputs).logits.isfinite().all()
+
+
 LONGFORMER = {**SMALL, "attention_window": 4, "max_position_embeddings": 30, "pad_token_id": 1}
 ODD = {
     "tokens before samples": lambda: build("XLNet", **XLNET),

@@ -212,6 +212,17 @@ def test_tokens_without_words():
     torch.testing.assert_close(values["sufficiency"], torch.zeros(2), rtol=0, atol=1e-6)
 
 
+def test_a_batch_of_empty_texts():
+    """Prevents: an index error that ends a measurement where the last batch's texts have no word."""
+    model, ids = text_model("bert"), torch.tensor([[STUDENT.cls_token_id, STUDENT.sep_token_id]])
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "word_ids": torch.full_like(ids, -1)}
+    values = Faithfulness()(model, inputs, torch.zeros(1, 1), torch.tensor([2]))
+    assert {name: value.tolist() for name, value in values.items()} == {
+        "comprehensiveness": [0.0],
+        "sufficiency": [0.0],
+    }
+
+
 def test_costs_are_those_that_were_run(tiny):
     """Prevents: a cost that is told too low before a long measurement."""
     measure, rows = Faithfulness(steps=3, fractions=(0.5,)), []

@@ -19,6 +19,7 @@ from hf_e2kd.fidelity.describe import data_digest, describe_columns, describe_da
 from hf_e2kd.fidelity.intervals import mean_with_interval, metric_values
 from hf_e2kd.metrics import energy_pointing_game
 from hf_e2kd.metrics.running import SampleValues
+from hf_e2kd.store.text import StoredTextCollator
 from tests.models import CLASSES, build, images, randomise
 from tests.references.test_teacher import reordered
 from tests.text_models import END, VOCABULARY, build_text, token_rows
@@ -68,6 +69,7 @@ def test_columns_are_those_that_are_read(wrapped):
         collator = TextCollator(tokenizer("wordpiece", model_max_length=24), text_columns=["a", "b"], max_length=given)
         found = describe_columns([], FiniteBatches(collator) if wrapped else collator)
         assert found == {"texts": ["a", "b"], "label": "label", "max_length": length}
+        assert describe_columns([], FiniteBatches(StoredTextCollator(collator))) == found
     assert describe_columns(samples(1), FiniteBatches(default_data_collator)) == {}
 
 
@@ -320,7 +322,10 @@ def test_an_untrained_decoder_has_a_baseline(tmp_path):
         randomise(model)
         return model.eval()
 
-    trainer = distiller(decoder(0), decoder(1), tmp_path, train_dataset=None, eval_dataset=token_rows(4))
+    rows = token_rows(4)
+    for row in rows:
+        row["input_ids"] = row["input_ids"].where(row["attention_mask"] > 0, END)
+    trainer = distiller(decoder(0), decoder(1), tmp_path, train_dataset=None, eval_dataset=rows)
     assert set(trainer.measure_fidelity(samples=4).chance) == {"shuffled", "untrained"}
 
 

@@ -172,6 +172,18 @@ def test_whole_numbers_as_labels(tmp_path):
     trainer.create_model_card()
 
 
+def test_labels_in_a_column_of_one(tmp_path):
+    """Prevents: a regressor's labels (B, 1), which its loss takes, refused as several classes a sample."""
+    found = []
+    for shape in (lambda label: label, lambda label: [label]):
+        sets = (pairs(16), pairs(9, seed=7))
+        train, test = (made.map(lambda row, shape=shape: {"label": shape(5 * row["label"])}) for made in sets)
+        trainer = score_trainer(tmp_path, {"task_weight": 1.0, "max_steps": 1}, train_dataset=train, eval_dataset=test)
+        trainer.train()
+        found.append((logged(trainer, "loss_task"), trainer.evaluate()["eval_label_mae"]))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-5) and found[0][1] == pytest.approx(found[1][1], rel=1e-5)
+
+
 def test_a_reranker_of_pairs_is_a_cross_encoder(tmp_path):
     """Prevents: a distilled reranker that no reranking library loads, or that scores otherwise there (faults A2)."""
     library = pytest.importorskip("sentence_transformers")

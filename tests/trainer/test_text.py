@@ -68,6 +68,25 @@ def test_two_tokenizers(tmp_path, explainer):
     assert metrics["eval_explanation_similarity"] == pytest.approx(similarity, abs=1e-5)
 
 
+@pytest.mark.parametrize("two", [False, True], ids=["one tokenizer", "two"])
+def test_a_references_own_explainer_knows_the_tokenizer(two, tmp_path):
+    """Prevents: a teacher explained against the padding where its student is against the mask token, as its own
+    explainer was made before the trainer, which knows the tokenizer."""
+    own = copy.deepcopy(STUDENT)
+    own.mask_token = own.unk_token
+    theirs = copy.deepcopy(TEACHER) if two else own
+    theirs.mask_token = theirs.unk_token
+    teacher = text_model("roberta" if two else "bert", 1, theirs)
+    reference = TeacherReference(teacher, explainer=IntegratedGradients(n_steps=2, baselines="mask"))
+    collator = TextCollator(own, theirs)
+    trainer = trainer_of(tmp_path, references={"teacher": reference}, data_collator=collator)
+    batch = next(iter(trainer.get_eval_dataloader()))
+    output, prefix = reference(batch), "teacher_" if two else ""
+    taught = {name: batch[f"{prefix}{name}"] for name in (*INPUTS, "word_ids")}
+    expected = IntegratedGradients(n_steps=2, baselines=theirs.mask_token_id)(teacher, taught, output.target)
+    torch.testing.assert_close(output.maps, expected.maps)
+
+
 def test_mask_tokens_of_two_tokenizers(tmp_path):
     """Prevents: a mask asked of configurations that don't state it, or the student's in the teacher's vocabulary."""
     own, theirs = copy.deepcopy(STUDENT), copy.deepcopy(TEACHER)

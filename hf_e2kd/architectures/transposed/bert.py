@@ -111,6 +111,11 @@ def _bert_head(model: Any) -> list[Layer]:
 
 def _classification_head(activation: Any, model: Any) -> list[Layer]:
     head = model.classifier
+    if not type(head).__name__.endswith("ClassificationHead"):
+        raise TransposeError(
+            f"Relevance is propagated through the classifier of transformers, and {type(model).__name__} has a "
+            f"{type(head).__name__} in its place. Explain it by 'integrated_gradients'."
+        )
     return [
         by_factor(head.dropout),
         by_linear(head.dense),

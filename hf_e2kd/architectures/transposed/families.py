@@ -84,11 +84,34 @@ def register_family(model_class: str, family: Callable[[Any], Family | None]) ->
 
 
 def find_family(model: nn.Module) -> Family | None:
-    """Return the family of a model; None where its class isn't known."""
+    """Return the family of a model; None where its class isn't known, or where it has a forward of its own."""
     for cls in type(model).__mro__:
         if cls.__name__ in _FAMILIES:
-            return _FAMILIES[cls.__name__](model)
+            return None if own_forward(model) is not None else _FAMILIES[cls.__name__](model)
     return None
+
+
+_PACKAGES = frozenset({"hf_e2kd", "peft", "timm", "torch", "transformers"})
+
+
+def own_forward(model: nn.Module) -> str | None:
+    """Name the first part of a model whose forward none of the packages has written, which alone are opened.
+
+    A user's subclass that pools otherwise, or a head that was put in a model's own, has a parent's name and perhaps its
+    layers. Linear layers and other modules without parts are looked at where they are opened.
+    """
+    if torch.compiler.is_compiling():  # `check` has looked before
+        return None
+    for path, module in model.named_modules():
+        is_layer = isinstance(module, nn.Linear) or hasattr(module, "base_layer")
+        if not is_layer and (module is model or module._modules) and _has_own_forward(type(module)):
+            return f"its {path}, a {type(module).__name__}," if path else f"{type(module).__name__}.forward"
+    return None
+
+
+def _has_own_forward(kind: type) -> bool:
+    others = [base for base in kind.__mro__ if base.__module__.partition(".")[0] not in _PACKAGES]
+    return any(name.startswith("forward") for base in others for name in vars(base))
 
 
 def known_families() -> list[str]:

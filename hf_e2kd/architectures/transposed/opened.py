@@ -10,7 +10,7 @@ from torch import nn
 from ..grids import Grid
 from ..layers import LayerName, block_number
 from .attention import widened
-from .families import Embedded, Family, Move, find_family, known_families
+from .families import Embedded, Family, Move, find_family, known_families, own_forward
 from .operations import Pullback, unchanged
 from .refusals import TransposeError
 from .rules import Rules
@@ -41,8 +41,10 @@ def require_family(model: nn.Module) -> Family:
     """
     family = find_family(model)
     if family is None:
+        own = own_forward(model)
+        inner = "" if own is None else f": {own} is not transformers' or timm's own"
         raise TransposeError(
-            f"Relevance isn't propagated through {type(model).__name__}. Its rules are written for "
+            f"Relevance isn't propagated through {type(model).__name__}{inner}. Its rules are written for "
             f"{', '.join(known_families())}. Explain others by 'integrated_gradients', or images by 'gradcam'."
         )
     return family

@@ -110,8 +110,16 @@ class PerturbationExplainer(Explainer):
         """Take pixels out of images; `keep` (n, H, W) is the share of each that stays."""
         return with_pixels(inputs, keep, self.filling)
 
-    def text_without(self, model: nn.Module, inputs: Mapping[str, Any], kept: torch.Tensor) -> dict[str, Any]:
-        """Take parts out of texts; `kept` (n, U) bool says which stay."""
+    def text_without(
+        self, model: nn.Module, inputs: Mapping[str, Any], kept: torch.Tensor, before: bool
+    ) -> dict[str, Any]:
+        """Take parts out of texts.
+
+        Args:
+            kept: (n, U) bool, which parts stay.
+            before: Whether the padding of the batch, of which these texts are some, stands before its texts
+                (`is_padded_before`).
+        """
         keep = kept_tokens(text_units(inputs), kept)
         if self.words == "mask":
             mask = token_id(model, "mask", self._tokenizer_ids)
@@ -123,7 +131,7 @@ class PerturbationExplainer(Explainer):
             return {**inputs, "input_ids": inputs["input_ids"].where(keep, mask)}
         # Hidden by the attention mask; heads that look for a text's last token know the padding's id.
         padding = token_id(model, "pad", self._tokenizer_ids)
-        return without_tokens(inputs, keep, 0 if padding is None else padding)
+        return without_tokens(inputs, keep, 0 if padding is None else padding, before)
 
     def _untrainable(self) -> ValueError:
         return ValueError(

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .base import PerturbationExplainer, require_count
-from .variants import BATCH_SIZE, text_units, unit_counts, variant_values
+from .variants import BATCH_SIZE, is_padded_before, text_units, unit_counts, variant_values
 
 
 class CoalitionExplainer(PerturbationExplainer):
@@ -55,10 +55,11 @@ class CoalitionExplainer(PerturbationExplainer):
         self, model: nn.Module, inputs: Mapping[str, Any], target: torch.Tensor, whole: torch.Tensor
     ) -> torch.Tensor:
         counts = unit_counts(text_units(inputs)).tolist()
-        most = max(counts)
+        most, before = max(counts), is_padded_before(model, inputs)
 
         def without(some: dict[str, Any], _: torch.Tensor, kept: torch.Tensor) -> dict[str, Any]:
-            return self.text_without(model, some, F.pad(kept.bool(), (0, most - kept.shape[1]), value=True))
+            every = F.pad(kept.bool(), (0, most - kept.shape[1]), value=True)
+            return self.text_without(model, some, every, before)
 
         return self.coalition_scores(model, inputs, target, counts, without).to(whole)
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from .base import PerturbationExplainer
-from .variants import BATCH_SIZE, all_variants, text_units, unit_counts, variant_values
+from .variants import BATCH_SIZE, all_variants, is_padded_before, text_units, unit_counts, variant_values
 
 
 class Occlusion(PerturbationExplainer):
@@ -76,9 +76,10 @@ class Occlusion(PerturbationExplainer):
         counts = unit_counts(text_units(inputs))
         places = torch.arange(int(counts.max()), device=counts.device)
         rows, numbers = (places < counts[:, None]).nonzero().unbind(1)
+        before = is_padded_before(model, inputs)
 
         def vary(some: dict[str, Any], _: torch.Tensor, numbers: torch.Tensor) -> dict[str, Any]:
-            return self.text_without(model, some, places != numbers[:, None])
+            return self.text_without(model, some, places != numbers[:, None], before)
 
         values = variant_values(model, inputs, target, rows, numbers, vary, batch_size=self.batch_size, title=self.name)
         scores = whole.new_zeros(*whole.shape, len(places))

@@ -119,20 +119,29 @@ def unit_counts(units: torch.Tensor) -> torch.Tensor:
 
 def kept_tokens(units: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
     """Tell which tokens (n, T) stay where parts (n, U) bool stay; those of no part always do."""
-    stays = torch.cat([torch.ones_like(kept[:, :1]), kept], dim=1)
+    stays = torch.cat([kept.new_ones(len(kept), 1), kept], dim=1)
     return stays.gather(1, units + 1)
 
 
-def without_tokens(inputs: Mapping[str, Any], keep: torch.Tensor, padding: int) -> dict[str, Any]:
-    """Leave tokens out of texts: what follows moves up, as in a text that was written without them.
+def is_padded_before(model: nn.Module, inputs: Mapping[str, Any]) -> bool:
+    """Tell whether a batch's padding stands before the texts, as of classifiers that read the last place."""
+    mask = inputs.get("attention_mask")
+    if mask is not None and bool((mask[:, 0] == 0).any()):
+        return True
+    return getattr(getattr(model, "config", None), "summary_type", None) == "last"  # XLNet, of texts without padding
+
+
+def without_tokens(inputs: Mapping[str, Any], keep: torch.Tensor, padding: int, before: bool = False) -> dict[str, Any]:
+    """Leave tokens out of texts: the others move together, as in a text that was written without them.
 
     Args:
         inputs: Batch with `input_ids` (n, T) and what belongs to it.
         keep: (n, T) bool.
         padding: Id of the padding, which fills the end.
+        before: True to fill the beginning.
     """
     ids = inputs["input_ids"]
-    order = (~keep).byte().argsort(dim=1, stable=True)
+    order = (keep if before else ~keep).byte().argsort(dim=1, stable=True)
     stays = keep.gather(1, order)
     # All that belongs to tokens, such as their types and their boxes on a page; positions are counted anew.
     moved = {

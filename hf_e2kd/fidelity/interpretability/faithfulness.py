@@ -16,6 +16,7 @@ from ...explainers.perturbation.variants import (
     BATCH_SIZE,
     Vary,
     all_variants,
+    is_padded_before,
     text_units,
     unit_counts,
     variant_values,
@@ -290,10 +291,11 @@ def _text_drop(
     shares = torch.tensor([*fractions, 0.0 if not keeps else 1.0], dtype=torch.float64)
     # 0.6 of 25 words are 15, though the product of the two floats is more.
     taken = (shares[:, None] * counts.cpu() - 1e-9).ceil().to(units)
+    before = is_padded_before(model, inputs)
 
     def vary(some: dict[str, Any], rows: torch.Tensor, numbers: torch.Tensor) -> dict[str, Any]:
         highest = ranks[rows] < taken[numbers, rows][:, None]
-        return removal.text_without(model, some, highest if keeps else ~highest)
+        return removal.text_without(model, some, highest if keeps else ~highest, before)
 
     values = _curve(model, inputs, target, len(shares), vary, batch_size, "Words")
     return mean_drop(values[:, -1], values[:, :-1])
