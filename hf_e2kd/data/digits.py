@@ -7,6 +7,7 @@ therefore be right for the wrong reason, and the object's mask shows whether it 
 """
 
 from collections.abc import Mapping
+from functools import cache
 
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
@@ -93,10 +94,7 @@ def digits_on_textures(
     if len(wavelength) != 2 or not 2 <= wavelength[0] <= wavelength[1]:
         raise ValueError(f"wavelength is {wavelength}. Give the shortest and the longest, in pixels, both at least 2.")
 
-    from sklearn.datasets import load_digits
-
-    scans, digits = load_digits(return_X_y=True)
-    scans = scans.reshape(-1, 8, 8) / 16
+    scans, digits = _load_scans()
     pools = split_scans(digits, num_classes, np.random.default_rng(seed))
     if student_scans is not None and student_scans > len(pools["train"]):
         raise ValueError(
@@ -122,6 +120,15 @@ def digits_on_textures(
         images, masks = compose(scans[chosen], textures, digit_size, shift, noise, front)
         splits[name] = _dataset(images, labels, masks, backgrounds, chosen, num_classes)
     return DatasetDict(splits)
+
+
+@cache
+def _load_scans() -> tuple[np.ndarray, np.ndarray]:
+    """Read all scans (N, 8, 8) in [0, 1], and the digits (N) that they show."""
+    from sklearn.datasets import load_digits
+
+    scans, digits = load_digits(return_X_y=True)
+    return scans.reshape(-1, 8, 8) / 16, digits
 
 
 def split_scans(digits: np.ndarray, num_classes: int, rng: np.random.Generator) -> dict[str, np.ndarray]:

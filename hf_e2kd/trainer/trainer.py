@@ -99,6 +99,7 @@ class ExplanationDistillTrainer(
 
     model_wrapped: nn.Module
     compute_metrics: Any
+    _unwrapped: tuple[nn.Module, nn.Module] | None = None
 
     def __init__(
         self,
@@ -226,7 +227,10 @@ class ExplanationDistillTrainer(
     @property
     def student(self) -> nn.Module:
         """The student without its wrappers: DDP, a compiled module, an adapter of PEFT."""
-        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        # Each step asks for it several times, and unwrapping walks through all modules and looks for DeepSpeed on disk.
+        if self._unwrapped is None or self._unwrapped[0] is not self.model:
+            self._unwrapped = self.model, self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        model = self._unwrapped[1]
         return model.get_base_model() if hasattr(model, "get_base_model") else model
 
     @property

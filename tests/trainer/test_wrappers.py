@@ -176,6 +176,16 @@ def test_compiled_training_equals_eager(tmp_path):
     assert relative_error(weights(loaded), compiled) == 0
 
 
+def test_the_student_is_the_model_that_the_trainer_has_now(tiny, tmp_path):
+    """Prevents: a student remembered from before a search made the next one, or before it was compiled."""
+    trainer = distiller(tiny("vit"), build("vit", seed=1), tmp_path)
+    first, second = trainer.student, tiny("vit")
+    trainer.model = second
+    assert trainer.student is second is not first
+    trainer.model = torch.compile(first, backend="eager")
+    assert trainer.student is first
+
+
 def test_unregistered_student_trains(tiny, tmp_path):
     """A model that nobody registered must train by a hook, and its gradient equal the registered family's."""
     found = []
