@@ -86,7 +86,7 @@ def test_guidance_moves_the_energy_into_the_object(sides):
     assert guided["eval_accuracy"] >= unguided["eval_accuracy"] - 0.02
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.filterwarnings("ignore:No label names")
 def test_a_student_by_e2kd_keeps_its_guided_teachers_localisation(sides, digits, tmp_path, seed):
     """Prevents: a student that is as accurate as its teacher for reasons of its own."""
