@@ -33,6 +33,9 @@ TINY = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32, "m
 TEXTS = ["a wonderful film", "a dreadful film", "the actors are wonderful", "what a dreadful, endless story"]
 
 
+FEW_POINTS = ("--explainer_options", '{"n_steps": 2}')
+
+
 def run(monkeypatch: pytest.MonkeyPatch, *options: str) -> dict:
     """Run the embedded setting in this process, on a handful of texts."""
     monkeypatch.setitem(BERT_ON_REVIEWS.data, "sizes", SIZES)
@@ -66,7 +69,7 @@ def test_the_embedded_default_trains_measures_and_writes(monkeypatch, tmp_path):
 
 def test_variants_start_from_the_same_weights_and_see_the_same_batches(monkeypatch, tmp_path):
     """A comparison whose sides differ in more than the explanation term."""
-    results = run(monkeypatch, "--output_dir", str(tmp_path), "--explanation_weight", "0")
+    results = run(monkeypatch, "--output_dir", str(tmp_path), "--explanation_weight", "0", *FEW_POINTS)
     (sides,) = results["runs"]
     assert sides["KD"] == sides["e²KD"]
     assert sides["scratch"] != sides["KD"]
@@ -97,7 +100,7 @@ def test_own_models_and_data(init, own_sources, monkeypatch, tmp_path):
         init = str(tmp_path / "small")
     output = tmp_path / "out"
     options = ("--student-init", init, "--student-layers", "2", "--output_dir", str(output), "--teacher_epochs", "1")
-    results = run(monkeypatch, *own_sources, *options)
+    results = run(monkeypatch, *own_sources, *options, *FEW_POINTS)
     figures = results["summary"]["evaluation"]["e²KD"]
     assert set(figures) == {"accuracy", "agreement", "explanation_similarity"}
     student = AutoModelForSequenceClassification.from_pretrained(output / "student")
@@ -121,7 +124,7 @@ def test_texts_of_several_labels(own_sources, monkeypatch, tmp_path):
     DatasetDict(train=rows, validation=rows).save_to_disk(tmp_path / "several")
     sources = ["--teacher", str(tmp_path / "teacher"), "--dataset", str(tmp_path / "several"), *own_sources[4:]]
     options = ("--student-init", str(tmp_path / "base"), "--finetune_teacher", "false", "--pictures", "4")
-    run(monkeypatch, *sources, *options, "--output_dir", str(tmp_path / "out"))
+    run(monkeypatch, *sources, *options, *FEW_POINTS, "--output_dir", str(tmp_path / "out"))
     found = load_student(tmp_path / "out" / "student")
     assert found.model.config.problem_type == "multi_label_classification" and "f1" in found.fidelity.figures
     assert "glad" in (tmp_path / "out" / "explanations.html").read_text(encoding="utf-8")
