@@ -15,7 +15,6 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ["MPLBACKEND"] = "Agg"
 
 from collections.abc import Callable  # noqa: E402
-from copy import deepcopy  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
@@ -38,13 +37,29 @@ def pytest_collectstart() -> None:
     logging.enable_propagation()  # to pytest's caplog
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put first what shares a start that takes seconds.
+
+    pytest-xdist gives each process a run of the list, from the end of which a process that has nothing left takes tests
+    over: so one process alone starts what these files share, and none of them is divided.
+    """
+    first = ("distributed/", "store/test_launched.py", "trainer/test_long_runs.py", "xdistillation/test_student.py")
+    places = tuple(str(Path(__file__).parent / name) for name in first)
+    items.sort(key=lambda item: not str(item.path).startswith(places))
+
+
 def pytest_collection_finish() -> None:
     """Take what is imported out of the garbage collector, which accelerate runs at the start of each training.
 
-    Looking through the modules of torch and transformers would take most of a small training's time.
+    Looking through the modules of torch and transformers would take most of a small training's time; here, too, it is
+    left out.
     """
-    _take_out_of_collector()
+    global _modules
+    _modules = len(sys.modules)
+    gc.freeze()
     gc.enable()
+    # A tenth of a training's or a compiler's time would go to looking through 700 new objects each time.
+    gc.set_threshold(20_000)
 
 
 def pytest_runtest_logfinish() -> None:
@@ -73,22 +88,20 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
-@pytest.fixture(scope="session")
-def _built() -> dict[str, Any]:
-    return {}
+@pytest.fixture(autouse=True)
+def _timed_seldom(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record's models are timed in two passes in the place of twenty, but in the tests of records themselves."""
+    cost = sys.modules.get("hf_e2kd.fidelity.cost")
+    if cost is not None and request.path.parent.name != "fidelity":
+        monkeypatch.setattr(cost, "RUNS", 2)
 
 
 @pytest.fixture
-def tiny(_built: dict[str, Any]) -> Callable[[str], Any]:
+def tiny() -> Callable[[str], Any]:
     """`tiny("vit")`: this test's own copy of a tiny model, one of `tests.models.BUILDERS`."""
     from tests.models import build
 
-    def copy_of(name: str) -> Any:
-        if name not in _built:
-            _built[name] = build(name)
-        return deepcopy(_built[name])
-
-    return copy_of
+    return build
 
 
 @pytest.fixture

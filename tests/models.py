@@ -1,6 +1,7 @@
 """Tiny models of every supported family, built offline from their configurations."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from copy import deepcopy
 from functools import partial
 from typing import Any
 
@@ -107,11 +108,27 @@ def build(name: str, seed: int = 0, **settings: Any) -> nn.Module:
         seed: Of the weights. The global generator is left as it was.
         settings: Of the configuration, instead of the family's own.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = BUILDERS[name](**settings)
-        randomise(model)
-    return model.eval()
+    return built((name, seed, repr(settings)), partial(BUILDERS[name], **settings), seed)
+
+
+_built: dict[Hashable, nn.Module] = {}
+
+
+def built(key: Hashable, make: Callable[[], nn.Module], seed: int) -> nn.Module:
+    """A copy of the model that `make` builds once, with random weights, in evaluation mode.
+
+    Args:
+        key: What tells the model from all others.
+        make: Builds it.
+        seed: Of the weights. The global generator is left as it was.
+    """
+    if key not in _built:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = make()
+            randomise(model)
+        _built[key] = model.eval()
+    return deepcopy(_built[key])
 
 
 def shallow(name: str) -> nn.Module:

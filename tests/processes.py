@@ -18,7 +18,10 @@ CONFIGS = ROOT / "recipes" / "accelerate_configs"
 LAUNCHERS = ("ACCELERATE_", "MASTER_", "FSDP_")
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["tests.without_collector", "tests.distributed.worker"])
+# What the processes call, and what this imports no sooner than it is used: once, and not in each of them.
+_CALLED = ("tests.distributed.worker", "hf_e2kd.cli.store", "hf_e2kd.experiments")
+_USED_LATER = ("matplotlib.pyplot", "sklearn.datasets")
+_CONTEXT.set_forkserver_preload(["tests.without_collector", *_CALLED, *_USED_LATER])
 
 
 def start(function: Callable[..., None], *arguments: Any, folder: Path, log: str = "log.txt") -> BaseProcess:

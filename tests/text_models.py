@@ -9,7 +9,7 @@ import transformers
 from torch import nn
 
 from hf_e2kd.models import SentenceEncoderConfig, SentenceEncoderForSequenceClassification
-from tests.models import CLASS_NAMES, randomise
+from tests.models import CLASS_NAMES, built
 
 VOCABULARY = 60
 PADDING, START, END = 0, 1, 2
@@ -79,11 +79,7 @@ def build_text(name: str, seed: int = 0, **settings: Any) -> nn.Module:
         seed: Of the weights. The global generator is left as it was.
         settings: Of the configuration, beside the family's own (`classifier_pooling="mean"`).
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = TEXT[name](**settings)
-        randomise(model)
-    return model.eval()
+    return built((name, seed, repr(settings)), partial(TEXT[name], **settings), seed)
 
 
 def token_batch(batch: int = 2, tokens: int = 9, seed: int = 0) -> dict[str, torch.Tensor]:

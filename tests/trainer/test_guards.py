@@ -347,13 +347,14 @@ def test_students_that_return_tensors(tiny, tmp_path):
 def test_compiled_models(tiny, tmp_path, side):
     """Prevents: "the layer '_orig_mod.…' was not called by its forward pass" of models wrapped by torch.compile."""
     evaluations = []
-    for wrap in (lambda model: model, partial(torch.compile, backend="eager")):
+    compiled = partial(torch.compile, backend="eager")
+    for wrap in (lambda model: model, compiled):
         models = {"student": tiny("vit"), "teacher": build("vit", seed=1)}
         models[side] = wrap(models[side])
         trainer = distiller(models["student"], models["teacher"], tmp_path, eval_dataset=samples(3))
         evaluations.append(trainer.evaluate()["eval_loss"])
     assert evaluations[0] == evaluations[1]
-    explained = [explain(model, images(1)).maps for model in (build("vit"), torch.compile(build("vit")))]
+    explained = [explain(model, images(1)).maps for model in (build("vit"), compiled(build("vit")))]
     assert torch.equal(*explained)
 
 
