@@ -73,6 +73,7 @@ TABLES: dict[str, Callable[[Any, str], str]] = {
     "search_weight": lambda results, part: front_table(results["points"], results["front"], part, results["measures"]),
     "shift_equivariance": lambda results, part: shift_table(results["shifts"], results["models"]),
     "sst": size_table,
+    "sst*": lambda files, part: size_table(joined_runs(files), part),
     "sweep_shortcut": lambda results, part: markdown_table(results["summary"]),
     "watermark": regime_table,
     "xdistillation": seeds_table(OF_EXPLAINED, "shap_error"),
