@@ -172,13 +172,15 @@ def refuse_unfit_text(model: nn.Module, inputs: Mapping[str, Any]) -> None:
 def _refuse_foreign_padding(model: nn.Module, inputs: Mapping[str, Any]) -> None:
     """Refuse padding behind texts that a decoder's classifier would read as their last token."""
     ids, mask = inputs["input_ids"], inputs.get("attention_mask")
-    config: Any = getattr(model, "config", None)
+    if not isinstance(mask, torch.Tensor) or mask.shape != ids.shape:
+        return
     forward = inspect.unwrap(type(model).forward)
     # As transformers' decoders call the place whose logits they give, found by the token and not by the mask.
     if "last_non_pad_token" not in getattr(getattr(forward, "__code__", None), "co_varnames", ()):
         return
+    config: Any = getattr(model, "config", None)
     padding = getattr(config.get_text_config() if hasattr(config, "get_text_config") else config, "pad_token_id", None)
-    if padding is None or not isinstance(mask, torch.Tensor) or mask.shape != ids.shape:
+    if padding is None:
         return
     unknown = (mask[:, -1] == 0) & (ids[:, -1] != padding)
     if unknown.any():
