@@ -395,6 +395,15 @@ def image_channels(model: nn.Module) -> int | None:
     return getattr(getattr(model, "config", None), "num_channels", None)
 
 
+def teacher_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Select what a batch holds for the teacher alone, named without `teacher_`; nothing where it holds no such input.
+
+    Other columns may be called so too, such as a `teacher_score` of the data.
+    """
+    own = {name.removeprefix("teacher_"): value for name, value in inputs.items() if name.startswith("teacher_")}
+    return {} if own.keys().isdisjoint(("pixel_values", "input_ids")) else own
+
+
 def first_tensor(inputs: Mapping[str, Any]) -> torch.Tensor:
     """The first tensor with a batch axis, whose length and device are the batch's."""
     return next(value for value in inputs.values() if isinstance(value, torch.Tensor) and value.ndim)

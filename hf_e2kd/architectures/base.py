@@ -81,9 +81,13 @@ def registered_architecture(model: nn.Module) -> Architecture | None:
     if known is None:
         return None
     architecture = _ARCHITECTURES[known.__name__]
-    if torch.compiler.is_compiling() or type(model).forward is known.forward:  # `check` has looked before
-        return architecture
-    return replace(architecture, split=None)
+    return architecture if keeps_forward(model, known) else replace(architecture, split=None)
+
+
+def keeps_forward(model: nn.Module, known: Any) -> bool:
+    """Tell whether a model runs the forward of a class that it inherits from; in a compiled graph, that is taken so."""
+    # The explainers' checks have looked before anything is compiled.
+    return torch.compiler.is_compiling() or type(model).forward is known.forward
 
 
 def explained_part(model: nn.Module) -> str | None:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from .base import keeps_forward
+
 # What transformers calls the tables that embed a text's positions.
 _POSITION_TABLES = (
     "char_position_embeddings",
@@ -110,7 +112,7 @@ def reads_embeddings(model: nn.Module) -> bool:
     """
     names = {f"{family}ForSequenceClassification" for family in _READ_EMBEDDINGS}
     known: Any = next((cls for cls in type(model).__mro__ if cls.__name__ in names), None)
-    return known is not None and (torch.compiler.is_compiling() or type(model).forward is known.forward)
+    return known is not None and keeps_forward(model, known)
 
 
 def text_at_embeddings(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:

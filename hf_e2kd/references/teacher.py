@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..alignment.inputs import InputAdapter
+from ..alignment.inputs import InputAdapter, teacher_inputs
 from ..alignment.labels import (
     LabelAlignment,
     align_labels,
@@ -37,8 +37,6 @@ from ..terms.matching import mask_target
 from .base import Reference
 
 logger = get_logger(__name__)
-
-_PREFIX = "teacher_"
 
 
 def _teacher_top(
@@ -231,26 +229,21 @@ class TeacherReference(Reference):
 
     def inputs_of(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Select the columns of a batch that the teacher sees, in its precision."""
-        batch = forward_inputs(self.model, self.adapter(self._own_inputs(inputs), inputs))
+        batch = forward_inputs(self.model, self.adapter(teacher_inputs(inputs), inputs))
         return in_own_precision(self.model, batch)
 
     def explainer_of(self, inputs: Mapping[str, Any]) -> Explainer:
         """Return the explainer, which knows the tokenizer of the tokens that the teacher reads of a batch."""
         assert self.explainer is not None
-        if f"{_PREFIX}input_ids" in inputs:
+        if "teacher_input_ids" in inputs:
             return self.explainer.with_tokenizer(self.tokenizer)
         tokenizer = self.adapter.student_processor if "input_ids" in inputs else None
         return self.explainer.with_tokenizer(getattr(tokenizer, "tokenizer", tokenizer))
 
-    def _own_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        own = {key.removeprefix(_PREFIX): value for key, value in inputs.items() if key.startswith(_PREFIX)}
-        # Else they are the data's own, such as a `teacher_score`.
-        return {} if own.keys().isdisjoint(("pixel_values", "input_ids")) else own
-
     @torch.no_grad()
     def __call__(self, inputs: Mapping[str, Any], with_maps: bool = True) -> ReferenceOutput:
         alignment, labels = self._bound(), inputs.get("labels")
-        own, batch = self._own_inputs(inputs), self.inputs_of(inputs)
+        own, batch = teacher_inputs(inputs), self.inputs_of(inputs)
         baseline = getattr(self.explainer, "baselines", None)
         if with_maps and "input_ids" in own and self.own_explainer is None and isinstance(baseline, int):
             raise ValueError(

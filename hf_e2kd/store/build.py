@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from ..alignment.inputs import teacher_inputs
 from ..alignment.labels import class_count, dataset_label_names
 from ..alignment.words import LAYOUT_COLUMNS
 from ..architectures.base import evaluating
@@ -26,7 +27,7 @@ from ..explainers import Explainer, Explanation, build_explainer
 from ..version import __version__
 from .description import plan_digest, read_description, read_plan
 from .files import FORMAT, PLAN_FILE, STORE_FILE, StoreError, write_json
-from .ids import check_order, differing_column, order_probes, refuse_duplicates, stated_ids
+from .ids import check_order, order_probes, refuse_duplicates, refuse_other_samples, stated_ids
 from .key import explainer_key, field_of_view, processor_key, require_same, stated_field, teacher_key
 from .options import DTYPES, refuse_all_logits, refuse_counts, refuse_unknown
 from .rows import RowEncoder
@@ -179,19 +180,9 @@ class StoreBuilder:
                 if self.id_column is None:
                     check_order(self.dataset, probes, self.folder)
                 elif self.ids is not None:
-                    self._refuse_other_samples(probes)
+                    refuse_other_samples(self.dataset, np.arange(len(self.ids)), probes, self.id_column, self.folder)
                 return name == STORE_FILE
         return False
-
-    def _refuse_other_samples(self, probes: Any) -> None:
-        assert self.ids is not None and self.id_column is not None
-        column = differing_column(self.dataset, np.arange(len(self.ids)), probes, self.id_column)
-        if column is not None:
-            raise StoreError(
-                f"The samples have the ids of those in the store {self.folder} and are others: another '{column}', and "
-                "no column is the same. Build into another folder; where the samples were changed and the explanations "
-                "shall stay, load them by StoredReference(folder)."
-            )
 
     def run(self, process_index: int = 0, num_processes: int = 1) -> None:
         """Make the shards number `process_index`, `process_index + num_processes`, … that aren't there yet.
@@ -356,9 +347,6 @@ class StoreBuilder:
     # ---- Explanations --------------------------------------------------------------------------------------------
 
     def _explain(self, batch: Mapping[str, Any], device: torch.device) -> Explanation:
-        own = {name.removeprefix("teacher_"): value for name, value in batch.items() if name.startswith("teacher_")}
-        if own.keys().isdisjoint(("pixel_values", "input_ids")):  # the data's own, such as a `teacher_score`
-            own = {}
         parameters = inspect.signature(self.teacher.forward).parameters
         accepted = {*parameters, "pixel_values", "input_ids", *LAYOUT_COLUMNS}
         # A wrapper of the user's own hands on what it doesn't name.
@@ -366,7 +354,7 @@ class StoreBuilder:
             accepted |= {"attention_mask", *TOKEN_COLUMNS}
         inputs = {
             name: value.to(device)
-            for name, value in (own or batch).items()
+            for name, value in (teacher_inputs(batch) or batch).items()
             if isinstance(value, torch.Tensor) and name in accepted and name != "labels"
         }
         labels = batch.get("labels")

@@ -213,9 +213,7 @@ def check_order(dataset: Any, expected: Mapping[str, Any], folder: Any) -> None:
     stated = _without_file_names(stated, found)
     differing: dict[str, int] = {}
     for name, digests in stated.items():
-        own, others = digests[: len(positions)], found.get(name)
-        if others is None and (made := found.get(_LABELS.get(name, ""))) is not None:
-            own, others = _without_names(own), _without_names(made)
+        own, others = _comparable(name, digests[: len(positions)], found)
         if others is None:
             continue
         wrong = [position for position, one, other in zip(positions, own, others, strict=True) if one != other]
@@ -240,7 +238,38 @@ def check_order(dataset: Any, expected: Mapping[str, Any], folder: Any) -> None:
         )
 
 
-def differing_column(dataset: Any, rows: np.ndarray, expected: Mapping[str, Any] | None, id_column: str) -> str | None:
+def refuse_other_samples(dataset: Any, rows: np.ndarray, expected: Any, id_column: str, folder: Any) -> None:
+    """Refuse to go on with a store by samples that bear its ids and are others.
+
+    Args:
+        dataset, rows, expected, id_column: As of `_differing_column`.
+        folder: Folder of the store, for the message.
+
+    Raises:
+        StoreError: a column that differs is named.
+    """
+    column = _differing_column(dataset, rows, expected, id_column)
+    if column is not None:
+        raise StoreError(
+            f"The samples have the ids of those in the store {folder} and are others: another '{column}', and no "
+            "column is the same. Build into another folder; where the samples were changed and the explanations shall "
+            "stay, load them by StoredReference(folder)."
+        )
+
+
+def warn_of_other_samples(dataset: Any, rows: np.ndarray, expected: Any, id_column: str, folder: Any) -> None:
+    """Warn of samples that bear a store's ids and seem to be others; for the arguments see `refuse_other_samples`."""
+    column = _differing_column(dataset, rows, expected, id_column)
+    if column is not None:
+        logger.warning(
+            f"The samples have ids of the store {folder} and seem to be others: another '{column}', and no column is "
+            "the same. Ids that begin anew in each split, as numbers do, give a sample the row of another: build a "
+            "store of its own for each, `reference.attach(dataset, folder=...)`, or make the ids unique. Where these "
+            "are the same samples and were only changed, nothing is wrong."
+        )
+
+
+def _differing_column(dataset: Any, rows: np.ndarray, expected: Mapping[str, Any] | None, id_column: str) -> str | None:
     """Name a column by which samples aren't those whose ids they bear, as of a split that numbers its own anew.
 
     As in `check_order`, one column that is the same wherever it is looked at is enough.
@@ -261,9 +290,7 @@ def differing_column(dataset: Any, rows: np.ndarray, expected: Mapping[str, Any]
     found = _probes(dataset, places[known].tolist())["columns"]
     differing = None
     for name, digests in _without_file_names(expected["columns"], found).items():
-        own, others = [digests[number_of[row]] for row in looked_at[known].tolist()], found.get(name)
-        if others is None and (made := found.get(_LABELS.get(name, ""))) is not None:
-            own, others = _without_names(own), _without_names(made)
+        own, others = _comparable(name, [digests[number_of[row]] for row in looked_at[known].tolist()], found)
         if name == id_column or others is None or len(set(own)) < 2:
             continue
         if own == others:
@@ -277,6 +304,15 @@ def _without_file_names(stated: Mapping[str, Any], found: Mapping[str, Any]) -> 
     """Leave out the names of files that are read themselves: files of one name lie in the folder of each class."""
     read = {f"{name}{_FILE_NAME}" for name in stated.keys() & found.keys()}
     return {name: digests for name, digests in stated.items() if name not in read}
+
+
+def _comparable(
+    name: str, stated: Sequence[str], found: Mapping[str, Sequence[str]]
+) -> tuple[Sequence[str], Sequence[str] | None]:
+    """A column's digests and those found of it, or of the labels that a transform made of it; None for neither."""
+    if name not in found and (made := found.get(_LABELS.get(name, ""))) is not None:
+        return _without_names(stated), _without_names(made)
+    return stated, found.get(name)
 
 
 def _without_names(digests: Sequence[str]) -> list[str]:

@@ -19,14 +19,13 @@ from ..architectures.refusals import refuse_offloaded
 from ..data.explanation_map import ExplanationMap
 from ..data.text import TextCollator
 from ..explainers import Explainer, build_explainer
-from ..logs import get_logger
 from ..references.base import Reference, ReferenceOutput
 from ..terms.matching import mask_target
 from .build import StoreBuilder
 from .description import read_description
 from .files import STORE_FILE, StoreError
 from .hub_dataset import download_store, upload_store
-from .ids import IdIndex, check_order, differing_column, stated_ids
+from .ids import IdIndex, check_order, stated_ids, warn_of_other_samples
 from .joining import AttachedDataset, AttachedStream, unattached
 from .key import (
     explainer_key,
@@ -42,8 +41,6 @@ from .rows import MAP, VECTORS, RowDecoder
 from .samples import distillation_transform, warn_of_augmentation
 from .shards import ShardInfo, Shards, fields_from_json, fingerprint
 from .targets import refuse_mixed, student_classes, warn_of_unknown_targets
-
-logger = get_logger(__name__)
 
 _OF_TEXTS = ("logits", "target", MAP, "mask")
 
@@ -323,14 +320,7 @@ class StoredReference(Reference):
             return AttachedDataset(dataset, self.decoder, None, self._ids(), column)
         same_order = len(own) == len(self.shards) and fingerprint(own) == ids["fingerprint"]
         rows = np.arange(len(own)) if same_order else self._ids().rows(own)
-        other = differing_column(unattached(dataset), rows, ids["probes"], column)
-        if other is not None:
-            logger.warning(
-                f"The samples have ids of the store {self.folder} and seem to be others: another '{other}', and no "
-                "column is the same. Ids that begin anew in each split, as numbers do, give a sample the row of "
-                "another: build a store of its own for each, `reference.attach(dataset, folder=...)`, or make the ids "
-                "unique. Where these are the same samples and were only changed, nothing is wrong."
-            )
+        warn_of_other_samples(unattached(dataset), rows, ids["probes"], column, self.folder)
         return AttachedDataset(dataset, self.decoder, rows)
 
     def _positions(self, dataset: Any) -> np.ndarray:
