@@ -1,19 +1,21 @@
 """The table of what can be trained on what: it names every class, adds up, and agrees with a sample tried again."""
 
 import re
-import sys
 from dataclasses import replace
 from importlib import util
 from pathlib import Path
 
+import _coverage_timm
+import _coverage_trials
 import pytest
 import timm
 import torch
 import transformers
+from _coverage_models import build, make_inputs
 from transformers import ViTConfig, ViTForImageClassification
 
 from hf_e2kd import explain
-from hf_e2kd.architectures import call_model, discover_target, grid_of
+from hf_e2kd.architectures import call_model, discover_target, find_architecture, grid_of
 from tests.models import CLASSES, images
 
 FOLDER = Path(__file__).parents[2] / "recipes" / "benchmarks"
@@ -26,12 +28,11 @@ SAMPLE = {
 
 @pytest.fixture(scope="module")
 def coverage():
+    # By a name of its own: there is a package called `coverage`, too.
     spec = util.spec_from_file_location("coverage_recipe", FOLDER / "coverage.py")
     module = util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # its data classes look themselves up there
     spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+    return module
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +119,7 @@ def test_a_sample_comes_out_as_the_table_says(task, model_type, tables, coverage
     assert tried
     for row in tried[:1]:
         names = [name for name in coverage.EXPLAINERS[task] if name in row]
-        outcomes = coverage.try_class(row["class"], model_type, task, names)
+        outcomes = _coverage_trials.try_class(row["class"], model_type, task, names)
         for name in names:
             assert (outcomes[name].verdict == "works") == (row[name] == "✓"), (name, outcomes[name])
             assert outcomes[name].verdict != "FAILED", outcomes[name]
@@ -128,7 +129,7 @@ def test_a_sample_comes_out_as_the_table_says(task, model_type, tables, coverage
 TIMM_SAMPLE = ["byobnet", "efficientvit_mit", "levit", "vision_transformer", "mambaout", "pit", "efficientvim"]
 
 
-def test_every_family_of_timm_that_classifies_is_named(written, tables, coverage):
+def test_every_family_of_timm_that_classifies_is_named(written, tables):
     """A family that was left out because it didn't work."""
     version = re.search(r"modules of timm ([\d.]+) that", written)[1]
     if version != timm.__version__:
@@ -142,7 +143,7 @@ def test_every_family_of_timm_that_classifies_is_named(written, tables, coverage
         )
     }
     assert {row["module"] for row in tables["timm"]} == families
-    assert [(row["module"], row["model"]) for row in tables["timm"]] == list(coverage.TIMM.items())
+    assert [(row["module"], row["model"]) for row in tables["timm"]] == list(_coverage_timm.TIMM.items())
 
 
 def test_no_family_of_timm_failed(written, tables):
@@ -153,21 +154,21 @@ def test_no_family_of_timm_failed(written, tables):
 
 
 @pytest.mark.parametrize("family", TIMM_SAMPLE)
-def test_a_sample_of_timm_comes_out_as_the_table_says(family, tables, coverage):
+def test_a_sample_of_timm_comes_out_as_the_table_says(family, tables):
     """A table of another time."""
     row = next(row for row in tables["timm"] if row["module"] == family)
     if not timm.is_model(row["model"]):
         pytest.skip(f"timm {timm.__version__} has no {row['model']}")
-    outcomes = coverage.try_timm(family)
+    outcomes = _coverage_timm.try_timm(family)
     assert (outcomes["gradcam"].verdict == "works") == (row["gradcam"] == "✓"), outcomes
     assert (outcomes["default taps"].verdict == "works") == row["default taps"].isdigit(), outcomes
     if row["default taps"].isdigit():
         assert outcomes["default taps"].detail == row["default taps"]
 
 
-def test_a_wrong_gradient_of_timm_is_called_failed(coverage, monkeypatch):
+def test_a_wrong_gradient_of_timm_is_called_failed(monkeypatch):
     """A judge that passes everything: a head that the forward pass doesn't use."""
-    real = coverage.find_architecture
+    real = find_architecture
 
     def scaled(model):
         found = real(model)
@@ -179,14 +180,14 @@ def test_a_wrong_gradient_of_timm_is_called_failed(coverage, monkeypatch):
         return replace(found, split=split)
 
     monkeypatch.setattr("hf_e2kd.explainers.cam.find_architecture", scaled)
-    outcome = coverage.try_timm("byobnet")["gradcam"]
+    outcome = _coverage_timm.try_timm("byobnet")["gradcam"]
     assert outcome.verdict == "FAILED"
     assert "the gradient is off from the hook's" in outcome.detail
 
 
 def test_either_table_leaves_the_other_in_the_file(coverage):
     """A run on timm's models that drops the tables of transformers', and the other way round; rows lost by `--only`."""
-    works, refused = coverage.Outcome("works", "4"), coverage.Outcome("refused", "No layer.")
+    works, refused = _coverage_trials.Outcome("works", "4"), _coverage_trials.Outcome("refused", "No layer.")
     rows = {"vgg": {"gradcam": works, "default taps": refused}, "dla": {"gradcam": refused, "default taps": works}}
     first = coverage.document({"image": {}, "text": {}}, "", "run")
     both = coverage.document({"timm": {"vgg": rows["vgg"]}}, first, "run")
@@ -202,11 +203,13 @@ def test_either_table_leaves_the_other_in_the_file(coverage):
     assert "GradCAM trains 1 of them" in " ".join(both.split())
 
 
-def test_a_wrong_gradient_is_called_failed(coverage, monkeypatch):
+def test_a_wrong_gradient_is_called_failed(monkeypatch):
     """A judge that passes everything: a part of the loss that its gradient doesn't know."""
-    right = coverage.loss_of
-    monkeypatch.setattr(coverage, "loss_of", lambda explanation: right(explanation) + 0.3 * _unseen(explanation.logits))
-    outcome = coverage.try_class("BertForSequenceClassification", "bert", "text", ["saliency"])["saliency"]
+    right = _coverage_trials.loss_of
+    monkeypatch.setattr(
+        _coverage_trials, "loss_of", lambda explanation: right(explanation) + 0.3 * _unseen(explanation.logits)
+    )
+    outcome = _coverage_trials.try_class("BertForSequenceClassification", "bert", "text", ["saliency"])["saliency"]
     assert outcome.verdict == "FAILED" and "finite differences" in outcome.detail
 
 
@@ -215,26 +218,26 @@ def _unseen(logits: torch.Tensor) -> torch.Tensor:
     return logits.detach().square().mean()
 
 
-def test_a_path_from_zero_is_called_incomplete(coverage, monkeypatch):
+def test_a_path_from_zero_is_called_incomplete(monkeypatch):
     """A judge that finds any 16 steps enough: ModernBERT's from zero leave more out than the rise."""
-    model = coverage.calmed(coverage.build("ModernBertForSequenceClassification", "modernbert"))
-    inputs = coverage.make_inputs("text", model)
-    assert coverage.completeness_error(model, inputs) < 0.01
+    model = _coverage_trials.calmed(build("ModernBertForSequenceClassification", "modernbert"))
+    inputs = make_inputs("text", model)
+    assert _coverage_trials.completeness_error(model, inputs) < 0.01
     monkeypatch.setattr("hf_e2kd.explainers.integrated_gradients.text_baseline", lambda *_: None)
-    error = coverage.completeness_error(model, inputs)
+    error = _coverage_trials.completeness_error(model, inputs)
     assert error > 0.5
-    outcome = coverage.judge_completeness(coverage.Outcome("works"), error)
-    assert (outcome.verdict, outcome.detail) == ("incomplete", coverage.INCOMPLETE)
+    outcome = _coverage_trials.judge_completeness(_coverage_trials.Outcome("works"), error)
+    assert (outcome.verdict, outcome.detail) == ("incomplete", _coverage_trials.INCOMPLETE)
 
 
-def test_an_error_from_inside_is_no_refusal(coverage, monkeypatch):
+def test_an_error_from_inside_is_no_refusal(monkeypatch):
     """Torch's own ValueError, counted as a refusal of ours."""
 
     def fail(*_args, **_kwargs):
         torch.nn.functional.embedding_bag(torch.zeros(1, 1, 1), torch.zeros(2, 2))
 
-    monkeypatch.setattr(coverage, "explain", fail)
-    outcome = coverage.try_class("BertForSequenceClassification", "bert", "text", ["saliency"])["saliency"]
+    monkeypatch.setattr(_coverage_trials, "explain", fail)
+    outcome = _coverage_trials.try_class("BertForSequenceClassification", "bert", "text", ["saliency"])["saliency"]
     assert outcome.verdict == "FAILED"
 
 
@@ -251,30 +254,30 @@ def test_a_perceivers_latents_are_no_grid():
     assert grid_of(torch.empty(2, 512, 64), 224, 224) is None
 
 
-def test_the_layer_found_lies_outside_of_attention(coverage):
+def test_the_layer_found_lies_outside_of_attention():
     """CvT's projection to values, on a grid half as fine, and without what passes by the attention."""
-    path = discover_target(coverage.build("CvtForImageClassification", "cvt"), {"pixel_values": images(2, 64)})
+    path = discover_target(build("CvtForImageClassification", "cvt"), {"pixel_values": images(2, 64)})
     assert path.endswith("layernorm_before")
 
 
-def test_a_prompt_is_no_grid(coverage):
+def test_a_prompt_is_no_grid():
     """13 tokens of a prompt were taken for 4 prefix tokens and 3×3 places of the image."""
-    model = coverage.build("ShieldGemma2ForImageClassification", "shieldgemma2")
-    assert "language_model" not in discover_target(model, coverage.make_inputs("image", model))
+    model = build("ShieldGemma2ForImageClassification", "shieldgemma2")
+    assert "language_model" not in discover_target(model, make_inputs("image", model))
 
 
-def test_looking_for_the_layer_leaves_no_trace_in_the_model(coverage):
+def test_looking_for_the_layer_leaves_no_trace_in_the_model():
     """LeViT remembers its biases in evaluation mode and forgets them in `train`: kept on, they would be outdated."""
-    model = coverage.build("LevitForImageClassification", "levit")
+    model = build("LevitForImageClassification", "levit")
     discover_target(model, {"pixel_values": images(2, 128)})
     assert model.training
     assert not any(getattr(module, "attention_bias_cache", None) for module in model.modules())
 
 
 @pytest.mark.parametrize("method", ["gradcam", "saliency"])
-def test_levit_is_explained_twice_in_evaluation_mode(method, coverage):
+def test_levit_is_explained_twice_in_evaluation_mode(method):
     """The biases that it remembers come with a graph, which the first explanation has used up."""
-    model = coverage.build("LevitForImageClassification", "levit").eval()
+    model = build("LevitForImageClassification", "levit").eval()
     first, second = (explain(model, images(2, 128), method) for _ in range(2))
     assert torch.equal(first.maps, second.maps)
     with torch.no_grad():
@@ -283,11 +286,11 @@ def test_levit_is_explained_twice_in_evaluation_mode(method, coverage):
     assert not torch.equal(explain(model, images(2, 128), method).maps, first.maps)
 
 
-def test_logits_by_another_name_are_found(coverage):
+def test_logits_by_another_name_are_found():
     """PP-LCNet calls them its last hidden state."""
     pytest.importorskip("transformers.models.pp_lcnet")
-    model = coverage.build("PPLCNetForImageClassification", "pp_lcnet")
-    assert call_model(model, {"pixel_values": images(2, 128)}).shape == (2, coverage.CLASSES)
+    model = build("PPLCNetForImageClassification", "pp_lcnet")
+    assert call_model(model, {"pixel_values": images(2, 128)}).shape == (2, model.config.num_labels)
 
 
 def test_a_model_without_a_classifier_is_still_refused():
