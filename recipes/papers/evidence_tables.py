@@ -58,6 +58,7 @@ def seeds_table(
 
 TABLES: dict[str, Callable[[Any, str], str]] = {
     "diffroar": diffroar_table,
+    "distill": seeds_table(METRICS, "agreement"),
     **{f"distill_{name}": seeds_table(METRICS, "agreement") for name in ("vit", "resnet", "convnext")},
     "distill_bert": seeds_table(METRICS, "agreement", "KD"),
     "distill_coco": seeds_table(OF_BOXES, ["energy_pointing_game", "localization_iou"], "KD"),
