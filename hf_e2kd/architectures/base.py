@@ -134,7 +134,10 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def forget_biases(model: nn.Module) -> None:
-    """Empty the biases that LeViT and its like keep of a pass in evaluation mode, with a graph that is used up."""
+    """Empty the biases that LeViT and its like keep of a pass in evaluation mode.
+
+    They may be those of weights that have been replaced since, and bear a graph, with which no model is copied.
+    """
     for module in model.modules():
         remembered = vars(module).get("attention_bias_cache")
         if remembered:

@@ -106,19 +106,22 @@ def call_model(model: nn.Module, inputs: Mapping[str, Any]) -> torch.Tensor:
     Raises:
         ValueError: a text doesn't fit the model, or the model gives no logits.
     """
-    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+    eager = not torch.compiler.is_compiling()
+    if eager:
         forget_biases(model)
     parameters = inspect.signature(model.forward).parameters
     named = "pixel_values" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     if "pixel_values" in inputs and (not named or is_timm(model)):
         outputs = model(inputs["pixel_values"])
     else:
-        if not torch.compiler.is_compiling():
+        if eager:
             refuse_unfit_text(model, inputs)
         try:
             outputs = model(**accepted_inputs(model, inputs))
         except ValueError as error:
             raise explain_missing_padding(model, error) from error
+    if eager and torch.is_grad_enabled():
+        forget_biases(model)
     return logits_of(model, outputs)
 
 

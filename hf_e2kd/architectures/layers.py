@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from .base import explained_part
-from .taps import default_taps, find_layer
+from .taps import find_layer, stages
 
 LayerName = str | int
 """`"last"` or a number: the activation in front of that block, negative numbers counted from the end. Another string,
@@ -33,13 +33,13 @@ def layer_place(model: nn.Module, layer: LayerName) -> tuple[str, bool]:
         find_layer(model, layer)
         return layer, False
     try:
-        blocks = default_taps(model)
+        found = stages(model)
     except ValueError as error:
         raise ValueError(
             f"layer={layer!r} names a block, and the blocks of {type(model).__name__} aren't known. Give the path of a "
             'layer, whose output is meant: layer="path.of.the.layer".'
         ) from error
-    return blocks[block_number(layer, blocks, model)], True
+    return found[block_number(layer, [last for _, last in found], model)][0], True
 
 
 def block_number(layer: LayerName, blocks: Sequence[str], model: nn.Module) -> int:

@@ -17,6 +17,7 @@ _LISTS = (
     *("encoder.stages", "encoder.layers", "encoder.layer", "encoder.blocks", "encoder.block"),
     *("layers", "layer", "blocks", "stages", "transformer.layer", "model.layer", "model.stages"),
     *("vision_model.encoder.layers", "h"),  # CLIP's and SigLIP's classifiers; GPT-2, Bloom, Falcon
+    "encoder.network",  # SwiftFormer's stages, with what lowers the resolution between them
 )
 
 
@@ -169,18 +170,27 @@ def feature_cells(
 def default_taps(model: nn.Module) -> list[str]:
     """Return the paths of a model's stages, or of its blocks where it has no stages, from the first to the last.
 
-    A stage ends where the next block lowers the resolution by a convolution with a stride.
+    A stage ends where the resolution is lowered next.
+
+    Raises:
+        ValueError: the model's stages or blocks aren't known.
+    """
+    return [last for _, last in stages(model)]
+
+
+def stages(model: nn.Module) -> list[tuple[str, str]]:
+    """Return for each of a model's stages, or blocks, the paths of the layer that is given its input and of its end.
 
     Raises:
         ValueError: the model's stages or blocks aren't known.
     """
     part = explained_part(model)
     if part is not None:
-        return [f"{part}.{path}" for path in default_taps(model.get_submodule(part))]
+        return [(f"{part}.{first}", f"{part}.{last}") for first, last in stages(model.get_submodule(part))]
     bare: Any = getattr(model, "timm_model", model)
-    if is_timm(bare) and (stages := _timm_stages(bare)):
+    if is_timm(bare) and (found := _timm_stages(bare)):
         prefix = "" if bare is model else "timm_model."
-        return [f"{prefix}{path}" for path in stages]
+        return [(f"{prefix}{first}", f"{prefix}{last}") for first, last in found]
     backbone = getattr(model, "base_model", model)
     prefix = next((f"{name}." for name, module in model.named_modules() if module is backbone and name), "")
     for name in _LISTS:
@@ -189,15 +199,21 @@ def default_taps(model: nn.Module) -> list[str]:
         except AttributeError:
             continue
         if isinstance(blocks, nn.ModuleList) and len(blocks):
-            return [f"{prefix}{name}.{number}{_last_block(blocks[number])}" for number in _ends_of_stages(list(blocks))]
+            ends = list(range(len(blocks))) if name.endswith("stages") else _ends_of_stages(list(blocks))
+            begins = [0, *(end + 1 for end in ends)]
+            path = f"{prefix}{name}."
+            return [
+                (f"{path}{begin}{_first_block(blocks[begin])}", f"{path}{end}{_last_block(blocks[end])}")
+                for begin, end in zip(begins, ends, strict=False)
+            ]
     raise ValueError(
         f"The stages or blocks of {type(model).__name__} aren't known. Name the layers to compare: "
         'layers={"path.in.the.student": "path.in.the.teacher"}.'
     )
 
 
-def _timm_stages(bare: Any) -> list[str]:
-    """The layers that a timm model states as its stages; of a list, whose blocks are called one by one, the last.
+def _timm_stages(bare: Any) -> list[tuple[str, str]]:
+    """The layers that a timm model states as its stages; of a list, whose blocks are called one by one, both ends.
 
     Raises:
         ValueError: a stage gives the feature maps of several branches.
@@ -212,15 +228,26 @@ def _timm_stages(bare: Any) -> list[str]:
             '"path.in.the.teacher"}.'
         )
     return [
-        f"{path}.{len(known[path]) - 1}" if isinstance(known[path], nn.ModuleList) else path
+        (f"{path}.0", f"{path}.{len(known[path]) - 1}") if isinstance(known[path], nn.ModuleList) else (path, path)
         for path in paths
         if path and path in known  # MViT's names are those of another version of it
     ]
 
 
+def _first_block(stage: nn.Module) -> str:
+    """The beginning's path in a stage: of a list, whose blocks are called one by one (PVT, PoolFormer), the first."""
+    return ".0" if isinstance(stage, nn.ModuleList) else ""
+
+
 def _last_block(stage: nn.Module) -> str:
-    """The end of a stage's path: of a list, whose blocks are called one by one (PVT, PoolFormer), the last one."""
-    return f".{len(stage) - 1}" if isinstance(stage, nn.ModuleList) else ""
+    """The end's path in a stage: the last block of a list, and of stages that lower the resolution behind it (Swin)."""
+    if isinstance(stage, nn.ModuleList):
+        return f".{len(stage) - 1}"
+    if isinstance(getattr(stage, "downsample", None), nn.Module):
+        for name in ("blocks", "layers"):
+            if isinstance(blocks := getattr(stage, name, None), nn.ModuleList):
+                return f".{name}.{len(blocks) - 1}"
+    return ""
 
 
 def pair_layers(student: Sequence[str], teacher: Sequence[str], at_most: int | None = None) -> dict[str, str]:

@@ -93,6 +93,8 @@ class CAM(Explainer):
             # Norms that have counted this batch by now stand before the head.
             norms = [(norm, counter) for norm, counter, before in counting if _version(counter) == before]
             logits, activations, gradients, classes, grid = _by_head(model, split, target, norms)
+            if not torch.compiler.is_compiling():
+                forget_biases(model)
         else:
             path = None if architecture is None else architecture.target_path(model)
             if path is None or path.split(".")[-1] == FEATURES:

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from transformers.utils import ModelOutput
 
+from ..architectures.base import forget_biases
 from ..architectures.discovery import accepted_inputs, logits_of
 from ..architectures.functions import without_autocast
 from ..architectures.refusals import refuse_dropped_patches
@@ -83,6 +84,8 @@ def install_explained_forward(model: nn.Module, explainer: Explainer | None, tap
         def forward(inputs: Mapping[str, Any]) -> Any:
             return own_function(self, *args, **inputs) if is_method else own_function(*args, **inputs)
 
+        if not self.training and not torch.compiler.is_compiling():
+            forget_biases(self)  # a best checkpoint's weights are loaded in evaluation mode
         if explain_target is None and not with_features:
             return forward(inputs)
         reading: Taps | None = vars(self).get("_feature_taps") if with_features else None

@@ -20,6 +20,7 @@ from ..alignment.inputs import ImageView, image_channels, image_view
 from ..alignment.labels import class_names
 from ..alignment.own_processing import own_image_processor
 from ..architectures import call_model, find_architecture
+from ..architectures.base import forget_biases
 from ..explainers import explain
 from ..logs import get_logger
 from ..version import __version__
@@ -93,6 +94,7 @@ def export_model(
     check_request(path, opset)
     if explanation:
         require_explainable(model)
+    forget_biases(model)
     model = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
     is_text = getattr(model, "main_input_name", "pixel_values") == "input_ids"
     view = None if is_text else _view(model, processing_class)

@@ -5,13 +5,14 @@ import inspect
 import pickle
 
 import pytest
+import timm
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import AutoModelForImageClassification
 
 from hf_e2kd import explain
-from hf_e2kd.explainers import ExplainedOutput, GradCAM, install_explained_forward
+from hf_e2kd.explainers import ExplainedOutput, GradCAM, build_explainer, install_explained_forward
 from tests.gradients import loss_of
 from tests.models import images
 
@@ -104,6 +105,32 @@ def test_a_pickled_model_is_the_model_alone(tiny, name):
     assert torch.equal(*(each if torch.is_tensor(each) else each.logits for each in (found, expected)))
     assert "forward" not in vars(read) or read.forward.__func__ is type(read).forward
     installed(read)(pixel_values=images(), explain_target=TARGET)
+
+
+def levit():
+    sizes = {"img_size": 64, "embed_dim": (16, 24, 32), "num_heads": (2, 2, 2), "depth": (1, 1, 1)}
+    return timm.create_model("levit_128s", num_classes=3, **sizes).eval()
+
+
+def test_new_weights_of_a_model_that_remembers_biases():
+    """Prevents: LeViT's best weights measured with the biases of the last step, which it remembers of an evaluation."""
+    model, pixels = installed(levit()), images(1, 64)
+    with torch.no_grad():
+        before = model(pixels)
+        for name, parameter in model.named_parameters():
+            parameter.add_(torch.randn_like(parameter) if "attention_biases" in name else 0)
+        found = model(pixels)
+        explained = model(pixel_values=pixels, explain_target=torch.tensor([0])).logits
+        expected = model.train().eval()(pixels)
+    assert torch.equal(found, expected) and torch.equal(explained, expected) and not torch.equal(found, before)
+
+
+@pytest.mark.parametrize("method", ["gradcam", "saliency"])
+def test_a_model_that_remembers_biases_is_copied_after_an_explanation(method):
+    """Prevents: torch's refusal to copy a graph, from the export of a LeViT that has been explained."""
+    model = levit()
+    build_explainer(method)(model, {"pixel_values": images(1, 64)}, create_graph=True)
+    copy.deepcopy(model)
 
 
 def test_reinstalling_replaces(tiny):

@@ -11,7 +11,8 @@ from packaging import version
 from torch.nn import functional as F
 
 from hf_e2kd import TeacherReference
-from hf_e2kd.architectures.taps import Taps, default_taps, feature_cells, find_layer, pair_layers
+from hf_e2kd.architectures.layers import layer_place
+from hf_e2kd.architectures.taps import Taps, default_taps, feature_cells, find_layer, pair_layers, stages
 from hf_e2kd.terms import ReferenceOutput, StepOutput, available_terms, build_term, register_term
 from hf_e2kd.terms.base import Term
 from hf_e2kd.terms.features.attention_transfer import AttentionTransfer, attention_transfer_loss
@@ -94,7 +95,7 @@ def test_a_hint_is_a_projection_and_a_mean_of_squares():
         ("resnet", ["resnet.encoder.stages.0", "resnet.encoder.stages.1"]),
         ("convnext", ["convnext.encoder.stages.0", "convnext.encoder.stages.1"]),
         ("vit", [f"vit.layers.{number}" for number in range(3)]),
-        ("swin", ["swin.encoder.layers.0", "swin.encoder.layers.1"]),
+        ("swin", ["swin.encoder.layers.0.blocks.0", "swin.encoder.layers.1"]),
         ("dinov2", [f"dinov2.encoder.layer.{number}" for number in range(3)]),
         ("efficientnet", ["efficientnet.encoder.blocks.3", "efficientnet.encoder.blocks.7"]),
         ("timm_resnet", ["act1", "layer1", "layer2", "layer3", "layer4"]),
@@ -128,6 +129,36 @@ def test_default_taps_of_stages_that_are_lists(family, name):
     with torch.no_grad():
         model(pixel_values)
     assert set(reader.stop({"pixel_values": pixel_values})) == set(taps)
+
+
+SWIN = {"embed_dim": 8, "depths": [1, 2, 1, 1], "num_heads": [1, 1, 2, 2], "window_size": 2}
+FOCAL = {"embed_dim": 8, "depths": [1, 2, 1, 1], "use_conv_embed": True}
+SWIFT = {"embed_dims": [8, 8, 16, 16], "depths": [1, 2, 1, 1]}
+MOBILE = {"depth_multiplier": 0.25, "min_depth": 4}
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "second", "sides"),
+    [
+        ("Swin", SWIN, ("swin.encoder.layers.1", "swin.encoder.layers.1.blocks.1"), [16, 8, 4, 2]),
+        ("Swinv2", SWIN, ("swinv2.encoder.layers.1", "swinv2.encoder.layers.1.blocks.1"), [16, 8, 4, 2]),
+        ("FocalNet", FOCAL, ("focalnet.encoder.stages.1", "focalnet.encoder.stages.1.layers.1"), [16, 8, 4, 2]),
+        ("SwiftFormer", SWIFT, ("swiftformer.encoder.network.1", "swiftformer.encoder.network.2"), [16, 8, 4, 2]),
+        ("MobileNetV1", MOBILE, ("mobilenet_v1.layer.2", "mobilenet_v1.layer.5"), [32, 16, 8, 4, 2]),
+    ],
+)
+def test_stages_end_before_the_resolution_is_lowered(family, settings, second, sides):
+    """Prevents: a stage's end read behind what lowers the resolution, beside another resolution of the teacher's."""
+    config = getattr(transformers, f"{family}Config")(image_size=64, **settings)
+    model = getattr(transformers, f"{family}ForImageClassification")(config).eval()
+    reader, pixel_values = Taps(model, default_taps(model)), images(1, 64)
+    reader.start()
+    with torch.no_grad():
+        model(pixel_values)
+    features = reader.stop({"pixel_values": pixel_values})
+    assert [feature.shape[1] for feature in features.values()] == sides
+    assert stages(model)[1] == second
+    assert layer_place(model, 1) == (second[0], True)
 
 
 def test_default_taps_of_siglip_and_gpt2():
