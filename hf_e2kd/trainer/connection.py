@@ -101,8 +101,8 @@ class ConnectionMixin(Trainer):
         for name, term in terms.items():
             if self._terms_set_up and term.set_up_by is not self._set_up_mark and term.state_dict():
                 raise ValueError(
-                    f"The term '{name}' was given to another trainer too, whose parameters or statistics it has by now: "
-                    "this trainer would go on with those. Give each trainer a term of its own, as by "
+                    f"The term '{name}' was given to another trainer too, whose parameters or statistics it has by "
+                    "now: this trainer would go on with those. Give each trainer a term of its own, as by "
                     "copy.deepcopy(term) before the first is made."
                 )
 
