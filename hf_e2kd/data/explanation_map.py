@@ -222,7 +222,11 @@ def _rotate(
     center: Sequence[float] | None = None,
     fill: Any = None,
 ) -> Any:
-    new = TF.rotate(_no_boxes(canvas), angle, expand=expand, center=center).canvas_size if expand else canvas
+    new = canvas
+    if expand:
+        # Asked of an image: torchvision rounds the canvas of boxes otherwise.
+        height, width = TF.rotate(torch.zeros(1, *canvas), angle, expand=True, center=center).shape[1:]
+        new = height, width
     return _rotated(canvas, new, angle, center)
 
 

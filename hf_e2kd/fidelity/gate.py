@@ -8,6 +8,7 @@ from typing import Literal
 
 from ..choices import did_you_mean
 from .groups import NEITHER_GOOD_NOR_BAD, SMALLEST_GROUP, WORST_GROUP, is_lower_better
+from .intervals import SHARES, exact_end
 from .record import FidelityRecord, MetricValue
 
 On = Literal["interval", "value"]
@@ -15,9 +16,6 @@ On = Literal["interval", "value"]
 
 _REQUIREMENT = re.compile(r"\s*(?P<figure>[^<>=≤≥]+?)\s*(?P<relation>>=|<=|≥|≤)\s*(?P<bound>\S+)\s*")
 _NOT_THE_STUDENTS = ("teacher_", "zero_teacher_")
-
-SHARES = frozenset({"accuracy", "agreement", "agreement_where_teacher_errs", "negative_flips", "zero_student_maps"})
-"""Figures that are shares of samples, whose exact interval is known."""
 
 _WITHOUT_GROUPS = "Groups are measured with --group-column."
 
@@ -93,8 +91,8 @@ def check_requirements(
         requirements: Requirements.
         on: "interval" tests the lower end of the figure's interval against a lower bound, and the upper end against an
             upper one, so that a student seldom passes by chance among the samples; "value" tests the value. Of a share
-            that is 1 or 0 on all samples the exact interval is taken, as the bootstrap's has no width: 40 samples that
-            all agree say no more than that .912 do. So it is of one with few exceptions, where the bootstrap says more.
+            that is 1 or 0 on all samples the exact interval is taken: 40 samples that all agree say no more than that
+            .912 do. So it is of one with few exceptions, where the bootstrap says more.
 
     References:
         Clopper & Pearson, "The use of confidence or fiducial limits illustrated in the case of the binomial",
@@ -160,7 +158,7 @@ def _end(name: str, figure: MetricValue, lower: bool) -> float | None:
     is_share = name.split("/")[0].removeprefix(WORST_GROUP) in SHARES
     if is_share and figure.samples and end is not None:
         # Where there are one or two, the bootstrap's end may still be nearer to 1, or to 0, than where there is none.
-        rest = 0.025 ** (1 / figure.samples)
+        rest = exact_end(figure.samples)
         return min(end, rest) if lower else max(end, 1 - rest)
     return end
 

@@ -21,6 +21,14 @@ RESAMPLES = 1000
 POOLED_RESAMPLES = 200
 """Bootstrap resamples of figures of all samples at once (F1, mAP), which take longer."""
 
+SHARES = frozenset(
+    {
+        *("accuracy", "agreement", "agreement_where_teacher_errs", "negative_flips", "zero_student_maps"),
+        *("teacher_accuracy", "zero_teacher_maps"),
+    }
+)
+"""Figures that are shares of samples, whose exact interval is known."""
+
 SMALLEST_CLASS = 10
 """Samples that a class must have to be the worst one."""
 
@@ -64,7 +72,7 @@ def metric_values(values: SampleValues, seed: int, names: Sequence[str] | None) 
     for name in values.names:
         sums, counts = values.of(name)
         if not name.split("/")[-1].startswith("_") and counts.sum():
-            found[name] = mean_with_interval(sums, counts, seed)
+            found[name] = mean_with_interval(sums, counts, seed, is_share=name.split("/")[-1] in SHARES)
     for metric, column in {"accuracy": LABEL, "agreement": TEACHER_CLASS}.items():
         if metric in found and column in values.names:
             worst = _worst_class(values, metric, column, names)
@@ -73,11 +81,27 @@ def metric_values(values: SampleValues, seed: int, names: Sequence[str] | None) 
     return found
 
 
-def mean_with_interval(sums: np.ndarray, counts: np.ndarray, seed: int) -> MetricValue:
+def exact_end(samples: int) -> float:
+    """Return the lower end of the exact 95 % interval of a share that is 1 on all samples.
+
+    References:
+        Clopper & Pearson, "The use of confidence or fiducial limits illustrated in the case of the binomial",
+        Biometrika 1934.
+
+    Example:
+        >>> round(exact_end(40), 3)
+        0.912
+    """
+    return 0.025 ** (1 / samples)
+
+
+def mean_with_interval(sums: np.ndarray, counts: np.ndarray, seed: int, is_share: bool = False) -> MetricValue:
     """Average samples' values (N,), with the 95 % percentile bootstrap interval over the samples.
 
     Args:
         sums, counts: Sum and number (N,) of each sample's values: a sample may have several, or none.
+        is_share: True for a share of samples: where it is 1 or 0, whose resamples are all alike, it gets the exact
+            interval.
 
     References:
         Efron & Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13.
@@ -87,6 +111,9 @@ def mean_with_interval(sums: np.ndarray, counts: np.ndarray, seed: int) -> Metri
     value, samples = float(sums.sum() / counts.sum()), len(sums)
     if samples < 2:
         return MetricValue(value, samples=samples)
+    if is_share and value in (0, 1):
+        low, high = (exact_end(samples), 1.0) if value == 1 else (0.0, 1 - exact_end(samples))
+        return MetricValue(value, low, high, samples)
     from scipy import stats
 
     interval = stats.bootstrap(

@@ -16,7 +16,7 @@ class MetricValue:
 
     Args:
         value: The mean over the samples that count, or a statistic of all of them (F1, mAP).
-        low, high: Ends of its 95 % bootstrap interval; None where none was computed.
+        low, high: Ends of its 95 % interval, by bootstrap, or exact for a share that is 1 or 0; None without one.
         samples: Number of samples that count.
         detail: Name of the class or group that the value is of, as of the worst one; None for all samples.
     """

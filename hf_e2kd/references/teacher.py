@@ -55,7 +55,9 @@ def _label(
     """
     top = _teacher_top(alignment, logits, labels)
     if labels is None:
-        raise ValueError("explanation_target='label' needs labels in every batch; use 'teacher_top' without them.")
+        raise ValueError(
+            "explanation_target='label' needs labels in every batch of a training; use 'teacher_top' without them."
+        )
     if labels.ndim == 2:
         shown = alignment.student_logits(labels)
         if noise is None:
@@ -66,6 +68,10 @@ def _label(
     else:
         shared = alignment.student_to_shared(labels)
     return torch.where(shared >= 0, shared, top)
+
+
+def _no_class(alignment: LabelAlignment, logits: torch.Tensor, *_: Any) -> torch.Tensor:
+    return torch.full((len(logits),), -1, device=logits.device)
 
 
 # (alignment, teacher's logits (B, teacher_classes), labels (B,) or (B, classes) or None, random numbers (1, B) or None)
@@ -82,7 +88,8 @@ class TeacherReference(Reference):
     Args:
         model: The teacher: a classifier of transformers, timm or your own.
         explainer: Explainer of the teacher; None takes the student's.
-        target: Class that both sides explain: `"teacher_top"` or `"label"`.
+        target: Class that both sides explain: `"teacher_top"` or `"label"`, of which an evaluation without labels
+            explains none.
         processing_class: The teacher's image processor (or timm's `pretrained_cfg`) or tokenizer, where it differs
             from the student's; without it, what the teacher states itself.
         student_processing_class: The student's, if `processing_class` is given.
@@ -264,10 +271,13 @@ class TeacherReference(Reference):
             labels = None
         if labels is not None and not self.multi_label and (labels.ndim != 1 or labels.is_floating_point()):
             labels = None
+        # An evaluation of unlabelled data measures the rest.
+        unknown = self.explains_labels and labels is None and self.noise is None
+        with_maps, rule = with_maps and not unknown, _no_class if unknown else TARGET_RULES[self.target]
         chosen: list[torch.Tensor] = []
 
         def explained_class(logits: torch.Tensor) -> torch.Tensor:
-            chosen.append(TARGET_RULES[self.target](alignment, logits, labels, self.noise))
+            chosen.append(rule(alignment, logits, labels, self.noise))
             return mask_target(alignment.to_teacher(chosen[-1]), inputs.get("explained"))
 
         maps = mask = vectors = None

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from torch.utils.data import Dataset, IterableDataset, Subset
+from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset
 
 from ..alignment.labels import without_subsets
 from .files import StoreError
@@ -90,6 +90,16 @@ def unattached(dataset: Any) -> Any:
     while isinstance(dataset, AttachedDataset | AttachedStream | IndexedDataset):
         dataset = dataset.dataset
     return dataset
+
+
+def attached_parts(dataset: Any) -> "list[AttachedDataset | AttachedStream]":
+    """The data sets with a store's columns that a data set, or its parts, are; of several stores each."""
+    dataset = without_subsets(dataset)
+    if isinstance(dataset, ConcatDataset):
+        return [part for own in dataset.datasets for part in attached_parts(own)]
+    if isinstance(dataset, AttachedDataset | AttachedStream):
+        return [dataset, *attached_parts(dataset.dataset)]
+    return []
 
 
 class AttachedStream(IterableDataset):

@@ -26,7 +26,7 @@ from .description import read_description
 from .files import STORE_FILE, StoreError
 from .hub_dataset import download_store, upload_store
 from .ids import IdIndex, check_order, stated_ids, warn_of_other_samples
-from .joining import AttachedDataset, AttachedStream, unattached
+from .joining import AttachedDataset, AttachedStream, attached_parts, unattached
 from .key import (
     explainer_key,
     field_of_view,
@@ -370,6 +370,14 @@ class StoredReference(Reference):
         self.check(student_processing_class=processing_class)
 
     def check_data(self, dataset: Any, explains: bool) -> None:
+        joined = [each.decoder for each in attached_parts(dataset) if each.decoder.columns[0] == self.columns[0]]
+        if len({decoder.targets for decoder in joined}) > 1:
+            found = " and ".join(f"{each.targets} in {each.shards.folder}" for each in joined)
+            raise StoreError(
+                f"The data joins samples of several stores, with up to so many explained classes each: {found}. They "
+                "make no common batch. Build one store of all of them: StoredReference.build(teacher, "
+                "torch.utils.data.ConcatDataset([…]), folder, target='positives')."
+            )
         for part in parts_of(dataset) if explains else ():
             transform = distillation_transform(part)
             shown = None if transform is None or self.is_text else stated_field(transform.student)

@@ -117,6 +117,9 @@ class Term(nn.Module):
     needs: ClassVar[frozenset[str]] = frozenset()
     weight_argument: ClassVar[str | None] = None
     columns: tuple[str, ...] = ()
+    # Marks of the trainers that have attached the term last, and that have set it up last.
+    connection: object = None
+    set_up_by: object = None
 
     def __init__(self, weight: float | None = 1.0, reference: str | None = None):
         super().__init__()

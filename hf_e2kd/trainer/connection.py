@@ -1,5 +1,6 @@
 """A student and its references as a trainer sets them up, though other trainers of the same ones do so too."""
 
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import fields
 from typing import Any, cast
@@ -11,6 +12,7 @@ from ..architectures.functions import forget_preparation
 from ..explainers import Explainer, install_explained_forward
 from ..explainers.registry import require_gradients
 from ..references import Reference
+from ..terms import Term
 from .arguments import ExplanationDistillArguments
 from .relative_weights import add_factors
 from .term_setup import attach_terms
@@ -36,6 +38,9 @@ class ConnectionMixin(Trainer):
     """What marks the references that this trainer has set up last."""
     _explained_forward: Any = None
     """The student's forward as this trainer has installed it; None where it explains nothing."""
+    _terms_set_up: bool
+    _set_up_mark: object = None
+    """What marks the terms that this trainer has set up, or another for its stage."""
     _connected_for: tuple[bool, bool] = (False, False)
     """Whether anything is explained, and whether in the training, as the student was set up."""
     _made_by: dict[str, Any]
@@ -70,20 +75,36 @@ class ConnectionMixin(Trainer):
         for reference in self.references.values():
             reference.setup(student, self.explainer if self.explains else None)
             reference.connection = self._connection
+        for term in terms.values():
+            term.connection = self._connection
 
     def connect_again(self) -> None:
-        """Set up the student and the references anew, where another trainer of the same ones has done so since.
+        """Set up the student, references and terms anew, where another trainer of the same ones has done so since.
 
         Its explainer, layers and classes would be taken for this one's. So, too, where a weight that was 0 isn't any
         more.
+
+        Raises:
+            ValueError: a term's parameters or buffers are another trainer's by now.
         """
-        student = self.student
+        student, terms = self.student, self._named_terms()
+        self._refuse_terms_of_others(terms)
         forward = vars(student).get("_original_forward", student.forward)
         is_own = self._explained_forward is None or self._explained_forward == forward
         is_own = is_own and self._connected_for == (self.explains, self._trains_explanations)
-        if is_own and all(reference.connection is self._connection for reference in self.references.values()):
+        parts: list[Reference | Term] = [*self.references.values(), *terms.values()]
+        if is_own and all(part.connection is self._connection for part in parts):
             return
         self._set_up_again(lambda: self._connect(student))
+
+    def _refuse_terms_of_others(self, terms: Mapping[str, Term]) -> None:
+        for name, term in terms.items():
+            if self._terms_set_up and term.set_up_by is not self._set_up_mark and term.state_dict():
+                raise ValueError(
+                    f"The term '{name}' was given to another trainer too, whose parameters or statistics it has by "
+                    "now: this trainer would go on with those. Give each trainer a term of its own, as by "
+                    "copy.deepcopy(term) before the first is made."
+                )
 
     def take_arguments(self) -> None:
         """Set the student up anew, where arguments were changed since: a training would go by those of the start.

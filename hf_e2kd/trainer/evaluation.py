@@ -8,8 +8,9 @@ import torch
 from accelerate.data_loader import IterableDatasetShard
 from torch import nn
 from transformers import Trainer
-from transformers.trainer_utils import default_compute_objective
+from transformers.trainer_utils import default_compute_objective, has_length
 
+from ..alignment.inputs import first_tensor
 from ..alignment.labels import data_labels, is_score, labels_belong_to
 from ..callbacks.progress import doing
 from ..data.groups import GROUP, GroupedDataset, group_columns
@@ -18,8 +19,9 @@ from ..fidelity.groups import group_metrics, means_by_group
 from ..fidelity.scores import score_figures
 from ..logs import get_logger
 from ..metrics.running import RunningMeans, SampleValues
+from ..store.joining import unattached
 from ..terms import ReferenceOutput, StepOutput
-from .checks import refuse_missing_inputs
+from .checks import dataset_columns, refuse_missing_inputs
 from .step import run_student, weighted_sum
 
 logger = get_logger(__name__)
@@ -38,6 +40,8 @@ class EvaluationMixin(Trainer):
     """Mixin: fidelity metrics in `evaluate()` and `predict()`, and the outputs of single batches for panels."""
 
     _fidelity: RunningMeans | SampleValues | None = None
+    _losses: RunningMeans | None = None
+    """Losses of the samples, in several processes."""
     _batch_measures: BatchMeasures | None = None
     _labels_are_ours = True
     _grouped_by: tuple[str, ...] | None = None
@@ -74,6 +78,25 @@ class EvaluationMixin(Trainer):
         earlier = [each for each in self._evaluated_on if each[0].get("step") == step]
         self._evaluated_on = [*earlier, *((entry, data) for entry in self.state.log_history[first:])]
         return metrics
+
+    def predict(
+        self, test_dataset: Any, *arguments: Any, group_column: str | Sequence[str] | None = None, **keywords: Any
+    ) -> Any:
+        """Predict as `Trainer` does, with the fidelity metrics, and by group where columns are named.
+
+        Args:
+            test_dataset: Data, with labels or without.
+            group_column: As in `evaluate`. By default the argument `group_column`, where the data has these columns.
+
+        Raises:
+            ValueError: a column that isn't there, or by which no samples can be grouped (`hf_e2kd.data.groups`).
+        """
+        columns = group_columns(group_column)
+        if group_column is None and has_length(test_dataset):
+            own = self.group_columns
+            columns = own if set(own) <= set(dataset_columns(unattached(test_dataset))) else ()
+        with self._grouped(columns):
+            return super().predict(test_dataset, *arguments, **keywords)
 
     @contextmanager
     def _grouped(self, columns: Sequence[str]) -> Iterator[None]:
@@ -165,6 +188,8 @@ class EvaluationMixin(Trainer):
         one_by_one = scores or groups is not None or self._batch_measures is not None
         meter = SampleValues if one_by_one else RunningMeans
         self._fidelity = meter(self.accelerator.gather_for_metrics)
+        several = self.accelerator.num_processes > 1
+        self._losses = RunningMeans(self.accelerator.gather_for_metrics) if several else None
         self._labels_are_ours = labels_belong_to(data, self.student, self.data_collator.label_column)
         if not self._labels_are_ours:
             logger.warning("The data's labels are not the student's classes: accuracy is not measured.")
@@ -175,6 +200,10 @@ class EvaluationMixin(Trainer):
         self._evaluated = data
         with doing(self, str(keywords.get("description", arguments[0] if arguments else "Evaluation"))):
             output = super().evaluation_loop(dataloader, *arguments, metric_key_prefix=metric_key_prefix, **keywords)
+        if self._losses is not None:
+            # The parent takes each process's share of a batch for as large as the others'.
+            found = self._losses.means().items()
+            output.metrics.update({f"{metric_key_prefix}_{name}": mean for name, mean in found})
         means = self._fidelity.means()
         if isinstance(self._fidelity, SampleValues):
             means |= {name: figure.value for name, figure in score_figures(self._fidelity).items()}
@@ -284,7 +313,14 @@ class EvaluationMixin(Trainer):
             )
             reference_outputs = self._ask(scored, set(self.references), with_maps)
             losses, _, output = self._compare(model, scored, reference_outputs, self._weights())
+            own = self._own_rows(scored)
+            if own is not None:
+                losses, _, _ = self._compare(
+                    model, own, self._ask(own, set(self.references), with_maps), self._weights()
+                )
             loss = weighted_sum(losses, self._weights())
+            if self._losses is not None and loss is not None:
+                self._losses.update({"loss": loss.expand(len(first_tensor(inputs)))})
             if self._batch_measures is not None:
                 assert self._fidelity is not None
 
@@ -312,6 +348,22 @@ class EvaluationMixin(Trainer):
         labels = (scored if self.compute_metrics is multi_label_metrics else inputs).get("labels")
         own_loss = None if loss is None else loss.detach()
         return (own_loss, None, None) if prediction_loss_only else (own_loss, output.logits.detach(), labels)
+
+    def _own_rows(self, inputs: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Select the rows of an evaluation's last batch that aren't repeats of others, by which processes fill it up.
+
+        Returns:
+            The rows, at least one, for the forward pass that all processes take; None where no process has repeats.
+        """
+        state, rows = self.accelerator.gradient_state, len(first_tensor(inputs))
+        if self.accelerator.num_processes == 1 or not state.end_of_dataloader or state.remainder <= 0:
+            return None
+        # Of all processes' rows in their order, the first so many; `gather_for_metrics` leaves out the others.
+        count = max(1, min(rows, state.remainder - self.accelerator.process_index * rows))
+        return {
+            name: value[:count] if isinstance(value, torch.Tensor | list) and len(value) == rows else value
+            for name, value in inputs.items()
+        }
 
     def _warn_of_missing_labels(self, inputs: Mapping[str, Any]) -> None:
         """Warn at an evaluation's first batch, where its data should have had labels."""

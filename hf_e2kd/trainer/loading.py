@@ -77,7 +77,7 @@ class LoadingMixin(Trainer):
             reference.check_data(dataset, self.explains)
         collator, is_training = self.data_collator, keywords.get("is_training")
         labels = data_labels(dataset, self.student, collator.label_column)
-        if description == "Evaluation" and self.group_columns:
+        if not is_training and self.group_columns:
             groups = read_groups(unattached(dataset), self.group_columns)
             if isinstance(dataset, datasets.Dataset):
                 # The parent leaves out a wrapped data set's columns in the collator alone.

@@ -33,6 +33,7 @@ class TermsMixin(Trainer):
     _term_gradients: TermGradients
     _weighed_step: int | None
     _steps_before: int
+    _set_up_mark: object
     _set_up_for: Any = None
     """Training data that the trainer had when the terms were set up."""
 
@@ -125,6 +126,9 @@ class TermsMixin(Trainer):
     def adopt_terms(self) -> None:
         """Take the terms as another trainer has set them up, for a stage of its training."""
         self._terms_set_up, self._runs_stages = True, False
+        for term in self._named_terms().values():
+            # Those that the other trainer hasn't are without a state.
+            self._set_up_mark = term.set_up_by or self._set_up_mark
         self.terms.to(self.args.device)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -190,7 +194,9 @@ class TermsMixin(Trainer):
                     term.setup(output, reference_outputs[cast(str, term.reference)], batch, self.train_dataset)
         self.terms.to(self.args.device)
         check_parameters(self.terms, self._is_sharded())
-        self._terms_set_up, self._set_up_for = True, self.train_dataset
+        self._terms_set_up, self._set_up_for, self._set_up_mark = True, self.train_dataset, object()
+        for term in self._named_terms().values():
+            term.set_up_by = self._set_up_mark
 
     def _first_batch(self, dataset: Any = None) -> Any:
         data = self.eval_dataset if self.train_dataset is None else self.train_dataset

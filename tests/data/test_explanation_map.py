@@ -16,7 +16,7 @@ from transformers import default_data_collator
 
 from hf_e2kd.alignment import sample_maps
 from hf_e2kd.data import ExplanationMap, JointAugment
-from hf_e2kd.data.explanation_map import ALLOWED
+from hf_e2kd.data.explanation_map import ALLOWED, ExplanationMapBesidePillow
 from hf_e2kd.data.joint_augment import AUTO_AUGMENTS, GEOMETRIC, PHOTOMETRIC
 
 HEIGHT, WIDTH = 301, 403
@@ -84,6 +84,16 @@ def test_map_is_where_torchvision_moves_its_picture(maps, name, of_pillow):
     errors = ((sampled[0] + 1 - moved[0]).abs())[seen & inside[0]]
     # Rotations take the nearest pixel, and a cell has fifty.
     assert errors.median() < 0.003 and errors.quantile(0.99) < 0.01
+
+
+@pytest.mark.parametrize("of_pillow", [False, True], ids=["tensor", "Pillow"])
+def test_larger_canvas_is_the_images(of_pillow):
+    """Prevents: a canvas of one pixel more or less than the image's, as that of boxes is at many an angle."""
+    image = Image.new("L", (50, 40)) if of_pillow else tv_tensors.Image(torch.zeros(1, 40, 50))
+    kind = ExplanationMapBesidePillow if of_pillow else ExplanationMap
+    for angle in range(-170, 180, 17):
+        moved, place = v2.RandomRotation((angle, angle), expand=True)(image, kind(torch.zeros(0, 0), (40, 50)))
+        assert place.canvas_size == tuple(TF.get_size(moved))
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -93,7 +93,7 @@ def test_terms_are_averaged_over_ranks(alone, ranks, name):
 @pytest.mark.parametrize("size", EVALUATION_SIZES)
 def test_metrics_are_exact(alone, ranks, size):
     """Samples repeated to fill the ranks' last batch would count twice: 13, 3 and 1 samples divide unevenly."""
-    for call, prefix in (("evaluate", "eval"), ("predict", "test")):
+    for call, prefix in (("evaluate", "eval"), ("predict", "test"), ("stream", "eval")):
         expected = alone[f"{call} {size}"]["metrics"]
         names = [
             f"{prefix}_{name}"
@@ -104,7 +104,7 @@ def test_metrics_are_exact(alone, ranks, size):
         ]
         for rank in ranks:
             found = rank[f"{call} {size}"]["metrics"]
-            for name in names[1:] if size % 8 else names:
+            for name in names:
                 assert found[name] == pytest.approx(expected[name], abs=1e-6), name
     for rank in ranks:
         torch.testing.assert_close(

@@ -3,7 +3,7 @@
 `work` runs in each of several processes; `collect` does the same in the process that calls it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
+from torch.utils.data import IterableDataset
 from transformers import AutoModelForImageClassification, ViTImageProcessor
 
 from hf_e2kd import ExplanationDistillTrainer
@@ -82,6 +83,16 @@ ZERO = ("vit", "vit_attention")
 
 def texts(count: int) -> list[dict[str, Any]]:
     return [{**tokens, "labels": row % CLASSES} for row, tokens in enumerate(token_rows(count))]
+
+
+class Stream(IterableDataset):
+    """Samples one after the other, which one process reads for all."""
+
+    def __init__(self, rows: list[dict[str, Any]]):
+        self.rows = rows
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return iter(self.rows)
 
 
 def teacher_of(name: str) -> nn.Module:
@@ -155,6 +166,7 @@ def collect(folder: Path, processes: int) -> dict[str, dict[str, Any]]:
         places = [{**sample, "place": PLACES[row % 3]} for row, sample in enumerate(samples(size, mask=True, seed=7))]
         results[f"groups {size}"] = trainer.evaluate(places, group_column="place")
         predicted = trainer.predict(samples(size, mask=True, seed=7))
+        results[f"stream {size}"] = {"metrics": trainer.evaluate(Stream(samples(size, mask=True, seed=7)))}
         results[f"predict {size}"] = {"metrics": predicted.metrics, "logits": torch.tensor(predicted.predictions)}
     results["fidelity"] = fidelity(folder, processes)
     trainer = trainer_of("vit", folder, processes)

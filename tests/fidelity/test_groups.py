@@ -127,6 +127,22 @@ def test_evaluation_by_group(measured):
     assert not any("/" in name or "worst" in name for name in trainer.evaluate())
 
 
+def test_predictions_by_group(tmp_path):
+    """Prevents: no figures of groups beside predictions, and no predictions of data that doesn't know the groups."""
+    trainer = distiller(build("resnet"), build("resnet", seed=1), tmp_path, {"group_column": "place"})
+    data = birds(24)
+    evaluated = {name: value for name, value in trainer.evaluate(data).items() if "/" in name or "worst" in name}
+    found, unknown = trainer.predict(data).metrics, trainer.predict(samples(4)).metrics
+    assert (
+        evaluated
+        and {name.replace("eval_", "test_"): value for name, value in evaluated.items()}.items() <= found.items()
+    )
+    assert "test_agreement" in unknown and not any("/" in name for name in unknown)
+    assert "test_agreement/True" in trainer.predict(data, group_column="night").metrics
+    with pytest.raises(ValueError, match="no column 'nigth' to group the samples by"):
+        trainer.predict(data, group_column="nigth")
+
+
 def test_a_checkpoint_is_chosen_by_its_worst_group(tmp_path):
     """Prevents: `metric_for_best_model` that isn't there at an evaluation in the training."""
     settings = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1, "max_steps": 1}

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset, Features, Sequence, Value
+from scipy.stats import binomtest
 from torch import nn
 from transformers import LlamaConfig, LlamaForSequenceClassification, ViTImageProcessor, default_data_collator
 
@@ -270,6 +271,21 @@ def test_interval_is_that_of_the_mean():
     assert mean_with_interval(np.array([3.0, 1.0]), np.array([3.0, 1.0]), seed=0).value == 1
     alone = mean_with_interval(np.array([0.5, 0.0]), np.array([1.0, 0.0]), seed=0)
     assert alone.value == 0.5 and alone.low is None and alone.samples == 1
+
+
+def test_interval_of_a_share_without_exceptions():
+    """Prevents: two samples that are right stated as certainty, [1, 1]; an exact interval of what is no share."""
+    values = SampleValues(lambda rows: rows)
+    one, half = torch.ones(2), torch.full((2,), 0.5)
+    values.update(
+        {"accuracy": one, "other/zero_student_maps": 1 - one, "agreement": half, "explanation_similarity": one}
+    )
+    found = {name: (figure.low, figure.high) for name, figure in metric_values(values, 0, None).items()}
+    low = binomtest(2, 2).proportion_ci().low
+    assert found["accuracy"] == pytest.approx((low, 1)) and found["other/zero_student_maps"] == pytest.approx(
+        (0, 1 - low)
+    )
+    assert found["agreement"] == (0.5, 0.5) and found["explanation_similarity"] == (1, 1)
 
 
 def test_worst_class_is_named_and_has_enough_samples():

@@ -46,6 +46,12 @@ def test_the_same_figures_hold():
     assert {DRAWN, "the samples' number", "agreement", "chance, shuffled"} <= {check.name for check in checks}
 
 
+def test_shares_without_exceptions_of_an_earlier_version():
+    """Prevents: records called false whose share of 1 has the bootstrap's interval, without width."""
+    stated, found = ({"agreement": MetricValue(1.0, low, 1.0, 6)} for low in (1.0, 0.54))
+    assert all(check.holds for check in verify(record(figures=stated), record(figures=found)))
+
+
 def test_what_a_recipe_alone_measures_is_named():
     """Prevents: an honest card of texts that fails for the words whose polarity no other data knows."""
     words = {"word_accuracy": MetricValue(0.7, samples=6), "teacher_word_auroc": MetricValue(0.8, samples=6)}

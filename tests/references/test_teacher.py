@@ -12,7 +12,7 @@ from transformers import ViTImageProcessor
 
 from hf_e2kd import ExplanationDistillTrainer, TeacherReference, explain
 from hf_e2kd.data import DistillationTransform
-from hf_e2kd.explainers import GradCAM
+from hf_e2kd.explainers import GradCAM, shared_noise
 from tests.models import CLASS_NAMES, CLASSES, build, images
 from tests.training import arguments, distiller, logged, samples
 
@@ -123,10 +123,12 @@ def test_teacher_of_another_problem(tiny, caplog, student_problem, teacher_probl
 
 
 def test_label_target_without_labels(tiny):
-    """Unlabelled data can't be explained by its labels: the remedy must be named."""
+    """Unlabelled data can't be explained by its labels: a training names the remedy, and an evaluation ended too."""
     reference = TeacherReference(build("vit", seed=1), target="label")
     reference.setup(tiny("vit"), GradCAM())
-    with pytest.raises(ValueError, match="use 'teacher_top' without them"):
+    found = reference({"pixel_values": images(2)})
+    assert found.logits.shape == (2, 5) and not found.has_explanation and found.target.tolist() == [-1, -1]
+    with shared_noise([reference], torch.rand(1, 2)), pytest.raises(ValueError, match="use 'teacher_top' without them"):
         reference({"pixel_values": images(2)})
 
 

@@ -3,7 +3,7 @@
 import datasets
 import pytest
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import ConcatDataset, DataLoader, Subset
 
 from hf_e2kd import TeacherReference, explain
 from hf_e2kd.explainers import GradCAM
@@ -113,3 +113,17 @@ def test_one_map_for_each_positive(tmp_path, teacher):
     assert (reference({**batch, "explained": torch.arange(6) > 2}).target[:3] == -1).all()
     with pytest.raises(StoreError, match=r"needs labels of shape \(4, 5\)"):
         store(teacher, samples(4), tmp_path / "single", target="positives")
+
+
+def test_stores_of_differently_many_positives_make_no_batch(tmp_path, teacher):
+    """Prevents: torch's "stack expects each tensor to be equal size" at whichever batch first joins both stores."""
+    data = [
+        [{"pixel_values": image, "labels": torch.eye(CLASSES)[:count].sum(0)} for image in images(2)]
+        for count in (1, 2)
+    ]
+    reference = store(teacher, data[0], tmp_path / "one", target="positives")
+    store(teacher, data[1], tmp_path / "two", target="positives")
+    parts = [reference.attach(data[0]), reference.attach(data[1], folder=tmp_path / "two")]
+    with pytest.raises(StoreError, match="1 in .*one and 2 in .*two. They make no common batch. Build one store"):
+        reference.check_data(ConcatDataset([Subset(parts[0], [0]), parts[1]]), explains=True)
+    reference.check_data(ConcatDataset([parts[1], parts[1]]), explains=True)

@@ -136,6 +136,15 @@ def test_predict_returns_logits_and_metrics(tiny, tmp_path):
     )
 
 
+def test_unlabelled_data_are_predicted_where_labels_are_explained(tiny, tmp_path):
+    """Prevents: predictions for which the labels must be known."""
+    trainer = distiller(tiny("vit"), build("vit", seed=1), tmp_path, {"explanation_target": "label"})
+    labelled, output = trainer.predict(samples(5, seed=7)), trainer.predict(samples(5, labels=False, seed=7))
+    np.testing.assert_allclose(output.predictions, labelled.predictions, atol=1e-5)
+    assert output.metrics["test_agreement"] == labelled.metrics["test_agreement"]
+    assert "test_explanation_similarity" in labelled.metrics.keys() - output.metrics.keys()
+
+
 def test_users_metric_of_the_same_name_stays(tiny, tmp_path):
     """A user's own `accuracy` (balanced, say) must not be overwritten by ours."""
     trainer = distiller(

@@ -9,6 +9,8 @@ from transformers import TrainerCallback, default_data_collator
 
 from hf_e2kd import StoredReference, TeacherReference
 from hf_e2kd.data import MixingCollator
+from hf_e2kd.terms.features.attention_transfer import AttentionTransfer
+from hf_e2kd.terms.features.hint import Hint
 from tests.models import CLASSES, build
 from tests.trainer.test_evaluation import of_classes
 from tests.training import distiller, logged, samples, weights
@@ -63,6 +65,20 @@ def test_a_compared_student_goes_on_in_its_own_trainer(tmp_path):
     loss = other.evaluate()["eval_loss"]
     trainer.measure_fidelity(costs=False, compared={"with a hint": other.student})
     assert other.evaluate()["eval_loss"] == loss
+
+
+def test_a_term_that_two_trainers_are_given(tmp_path):
+    """Prevents: a training that goes on with another one's projections, and a KeyError at its layers."""
+    shared = [Hint(weight=0.1), AttentionTransfer(weight=0.1)]
+    first = distiller(build("vit"), build("vit", seed=1), tmp_path, terms=shared)
+    loss = first.evaluate()["eval_loss"]
+    other = distiller(build("resnet"), build("resnet", seed=1), tmp_path, terms=shared)
+    assert first.evaluate()["eval_loss"] == loss  # the other one has read the layers of its models alone
+    other.train()
+    for go_on in (first.train, first.evaluate):
+        with pytest.raises(ValueError, match=r"The term 'hint' was given to another trainer too.*copy\.deepcopy"):
+            go_on()
+    assert "eval_loss" in other.evaluate()
 
 
 def test_a_student_in_bf16_that_becomes_a_teacher(tmp_path):
