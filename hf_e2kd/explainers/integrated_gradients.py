@@ -20,8 +20,8 @@ from .layer_gradients import check_layer
 from .lrp import is_written_out
 from .path_places import InputPlace, LayerPlace, OpenedPlace, refuse_unfit_baseline, to_baseline
 
-STEPS_AT_ONCE = 4
-"""Number of steps along the path in one forward pass, unless `internal_batch_size` says otherwise."""
+STEPS_AT_ONCE, SAMPLES_AT_ONCE = 4, 128
+"""Most steps along the path, and samples at these, in one forward pass, unless `internal_batch_size` says otherwise."""
 
 
 class IntegratedGradients(BaselineExplainer):
@@ -46,8 +46,9 @@ class IntegratedGradients(BaselineExplainer):
             there; `"pad"` or `"mask"` (that token at every place of a text, as the model's configuration or else its
             tokenizer states it), a token's id, or a tensor that broadcasts to x.
         internal_batch_size: Number of samples in one forward pass along the path, steps × samples, as captum counts
-            them, but at least one step of the whole batch; four steps by default. More is faster on a GPU and takes
-            more memory; the map is the same.
+            them, but at least one step of the whole batch. By default four steps, fewer of batches above 32: those of
+            an evaluation fit into memory without gradients, and would not with those of four steps. More is faster on
+            a GPU and takes more memory; the map is the same.
         random_points: Points of a training step.
         completeness: Return `completeness_error`: z(x) − z(b) − Σ map, before special tokens are masked. Costs one more
             forward pass.
@@ -133,9 +134,8 @@ class IntegratedGradients(BaselineExplainer):
         some = rows_of(inputs, rows, len(logits)) if len(rows) < len(logits) else inputs
         baseline = self._baseline(model, inputs)
         places, weights = self._places(rows, logits.device)
-        at_once = STEPS_AT_ONCE
-        if self.internal_batch_size is not None and len(rows):
-            at_once = max(1, self.internal_batch_size // len(rows))
+        most = self.internal_batch_size or min(SAMPLES_AT_ONCE, STEPS_AT_ONCE * len(rows))
+        at_once = max(1, most // max(1, len(rows)))
         count = 1 if target.ndim == 1 else target.shape[1]
         scores: list[torch.Tensor] = [] if len(rows) else [place.nothing(logits, inputs)] * count
         # The steps on the path must leave no trace in the statistics of a model in training.

@@ -137,6 +137,16 @@ def test_chunks_change_nothing(tiny, family, seed):
     assert maps[0][:2].any() and not maps[0][2].any()
 
 
+@pytest.mark.parametrize(("batch", "steps"), [(3, 4), (50, 2), (130, 1)])
+def test_large_batches_are_shown_fewer_steps_at_once(tiny, batch, steps):
+    """An evaluation's batch, which fits into memory without gradients, four times in one pass with them."""
+    model, sizes = tiny("resnet"), []
+    convolution = next(module for module in model.modules() if isinstance(module, torch.nn.Conv2d))
+    convolution.register_forward_pre_hook(lambda _module, arguments: sizes.append(len(arguments[0])))
+    IntegratedGradients(n_steps=4)(model, {"pixel_values": images(batch)}, torch.zeros(batch, dtype=torch.long))
+    assert sizes == [batch] + [steps * batch] * (4 // steps)
+
+
 @pytest.mark.parametrize("family", ["bert", "roberta", "convnext"])
 def test_a_batchs_samples_do_not_touch_each_other(tiny, family):
     """Prevents: a sample's path blended with another's, or rows of the mask left behind by repeated ones."""
