@@ -290,8 +290,8 @@ def _expected(
         height, width = inputs["pixel_values"].shape[-2:]
         reason = " ".join(str(error).split())[:300].rstrip(".")
         raise ValueError(
-            f"{type(model).__name__} can't be run on images of {height}×{width} pixels, the size of the export: {reason}. "
-            "Give the size that it was built for as `image_size` (--image-size)."
+            f"{type(model).__name__} can't be exported for images of {height}×{width} pixels: {reason}. Give the "
+            "size that it was built for as `image_size` (--image-size)."
         ) from error
     fixed = torch.linspace(0, logits.shape[1] - 1, CHECKED_CLASSES if explanation else 0).long()
     classes = torch.cat([logits.argmax(1, keepdim=True), fixed.expand(len(logits), -1)], 1)
