@@ -265,9 +265,7 @@ def test_images_of_another_size_than_the_models(tmp_path):
     expected = siglip(wide, interpolate_pos_encoding=True).logits.detach()
     torch.testing.assert_close(exported(pixel_values=wide)["logits"], expected, rtol=1e-5, atol=1e-5)
     for model in (build("timm_vit"), build("vit", patch_size=16)):
-        with pytest.raises(
-            ValueError, match=r"can't be exported for images of 8×8 pixels.*Give the size"
-        ):
+        with pytest.raises(ValueError, match=r"can't be exported for images of 8×8 pixels.*Give the size"):
             export_model(model, tmp_path / "small.pt2", image_size=8)
 
 
