@@ -175,6 +175,8 @@ def create_student(
     if init == "random":
         configuration = _configuration(source, labels, revision)
         _refuse_vanishing(configuration)
+        # Of a type with several classifiers, such as DeiT, the first is made, which transformers does for a list alone.
+        configuration.architectures = configuration.architectures or []
         return AutoModelForImageClassification.from_config(configuration, dtype=torch.float32)
     options = {"revision": revision, "dtype": torch.float32}
     student = load_for_classes(AutoModelForImageClassification, source, labels, FROM_SCRATCH, **options)[0]

@@ -132,11 +132,15 @@ class TorchProgram(Program):
         stated = json.loads(files[METADATA_FILE])
         self.inputs, self.outputs, self.properties = stated["inputs"], stated["outputs"], stated["properties"]
         # As ONNX Runtime states them: a size that may be any isn't a number.
-        self.shapes = {
-            node.name: [side if isinstance(side, int) else "any" for side in node.meta["val"].shape]
+        examples = {
+            node.name: node.meta["val"]
             for node in program.graph.nodes
             if node.op == "placeholder" and node.name in self.inputs
         }
+        self.shapes = {
+            name: [side if isinstance(side, int) else "any" for side in value.shape] for name, value in examples.items()
+        }
+        self._types = {name: value.dtype for name, value in examples.items()}
         self.program = program.module().requires_grad_(False)
         numbers: dict[torch.dtype, int] = {}
         for parameter in self.program.parameters():
@@ -151,7 +155,7 @@ class TorchProgram(Program):
     def run(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         device = next(self.program.parameters()).device
         with torch.no_grad():
-            found = self.program(**{name: inputs[name].to(device) for name in self.inputs})
+            found = self.program(**{name: inputs[name].to(device, self._types[name]) for name in self.inputs})
         found = [found] if isinstance(found, torch.Tensor) else found
         return {name: value.cpu() for name, value in zip(self.outputs, found, strict=True)}
 

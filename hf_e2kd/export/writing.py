@@ -182,9 +182,7 @@ def _view(model: nn.Module, processing_class: Any) -> ImageView | None:
 
 
 def _image_size(model: nn.Module, view: ImageView | None, given: int | tuple[int, int] | None) -> tuple[int, int]:
-    stated = (
-        given or (None if view is None else view.size) or getattr(getattr(model, "config", None), "image_size", None)
-    )
+    stated = given or (None if view is None else view.size) or _configured_size(model)
     if stated is None:
         raise ValueError(
             f"Nothing says for which images {type(model).__name__} is: give its processor as `processing_class`, or "
@@ -194,9 +192,15 @@ def _image_size(model: nn.Module, view: ImageView | None, given: int | tuple[int
     return height, width
 
 
+def _configured_size(model: nn.Module) -> Any:
+    """The image size of a model's configuration; of CLIP's and SigLIP's, of its part for images."""
+    config = getattr(model, "config", None)
+    return getattr(config, "image_size", None) or getattr(getattr(config, "vision_config", None), "image_size", None)
+
+
 def _size_options(model: nn.Module, size: tuple[int, int]) -> dict[str, Any]:
     """Return what the forward of a ViT is given beside images of another size than its configuration's."""
-    configured = getattr(getattr(model, "config", None), "image_size", None)
+    configured = _configured_size(model)
     if configured is None or "interpolate_pos_encoding" not in signature(model.forward).parameters:
         return {}
     height, width = (configured, configured) if isinstance(configured, int) else configured
@@ -278,7 +282,17 @@ def _expected(
     model: nn.Module, inputs: Mapping[str, torch.Tensor], options: Mapping[str, Any], explanation: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Compute the logits (B, classes), and of several classes (B, K) each the maps (B, K, h, w), none without them."""
-    logits = call_model(model, {**inputs, **options})
+    try:
+        logits = call_model(model, {**inputs, **options})
+    except (RuntimeError, AssertionError) as error:
+        if "pixel_values" not in inputs:
+            raise
+        height, width = inputs["pixel_values"].shape[-2:]
+        reason = " ".join(str(error).split())[:300].rstrip(".")
+        raise ValueError(
+            f"{type(model).__name__} can't be exported for images of {height}×{width} pixels: {reason}. Give the "
+            "size that it was built for as `image_size` (--image-size)."
+        ) from error
     fixed = torch.linspace(0, logits.shape[1] - 1, CHECKED_CLASSES if explanation else 0).long()
     classes = torch.cat([logits.argmax(1, keepdim=True), fixed.expand(len(logits), -1)], 1)
     if not explanation:

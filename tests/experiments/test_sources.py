@@ -207,6 +207,13 @@ def test_random_weights_that_cannot_be_trained(tmp_path):
     assert next(student.parameters()).grad.norm() > 1e-3
 
 
+def test_a_configuration_of_a_type_with_several_classifiers(tmp_path):
+    """Prevents: transformers' TypeError for a file that names DeiT, whose type has a classifier with a teacher too."""
+    file, sizes = tmp_path / "small.json", {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    file.write_text(json.dumps({"model_type": "deit", "image_size": 32, "intermediate_size": 8, **sizes}))
+    assert type(create_student(str(file), "random", ["a", "b"])).__name__ == "DeiTForImageClassification"
+
+
 def test_a_network(monkeypatch):
     """Prevents: a Hub that answers, by an error too, and isn't used."""
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)

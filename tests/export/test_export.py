@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+import transformers
 from PIL import Image
 from transformers import ViTImageProcessor
 
@@ -69,6 +70,8 @@ def test_a_file_is_its_model(made, suffix):
         torch.testing.assert_close(exported(pixel_values=batch)["logits"], expected.logits, rtol=1e-5, atol=1e-5)
         assert (maps - expected.maps).abs().max() <= 1e-5 * expected.maps.max()
         assert (exported.explain({"pixel_values": batch})[1] - top.maps).abs().max() <= 1e-5 * top.maps.max()
+    half = images(2).half()
+    torch.testing.assert_close(exported(pixel_values=half)["logits"], exported(pixel_values=half.float())["logits"])
     several = torch.tensor([[2, -1]] * 5)
     found = explain(exported, images(5), ExportedGradCAM(), several).maps
     wanted = explain(model, images(5), target=several).maps
@@ -250,6 +253,20 @@ def test_nothing_is_half_written(made, tmp_path, monkeypatch):
         export_model(build("resnet"), tmp_path / "no" / "student.pt2", image_size=32)
     with pytest.raises(ValueError, match=r"Nothing says for which images .*image_size"):
         export_model(build("resnet"), path)
+
+
+def test_images_of_another_size_than_the_models(tmp_path):
+    """Prevents: torch's own words for a size that a model doesn't take, and for one that SigLIP does."""
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.SiglipConfig(vision_config={**sizes, "image_size": 32, "patch_size": 8})
+    siglip = transformers.SiglipForImageClassification(config).eval()
+    wide = images(2, 32, 48)
+    exported = load_exported(export_model(siglip, tmp_path / "siglip.pt2", image_size=(32, 48)))
+    expected = siglip(wide, interpolate_pos_encoding=True).logits.detach()
+    torch.testing.assert_close(exported(pixel_values=wide)["logits"], expected, rtol=1e-5, atol=1e-5)
+    for model in (build("timm_vit"), build("vit", patch_size=16)):
+        with pytest.raises(ValueError, match=r"can't be exported for images of 8×8 pixels.*Give the size"):
+            export_model(model, tmp_path / "small.pt2", image_size=8)
 
 
 class Wrong:
