@@ -155,12 +155,22 @@ class ExplanationPanels(TrainerCallback):
                 self._log(figure, state.global_step)
 
     def draw(self) -> "Figure":
-        """Draw the picture of the student as it is now."""
+        """Draw the picture of the student as it is now.
+
+        Raises:
+            ValueError: no reference explains the samples, which have no labels or annotations.
+        """
         trainer = self.trainer
         with keeping_random_state(trainer.args.device), evaluating(trainer.student):
             batch = send_to_device(self.batch, trainer.args.device)
             output, self._reference_outputs = trainer.explain_batch(batch, self._reference_outputs)
             columns = self._columns(output, self._reference_outputs, batch)
+        if not columns:
+            raise ValueError(
+                f"There is nothing to draw: no reference explains these samples, which have {sorted(batch)}. Give "
+                "`samples` with labels, which explanation_target='label' explains, or with the annotations of an "
+                "AnnotationReference."
+            )
         return self._word_plot(columns) if self.images is None else self._panel(self.images, columns)
 
     def _reporters(self) -> list[TrainerCallback]:

@@ -65,6 +65,8 @@ class MeasuredBatches:
         name, references = self.reference, self.trainer.references
         found = self.others.outputs(self.trainer.student_inputs(inputs), matched)
         measured = {} if name is None else {name: (references[name], outputs[name])}
+        if name is not None and self.trainer.explains and "maps" in references[name].gives:
+            _refuse_unexplained(outputs[name])
         counted = self._places.next(len(output.logits))
         # By the samples' places: each batch has random orders of its own, whichever process it is of.
         seed = self._places.first
@@ -110,3 +112,17 @@ class MeasuredBatches:
             if found.logits is not None and not multi_label:
                 values[TEACHER_CLASS] = reference.to_student(found.logits.argmax(1))
         return values
+
+
+def _refuse_unexplained(reference_output: ReferenceOutput) -> None:
+    """Refuse unlabelled data where labels are explained, of which an evaluation measures the rest.
+
+    Raises:
+        ValueError: with the remedies.
+    """
+    if not reference_output.has_explanation:
+        raise ValueError(
+            "The teacher explains each sample's label (explanation_target='label'), and the data have none, or other "
+            "classes than the student's. Measure on labelled data, or with a trainer whose explanation_target is "
+            "'teacher_top'."
+        )

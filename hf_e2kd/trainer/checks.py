@@ -186,6 +186,30 @@ def refuse_missing_inputs(batch: Mapping[str, Any], dataset: Any, removes_column
     raise ValueError(missing_inputs(sorted(batch), dataset_columns(dataset), removes_columns))
 
 
+def refuse_uneven_batches(accelerator: Accelerator, dataset: Any, batch_size: int, drop_last: bool) -> None:
+    """Refuse data that leave one process fewer samples than the others, which would wait for it.
+
+    Args:
+        accelerator: The trainer's `Accelerator`.
+        dataset: Data of a training or an evaluation.
+        batch_size: Batch size of the data loader.
+        drop_last: Whether an incomplete last batch is left out.
+
+    Raises:
+        ValueError: with the remedies.
+    """
+    if accelerator.num_processes == 1 or accelerator.even_batches or drop_last or not has_length(dataset):
+        return
+    total = batch_size * (1 if accelerator.split_batches else accelerator.num_processes)
+    if len(dataset) % total:
+        raise ValueError(
+            f"{len(dataset)} samples don't fill {accelerator.num_processes} processes' batches of {total} together, "
+            "and accelerator_config's even_batches=False leaves a process fewer than the others, which wait for it. "
+            "Leave even_batches True (samples that fill up a last batch don't count in evaluations), or set "
+            "dataloader_drop_last=True."
+        )
+
+
 def refuse_unread_columns(dataset: Any, read: Iterable[str]) -> None:
     """Refuse a data set of which removing the columns that a model's forward doesn't name leaves no inputs.
 

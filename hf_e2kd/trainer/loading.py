@@ -19,7 +19,7 @@ from ..references import TeacherReference
 from ..store.joining import unattached
 from ..store.samples import IndexedDataset
 from ..terms.base import SAMPLE_ID
-from .checks import refuse_unread_columns
+from .checks import refuse_uneven_batches, refuse_unread_columns
 
 
 class LoadingMixin(Trainer):
@@ -70,9 +70,10 @@ class LoadingMixin(Trainer):
             refuse_unread_columns(dataset, self._signature_columns)
         return super()._remove_unused_columns(dataset, description)
 
-    def _get_dataloader(self, dataset: Any, description: str, *arguments: Any, **keywords: Any) -> Any:
+    def _get_dataloader(self, dataset: Any, description: str, batch_size: int, *arguments: Any, **keywords: Any) -> Any:
         if has_length(dataset) and len(dataset) == 0:
             raise ValueError(f"The data set for {description.lower()} is empty.")
+        refuse_uneven_batches(self.accelerator, dataset, batch_size, self.args.dataloader_drop_last)
         for reference in self.references.values():
             reference.check_data(dataset, self.explains)
         collator, is_training = self.data_collator, keywords.get("is_training")
@@ -90,7 +91,7 @@ class LoadingMixin(Trainer):
             own = self._get_collator_with_removed_columns(self.data_collator, description)
             dataset, self.data_collator = IndexedDataset(dataset), SampleIds(own, collator.text_columns)
         try:
-            return super()._get_dataloader(dataset, description, *arguments, **keywords)
+            return super()._get_dataloader(dataset, description, batch_size, *arguments, **keywords)
         finally:
             self.data_collator = collator
 

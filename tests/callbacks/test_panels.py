@@ -237,3 +237,10 @@ def test_what_can_not_be_drawn_is_refused(tiny, tmp_path):
         ExplanationPanels(trainer)
     with pytest.raises(ValueError, match="count must be at least 1, not 0"):
         ExplanationPanels(trainer, samples(2), count=0)
+
+
+def test_samples_that_no_reference_explains(tmp_path):
+    """Prevents: an IndexError at the picture of unlabelled samples, where labels are explained."""
+    trainer = distiller(build("vit"), build("vit", seed=1), tmp_path, {"explanation_target": "label"})
+    with pytest.raises(ValueError, match=r"no reference explains these samples, which have \['pixel_values'\]"):
+        ExplanationPanels(trainer, samples(4, labels=False)).draw()

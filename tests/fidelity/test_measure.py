@@ -257,6 +257,13 @@ def test_threshold_of_the_iou_is_the_evaluations(tmp_path):
     assert measure_fidelity(trainer, costs=False).figures["localization_iou"] != record.figures["localization_iou"]
 
 
+def test_unlabelled_data_where_labels_are_explained(tmp_path):
+    """Prevents: a record that says that labels were explained, of data without any; a KeyError at held-out maps."""
+    trainer = distiller(build("vit"), build("vit", seed=1), tmp_path, {"explanation_target": "label"})
+    with pytest.raises(ValueError, match="the data have none, .*explanation_target is 'teacher_top'"):
+        measure_fidelity(trainer, samples(4, labels=False), explainers=["saliency"])
+
+
 # ---- Parts -----------------------------------------------------------------------------------------------------------
 
 

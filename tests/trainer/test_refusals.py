@@ -1,5 +1,6 @@
 """Bad input gets a clear error that names the remedy, before anything is spent or changed."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +12,7 @@ from transformers import PreTrainedConfig
 
 from hf_e2kd import ExplanationDistillTrainer, TeacherReference
 from hf_e2kd.explainers import build_explainer
+from hf_e2kd.trainer.checks import refuse_uneven_batches
 from hf_e2kd.trainer.compatibility import refuse_unsupported
 from tests.models import CLASSES, build
 from tests.training import CHECKPOINTING, Unregistered, arguments, distiller, logged, samples
@@ -302,3 +304,21 @@ def test_one_of_several_evaluation_sets_lacks_inputs(tiny, tmp_path):
         ValueError, match=r"no inputs for the model: it holds \['labels'\], and \['image'\] was dropped"
     ):
         trainer.evaluate()
+
+
+@pytest.mark.parametrize(
+    ("count", "drop_last", "changed", "refused"),
+    [
+        (12, False, {}, True),
+        (16, False, {}, False),
+        (12, True, {}, False),
+        (12, False, {"even_batches": True}, False),
+        (12, False, {"split_batches": True}, False),
+        (12, False, {"num_processes": 1}, False),
+    ],
+)
+def test_processes_of_differently_many_samples(count, drop_last, changed, refused):
+    """Prevents: a process that waits for ever, or gloo's abort, where another one has had its last batch."""
+    accelerator = SimpleNamespace(**{"num_processes": 2, "even_batches": False, "split_batches": False, **changed})
+    with pytest.raises(ValueError, match="12 samples don't fill 2 processes'") if refused else nullcontext():
+        refuse_uneven_batches(accelerator, range(count), 4, drop_last)
