@@ -47,7 +47,8 @@ class ImageSources:
         metadata={"help": "Hub id or folder of the student; for a random start also timm/NAME or .json."},
     )
     dataset: str | None = field(
-        default=None, metadata={"help": "Hub id, folder saved by `datasets`, or folder of images."}
+        default=None,
+        metadata={"help": "Hub id, folder saved by `datasets`, folder of images, or file that lists them."},
     )
     dataset_config: str | None = field(default=None, metadata={"help": "The data set's configuration on the Hub."})
     teacher_revision: str | None = field(default=None, metadata={"help": "The teacher's revision on the Hub."})
