@@ -87,6 +87,7 @@ def main() -> dict[str, Any]:
     parser.set_defaults(explainer="integrated_gradients", explanation_fraction=0.4, temperature=4.0)
     # Explaining every text of an evaluation would cost more than the training: `words` explains a sample.
     parser.set_defaults(task_weight=0.5, logits_weight=0.5, evaluate_explanations=False)
+    parser.set_defaults(**ex.surroundings())
     parser.set_defaults(**(PRETRAINED if any(word.startswith("--dataset") for word in given) else ON_REVIEWS))
     try:
         script, args = parser.parse_args_into_dataclasses(given)

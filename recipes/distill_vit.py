@@ -73,6 +73,7 @@ def main() -> dict[str, Any]:
     parser.set_defaults(explainer="gradcam")
     # A transform makes the batches, from columns that no model's forward takes.
     parser.set_defaults(remove_unused_columns=False)
+    parser.set_defaults(**ex.surroundings())
     parser.set_defaults(**(PRETRAINED if any(word.startswith("--dataset") for word in given) else ON_DIGITS))
     try:
         script, args = parser.parse_args_into_dataclasses(given)

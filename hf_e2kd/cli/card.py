@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -45,10 +46,12 @@ def card(
         raise typer.BadParameter("--push needs --repo-id USER/NAME.")
     if repo_id is not None:
         check_repo_id(repo_id)
+    if not folder.is_dir():
+        raise ValueError(f"There is no folder '{folder}'. Give that of a student, or of its measurement.")
     if not (folder / FIDELITY_FILE).is_file():
         raise ValueError(
             f"'{folder}' has no {FIDELITY_FILE}. Measure the student first: hf-e2kd fidelity --teacher A --student "
-            f"{folder} --dataset D --output-dir {folder}."
+            f"{quote(str(folder))} --dataset D --output-dir {quote(str(folder))}."
         )
     record = FidelityRecord.load(folder)
     measured_elsewhere = repo_id is None and not (folder / "config.json").is_file()

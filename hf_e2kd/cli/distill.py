@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import fields
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any, Literal
 
 import typer
@@ -18,7 +19,6 @@ from transformers import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
 )
 from transformers.trainer_utils import SaveStrategy
-from transformers.utils import CONFIG_NAME
 
 from ..experiments.demos import BERT_ON_REVIEWS, DEMOS, VIT_ON_DIGITS
 from ..experiments.distillation import Distillation, explainer_of
@@ -35,7 +35,7 @@ from ..export import OPSET, export_model
 from ..export.tracing import require_explainable
 from ..export.writing import check_request
 from ..trainer.arguments import ExplanationDistillArguments
-from ..trainer.preemption import RESUMED, last_checkpoint
+from .checkpoints import find_checkpoint, interruption
 from .output import echo, require_folder
 from .plan import ask, is_attended, make_plan, rehearse
 
@@ -154,14 +154,16 @@ def distill(
     if not sys.stderr.isatty():
         args.disable_tqdm = True
     require_folder(Path(args.output_dir))
-    _find_checkpoint(args)
+    several = comparison.compare or comparison.seeds > 1
+    # That none is to be resumed is None among the arguments too.
+    says = "resume_from_checkpoint" in _names(given)
+    find_checkpoint(args, begins_anew=says or several or demo is not None)
     if export is not None:
         check_request(Path(f"student.{export}"), OPSET)
     # A demo takes nothing of the user's, and who resumes has agreed before.
     asks = attended and not (yes or dry_run or demo or args.resume_from_checkpoint)
     # What a later answer couldn't undo: a teacher's training, and a repository on the Hub.
     asks_first = asks and (args.push_to_hub or getattr(sources, "finetune_teacher", False))
-    several = comparison.compare or comparison.seeds > 1
     if several and not (args.load_best_model_at_end or "save_strategy" in _names(given)):
         # Students of a comparison overwrite each other's checkpoints; their own best one each loads before that.
         args.save_strategy = SaveStrategy.NO
@@ -202,7 +204,7 @@ def distill(
         except KeyboardInterrupt:
             if args.process_index == 0:
                 # Beneath the progress bar.
-                echo(f"\n{_interrupted(args, comparison, started)}", err=True)
+                echo(f"\n{interruption(args, comparison, started)}", err=True)
             raise typer.Exit(130) from None
     if args.process_index != 0:
         return
@@ -341,15 +343,6 @@ def gather_columns(given: Sequence[str]) -> list[str]:
     return [*others, "--text_column", *columns] if columns else others
 
 
-def _find_checkpoint(args: ExplanationDistillArguments) -> None:
-    if args.resume_from_checkpoint is None:
-        return
-    if args.resume_from_checkpoint.lower() == "true":
-        args.resume_from_checkpoint = last_checkpoint(args.output_dir, (CONFIG_NAME, *RESUMED))
-        if args.resume_from_checkpoint is None:
-            raise ValueError(f"There is no checkpoint in '{args.output_dir}' to resume from.")
-
-
 def _check_label_column(distillation: Distillation, sources: Any) -> None:
     columns = distillation.train.column_names
     default = next(field.default for field in fields(sources) if field.name == "label_column")
@@ -372,7 +365,7 @@ def _check_export(distillation: Distillation, args: ExplanationDistillArguments)
     except ValueError as error:
         raise ValueError(
             f"{error} Without --export the student is trained all the same, and hf-e2kd export "
-            f"{Path(args.output_dir) / 'student'} OUT.onnx then writes its logits."
+            f"{quote(str(Path(args.output_dir) / 'student'))} OUT.onnx then writes its logits."
         ) from error
 
 
@@ -381,13 +374,3 @@ def _export_student(folder: Path, args: ExplanationDistillArguments, suffix: str
     saved = load_classifier(str(folder))
     file = folder / f"student.{suffix}"
     return export_model(saved.model, file, explanation=_gives_map(args), processing_class=saved.processing_class)
-
-
-def _interrupted(args: ExplanationDistillArguments, comparison: Comparison, started: float) -> str:
-    """Say what is left of an interrupted training; the folder may hold checkpoints of one before it."""
-    if comparison.compare or comparison.seeds > 1:
-        return "Interrupted. A comparison of several students isn't resumed; what is complete is in its output folder."
-    checkpoint = last_checkpoint(args.output_dir, (CONFIG_NAME, *RESUMED), started) or args.resume_from_checkpoint
-    if checkpoint is None:
-        return "Interrupted before the first checkpoint; --save_strategy steps --save_steps N saves more often."
-    return f"Interrupted. The same command with --resume_from_checkpoint {checkpoint} goes on from there."

@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Literal
 
 import typer
@@ -14,6 +15,7 @@ from ..callbacks.panels import CARD_ROWS, CHOOSE_FROM, ExplanationPanels
 from ..cards.card import CARD_FILE, save_card
 from ..cards.measures import control_title
 from ..cards.tables import is_above_chance, is_explained
+from ..data.text import check_texts
 from ..experiments.evaluator import Columns, Side, evaluator
 from ..experiments.sources import check_pair, check_processor, choose_explainer, load_classifier, load_split
 from ..export import gives_gradcam
@@ -33,7 +35,7 @@ from .gate import (
     exit_code,
 )
 from .options import ProcessorOption, explainer_options_of, is_given, json_object
-from .output import echo, require_folder
+from .output import echo, one_line, require_folder
 from .verification import Instead, as_checks, verified
 
 PICTURE = "explanations.png"
@@ -209,6 +211,8 @@ def fidelity(
     # The default column of labels may be missing, and not one that was named.
     read = [*columns.inputs(taught.is_text), *([label_column] if label_column else [])]
     data, split = load_split(dataset, taught.is_text, split, dataset_config, read)
+    if taught.is_text:
+        check_texts(data, columns.texts, dataset)
     trainer = evaluator(
         Side(taught.model, taught.processing_class),
         Side(teaching.model, teaching.processing_class),
@@ -265,7 +269,7 @@ def fidelity(
     elif (output_dir / CARD_FILE).exists():
         echo(
             f"{output_dir / CARD_FILE} was there before and doesn't state these figures. It is written anew by "
-            f"hf-e2kd card {output_dir}, or by --card.",
+            f"hf-e2kd card {quote(str(output_dir))}, or by --card.",
             err=True,
         )
     echo(json.dumps(record.to_dict(), ensure_ascii=False) if as_json else as_table(record))
@@ -343,7 +347,7 @@ def _by_group(figures: Mapping[str, MetricValue], groups: GroupsRecord, method: 
         rows += [("", ""), (f"{_title(name, overall)}{method} by {' × '.join(groups.columns)}", "")]
         for group, figure in found.items():
             note = "  worst" if worst is not None and worst.detail == group else ""
-            rows.append((f"  {group}", f"{_value(figure)}  n = {figure.samples:,}{note}"))
+            rows.append((f"  {one_line(group)}", f"{_value(figure)}  n = {figure.samples:,}{note}"))
     return rows
 
 
@@ -377,7 +381,7 @@ def _model(model: ModelRecord) -> str:
 
 def _title(name: str, figure: MetricValue) -> str:
     title = name.replace("_", " ")
-    return f"{title} ({figure.detail})" if figure.detail else title
+    return f"{title} ({one_line(figure.detail)})" if figure.detail else title
 
 
 def _value(figure: MetricValue) -> str:

@@ -30,7 +30,8 @@ def find_images(inputs: Sequence[str], texts: Sequence[str] | None, model: str) 
 def find_texts(
     inputs: Sequence[str], texts: Sequence[str], seconds: Sequence[str], columns: Sequence[str], model: str
 ) -> list[tuple[str, ...]]:
-    """Collect texts, or pairs, from the command line, from files, and from the non-blank lines of standard input.
+    """Collect texts, or pairs, from the command line, from files, and from the non-blank lines of standard input or of
+    a text file.
 
     Args:
         seconds: Second text of each pair.
@@ -66,9 +67,14 @@ def _rows(file: str, columns: Sequence[str]) -> list[tuple[str, ...]]:
             "of the texts by --text-column."
         )
     rows = list(zip(*(data[column] for column in columns), strict=True))
+    if Path(file).suffix.lower() == ".txt":
+        rows = [parts for parts in rows if parts[0].strip()]
     for number, parts in enumerate(rows):
-        if not all(isinstance(text, str) for text in parts):
-            raise ValueError(f"Row {number} of '{file}' holds {parts} where texts are expected. Leave such rows out.")
+        if faulty := [text for text in parts if not isinstance(text, str) or not text.strip()]:
+            raise ValueError(
+                f"Row {number} of '{file}', counted from 0 without the header, holds {faulty[0]!r} where a text is "
+                "expected. Fill it in, or take the row out."
+            )
     return rows
 
 

@@ -29,6 +29,11 @@ def echo(text: str, *, err: bool = False, nl: bool = True) -> None:
     typer.echo(escape_controls(text), err=err, nl=nl)
 
 
+def one_line(value: object) -> str:
+    """Write a name on one line, whatever line breaks it has: what follows would be taken for lines of the command's."""
+    return " ".join(str(value).split())
+
+
 def echo_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Print an error with its traceback to stderr: a `sys.excepthook`."""
     echo("".join(traceback.format_exception(kind, error, trace)), err=True, nl=False)

@@ -13,6 +13,7 @@ from ..cards.escaping import escape_html
 from ..cards.plots import explanation_panel
 from ..cards.word_plots import WordRow, WordSample, gaps, word_page, word_plot
 from .explained import Explained
+from .output import one_line
 
 PICTURES = (".png", ".jpg", ".jpeg", ".pdf", ".svg", ".webp")
 LONGEST_WORD = 60  # characters of a word that are drawn
@@ -21,10 +22,11 @@ LONGEST_WORD = 60  # characters of a word that are drawn
 def as_text(explained: Explained) -> str:
     """Render the classes for a reader, and of a text the words that count most."""
     name = explained.name if isinstance(explained.name, str) else " / ".join(explained.name)
+    name = one_line(name)
     name = name if len(name) <= 100 else f"{name[:99]}…"
-    lines = [name, *(f"  {_strength(each):>6}  {each['class']}" for each in explained.classes)]
+    lines = [name, *(f"  {_strength(each):>6}  {one_line(each['class'])}" for each in explained.classes)]
     if explained.target["index"] != explained.classes[0]["index"]:
-        lines.append(f"  explained: {explained.target['class']} ({_strength(explained.target)})")
+        lines.append(f"  explained: {one_line(explained.target['class'])} ({_strength(explained.target)})")
     if explained.words is not None:
         strongest = sorted(explained.scores(), key=lambda pair: -abs(pair[1]))[:5]
         lines.append("  words: " + ", ".join(f"'{_shortened(word)}' {score:+.3f}" for word, score in strongest))

@@ -164,7 +164,7 @@ def as_text(summary: dict[str, Any]) -> str:
     """Render the summary for a reader."""
     rows = {
         "Samples": f"{summary['samples']:,}",
-        "Size": f"{summary['bytes']:,} bytes in {summary['shards']} shards",
+        "Size": f"{summary['bytes']:,} bytes in {summary['shards']} shard{'s' * (summary['shards'] != 1)}",
         "A sample": f"{summary['bytes_per_sample']:,.0f} bytes",
         "Time": f"{summary['seconds']:.1f} s",
         "Where": summary["output_dir"],

@@ -33,7 +33,7 @@ class NamedImage(Image):
             raise ValueError(
                 f"{name} can't be decoded ({type(error).__name__}: {error}). Mend or remove it; "
                 "hf_e2kd.data.undecodable_images finds all such rows, and the loaders leave them out with "
-                "skip_undecodable=True."
+                "skip_undecodable=True, hf-e2kd distill and the recipes with --skip_undecodable true."
             ) from error
 
     def __eq__(self, other: object) -> bool:

@@ -1,10 +1,13 @@
 """Files of samples, one or in a folder."""
 
 import glob
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from datasets import DatasetDict, load_dataset, load_dataset_builder
+from datasets.exceptions import DatasetsError
 
 from ..logs import get_logger
 
@@ -33,22 +36,26 @@ def load_data_file(path: str) -> DatasetDict:
     """The rows of a CSV, TSV, JSON, JSON Lines or Parquet file, or the lines of a text file, as the split "train".
 
     Raises:
-        ValueError: the file is of another kind, or can't be read.
+        ValueError: the file is of another kind, holds no rows, or can't be read.
     """
     if not is_data_file(path):
         raise ValueError(
             f"'{path}' is no file of samples. Give a folder, or a file that ends in {', '.join(_READERS)}."
         )
     reader, options = _READERS[Path(path).suffix.lower()]
-    # Else a bracket or a star in its name would stand for other files.
-    return load_dataset(reader, data_files=glob.escape(path), **options)
+    if not Path(path).stat().st_size:
+        raise ValueError(f"'{path}' is empty. Give a file with rows.")
+    with _naming(path):
+        # Else a bracket or a star in its name would stand for other files.
+        return load_dataset(reader, data_files=glob.escape(path), **options)
 
 
 def load_data_folder(folder: str) -> DatasetDict:
     """The splits of a folder of CSV, JSON, Parquet or text files, as `datasets` finds them; a warning names the others.
 
     Raises:
-        ValueError: the folder's path has brackets or stars, by which other folders would be looked for.
+        ValueError: the folder's path has brackets or stars, by which other folders would be looked for; or a file holds
+            no rows, or can't be read.
     """
     root = Path(folder).resolve()
     if glob.escape(str(root)) != str(root):
@@ -66,8 +73,25 @@ def load_data_folder(folder: str) -> DatasetDict:
             f"leaves out {', '.join(others[:5])}{', …' * (len(others) > 5)}. Name one file alone, or the others by "
             "their split."
         )
-    # None but the reader of CSV has such an option.
-    return load_dataset(folder, **(_CELLS if hasattr(config, "keep_default_na") else {}))
+    with _naming(folder):
+        # None but the reader of CSV has such an option.
+        return load_dataset(folder, **(_CELLS if hasattr(config, "keep_default_na") else {}))
+
+
+@contextmanager
+def _naming(path: str) -> Iterator[None]:
+    """Context in which a file or a folder is read: an error names it, and what is expected."""
+    try:
+        yield
+    # The reader of JSON stops so at an empty file.
+    except (DatasetsError, ValueError, StopIteration) as error:
+        told = " ".join(str(error.__cause__ or error).split()).rstrip(".")
+        reason = "there are no rows" if not told or "corresponds to no data" in told else told
+        raise ValueError(
+            f"'{path}' can't be read: {reason}. Expected are rows below a line of columns' names (CSV, TSV), objects "
+            "with the same keys (JSON), Parquet, or lines of text, in UTF-8; in a CSV file a text with a comma stands "
+            "in double quotes."
+        ) from error
 
 
 def path_inside(folder: Path, name: str, source: str) -> Path:

@@ -45,7 +45,15 @@ def hold_out(data: Dataset, name: str, share: float, seed: int) -> tuple[Dataset
 
     Returns:
         What is left, and what was held out, whose `split` is a `HeldOutSplit`.
+
+    Raises:
+        ValueError: there is one sample, or none.
     """
+    if len(data) < 2:
+        raise ValueError(
+            f"The split '{name}' has {len(data)} sample{'s' * (len(data) != 1)}, and a share of it is to be held out, "
+            "as there is no split to measure on. Give two samples or more, or both splits."
+        )
     divided = data.train_test_split(test_size=share, seed=seed)
     divided["test"]._split = HeldOutSplit(name, share, seed)
     return divided["train"], divided["test"]

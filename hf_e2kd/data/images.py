@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from datasets import ClassLabel, Dataset, DatasetDict, Image, load_dataset, load_from_disk
+from datasets import ClassLabel, Dataset, DatasetDict, Image, Value, load_dataset, load_from_disk
 
 from ..logs import get_logger
 from .decoding import NamedImage, undecodable_images
-from .files import load_data_file
+from .files import load_data_file, path_inside
 from .holding_out import hold_out, state_names
 from .image_files import SUFFIXES, images_below
 from .imagenet import unique_class_names
@@ -38,8 +38,9 @@ def load_images(
     """Load images to distil on.
 
     Args:
-        source: A Hub id, a folder saved by `save_to_disk`, or a folder of images (in one folder a class, or without
-            labels). No code of the data set is run.
+        source: A Hub id, a folder saved by `save_to_disk`, a folder of images (in one folder a class, or without
+            labels), or a file (CSV, JSON, …) that lists images in its folder by their paths. No code of the data set is
+            run.
         train_split, eval_split: Names of the splits. Where there is no `validation`, and no other split is named,
             `eval_share` of the training split is held out by `seed`, with a warning where there are others.
         image_column: The column of the images.
@@ -52,9 +53,9 @@ def load_images(
 
     Raises:
         ValueError: a split or the column is missing; those that exist are listed. Or a folder's images aren't in
-            one split, once each.
+            one split, once each; or a file lists images that aren't there, or outside its folder.
     """
-    splits = load_image_splits(source, config)
+    splits = load_image_splits(source, config, image_column)
     for split in (train_split, *([] if eval_split == DEFAULT_SPLIT else [eval_split])):
         if split not in splits:
             raise ValueError(f"'{source}' has no split '{split}'. Its splits: {', '.join(splits)}.")
@@ -76,11 +77,44 @@ def load_images(
     return hold_out(train, train_split, eval_share, seed)
 
 
-def load_image_splits(source: str, config: str | None = None) -> DatasetDict:
-    """All splits of a Hub id, a folder saved by `save_to_disk`, or a folder of images; "train" where there is one."""
-    splits = DatasetDict({name: with_names(split) for name, split in _read_splits(source, config).items()})
+def load_image_splits(source: str, config: str | None = None, image_column: str = "image") -> DatasetDict:
+    """All splits of a source as for `load_images`; "train" where there is one."""
+    splits = _read_splits(source, config)
+    if Path(source).is_file():
+        splits = DatasetDict({name: _with_listed_images(split, image_column, source) for name, split in splits.items()})
+    splits = DatasetDict({name: with_names(split) for name, split in splits.items()})
     state_names(splits)
     return splits
+
+
+def _with_listed_images(dataset: Dataset, column: str, source: str) -> Dataset:
+    """The rows of a file, with images in the place of their paths, which are relative to its folder.
+
+    Raises:
+        ValueError: a row without a path, a path out of the folder, or paths at which there is no file.
+    """
+    feature = dataset.features.get(column)
+    # "null": all of its cells are empty.
+    if not (isinstance(feature, Value) and feature.dtype in ("string", "large_string", "null")):
+        return dataset
+    folder = Path(source).resolve().parent
+    files, missing = [], []
+    for row, name in enumerate(dataset[column]):
+        stated = f"Row {row} of '{source}', counted from 0 without the header,"
+        if not name:
+            raise ValueError(f"{stated} names no image in the column '{column}'. Fill it in, or take the row out.")
+        files.append(path_inside(folder, name, stated))
+        if not files[-1].is_file():
+            missing.append(name)
+    if missing:
+        raise ValueError(
+            f"The column '{column}' of '{source}' names {len(missing)} of {len(files)} images that aren't in "
+            f"'{folder}', the first is {missing[0]!r}. Write paths as seen from that folder."
+        )
+    # Beside the other columns, as a data set may have no others.
+    cells = [{"bytes": None, "path": str(file)} for file in files]
+    listed = dataset.add_column(f"{column} files", cells, feature=Image())
+    return listed.remove_columns(column).rename_column(f"{column} files", column)
 
 
 def with_names(dataset: Dataset) -> Dataset:

@@ -216,12 +216,16 @@ def load_texts(
     return _with_length(splits[train_split], columns), _with_length(splits[eval_split], columns)
 
 
-def check_texts(data: Dataset, columns: Sequence[str], source: str) -> None:
+def check_texts(data: Dataset, columns: Sequence[str], source: str | None = None) -> None:
     """Refuse rows without a text, such as an empty cell of a CSV file.
+
+    Args:
+        source: Where the data are from, for the message.
 
     Raises:
         ValueError: naming the rows, counted from 0, and the remedy.
     """
+    of = f" of '{source}'" if source else ""
     for column in columns:
         if column not in data.column_names:
             continue
@@ -230,9 +234,9 @@ def check_texts(data: Dataset, columns: Sequence[str], source: str) -> None:
         if faulty:
             shown = ", ".join(map(str, faulty[:5])) + ", …" * (len(faulty) > 5)
             raise ValueError(
-                f"The column '{column}' of '{source}' holds no text but {values[faulty[0]]!r} in row"
-                f"{'s' * (len(faulty) > 1)} {shown}, counted from 0 without the header. Fill in the texts, or leave "
-                f"such rows out: dataset.filter(lambda row: row['{column}'])."
+                f"The column '{column}'{of} holds no text but {values[faulty[0]]!r} in "
+                f"row{'s' * (len(faulty) > 1)} {shown}, counted from 0 without the header. Fill in the texts, or take "
+                f"such rows out, in Python by dataset.filter(lambda row: row['{column}'])."
             )
 
 

@@ -1,6 +1,6 @@
 """Experiments: several students side by side, over several seeds, with a table of their figures."""
 
-from .command_line import command_line, run_recipe
+from .command_line import command_line, run_recipe, surroundings
 from .distillation import Distillation, explainer_of, replace_arguments, train_on_labels, use_one_thread
 from .experiment import Comparison, Experiment, parse_experiment
 from .fitted_head import fit_head
@@ -54,6 +54,7 @@ __all__ = [
     "run_recipe",
     "run_variants",
     "shallow_copy_of",
+    "surroundings",
     "train_on_labels",
     "use_one_thread",
     "with_word_plots",

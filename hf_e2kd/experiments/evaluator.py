@@ -97,7 +97,7 @@ def evaluator(
     )
     data = encode_labels(data, columns.label, class_names(student.model))
     if is_text:
-        check_texts(data, columns.texts, "the data set")
+        check_texts(data, columns.texts)
         collator: Any = TextCollator(
             student.processing_class,
             teacher.processing_class,

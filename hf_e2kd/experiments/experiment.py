@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from transformers import HfArgumentParser
 
 from ..trainer.arguments import ExplanationDistillArguments
-from .command_line import command_line
+from .command_line import command_line, surroundings
 from .distillation import Distillation
 
 COMMON_TRAINING = {
@@ -96,7 +96,8 @@ def parse_experiment(
         needed = f"--{', --'.join(others)} and --{last}"
         parser.error(f"{needed} belong together; given: --{', --'.join(given)}.")
     training = experiment.pretrained_training if given else experiment.student_training
-    parser.set_defaults(output_dir=f"outputs/{name}", **{**COMMON_TRAINING, **experiment.common_training, **training})
+    defaults = {**COMMON_TRAINING, **surroundings(), **experiment.common_training, **training}
+    parser.set_defaults(output_dir=f"outputs/{name}", **defaults)
     try:
         sources, comparison, args = parser.parse_args_into_dataclasses(arguments)
     except ValueError as error:

@@ -105,9 +105,10 @@ def fit_head(
     there = set(labels.tolist())
     absent = [name for number, name in enumerate(names) if number not in there]
     if absent or len(names) < 2:
+        none = f", and of the {len(names)} classes {', '.join(absent)} have none" if absent else ""
         raise ValueError(
-            f"A head is fitted to two or more classes with samples of each; of {len(names)}, these have none: "
-            f"{', '.join(absent) or 'none'}."
+            f"A head is fitted to two or more classes with samples of each; the column '{label_column}' has samples of "
+            f"{len(there)}{none}."
         )
     is_text = not isinstance(dataset.features[columns[0]], Image)
     settings = label_settings(names, len(names))

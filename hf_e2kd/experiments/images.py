@@ -29,7 +29,7 @@ from ..trainer.arguments import ExplanationDistillArguments
 from .distillation import Distillation, announce, explainer_of, replace_arguments, train_on_labels, use_one_thread
 from .experiment import Experiment
 from .fitted_head import HEADS, fit_head
-from .models import create_student, label_settings, load_teacher, set_labels
+from .models import create_student, label_settings, load_teacher, require_size, set_labels
 from .processors import load_processor, processor_like
 from .student_card import generated_data
 
@@ -47,7 +47,8 @@ class ImageSources:
         metadata={"help": "Hub id or folder of the student; for a random start also timm/NAME or .json."},
     )
     dataset: str | None = field(
-        default=None, metadata={"help": "Hub id, folder saved by `datasets`, or folder of images."}
+        default=None,
+        metadata={"help": "Hub id, folder saved by `datasets`, folder of images, or file that lists them."},
     )
     dataset_config: str | None = field(default=None, metadata={"help": "The data set's configuration on the Hub."})
     teacher_revision: str | None = field(default=None, metadata={"help": "The teacher's revision on the Hub."})
@@ -146,6 +147,7 @@ def load_image_sources(sources: ImageSources, args: ExplanationDistillArguments,
     # A student that starts anew has no processor of its own: it sees what the teacher sees.
     if sources.student_init == "random":
         processor = processor_like(image_view(teacher_processor), student)
+        require_size(student, sources.student, image_view(processor).size)
     else:
         processor = load_processor(sources.student, student.config, revision=sources.student_revision)
     transform, training_transform = (

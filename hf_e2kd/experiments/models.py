@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from ..alignment.labels import class_names, name_key
+from ..architectures import call_model
 from ..choices import unknown_choice
 from ..data.imagenet import unique_class_names
 from ..hub.ids import loaded_revision
@@ -182,6 +183,26 @@ def create_student(
     student = load_for_classes(AutoModelForImageClassification, source, labels, FROM_SCRATCH, **options)[0]
     _reorder_classes(student, source, revision)
     return student
+
+
+def require_size(student: nn.Module, source: str, size: tuple[int, int]) -> None:
+    """Refuse a student that starts anew and can't be shown images (height, width) as its teacher sees them.
+
+    Raises:
+        ValueError: naming both sizes, and the remedy.
+    """
+    channels = getattr(student.config, "num_channels", 3)
+    try:
+        with torch.no_grad():
+            call_model(student.eval(), {"pixel_values": torch.zeros(1, channels, *size)})
+    except (ValueError, AssertionError) as error:  # of transformers, and of timm
+        height, width = size
+        raise ValueError(
+            f"The student '{source}' starts anew and is shown what its teacher sees, {height}×{width} pixels, for "
+            f"which it isn't made: {error} Give a file (.json) with its configuration of that size "
+            f'("image_size": {height}; of timm "model_args": {{"img_size": {height}}}), or a convolutional student, '
+            "which takes any size."
+        ) from error
 
 
 def _refuse_vanishing(config: PreTrainedConfig) -> None:

@@ -12,6 +12,9 @@ import torch
 from ..fidelity.training import ARGUMENTS, recorded_arguments
 from ..trainer.arguments import ExplanationDistillArguments
 
+RESULTS_FILE = "results.json"
+"""File of a run's results in its output folder, which is written last."""
+
 METRICS = {
     "accuracy": "accuracy",
     "f1": "F1",
@@ -74,7 +77,7 @@ def collect_results(
     }
 
 
-def write_results(results: Mapping[str, Any], folder: Path, name: str = "results.json") -> None:
+def write_results(results: Mapping[str, Any], folder: Path, name: str = RESULTS_FILE) -> None:
     """Write results as JSON."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / name).write_text(json.dumps(results, indent=2, ensure_ascii=False), encoding="utf-8")

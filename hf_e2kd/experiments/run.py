@@ -19,7 +19,7 @@ from ..trainer import ExplanationDistillTrainer
 from ..trainer.arguments import ExplanationDistillArguments
 from .distillation import Distillation, announce, replace_arguments, train_student
 from .experiment import Comparison, Experiment, parse_experiment, variants_of
-from .results import collect_results, markdown_table, measured_metrics, write_results
+from .results import RESULTS_FILE, collect_results, markdown_table, measured_metrics, write_results
 from .student_card import write_card
 
 
@@ -152,7 +152,7 @@ def _save(
     """Write the models and the picture, after removing an earlier run's files."""
     (first, *_) = trainers.values()
     if first.is_world_process_zero():
-        for claim in ("results.json", "explanations.png", "explanations.html"):
+        for claim in (RESULTS_FILE, "explanations.png", "explanations.html"):
             (output / claim).unlink(missing_ok=True)
         for suffix in SUFFIXES:
             (output / "student" / f"student{suffix}").unlink(missing_ok=True)

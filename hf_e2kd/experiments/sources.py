@@ -13,6 +13,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
 )
+from transformers.utils import CONFIG_NAME
 
 from ..alignment.labels import align_labels
 from ..choices import did_you_mean, unknown_choice
@@ -89,6 +90,11 @@ def _exported(source: str, processor: str | None, trust_remote_code: bool) -> Cl
 def load_config(source: str, revision: str | None = None, trust_remote_code: bool = False, remedy: str = "") -> Any:
     """Load a model's configuration, by Hub id or folder; raise as `load_classifier` does, with a further remedy."""
     check_source(source, revision=revision)
+    if Path(source).is_dir() and not (Path(source) / CONFIG_NAME).is_file():
+        raise ValueError(
+            f"The folder '{source}' holds no model: it has no {CONFIG_NAME}. Give a folder that save_pretrained or `hf "
+            f"download` wrote, or a Hub id. {remedy}".rstrip()
+        )
     try:
         return AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
     except OSError as error:
@@ -198,10 +204,10 @@ def load_split(
 
     Args:
         source: Hub id, a folder saved by `save_to_disk`, a folder of images or of data files (CSV, JSON, Parquet), or
-            one such file.
+            one such file, which may list images beside it by their paths.
         split: Name of the split; where it is None, `default`, or the only split that there is.
         name: Name of the data set's configuration on the Hub.
-        columns: Columns that it must have.
+        columns: Columns that it must have; of images the first holds them.
         default: Name of the split where `split` is None.
         revision: Branch, tag or commit on the Hub.
 
@@ -214,7 +220,8 @@ def load_split(
     """
     with loading_data(source, name, revision):
         if Path(source).exists():
-            splits = load_text_splits(source) if is_text else load_image_splits(source)
+            image_column = (*columns, "image")[0]
+            splits = load_text_splits(source) if is_text else load_image_splits(source, image_column=image_column)
         else:
             loaded = load_dataset(source, name, split=split, revision=revision)
             splits = loaded if split is None else {split: loaded}

@@ -17,6 +17,12 @@ On = Literal["interval", "value"]
 _REQUIREMENT = re.compile(r"\s*(?P<figure>[^<>=≤≥]+?)\s*(?P<relation>>=|<=|≥|≤)\s*(?P<bound>\S+)\s*")
 _NOT_THE_STUDENTS = ("teacher_", "zero_teacher_")
 
+AT_MOST_ONE = SHARES | {
+    *("f1", "map", "explanation_similarity", "spearman", "pearson", "label_spearman", "label_pearson"),
+    *("energy_pointing_game", "localization_iou", "word_accuracy", "word_auroc", "word_auprc", "zero_teacher_maps"),
+}
+"""Figures that are never above 1."""
+
 _WITHOUT_GROUPS = "Groups are measured with --group-column."
 
 
@@ -99,9 +105,13 @@ def check_requirements(
         Biometrika 1934 (the exact interval).
 
     Raises:
-        ValueError: a figure that the record doesn't have; those that it has are listed.
+        ValueError: a figure that the record doesn't have; those that it has are listed. Or a bound beyond 1 on a figure
+            that never is, which any student meets, or none.
     """
-    return [_tested(requirement, _figure_named(record, requirement.figure), on) for requirement in requirements]
+    verdicts = [_tested(requirement, _figure_named(record, requirement.figure), on) for requirement in requirements]
+    for requirement in requirements:
+        _refuse_percent(requirement)
+    return verdicts
 
 
 def check_baseline(record: FidelityRecord, baseline: FidelityRecord) -> list[Verdict]:
@@ -161,6 +171,18 @@ def _end(name: str, figure: MetricValue, lower: bool) -> float | None:
         rest = exact_end(figure.samples)
         return min(end, rest) if lower else max(end, 1 - rest)
     return end
+
+
+def _refuse_percent(requirement: Requirement) -> None:
+    figure = requirement.figure.split("/")[0]
+    for part in (WORST_GROUP, "worst_class_", "teacher_"):
+        figure = figure.removeprefix(part)
+    if figure in AT_MOST_ONE and abs(requirement.bound) > 1:
+        raise ValueError(
+            f"'{requirement}' can't be meant: {requirement.figure} is never above 1. Write the share, as "
+            f"{requirement.figure}{'>=' if requirement.at_least else '<='}{requirement.bound / 100:g} for "
+            f"{requirement.bound:g} %."
+        )
 
 
 def _tested(requirement: Requirement, figure: MetricValue, on: On) -> Verdict:

@@ -96,7 +96,7 @@ class Samples:
         if not self.is_text:
             # By its content, for a message without this machine's folders, which a report would spread.
             return open_image(value["bytes"] or Path(value["path"]).read_bytes())
-        if not isinstance(value, str):
+        if not isinstance(value, str) or not value.strip():
             raise ValueError(f"The column '{self.column}' holds {value!r} there, no text.")
         return value
 

@@ -436,6 +436,12 @@ def test_interruption_and_resuming(place, tmp_path, capsys, monkeypatch):
     assert run(*line, "--save_strategy", "no") == 130
     assert "Interrupted before the first checkpoint" in capsys.readouterr().err
     shutil.rmtree(tmp_path / "checkpoint-400")
+    # The same command again would delete the checkpoint by its first one.
+    assert run(*line) == 1 and checkpoint.is_dir()
+    printed = " ".join(capsys.readouterr().err.split())
+    assert (
+        f"'{checkpoint}' is of a training that didn't end" in printed and "by --resume_from_checkpoint true" in printed
+    )
 
     def watched(self, resume_from_checkpoint=None, **keywords):
         resumed.append(resume_from_checkpoint)
@@ -444,6 +450,9 @@ def test_interruption_and_resuming(place, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(ExplanationDistillTrainer, "train", watched)
     assert run(*line, "--resume_from_checkpoint", "true") == 0
     assert resumed == [str(checkpoint)] and (tmp_path / "checkpoint-8").is_dir()
+    assert run(*line, "--dry-run") == 0  # that training ended
+    os.utime(tmp_path / "results.json", (0, 0))
+    assert run(*line, "--dry-run") == 1 and run(*line, "--dry-run", "--resume_from_checkpoint", "false") == 0
 
 
 def test_the_best_checkpoint_of_compared_students(place, tmp_path, monkeypatch):

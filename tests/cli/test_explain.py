@@ -11,7 +11,8 @@ from transformers import ViTImageProcessor
 
 from hf_e2kd import explain
 from hf_e2kd.cli import main
-from hf_e2kd.cli.explained import Explaining
+from hf_e2kd.cli.explained import Explained, Explaining
+from hf_e2kd.cli.rendering import as_text
 from hf_e2kd.data.transforms import DistillationTransform
 from hf_e2kd.experiments.sources import Classifier
 from hf_e2kd.explainers import Explanation
@@ -36,6 +37,7 @@ def place(tmp_path_factory):
     for name, pixels in zip(("a.png", "b.jpg", "more/c.png"), noise, strict=True):
         Image.fromarray(pixels).save(folder / "photos" / name)
     (folder / "photos" / "notes.txt").write_text("no image")
+    (folder / "rows.csv").write_text("text,label\n,1\n")
     (folder / "damaged.png").write_bytes((folder / "photos" / "a.png").read_bytes()[:900])
     return folder
 
@@ -118,7 +120,7 @@ def test_pairs(place, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("reviews.txt", "the worst film\na film\n"),
+        ("reviews.txt", "the worst film\n\n  \na film\n"),
         ("reviews.csv", "text,label\nthe worst film,0\na film,1\n"),
         ("reviews.tsv", "text\tlabel\nthe worst film\t0\na film\t1\n"),
         ("reviews.json", '[{"text": "the worst film"}, {"text": "a film"}]'),
@@ -180,6 +182,8 @@ def test_files_that_cannot_be_read(place, tmp_path, capsys):
         (1, "classifies texts, and 'x.png' is no file of them", ["{place}/bert", "x.png"]),
         (1, "--processor is taken by exported files", ["{place}/vit", "x.png", "--processor", "{place}/vit"]),
         (1, "nothing to explain in an empty text", ["{place}/bert", "--text", " "]),
+        (1, "rows.csv', counted from 0 without the header, holds None where a", ["{place}/bert", "{place}/rows.csv"]),
+        (1, "photos' holds no model: it has no config.json", ["{place}/photos", "x.png"]),
         (1, "as many --text as --text-pair", ["{place}/bert", "--text", "a", "--text", "b", "--text-pair", "c"]),
         (1, "holds no image", ["{place}/vit", "{place}/bert"]),
         (
@@ -245,3 +249,9 @@ def test_a_score_is_no_probability(tmp_path, capsys):
     assert "probability" not in found
     assert run("explain", tmp_path / "scorer", "--text", "a warm film", "--explainer", "saliency") == 0
     assert f"{expected:.3f}  relevance" in capsys.readouterr().out
+
+
+def test_a_name_of_several_lines(capsys):
+    """Prevents: the second line of a class's name taken for the command's own."""
+    entry = {"class": "cat\nWritten: x", "index": 1, "probability": 0.5}
+    assert as_text(Explained("a\nb.png", [entry], entry, torch.ones(2, 2))) == "a b.png\n   50.0%  cat Written: x"

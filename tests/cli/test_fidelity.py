@@ -46,6 +46,8 @@ def models(tmp_path_factory):
     (folder / "texts").mkdir()
     rows = [{"text": f"a {word} film, it is {word}"} for word in WORDS]
     (folder / "texts" / "validation.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (folder / "my photos").mkdir()
+    (folder / "gaps.csv").write_text("text,label\na good film,0\n,1\n")
     return folder
 
 
@@ -212,6 +214,13 @@ def test_held_out_methods_and_faithfulness_are_verified(place, capsys):
         (("fidelity", "--verify", "a", "--target", "label", "--no-chance"), 2, "leave --target, --chance out with it"),
         (("fidelity", "--verify", "https://huggingface.co/me/student"), 1, "is an address. Give the id alone"),
         (("card", "student"), 1, "has no fidelity.json. Measure the student first"),
+        (("card", "no where"), 1, "There is no folder 'no where'"),
+        (("card", "my photos"), 1, "--student 'my photos' --dataset D --output-dir 'my photos'."),
+        (
+            ("fidelity", *TEXTS_THERE[:5], "gaps.csv"),
+            1,
+            "'text' of 'gaps.csv' holds no text but None in row 1, counted from 0",
+        ),
         (("card", "student", "--push"), 2, "--push needs --repo-id"),
     ],
 )
@@ -244,7 +253,7 @@ def test_data_that_cannot_be_read(place, capsys):
     """Prevents: "An error occurred while generating the dataset", which says neither what nor where."""
     (place / "half.jsonl").write_text('{"text": "a \\ud800 b"}\n')
     assert run("fidelity", *TEXTS_THERE[:4], "--dataset", "half.jsonl") == 1
-    assert "generating the dataset: JSON parse error" in capsys.readouterr().err
+    assert "'half.jsonl' can't be read: JSON parse error" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("part", ["student", "teacher", "data"])

@@ -5,7 +5,7 @@ import pytest
 from datasets import Dataset, DatasetDict
 from PIL import Image
 
-from hf_e2kd.data.images import load_image_splits, load_images
+from hf_e2kd.data.images import load_image_splits, load_images, sample_names
 from hf_e2kd.data.text import load_text_splits, load_texts
 
 
@@ -105,3 +105,48 @@ def test_one_split_to_train_and_to_measure_on(tmp_path):
     train.set_transform(lambda rows: {"shown": rows["label"]})
     evaluation.set_transform(lambda rows: {"measured": rows["label"]})
     assert (train[0], evaluation[0]) == ({"shown": 0}, {"measured": 0})
+
+
+@pytest.mark.parametrize(("name", "column"), [("list.csv", "image"), ("list.jsonl", "file")])
+def test_a_file_that_lists_images(name, column, tmp_path, monkeypatch):
+    """Prevents: images by their paths refused, with a remedy in Python alone."""
+    _write(tmp_path, ["photos/a.png", "photos/b 2.png"])
+    rows = Dataset.from_dict({column: ["photos/b 2.png", "photos/a.png"], "label": ["dog", "cat"]})
+    (rows.to_csv if name.endswith(".csv") else rows.to_json)(tmp_path / name)
+    monkeypatch.chdir(tmp_path.parent)
+    source = f"{tmp_path.name}/{name}"
+    rows = load_image_splits(source, image_column=column)["train"]
+    monkeypatch.chdir("/")
+    assert [image.getpixel((0, 0))[0] for image in rows[column]] == [1, 0] and rows["label"][:] == ["dog", "cat"]
+    assert sample_names(rows, [0]) == ["b 2.png"]
+
+
+@pytest.mark.parametrize(
+    ("cell", "said"),
+    [
+        ("../secret.png", "Row 1 of '.*', counted from 0 without the header, names the file '../secret.png', outside"),
+        ("/etc/hosts", "names the file '/etc/hosts', outside the folder"),
+        ("none.png", "names 1 of 2 images that aren't in '.*', the first is 'none.png'. Write paths as seen from"),
+        ("http://x.org/a.png", "names 1 of 2 images that aren't in"),
+        ("", "names no image in the column 'image'. Fill it in, or take the row out"),
+    ],
+)
+def test_listed_images_lie_in_the_files_folder(cell, said, tmp_path):
+    """Prevents: a list from somebody else that reads any file of this machine, and paths to nothing told in the middle
+    of a training."""
+    _write(tmp_path, ["data/a.png", "secret.png"])
+    (tmp_path / "data" / "list.csv").write_text(f"image,label\na.png,0\n{cell},1\n")
+    with pytest.raises(ValueError, match=said):
+        load_images(str(tmp_path / "data" / "list.csv"))
+
+
+@pytest.mark.parametrize(
+    "load", [load_images, lambda source: load_texts(source, "train", "validation", "text", "label")]
+)
+def test_one_sample_alone(load, tmp_path):
+    """Prevents: "With n_samples=1, test_size=0.1 and train_size=None, …" of a library that nobody named."""
+    Dataset.from_dict({"image": [None], "text": ["a film"], "label": [0]}).save_to_disk(tmp_path)
+    with pytest.raises(
+        ValueError, match="The split 'train' has 1 sample, and a share of it is to be held out.*or both"
+    ):
+        load(str(tmp_path))

@@ -3,9 +3,11 @@
 import sys
 
 import pytest
+from datasets import are_progress_bars_disabled
 from datasets.exceptions import DatasetGenerationError
+from transformers.utils import logging
 
-from hf_e2kd.experiments import run_recipe
+from hf_e2kd.experiments import run_recipe, surroundings
 
 
 def raising(error):
@@ -43,6 +45,19 @@ def test_the_cause_of_an_error_of_datasets(capsys):
     with pytest.raises(SystemExit):
         run_recipe(raising, error)
     assert "recipe.py: error: An error occurred: no such column\n" in capsys.readouterr().err
+
+
+def test_a_log_file_gets_no_progress_bars(monkeypatch, capsys):
+    """Prevents: hundreds of bars among the lines of a log."""
+
+    def recipe():
+        list(logging.tqdm(range(3), desc="Loading"))
+        return surroundings()["disable_tqdm"], are_progress_bars_disabled()
+
+    assert run_recipe(recipe) == (True, True)
+    assert "Loading" not in capsys.readouterr().err and not are_progress_bars_disabled()
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert run_recipe(recipe) == (False, False)
 
 
 def test_what_is_shown_whole(monkeypatch):

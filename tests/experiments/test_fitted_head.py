@@ -202,7 +202,7 @@ def test_refusals(tmp_path):
     data = pictures(["a", "b", "c"])
     with pytest.raises(ValueError, match="no names of classes.*class_encode_column"):
         fit_head(source, data.cast_column("label", Value("int64")))
-    with pytest.raises(ValueError, match="these have none: c"):
+    with pytest.raises(ValueError, match="the column 'label' has samples of 2, and of the 3 classes c have none"):
         fit_head(source, data.filter(lambda row: row["label"] < 2))
     several = data.remove_columns("label").add_column(
         "label", [[0, 1]] * 24, feature=List(ClassLabel(names=["a", "b"]))

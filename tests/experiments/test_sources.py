@@ -17,7 +17,13 @@ from transformers import BitImageProcessor, DeiTImageProcessor, ViTImageProcesso
 from hf_e2kd.alignment.inputs import ImageView, image_view
 from hf_e2kd.data import images, text
 from hf_e2kd.experiments import reaching
-from hf_e2kd.experiments.models import create_student, load_teacher, load_text_classifier, shallow_copy_of
+from hf_e2kd.experiments.models import (
+    create_student,
+    load_teacher,
+    load_text_classifier,
+    require_size,
+    shallow_copy_of,
+)
 from hf_e2kd.experiments.processors import processor_like
 from hf_e2kd.experiments.sources import Classifier, check_pair, check_source, load_classifier, load_split
 from hf_e2kd.hub.ids import loaded_commit
@@ -77,6 +83,18 @@ def test_a_new_student_sees_what_its_teacher_sees(family, keeps_ratio, fraction)
     """Prevents: a student that starts anew and sees the whole image, where its teacher (DeiT) sees a crop."""
     view = ImageView((32, 32), (0.5,) * 3, (0.25,) * 3, keeps_ratio, fraction)
     assert image_view(processor_like(view, build(family))) == view
+
+
+@pytest.mark.parametrize("family", ["vit", "wrapped_vit"])
+def test_a_new_student_of_another_size_than_its_teachers(family):
+    """Prevents: "Input image size (48*48) doesn't match model (32*32)." after a head was fitted, and of timm's models a
+    traceback."""
+    with pytest.raises(
+        ValueError, match="'new' starts anew and is shown what its teacher sees, 48×40 pixels.*img_size"
+    ):
+        require_size(build(family), "new", (48, 40))
+    require_size(build(family), "new", (32, 32))
+    require_size(build("resnet"), "new", (48, 40))
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,25 @@ def test_ends_of_the_interval(requirement, options, expected):
     assert outcome(requirement, **options) == expected
 
 
+@pytest.mark.parametrize(
+    ("requirement", "hint"),
+    [
+        ("agreement>=95", "Write the share, as agreement>=0.95 for 95 %"),
+        ("negative_flips<=5", "negative_flips<=0.05 for 5 %"),
+        ("worst_group_accuracy>=70", "never above 1"),
+        ("explanation_similarity/occlusion>=80", "never above 1"),
+    ],
+)
+def test_percentages_are_no_shares(requirement, hint):
+    """Prevents: `negative_flips<=5`, meant as 5 %, which every student passes."""
+    flips, similar = MetricValue(0.9, 0.8, 1.0, 40), MetricValue(0.5, 0.4, 0.6, 40)
+    student = made(negative_flips=flips, worst_group_accuracy=flips, mae=MetricValue(7.0, 6.0, 8.0, 40))
+    held_out = HeldOutRecord({"name": "occlusion"}, figures={"explanation_similarity": similar})
+    with pytest.raises(ValueError, match=hint):
+        outcome(requirement, replace(student, held_out=[held_out]))
+    assert outcome("mae<=9", student)[0] and outcome("negative_flips<=1", student)[0]
+
+
 def test_a_share_without_a_counterexample():
     """Prevents: any requirement met by a few samples that all agree, of which each resample agrees too; a baseline that
     one empty map of a thousand misses, because it had none."""

@@ -31,6 +31,13 @@ def test_every_recipe_is_run_as_a_program():
     assert len(starts) > len(SCRIPTS) and [name for name, start in starts.items() if "run_recipe(" not in start] == []
 
 
+def test_recipes_write_no_bars_into_a_log():
+    """Prevents: a recipe of its own parser without `parse_experiment`'s defaults."""
+    texts = {path.name: path.read_text(encoding="utf-8") for path in RECIPES.glob("*.py")}
+    trained = {name for name, text in texts.items() if "HfArgumentParser(" in text}
+    assert len(trained) > 4 and {name for name in trained if "ex.surroundings()" not in texts[name]} == set()
+
+
 @pytest.fixture
 def config(tmp_path):
     """A function that writes a file of options, and gives its path."""

@@ -88,6 +88,19 @@ def test_chance_of_images():
     assert chance_level(pair, listing.comparisons[:1]) is None
 
 
+def test_a_row_without_words_is_left_out():
+    """Prevents: "The text is empty. Type a sentence." in the place of a report, for one blank row of its data."""
+    pair = text_pair()
+    data = datasets.Dataset.from_dict({"text": [SENTENCE, "  ", None]})
+    settings = Settings("teacher", "student", dataset="data")
+    listing = browse(Viewing(settings, pair, {"saliency": build_explainer("saliency")}, Samples(data, pair, settings)))
+    assert listing.positions == [0]
+    assert listing.left_out == [
+        "Row 1 was left out: The column 'text' holds '  ' there, no text.",
+        "Row 2 was left out: The column 'text' holds None there, no text.",
+    ]
+
+
 def test_chance_of_texts():
     """Prevents: words compared with another text's, which has others and not as many."""
     pair = text_pair()
