@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from shlex import quote
@@ -13,17 +12,15 @@ from torch import nn
 
 from ..callbacks.panels import CARD_ROWS, CHOOSE_FROM, ExplanationPanels
 from ..cards.card import CARD_FILE, save_card
-from ..cards.measures import control_title
-from ..cards.tables import is_above_chance, is_explained
 from ..data.text import check_texts
 from ..experiments.evaluator import Columns, Side, evaluator
 from ..experiments.sources import check_pair, check_processor, choose_explainer, load_classifier, load_split
 from ..export import gives_gradcam
-from ..fidelity import FidelityRecord, GroupsRecord, MetricValue, ModelRecord, TrainingRecord, measure_fidelity
+from ..fidelity import FidelityRecord, ModelRecord, TrainingRecord, measure_fidelity
 from ..fidelity.describe import describe_data, license_of
-from ..fidelity.groups import WORST_GROUP
 from ..hub.ids import is_hub_id, loaded_commit
 from ..terms.matching import ComparisonGrid
+from .fidelity_table import as_table
 from .gate import (
     BaselineOption,
     Gate,
@@ -35,7 +32,7 @@ from .gate import (
     exit_code,
 )
 from .options import ProcessorOption, explainer_options_of, is_given, json_object
-from .output import echo, one_line, require_folder
+from .output import echo, require_folder
 from .verification import Instead, as_checks, verified
 
 PICTURE = "explanations.png"
@@ -287,70 +284,6 @@ def place_of(record: FidelityRecord) -> str:
     return record.student.id or record.student.path or "STUDENT"
 
 
-def as_table(record: FidelityRecord) -> str:
-    """Render the figures for a reader."""
-    rows = [
-        ("student", _model(record.student)),
-        ("teacher", "–" if record.teacher is None else _model(record.teacher)),
-        ("samples", f"{len(record.data.samples):,} of {record.data.rows or 0:,}, {record.data.name}"),
-        *([("explained by", str(record.explainer["name"]))] if is_explained(record) else []),
-        ("", ""),
-    ]
-    for name, figure in record.figures.items():
-        if name.startswith(WORST_GROUP):
-            continue  # beside the groups
-        rows.append((_title(name, figure), _value(figure)))
-        if name == "explanation_similarity":
-            rows += [(f"  by chance: {kind}", _value(level)) for kind, level in record.chance.items()]
-        if record.control is not None and name in record.control.figures:
-            rows.append((f"  control: {control_title(record.control.options)}", _value(record.control.figures[name])))
-        if record.faithfulness is not None and name in record.faithfulness.chance:
-            rows.append(("  by chance: in a random order", _value(record.faithfulness.chance[name])))
-    for held_out in record.held_out:
-        rows += [("", ""), ("held out", str(held_out.explainer["name"]))]
-        for name, figure in held_out.figures.items():
-            if name.startswith(WORST_GROUP):
-                continue
-            rows.append((_title(name, figure), _value(figure)))
-            if name == "explanation_similarity":
-                rows += [(f"  by chance: {kind}", _value(level)) for kind, level in held_out.chance.items()]
-    rows += group_rows(record)
-    width = max(len(name) for name, _ in rows)
-    lines = [f"{name:<{width}}  {value}".rstrip() for name, value in rows]
-    if not is_above_chance(record):
-        lines += ["", "The similarity is not clearly above chance: a chance level reaches its interval."]
-    by_chance = [str(each.explainer["name"]) for each in record.held_out if not is_above_chance(each)]
-    if by_chance:
-        lines += ["", f"By {' and '.join(by_chance)} the similarity is not clearly above chance."]
-    return "\n".join(lines)
-
-
-def group_rows(record: FidelityRecord) -> list[tuple[str, str]]:
-    """List each figure of the student by group with the worst one, and of held-out methods the similarity."""
-    if record.groups is None:
-        return []
-    rows = _by_group(record.figures, record.groups)
-    for held_out in record.held_out:
-        similarity = {name: each for name, each in held_out.figures.items() if "explanation_similarity" in name}
-        if held_out.groups is not None:
-            rows += _by_group(similarity, held_out.groups, f" by {held_out.explainer['name']}")
-    return rows
-
-
-def _by_group(figures: Mapping[str, MetricValue], groups: GroupsRecord, method: str = "") -> list[tuple[str, str]]:
-    rows = []
-    for name, overall in figures.items():
-        found = {group: own[name] for group, own in groups.figures.items() if name in own}
-        if name.startswith(("teacher_", "zero_")) or not found:
-            continue
-        worst = figures.get(f"{WORST_GROUP}{name}")
-        rows += [("", ""), (f"{_title(name, overall)}{method} by {' × '.join(groups.columns)}", "")]
-        for group, figure in found.items():
-            note = "  worst" if worst is not None and worst.detail == group else ""
-            rows.append((f"  {one_line(group)}", f"{_value(figure)}  n = {figure.samples:,}{note}"))
-    return rows
-
-
 def _from(described: ModelRecord, source: str, model: nn.Module, output_dir: Path) -> ModelRecord:
     """Add to a described model its source: its id, commit and licence, or its path relative to the record."""
     if not is_hub_id(source):
@@ -373,17 +306,3 @@ def _path_from(source: str, folder: Path) -> str | None:
     if not Path(source).exists() or Path(source).is_absolute() or folder.is_absolute():
         return None
     return Path(os.path.relpath(source, folder)).as_posix()
-
-
-def _model(model: ModelRecord) -> str:
-    return f"{model.name} ({model.ran_as})" if model.ran_as else model.name
-
-
-def _title(name: str, figure: MetricValue) -> str:
-    title = name.replace("_", " ")
-    return f"{title} ({one_line(figure.detail)})" if figure.detail else title
-
-
-def _value(figure: MetricValue) -> str:
-    interval = "" if figure.low is None else f"  [{figure.low:.3f}, {figure.high:.3f}]"
-    return f"{figure.value:.3f}{interval}"

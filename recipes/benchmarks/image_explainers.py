@@ -42,6 +42,7 @@ from hf_e2kd.architectures import call_model
 from hf_e2kd.data import load_tiny_imagenet_parquet
 from hf_e2kd.data.first_samples import first_of_each
 from hf_e2kd.data.images import label_names
+from hf_e2kd.data.opening import as_rgb
 from hf_e2kd.experiments import command_line, keep_classes, load_teacher, run_recipe
 from hf_e2kd.explainers.registry import build_explainer
 from hf_e2kd.fidelity.interpretability.faithfulness import Faithfulness
@@ -62,7 +63,7 @@ class Network:
 
     def inputs(self, images: Sequence[PIL.Image.Image]) -> torch.Tensor:
         """Make the pixels (N, 3, size, size) that the model takes."""
-        values = torch.stack([pil_to_tensor(image.convert("RGB")) for image in images]).float() / 127.5 - 1
+        values = torch.stack([pil_to_tensor(as_rgb(image)) for image in images]).float() / 127.5 - 1
         if values.shape[-1] == self.size:
             return values
         return F.interpolate(values, (self.size, self.size), mode="bicubic", antialias=True)

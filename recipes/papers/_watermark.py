@@ -21,6 +21,7 @@ from hf_e2kd.choices import unknown_choice
 from hf_e2kd.data import DistillationTransform, MixingCollator
 from hf_e2kd.data.image_files import png_cell
 from hf_e2kd.data.images import label_names, load_image_splits
+from hf_e2kd.data.opening import as_rgb
 from hf_e2kd.experiments.distillation import explainer_of, replace_arguments
 from hf_e2kd.experiments.images import draw_explanations
 from hf_e2kd.experiments.models import load_weights
@@ -202,7 +203,7 @@ def watermarked(data: Dataset, rows: np.ndarray, marks: np.ndarray, side: int) -
     draw, columns = Watermark(side), {"image": [], "mask": []}
     labels = np.asarray(data["label"][:])[rows]
     for row, mark in zip(rows.tolist(), marks, strict=True):
-        image = ImageOps.fit(data[row]["image"].convert("RGB"), (side, side), Pillow.Resampling.BICUBIC)
+        image = ImageOps.fit(as_rgb(data[row]["image"]), (side, side), Pillow.Resampling.BICUBIC)
         image, mask = draw(image, row) if mark else (image, np.zeros((side, side), bool))
         columns["image"].append(png_cell(np.asarray(image)))
         columns["mask"].append(png_cell(mask.astype(np.uint8) * 255))

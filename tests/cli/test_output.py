@@ -14,7 +14,7 @@ from PIL import Image
 from transformers import ViTImageProcessor
 
 from hf_e2kd.cli import main
-from hf_e2kd.cli.fidelity import as_table
+from hf_e2kd.cli.fidelity_table import as_table
 from hf_e2kd.cli.output import echo, escaped_messages, require_folder
 from hf_e2kd.cli.verification import as_checks
 from hf_e2kd.fidelity import MetricValue
