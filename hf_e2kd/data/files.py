@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from datasets import DatasetDict, load_dataset, load_dataset_builder
+from datasets.arrow_writer import SchemaInferenceError
 from datasets.exceptions import DatasetsError
 
 from ..logs import get_logger
@@ -85,8 +86,10 @@ def _naming(path: str) -> Iterator[None]:
         yield
     # The reader of JSON stops so at an empty file.
     except (DatasetsError, ValueError, StopIteration) as error:
-        told = " ".join(str(error.__cause__ or error).split()).rstrip(".")
-        reason = "there are no rows" if not told or "corresponds to no data" in told else told
+        cause = error.__cause__ or error
+        told = " ".join(str(cause).split()).rstrip(".")
+        is_empty = not told or isinstance(cause, SchemaInferenceError) or "corresponds to no data" in told
+        reason = "there are no rows" if is_empty else told
         raise ValueError(
             f"'{path}' can't be read: {reason}. Expected are rows below a line of columns' names (CSV, TSV), objects "
             "with the same keys (JSON), Parquet, or lines of text, in UTF-8; in a CSV file a text with a comma stands "
