@@ -71,7 +71,7 @@ PARTS = {
     "front": (["labels", "KD", "e²KD", "ReviewKD", "ReviewKD + e²KD"], FIGURES),
     "front_frozen": (["KD, frozen", "e²KD, frozen"], FIGURES),
     "stored": (["KD, frozen", "e²KD, frozen"], TABLE),
-    "beside_live": (["labels", "AT", "CAT-KD", "KD", "e²KD", "KD, frozen", "e²KD, frozen"], TABLE),
+    "beside_live": (["labels", "AT", "CAT-KD", "KD", "e²KD", "CAT-KD + e²KD", "KD, frozen", "e²KD, frozen"], TABLE),
     "held_out": (
         ["labels", "KD", "e²KD", "KD, frozen", "e²KD, frozen"],
         {"explanation_similarity": "GradCAM", **HELD_OUT, **FAITHFULNESS},
