@@ -151,8 +151,6 @@ def distill(
     sources, comparison, args = parse_experiment(
         experiment, name, "", arguments=[*arguments, *given], prog="hf-e2kd distill", usage=_USAGE
     )
-    if not sys.stderr.isatty():
-        args.disable_tqdm = True
     require_folder(Path(args.output_dir))
     several = comparison.compare or comparison.seeds > 1
     # That none is to be resumed is None among the arguments too.

@@ -12,7 +12,6 @@ from torch import nn
 
 from ..callbacks.panels import CARD_ROWS, CHOOSE_FROM, ExplanationPanels
 from ..cards.card import CARD_FILE, save_card
-from ..data.text import check_texts
 from ..experiments.evaluator import Columns, Side, evaluator
 from ..experiments.sources import check_pair, check_processor, choose_explainer, load_classifier, load_split
 from ..export import gives_gradcam
@@ -208,8 +207,6 @@ def fidelity(
     # The default column of labels may be missing, and not one that was named.
     read = [*columns.inputs(taught.is_text), *([label_column] if label_column else [])]
     data, split = load_split(dataset, taught.is_text, split, dataset_config, read)
-    if taught.is_text:
-        check_texts(data, columns.texts, dataset)
     trainer = evaluator(
         Side(taught.model, taught.processing_class),
         Side(teaching.model, teaching.processing_class),
@@ -223,6 +220,7 @@ def fidelity(
         max_length=max_length,
         output_dir=str(output_dir),
         explains=explains,
+        source=dataset,
     )
     known = replace(
         describe_data(data, split=split),

@@ -14,6 +14,7 @@ from typing import Any
 import typer
 
 from ..cards.escaping import escape_controls
+from ..logs import without_progress_bars
 
 _LOGGERS = ("transformers", "datasets", "huggingface_hub", "accelerate")
 
@@ -68,33 +69,11 @@ def beside_progress_bars(debug: bool = False) -> Iterator[None]:
         own.setLevel(own.getEffectiveLevel())
         library.setLevel(logging.ERROR)
     try:
-        with _above_bars() if sys.stderr.isatty() else _without_bars():
+        with _above_bars() if sys.stderr.isatty() else without_progress_bars():
             yield
     finally:
         own.setLevel(levels[0])
         library.setLevel(levels[1])
-
-
-@contextmanager
-def _without_bars() -> Iterator[None]:
-    import datasets
-    from huggingface_hub import utils as hub
-    from transformers.utils import logging as transformers
-
-    of_models = transformers.is_progress_bar_enabled()
-    of_data = datasets.are_progress_bars_disabled()
-    of_hub = hub.are_progress_bars_disabled()
-    transformers.disable_progress_bar()
-    datasets.disable_progress_bars()
-    hub.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if of_models:
-            transformers.enable_progress_bar()
-        if not of_data:
-            datasets.enable_progress_bars()
-        (hub.disable_progress_bars if of_hub else hub.enable_progress_bars)()
 
 
 @contextmanager

@@ -3,19 +3,18 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-import datasets
 import torch
-from transformers.utils import logging as transformers
 
 from ..cards.escaping import escape_controls
 from ..config_file import expanded
 from ..errors import errors_of_users, sentence_of
+from ..logs import without_progress_bars
 
 Result = TypeVar("Result")
 
@@ -41,28 +40,13 @@ def command_line(*options: type, arguments: Sequence[str] | None = None) -> list
         argparse.ArgumentParser(usage="%(prog)s [--config FILE.yaml] [--OPTION VALUE]...").error(str(error))
 
 
-def surroundings() -> dict[str, bool]:
+def surroundings() -> dict[str, Any]:
     """Return training arguments that depend on where a program runs: progress bars are for a terminal, and pinned
     memory is for an accelerator, without which torch warns of it at each data loader."""
     return {
         "disable_tqdm": not sys.stderr.isatty(),
         "dataloader_pin_memory": torch.accelerator.is_available(),
     }
-
-
-@contextmanager
-def _without_bars() -> Iterator[None]:
-    """Context in which transformers and datasets write no progress bars into a log file."""
-    of_models, of_data = transformers.is_progress_bar_enabled(), not datasets.are_progress_bars_disabled()
-    transformers.disable_progress_bar()
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if of_models:
-            transformers.enable_progress_bar()
-        if of_data:
-            datasets.enable_progress_bars()
 
 
 def run_recipe(recipe: Callable[..., Result], *arguments: Any) -> Result:
@@ -87,7 +71,7 @@ def run_recipe(recipe: Callable[..., Result], *arguments: Any) -> Result:
     """
     program = Path(sys.argv[0]).name
     try:
-        with nullcontext() if sys.stderr.isatty() else _without_bars():
+        with nullcontext() if sys.stderr.isatty() else without_progress_bars():
             return recipe(*arguments)
     except KeyboardInterrupt as error:
         print(f"\n{program}: interrupted", file=sys.stderr)

@@ -1,11 +1,9 @@
 """Trainers that measure any two models without training."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from datasets import Dataset
 from torch import nn
 
@@ -16,6 +14,7 @@ from ..explainers import Explainer
 from ..export import exported_explainer
 from ..trainer import ExplanationDistillTrainer
 from ..trainer.arguments import ExplanationDistillArguments
+from .command_line import surroundings
 
 
 @dataclass
@@ -61,6 +60,7 @@ def evaluator(
     max_length: int | None = None,
     output_dir: str = "outputs/fidelity",
     explains: bool = True,
+    source: str | None = None,
 ) -> ExplanationDistillTrainer:
     """Make a trainer that measures a student against a teacher, each with its own processor or tokenizer.
 
@@ -78,6 +78,7 @@ def evaluator(
         max_length: Longest text in tokens.
         output_dir: Folder of the trainer's arguments; nothing is written.
         explains: False to compare decisions alone.
+        source: Where the data are from, for messages.
 
     Raises:
         ValueError: a row without a text, or a label whose name is none of the student's classes.
@@ -85,7 +86,6 @@ def evaluator(
     arguments = ExplanationDistillArguments(
         output_dir,
         report_to="none",
-        disable_tqdm=not sys.stderr.isatty(),
         per_device_eval_batch_size=batch_size,
         explanation_target=target,
         explanation_weight=0.0,  # explained, and not trained
@@ -93,11 +93,11 @@ def evaluator(
         iou_threshold=iou_threshold,
         evaluate_explanations=explains,
         remove_unused_columns=False,
-        dataloader_pin_memory=torch.accelerator.is_available(),
+        **surroundings(),
     )
     data = encode_labels(data, columns.label, class_names(student.model))
     if is_text:
-        check_texts(data, columns.texts)
+        check_texts(data, columns.texts, source)
         collator: Any = TextCollator(
             student.processing_class,
             teacher.processing_class,

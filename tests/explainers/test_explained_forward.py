@@ -128,9 +128,10 @@ def test_new_weights_of_a_model_that_remembers_biases():
 @pytest.mark.parametrize("method", ["gradcam", "saliency"])
 def test_a_model_that_remembers_biases_is_copied_after_an_explanation(method):
     """Prevents: torch's refusal to copy a graph, from the export of a LeViT that has been explained."""
-    model = levit()
-    build_explainer(method)(model, {"pixel_values": images(1, 64)}, create_graph=True)
-    copy.deepcopy(model)
+    model, pixels = levit(), images(1, 64)
+    build_explainer(method)(model, {"pixel_values": pixels}, create_graph=True)
+    copied = copy.deepcopy(model)
+    assert torch.equal(copied(pixels), model(pixels))
 
 
 def test_reinstalling_replaces(tiny):
