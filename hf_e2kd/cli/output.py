@@ -14,7 +14,6 @@ from typing import Any
 import typer
 
 from ..cards.escaping import escape_controls
-from ..logs import without_progress_bars
 
 _LOGGERS = ("transformers", "datasets", "huggingface_hub", "accelerate")
 
@@ -63,6 +62,8 @@ def beside_progress_bars(debug: bool = False) -> Iterator[None]:
     Args:
         debug: Keep transformers' records, as also where TRANSFORMERS_VERBOSITY asks for them.
     """
+    from ..logs import without_progress_bars  # which imports transformers
+
     own, library = logging.getLogger("transformers.hf_e2kd"), logging.getLogger("transformers")
     levels = own.level, library.level
     if not (debug or os.environ.get("TRANSFORMERS_VERBOSITY")):
